@@ -1,0 +1,17 @@
+"""Errors of the mathematics; each message says what was expected, what came, and what to do."""
+
+
+class EstimatorError(Exception):
+    """Root of this package's errors."""
+
+
+class OrderError(EstimatorError, ValueError):
+    """An order that cannot be trained: unknown or missing item, wrong length, unreadable specification."""
+
+
+class RuleError(EstimatorError, ValueError):
+    """An update rule that is unknown, misconfigured, or lacks a property that an estimator needs."""
+
+
+class DivergenceError(EstimatorError, ArithmeticError):
+    """A loss or a parameter that is not finite."""
