@@ -22,7 +22,11 @@ class State(NamedTuple):
 
     def rows(self, n: int) -> State:
         """The same state for n runs: every buffer [D] becomes [n, D], each row its own copy."""
-        return State(self.theta.expand(n, -1).clone(), {k: b.expand(n, -1).clone() for k, b in self.memory.items()}, dict(self.clock))
+        return State(
+            self.theta.expand(n, -1).clone(),
+            {k: b.expand(n, -1).clone() for k, b in self.memory.items()},
+            dict(self.clock),
+        )
 
     def row(self, i: int) -> State:
         """Run i of a stacked state."""
@@ -30,6 +34,4 @@ class State(NamedTuple):
 
     def restrict(self, indices: Tensor) -> State:
         """The state on a subset of coordinates (rules that act element by element commute with this)."""
-        return State(
-            self.theta[..., indices], {k: b[..., indices] for k, b in self.memory.items()}, dict(self.clock)
-        )
+        return State(self.theta[..., indices], {k: b[..., indices] for k, b in self.memory.items()}, dict(self.clock))

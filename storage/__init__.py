@@ -1,0 +1,49 @@
+"""Arrays on disk that are whole or absent, say what they are, and notice when a byte has changed."""
+
+from .atomic import read_json, remove_parts, replacing, require_free, write_bytes, write_json
+from .bfloat16 import from_bfloat16, to_bfloat16
+from .checkpoints import Checkpoint, CheckpointStore
+from .errors import (
+    ContentError,
+    Damage,
+    DamagedError,
+    DiskFullError,
+    ExistsError,
+    IdentityError,
+    MissingError,
+    StorageError,
+)
+from .layout import Block, TermSpec
+from .manifest import FORMAT, Manifest, fingerprint, require_same
+from .memory import MemoryTerms
+from .terms import Terms, TermStore
+
+__all__ = [
+    "FORMAT",
+    "Block",
+    "Checkpoint",
+    "CheckpointStore",
+    "ContentError",
+    "Damage",
+    "DamagedError",
+    "DiskFullError",
+    "ExistsError",
+    "IdentityError",
+    "Manifest",
+    "MemoryTerms",
+    "MissingError",
+    "StorageError",
+    "TermSpec",
+    "TermStore",
+    "Terms",
+    "fingerprint",
+    "from_bfloat16",
+    "read_json",
+    "remove_parts",
+    "replacing",
+    "require_free",
+    "require_same",
+    "to_bfloat16",
+    "write_bytes",
+    "write_json",
+]

@@ -1,0 +1,32 @@
+"""Update rules by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from ..errors import RuleError
+from ..rule import Rule
+from .adam import Adam, AdamW
+from .momentum import Momentum
+from .sgd import SGD
+
+__all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "make_rule"]
+
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (SGD, Momentum, Adam, AdamW)}
+
+
+def make_rule(name: str, **options: object) -> Rule:
+    """The rule called `name` with its constants: make_rule("adamw", betas=(0.9, 0.95), weight_decay=0.1, clip=1.0).
+
+    Raises RuleError for an unknown name or option (the message lists the known ones) or a value out of range.
+    """
+    if name not in RULES:
+        raise RuleError(f"expected a rule among {', '.join(RULES)}; got {name!r}; choose one of these names")
+    known = [field.name for field in fields(RULES[name])]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise RuleError(
+            f"the rule `{name}` expected options among {', '.join(known)}; got {', '.join(unknown)}; "
+            "remove or rename what it does not know"
+        )
+    return RULES[name](**options)  # type: ignore[arg-type]

@@ -1,0 +1,102 @@
+"""Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import RuleError
+from ..rule import Decay, Rule, check_number, in_range
+from ..state import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Rule):
+    """Adam with memory m, v [..., D] and clock step, p1, p2 (running products of the betas); METHOD.md section 3.
+
+    m' = b1*m + (1-b1)*g; v' = b2*v + (1-b2)*g^2; c_i = 1 - p_i'; r = sqrt(v'/c2);
+    theta' = theta - (rate/c1) * m'/(r + eps), as `torch.optim.Adam` (with coupled decay by default).
+
+    betas: decays of m and v per step, 0 <= beta < 1. eps: >= 0; at eps = 0, r + eps is taken as 1 where it vanishes,
+    so that coordinates without a gradient so far stay where they are.
+
+    Only plain elementwise products, sums, quotients and roots are used: fused kernels (addcmul, lerp, foreach) round
+    differently in the vectorised body and its tail, and a coordinate's bits would depend on its neighbours.
+
+    Raises RuleError for betas or eps out of range.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    decay: Decay = "coupled"
+
+    name: ClassVar[str] = "adam"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
+            raise RuleError(f"`betas`: expected a pair of numbers, got {self.betas!r}; write for example (0.9, 0.999)")
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list, as TOML gives it, would not hash
+        for i, beta in enumerate(self.betas):
+            check_number(f"betas[{i}]", beta, in_range(beta, 0.0, 1.0), "a number with 0 <= beta < 1")
+        check_number("eps", self.eps, in_range(self.eps, 0.0), "a number >= 0")
+
+    def init(self, theta: Tensor) -> State:
+        memory = {"m": torch.zeros_like(theta), "v": torch.zeros_like(theta)}
+        return State(theta, memory, {"step": 0.0, "p1": 1.0, "p2": 1.0})
+
+    def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+        memory, clock = self._moments(state, gradient), self._tick(state.clock)
+        _, denominator = self._root(memory["v"], clock)
+        delta = (-rate / (1.0 - clock["p1"])) * (memory["m"] / denominator)
+        return delta, memory, clock
+
+    def update_tangent(
+        self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """dD = -D^2 dv'/(2 c2 r), taken as 0 where r = 0, with D = 1/(r + eps)."""
+        memory, clock = self._moments(state, gradient), self._tick(state.clock)
+        b1, b2 = self.betas
+        dm = b1 * dstate.memory["m"] + (1.0 - b1) * dgradient
+        dv = b2 * dstate.memory["v"] + (2.0 * (1.0 - b2)) * (gradient * dgradient)
+        r, denominator = self._root(memory["v"], clock)
+        positive = r > 0
+        slope = dv / (2.0 * (1.0 - clock["p2"]) * torch.where(positive, r, torch.ones_like(r)))
+        dr = torch.where(positive, slope, torch.zeros_like(slope))
+        ddelta = (-rate / (1.0 - clock["p1"])) * (dm / denominator - memory["m"] / denominator * (dr / denominator))
+        return ddelta, {"m": dm, "v": dv}
+
+    def momentum(self) -> float:
+        return self.betas[0]
+
+    def momentum_rate(self, state: State, rate: float) -> float:
+        """rate/(1 - p1'), for a momentum difference in units of the preconditioned gradient."""
+        return rate / (1.0 - state.clock["p1"] * self.betas[0])
+
+    def _moments(self, state: State, gradient: Tensor) -> dict[str, Tensor]:
+        b1, b2 = self.betas
+        m = b1 * state.memory["m"] + (1.0 - b1) * gradient
+        v = b2 * state.memory["v"] + (1.0 - b2) * (gradient * gradient)
+        return {"m": m, "v": v}
+
+    def _tick(self, clock: dict[str, float]) -> dict[str, float]:
+        b1, b2 = self.betas
+        return {"step": clock["step"] + 1.0, "p1": clock["p1"] * b1, "p2": clock["p2"] * b2}
+
+    def _root(self, v: Tensor, clock: dict[str, float]) -> tuple[Tensor, Tensor]:
+        r = torch.sqrt(v / (1.0 - clock["p2"]))
+        if self.eps == 0:
+            return r, torch.where(r > 0, r, torch.ones_like(r))
+        return r, r + self.eps
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled decay, as `torch.optim.AdamW` (whose weight_decay defaults to 0.01; here to 0)."""
+
+    decay: Decay = "decoupled"
+
+    name: ClassVar[str] = "adamw"

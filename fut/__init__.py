@@ -1,0 +1,54 @@
+"""fut: what would training have produced had the data come in another order? Estimated without training again.
+
+    import fut
+    run = fut.open("runs/demo")
+    run.estimate(["reverse", "random:7"])
+
+`storage` and `estimators` are its two lower rooms; users import only `fut`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent.parent
+for _room in ("storage", "estimators"):
+    _spec = importlib.util.find_spec(_room)
+    if _spec is None or _spec.origin is None or Path(_spec.origin).resolve().parent != _HERE / _room:
+        raise ImportError(
+            f"fut: expected the package `{_room}` at {_HERE / _room}, got {_spec.origin if _spec else 'none'}; "
+            "another module of that name shadows it: rename that one, or put fut earlier on sys.path"
+        )
+
+from estimators.order import Order  # noqa: E402
+
+from .answers import Endpoint, Estimate  # noqa: E402
+from .config import Config, load_config  # noqa: E402
+from .data import Dataset  # noqa: E402
+from .errors import DataError, FutError, ModelError, NotCachedError, UsageError  # noqa: E402
+from .models import Transformer, next_token_loss  # noqa: E402
+from .opening import open_run as open  # noqa: A004, E402
+from .opening import train  # noqa: E402
+from .run import Run  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "DataError",
+    "Dataset",
+    "Endpoint",
+    "Estimate",
+    "FutError",
+    "ModelError",
+    "NotCachedError",
+    "Order",
+    "Run",
+    "Transformer",
+    "UsageError",
+    "load_config",
+    "next_token_loss",
+    "open",
+    "train",
+]

@@ -1,0 +1,94 @@
+"""What a question is answered with: small values, each with its units and its interval or the word that it has none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from estimators.order import Order
+
+UNCALIBRATED = "no interval: this estimator has not been calibrated against retrained orders on this run"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The read-out under one order.
+
+    loss: mean probe loss at the end of training [nats/token]. delta: loss minus the reference order's; negative is
+    better. interval: 90 % interval of the loss, or None, and then `note` says why.
+    source: `estimate`, or `retrained` where the order has really been trained and the truth is known.
+    """
+
+    loss: float
+    delta: float
+    interval: tuple[float, float] | None
+    estimator: str
+    order: str
+    source: str = "estimate"
+    note: str = UNCALIBRATED
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), per token."""
+        return perplexity(self.loss)
+
+    def as_dict(self) -> dict[str, Any]:
+        return jsonable(asdict(self) | {"perplexity": self.perplexity, "unit": "nats/token"})
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Parameters of one order, written to a file, and what they are worth.
+
+    estimated_loss: the estimator's own figure; evaluated_loss: the probe loss really evaluated at these parameters
+    [nats/token]. sketch_error: relative error |P^T P x - x| / |x| of rebuilding parameters from the sketch, measured on
+    the reference run's own displacement; None where no sketch is involved.
+    """
+
+    path: Path
+    estimator: str
+    order: str
+    estimated_loss: float
+    evaluated_loss: float
+    sketch_error: float | None
+    sketch_error_theory: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        more = {
+            "path": str(self.path),
+            "estimated_perplexity": perplexity(self.estimated_loss),
+            "evaluated_perplexity": perplexity(self.evaluated_loss),
+            "interval": None,
+            "note": UNCALIBRATED,
+            "unit": "nats/token",
+        }
+        return jsonable(asdict(self) | more)
+
+
+def estimated(order: Order, estimator: str, loss: float, reference: float) -> Estimate:
+    """An estimator's figure, with the word that it has no interval yet."""
+    return Estimate(loss, loss - reference, None, estimator, order.digest)
+
+
+def known_truth(order: Order, estimator: str, loss: float, reference: float) -> Estimate:
+    """The retrained loss, whose interval is a point."""
+    note = "this order has really been trained on this run; the figure is the truth, not an estimate"
+    return Estimate(loss, loss - reference, (loss, loss), estimator, order.digest, "retrained", note)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinity where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def jsonable(value: Any) -> Any:
+    """The same value with numbers that JSON lacks (NaN, infinities) as None."""
+    if isinstance(value, dict):
+        return {k: jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

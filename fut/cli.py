@@ -1,0 +1,235 @@
+"""The command line: dispatch only. One command, one function; what it prints is made in `fut.present`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import present
+from .answers import jsonable
+from .caching import CachePlan
+from .config import CacheConfig, load_config, parse_config
+from .device import describe
+from .errors import EXPECTED, UsageError, exit_status
+from .estimation import NAMES
+from .progress import Progress, silent, terminal
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="What would training have produced had the data come in another order? Estimates, checked by retraining.",
+)
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="directory of a reference run")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else there")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
+Spec = Annotated[
+    str,
+    typer.Option(
+        "--order",
+        help="JSON file, list 3,1,2,0, or a name: identity, reverse, random:SEED, swap:A,B, move:A,B, drop:I, repeat:I,STEP, replace:I,J",
+    ),
+]
+Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
+EstimatorName = Annotated[str | None, typer.Option("--estimator", help=f"one of {', '.join(NAMES)}")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the TOML file")]
+
+
+def progress(quiet: bool) -> Progress:
+    return silent if quiet else terminal
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """A line for people, on standard error."""
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+def answer(result: dict[str, Any], text: str, as_json: bool) -> None:
+    """The result on standard output: one JSON object, or text."""
+    typer.echo(present.dumps(jsonable(result)) if as_json else text)
+
+
+def open_run(path: Path, device: str, quiet: bool) -> Any:
+    from .opening import open_run as opened
+
+    sys.path.insert(0, os.getcwd())  # so that hooks named in a configuration are found, as with `python -m`
+    return opened(path, device=device, progress=progress(quiet))
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="directory of the new run")],
+    text: Annotated[
+        str | None, typer.Option("--text", help="text file or directory; default: CPython's language reference")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="T, steps of the window: that many items, one epoch")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file")] = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train the reference run; repeat the command to finish an interrupted one."""
+    from .opening import train as make
+
+    data: dict[str, Any] = {} if text is None else {"text": text}
+    if steps is not None:
+        data |= {"items": steps, "epochs": 1}
+    sys.path.insert(0, os.getcwd())
+    run = make(out, load_config(config, settings or (), data=data), device=device, progress=progress(as_json))
+    say(f"trained on {describe(run.problem.device)}", as_json)
+    answer(run.info(), present.info(run.info()), as_json)
+
+
+@app.command()
+def cache(
+    path: RunPath,
+    terms: Annotated[str | None, typer.Option(help="comma-separated terms; default: all of the configuration")] = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compute the terms that the estimators replay; resumes, and recomputes what `fut check` found damaged."""
+    run = open_run(path, device, as_json)
+    config = _cache_config(run, settings)
+    names = terms.split(",") if terms else None
+    repaired = run.repair()
+    say(f"caching on {describe(run.problem.device)}", as_json)
+    plan: CachePlan = run.plan_cache(names, config)
+    say(present.plan(plan, repaired), as_json)
+    run.cache(names, config)
+    info = run.info()
+    answer({"plan": vars(plan), "repaired": repaired} | info, present.info(info), as_json)
+
+
+def _cache_config(run: Any, settings: list[str] | None) -> CacheConfig:
+    current = run.cache_config.model_dump(mode="json")
+    if not settings:
+        return run.cache_config
+    if any(not s.strip().startswith("cache.") for s in settings):
+        raise UsageError(
+            f"--set: expected keys of the section `cache`, got {', '.join(settings)}; the rest is fixed by the run"
+        )
+    changed = load_config(None, settings).cache.model_dump(mode="json", exclude_unset=True)
+    return parse_config({"cache": current | changed}).cache
+
+
+@app.command()
+def estimate(
+    path: RunPath,
+    order: Spec,
+    estimator: EstimatorName = None,
+    partial: Partial = False,
+    known: Annotated[bool, typer.Option(help="answer orders that have been retrained by their truth")] = True,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The probe loss that training in another order would have given, without training."""
+    run = open_run(path, device, as_json)
+    found = run.estimate([run.order(order, partial)], estimator or run.default_estimator, known=known)[0]
+    answer(found.as_dict(), present.estimate(found), as_json)
+
+
+@app.command()
+def endpoint(
+    path: RunPath,
+    order: Spec,
+    out: Annotated[Path, typer.Option("--out", help="safetensors file to write")],
+    estimator: EstimatorName = None,
+    partial: Partial = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write the parameters that another order would have led to, and the probe loss really evaluated there."""
+    run = open_run(path, device, as_json)
+    found = run.endpoint(run.order(order, partial), estimator or run.default_estimator, out)
+    answer(found.as_dict(), present.endpoint(found), as_json)
+
+
+@app.command()
+def verify(
+    path: RunPath,
+    orders: Annotated[int, typer.Option(help="random orders to retrain")] = 32,
+    seed: Annotated[int, typer.Option(help="seed of the orders")] = 0,
+    estimators: Annotated[str | None, typer.Option(help="comma-separated names; default: all that are cached")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG of estimated against retrained losses; default: in the run")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Retrain random orders and compare every estimator with them, beside the baseline `reference`."""
+    run = open_run(path, device, as_json)
+    found = run.verify(orders, seed, estimators.split(",") if estimators else None)
+    picture = present.scatter(found, plot or path / "verification" / f"orders-{orders}-seed-{seed}.png")
+    answer(found.as_dict() | {"plot": str(picture)}, present.table(found) + f"\npicture: {picture}", as_json)
+
+
+@app.command()
+def info(path: RunPath, device: Device = "cpu", as_json: Json = False) -> None:
+    """What a run is, and what each estimator costs."""
+    found = open_run(path, device, as_json).info()
+    answer(found, present.info(found), as_json)
+
+
+@app.command()
+def check(path: RunPath, as_json: Json = False) -> None:
+    """Verify every checksum of a run and name what is damaged; exit status 1 if anything is."""
+    from .inspection import check_path
+
+    found = check_path(path)
+    result = {"sound": not found, "damaged": [{"path": d.path, "reason": d.reason} for d in found]}
+    answer(result, present.damages(path, found), as_json)
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command("show-batch")
+def show_batch(
+    path: RunPath,
+    step: Annotated[int, typer.Argument(metavar="STEP", help="step of the window, from 0")],
+    order: Spec = "identity",
+    as_json: Json = False,
+) -> None:
+    """Print which text was in a step."""
+    from .inspection import show_step
+
+    found = show_step(open_run(path, "cpu", as_json), step, order)
+    answer({"step": step, "items": found}, present.batch(step, found), as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="directory of the demo's run")],
+    text: Annotated[str | None, typer.Option("--text", help="text file; default: CPython's language reference")] = None,
+    orders: Annotated[int, typer.Option(help="random orders to retrain")] = 32,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train, cache, estimate and verify on real text, in a few minutes; resumes if interrupted."""
+    from .demo import run_demo
+
+    found, picture = run_demo(out, text, orders, device, progress(as_json), lambda line: say(line, as_json))
+    answer(found.as_dict() | {"plot": str(picture)}, present.table(found) + f"\npicture: {picture}", as_json)
+
+
+def main() -> None:
+    """Entry point: expected errors as one message on standard error, exit status 2 (usage) or 1, no traceback."""
+    try:
+        app()
+    except EXPECTED as error:
+        typer.echo(f"fut: {error}", err=True)
+        sys.exit(exit_status(error))
+    except KeyboardInterrupt:
+        typer.echo("fut: interrupted; what is computed is kept, repeat the command to go on", err=True)
+        sys.exit(130)
+    except OSError as error:
+        typer.echo(f"fut: {error.strerror or error}: {error.filename or ''}; check the path and the disk", err=True)
+        sys.exit(1)

@@ -1,0 +1,157 @@
+"""One frozen configuration: TOML in, flags override, canonical fingerprint out, saved beside every run."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UsageError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataConfig(_Section):
+    """Text and how it is cut into items. Lengths in tokens."""
+
+    text: str = Field("", description="file or directory; empty for the language reference inside CPython")
+    tokenizer: str = Field("", description="package.module:name of a callable str -> list of ids; empty for bytes")
+    vocabulary: int = Field(256, ge=2, description="number of token ids; 256 for bytes")
+    items: int = Field(32, ge=1, description="number of items the order permutes")
+    epochs: int = Field(1, ge=1, description="times each item occurs in the reference order")
+    batch: int = Field(16, ge=1, description="sequences per item")
+    context: int = Field(64, ge=2, description="tokens per sequence")
+    probe: int = Field(128, ge=1, description="held-out sequences of the probe set")
+    heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
+    seed: int = Field(0, ge=0)
+
+
+class ModelConfig(_Section):
+    """Built-in transformer, or the user's module by hook."""
+
+    width: int = Field(48, ge=1)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    factory: str = Field("", description="package.module:name called with (vocabulary, context)")
+    loss: str = Field("", description="package.module:name called with (module, *item)")
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = Field(0, ge=0)
+
+
+class RuleConfig(_Section):
+    """Update rule: a name and its constants."""
+
+    name: str = "adamw"
+    options: dict[str, Any] = Field(default_factory=lambda: {"betas": [0.9, 0.95], "eps": 1e-8})
+
+
+class ScheduleConfig(_Section):
+    """Learning rate over the window's steps."""
+
+    kind: Literal["constant", "linear", "cosine"] = "cosine"
+    rate: float = Field(1e-3, gt=0)
+    warmup: int = Field(0, ge=0)
+    final: float = Field(0.0, ge=0, le=1, description="last rate as a fraction of the first")
+
+
+class WarmupConfig(_Section):
+    """Training before the window, on text that no item holds; the same for every order."""
+
+    steps: int = Field(100, ge=0)
+    rate: float = Field(3e-3, gt=0)
+    ramp: int = Field(20, ge=1, description="steps of linear ramp to the rate")
+
+
+class CacheConfig(_Section):
+    """What the cacher computes for every (checkpoint, item) pair."""
+
+    sketch: Literal["gaussian", "rademacher", "sjlt", "coordinates", "identity"] = "sjlt"
+    size: int = Field(4096, ge=1, description="k, numbers kept of each update term")
+    seed: int = Field(0, ge=0)
+    coordinates: int = Field(0, ge=0, description="coordinates kept of each item gradient; 0 for all")
+    derivative: Literal["jvp", "secant"] = Field("jvp", description="exact products, or the paper's diagonal secant")
+    products: Literal["difference", "exact"] = Field(
+        "difference", description="Hessian-vector products by central difference (2 gradients) or torch.func (about 4)"
+    )
+    item_block: int = Field(8, ge=1, description="items computed and made durable together")
+
+
+class Config(_Section):
+    """Everything that decides a run's numbers, except the machine."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    rule: RuleConfig = RuleConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    cache: CacheConfig = CacheConfig()
+
+    @property
+    def steps(self) -> int:
+        """T, the number of steps of the window."""
+        return self.data.items * self.data.epochs
+
+    def training(self) -> dict[str, Any]:
+        """The part that decides the reference run (not what is cached about it)."""
+        return self.model_dump(mode="json", exclude={"cache"})
+
+    def toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+
+def load_config(path: Path | None = None, overrides: Iterable[str] = (), **sections: dict[str, Any]) -> Config:
+    """Read a TOML file, then apply `section.key=value` overrides (values as in TOML), then keyword sections."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"configuration: expected a readable TOML file, got {path} ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"configuration: expected TOML, got {path}: {error}; mend the file") from error
+    for text in overrides:
+        _override(values, text)
+    for section, content in sections.items():
+        values.setdefault(section, {}).update(content)
+    return parse_config(values)
+
+
+def parse_config(values: dict[str, Any]) -> Config:
+    """A validated configuration; every unknown key and wrong value is named."""
+    try:
+        return Config.model_validate(values, strict=None)
+    except ValidationError as error:
+        lines = [_explain(e) for e in error.errors()]
+        raise UsageError("configuration: " + "; ".join(lines)) from error
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"`{where}`: {error['msg'].lower()}, got {error['input']!r}"
+    section = error["loc"][0] if len(error["loc"]) > 1 else None
+    model = Config.model_fields[section].annotation if section in Config.model_fields else Config
+    known = ", ".join(getattr(model, "model_fields", {}))
+    return f"`{where}`: unknown key; expected one of {known}"
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, raw = text.partition("=")
+    parts = [p.strip() for p in key.split(".")]
+    if not equals or not all(parts) or len(parts) < 2:
+        raise UsageError(f"--set: expected section.key=value, got `{text}`; for example schedule.rate=1e-3")
+    try:
+        value = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    for part in parts[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"--set: expected `{part}` to be a section, got a value in `{text}`")
+    values[parts[-1]] = value

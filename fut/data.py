@@ -1,0 +1,156 @@
+"""From text to numbered items: tokens, segments, items with content hashes, a held-out probe set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import Config, DataConfig
+from .errors import DataError
+from .models import Item, item_digest, load_hook
+
+TRAIN_SHARE = 0.9
+"""The first nine tenths of the text are for training; probe sequences come from the rest."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run trains and is judged on.
+
+    items: what the orders permute, numbered from 0. probe: held-out items of equal size, whose mean loss is the
+    read-out. warmup: items for the steps before the window. source: where it came from, in words.
+    """
+
+    items: tuple[Item, ...]
+    probe: tuple[Item, ...]
+    warmup: tuple[Item, ...] = ()
+    source: str = "given as tensors"
+
+    def __post_init__(self) -> None:
+        for name in ("items", "probe"):
+            if not getattr(self, name):
+                raise DataError(f"dataset: expected at least one of `{name}`, got none; give some")
+        for item in (*self.items, *self.probe, *self.warmup):
+            if not isinstance(item, tuple) or not all(isinstance(t, torch.Tensor) for t in item):
+                raise DataError(
+                    f"dataset: expected items as tuples of tensors, got {type(item).__name__}; write (tokens,)"
+                )
+        if len({tuple(t.shape for t in item) for item in self.probe}) > 1:
+            raise DataError("dataset: expected probe items of one shape, got several; split the probe evenly")
+
+    def identity(self) -> dict[str, Any]:
+        """Content hashes of every part, in order."""
+        return {
+            "items": [item_digest(i).hex()[:32] for i in self.items],
+            "probe": _joint_digest(self.probe),
+            "warmup": _joint_digest(self.warmup),
+        }
+
+    def to(self, device: torch.device | str) -> Dataset:
+        def move(items: tuple[Item, ...]) -> tuple[Item, ...]:
+            return tuple(tuple(t.to(device) for t in item) for item in items)
+
+        return Dataset(move(self.items), move(self.probe), move(self.warmup), self.source)
+
+
+def _joint_digest(items: Sequence[Item]) -> str:
+    return hashlib.sha256(b"".join(item_digest(i) for i in items)).hexdigest()[:32]
+
+
+def read_text(source: str) -> str:
+    """The text of a file, of every file in a directory (sorted by name), or of CPython's language reference."""
+    if not source:
+        from pydoc_data.topics import topics
+
+        return "\n".join(topics[name] for name in sorted(topics))
+    path = Path(source)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"text: expected files in {path}, got an empty directory; give another --text")
+    try:
+        return "\n".join(p.read_text(encoding="utf-8") for p in files)
+    except OSError as error:
+        raise DataError(
+            f"text: expected a readable file, got {error.filename} ({error.strerror}); check --text"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"text: expected UTF-8 in {path}, got undecodable bytes ({error.reason}); convert it"
+        ) from error
+
+
+def tokenize(text: str, config: DataConfig) -> np.ndarray:
+    """Token ids [n] (int64): UTF-8 bytes, or what the tokenizer hook returns."""
+    if config.tokenizer:
+        hook: Callable[[str], Sequence[int]] = load_hook(config.tokenizer, "data.tokenizer")
+        ids = np.asarray(hook(text), dtype=np.int64)
+    else:
+        ids = np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < config.vocabulary:
+        raise DataError(
+            f"text: expected token ids 0..{config.vocabulary - 1}, got {ids.min()}..{ids.max()}; set data.vocabulary"
+        )
+    return ids
+
+
+def build_dataset(config: Config) -> Dataset:
+    """Cut the configured text into disjoint segments of context + 1 tokens and deal them into items.
+
+    Mixed items take segments from anywhere in the training share; heterogeneous ones take theirs from consecutive
+    zones. Warm-up batches use segments that no item holds.
+    """
+    data = config.data
+    tokens = tokenize(read_text(data.text), data)
+    length = data.context + 1
+    split = int(TRAIN_SHARE * len(tokens))
+    train, held_out = (
+        part[: len(part) // length * length].reshape(-1, length) for part in (tokens[:split], tokens[split:])
+    )
+    _require_enough(config, len(tokens), len(train), len(held_out))
+    draw = np.random.default_rng([data.seed, 0])
+    needed = data.items * data.batch
+    chosen, rest = np.split(draw.permutation(len(train)), [needed])
+    if data.heterogeneous:
+        chosen = np.sort(chosen)
+    items = [_item(train, rows) for rows in chosen.reshape(data.items, data.batch)]
+    warmup = [_item(train, draw.choice(rest, data.batch, replace=False)) for _ in range(config.warmup.steps)]
+    probe = _probe(held_out, data, np.random.default_rng([data.seed, 1]))
+    return Dataset(tuple(items), probe, tuple(warmup), data.text or "CPython's language reference (pydoc_data.topics)")
+
+
+def _require_enough(config: Config, tokens: int, train: int, held_out: int) -> None:
+    data, length = config.data, config.data.context + 1
+    segments = data.items * data.batch + (data.batch if config.warmup.steps else 0)
+    if train >= segments and held_out >= data.probe:
+        return
+    needed = max(segments / TRAIN_SHARE, data.probe / (1 - TRAIN_SHARE)) * length
+    raise DataError(
+        f"text too short: expected at least {int(needed) + length} tokens for {data.items} items of {data.batch} × {length} "
+        f"tokens and {data.probe} probe sequences, got {tokens}; "
+        "give a longer --text, or lower data.items, data.batch, data.context or data.probe"
+    )
+
+
+def _item(segments: np.ndarray, rows: np.ndarray) -> Item:
+    return (torch.from_numpy(segments[rows].copy()),)
+
+
+def _probe(held_out: np.ndarray, data: DataConfig, draw: np.random.Generator) -> tuple[Item, ...]:
+    """Probe sequences in equal chunks of about the batch size, so that evaluation needs no more memory than training."""
+    rows = np.sort(draw.choice(len(held_out), data.probe, replace=False))
+    chunk = max(c for c in range(1, min(data.probe, 4 * data.batch) + 1) if data.probe % c == 0)
+    return tuple(_item(held_out, part) for part in rows.reshape(-1, chunk))
+
+
+def detokenize(item: Item, config: DataConfig) -> list[str]:
+    """The text of every sequence of an item; ids as numbers where the tokenizer cannot be inverted here."""
+    rows = item[0].tolist()
+    if config.tokenizer:
+        return [" ".join(map(str, row)) for row in rows]
+    return [bytes(row).decode("utf-8", errors="replace") for row in rows]

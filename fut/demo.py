@@ -1,0 +1,36 @@
+"""The main job on real text, end to end: train, cache, estimate, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from . import layout as files
+from . import present
+from .config import load_config
+from .device import describe
+from .opening import open_run, train
+from .progress import Progress
+from .questions.verify import Verification
+
+
+def run_demo(
+    out: Path, text: str | None, orders: int, device: str, progress: Progress, say: Callable[[str], None]
+) -> tuple[Verification, Path]:
+    """Every stage that is not done yet, then the table and the picture; says before each stage what it will cost."""
+    config = load_config(None, (), data={"text": text or ""})
+    if (out / files.SUMMARY).exists():
+        run = open_run(out, device=device, progress=progress)
+        say(f"1. the reference run is in {out} already")
+    else:
+        say(f"1. training the reference run into {out}: {config.warmup.steps} + {config.steps} steps")
+        run = train(out, config, device=device, progress=progress)
+    say(f"   {run.parameters:,} parameters on {describe(run.problem.device)}; text: {run.summary['source']}")
+    say(f"   probe loss {present.loss(run.reference_loss)}")
+    say(f"2. caching: {present.plan(run.plan_cache(), run.repair())}")
+    run.cache()
+    found = run.estimate(["reverse"], run.default_estimator, known=False)[0]
+    say(f"3. the reverse order, without training it: {present.estimate(found)}")
+    say(f"4. verifying: {orders} random orders retrained, {orders * run.steps} steps, and estimated")
+    result = run.verify(orders)
+    return result, present.scatter(result, out / files.VERIFICATION / "estimated-against-retrained.png")

@@ -1,0 +1,35 @@
+"""Errors of the composition root, and the exit status that each kind of error has on the command line."""
+
+from __future__ import annotations
+
+from estimators.errors import EstimatorError, OrderError, RuleError
+from storage import ExistsError, StorageError
+
+
+class FutError(Exception):
+    """Root of this package's own errors."""
+
+
+class UsageError(FutError, ValueError):
+    """A request that cannot be meant: unknown option, unreadable configuration, unknown estimator."""
+
+
+class DataError(FutError, ValueError):
+    """A text that cannot be read or is too short, or items of the wrong form."""
+
+
+class ModelError(FutError, ValueError):
+    """A module that cannot be trained or replayed as a pure function."""
+
+
+class NotCachedError(FutError, LookupError):
+    """An estimator whose terms are not in the run; the message names the command that computes them."""
+
+
+EXPECTED = (FutError, StorageError, EstimatorError)
+"""Every error that the command line shows as one message, without a traceback."""
+
+
+def exit_status(error: BaseException) -> int:
+    """2 for a usage error (the request is wrong), 1 for everything else (the run, the disk, the numbers)."""
+    return 2 if isinstance(error, (UsageError, OrderError, RuleError, ExistsError)) else 1

@@ -1,0 +1,127 @@
+"""What a run is, what each estimator costs, and whether every byte of it is sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storage import CheckpointStore, Damage, StorageError, TermStore
+
+from . import layout as files
+from .data import detokenize
+from .errors import UsageError
+from .estimation import ESTIMATORS
+from .retrained import RetrainedOrders
+from .terms import COST
+
+if TYPE_CHECKING:
+    from .run import Run
+
+NEEDS = {
+    "reference": (),
+    "replay": ("gradient", "norm"),
+    "fut": ("update", "jvp"),
+    "fut++": ("update", "jvp", "second"),
+}
+
+
+def needs(run: Run, name: str) -> list[str]:
+    """The terms an estimator replays, under the run's cache configuration."""
+    wanted = NEEDS.get(name, ())
+    return [n for n in wanted if run.cache_config.derivative == "jvp" or n not in ("jvp", "second")]
+
+
+def precompute_gradients(run: Run, name: str) -> int:
+    """Gradient evaluations before the first query, beyond the reference run's own T (a product counts two)."""
+    names = needs(run, name)
+    per_pair = (1 if names else 0) + sum(COST[n] for n in names if COST[n] > 1)
+    return per_pair * run.steps * run.items
+
+
+def query_gradients(run: Run, name: str) -> int:
+    """Gradient evaluations per order, evaluations of the probe loss not counted (a product counts two)."""
+    return {"retrain": run.steps, "replay-exact": 3 * run.steps}.get(name, 0)
+
+
+def store_bytes(run: Run, name: str) -> int:
+    """Bytes on disk that an estimator reads: its terms, and all checkpoints where it streams them."""
+    if name == "replay-exact":
+        return run.checkpoints.nbytes()
+    return sum(directory_bytes(run.path / files.TERMS / "arrays" / n) for n in needs(run, name))
+
+
+def directory_bytes(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.exists() else 0
+
+
+def info(run: Run) -> dict[str, Any]:
+    """Size, cost and state of a run, ready for JSON. Losses in nats/token; costs in gradient evaluations and bytes."""
+    names = [*ESTIMATORS, "retrain"]
+    terms = run.path / files.TERMS
+    done, total = TermStore.open(terms).progress() if terms.exists() else (0, None)
+    return {
+        "path": str(run.path),
+        "steps": run.steps,
+        "items": run.items,
+        "parameters": run.parameters,
+        "rule": run.config.rule.name,
+        "schedule": run.config.schedule.model_dump(),
+        "text": run.summary["source"],
+        "reference_loss": run.reference_loss,
+        "start_loss": run.summary["start_loss"],
+        "unit": "nats/token",
+        "estimators": names,
+        "precompute_gradients": {n: precompute_gradients(run, n) for n in names},
+        "query_gradients": {n: query_gradients(run, n) for n in names},
+        "term_bytes": {n: store_bytes(run, n) for n in names},
+        "store_bytes": directory_bytes(run.path),
+        "term_blocks": {"done": done, "total": total},
+        "cache": run.cache_config.model_dump(),
+        "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
+        "environment": run.manifest.environment,
+    }
+
+
+def check_path(path: Path) -> list[Damage]:
+    """Verify every checksum under a run directory, without needing the run to open; what is damaged, by file."""
+    damages = [d for part in (files.DATA, files.CHECKPOINTS) for d in CheckpointStore(path / part).check()]
+    damages += RetrainedOrders(path / files.RETRAINED).check()
+    damages += [d for name in (files.MANIFEST,) if (d := _unreadable(path / name, files.read_manifest, path))]
+    damages += [d for name in (files.CONFIG,) if (d := _unreadable(path / name, files.read_config, path))]
+    damages += _missing_checkpoints(path)
+    if (path / files.TERMS).exists():
+        try:
+            damages += TermStore.open(path / files.TERMS).check()
+        except StorageError as error:
+            damages.append(Damage(str(path / files.TERMS), str(error)))
+    return damages
+
+
+def _missing_checkpoints(path: Path) -> list[Damage]:
+    try:
+        expected = range(files.read_config(path).steps + 1) if (path / files.SUMMARY).exists() else range(0)
+    except (UsageError, StorageError):
+        return []
+    store = CheckpointStore(path / files.CHECKPOINTS)
+    return [Damage(str(store.path(t)), "absent from a finished run") for t in expected if not store.has(t)]
+
+
+def _unreadable(file: Path, read: Any, path: Path) -> Damage | None:
+    try:
+        read(path)
+    except (StorageError, UsageError) as error:
+        return Damage(str(file), str(error))
+    return None
+
+
+def show_step(run: Run, step: int, order: Any = "identity") -> list[dict[str, Any]]:
+    """Which items, and which text, a step consumed: item number, content hash and the text of every sequence."""
+    chosen = run.order(order)
+    if not 0 <= step < len(chosen):
+        raise UsageError(f"show-batch: expected a step 0..{len(chosen) - 1}, got {step}; correct STEP")
+    data = files.read_dataset(run.path)
+    hashes = run.manifest.identity["data"]["items"]
+    return [
+        {"item": i, "hash": hashes[i], "sequences": detokenize(data.items[i], run.config.data)}
+        for i in chosen.steps[step]
+    ]

@@ -1,0 +1,177 @@
+"""The files of a run directory: names, and reading and writing of the small ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from estimators.errors import OrderError
+from storage import (
+    FORMAT,
+    CheckpointStore,
+    ExistsError,
+    IdentityError,
+    Manifest,
+    MissingError,
+    TermStore,
+    read_json,
+    require_free,
+    require_same,
+    write_bytes,
+    write_json,
+)
+
+from .config import Config, load_config
+from .data import Dataset
+from .models import Item
+from .problem import Problem
+from .terms import TermLayout
+
+MANIFEST, CONFIG, SUMMARY, ORDER = "manifest.json", "config.toml", "summary.json", "order.json"
+DATA, CHECKPOINTS, WARMUP, TERMS = "data", "checkpoints", "warmup", "terms"
+RETRAINED, ENDPOINTS, VERIFICATION = "retrained", "endpoints", "verification"
+BITWISE = ("torch", "device", "threads", "machine")
+"""Fields of the environment that bitwise replay depends on."""
+
+
+def create(path: Path, problem: Problem, environment: dict[str, Any]) -> bool:
+    """Lay down a new run directory, or accept an interrupted one of the same identity; True if anything is left to do."""
+    if (path / MANIFEST).exists():
+        found = read_manifest(path)
+        if (path / SUMMARY).exists():
+            raise ExistsError(
+                f"run: expected a new directory, got {path}, which holds a finished run; choose another --out"
+            )
+        _require_same_run(found, problem, path)
+        require_same_environment(found, environment, path)
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ExistsError(f"run: expected a new or empty directory, got {path}; choose another --out")
+    require_free(path.parent if not path.exists() else path, checkpoint_bytes(problem), "the checkpoints")
+    path.mkdir(parents=True, exist_ok=True)
+    if not (path / MANIFEST).exists():
+        Manifest("run", FORMAT, problem.identity, environment).write(path / MANIFEST)
+    write_bytes(path / CONFIG, problem.config.toml().encode())
+    write_json(path / ORDER, {"order": problem.reference.tolist(), "digest": problem.reference.digest})
+    if not CheckpointStore(path / DATA).has(0):
+        write_dataset(path, problem.data)
+    return True
+
+
+def _require_same_run(found: Manifest, problem: Problem, path: Path) -> None:
+    try:
+        require_same(found.identity, problem.identity, f"run {path}")
+    except IdentityError as error:
+        raise IdentityError(f"{error}; it holds an interrupted run of another kind, choose another --out") from error
+
+
+def checkpoint_bytes(problem: Problem) -> int:
+    """Bytes of all checkpoints: parameters and memory, before every step and after the last."""
+    state = problem.rule.init(problem.objective.start())
+    width = (1 + len(state.memory)) * state.theta.numel() * state.theta.element_size()
+    return width * (problem.config.steps + 1)
+
+
+def require_same_environment(manifest: Manifest, now: dict[str, Any], path: Path) -> None:
+    """IdentityError if what is about to be computed could not fit what is there, bit for bit."""
+    differing = [f for f in BITWISE if manifest.environment.get(f) != now[f]]
+    if differing:
+        fields = "; ".join(f"{f}: expected {manifest.environment.get(f)}, got {now[f]}" for f in differing)
+        raise IdentityError(
+            f"run {path}: continuing it elsewhere would mix numbers of different machines ({fields}); "
+            "go on where it was made, or set --device / OMP_NUM_THREADS to match, or train anew"
+        )
+
+
+def require_space(path: Path, layout: TermLayout, terms: TermStore, names: list[str]) -> None:
+    """DiskFullError, with both numbers, if the terms still missing do not fit on the disk."""
+    missing = sum(b.last - b.first for b in terms.missing(names))
+    needed = round(layout.nbytes(names) * missing / (layout.steps * layout.items))
+    require_free(path, needed, "the terms still missing")
+
+
+def read_manifest(path: Path) -> Manifest:
+    if not (path / MANIFEST).exists():
+        raise MissingError(
+            f"run: expected a run directory with {MANIFEST}, got {path}; make one with `fut train --out {path}`"
+        )
+    manifest = Manifest.read(path / MANIFEST)
+    if manifest.format != FORMAT or manifest.kind != "run":
+        raise IdentityError(
+            f"run {path}: expected kind=run, format={FORMAT}, got kind={manifest.kind}, format={manifest.format}; "
+            "open it with the version of fut that made it"
+        )
+    return manifest
+
+
+def read_config(path: Path) -> Config:
+    return load_config(path / CONFIG)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    if not (path / SUMMARY).exists():
+        raise MissingError(
+            f"run {path}: expected a finished reference run, got an interrupted one; repeat the `fut train` command to finish it"
+        )
+    return read_json(path / SUMMARY)
+
+
+def write_dataset(path: Path, data: Dataset) -> None:
+    """Every tensor of every part, by part and number, in one checksummed file."""
+    arrays = {
+        f"{part}/{i:06d}/{j}": tensor.cpu().numpy()
+        for part in ("items", "probe", "warmup")
+        for i, item in enumerate(getattr(data, part))
+        for j, tensor in enumerate(item)
+    }
+    CheckpointStore(path / DATA).write(0, arrays, {"source": data.source})
+
+
+def read_dataset(path: Path) -> Dataset:
+    stored = CheckpointStore(path / DATA).read(0)
+    parts: dict[str, dict[str, list[torch.Tensor]]] = {"items": {}, "probe": {}, "warmup": {}}
+    for name in sorted(stored.arrays, key=lambda n: (n.split("/")[:2], int(n.split("/")[2]))):
+        part, number, _ = name.split("/")
+        parts[part].setdefault(number, []).append(torch.from_numpy(stored.arrays[name]))
+
+    def items(part: str) -> tuple[Item, ...]:
+        return tuple(tuple(tensors) for _, tensors in sorted(parts[part].items()))
+
+    return Dataset(items("items"), items("probe"), items("warmup"), str(stored.attributes["source"]))
+
+
+def read_order(path: Path) -> list[Any]:
+    """A JSON list of item numbers, or of lists of item numbers; `{"order": [...]}` as `order.json` has it too."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OrderError(
+            f"order: expected a readable JSON file, got {path} ({error.strerror}); check the path"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise OrderError(
+            f"order: expected a JSON list like [3, 1, 2, 0], got {path}: {error}; mend the file"
+        ) from error
+    content = content.get("order") if isinstance(content, dict) else content
+    if not isinstance(content, list):
+        raise OrderError(
+            f"order: expected a JSON list like [3, 1, 2, 0], got {type(content).__name__} in {path}; mend the file"
+        )
+    return content
+
+
+def parse_list(text: str) -> list[int]:
+    """`3,1,2,0` as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OrderError(f"order: expected whole numbers like 3,1,2,0, got `{text}`; correct the list") from error
+
+
+def finish(path: Path, summary: dict[str, Any]) -> None:
+    """Mark the reference run as whole."""
+    shutil.rmtree(path / WARMUP, ignore_errors=True)
+    write_json(path / SUMMARY, summary)

@@ -1,0 +1,190 @@
+"""Model adapters: any module with a loss becomes a scalar function of one flat parameter vector."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .config import ModelConfig
+from .errors import ModelError, UsageError
+
+Item = tuple[Tensor, ...]
+Loss = Callable[..., Tensor]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: causal self-attention, then a two-layer perceptron."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(n, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(n, length, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A small decoder-only language model: token ids [n, length] to logits [n, length, vocabulary]."""
+
+    def __init__(self, vocabulary: int, context: int, width: int = 48, layers: int = 2, heads: int = 4) -> None:
+        super().__init__()
+        self.token, self.place = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.token(ids) + self.place(torch.arange(ids.shape[1], device=ids.device))
+        return self.head(self.norm(self.blocks(x)))
+
+
+def next_token_loss(module: nn.Module, tokens: Tensor) -> Tensor:
+    """Mean cross-entropy of the next token [nats/token]; tokens: [n, context + 1]."""
+    logits = module(tokens[:, :-1])
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1))
+
+
+class _WithLoss(nn.Module):
+    """The loss as a forward pass, so that `functional_call` reaches every parameter the loss uses."""
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.module, self._loss = module, loss
+
+    def forward(self, *item: Tensor) -> Tensor:
+        return self._loss(self.module, *item)
+
+
+class Objective:
+    """Loss of one item as a function of the flat parameters theta [D].
+
+    module: any `nn.Module`; its parameters are copied and never changed. loss: `loss(module, *item)` giving a scalar,
+    the mean over the item's tokens in nats/token. Randomness inside the module (dropout) is keyed by the item's own
+    content, so that the noise travels with the item when the order changes.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss = next_token_loss,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.device, self.dtype = torch.device(device), dtype
+        self._call = _WithLoss(module.to(device=self.device, dtype=dtype), loss)
+        named = dict(self._call.named_parameters())
+        if not named:
+            raise ModelError("expected a module with parameters, got one without; pass the module to be trained")
+        self.names = list(named)
+        self.shapes = [tuple(p.shape) for p in named.values()]
+        self.sizes = [p.numel() for p in named.values()]
+        self._start = torch.cat([p.detach().reshape(-1) for p in named.values()]).clone()
+        self.stochastic = any(
+            isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 and m.training for m in module.modules()
+        )
+        self._refuse_running_statistics(module)
+
+    @staticmethod
+    def _refuse_running_statistics(module: nn.Module) -> None:
+        for name, m in module.named_modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.training:
+                raise ModelError(
+                    f"expected a module whose forward pass changes nothing, got running statistics in `{name}` "
+                    f"({type(m).__name__}), which are memory outside the lifted state; put it into eval() or use another norm"
+                )
+
+    @property
+    def size(self) -> int:
+        """D, the number of parameters."""
+        return sum(self.sizes)
+
+    def start(self) -> Tensor:
+        """The module's own parameters as one vector [D]."""
+        return self._start.clone()
+
+    def parameters(self, theta: Tensor) -> dict[str, Tensor]:
+        """Views of theta [D] by the module's parameter names."""
+        parts = theta.split(self.sizes)
+        return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+
+    def state_dict(self, theta: Tensor) -> dict[str, Tensor]:
+        """Everything `module.load_state_dict` wants: theta under the module's own names, tied aliases, and buffers."""
+        module = self._call.module
+        values = {n.removeprefix("module."): p for n, p in self.parameters(theta).items()}
+        names = {id(p): n for n, p in module.named_parameters()}
+        aliases = {n: names[id(p)] for n, p in module.named_parameters(remove_duplicate=False)}
+        stored = module.state_dict()
+        return {n: values[aliases[n]].detach().clone() if n in aliases else t.clone() for n, t in stored.items()}
+
+    def loss(self, theta: Tensor, item: Item) -> Tensor:
+        """Mean loss of the item at theta [nats/token], a scalar."""
+        if not self.stochastic:
+            return functional_call(self._call, self.parameters(theta), item)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int.from_bytes(item_digest(item)[:7], "little"))
+            return functional_call(self._call, self.parameters(theta), item)
+
+    def identity(self) -> dict[str, Any]:
+        """What pins the model: class, parameter names and shapes, dtype, and the digest of its starting values."""
+        module = self._call.module
+        return {
+            "class": f"{type(module).__module__}.{type(module).__qualname__}",
+            "parameters": {n.removeprefix("module."): list(s) for n, s in zip(self.names, self.shapes, strict=True)},
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "start": hashlib.sha256(self._start.cpu().numpy().tobytes()).hexdigest(),
+        }
+
+
+def item_digest(item: Item) -> bytes:
+    """SHA-256 over dtype, shape and bytes of every tensor of an item."""
+    h = hashlib.sha256()
+    for tensor in item:
+        array = tensor.detach().cpu().numpy()
+        h.update(f"{array.dtype.str}{array.shape}".encode())
+        h.update(array.tobytes())
+    return h.digest()
+
+
+def load_hook(spec: str, what: str) -> Any:
+    """The object behind `package.module:name`."""
+    module_name, _, name = spec.partition(":")
+    if not name:
+        raise UsageError(f"{what}: expected `package.module:name`, got `{spec}`")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{what}: expected an importable `package.module:name`, got `{spec}` ({error}); is it on PYTHONPATH?"
+        ) from error
+
+
+def build_module(config: ModelConfig, vocabulary: int, context: int) -> nn.Module:
+    """The configured module with seeded starting values: built-in transformer, or the user's factory."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.factory:
+            return load_hook(config.factory, "model.factory")(vocabulary=vocabulary, context=context)
+        if config.width % config.heads:
+            raise UsageError(
+                f"model: expected a width divisible by heads, got width={config.width}, heads={config.heads}"
+            )
+        return Transformer(vocabulary, context, config.width, config.layers, config.heads)
+
+
+def build_loss(config: ModelConfig) -> Loss:
+    """Next-token cross-entropy, or the user's hook."""
+    return load_hook(config.loss, "model.loss") if config.loss else next_token_loss

@@ -1,0 +1,76 @@
+"""Make a run, or open one: the two ways to get a `Run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from storage import CheckpointStore, remove_parts
+
+from . import layout as files
+from .config import Config
+from .data import Dataset
+from .device import choose_device, environment
+from .errors import UsageError
+from .models import Loss
+from .problem import build_problem
+from .progress import Progress, silent
+from .run import Run
+from .training import read_state, train_reference
+
+
+def open_run(
+    path: Path | str,
+    *,
+    device: str = "auto",
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """Open a finished run directory.
+
+    device: auto, cpu or cuda[:N]. module, loss: what the run was trained with, if it was given as objects and not by
+    the configuration; checked against the run. Raises MissingError, IdentityError, DamagedError, ModelError.
+    """
+    return Run(path, device=device, module=module, loss=loss, progress=progress)
+
+
+def train(
+    out: Path | str,
+    config: Config | None = None,
+    *,
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
+    data: Dataset | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Run:
+    """Train the reference run into a new directory, or finish an interrupted one of the same identity.
+
+    config: what to train; the defaults make the demo's run. module: any `nn.Module` in place of the configured model
+    (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token. data: items and probe as tensors, in
+    place of a text; `config.data.items` must be their number. Raises ExistsError for a finished run.
+    """
+    config, path = config or Config(), Path(out)
+    if data is not None and len(data.items) != config.data.items:
+        raise UsageError(
+            f"train: expected data.items={config.data.items} items as configured, got {len(data.items)}; make them equal"
+        )
+    chosen = choose_device(device)
+    problem = build_problem(config, chosen, module=module, loss=loss, data=data)
+    files.create(path, problem, environment(chosen))
+    checkpoints = CheckpointStore(path / files.CHECKPOINTS)
+    for directory in (path, path / files.CHECKPOINTS, path / files.DATA):
+        remove_parts(directory)
+    train_reference(problem, checkpoints, path / files.WARMUP, progress)
+    first, last = (read_state(checkpoints, t, chosen).theta for t in (0, config.steps))
+    summary = {
+        "reference_loss": problem.probe_loss(last),
+        "start_loss": problem.probe_loss(first),
+        "parameters": problem.objective.size,
+        "source": problem.data.source,
+        "unit": "nats/token",
+    }
+    files.finish(path, summary)
+    return Run(path, device=device, module=module, loss=loss, data=data, progress=progress)

@@ -1,0 +1,191 @@
+"""Results as text and pictures for people; the numbers come from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from storage import Damage, replacing
+
+from .answers import Endpoint, Estimate, perplexity
+from .caching import CachePlan
+from .questions.verify import Verification
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False)
+
+
+def nbytes(count: float) -> str:
+    """Bytes in powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def loss(value: float) -> str:
+    return f"{value:.5f} nats/token (perplexity {perplexity(value):.4f})"
+
+
+def estimate(found: Estimate) -> str:
+    interval = (
+        found.note
+        if found.interval is None
+        else f"90 % interval {found.interval[0]:.5f} … {found.interval[1]:.5f} nats/token"
+    )
+    source = "retrained" if found.source == "retrained" else f"estimated by {found.estimator}"
+    return (
+        f"{loss(found.loss)}, {source}\n"
+        f"{found.delta:+.5f} nats/token against the reference order (negative is better)\n{interval}"
+    )
+
+
+def endpoint(found: Endpoint) -> str:
+    lines = [f"wrote {found.path}", f"estimated {loss(found.estimated_loss)} by {found.estimator}"]
+    lines.append(f"evaluated {loss(found.evaluated_loss)} at these parameters")
+    if found.sketch_error is not None:
+        lines.append(
+            f"rebuilt from a sketch with relative error {found.sketch_error:.2f} (theory {found.sketch_error_theory:.2f}): "
+            "above 1, the sketch's noise outweighs the displacement"
+        )
+    return "\n".join([*lines, found.as_dict()["note"]])
+
+
+def plan(found: CachePlan, repaired: int) -> str:
+    lines = [f"{repaired} damaged blocks are computed again"] if repaired else []
+    if not found.blocks:
+        return "\n".join([*lines, "nothing to compute: every term is cached"])
+    cost = f"{found.gradients} gradients, about {duration(found.seconds)}, {nbytes(found.nbytes)} before compression"
+    return "\n".join([*lines, f"{', '.join(found.terms)}: {found.blocks} blocks, {cost}"])
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def info(found: dict[str, Any]) -> str:
+    schedule, terms = found["schedule"], found["term_blocks"]
+    lines = [
+        f"{found['path']}: {found['parameters']:,} parameters, {found['steps']} steps over {found['items']} items",
+        f"text: {found['text']}",
+        f"rule: {found['rule']}, {schedule['kind']} schedule from {schedule['rate']:g}",
+        f"probe loss: {loss(found['start_loss'])} before the window",
+        f"            {loss(found['reference_loss'])} after it, in the reference order",
+        f"on disk: {nbytes(found['store_bytes'])}; terms: "
+        + (f"{terms['done']} of {terms['total']} blocks" if terms["total"] else "none yet, run `fut cache`"),
+    ]
+    rows = [
+        [n, f"{found['precompute_gradients'][n]:,}", f"{found['query_gradients'][n]:,}", nbytes(found["term_bytes"][n])]
+        for n in found["estimators"]
+    ]
+    header = ["estimator", "gradients before", "gradients per order", "reads"]
+    return "\n".join(lines) + "\n\n" + columns([header, *rows])
+
+
+def damages(path: Path, found: Sequence[Damage]) -> str:
+    if not found:
+        return f"{path}: every checksum is right"
+    advice = "run `fut cache` to recompute damaged terms; damaged checkpoints need `fut train` into a new directory"
+    return "\n".join([f"{path}: {len(found)} damaged", *(f"  {d.path}: {d.reason}" for d in found), advice])
+
+
+def batch(step: int, found: list[dict[str, Any]]) -> str:
+    lines = []
+    for entry in found:
+        lines.append(f"step {step}, item {entry['item']}, content hash {entry['hash']}")
+        lines += [f"  [{i}] {text!r}" for i, text in enumerate(entry["sequences"])]
+    return "\n".join(lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned columns: the first flush left, the others flush right."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def table(found: Verification) -> str:
+    """The accuracy table, the baseline first."""
+    header = [
+        "estimator",
+        "Spearman",
+        "[90 % interval]",
+        "Pearson",
+        "MAE",
+        "skill",
+        "endpoint error",
+        "s/order",
+        "gradients",
+        "store",
+    ]
+    rows = [header]
+    for name, row in found.estimators.items():
+        low, high = row["spearman_interval"] or (None, None)
+        rows.append(
+            [
+                name,
+                number(row["spearman"]),
+                f"[{number(low, '.2f')}, {number(high, '.2f')}]",
+                number(row["pearson"]),
+                number(row["mae"], ".5f"),
+                number(row["skill"], "+.2f"),
+                number(row["endpoint_error"], ".2f"),
+                number(row["seconds_per_order"], ".3g"),
+                f"{row['precompute_gradients']:,}",
+                nbytes(row["store_bytes"]),
+            ]
+        )
+    spread = found.as_dict()["true_sd"]
+    return (
+        f"{len(found.orders)} random orders, really retrained ({found.retrain_seconds:.2g} s each): "
+        f"probe loss {number(sum(found.true_losses) / len(found.orders), '.5f')} ± {number(spread, '.5f')} nats/token; "
+        f"reference order {found.reference_loss:.5f}\n"
+        "MAE in nats/token; skill = 1 − MAE / MAE of the baseline `reference`; no estimator here has intervals yet\n\n"
+        + columns(rows)
+    )
+
+
+def scatter(found: Verification, path: Path) -> Path:
+    """Estimated against retrained losses, a panel per estimator, written as PNG."""
+    from matplotlib.figure import Figure
+
+    names = [n for n in found.estimators if n != "reference"]
+    figure = Figure(figsize=(3.3 * max(len(names), 1), 3.9), dpi=130, layout="constrained")
+    for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
+        _panel(axis, found, name)
+    figure.suptitle(f"Probe loss of {len(found.orders)} random orders: estimated against really retrained", fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
+    return path
+
+
+def _panel(axis: Any, found: Verification, name: str) -> None:
+    reference, row = found.reference_loss, found.estimators[name]
+    true = [1e3 * (v - reference) for v in found.true_losses]
+    guess = [
+        1e3 * (v - reference) if v is not None and math.isfinite(v) else math.nan for v in found.estimated_losses[name]
+    ]
+    ends = [min(*true, 0), max(*true, 0)]
+    axis.plot(ends, ends, color="#888888", linewidth=1, label="exact")
+    axis.axhline(0, color="#D55E00", linewidth=1, linestyle="--", label="baseline")
+    axis.scatter(true, guess, s=16, color="#0072B2", alpha=0.8, linewidths=0)
+    axis.set_title(
+        f"{name}\nSpearman {number(row['spearman'], '.2f')}, skill {number(row['skill'], '+.2f')}", fontsize=9
+    )
+    axis.set_xlabel("retrained − reference\n[10⁻³ nats/token]", fontsize=8)
+    axis.set_ylabel("estimated − reference [10⁻³ nats/token]", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.legend(fontsize=6.5, frameon=False)

@@ -1,0 +1,109 @@
+"""What is trained: data, objective, rule, schedule and reference order, as one value with an identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from estimators.errors import DivergenceError
+from estimators.order import Order
+from estimators.rule import Rule
+from estimators.rules import make_rule
+from estimators.schedule import Schedule
+
+from . import derivatives
+from .config import Config
+from .data import Dataset, build_dataset
+from .models import Loss, Objective, build_loss, build_module
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything that decides the numbers of a run; the device is where they are computed."""
+
+    config: Config
+    data: Dataset
+    objective: Objective
+
+    @cached_property
+    def rule(self) -> Rule:
+        return make_rule(self.config.rule.name, **self.config.rule.options)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        s = self.config.schedule
+        return Schedule(s.kind, s.rate, self.config.steps, s.warmup, s.final)
+
+    @cached_property
+    def reference(self) -> Order:
+        """The order the reference run trains in: items 0, 1, 2, …, as often as there are epochs."""
+        return Order.of(list(range(self.config.data.items)) * self.config.data.epochs)
+
+    @property
+    def device(self) -> torch.device:
+        return self.objective.device
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step of the window."""
+        return self.schedule.rate_at(step)
+
+    def gradient(self, theta: Tensor, item: int) -> Tensor:
+        """Gradient [D] of one item's mean loss; DivergenceError where the loss is not finite."""
+        return self.gradient_and_loss(theta, item)[0]
+
+    def gradient_and_loss(self, theta: Tensor, item: int) -> tuple[Tensor, float]:
+        g, loss = derivatives.gradient_and_loss(self.objective, theta, self.data.items[item])
+        return g, finite(loss, f"item {item}")
+
+    def product(self, theta: Tensor, item: int, direction: Tensor, exact: bool = True) -> Tensor:
+        """Hessian-vector product [D] of one item's loss: exact, or by central difference of two gradients."""
+        form = derivatives.hessian_vector if exact else derivatives.hessian_vector_difference
+        return form(self.objective, theta, self.data.items[item], direction)
+
+    def probe_loss(self, theta: Tensor) -> float:
+        """The read-out phi: mean loss on the probe set [nats/token]."""
+        return derivatives.evaluate(self.objective, theta, self.data.probe)
+
+    def probe_gradient(self, theta: Tensor) -> Tensor:
+        """Gradient [D] of the read-out."""
+        return derivatives.evaluate_gradient(self.objective, theta, self.data.probe)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a run directory pins, field by field."""
+        training = self.config.training()
+        training["data"].pop("text")  # the content hashes below pin the text, wherever the file lies now
+        return {
+            "config": training,
+            "data": self.data.identity(),
+            "model": self.objective.identity(),
+            "order": self.reference.digest,
+        }
+
+
+def finite(loss: float, where: str) -> float:
+    """The loss, if it is a finite number."""
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise DivergenceError(
+            f"{where}: expected a finite loss, got {loss}; lower schedule.rate or warmup.rate, or set rule.options.clip"
+        )
+    return loss
+
+
+def build_problem(
+    config: Config,
+    device: torch.device,
+    *,
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
+    data: Dataset | None = None,
+) -> Problem:
+    """A problem from its configuration; `module`, `loss` and `data` replace what the configuration describes."""
+    data = (data or build_dataset(config)).to(device)
+    module = module or build_module(config.model, config.data.vocabulary, config.data.context)
+    dtype = getattr(torch, config.model.dtype)
+    return Problem(config, data, Objective(module, loss or build_loss(config.model), device, dtype))

@@ -1,0 +1,1 @@
+"""Questions put to an `estimate(orders)` callable; none knows which estimator answers."""

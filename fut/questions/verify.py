@@ -1,0 +1,158 @@
+"""How good is an estimate? The accuracy protocol: estimated against retrained losses of random orders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from estimators.order import Order
+
+from ..answers import jsonable
+
+Floats = NDArray[np.float64]
+BOOTSTRAP, BOOTSTRAP_SEED = 2000, 20_220
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One estimator against n retrained orders. Losses and MAE in nats/token.
+
+    spearman, pearson: correlation with the retrained losses (None where the estimates do not vary), with 90 % percentile
+    bootstrap intervals. skill: 1 - mae / mae_reference, above 0 exactly if the estimate beats the answer "every order ends
+    like the reference". coverage: share of retrained losses within the 90 % intervals, None without intervals.
+    endpoint_error: mean of |estimate - truth| / |truth - reference| over endpoints [D].
+    bias, residual_sd: mean and standard deviation of estimate minus truth. diverged: estimates that were not finite, which
+    count as the largest finite error times ten in mae, and as last in rank.
+    """
+
+    spearman: float | None
+    spearman_interval: tuple[float, float] | None
+    pearson: float | None
+    pearson_interval: tuple[float, float] | None
+    mae: float
+    mae_reference: float
+    skill: float
+    bias: float
+    residual_sd: float
+    coverage: float | None
+    diverged: int
+    endpoint_error: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return jsonable(asdict(self))
+
+
+def accuracy(
+    truth: ArrayLike,
+    estimate: ArrayLike,
+    reference: float,
+    intervals: ArrayLike | None = None,
+    endpoint_error: float | None = None,
+) -> Accuracy:
+    """Compare estimated with retrained losses of the same n >= 2 orders; `reference` is the reference order's loss."""
+    true, guess = np.asarray(truth, dtype=float), np.asarray(estimate, dtype=float)
+    if true.shape != guess.shape or true.ndim != 1 or len(true) < 2:
+        raise ValueError(
+            f"accuracy: expected two equally long lists of n >= 2 losses, got {true.shape} and {guess.shape}"
+        )
+    diverged = ~np.isfinite(guess)
+    guess = _bounded(true, guess, diverged)
+    mae, mae_reference = np.abs(guess - true).mean(), np.abs(reference - true).mean()
+    inside = None
+    if intervals is not None:
+        low, high = np.asarray(intervals, dtype=float).T
+        inside = float(((low <= true) & (true <= high)).mean())
+    return Accuracy(
+        *_correlation(rankdata(true), rankdata(guess)),
+        *_correlation(true, guess),
+        float(mae),
+        float(mae_reference),
+        float(1 - mae / mae_reference) if mae_reference else 0.0,
+        float((guess - true).mean()),
+        float((guess - true).std(ddof=1)),
+        inside,
+        int(diverged.sum()),
+        endpoint_error,
+    )
+
+
+def _bounded(true: Floats, guess: Floats, diverged: NDArray[np.bool_]) -> Floats:
+    if not diverged.any():
+        return guess
+    finite = np.abs(guess - true)[~diverged]
+    worst = 10 * max(finite.max(initial=0.0), np.ptp(true))
+    return np.where(diverged, true.max() + worst, guess)
+
+
+def _correlation(a: Floats, b: Floats) -> tuple[float | None, tuple[float, float] | None]:
+    """Pearson's coefficient of two lists (of ranks: Spearman's) and its 90 % percentile bootstrap interval."""
+    value = _coefficient(a[None], b[None])[0]
+    if not np.isfinite(value):
+        return None, None
+    rows = np.random.default_rng(BOOTSTRAP_SEED).integers(len(a), size=(BOOTSTRAP, len(a)))
+    values = _coefficient(a[rows], b[rows])
+    low, high = np.quantile(values[np.isfinite(values)], [0.05, 0.95])
+    return float(value), (float(low), float(high))
+
+
+def _coefficient(a: Floats, b: Floats) -> Floats:
+    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+    scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=scale > 1e-30)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an estimator said about n orders: losses [nats/token], intervals if it has any, endpoint errors if it rebuilds
+    parameters, and the seconds it took in all."""
+
+    losses: list[float]
+    intervals: list[tuple[float, float]] | None
+    endpoint_error: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The protocol's table. orders: as item lists; losses in nats/token; seconds of one retraining."""
+
+    orders: list[Any]
+    reference_loss: float
+    true_losses: list[float]
+    estimated_losses: dict[str, list[float]]
+    retrain_seconds: float
+    estimators: dict[str, dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return jsonable(asdict(self) | {"unit": "nats/token", "true_sd": float(np.std(self.true_losses, ddof=1))})
+
+
+def verify(
+    orders: Sequence[Order],
+    reference_loss: float,
+    retrain: Callable[[Order], tuple[float, float]],
+    estimators: dict[str, Callable[[Sequence[Order]], Answers]],
+    costs: dict[str, dict[str, float]] | None = None,
+) -> Verification:
+    """Retrain every order, ask every estimator about all of them, and compare.
+
+    retrain: order -> (loss, seconds). estimators: name -> (orders -> Answers). costs: further columns per estimator.
+    """
+    truths = [retrain(order) for order in orders]
+    losses = [loss for loss, _ in truths]
+    rows, estimated = {}, {}
+    for name, ask in estimators.items():
+        began = time.perf_counter()
+        found = ask(orders)
+        seconds = found.seconds if found.seconds else time.perf_counter() - began
+        row = accuracy(losses, found.losses, reference_loss, found.intervals, found.endpoint_error).as_dict()
+        rows[name] = row | {"seconds_per_order": seconds / len(orders)} | (costs or {}).get(name, {})
+        estimated[name] = found.losses
+    seconds = float(np.mean([s for _, s in truths]))
+    return Verification([o.tolist() for o in orders], reference_loss, losses, estimated, seconds, rows)

@@ -1,0 +1,43 @@
+"""Orders that have really been trained on a run: their losses and endpoints, kept so that no truth is paid for twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from estimators.order import Order
+from storage import CheckpointStore, Damage
+
+from .training import Retrained
+
+
+class RetrainedOrders:
+    """One directory per order, named by the order's digest, holding one checksummed file."""
+
+    def __init__(self, directory: Path, device: torch.device) -> None:
+        self.directory, self.device = directory, device
+
+    def _store(self, order: Order) -> CheckpointStore:
+        return CheckpointStore(self.directory / order.digest[:32])
+
+    def find(self, order: Order) -> Retrained | None:
+        """The truth about this order, if known."""
+        store = self._store(order)
+        if not store.has(len(order)):
+            return None
+        found = store.read(len(order))
+        theta = torch.from_numpy(found.arrays["theta"]).to(self.device)
+        return Retrained(float(found.attributes["loss"]), theta, float(found.attributes["seconds"]))
+
+    def keep(self, order: Order, result: Retrained) -> None:
+        attributes: dict[str, int | float | str] = {
+            "loss": result.loss,
+            "seconds": result.seconds,
+            "order": str(order.tolist()),
+        }
+        self._store(order).write(len(order), {"theta": result.theta.cpu().numpy()}, attributes)
+
+    def check(self) -> list[Damage]:
+        found = sorted(self.directory.iterdir()) if self.directory.exists() else []
+        return [damage for path in found for damage in CheckpointStore(path).check()]

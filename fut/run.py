@@ -1,0 +1,242 @@
+"""An opened run directory: the one object a user holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from estimators.order import Order, named_order
+from estimators.replay import Listener, batches
+from estimators.state import State
+from storage import CheckpointStore, Damage, IdentityError, Manifest, TermStore, require_same
+
+from . import inspection
+from . import layout as files
+from .answers import Endpoint, Estimate, estimated, known_truth
+from .caching import CachePlan, fill, known_terms, plan_cache
+from .config import CacheConfig, Config
+from .data import Dataset
+from .device import choose_device, environment
+from .endpoint import write_endpoint
+from .errors import ModelError
+from .estimation import Estimator, Reference, batch_size, make_estimator
+from .models import Loss
+from .problem import Problem, build_problem
+from .progress import Progress, silent
+from .terms import TermLayout, TermTables
+from .retrained import RetrainedOrders
+from .questions.verify import Verification
+from .training import Retrained, read_state, train_order
+from .verification import verify_run
+
+OrderLike = Order | str | Path | Iterable[Any]
+DEFAULT_ESTIMATOR = "replay-exact"
+
+
+class Run:
+    """A reference run and everything cached about it. Open one with `fut.open(path)`.
+
+    Orders are given as `Order`, as a list of item numbers (one entry per step), as a name (`reverse`, `random:7`,
+    `swap:3,7`, …) or as a path to a JSON list.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        device: str = "auto",
+        module: nn.Module | None = None,
+        loss: Loss | None = None,
+        data: Dataset | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.path, self.progress = Path(path), progress
+        self.manifest: Manifest = files.read_manifest(self.path)
+        self.config: Config = files.read_config(self.path)
+        self._device_name, self._module, self._loss, self._data = device, module, loss, data
+        self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
+        self.summary: dict[str, Any] = files.read_summary(self.path)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """Model, data and rule, rebuilt and compared field by field with what the run was made with."""
+        data = self._data or files.read_dataset(self.path)
+        device = choose_device(self._device_name)
+        problem = build_problem(self.config, device, module=self._module, loss=self._loss, data=data)
+        require_same(self.manifest.identity, problem.identity, f"run {self.path}")
+        self._require_same_function(problem)
+        return problem
+
+    def _require_same_function(self, problem: Problem) -> None:
+        """The same parameters must give the same loss: catches a changed forward pass or loss under the same names."""
+        found = problem.probe_loss(read_state(self.checkpoints, self.steps, problem.device).theta)
+        if abs(found - self.reference_loss) > 1e-4 * abs(self.reference_loss):
+            raise ModelError(
+                f"run {self.path}: expected the probe loss {self.reference_loss:.6f} nats/token at the reference endpoint, got "
+                f"{found:.6f}; the model's forward pass or its loss is not the one the run was trained with"
+            )
+
+    @property
+    def steps(self) -> int:
+        """T, steps of the window."""
+        return self.config.steps
+
+    @property
+    def items(self) -> int:
+        return self.config.data.items
+
+    @property
+    def reference_loss(self) -> float:
+        """Probe loss at the end of the reference run [nats/token]."""
+        return self.summary["reference_loss"]
+
+    @property
+    def parameters(self) -> int:
+        """D, number of trained parameters."""
+        return self.summary["parameters"]
+
+    @cached_property
+    def reference(self) -> Order:
+        return Order.of(list(range(self.items)) * self.config.data.epochs)
+
+    def state(self, step: int) -> State:
+        """Lifted state [D] of the reference run before step `step` (after the last for `steps`)."""
+        return read_state(self.checkpoints, step, self.problem.device)
+
+    def order(self, spec: OrderLike, partial: bool = False) -> Order:
+        """A checked order; `partial` accepts lists of fewer steps than the window."""
+        if isinstance(spec, Order):
+            return spec.check(self.items, self.steps, partial=True)
+        if isinstance(spec, Path) or (isinstance(spec, str) and Path(spec).suffix == ".json"):
+            return Order.of(files.read_order(Path(spec))).check(self.items, self.steps, partial)
+        if not isinstance(spec, str):
+            return Order.of(spec).check(self.items, self.steps, partial)
+        if spec and all(c in "0123456789,- " for c in spec):
+            return Order.of(files.parse_list(spec)).check(self.items, self.steps, partial)
+        if Path(spec).is_file():
+            return Order.of(files.read_order(Path(spec))).check(self.items, self.steps, partial)
+        return named_order(spec, self.reference).check(self.items, self.steps, partial=True)
+
+    # --- terms
+
+    @cached_property
+    def layout(self) -> TermLayout:
+        """The layout of the terms in the store; the configuration's where nothing is cached yet."""
+        return TermLayout.of(self.problem, self.cache_config)
+
+    @property
+    def cache_config(self) -> CacheConfig:
+        if (self.path / files.TERMS).exists():
+            return CacheConfig.model_validate(self._stored_terms().identity["cache"])
+        return self.config.cache
+
+    def _stored_terms(self) -> TermStore:
+        return TermStore.open(self.path / files.TERMS)
+
+    def terms(self, config: CacheConfig | None = None) -> TermStore:
+        """The term store, created if absent; IdentityError if it was made with another cache configuration."""
+        layout = TermLayout.of(self.problem, config or self.cache_config)
+        try:
+            return TermStore.create_or_open(
+                self.path / files.TERMS, layout.specs(), layout.identity(self.problem), layout.config.item_block
+            )
+        except IdentityError as error:
+            raise IdentityError(f"{error}; or remove {self.path / files.TERMS} to cache anew") from error
+
+    def plan_cache(self, names: Sequence[str] | None = None, config: CacheConfig | None = None) -> CachePlan:
+        """What `cache` would still cost."""
+        terms = self.terms(config)
+        return plan_cache(self.problem, self.layout, terms, known_terms(self.layout, names), self.state(0))
+
+    def cache(self, names: Sequence[str] | None = None, config: CacheConfig | None = None) -> None:
+        """Compute every term that is missing; resumes where an interrupted call stopped."""
+        terms = self.terms(config)
+        self.__dict__.pop("layout", None)
+        files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
+        wanted = known_terms(self.layout, names)
+        files.require_space(self.path, self.layout, terms, wanted)
+        fill(self.problem, self.layout, terms, self.state, wanted, self.progress)
+
+    def repair(self) -> int:
+        """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
+        return len(self._stored_terms().repair()) if (self.path / files.TERMS).exists() else 0
+
+    # --- answers
+
+    @property
+    def default_estimator(self) -> str:
+        """The estimator that answers when none is named."""
+        return DEFAULT_ESTIMATOR
+
+    def estimator(self, name: str = DEFAULT_ESTIMATOR, **options: str) -> Estimator:
+        """An estimator of this run by name; options as in `fut.estimation`."""
+        stored = self._stored_terms() if (self.path / files.TERMS).exists() else None
+        tables = TermTables(stored, self.problem.device)
+        reference = Reference(self.problem, self.layout, self.state, self.reference_loss, tables)
+        return make_estimator(name, reference, **options)
+
+    def estimate(
+        self, orders: Iterable[OrderLike], estimator: str = DEFAULT_ESTIMATOR, *, known: bool = True, **options: str
+    ) -> list[Estimate]:
+        """The probe loss under each order, without training; `known=False` ignores orders that have been retrained.
+
+        `estimator="retrain"` really trains every order that has not been trained yet.
+        """
+        checked = [self.order(o) for o in orders]
+        truths = [self.retrained.find(o) if known else None for o in checked]
+        losses: dict[int, float] = {}
+        if estimator == "retrain":
+            truths = [self.retrain(o) for o in checked]
+        else:
+            chosen = self.estimator(estimator, **options)
+            open_places = [i for i, truth in enumerate(truths) if truth is None]
+            for places, batch in batches([checked[i] for i in open_places], batch_size(chosen.width())):
+                found = chosen.losses(chosen.positions(batch), len(batch[0]))
+                losses |= {open_places[p]: value for p, value in zip(places, found, strict=True)}
+        return [
+            estimated(order, estimator, losses[i], self.reference_loss)
+            if truth is None
+            else known_truth(order, estimator, truth.loss, self.reference_loss)
+            for i, (order, truth) in enumerate(zip(checked, truths, strict=True))
+        ]
+
+    @cached_property
+    def retrained(self) -> RetrainedOrders:
+        """Every order that has really been trained on this run."""
+        return RetrainedOrders(self.path / files.RETRAINED, self.problem.device)
+
+    def retrain(self, order: OrderLike, listener: Listener | None = None) -> Retrained:
+        """The truth: really train in this order, or recall the result if that has been done before."""
+        checked = self.order(order)
+        found = self.retrained.find(checked)
+        if found is None:
+            found = train_order(self.problem, self.state(0), checked, listener)
+            self.retrained.keep(checked, found)
+        return found
+
+    def verify(self, orders: int = 32, seed: int = 0, estimators: Sequence[str] | None = None) -> Verification:
+        """Retrain random orders and compare every estimator with them: see `fut.questions.verify`."""
+        return verify_run(self, orders, seed, estimators)
+
+    def endpoint(
+        self, order: OrderLike, estimator: str = DEFAULT_ESTIMATOR, out: Path | str | None = None, **options: str
+    ) -> Endpoint:
+        """Parameters at the end of an order, written to a safetensors file that loads back into the model.
+
+        out: defaults to a name made of the estimator and the order, inside the run.
+        """
+        checked = self.order(order)
+        target = Path(out) if out else self.path / files.ENDPOINTS / f"{estimator}-{checked.digest[:16]}.safetensors"
+        return write_endpoint(self, checked, estimator, target, **options)
+
+    def info(self) -> dict[str, Any]:
+        """What the run is, and what each estimator costs: see `fut.inspection.info`."""
+        return inspection.info(self)
+
+    def check(self) -> list[Damage]:
+        """Verify every checksum of the run; what is damaged, by file."""
+        return inspection.check_path(self.path)

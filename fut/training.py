@@ -1,0 +1,126 @@
+"""The reference trainer, and true retraining under any order: one code path, the rules that the estimators replay."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from estimators.order import Order
+from estimators.replay import Listener, OrderBatch, RuleTransition, TrueGradients, replay
+from estimators.state import State
+from storage import CheckpointStore
+
+from . import derivatives
+from .problem import Problem, finite
+from .progress import Progress, silent
+
+WARMUP_SAVE_EVERY = 25
+
+
+def pack(state: State) -> dict[str, np.ndarray]:
+    """Arrays of a stacked state of one run, as they are stored."""
+    arrays = {"theta": state.theta[0]} | {f"memory/{name}": buffer[0] for name, buffer in state.memory.items()}
+    return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
+
+
+def unpack(arrays: dict[str, np.ndarray], attributes: dict[str, int | float | str], device: torch.device) -> State:
+    """The lifted state [D] from stored arrays."""
+    memory = {
+        name.removeprefix("memory/"): torch.from_numpy(a).to(device) for name, a in arrays.items() if name != "theta"
+    }
+    clock = {name.removeprefix("clock/"): float(v) for name, v in attributes.items() if name.startswith("clock/")}
+    return State(torch.from_numpy(arrays["theta"]).to(device), memory, clock)
+
+
+def attributes_of(state: State, **more: int | float | str) -> dict[str, int | float | str]:
+    return {f"clock/{name}": value for name, value in state.clock.items()} | more
+
+
+def read_state(store: CheckpointStore, step: int, device: torch.device) -> State:
+    checkpoint = store.read(step)
+    return unpack(checkpoint.arrays, checkpoint.attributes, device)
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """The truth about one order. loss: phi(gamma_T) [nats/token]; theta: the endpoint [D]; seconds: wall clock."""
+
+    loss: float
+    theta: Tensor
+    seconds: float
+
+
+def train_order(problem: Problem, start: State, order: Order, listener: Listener | None = None) -> Retrained:
+    """Really train in the given order from a lifted state [D]; the same order gives the same bytes."""
+    began = time.perf_counter()
+    transition = RuleTransition(problem.rule, problem.rate, TrueGradients(problem.gradient))
+    batch = OrderBatch.pack([order], problem.device)
+    theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
+    seconds = time.perf_counter() - began
+    return Retrained(finite(problem.probe_loss(theta), "probe set after training"), theta, seconds)
+
+
+def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> State:
+    """The lifted state before the window, stacked for one run; resumes from its own last save."""
+    config, items = problem.config.warmup, problem.data.warmup
+    store = CheckpointStore(directory)
+    done = max(store.steps(), default=0)
+    state = (
+        read_state(store, done, problem.device).rows(1) if done else problem.rule.init(problem.objective.start()[None])
+    )
+    if not items:
+        return state
+
+    def gradient(theta: Tensor, item: int) -> Tensor:
+        g, loss = derivatives.gradient_and_loss(problem.objective, theta, items[item])
+        finite(loss, f"warm-up step {item}")
+        return g
+
+    def save(step: int, state: State) -> None:
+        if step % WARMUP_SAVE_EVERY == 0 and step < len(items):
+            store.write(step, pack(state), attributes_of(state))
+            for old in store.steps():
+                if old < step:
+                    store.remove(old)
+
+    def rate(step: int) -> float:
+        return config.rate * min(1.0, (step + 1) / config.ramp)
+
+    with progress("warm-up", len(items) - done) as tick:
+        transition = RuleTransition(problem.rule, rate, TrueGradients(gradient))
+        batch = OrderBatch.pack([Order.of(range(len(items)))], problem.device)
+        return replay(transition, state, batch, done, lambda step, z: (save(step, z), tick())[-1])
+
+
+def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:
+    """Train in the reference order, a checkpoint of the lifted state before every step and after the last.
+
+    Resumes after the last whole checkpoint. Each checkpoint records the training loss of the step that led to it.
+    """
+    done = max(checkpoints.steps(), default=-1)
+    if done < 0:
+        state = warm_up(problem, warmup, progress)
+        checkpoints.write(0, pack(state), attributes_of(state))
+        done = 0
+    else:
+        state = read_state(checkpoints, done, problem.device).rows(1)
+    losses: dict[int, float] = {}
+
+    def gradient(theta: Tensor, item: int) -> Tensor:
+        g, losses[item] = problem.gradient_and_loss(theta, item)
+        return g
+
+    def save(step: int, state: State) -> None:
+        consumed = problem.reference.steps[step - 1]
+        loss = sum(losses[i] for i in consumed) / len(consumed)
+        checkpoints.write(step, pack(state), attributes_of(state, train_loss=loss))
+
+    with progress("reference run", problem.config.steps - done) as tick:
+        transition = RuleTransition(problem.rule, problem.rate, TrueGradients(gradient))
+        batch = OrderBatch.pack([problem.reference], problem.device)
+        replay(transition, state, batch, done, lambda step, z: (save(step, z), tick())[-1])

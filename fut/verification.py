@@ -1,0 +1,103 @@
+"""`verify` on a run: which orders, which estimators, what each costs, and what is kept of the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from estimators.order import Order, random_orders
+from estimators.replay import batches
+from storage import write_json
+
+from . import inspection
+from . import layout as files
+from .errors import NotCachedError, UsageError
+from .estimation import ESTIMATORS, Estimator, batch_size
+from .progress import Progress
+from .questions.verify import Answers, Verification, verify
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = None) -> Verification:
+    """Retrain `count` random orders of the seed and compare every estimator with them.
+
+    names: estimators to compare; None for all whose terms are cached. `reference` is always among them. The result is
+    kept in the run (`verification/`), beside the retrained endpoints, which later calls reuse.
+    """
+    if count < 2:
+        raise UsageError(
+            f"verify: expected at least 2 orders, got {count}; a correlation needs more, 32 is a good number"
+        )
+    orders = random_orders(run.reference, count, seed)
+    chosen = _available(run) if names is None else _checked(names)
+    asks = {name: _asker(run, run.estimator(name), run.progress) for name in chosen}
+    with run.progress("retraining", count * run.steps) as tick:
+
+        def retrain(order: Order) -> tuple[float, float]:
+            found = run.retrain(order, listener=lambda step, state: tick())
+            return found.loss, found.seconds
+
+        truths = {order: retrain(order) for order in orders}
+    costs = {
+        name: {
+            "precompute_gradients": inspection.precompute_gradients(run, name),
+            "query_gradients": inspection.query_gradients(run, name),
+            "store_bytes": inspection.store_bytes(run, name),
+        }
+        for name in chosen
+    }
+    result = verify(orders, run.reference_loss, truths.__getitem__, asks, costs)
+    (run.path / files.VERIFICATION).mkdir(exist_ok=True)
+    write_json(run.path / files.VERIFICATION / f"orders-{count}-seed-{seed}.json", result.as_dict())
+    return result
+
+
+def _checked(names: Sequence[str]) -> list[str]:
+    unknown = sorted(set(names) - set(ESTIMATORS))
+    if unknown:
+        raise UsageError(f"verify: expected some of {', '.join(ESTIMATORS)}, got {', '.join(unknown)}")
+    return ["reference", *(n for n in ESTIMATORS if n in names and n != "reference")]
+
+
+def _available(run: Run) -> list[str]:
+    """Every estimator that the run's store can serve."""
+    able = []
+    for name in ESTIMATORS:
+        try:
+            run.estimator(name).ready()
+        except NotCachedError:
+            continue
+        able.append(name)
+    return able
+
+
+def _asker(run: Run, estimator: Estimator, progress: Progress) -> Callable[[Sequence[Order]], Answers]:
+    """The estimator as `verify` asks it; endpoint errors against the endpoints that retraining kept."""
+
+    def ask(orders: Sequence[Order]) -> Answers:
+        losses, errors, seconds = [0.0] * len(orders), [], 0.0
+        groups = list(batches(orders, batch_size(estimator.width())))
+        with progress(f"estimating with {estimator.name}", sum(len(batch[0]) for _, batch in groups)) as tick:
+            for places, batch in groups:
+                began = time.perf_counter()
+                positions = estimator.positions(batch, lambda step, state: tick())
+                found = estimator.losses(positions, len(batch[0]))
+                seconds += time.perf_counter() - began
+                for place, order, position, loss in zip(places, batch, positions, found, strict=True):
+                    losses[place] = loss
+                    if estimator.rebuilds:
+                        errors.append(_endpoint_error(run, order, estimator.endpoint(position, len(order))))
+        return Answers(losses, None, sum(errors) / len(errors) if errors else None, seconds)
+
+    return ask
+
+
+def _endpoint_error(run: Run, order: Order, estimate: Tensor) -> float:
+    """|estimate - truth| / |truth - reference| over all parameters."""
+    truth, reference = run.retrain(order).theta, run.state(len(order)).theta
+    return ((estimate - truth).norm() / (truth - reference).norm()).item()

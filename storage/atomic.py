@@ -1,0 +1,143 @@
+"""Files that are either whole or absent: write beside, fsync, rename, fsync the directory."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import ContentError, DamagedError, DiskFullError, MissingError
+
+_TOKEN = secrets.token_hex(4)
+_COUNTER = itertools.count()
+
+
+def _own_tag() -> str:
+    # The process number alone does not do: in a container a restarted process often gets the same one.
+    return f".{os.getpid()}-{_TOKEN}-"
+
+
+def _free_bytes(directory: Path) -> int:
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turns an OSError for a full disk or quota into a DiskFullError that names `path` and the free bytes."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskFullError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            f"expected room to write {path}; the disk is full, with {_free_bytes(path.parent)} bytes free; "
+            "free some space and run again: what was whole is still whole"
+        ) from error
+
+
+def require_free(directory: Path | str, needed_bytes: int, what: str) -> None:
+    """Raises DiskFullError, with both numbers, if the disk of `directory` has fewer than `needed_bytes` free."""
+    free = _free_bytes(Path(directory))
+    if free < needed_bytes:
+        raise DiskFullError(
+            f"expected {needed_bytes} bytes free for {what}; {directory} has {free} bytes free; "
+            f"free {needed_bytes - free} more bytes or choose another disk"
+        )
+
+
+def sync_file(path: Path) -> None:
+    """Returns once the content of `path` is durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Returns once the names in `path` (created, renamed, removed) are durable."""
+    sync_file(path)
+
+
+def make_directory(path: Path) -> None:
+    """Creates `path` and its parents where absent, durably."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it becomes `path`, durably, on failure it is removed.
+
+    The directory must exist. Raises DiskFullError, naming `path` and the free bytes, if the disk fills up meanwhile.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}{_own_tag()}{next(_COUNTER)}.part")
+    try:
+        with naming_full_disk(path):
+            yield part
+            sync_file(part)
+            os.replace(part, path)
+            sync_directory(path.parent)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def remove_parts(directory: Path | str) -> list[Path]:
+    """Removes the `.part` files that killed processes left in `directory`; returns them.
+
+    This process's own are kept. Call it only where no other process is writing.
+    """
+    own = _own_tag()
+    stray = sorted(path for path in Path(directory).glob("*.part") if own not in path.name)
+    for path in stray:
+        path.unlink(missing_ok=True)
+    return stray
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Writes `data` to `path`, whole or not at all."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+def write_json(path: Path | str, obj: Any) -> None:
+    """Writes `obj` as JSON (sorted keys, indented), whole or not at all. Raises ContentError for NaN and non-JSON."""
+    try:
+        text = json.dumps(obj, sort_keys=True, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ContentError(
+            f"expected a JSON value without NaN or infinity for {path}; got one that fails with: {error}; "
+            "turn it into numbers, strings, lists and dicts first (null for a number that is absent)"
+        ) from error
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path | str) -> Any:
+    """The JSON value in `path`. Raises MissingError if there is no such file, DamagedError if it holds no JSON."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingError(f"expected a JSON file {path}; there is none; check the path, or write it first") from error
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DamagedError(
+            f"expected JSON in {path}; reading {len(data)} bytes failed with: {error}; "
+            "restore the file from a copy, or remove it and make it again"
+        ) from error

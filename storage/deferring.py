@@ -1,0 +1,75 @@
+"""A file for HDF5 to write into that never fails under it.
+
+HDF5 crashes the process (a segmentation fault at exit) when a write fails on a full disk. Here the first failure is
+kept and later writes are dropped, so that HDF5 closes in peace, and `close` then raises what was kept.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+
+class DeferringFile:
+    """A new file at `path`, for h5py's file-object driver. `close` raises the OSError of the first failed write."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._position = 0
+        self._failure: OSError | None = None
+
+    def __enter__(self) -> DeferringFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
+        self._position = offset + (os.fstat(self._descriptor).st_size if base is None else base)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int) -> bytes:
+        data = os.pread(self._descriptor, size, self._position)
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def write(self, data: memoryview) -> int:
+        rest = memoryview(data).cast("B")
+        total = len(rest)
+        try:
+            while len(rest) and self._failure is None:
+                written = os.pwrite(self._descriptor, rest, self._position + total - len(rest))
+                rest = rest[written:]
+        except OSError as error:
+            self._failure = error
+        self._position += total
+        return total
+
+    def truncate(self, size: int) -> int:
+        try:
+            if self._failure is None:
+                os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            self._failure = error
+        return size
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+    def close(self) -> None:
+        """Closes the file. Raises the OSError of the first write that failed."""
+        os.close(self._descriptor)
+        if self._failure is not None:
+            raise self._failure

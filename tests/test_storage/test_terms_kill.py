@@ -1,0 +1,102 @@
+"""A writer killed at any moment: what counts as complete is whole, and a rerun ends where an uninterrupted run does."""
+
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from storage import TermSpec, TermStore
+
+SPECS = [TermSpec("gradient", (6, 16, 3000), "float32"), TermSpec("half", (6, 16, 3000), "bfloat16")]
+IDENTITY = {"seed": 3}
+
+WRITER = """
+import os, sys
+import numpy as np
+from storage import TermSpec, TermStore
+
+path, deadly = sys.argv[1], int(sys.argv[2])
+specs = [TermSpec("gradient", (6, 16, 3000), "float32"), TermSpec("half", (6, 16, 3000), "bfloat16")]
+store = TermStore.create_or_open(path, specs, {"seed": 3}, 2)
+count = [0]
+def counted(call):
+    def wrapper(*arguments):
+        count[0] += 1
+        if count[0] == deadly:
+            os.kill(os.getpid(), 9)
+        return call(*arguments)
+    return wrapper
+if deadly:
+    os.fsync, os.replace, os.unlink = counted(os.fsync), counted(os.replace), counted(os.unlink)
+print("ready", flush=True)
+for block in store.missing():
+    rng = np.random.default_rng([block.step, block.first])
+    store.write(block, {name: rng.normal(size=(2, 3000)).astype(np.float32) for name in store.missing_names(block)})
+print("done", flush=True)
+"""
+
+
+def expected(step: int, first: int) -> np.ndarray:
+    return np.random.default_rng([step, first]).normal(size=(2, 3000)).astype(np.float32)
+
+
+def assert_complete_blocks_are_whole(path) -> int:
+    store = TermStore.open(path)
+    assert store.check() == []
+    missing = set(store.missing(["gradient"]))
+    complete = [block for block in store.blocks("gradient") if block not in missing]
+    for block in complete:
+        read = store.read_items("gradient", block.step, [block.first, block.first + 1])
+        np.testing.assert_array_equal(read, expected(block.step, block.first))
+    return len(complete)
+
+
+def finish(path) -> None:
+    store = TermStore.create_or_open(path, SPECS, IDENTITY, 2)
+    for block in store.missing():
+        # One draw for each, so that a block half written by the killed process gets the same values.
+        names = store.missing_names(block)
+        store.write(block, {name: expected(block.step, block.first) for name in names})
+
+
+def content(path) -> dict[tuple[str, int], bytes]:
+    store = TermStore.open(path)
+    assert store.check() == []
+    return {(spec.name, step): store.read(spec.name, step).tobytes() for spec in store.specs for step in range(6)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("uninterrupted")
+    finish(path)
+    return content(path)
+
+
+def test_killed_at_random_moments(tmp_path, start_python, uninterrupted):
+    moments = random.Random(0)
+    killed, progress = 0, 0
+    for _ in range(4):
+        process = start_python(WRITER.replace("normal(size=(2, 3000))", "normal(size=(2, 3000))"), tmp_path, 0)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(moments.uniform(0.005, 0.08))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        killed += process.returncode == -signal.SIGKILL
+        complete = assert_complete_blocks_are_whole(tmp_path)
+        assert complete >= progress
+        progress = complete
+    assert killed >= 1
+    finish(tmp_path)
+    assert content(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("deadly", [1, 2, 6, 7, 8, 9, 10, 17])
+def test_killed_before_the_nth_sync_or_rename(tmp_path, start_python, uninterrupted, deadly):
+    process = start_python(WRITER, tmp_path, deadly)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert assert_complete_blocks_are_whole(tmp_path) < 48
+    finish(tmp_path)
+    assert content(tmp_path) == uninterrupted
