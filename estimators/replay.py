@@ -90,7 +90,7 @@ class Transition(Protocol):
     def __call__(self, step: int, picks: Picks, state: State) -> State: ...
 
 
-Listener = Callable[[int, State], None]
+Listener = Callable[[int, State], object]
 
 
 def replay(

@@ -1,8 +1,8 @@
 """The paper's estimators, FUT and FUT++ (arXiv 2505.22042, section 3), on sketched update terms.
 
-The paper's recursion gamma_{t+1} = gamma_t - eta_t [Gamma(theta_t, B) + Gamma'(theta_t, B) (gamma_t - theta_t) + ...]
-is carried here as the displacement delta_t = gamma_t - theta_t from the reference run, which is the same mathematics and
-exactly zero for the reference order. Update terms are stored as displacements u_{t,i} = -eta_t Gamma(theta_t, B_i).
+The paper's recursion, gamma_{t+1} = gamma_t - eta_t [Gamma(theta_t, B) + Gamma'(theta_t, B) (gamma_t - theta_t) + ...],
+is carried here as the displacement delta_t = gamma_t - theta_t from the reference run: the same mathematics, and exactly
+zero for the reference order. Update terms are stored as displacements u_{t,i} = -eta_t Gamma(theta_t, B_i).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class PaperTransition:
 
     update: (step) -> u_{t,.} [items, k]. reference: what the reference run consumed at each step (n = 1).
     derivative: first- or second-order terms.
-    moments: `reference`, the literal reading: the swapped gradient meets the reference run's moments and leaves no trace
-        in them. `replayed`: the difference of momenta is carried along the new order with decay `momentum`, taking
+    moments: `reference`, the literal reading: the swapped gradient meets the reference run's moments and leaves no
+        trace in them. `replayed`: the difference of momenta is carried along the new order with decay `momentum`, taking
         Adam's preconditioner from the reference run.
     rates: (step) -> factor rho_t by which momentum moves theta; needed for replayed moments only.
     """

@@ -28,7 +28,7 @@ from .config import Config, load_config  # noqa: E402
 from .data import Dataset  # noqa: E402
 from .errors import DataError, FutError, ModelError, NotCachedError, UsageError  # noqa: E402
 from .models import Transformer, next_token_loss  # noqa: E402
-from .opening import open_run as open  # noqa: A004, E402
+from .opening import open_run as open  # noqa: E402
 from .opening import train  # noqa: E402
 from .run import Run  # noqa: E402
 

@@ -32,7 +32,7 @@ Spec = Annotated[
     str,
     typer.Option(
         "--order",
-        help="JSON file, list 3,1,2,0, or a name: identity, reverse, random:SEED, swap:A,B, move:A,B, drop:I, repeat:I,STEP, replace:I,J",
+        help="JSON file, list 3,1,2,0, or identity, reverse, random:SEED, swap:A,B, move:A,B, drop:I, repeat:I,STEP, replace:I,J",
     ),
 ]
 Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]

@@ -51,10 +51,10 @@ class Estimator(ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: Reference, needs: tuple[str, ...] = ()) -> None:
         self.reference, self.problem = reference, reference.problem
+        self.needs = needs
 
     @abstractmethod
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
@@ -136,10 +136,9 @@ class Replay(_InParameters):
     """
 
     name = "replay"
-    needs = ("gradient", "norm")
 
     def __init__(self, reference: Reference, readout: Readout | None = None) -> None:
-        super().__init__(reference)
+        super().__init__(reference, ("gradient", "norm"))
         self.sample: Sketch = reference.layout.sample
         self.full = self.sample.kind == "identity"
         if not self.full and not self.problem.rule.elementwise:
@@ -205,7 +204,7 @@ class Fut(Estimator):
         self.sketch: Sketch = reference.layout.sketch
         self.moments = moments
         self.readout: Readout = readout or ("evaluated" if self.sketch.kind == "identity" else "linear")
-        self.needs = ("update",) + self._products()  # type: ignore[misc]
+        self.needs = ("update", *self._products())
 
     def _products(self) -> tuple[str, ...]:
         if self.reference.layout.config.derivative == "secant":
@@ -291,7 +290,7 @@ def make_estimator(name: str, reference: Reference, **options: str) -> Estimator
     if name not in ESTIMATORS:
         raise UsageError(f"estimator: expected one of {', '.join(NAMES)}, got `{name}`")
     try:
-        return ESTIMATORS[name](reference, **options)
+        return ESTIMATORS[name](reference, **options)  # type: ignore[arg-type]
     except TypeError as error:
         raise UsageError(f"estimator {name}: expected other options, got {options} ({error})") from error
 

@@ -163,8 +163,15 @@ def read_order(path: Path) -> list[Any]:
     return content
 
 
-def parse_list(text: str) -> list[int]:
-    """`3,1,2,0` as numbers."""
+def listed_order(spec: str | Path) -> list[Any] | None:
+    """The list behind an inline list or a JSON file; None where the specification is a name like `random:7`."""
+    path = Path(spec)
+    if isinstance(spec, Path) or path.suffix == ".json" or path.is_file():
+        return read_order(path)
+    return _parsed(spec) if spec and all(c in "0123456789,- " for c in spec) else None
+
+
+def _parsed(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Orders that have really been trained on a run: their losses and endpoints, kept so that no truth is paid for twice."""
+"""Orders that have really been trained on a run: their losses and endpoints, kept so none is paid for twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .training import Retrained
 class RetrainedOrders:
     """One directory per order, named by the order's digest, holding one checksummed file."""
 
-    def __init__(self, directory: Path, device: torch.device) -> None:
+    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
         self.directory, self.device = directory, device
 
     def _store(self, order: Order) -> CheckpointStore:

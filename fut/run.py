@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -27,9 +27,9 @@ from .estimation import Estimator, Reference, batch_size, make_estimator
 from .models import Loss
 from .problem import Problem, build_problem
 from .progress import Progress, silent
-from .terms import TermLayout, TermTables
-from .retrained import RetrainedOrders
 from .questions.verify import Verification
+from .retrained import RetrainedOrders
+from .terms import TermLayout, TermTables
 from .training import Retrained, read_state, train_order
 from .verification import verify_run
 
@@ -76,8 +76,8 @@ class Run:
         found = problem.probe_loss(read_state(self.checkpoints, self.steps, problem.device).theta)
         if abs(found - self.reference_loss) > 1e-4 * abs(self.reference_loss):
             raise ModelError(
-                f"run {self.path}: expected the probe loss {self.reference_loss:.6f} nats/token at the reference endpoint, got "
-                f"{found:.6f}; the model's forward pass or its loss is not the one the run was trained with"
+                f"run {self.path}: expected the probe loss {self.reference_loss:.6f} nats/token at the reference "
+                f"endpoint, got {found:.6f}; the model's forward pass or its loss is not the one the run was trained with"
             )
 
     @property
@@ -111,15 +111,12 @@ class Run:
         """A checked order; `partial` accepts lists of fewer steps than the window."""
         if isinstance(spec, Order):
             return spec.check(self.items, self.steps, partial=True)
-        if isinstance(spec, Path) or (isinstance(spec, str) and Path(spec).suffix == ".json"):
-            return Order.of(files.read_order(Path(spec))).check(self.items, self.steps, partial)
-        if not isinstance(spec, str):
-            return Order.of(spec).check(self.items, self.steps, partial)
-        if spec and all(c in "0123456789,- " for c in spec):
-            return Order.of(files.parse_list(spec)).check(self.items, self.steps, partial)
-        if Path(spec).is_file():
-            return Order.of(files.read_order(Path(spec))).check(self.items, self.steps, partial)
-        return named_order(spec, self.reference).check(self.items, self.steps, partial=True)
+        if not isinstance(spec, (str, Path)):
+            return Order.of(cast("Iterable[Any]", spec)).check(self.items, self.steps, partial)
+        listed = files.listed_order(spec)
+        if listed is not None:
+            return Order.of(listed).check(self.items, self.steps, partial)
+        return named_order(str(spec), self.reference).check(self.items, self.steps, partial=True)
 
     # --- terms
 

@@ -205,11 +205,11 @@ class Sketch:
         out = x.new_zeros(len(x), self._padded())
         for coordinates, columns, entries in self._tiles(x):
             out[:, columns].addmm_(x[:, coordinates], entries)
-        return out[:, : self.size] / math.sqrt(self.size)
+        return out[:, : self.size] * (1.0 / math.sqrt(self.size))  # CUDA would round a quotient otherwise than the CPU
 
     def _lift_dense(self, y: Tensor) -> Tensor:
         padded = y.new_zeros(len(y), self._padded())
-        padded[:, : self.size] = y / math.sqrt(self.size)
+        padded[:, : self.size] = y * (1.0 / math.sqrt(self.size))
         out = y.new_zeros(len(y), self.dimension)
         for coordinates, columns, entries in self._tiles(y):
             out[:, coordinates].addmm_(padded[:, columns], entries.T)
@@ -227,7 +227,7 @@ class Sketch:
             hashes = self._hashes(start * s, stop * s, x.device).view(-1, s)
             within = (_shifted(hashes, 33) * block) >> 31
             rows = within + block * torch.arange(s, device=x.device)
-            yield slice(start, stop), rows, ((hashes & 1) * 2 - 1).to(x.dtype) / math.sqrt(s)
+            yield slice(start, stop), rows, ((hashes & 1) * 2 - 1).to(x.dtype) * (1.0 / math.sqrt(s))
 
     def _project_sjlt(self, x: Tensor) -> Tensor:
         """Sums by sorted row, a bag per row: deterministic on every device, where scattered sums are not."""

@@ -26,8 +26,8 @@ class TermLayout:
     """The terms of one cache configuration, for a problem of D parameters, T steps and n items.
 
     gradient: g_i(theta_t), all coordinates or a sample of them. norm: their global norms.
-    update: sketched displacement u_{t,i} that item i would cause at checkpoint t. jvp: sketched Jacobian of the reference
-    step's update along u_{t,i}. second: sketched second difference of that update over ± u_{t,i}.
+    update: sketched displacement u_{t,i} that item i would cause at checkpoint t. jvp: sketched Jacobian of the
+    reference step's update along u_{t,i}. second: sketched second difference of that update over ± u_{t,i}.
     """
 
     config: CacheConfig

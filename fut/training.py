@@ -92,9 +92,14 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
         return config.rate * min(1.0, (step + 1) / config.ramp)
 
     with progress("warm-up", len(items) - done) as tick:
+
+        def listener(step: int, state: State) -> None:
+            save(step, state)
+            tick()
+
         transition = RuleTransition(problem.rule, rate, TrueGradients(gradient))
         batch = OrderBatch.pack([Order.of(range(len(items)))], problem.device)
-        return replay(transition, state, batch, done, lambda step, z: (save(step, z), tick())[-1])
+        return replay(transition, state, batch, done, listener)
 
 
 def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:
@@ -121,6 +126,11 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
         checkpoints.write(step, pack(state), attributes_of(state, train_loss=loss))
 
     with progress("reference run", problem.config.steps - done) as tick:
+
+        def listener(step: int, state: State) -> None:
+            save(step, state)
+            tick()
+
         transition = RuleTransition(problem.rule, problem.rate, TrueGradients(gradient))
         batch = OrderBatch.pack([problem.reference], problem.device)
-        replay(transition, state, batch, done, lambda step, z: (save(step, z), tick())[-1])
+        replay(transition, state, batch, done, listener)

@@ -57,10 +57,9 @@ class MemoryTerms:
     def read_items(self, name: str, step: int, items: Sequence[int] | np.ndarray) -> np.ndarray:
         blocks = self._layout.step_blocks(name, step)
         spec = self._layout.spec(name)
-        rows = [
-            self._read_block(name, blocks[item // self.item_block])[item % self.item_block]
-            for item in self._layout.items(name, items)
-        ]
+        wanted = self._layout.items(name, items)
+        held = {index: self._read_block(name, blocks[index]) for index in np.unique(wanted // self.item_block)}
+        rows = [held[item // self.item_block][item % self.item_block] for item in wanted]
         return np.array(rows, spec.read_dtype).reshape(len(rows), spec.shape[2])
 
     def discard(self, block: Block, names: Sequence[str] | None = None) -> None:

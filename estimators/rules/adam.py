@@ -23,8 +23,8 @@ class Adam(Rule):
     betas: decays of m and v per step, 0 <= beta < 1. eps: >= 0; at eps = 0, r + eps is taken as 1 where it vanishes,
     so that coordinates without a gradient so far stay where they are.
 
-    Only plain elementwise products, sums, quotients and roots are used: fused kernels (addcmul, lerp, foreach) round
-    differently in the vectorised body and its tail, and a coordinate's bits would depend on its neighbours.
+    Only plain elementwise products, sums, quotients and roots are used, each rounded once: fused kernels (addcmul, lerp,
+    foreach) may round differently in a vectorised body and its tail, and a coordinate's bits depend on its neighbours.
 
     Raises RuleError for betas or eps out of range.
     """
@@ -63,9 +63,8 @@ class Adam(Rule):
         dm = b1 * dstate.memory["m"] + (1.0 - b1) * dgradient
         dv = b2 * dstate.memory["v"] + (2.0 * (1.0 - b2)) * (gradient * dgradient)
         r, denominator = self._root(memory["v"], clock)
-        positive = r > 0
-        slope = dv / (2.0 * (1.0 - clock["p2"]) * torch.where(positive, r, torch.ones_like(r)))
-        dr = torch.where(positive, slope, torch.zeros_like(slope))
+        slope = dv / (2.0 * (1.0 - clock["p2"]) * r)
+        dr = torch.where(r > 0, slope, torch.zeros_like(slope))
         ddelta = (-rate / (1.0 - clock["p1"])) * (dm / denominator - memory["m"] / denominator * (dr / denominator))
         return ddelta, {"m": dm, "v": dv}
 

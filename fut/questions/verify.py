@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -138,7 +138,7 @@ def verify(
     reference_loss: float,
     retrain: Callable[[Order], tuple[float, float]],
     estimators: dict[str, Callable[[Sequence[Order]], Answers]],
-    costs: dict[str, dict[str, float]] | None = None,
+    costs: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Verification:
     """Retrain every order, ask every estimator about all of them, and compare.
 
@@ -152,7 +152,7 @@ def verify(
         found = ask(orders)
         seconds = found.seconds if found.seconds else time.perf_counter() - began
         row = accuracy(losses, found.losses, reference_loss, found.intervals, found.endpoint_error).as_dict()
-        rows[name] = row | {"seconds_per_order": seconds / len(orders)} | (costs or {}).get(name, {})
+        rows[name] = row | {"seconds_per_order": seconds / len(orders)} | dict((costs or {}).get(name, {}))
         estimated[name] = found.losses
     seconds = float(np.mean([s for _, s in truths]))
     return Verification([o.tolist() for o in orders], reference_loss, losses, estimated, seconds, rows)

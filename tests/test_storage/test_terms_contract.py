@@ -203,8 +203,15 @@ def test_items_outside_are_refused(terms, items):
 
 @pytest.mark.parametrize(
     ("name", "shape", "dtype"),
-    [("a/b", (1, 1, 1), "float32"), ("", (1, 1, 1), "float32"), ("a", (1, 1), "float32"), ("a", (1, 0, 1), "float32")]
-    + [("a", (1, 1, 1), "float16"), ("a", (1, 1.0, 1), "float32"), ("zarr.json", (1, 1, 1), "float32")],
+    [
+        ("a/b", (1, 1, 1), "float32"),
+        ("", (1, 1, 1), "float32"),
+        ("zarr.json", (1, 1, 1), "float32"),
+        ("a", (1, 1), "float32"),
+        ("a", (1, 0, 1), "float32"),
+        ("a", (1, 1.0, 1), "float32"),
+        ("a", (1, 1, 1), "float16"),
+    ],
 )
 def test_a_spec_is_checked(name, shape, dtype):
     with pytest.raises(ContentError):

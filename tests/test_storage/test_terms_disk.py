@@ -229,8 +229,18 @@ def test_repair_discards_what_is_damaged_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"float32"', '"int32"'), ("5,", "6,"), ("2,", "1,"), ('"crc32c"', '"crc32d"'), ('"little"', '"big"')]
-    + [('"NaN"', "0.0"), ('"/"', '"."'), ("{", ""), ('"array"', '"group"'), ('"shape"', '"shope"')],
+    [
+        ("{", ""),
+        ("2,", "1,"),
+        ("5,", "6,"),
+        ('"/"', '"."'),
+        ('"NaN"', "0.0"),
+        ('"shape"', '"shope"'),
+        ('"array"', '"group"'),
+        ('"little"', '"big"'),
+        ('"crc32c"', '"crc32d"'),
+        ('"float32"', '"int32"'),
+    ],
 )
 def test_damaged_array_metadata_is_found_and_can_be_written_anew(tmp_path, old, new):
     written = filled(tmp_path)

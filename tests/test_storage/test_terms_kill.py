@@ -17,23 +17,24 @@ import os, sys
 import numpy as np
 from storage import TermSpec, TermStore
 
-path, deadly = sys.argv[1], int(sys.argv[2])
+path, deadly, sign, again = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "again"
 specs = [TermSpec("gradient", (6, 16, 3000), "float32"), TermSpec("half", (6, 16, 3000), "bfloat16")]
 store = TermStore.create_or_open(path, specs, {"seed": 3}, 2)
 count = [0]
 def counted(call):
-    def wrapper(*arguments):
+    def wrapper(*arguments, **options):
         count[0] += 1
         if count[0] == deadly:
             os.kill(os.getpid(), 9)
-        return call(*arguments)
+        return call(*arguments, **options)
     return wrapper
 if deadly:
     os.fsync, os.replace, os.unlink = counted(os.fsync), counted(os.replace), counted(os.unlink)
 print("ready", flush=True)
-for block in store.missing():
-    rng = np.random.default_rng([block.step, block.first])
-    store.write(block, {name: rng.normal(size=(2, 3000)).astype(np.float32) for name in store.missing_names(block)})
+for block in store.blocks("half") if again else store.missing():
+    values = sign * np.random.default_rng([block.step, block.first]).normal(size=(2, 3000)).astype(np.float32)
+    names = ["gradient", "half"] if again else store.missing_names(block)
+    store.write(block, {name: values for name in names})
 print("done", flush=True)
 """
 
@@ -56,9 +57,8 @@ def assert_complete_blocks_are_whole(path) -> int:
 def finish(path) -> None:
     store = TermStore.create_or_open(path, SPECS, IDENTITY, 2)
     for block in store.missing():
-        # One draw for each, so that a block half written by the killed process gets the same values.
-        names = store.missing_names(block)
-        store.write(block, {name: expected(block.step, block.first) for name in names})
+        values = expected(block.step, block.first)
+        store.write(block, dict.fromkeys(store.missing_names(block), values))
 
 
 def content(path) -> dict[tuple[str, int], bytes]:
@@ -78,7 +78,7 @@ def test_killed_at_random_moments(tmp_path, start_python, uninterrupted):
     moments = random.Random(0)
     killed, progress = 0, 0
     for _ in range(4):
-        process = start_python(WRITER.replace("normal(size=(2, 3000))", "normal(size=(2, 3000))"), tmp_path, 0)
+        process = start_python(WRITER, tmp_path, 0, 1, "missing")
         assert process.stdout.readline() == "ready\n"
         time.sleep(moments.uniform(0.005, 0.08))
         process.send_signal(signal.SIGKILL)
@@ -94,9 +94,24 @@ def test_killed_at_random_moments(tmp_path, start_python, uninterrupted):
 
 @pytest.mark.parametrize("deadly", [1, 2, 6, 7, 8, 9, 10, 17])
 def test_killed_before_the_nth_sync_or_rename(tmp_path, start_python, uninterrupted, deadly):
-    process = start_python(WRITER, tmp_path, deadly)
+    process = start_python(WRITER, tmp_path, deadly, 1, "missing")
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert assert_complete_blocks_are_whole(tmp_path) < 48
     finish(tmp_path)
     assert content(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("deadly", [1, 2, 3, 4, 5, 6, 9, 10, 11, 12])
+def test_killed_while_writing_a_complete_block_again(tmp_path, start_python, deadly):
+    finish(tmp_path)
+    process = start_python(WRITER, tmp_path, deadly, -1, "again")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    store = TermStore.open(tmp_path)
+    assert store.check() == []
+    first = store.blocks("gradient")[0]
+    assert store.missing(["gradient"]) in ([], [first])
+    if not store.missing(["gradient"]):
+        read = store.read_items("gradient", 0, [0, 1])
+        assert read.tobytes() in (expected(0, 0).tobytes(), (-expected(0, 0)).tobytes())
