@@ -33,18 +33,16 @@ class PaperTransition:
 
     update: (step) -> u_{t,.} [items, k]. reference: what the reference run consumed at each step (n = 1).
     derivative: first- or second-order terms.
-    moments: `reference`, the literal reading: the swapped gradient meets the reference run's moments and leaves no
-        trace in them. `replayed`: the difference of momenta is carried along the new order with decay `momentum`, taking
-        Adam's preconditioner from the reference run.
-    rates: (step) -> factor rho_t by which momentum moves theta; needed for replayed moments only.
+    carry: None for moments of the `reference` run, the literal reading: a swapped gradient meets the reference run's
+        moments and leaves no trace in them. For `replayed` moments, (step, difference of momenta, swapped) -> (next
+        difference, change of displacement), where `swapped` is what the swapped gradient alone does in its own step
+        (`Rule.carry`): momentum follows the new order, with Adam's preconditioner taken from the reference run.
     """
 
     update: Table
     reference: Callable[[int], Picks]
     derivative: Derivative
-    moments: Moments = "reference"
-    momentum: float = 0.0
-    rates: Callable[[int], float] | None = None
+    carry: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def start(self, n: int, k: int, like: Tensor) -> State:
         """Zero displacement and zero difference of momenta for n orders."""
@@ -55,11 +53,10 @@ class PaperTransition:
         table = self.update(step)
         change = picks.combine(table) - self.reference(step).combine(table)
         change = change + self.derivative(step, picks, state.theta)
-        if self.moments == "reference" or self.rates is None:
+        if self.carry is None:
             return State(state.theta + change, state.memory, {})
-        rate = self.rates(step)
-        momentum = self.momentum * state.memory["momentum"] + (change / rate if rate else 0.0)
-        return State(state.theta + rate * momentum, {"momentum": momentum}, {})
+        momentum, change = self.carry(step, state.memory["momentum"], change)
+        return State(state.theta + change, {"momentum": momentum}, {})
 
 
 @dataclass(frozen=True)

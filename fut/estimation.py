@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -146,6 +146,7 @@ class Replay(_InParameters):
                 f"replay: expected all coordinates of the gradients for the rule `{self.problem.rule.name}`, which mixes "
                 "coordinates, got a sample; set cache.coordinates=0 and cache again"
             )
+        _one_of("readout", readout, Readout)
         if not self.full and readout == "evaluated":
             raise UsageError("replay: expected all coordinates for an evaluated read-out, got a sample; use linear")
         self.readout: Readout = readout or ("evaluated" if self.full else "linear")
@@ -202,6 +203,8 @@ class Fut(Estimator):
     def __init__(self, reference: Reference, moments: Moments = "reference", readout: Readout | None = None) -> None:
         super().__init__(reference)
         self.sketch: Sketch = reference.layout.sketch
+        _one_of("moments", moments, Moments)
+        _one_of("readout", readout, Readout)
         self.moments = moments
         self.readout: Readout = readout or ("evaluated" if self.sketch.kind == "identity" else "linear")
         self.needs = ("update", *self._products())
@@ -229,18 +232,15 @@ class Fut(Estimator):
                 problem.rate,
                 2 if self.second else 1,
             )
-        replayed = self.moments == "replayed"
         return PaperTransition(
             tables["update"],
             packed.at,
             derivative,
-            self.moments,
-            problem.rule.momentum() if replayed else 0.0,
-            self._momentum_rate if replayed else None,
+            self._carry if self.moments == "replayed" else None,
         )
 
-    def _momentum_rate(self, step: int) -> float:
-        return self.problem.rule.momentum_rate(self.reference.state(step), self.problem.rate(step))
+    def _carry(self, step: int, momentum: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
+        return self.problem.rule.carry(self.reference.state(step), self.problem.rate(step), momentum, swapped)
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         if any(not step for order in orders for step in order.steps):
@@ -267,6 +267,11 @@ class FutPlusPlus(Fut):
 
     name = "fut++"
     second = True
+
+
+def _one_of(option: str, value: str | None, choices: object) -> None:
+    if value is not None and value not in get_args(choices):
+        raise UsageError(f"{option}: expected one of {', '.join(get_args(choices))}, got `{value}`; correct the option")
 
 
 def _tables(reference: Reference, estimator: Estimator) -> TermTables:

@@ -82,7 +82,9 @@ class Sketch:
 
     @torch.no_grad()
     def project(self, x: Tensor) -> Tensor:
-        """P x: [..., D] -> [..., k]. Several vectors at once share the tiles, which cost more than the product.
+        """P x: [..., D] -> [..., k]. Several vectors at once share the tiles, which cost more than the products.
+
+        Each vector meets a tile by itself, so that it has the same bits alone and in a stack.
 
         Raises SketchError for another last axis or dtype.
         """
@@ -204,7 +206,8 @@ class Sketch:
     def _project_dense(self, x: Tensor) -> Tensor:
         out = x.new_zeros(len(x), self._padded())
         for coordinates, columns, entries in self._tiles(x):
-            out[:, columns].addmm_(x[:, coordinates], entries)
+            for row, vector in zip(out, x, strict=True):
+                row[columns].addmv_(entries.T, vector[coordinates])
         return out[:, : self.size] * (1.0 / math.sqrt(self.size))  # CUDA would round a quotient otherwise than the CPU
 
     def _lift_dense(self, y: Tensor) -> Tensor:
@@ -231,16 +234,17 @@ class Sketch:
 
     def _project_sjlt(self, x: Tensor) -> Tensor:
         """Sums by sorted row, a bag per row: deterministic on every device, where scattered sums are not."""
-        out = x.new_zeros(self.size, len(x))
+        out = x.new_zeros(len(x), self.size)
         first = torch.arange(self.size, device=x.device)
         for coordinates, rows, values in self._sjlt_tiles(x):
             ordered, position = torch.sort(rows.flatten(), stable=True)
             bags = torch.searchsorted(ordered, first)
             source = position // self._nonzeros()
             weights = values.flatten()[position]
-            vectors = x[:, coordinates].T.contiguous()
-            out += embedding_bag(source, vectors, bags, mode="sum", per_sample_weights=weights)
-        return out.T.contiguous()
+            for row, vector in zip(out, x, strict=True):
+                column = vector[coordinates].unsqueeze(-1)
+                row += embedding_bag(source, column, bags, mode="sum", per_sample_weights=weights).squeeze(-1)
+        return out
 
     def _lift_sjlt(self, y: Tensor) -> Tensor:
         out = y.new_empty(len(y), self.dimension)

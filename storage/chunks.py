@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from .layout import Block, Layout, TermSpec
 from .ledger import ChunkRecord
 
 _TRAILER_BYTES = 4
+_DAMAGE = {None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
 _COMPARED = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs", "storage_transformers")
 
 
@@ -42,7 +44,7 @@ def inspect_group(directory: Path) -> Damage | None:
     try:
         zarr.open_group(LocalStore(directory, read_only=True), mode="r", zarr_format=3)
     except Exception as error:
-        return Damage(str(directory / "zarr.json"), f"{type(error).__name__}: {error}")
+        return Damage(str(directory / "zarr.json"), _reason(error))
     return None
 
 
@@ -67,7 +69,7 @@ class TermArray:
         try:
             found = _open(self.directory).metadata.to_dict()
         except Exception as error:
-            return Damage(path, f"{type(error).__name__}: {error}")
+            return Damage(path, _reason(error))
         expected = _array_metadata(self._layout, self._spec)[1]
         for field in _COMPARED:
             # As text, because NaN differs from itself.
@@ -110,11 +112,9 @@ class TermArray:
             raise self._damaged(damage)
         try:
             return np.asarray(self._array[block.step, block.first : block.last])
-        except MemoryError:
-            raise
         except Exception as error:
-            found = next(self.damages(records), None)
-            raise self._damaged(found or Damage(str(self._block_directory(block)), str(error))) from error
+            whole = Damage(str(self._block_directory(block)), _reason(error))
+            raise self._damaged(next(self.damages(records), whole)) from error
 
     def damages(self, records: Mapping[str, ChunkRecord]) -> Iterator[Damage]:
         """Reads the chunk files in full; yields those that are not what the ledger says."""
@@ -123,7 +123,7 @@ class TermArray:
             try:
                 data = path.read_bytes()
             except OSError as error:
-                yield Damage(str(path), f"{type(error).__name__}: {error}")
+                yield Damage(str(path), _reason(error))
                 continue
             computed = google_crc32c.value(data[:-_TRAILER_BYTES])
             trailer = int.from_bytes(data[-_TRAILER_BYTES:], "little")
@@ -150,7 +150,7 @@ class TermArray:
             try:
                 found = _quick_record(path)
             except OSError as error:
-                yield Damage(str(path), f"{type(error).__name__}: {error}")
+                yield Damage(str(path), _reason(error))
                 continue
             if found != expected:
                 yield Damage(str(path), f"{found} where the ledger has {expected}")
@@ -176,6 +176,13 @@ def _array_metadata(layout: Layout, spec: TermSpec) -> tuple[bytes, dict[str, An
         fill_value=NAN_BITS if spec.dtype == "bfloat16" else float("nan"),
     )
     return buffers["zarr.json"].to_bytes(), array.metadata.to_dict()
+
+
+def _reason(error: Exception) -> str:
+    """`error` as the reason of a damage. Raises it if it says nothing about the file: repair() would delete good blocks."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in _DAMAGE):
+        raise error
+    return f"{type(error).__name__}: {error}"
 
 
 def _open(directory: Path) -> zarr.Array[Any]:

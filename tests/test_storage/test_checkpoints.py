@@ -192,6 +192,16 @@ def test_a_flipped_byte_in_any_chunk_is_found(store):
             flip(path, position, 0x40)
 
 
+@pytest.mark.parametrize("name", [b"parameters", b"arrays", b"memory", b"header"])
+def test_a_flipped_byte_in_a_name_is_found(store, name):
+    store.write(5, example_arrays(), ATTRIBUTES)
+    position = store.path(5).read_bytes().index(name)
+    flip(store.path(5), position)
+    with pytest.raises(DamagedError, match=r"step-000005\.h5"):
+        store.read(5)
+    assert len(store.check()) == 1
+
+
 @pytest.mark.parametrize("keep", [0, 1, 40, 100_000, -1])
 def test_a_truncated_file_is_found(store, keep):
     store.write(5, example_arrays(), {})

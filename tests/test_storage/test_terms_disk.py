@@ -316,6 +316,96 @@ def test_a_failed_rewrite_leaves_the_block_missing_not_stale(tmp_path, monkeypat
     assert store.missing_names(Block(0, 2, 4)) == ["gradient"]
 
 
+def test_chunks_are_durable_before_their_marker_has_its_name(tmp_path, monkeypatch):
+    store = opened(tmp_path, specs=SPECS[:1])
+    write(store, Block(0, 0, 2))
+    events = []
+    sync, replace = os.fsync, os.replace
+
+    def recorded_sync(descriptor):
+        events.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
+        sync(descriptor)
+
+    def recorded_replace(source, target):
+        events.append(f"rename to {os.path.relpath(target, tmp_path)}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_sync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    write(store, Block(1, 2, 4))
+    marked = events.index("rename to ledger/gradient/1-2.json")
+    folder = "arrays/gradient/c"
+    assert {f"{folder}/1/1/0", f"{folder}/1/1", f"{folder}/1", folder} <= set(events[:marked])
+    assert events[-1] == "ledger/gradient"
+
+
+def test_a_rewritten_block_is_durably_unmarked_before_its_chunks_change(tmp_path, monkeypatch):
+    store = filled(tmp_path, specs=SPECS[:1])
+    chunk, marker = tmp_path / "arrays/gradient/c/1/1/0", tmp_path / "ledger/gradient/1-2.json"
+    old = chunk.read_bytes()
+    seen = []
+    sync = os.fsync
+
+    def recorded_sync(descriptor):
+        seen.append(
+            (os.readlink(f"/proc/self/fd/{descriptor}"), marker.exists(), chunk.exists() and chunk.read_bytes() == old)
+        )
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded_sync)
+    store.write(Block(1, 2, 4), {"gradient": np.ones((2, 4), np.float32)})
+    assert seen[0] == (str(marker.parent), False, True)
+
+
+def test_discard_deletes_the_chunks_and_what_a_killed_writer_left_beside_them(tmp_path):
+    store = filled(tmp_path)
+    folder = tmp_path / "arrays/gradient/c/0/1"
+    (folder / "0.abc.partial").write_bytes(b"half")
+    before = store.nbytes()
+    store.discard(Block(0, 2, 4), ["gradient"])
+    assert not folder.exists()
+    assert store.nbytes() < before
+    assert len(chunk_files(tmp_path)) == 11
+
+
+def test_a_damaged_block_can_be_written_over(tmp_path):
+    store = filled(tmp_path)
+    expected = store.read("gradient", 0)
+    flip(tmp_path / "arrays/gradient/c/0/2/0", 3)
+    write(store, Block(0, 4, 5))
+    assert store.check() == []
+    np.testing.assert_array_equal(store.read("gradient", 0), expected)
+
+
+def failing_to_open(monkeypatch, file, code):
+    whole = type(file).open
+
+    def fail(path, *arguments, **options):
+        if path == file:
+            raise OSError(code, os.strerror(code))
+        return whole(path, *arguments, **options)
+
+    monkeypatch.setattr(type(file), "open", fail)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE])
+def test_a_file_that_is_only_out_of_reach_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch, code):
+    store = filled(tmp_path)
+    failing_to_open(monkeypatch, chunk_files(tmp_path)[2], code)
+    for ask in (store.check, store.repair, lambda: store.read("gradient", 0)):
+        with pytest.raises(OSError, match=os.strerror(code)) as caught:
+            ask()
+        assert not isinstance(caught.value, DamagedError)
+    assert store.missing() == []
+
+
+def test_a_file_that_the_disk_cannot_read_is_damaged(tmp_path, monkeypatch):
+    store = filled(tmp_path)
+    file = chunk_files(tmp_path)[2]
+    failing_to_open(monkeypatch, file, errno.EIO)
+    assert_found(store, [file])
+
+
 def test_nbytes_counts_every_file(tmp_path):
     store = filled(tmp_path)
     assert store.nbytes() == sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
