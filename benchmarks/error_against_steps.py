@@ -122,7 +122,9 @@ def measure(kind: str, steps: int, orders: int, work: Path, settings: dict[str, 
     }
 
 
-def _row(run: fut.Run, estimator: Estimator, orders: list[fut.Order], truth: list[float], shifts: Tensor) -> dict[str, Any]:
+def _row(
+    run: fut.Run, estimator: Estimator, orders: list[fut.Order], truth: list[float], shifts: Tensor
+) -> dict[str, Any]:
     began = time.perf_counter()
     positions = estimator.positions(orders)
     losses = estimator.losses(positions, run.steps)
@@ -133,8 +135,11 @@ def _row(run: fut.Run, estimator: Estimator, orders: list[fut.Order], truth: lis
         for p, shift in zip(positions, shifts, strict=True)
     ]
     found = accuracy(truth, losses, run.reference_loss, None, sum(errors) / len(errors)).as_dict()
-    print(f"  {estimator.name:13s} spearman {found['spearman']} skill {found['skill']:.3f}", file=sys.stderr, flush=True)
-    return found | {"seconds_per_order": seconds, "estimated_losses": [v if v == v and abs(v) < 1e300 else None for v in losses]}
+    print(f"  {estimator.name} spearman {found['spearman']} skill {found['skill']:.3f}", file=sys.stderr, flush=True)
+    return found | {
+        "seconds_per_order": seconds,
+        "estimated_losses": [v if v == v and abs(v) < 1e300 else None for v in losses],
+    }
 
 
 def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -168,7 +173,9 @@ def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes[0, 0].set_ylim(-2, 1.05)
     axes[1, 0].set_ylabel("Spearman with the retrained losses")
     axes[1, 0].legend(fontsize=7.5, frameon=False, loc="lower left")
-    figure.suptitle(f"{rows[0]['orders']} random orders, retrained; below the dashed line worse than no estimate", fontsize=10)
+    figure.suptitle(
+        f"{rows[0]['orders']} random orders, retrained; below the dashed line worse than no estimate", fontsize=10
+    )
     figure.savefig(path)
 
 
