@@ -36,7 +36,10 @@ Spec = Annotated[
     ),
 ]
 Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
-EstimatorName = Annotated[str | None, typer.Option("--estimator", help=f"one of {', '.join(NAMES)}")]
+EstimatorName = Annotated[
+    str | None,
+    typer.Option("--estimator", help=f"one of {', '.join(NAMES)}; options after colons, as in fut:moments=replayed"),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the TOML file")]
 
 

@@ -12,6 +12,9 @@ from .device import describe
 from .opening import open_run, train
 from .progress import Progress
 from .questions.verify import Verification
+from .verification import kept_verification
+
+VERIFICATION_SEED = 0
 
 
 def run_demo(
@@ -31,6 +34,10 @@ def run_demo(
     run.cache()
     found = run.estimate(["reverse"], run.default_estimator, known=False)[0]
     say(f"3. the reverse order, without training it: {present.estimate(found)}")
-    say(f"4. verifying: {orders} random orders retrained, {orders * run.steps} steps, and estimated")
-    result = run.verify(orders)
+    result = kept_verification(run, orders, VERIFICATION_SEED)
+    if result is None:
+        say(f"4. verifying: {orders} random orders retrained, {orders * run.steps} steps, and estimated")
+        result = run.verify(orders, VERIFICATION_SEED)
+    else:
+        say(f"4. {orders} random orders have been retrained and compared already")
     return result, present.scatter(result, out / files.VERIFICATION / "estimated-against-retrained.png")

@@ -290,14 +290,26 @@ ESTIMATORS: dict[str, type[Estimator]] = {
 NAMES = (*ESTIMATORS, "retrain")
 
 
-def make_estimator(name: str, reference: Reference, **options: str) -> Estimator:
-    """The estimator of that name; UsageError listing the known names, or the options it takes."""
+def base_name(spec: str) -> str:
+    """The estimator's name in a specification like `fut:moments=replayed`."""
+    return spec.partition(":")[0]
+
+
+def make_estimator(spec: str, reference: Reference, **options: str) -> Estimator:
+    """An estimator by name, with options after colons: `fut`, `fut:moments=replayed:readout=evaluated`.
+
+    UsageError listing the known names, or naming the option that it does not take.
+    """
+    name, *written = spec.split(":")
     if name not in ESTIMATORS:
-        raise UsageError(f"estimator: expected one of {', '.join(NAMES)}, got `{name}`")
+        raise UsageError(f"estimator: expected one of {', '.join(NAMES)}, got `{name}`; correct the name")
+    pairs = [part.partition("=") for part in written]
     try:
-        return ESTIMATORS[name](reference, **options)  # type: ignore[arg-type]
+        return ESTIMATORS[name](reference, **{k: v for k, _, v in pairs} | options)  # type: ignore[arg-type]
     except TypeError as error:
-        raise UsageError(f"estimator {name}: expected other options, got {options} ({error})") from error
+        raise UsageError(
+            f"estimator: expected options that `{name}` takes, got `{spec}` ({error}); correct them"
+        ) from error
 
 
 def batch_size(width: int, budget: int = 1 << 28) -> int:

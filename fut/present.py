@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from storage import Damage, replacing
 
 from .answers import Endpoint, Estimate, perplexity
 from .caching import CachePlan
+from .estimation import NAMES
 from .questions.verify import Verification
 
 
@@ -131,7 +132,8 @@ def table(found: Verification) -> str:
         "store",
     ]
     rows = [header]
-    for name, row in found.estimators.items():
+    for name in in_order(found.estimators):
+        row = found.estimators[name]
         low, high = row["spearman_interval"] or (None, None)
         rows.append(
             [
@@ -157,11 +159,16 @@ def table(found: Verification) -> str:
     )
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Estimator names in their usual order, the baseline first; a JSON file has them in the alphabet's."""
+    return sorted(names, key=lambda n: (NAMES.index(n.partition(":")[0]), n))
+
+
 def scatter(found: Verification, path: Path) -> Path:
     """Estimated against retrained losses, a panel per estimator, written as PNG."""
     from matplotlib.figure import Figure
 
-    names = [n for n in found.estimators if n != "reference"]
+    names = [n for n in in_order(found.estimators) if n != "reference"]
     figure = Figure(figsize=(3.3 * max(len(names), 1), 3.9), dpi=130, layout="constrained")
     for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
         _panel(axis, found, name)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from estimators.order import Order, random_orders
 from estimators.replay import batches
-from storage import write_json
+from storage import read_json, write_json
 
 from . import inspection
 from . import layout as files
 from .errors import NotCachedError, UsageError
-from .estimation import ESTIMATORS, Estimator, batch_size
+from .estimation import ESTIMATORS, Estimator, base_name, batch_size
 from .progress import Progress
 from .questions.verify import Answers, Verification, verify
 
@@ -45,23 +46,39 @@ def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = No
         truths = {order: retrain(order) for order in orders}
     costs = {
         name: {
-            "precompute_gradients": inspection.precompute_gradients(run, name),
-            "query_gradients": inspection.query_gradients(run, name),
-            "store_bytes": inspection.store_bytes(run, name),
+            "precompute_gradients": inspection.precompute_gradients(run, base_name(name)),
+            "query_gradients": inspection.query_gradients(run, base_name(name)),
+            "store_bytes": inspection.store_bytes(run, base_name(name)),
         }
         for name in chosen
     }
     result = verify(orders, run.reference_loss, truths.__getitem__, asks, costs)
-    (run.path / files.VERIFICATION).mkdir(exist_ok=True)
-    write_json(run.path / files.VERIFICATION / f"orders-{count}-seed-{seed}.json", result.as_dict())
+    path = _record(run, count, seed)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, result.as_dict())
     return result
 
 
+def kept_verification(run: Run, count: int, seed: int) -> Verification | None:
+    """What an earlier `verify_run` of the same orders kept, if it compared every estimator that is available now."""
+    path = _record(run, count, seed)
+    if not path.exists():
+        return None
+    found = Verification.from_dict(read_json(path))
+    return found if set(found.estimators) >= set(_available(run)) else None
+
+
+def _record(run: Run, count: int, seed: int) -> Path:
+    return run.path / files.VERIFICATION / f"orders-{count}-seed-{seed}.json"
+
+
 def _checked(names: Sequence[str]) -> list[str]:
-    unknown = sorted(set(names) - set(ESTIMATORS))
+    unknown = [n for n in names if base_name(n) not in ESTIMATORS]
     if unknown:
-        raise UsageError(f"verify: expected some of {', '.join(ESTIMATORS)}, got {', '.join(unknown)}")
-    return ["reference", *(n for n in ESTIMATORS if n in names and n != "reference")]
+        raise UsageError(
+            f"verify: expected some of {', '.join(ESTIMATORS)}, got {', '.join(unknown)}; correct the names"
+        )
+    return list(dict.fromkeys(["reference", *names]))
 
 
 def _available(run: Run) -> list[str]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small import MakeRun, small_config
+from small import Cli, MakeRun, Said, small_config
 
 import fut
+from fut import cli as command_line
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,3 +43,40 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
 def small_run(make_run: MakeRun) -> fut.Run:
     """A cached small run. Shared: read only."""
     return make_run()
+
+
+@pytest.fixture
+def own_run(small_run: fut.Run, tmp_path: Path) -> Path:
+    """A copy of the cached small run, to be damaged at will."""
+    return Path(shutil.copytree(small_run.path, tmp_path / "own"))
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """`fut ARGUMENTS` in this process, as its entry point runs it."""
+
+    def call(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["fut", *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        capsys.readouterr()
+        status = 0
+        try:
+            command_line.main()
+        except SystemExit as left:
+            status = left.code if isinstance(left.code, int) else int(left.code is not None)
+        return Said(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def start_python() -> Callable[..., subprocess.Popen[str]]:
+    """Start `python -c script *arguments`, which sees the same `fut` as this process, its output captured."""
+
+    def start(script: str, *arguments: object, path: str = "") -> subprocess.Popen[str]:
+        here = str(Path(fut.__file__).parents[1])
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in (path, here) if p), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", script, *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    return start

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fut
 from fut.config import Config, load_config
+from storage import CheckpointStore, TermStore
 
 MakeRun = Callable[..., fut.Run]
 
@@ -22,3 +26,59 @@ def small_config(**sections: dict[str, Any]) -> Config:
     """The small configuration with some keys changed."""
     merged = {name: SMALL.get(name, {}) | sections.get(name, {}) for name in {*SMALL, *sections}}
     return load_config(None, (), **merged)
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Everything that a run directory says, by file: what two equal runs have in common, wherever they lie."""
+    found: dict[str, Any] = {}
+    for part in ("checkpoints", "data", "warmup"):
+        store = CheckpointStore(run / part)
+        for step in store.steps():
+            saved = store.read(step)
+            arrays = {n: (str(a.dtype), a.shape, a.tobytes()) for n, a in saved.arrays.items()}
+            found[f"{part}/{step}"] = (arrays, saved.attributes)
+    for name in ("order.json", "summary.json", "config.toml", "manifest.json"):
+        if (run / name).exists():
+            found[name] = (run / name).read_text()
+    return found | term_contents(run)
+
+
+def term_contents(run: Path) -> dict[str, Any]:
+    """The bytes of every complete term, by name and step."""
+    if not (run / "terms").exists():
+        return {}
+    store = TermStore.open(run / "terms")
+    return {f"{s.name}/{t}": store.read(s.name, t).tobytes() for s in store.specs for t in range(s.shape[0])}
+
+
+def flip(path: Path, position: int, mask: int = 0x10) -> None:
+    """Flip bits of one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= mask
+    path.write_bytes(data)
+
+
+def arguments(**sections: dict[str, Any]) -> list[str]:
+    """The small configuration as `--set` arguments."""
+    merged = {name: SMALL.get(name, {}) | sections.get(name, {}) for name in {*SMALL, *sections}}
+    pairs = [(f"{s}.{k}", v) for s, keys in sorted(merged.items()) for k, v in sorted(keys.items())]
+    return [word for key, value in pairs for word in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Standard output, which must be one JSON object and nothing else."""
+        value = json.loads(self.out)
+        assert isinstance(value, dict), f"expected one JSON object, got {type(value).__name__}"
+        return value
+
+
+Cli = Callable[..., Said]

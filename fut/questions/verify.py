@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,11 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable(asdict(self) | {"unit": "nats/token", "true_sd": float(np.std(self.true_losses, ddof=1))})
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Verification:
+        """From `as_dict`; an estimate that was not finite comes back as None."""
+        return cls(**{f.name: content[f.name] for f in fields(cls)})
 
 
 def verify(

@@ -1,0 +1,225 @@
+"""Error of every sketch kind against its size k, on vectors of a real run, beside the error that theory states.
+
+python benchmarks/sketch_error.py --sizes 256 1024 4096 16384 --seeds 32
+
+A reference run is trained with the demo's settings. Over seeds of the sketch P: the inner product <Px, Py> against <x, y>
+and `inner_variance`; the reconstruction P^T P x against x and `reconstruction_error`; and what a rebuilt endpoint is worth,
+the probe loss really evaluated at theta_0 + P^T P (theta_T - theta_0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import write_record
+from torch import Tensor
+
+import fut
+from fut.sketch import Sketch
+
+KINDS = ("gaussian", "rademacher", "sjlt", "coordinates")
+PAIRS = {"displacement, probe gradient": (0, 1), "gradients of two items": (2, 3)}
+RESAMPLES = 4000
+
+
+def real_vectors(run: fut.Run) -> Tensor:
+    """[4, D]: theta_T - theta_0, the probe loss's gradient at theta_T, the gradients of items 0 and 1 at theta_0."""
+    first, last = run.state(0).theta, run.state(run.steps).theta
+    problem = run.problem
+    return torch.stack(
+        [last - first, problem.probe_gradient(last), problem.gradient(first, 0), problem.gradient(first, 1)]
+    )
+
+
+def measure(run: fut.Run, vectors: Tensor, kind: Any, size: int, seeds: int) -> dict[str, Any]:
+    """One row of the record: a kind and a k over sketch seeds 0 .. seeds-1."""
+    start, x = run.state(0).theta, vectors[0]
+    products: dict[str, list[float]] = {name: [] for name in PAIRS}
+    reconstructions, losses = [], []
+    for seed in range(seeds):
+        sketch = Sketch(kind, seed, run.parameters, size)
+        small = sketch.project(vectors)
+        for name, (i, j) in PAIRS.items():
+            products[name].append((small[i].double() @ small[j].double()).item())
+        rebuilt = sketch.lift(small[0])
+        reconstructions.append(((rebuilt - x).double().norm() / x.double().norm()).item())
+        losses.append(run.problem.probe_loss(start + rebuilt))
+    sketch = Sketch(kind, 0, run.parameters, size)
+    return {
+        "kind": kind,
+        "size": size,
+        "seeds": seeds,
+        "inner_products": {
+            n: inner_product(sketch, vectors[i], vectors[j], products[n]) for n, (i, j) in PAIRS.items()
+        },
+        "reconstruction": {
+            "theory": sketch.reconstruction_error(),
+            "rms": rms(reconstructions),
+            "sd": spread(reconstructions),
+            "per_seed": reconstructions,
+        },
+        "rebuilt_endpoint_loss": {
+            "mean": float(np.mean(losses)),
+            "sd": spread(losses),
+            "min": min(losses),
+            "max": max(losses),
+            "per_seed": losses,
+        },
+    }
+
+
+def inner_product(sketch: Sketch, x: Tensor, y: Tensor, found: Sequence[float]) -> dict[str, Any]:
+    """Errors relative to |<x, y>|. bias_z: mean error in units of its own theoretical standard deviation."""
+    truth = (x.double() @ y.double()).item()
+    errors = [(value - truth) / abs(truth) for value in found]
+    theory = math.sqrt(sketch.inner_variance(x, y)) / abs(truth)
+    return {
+        "true": truth,
+        "cosine": truth / (x.double().norm() * y.double().norm()).item(),
+        "theory_sd": theory,
+        "rms": rms(errors),
+        "rms_interval_90": interval(errors),
+        "bias_z": float(np.mean(errors)) / (theory / math.sqrt(len(errors))) if theory else 0.0,
+        "per_seed": errors,
+    }
+
+
+def rms(values: Sequence[float]) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def spread(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def interval(errors: Sequence[float]) -> list[float]:
+    """90 % bootstrap interval of the root mean square."""
+    draws = np.random.default_rng(0).choice(np.square(errors), (RESAMPLES, len(errors)))
+    return [float(v) for v in np.sqrt(np.quantile(draws.mean(axis=1), (0.05, 0.95)))]
+
+
+# --- the picture, from the record alone
+
+STYLES = {
+    "gaussian": ("#0072B2", "o", "-"),
+    "rademacher": ("#D55E00", "s", "--"),
+    "sjlt": ("#009E73", "^", ":"),
+    "coordinates": ("#CC79A7", "D", "-."),
+}
+SHIFT = {"gaussian": 0.87, "rademacher": 0.955, "sjlt": 1.047, "coordinates": 1.15}
+"""Points of one k beside each other, where they would hide one another."""
+
+
+def picture(results: dict[str, Any], path: Path) -> None:
+    """Points on theory lines: inner products, reconstruction, and the loss at the rebuilt endpoint, against k."""
+    from matplotlib.figure import Figure
+
+    rows = [r for r in results["rows"] if r["kind"] in STYLES]
+    dimension, seeds = results["parameters"], rows[0]["seeds"]
+    figure = Figure(figsize=(13.2, 5.2), dpi=130, layout="constrained")
+    inner, rebuilt, loss = figure.subplots(1, 3)
+    for kind, (colour, marker, dashes) in STYLES.items():
+        mine = sorted((r for r in rows if r["kind"] == kind), key=lambda r: r["size"])
+        if not mine:
+            continue
+        sizes = np.array([r["size"] for r in mine])
+        places = sizes * SHIFT[kind]
+        dots: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 6, "capsize": 3}
+        dense = np.geomspace(sizes[0] * 0.75, min(sizes[-1] * 1.4, dimension * 0.999), 200)
+        pair = [r["inner_products"]["displacement, probe gradient"] for r in mine]
+        errors = np.array([p["rms"] for p in pair])
+        ends = np.array([p["rms_interval_90"] for p in pair]).T
+        curve = decay(kind, dimension, dense) / decay(kind, dimension, sizes[0])
+        inner.plot(dense, pair[0]["theory_sd"] * curve, color=colour, linestyle=dashes, linewidth=1.4)
+        inner.errorbar(places, errors, np.abs(ends - errors), label=kind, **dots)
+        error = [r["reconstruction"] for r in mine]
+        rebuilt.plot(dense, error[0]["theory"] * curve, color=colour, linestyle=dashes, linewidth=1.4)
+        rebuilt.errorbar(places, [e["rms"] for e in error], [e["sd"] for e in error], **dots)
+        ends = np.array([[r["rebuilt_endpoint_loss"][side] for side in ("min", "max")] for r in mine]).T
+        middle = np.array([r["rebuilt_endpoint_loss"]["mean"] for r in mine])
+        loss.errorbar(places, middle, np.abs(ends - middle), **dots)
+    start, end = results["loss_start"], results["loss_end"]
+    loss.axhline(start, color="black", linewidth=1, linestyle="--", label=f"before the window, φ(θ₀) = {start:.3f}")
+    loss.axhline(end, color="black", linewidth=1, label=f"true endpoint, φ(θ_T) = {end:.3f}")
+    rebuilt.axhline(1, color="0.45", linewidth=1)
+    rebuilt.text(0.03, 0.94, "above 1: worse than rebuilding 0", transform=rebuilt.get_yaxis_transform(), fontsize=8.5,
+                 color="0.3", va="top")  # fmt: skip
+    heads = (
+        (inner, "Inner product ⟨Px, Py⟩", "RMS error / |⟨x, y⟩|, with 90 % interval"),
+        (rebuilt, "Reconstruction PᵀPx", "‖PᵀPx − x‖ / ‖x‖, RMS ± sd"),
+        (loss, "Probe loss at θ₀ + PᵀP(θ_T − θ₀)", "nats/token: mean, smallest and largest"),
+    )
+    for axes, title, label in heads:
+        axes.set(xscale="log", yscale="log", title=title, ylabel=label, xlabel="k, numbers kept per vector")
+        axes.set_xticks([r["size"] for r in rows if r["kind"] == "sjlt"])
+        axes.set_xticklabels([f"{r['size']:,}" for r in rows if r["kind"] == "sjlt"])
+        axes.minorticks_off()
+        axes.grid(True, color="0.9", linewidth=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+        for axis in (axes.yaxis,):
+            axis.set_major_formatter("{x:g}")
+    loss.legend(frameon=False, fontsize=9, loc="upper right")
+    inner.legend(
+        frameon=False, fontsize=9, title=f"measured, {seeds} seeds;\nlines: theory", title_fontsize=9, loc="upper right"
+    )
+    figure.suptitle(
+        f"Sketches of real vectors, D = {dimension:,}: x = θ_T − θ₀ of the demo's reference run, y = ∇φ(θ_T)",
+        fontsize=11,
+    )
+    figure.savefig(path)
+
+
+def decay(kind: str, dimension: int, size: Any) -> Any:
+    """How both errors fall with k, up to a factor."""
+    return np.sqrt(dimension / size - 1) if kind == "coordinates" else np.sqrt(1 / size)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--sizes", type=int, nargs="+", default=[256, 1024, 4096, 16384], help="k, numbers kept")
+    cli.add_argument("--seeds", type=int, default=32, help="sketches per kind and size")
+    cli.add_argument("--threads", type=int, default=1)
+    cli.add_argument("--name", default="sketch-error", help="name of the record")
+    cli.add_argument("--redraw", type=Path, help="only draw the picture of this record again")
+    arguments = cli.parse_args(argv)
+    if arguments.redraw:
+        picture(
+            json.loads(arguments.redraw.read_text(encoding="utf-8"))["results"], arguments.redraw.with_suffix(".png")
+        )
+        return 0
+    torch.set_num_threads(arguments.threads)
+    started, rows = time.time(), []
+    with tempfile.TemporaryDirectory() as work:
+        run = fut.train(Path(work) / "run")
+        vectors = real_vectors(run)
+        plan = [(kind, size, arguments.seeds) for size in sorted(arguments.sizes) for kind in reversed(KINDS)]
+        for kind, size, seeds in [("identity", run.parameters, 1), *plan]:
+            rows.append(measure(run, vectors, kind, size, seeds))
+            row = rows[-1]
+            print(f"{kind} {size}: reconstruction {row['reconstruction']['rms']:.3f}", file=sys.stderr, flush=True)
+        results = {
+            "parameters": run.parameters,
+            "loss_start": run.summary["start_loss"],
+            "loss_end": run.reference_loss,
+            "norms": dict(
+                zip(("displacement", "probe gradient", "item 0", "item 1"), vectors.norm(dim=1).tolist(), strict=True)
+            ),
+            "rows": rows,
+        }
+    path = write_record(arguments.name, vars(arguments) | {"config": "defaults (the demo)"}, results, started)
+    picture(results, path.with_suffix(".png"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
