@@ -159,6 +159,49 @@ class Rule(ABC):
         ddelta, *dbuffers = torch.func.jvp(moved, tuple(same_shape[:half]), tuple(same_shape[half:]))[1]
         return ddelta, dict(zip(names, dbuffers, strict=True))
 
+    def pullback(
+        self, state: State, gradient: Tensor, rate: float, costate: State, norm: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        """Adjoint of `tangent`: sensitivities to the state before the step and to its gradient, from those after it.
+
+        costate: sensitivities of a read-out to theta and memory after the step, each [..., D]. Returns the same before
+        the step, *without* what flows through the gradient's own dependence on theta (add H lambda for that), and
+        lambda [..., D], the sensitivity to the step's raw gradient. RuleError for a rule that is not smooth.
+        """
+        if not self.smooth:
+            raise RuleError(
+                f"the rule `{self.name}` has a derivative that is zero almost everywhere: expected a smooth rule for a "
+                "backward sweep; use the `replay` estimator, which never differentiates the rule"
+            )
+        clipped = self.clipped(gradient, norm)
+        decay = self.weight_decay
+        if decay and self.decay == "coupled":
+            clipped = clipped + decay * state.theta
+        memory, dgradient = self.update_pullback(state, clipped, rate, costate)
+        theta = costate.theta
+        if decay:
+            theta = theta + (decay * dgradient if self.decay == "coupled" else -(rate * decay) * theta)
+        return State(theta, memory, state.clock), self.clipped_tangent(gradient, dgradient, norm)
+
+    def update_pullback(
+        self, state: State, gradient: Tensor, rate: float, costate: State
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Adjoint of `update_tangent`: sensitivities to the memory before the step and to the clipped gradient.
+
+        Here by `torch.func.vjp`, for rules whose `update` does not look at theta; rules with square roots override it.
+        """
+        names, shape = list(state.memory), costate.theta.shape
+        theta = state.theta.expand(shape)
+
+        def moved(g: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
+            delta, memory, _ = self.update(State(theta, dict(zip(names, buffers, strict=True)), state.clock), g, rate)
+            return (delta, *(memory[k] for k in names))
+
+        primals = [t.expand(shape) for t in (gradient, *(state.memory[k] for k in names))]
+        pull = torch.func.vjp(moved, *primals)[1]
+        pulled = list(pull((costate.theta, *(costate.memory[k] for k in names))))
+        return dict(zip(names, pulled[1:], strict=True)), pulled[0]
+
     def momentum(self) -> float:
         """Decay per step of the rule's linear memory of the gradient; 0 without memory."""
         raise RuleError(

@@ -15,7 +15,7 @@ from ..state import State
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Rule):
-    """Adam with memory m, v [..., D] and clock step, p1, p2 (running products of the betas); METHOD.md section 3.
+    """Adam with memory m, v [..., D] and clock step, p1, p2 (running products of the betas).
 
     m' = b1*m + (1-b1)*g; v' = b2*v + (1-b2)*g^2; c_i = 1 - p_i'; r = sqrt(v'/c2);
     theta' = theta - (rate/c1) * m'/(r + eps), as `torch.optim.Adam` (with coupled decay by default).
@@ -67,6 +67,22 @@ class Adam(Rule):
         dr = torch.where(r > 0, slope, torch.zeros_like(slope))
         ddelta = (-rate / (1.0 - clock["p1"])) * (dm / denominator - memory["m"] / denominator * (dr / denominator))
         return ddelta, {"m": dm, "v": dv}
+
+    def update_pullback(
+        self, state: State, gradient: Tensor, rate: float, costate: State
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """With D = 1/(r + eps): A = Lm - (rate/c1) D Ltheta, B = Lv + (rate/c1) m' D^2/(2 c2 r) Ltheta.
+
+        Memory (b1 A, b2 B); gradient (1-b1) A + 2 (1-b2) g B. B's second term is taken as 0 where r = 0.
+        """
+        memory, clock = self._moments(state, gradient), self._tick(state.clock)
+        b1, b2 = self.betas
+        r, denominator = self._root(memory["v"], clock)
+        scaled = (rate / (1.0 - clock["p1"])) * (costate.theta / denominator)
+        bend = scaled * (memory["m"] / denominator) / (2.0 * (1.0 - clock["p2"]) * r)
+        a = costate.memory["m"] - scaled
+        b = costate.memory["v"] + torch.where(r > 0, bend, torch.zeros_like(bend))
+        return {"m": b1 * a, "v": b2 * b}, (1.0 - b1) * a + (2.0 * (1.0 - b2)) * (gradient * b)
 
     def momentum(self) -> float:
         return self.betas[0]

@@ -42,8 +42,10 @@ def test_random_orders_are_seeded_permutations() -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "backwards", "swap", "swap:1", "swap:1,2,3", "swap:a,b", "swap:1,9", "move:-1,2", "drop:9", "random:x"]
-    + ["reverse:2", "random:-1"],
+    [
+        *("", "backwards", "swap", "swap:1", "swap:1,2,3", "swap:a,b", "swap:1,9"),
+        *("move:-1,2", "drop:9", "random:x", "reverse:2", "random:-1"),
+    ],
 )
 def test_bad_names_say_what_was_expected(spec: str) -> None:
     with pytest.raises(OrderError, match="expected"):

@@ -1,0 +1,149 @@
+"""Goal-oriented estimation: one backward sweep gives how the read-out responds to curvature along the whole trajectory.
+
+Replay without curvature gives displacements delta_t from the centre; the read-out of the recursion linearised in
+curvature is then exactly (variation of constants, the dual-weighted residual of Becker & Rannacher 2001)
+
+    phi(theta_T) + <grad phi, delta_T> + sum_t <w_t, delta_t>,    w_t = mean_i H_i(theta_t) lambda_{t,i},
+
+where lambda_{t,i} is the sensitivity of the read-out to a gradient injected at step t. No Hessian work per order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .centre import mean_state
+from .order import Order
+from .replay import Picks, Transition
+from .rule import Rule
+from .state import State
+
+
+class Sensitivity(NamedTuple):
+    """What the sweep yields for a step, for r read-outs: weight w_t [r, D], injection lambda_t [r, D] (mean over the
+    step's items), and the costate before the step."""
+
+    step: int
+    weight: Tensor
+    injection: Tensor
+    costate: State
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The backward sweep along a trajectory of mean transitions.
+
+    mixture: the items of every step. state: (step) -> lifted state [D], streamed. gradient: (step, item) -> g_i(theta_t)
+    [D]. product: (theta [D], item, direction [D]) -> H_i(theta) u [D].
+    """
+
+    rule: Rule
+    rate: Callable[[int], float]
+    mixture: Order
+    state: Callable[[int], State]
+    gradient: Callable[[int, int], Tensor]
+    product: Callable[[Tensor, int, Tensor], Tensor]
+
+    def start(self, slopes: Tensor) -> State:
+        """Costate at the end: the read-outs' gradients [r, D], nothing on the memory."""
+        memory = {k: torch.zeros_like(slopes) for k in self.state(len(self.mixture)).memory}
+        return State(slopes, memory, {})
+
+    def backward(self, costate: State, first: int | None = None) -> Iterator[Sensitivity]:
+        """From step `first` (the last by default) down to 0; each item's costate includes its own H lambda."""
+        start = len(self.mixture) - 1 if first is None else first
+        for step in range(start, -1, -1):
+            state, items = self.state(step), self.mixture.steps[step]
+            pulled = [self.rule.pullback(state, self.gradient(step, i), self.rate(step), costate) for i in items]
+            weight = torch.zeros_like(costate.theta)
+            for item, (_, injection) in zip(items, pulled, strict=True):
+                weight += torch.stack([self.product(state.theta, item, u) for u in injection]) / len(items)
+            before = mean_state([p for p, _ in pulled])
+            costate = State(before.theta + weight, before.memory, {})
+            injection = torch.stack([u for _, u in pulled]).sum(0) / len(items)
+            yield Sensitivity(step, weight, injection, costate)
+
+
+@dataclass(frozen=True)
+class DualTransition:
+    """Replay that gathers, beside its state, the dual-weighted correction sum_t <w_t, delta_t> [n, r].
+
+    inner: the replay, of all coordinates or of a sample of them. centre: (step) -> theta_t [k]. weights: (step) ->
+    w_t [r, k], already divided by the coordinates' probabilities where these are a sample.
+    """
+
+    inner: Transition
+    centre: Callable[[int], Tensor]
+    weights: Callable[[int], Tensor]
+
+    def start(self, state: State, readouts: int) -> State:
+        gathered = torch.zeros(len(state.theta), readouts, dtype=torch.float64, device=state.theta.device)
+        return State(state.theta, state.memory | {"gathered": gathered}, state.clock)
+
+    def __call__(self, step: int, picks: Picks, state: State) -> State:
+        delta = (state.theta - self.centre(step)).double()
+        gathered = state.memory["gathered"] + delta @ self.weights(step).double().T
+        memory = {k: b for k, b in state.memory.items() if k != "gathered"}
+        after = self.inner(step, picks, State(state.theta, memory, state.clock))
+        return State(after.theta, after.memory | {"gathered": gathered}, after.clock)
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """Item gradients at a few anchor checkpoints, linear in between: (step) -> [items, k].
+
+    anchors: steps, ascending, from 0. table: (index of the anchor) -> [items, k].
+    """
+
+    anchors: Sequence[int]
+    table: Callable[[int], Tensor]
+
+    def __call__(self, step: int) -> Tensor:
+        after = next((i for i, a in enumerate(self.anchors) if a >= step), len(self.anchors) - 1)
+        if self.anchors[after] <= step or after == 0:
+            return self.table(after)
+        low, high = self.anchors[after - 1], self.anchors[after]
+        share = (step - low) / (high - low)
+        return (1.0 - share) * self.table(after - 1) + share * self.table(after)
+
+
+def spread_anchors(steps: int, count: int) -> list[int]:
+    """`count` anchor steps spread evenly over 0..steps-1, both ends among them."""
+    count = max(1, min(count, steps))
+    return sorted({round(i * (steps - 1) / max(count - 1, 1)) for i in range(count)})
+
+
+def inclusion_probabilities(scores: Tensor, size: int, uniform: float = 0.1) -> Tensor:
+    """Probabilities [D], proportional to scores (mixed with a uniform part) but at most 1, whose sum is `size`.
+
+    All ones for size >= D, where sampling is exact.
+    """
+    scores = scores.double()
+    if size >= len(scores):
+        return torch.ones_like(scores)
+    mixed = (1 - uniform) * scores / scores.sum().clamp(min=1e-300) + uniform / len(scores)
+    sure = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    while True:
+        scale = (size - sure.sum()) / mixed[~sure].sum()
+        probability = torch.where(sure, 1.0, mixed * scale)
+        fresh = (probability >= 1) & ~sure
+        if not fresh.any():
+            return probability
+        sure |= fresh
+
+
+def poisson_sample(probabilities: Tensor, seed: int) -> Tensor:
+    """Indices of an independent draw of every coordinate with its probability, ascending; the same on every device."""
+    uniform = torch.rand(len(probabilities), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.nonzero(uniform < probabilities.cpu()).squeeze(-1)
+
+
+def sampling_variance(contributions: Tensor, probabilities: Tensor) -> Tensor:
+    """Unbiased estimate of the variance of sum_sample c/p over Poisson samples: sum c² (1 - p)/p²; [n, k], [k] -> [n]."""
+    weight = (1.0 - probabilities) / probabilities.square()
+    return contributions.double().square() @ weight.double()

@@ -1,0 +1,68 @@
+"""The order-averaged trajectory of the lifted state: the point about which the adjoint estimator expands.
+
+Expanding about one order adds a random term that is linear in the order; the average over orders has none. Every step
+averages the *transition* over a few items, so that Adam's second moment carries mean(g²) and not (mean g)².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import OrderError
+from .order import Order
+from .replay import Picks
+from .rule import Rule
+from .state import State
+
+
+def balanced_mixture(reference: Order, count: int, seed: int) -> Order:
+    """`count` distinct items for every step, drawn at random, each as often as any other over the window.
+
+    With `count` times the window's steps not a multiple of the number of items, frequencies differ by one at most.
+    """
+    items = sorted({i for step in reference.steps for i in step})
+    if not 1 <= count <= len(items):
+        raise OrderError(f"centre: expected a mixture of 1..{len(items)} items a step, got {count}; lower it")
+    draw, pool, steps = np.random.default_rng([seed, 7]), list[int](), []
+    for _ in reference.steps:
+        step: list[int] = []
+        while len(step) < count:
+            pool = pool or [items[i] for i in draw.permutation(len(items))]
+            fresh = next((i for i in pool if i not in step), None)
+            if fresh is None:  # what is left of the pool stands in this step already: open the next one
+                pool += [items[i] for i in draw.permutation(len(items))]
+                continue
+            pool.remove(fresh)
+            step.append(fresh)
+        steps.append(tuple(step))
+    return Order(tuple(steps))
+
+
+@dataclass(frozen=True)
+class CentreTransition:
+    """One step of the centre, a single run (n = 1): the mean over the step's items of the rule's next state.
+
+    gradient: (step, theta [D], item) -> [D].
+    """
+
+    rule: Rule
+    rate: Callable[[int], float]
+    gradient: Callable[[int, Tensor, int], Tensor]
+
+    def __call__(self, step: int, picks: Picks, state: State) -> State:
+        here, items = state.row(0), [int(i) for i in picks.items[0]]
+        after = [self.rule.step(here, self.gradient(step, here.theta, i), self.rate(step))[0] for i in items]
+        return mean_state(after).rows(1)
+
+
+def mean_state(states: list[State]) -> State:
+    """The mean of lifted states with equal clocks, buffer by buffer."""
+    first, n = states[0], len(states)
+    theta = torch.stack([s.theta for s in states]).sum(0) / n
+    memory = {k: torch.stack([s.memory[k] for s in states]).sum(0) / n for k in first.memory}
+    return State(theta, memory, first.clock)
