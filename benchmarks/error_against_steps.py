@@ -25,9 +25,11 @@ import fut
 from estimators.order import random_orders
 from fut.caching import seconds_per_gradient
 from fut.config import CacheConfig, load_config
-from fut.estimation import Estimator, Fut, FutPlusPlus, Reference, ReferenceEstimator, Replay, ReplayExact
+from fut.estimator import Estimator, Reference
+from fut.paper import Fut, FutPlusPlus
 from fut.progress import terminal
 from fut.questions.verify import accuracy
+from fut.replays import ReferenceEstimator, Replay, ReplayExact
 from fut.sketch import Sketch
 from fut.terms import TermLayout, TermTables
 

@@ -116,8 +116,12 @@ STYLES = {
     "sjlt": ("#009E73", "^", ":"),
     "coordinates": ("#CC79A7", "D", "-."),
 }
-SHIFT = {"gaussian": 0.87, "rademacher": 0.955, "sjlt": 1.047, "coordinates": 1.15}
-"""Points of one k beside each other, where they would hide one another."""
+SHIFT = {"gaussian": 0.82, "rademacher": 0.94, "sjlt": 1.07, "coordinates": 1.22}
+"""Kinds are drawn beside each other, each with its line, where they would hide one another."""
+
+
+ERROR_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+LOSS_TICKS = (2.4, 2.5, 2.6, 2.7, 2.8, 2.9, 3, 3.2, 3.4, 3.6, 3.8, 4, 4.5, 5)
 
 
 def picture(results: dict[str, Any], path: Path) -> None:
@@ -125,58 +129,72 @@ def picture(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = [r for r in results["rows"] if r["kind"] in STYLES]
-    dimension, seeds = results["parameters"], rows[0]["seeds"]
-    figure = Figure(figsize=(13.2, 5.2), dpi=130, layout="constrained")
-    inner, rebuilt, loss = figure.subplots(1, 3)
-    for kind, (colour, marker, dashes) in STYLES.items():
-        mine = sorted((r for r in rows if r["kind"] == kind), key=lambda r: r["size"])
-        if not mine:
-            continue
-        sizes = np.array([r["size"] for r in mine])
-        places = sizes * SHIFT[kind]
-        dots: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 6, "capsize": 3}
-        dense = np.geomspace(sizes[0] * 0.75, min(sizes[-1] * 1.4, dimension * 0.999), 200)
-        pair = [r["inner_products"]["displacement, probe gradient"] for r in mine]
-        errors = np.array([p["rms"] for p in pair])
-        ends = np.array([p["rms_interval_90"] for p in pair]).T
-        curve = decay(kind, dimension, dense) / decay(kind, dimension, sizes[0])
-        inner.plot(dense, pair[0]["theory_sd"] * curve, color=colour, linestyle=dashes, linewidth=1.4)
-        inner.errorbar(places, errors, np.abs(ends - errors), label=kind, **dots)
-        error = [r["reconstruction"] for r in mine]
-        rebuilt.plot(dense, error[0]["theory"] * curve, color=colour, linestyle=dashes, linewidth=1.4)
-        rebuilt.errorbar(places, [e["rms"] for e in error], [e["sd"] for e in error], **dots)
-        ends = np.array([[r["rebuilt_endpoint_loss"][side] for side in ("min", "max")] for r in mine]).T
-        middle = np.array([r["rebuilt_endpoint_loss"]["mean"] for r in mine])
-        loss.errorbar(places, middle, np.abs(ends - middle), **dots)
-    start, end = results["loss_start"], results["loss_end"]
-    loss.axhline(start, color="black", linewidth=1, linestyle="--", label=f"before the window, φ(θ₀) = {start:.3f}")
-    loss.axhline(end, color="black", linewidth=1, label=f"true endpoint, φ(θ_T) = {end:.3f}")
+    figure = Figure(figsize=(13.2, 5.4), dpi=130, layout="constrained")
+    panels = figure.subplots(1, 3)
+    for kind in STYLES:
+        draw_kind(panels, [r for r in rows if r["kind"] == kind], results["parameters"])
+    inner, rebuilt, loss = panels
+    inner.axhline(1, color="0.45", linewidth=1)
     rebuilt.axhline(1, color="0.45", linewidth=1)
-    rebuilt.text(0.03, 0.94, "above 1: worse than rebuilding 0", transform=rebuilt.get_yaxis_transform(), fontsize=8.5,
-                 color="0.3", va="top")  # fmt: skip
-    heads = (
-        (inner, "Inner product ⟨Px, Py⟩", "RMS error / |⟨x, y⟩|, with 90 % interval"),
-        (rebuilt, "Reconstruction PᵀPx", "‖PᵀPx − x‖ / ‖x‖, RMS ± sd"),
-        (loss, "Probe loss at θ₀ + PᵀP(θ_T − θ₀)", "nats/token: mean, smallest and largest"),
+    rebuilt.annotate(
+        "as wrong as rebuilding 0", (0.03, 1), (0, 4), ("axes fraction", "data"), "offset points", fontsize=9
     )
+    inner.annotate("as wrong as answering 0", (0.97, 1), (0, 4), ("axes fraction", "data"), "offset points",
+                   fontsize=9, ha="right")  # fmt: skip
+    start, end = results["loss_start"], results["loss_end"]
+    loss.axhline(
+        start, color="black", linewidth=1, linestyle="--", label=f"before the window, $\\phi(\\theta_0)$ = {start:.3f}"
+    )
+    loss.axhline(end, color="black", linewidth=1, label=f"true endpoint, $\\phi(\\theta_T)$ = {end:.3f}")
+    heads = (
+        (inner, "Inner product $\\langle Px, Py\\rangle$", "error / $|\\langle x, y\\rangle|$: RMS with 90 % interval"),
+        (rebuilt, "Reconstruction $P^\\top Px$", "$\\|P^\\top Px - x\\|\\, /\\, \\|x\\|$: RMS ± sd"),
+        (
+            loss,
+            "Probe loss at $\\theta_0 + P^\\top P(\\theta_T - \\theta_0)$",
+            "nats/token: median, 5 % to 95 % of seeds",
+        ),
+    )
+    sizes = sorted({r["size"] for r in rows})
     for axes, title, label in heads:
         axes.set(xscale="log", yscale="log", title=title, ylabel=label, xlabel="k, numbers kept per vector")
-        axes.set_xticks([r["size"] for r in rows if r["kind"] == "sjlt"])
-        axes.set_xticklabels([f"{r['size']:,}" for r in rows if r["kind"] == "sjlt"])
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        low, high = axes.get_ylim()
+        axes.set_yticks([t for t in (LOSS_TICKS if axes is loss else ERROR_TICKS) if low <= t <= high])
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-        axes.grid(True, color="0.9", linewidth=0.7)
+        axes.grid(True, axis="y", color="0.9", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
-        for axis in (axes.yaxis,):
-            axis.set_major_formatter("{x:g}")
     loss.legend(frameon=False, fontsize=9, loc="upper right")
-    inner.legend(
-        frameon=False, fontsize=9, title=f"measured, {seeds} seeds;\nlines: theory", title_fontsize=9, loc="upper right"
-    )
+    figure.legend(*inner.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
-        f"Sketches of real vectors, D = {dimension:,}: x = θ_T − θ₀ of the demo's reference run, y = ∇φ(θ_T)",
-        fontsize=11,
+        f"Sketches of real vectors, D = {results['parameters']:,}: $x = \\theta_T - \\theta_0$ of the demo's reference run, "
+        f"$y = \\nabla\\phi(\\theta_T)$. Points: {rows[0]['seeds']} sketch seeds; lines: theory. "
+        "Kinds of the same k are drawn side by side.",
+        fontsize=10.5,
     )
     figure.savefig(path)
+
+
+def draw_kind(panels: Sequence[Any], rows: list[dict[str, Any]], dimension: int) -> None:
+    """Points and theory of one kind in the three panels."""
+    inner, rebuilt, loss = panels
+    kind, sizes = rows[0]["kind"], np.array([r["size"] for r in rows])
+    colour, marker, dashes = STYLES[kind]
+    dots: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 6, "capsize": 3}
+    dense = np.geomspace(sizes[0] * 0.75, min(sizes[-1] * 1.3, dimension * 0.999), 200)
+    curve = decay(kind, dimension, dense) / decay(kind, dimension, sizes[0])
+    products = [r["inner_products"]["displacement, probe gradient"] for r in rows]
+    errors = [r["reconstruction"] for r in rows]
+    losses = [r["rebuilt_endpoint_loss"] for r in rows]
+    for axes, first in ((inner, products[0]["theory_sd"]), (rebuilt, errors[0]["theory"])):
+        axes.plot(dense * SHIFT[kind], first * curve, color=colour, linestyle=dashes, linewidth=1.3)
+    place = sizes * SHIFT[kind]
+    middle, ends = [p["rms"] for p in products], np.array([p["rms_interval_90"] for p in products])
+    inner.errorbar(place, middle, np.abs(ends.T - middle), label=kind, **dots)
+    rebuilt.errorbar(place, [e["rms"] for e in errors], [e["sd"] for e in errors], **dots)
+    low, middle, high = np.array([np.quantile(v["per_seed"], (0.05, 0.5, 0.95)) for v in losses]).T
+    loss.errorbar(place, middle, (middle - low, high - middle), **dots)
 
 
 def decay(kind: str, dimension: int, size: Any) -> Any:

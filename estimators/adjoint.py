@@ -71,10 +71,12 @@ class Sweep:
 
 @dataclass(frozen=True)
 class DualTransition:
-    """Replay that gathers, beside its state, the dual-weighted correction sum_t <w_t, delta_t> [n, r].
+    """Replay that gathers, beside its state, what every coordinate contributes to sum_t <w_t, delta_t>: [n, r, k].
 
+    Kept by coordinate and summed at the end, so that equal runs give equal bits whatever batch they stand in, and so
+    that a sample of coordinates knows its own variance.
     inner: the replay, of all coordinates or of a sample of them. centre: (step) -> theta_t [k]. weights: (step) ->
-    w_t [r, k], already divided by the coordinates' probabilities where these are a sample.
+    w_t [r, k].
     """
 
     inner: Transition
@@ -82,15 +84,20 @@ class DualTransition:
     weights: Callable[[int], Tensor]
 
     def start(self, state: State, readouts: int) -> State:
-        gathered = torch.zeros(len(state.theta), readouts, dtype=torch.float64, device=state.theta.device)
+        n, k = state.theta.shape
+        gathered = torch.zeros(n, readouts, k, dtype=state.theta.dtype, device=state.theta.device)
         return State(state.theta, state.memory | {"gathered": gathered}, state.clock)
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
-        delta = (state.theta - self.centre(step)).double()
-        gathered = state.memory["gathered"] + delta @ self.weights(step).double().T
+        delta = state.theta - self.centre(step)
+        gathered = state.memory["gathered"] + delta[:, None] * self.weights(step)
         memory = {k: b for k, b in state.memory.items() if k != "gathered"}
         after = self.inner(step, picks, State(state.theta, memory, state.clock))
         return State(after.theta, after.memory | {"gathered": gathered}, after.clock)
+
+    def contributions(self, end: State, steps: int, slopes: Tensor) -> Tensor:
+        """What every coordinate contributes to <slope, delta_T> + sum_t <w_t, delta_t>: [n, r, k]; slopes: [r, k]."""
+        return end.memory["gathered"] + (end.theta - self.centre(steps))[:, None] * slopes
 
 
 @dataclass(frozen=True)

@@ -140,11 +140,12 @@ class CachedGradients:
 
     table: (step) -> [items, k], gradients g_i(theta_t). norms: (step) -> [items], their global norms where the table
     holds only some coordinates; with several items in a step the norm of the mean is estimated from the coordinates.
+    weight: inverse of the probability with which a coordinate was kept, one number or [k].
     """
 
     table: Callable[[int], Tensor]
     norms: Callable[[int], Tensor] | None = None
-    scale: float = 1.0
+    weight: Tensor | float = 1.0
 
     def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         gradient = picks.combine(self.table(step))
@@ -152,7 +153,7 @@ class CachedGradients:
             return gradient, None
         if picks.items.shape[1] == 1:
             return gradient, picks.combine(self.norms(step).unsqueeze(-1)).squeeze(-1)
-        return gradient, self.scale * torch.linalg.vector_norm(gradient, dim=-1)
+        return gradient, (gradient.square() * self.weight).sum(-1).sqrt()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from estimators.state import State
 from storage import Block, Terms
 
 from .errors import UsageError
+from .expansion import Expansion
 from .problem import Problem
 from .progress import Progress, silent
 from .terms import TermLayout
@@ -33,18 +34,23 @@ class CachePlan:
     nbytes: int
 
 
-def plan_cache(problem: Problem, layout: TermLayout, terms: Terms, names: Sequence[str], state: State) -> CachePlan:
-    """Cost of the blocks that are missing. state: any checkpoint [D], at which two gradients are timed."""
-    missing = terms.missing(names)
+def plan_cache(
+    problem: Problem,
+    layout: TermLayout,
+    terms: Terms,
+    names: Sequence[str],
+    state: State,
+    expansion: Expansion | None = None,
+) -> CachePlan:
+    """Cost of what is missing. state: any checkpoint [D], at which two gradients are timed."""
+    missing = terms.missing(names) if names else []
     share = sum(b.last - b.first for b in missing) / (layout.steps * layout.items)
-    gradients = round(layout.gradients(list(names)) * share)
-    return CachePlan(
-        list(names),
-        len(missing),
-        gradients,
-        gradients * seconds_per_gradient(problem, state),
-        round(layout.nbytes(list(names)) * share),
-    )
+    gradients, nbytes = round(layout.gradients(list(names)) * share), round(layout.nbytes(list(names)) * share)
+    stages, named = len(missing), list(names)
+    if expansion is not None and not expansion.complete():
+        gradients, nbytes, stages = gradients + expansion.gradients(), nbytes + expansion.nbytes(), stages + 1
+        named = ["adjoint", *named]
+    return CachePlan(named, stages, gradients, gradients * seconds_per_gradient(problem, state), nbytes)
 
 
 def seconds_per_gradient(problem: Problem, state: State) -> float:

@@ -94,7 +94,9 @@ def train(
 @app.command()
 def cache(
     path: RunPath,
-    terms: Annotated[str | None, typer.Option(help="comma-separated terms; default: all of the configuration")] = None,
+    terms: Annotated[
+        str | None, typer.Option(help="comma-separated: adjoint, gradient, norm, update, jvp, second; default: all")
+    ] = None,
     settings: Settings = None,
     device: Device = "auto",
     as_json: Json = False,

@@ -14,7 +14,7 @@ from .errors import UsageError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -29,7 +29,7 @@ class DataConfig(_Section):
     context: int = Field(64, ge=2, description="tokens per sequence")
     probe: int = Field(128, ge=1, description="held-out sequences of the probe set")
     heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 63)
 
 
 class ModelConfig(_Section):
@@ -41,7 +41,7 @@ class ModelConfig(_Section):
     factory: str = Field("", description="package.module:name called with (vocabulary, context)")
     loss: str = Field("", description="package.module:name called with (module, *item)")
     dtype: Literal["float32", "float64"] = "float32"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 63)
 
 
 class RuleConfig(_Section):
@@ -73,13 +73,23 @@ class CacheConfig(_Section):
 
     sketch: Literal["gaussian", "rademacher", "sjlt", "coordinates", "identity"] = "sjlt"
     size: int = Field(4096, ge=1, description="k, numbers kept of each update term")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 63)
     coordinates: int = Field(0, ge=0, description="coordinates kept of each item gradient; 0 for all")
     derivative: Literal["jvp", "secant"] = Field("jvp", description="exact products, or the paper's diagonal secant")
     products: Literal["difference", "exact"] = Field(
         "difference", description="Hessian-vector products by central difference (2 gradients) or torch.func (about 4)"
     )
     item_block: int = Field(8, ge=1, description="items computed and made durable together")
+
+
+class AdjointConfig(_Section):
+    """The expansion about the centre that the adjoint estimator reads."""
+
+    mixture: int = Field(2, ge=1, description="items averaged in every step of the centre")
+    anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
+    coordinates: int = Field(0, ge=0, description="expected number of sampled coordinates; 0 for all")
+    simulated: int = Field(4, ge=1, description="simulated orders behind the sampling probabilities")
+    seed: int = Field(0, ge=0, lt=1 << 63)
 
 
 class Config(_Section):
@@ -91,6 +101,7 @@ class Config(_Section):
     schedule: ScheduleConfig = ScheduleConfig()
     warmup: WarmupConfig = WarmupConfig()
     cache: CacheConfig = CacheConfig()
+    adjoint: AdjointConfig = AdjointConfig()
 
     @property
     def steps(self) -> int:
@@ -99,7 +110,7 @@ class Config(_Section):
 
     def training(self) -> dict[str, Any]:
         """The part that decides the reference run (not what is cached about it)."""
-        return self.model_dump(mode="json", exclude={"cache"})
+        return self.model_dump(mode="json", exclude={"cache", "adjoint"})
 
     def toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json"))
@@ -118,7 +129,9 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = (), **secti
     for text in overrides:
         _override(values, text)
     for section, content in sections.items():
-        values.setdefault(section, {}).update(content)
+        found = values.setdefault(section, {})
+        if isinstance(found, dict):  # else it is named as wrong below
+            found.update(content)
     return parse_config(values)
 
 

@@ -73,8 +73,12 @@ def read_text(source: str) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     if not files:
         raise DataError(f"text: expected files in {path}, got an empty directory; give another --text")
+    return "\n".join(_read_file(p) for p in files)
+
+
+def _read_file(path: Path) -> str:
     try:
-        return "\n".join(p.read_text(encoding="utf-8") for p in files)
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"text: expected a readable file, got {error.filename} ({error.strerror}); check --text"
@@ -150,7 +154,7 @@ def _probe(held_out: np.ndarray, data: DataConfig, draw: np.random.Generator) ->
 
 def detokenize(item: Item, config: DataConfig) -> list[str]:
     """The text of every sequence of an item; ids as numbers where the tokenizer cannot be inverted here."""
-    rows = item[0].tolist()
-    if config.tokenizer:
+    rows = item[0].reshape(len(item[0]), -1).tolist()
+    if config.tokenizer or not all(isinstance(i, int) and 0 <= i < 256 for row in rows for i in row):
         return [" ".join(map(str, row)) for row in rows]
     return [bytes(row).decode("utf-8", errors="replace") for row in rows]

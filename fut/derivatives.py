@@ -35,8 +35,12 @@ def hessian_vector(objective: Objective, theta: Tensor, item: Item, direction: T
 def hessian_vector_difference(
     objective: Objective, theta: Tensor, item: Item, direction: Tensor, step: float = 3e-4
 ) -> Tensor:
-    """Central difference of two gradients at theta ± h u, h = step |theta| / |u|: H u to O(h²), for any kernel."""
-    h = step * theta.norm() / direction.norm().clamp(min=torch.finfo(theta.dtype).tiny)
+    """Central difference of two gradients at theta ± h u, h = step |theta| / |u|: H u to O(h²), for any kernel.
+
+    At theta = 0, which says nothing of the scale, h = step / |u|.
+    """
+    scale = theta.norm()
+    h = step * torch.where(scale > 0, scale, 1.0) / direction.norm().clamp(min=torch.finfo(theta.dtype).tiny)
     up, down = (gradient(objective, theta + sign * h * direction, item) for sign in (1, -1))
     return (up - down) / (2 * h)
 

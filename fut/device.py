@@ -25,6 +25,8 @@ def choose_device(request: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"device: expected auto, cpu or cuda[:N], got `{request}`; correct --device") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device: expected auto, cpu or cuda[:N], got `{request}`; correct --device")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UsageError("device: expected a CUDA device, got none that torch can see; use --device cpu")

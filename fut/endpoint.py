@@ -12,7 +12,7 @@ from estimators.order import Order
 from storage import replacing
 
 from .answers import Endpoint
-from .estimation import Fut
+from .paper import Fut
 
 if TYPE_CHECKING:
     from .run import Run

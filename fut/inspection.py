@@ -35,6 +35,8 @@ def precompute_gradients(run: Run, name: str) -> int:
     """Gradient evaluations before the first query, beyond the reference run's own T (a product counts two)."""
     names = needs(run, name)
     per_pair = (1 if names else 0) + sum(COST[n] for n in names if COST[n] > 1)
+    if name == "adjoint":
+        return run.expansion().gradients()
     return per_pair * run.steps * run.items
 
 
@@ -47,6 +49,8 @@ def store_bytes(run: Run, name: str) -> int:
     """Bytes on disk that an estimator reads: its terms, and all checkpoints where it streams them."""
     if name == "replay-exact":
         return run.checkpoints.nbytes()
+    if name == "adjoint":
+        return directory_bytes(run.path / files.ADJOINT)
     return sum(directory_bytes(run.path / files.TERMS / "arrays" / n) for n in needs(run, name))
 
 
@@ -58,7 +62,7 @@ def info(run: Run) -> dict[str, Any]:
     """Size, cost and state of a run, ready for JSON. Losses in nats/token; costs in gradient evaluations and bytes."""
     names = [*ESTIMATORS, "retrain"]
     terms = run.path / files.TERMS
-    done, total = TermStore.open(terms).progress() if terms.exists() else (0, None)
+    done, total = TermStore.open(terms).progress() if files.has_terms(run.path) else (0, None)
     return {
         "path": str(run.path),
         "steps": run.steps,
@@ -77,6 +81,7 @@ def info(run: Run) -> dict[str, Any]:
         "store_bytes": directory_bytes(run.path),
         "term_blocks": {"done": done, "total": total},
         "cache": run.cache_config.model_dump(),
+        "adjoint": run.config.adjoint.model_dump(),
         "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
         "environment": run.manifest.environment,
     }
@@ -88,13 +93,24 @@ def check_path(path: Path) -> list[Damage]:
     damages += RetrainedOrders(path / files.RETRAINED).check()
     damages += [d for name in (files.MANIFEST,) if (d := _unreadable(path / name, files.read_manifest, path))]
     damages += [d for name in (files.CONFIG,) if (d := _unreadable(path / name, files.read_config, path))]
+    if (path / files.SUMMARY).exists():
+        damages += [d for name in (files.SUMMARY,) if (d := _unreadable(path / name, files.read_summary, path))]
     damages += _missing_checkpoints(path)
-    if (path / files.TERMS).exists():
-        try:
-            damages += TermStore.open(path / files.TERMS).check()
-        except StorageError as error:
-            damages.append(Damage(str(path / files.TERMS), str(error)))
-    return damages
+    damages += [
+        d
+        for part in ("sample", "scratch/centre", "scratch/sweep", "scratch/gradients")
+        for d in CheckpointStore(path / files.ADJOINT / part).check()
+    ]
+    damages += _damaged_terms(path / files.TERMS) if files.has_terms(path) else []
+    expansion = path / files.ADJOINT / "terms"
+    return damages + (_damaged_terms(expansion) if expansion.exists() else [])
+
+
+def _damaged_terms(path: Path) -> list[Damage]:
+    try:
+        return TermStore.open(path).check()
+    except StorageError as error:
+        return [Damage(str(path), str(error))]
 
 
 def _missing_checkpoints(path: Path) -> list[Damage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from estimators.errors import OrderError
 from storage import (
     FORMAT,
     CheckpointStore,
+    DamagedError,
     ExistsError,
     IdentityError,
     Manifest,
@@ -25,14 +27,15 @@ from storage import (
     write_json,
 )
 
-from .config import Config, load_config
+from .config import AdjointConfig, Config, load_config
 from .data import Dataset
+from .expansion import Expansion
 from .models import Item
 from .problem import Problem
 from .terms import TermLayout
 
 MANIFEST, CONFIG, SUMMARY, ORDER = "manifest.json", "config.toml", "summary.json", "order.json"
-DATA, CHECKPOINTS, WARMUP, TERMS = "data", "checkpoints", "warmup", "terms"
+DATA, CHECKPOINTS, WARMUP, TERMS, ADJOINT = "data", "checkpoints", "warmup", "terms", "adjoint"
 RETRAINED, ENDPOINTS, VERIFICATION = "retrained", "endpoints", "verification"
 BITWISE = ("torch", "device", "threads", "machine")
 """Fields of the environment that bitwise replay depends on."""
@@ -48,7 +51,7 @@ def create(path: Path, problem: Problem, environment: dict[str, Any]) -> bool:
             )
         _require_same_run(found, problem, path)
         require_same_environment(found, environment, path)
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and (not path.is_dir() or any(p.suffix != ".part" for p in path.iterdir())):
         raise ExistsError(f"run: expected a new or empty directory, got {path}; choose another --out")
     require_free(path.parent if not path.exists() else path, checkpoint_bytes(problem), "the checkpoints")
     path.mkdir(parents=True, exist_ok=True)
@@ -84,6 +87,41 @@ def require_same_environment(manifest: Manifest, now: dict[str, Any], path: Path
             f"run {path}: continuing it elsewhere would mix numbers of different machines ({fields}); "
             "go on where it was made, or set --device / OMP_NUM_THREADS to match, or train anew"
         )
+
+
+def has_expansion(path: Path) -> bool:
+    return (path / ADJOINT / MANIFEST).exists()
+
+
+def read_expansion_config(path: Path) -> AdjointConfig:
+    return AdjointConfig.model_validate(Manifest.read(path / ADJOINT / MANIFEST).identity["adjoint"])
+
+
+def claim_expansion(path: Path, expansion: Expansion) -> None:
+    """Pin what an expansion is made of before its first number; IdentityError if the directory holds another one."""
+    target = path / ADJOINT / MANIFEST
+    if target.exists():
+        try:
+            require_same(Manifest.read(target).identity, expansion.identity(), f"expansion {target.parent}")
+        except IdentityError as error:
+            raise IdentityError(f"{error}; or remove {target.parent} to compute it anew") from error
+    target.parent.mkdir(exist_ok=True)
+    Manifest("expansion", FORMAT, expansion.identity(), {}).write(target)
+
+
+def has_terms(path: Path) -> bool:
+    """Whether caching has begun: a call killed before its manifest was whole has left nothing worth opening."""
+    return any((path / TERMS / name).exists() for name in (MANIFEST, "arrays", "ledger"))
+
+
+def renew_term_metadata(path: Path) -> None:
+    """Remove metadata of term arrays that is damaged or was never finished; the store writes it from its manifest."""
+    try:
+        TermStore.open(path / TERMS)
+    except DamagedError:
+        Manifest.read(path / TERMS / MANIFEST)  # what the arrays are is said here alone
+        for file in (path / TERMS / "arrays").rglob("zarr.json"):
+            file.unlink()
 
 
 def require_space(path: Path, layout: TermLayout, terms: TermStore, names: list[str]) -> None:
@@ -166,9 +204,12 @@ def read_order(path: Path) -> list[Any]:
 def listed_order(spec: str | Path) -> list[Any] | None:
     """The list behind an inline list or a JSON file; None where the specification is a name like `random:7`."""
     path = Path(spec)
-    if isinstance(spec, Path) or path.suffix == ".json" or path.is_file():
+    if isinstance(spec, Path) or path.suffix == ".json":
         return read_order(path)
-    return _parsed(spec) if spec and all(c in "0123456789,- " for c in spec) else None
+    inline = bool(spec) and all(c in "0123456789,- " for c in spec)
+    if os.path.isfile(spec):  # not Path.is_file, which raises for a list longer than a file name may be
+        return read_order(path)
+    return _parsed(spec) if inline else None
 
 
 def _parsed(text: str) -> list[int]:

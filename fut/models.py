@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 from collections.abc import Callable
@@ -85,10 +86,11 @@ class Objective:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.device, self.dtype = torch.device(device), dtype
-        self._call = _WithLoss(module.to(device=self.device, dtype=dtype), loss)
-        named = dict(self._call.named_parameters())
+        module = copy.deepcopy(module).to(device=self.device, dtype=dtype)
+        self._call = _WithLoss(module, loss)
+        named = {n: p for n, p in self._call.named_parameters() if p.requires_grad}
         if not named:
-            raise ModelError("expected a module with parameters, got one without; pass the module to be trained")
+            raise ModelError("expected a module with parameters, got none to train; pass the module to be trained")
         self.names = list(named)
         self.shapes = [tuple(p.shape) for p in named.values()]
         self.sizes = [p.numel() for p in named.values()]
@@ -101,7 +103,7 @@ class Objective:
     @staticmethod
     def _refuse_running_statistics(module: nn.Module) -> None:
         for name, m in module.named_modules():
-            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.training:
+            if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats and m.training:
                 raise ModelError(
                     f"expected a module whose forward pass changes nothing, got running statistics in `{name}` "
                     f"({type(m).__name__}), which are memory outside the lifted state; put it into eval() or use another norm"
@@ -128,7 +130,8 @@ class Objective:
         names = {id(p): n for n, p in module.named_parameters()}
         aliases = {n: names[id(p)] for n, p in module.named_parameters(remove_duplicate=False)}
         stored = module.state_dict()
-        return {n: values[aliases[n]].detach().clone() if n in aliases else t.clone() for n, t in stored.items()}
+        trained = {n: values[a] for n, a in aliases.items() if a in values}
+        return {n: trained.get(n, t).detach().clone() for n, t in stored.items()}
 
     def loss(self, theta: Tensor, item: Item) -> Tensor:
         """Mean loss of the item at theta [nats/token], a scalar."""

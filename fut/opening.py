@@ -14,7 +14,7 @@ from .data import Dataset
 from .device import choose_device, environment
 from .errors import UsageError
 from .models import Loss
-from .problem import build_problem
+from .problem import build_problem, finite
 from .progress import Progress, silent
 from .run import Run
 from .training import read_state, train_reference
@@ -66,8 +66,8 @@ def train(
     train_reference(problem, checkpoints, path / files.WARMUP, progress)
     first, last = (read_state(checkpoints, t, chosen).theta for t in (0, config.steps))
     summary = {
-        "reference_loss": problem.probe_loss(last),
-        "start_loss": problem.probe_loss(first),
+        "reference_loss": finite(problem.probe_loss(last), "probe set after the last step"),
+        "start_loss": finite(problem.probe_loss(first), "probe set before the window"),
         "parameters": problem.objective.size,
         "source": problem.data.source,
         "unit": "nats/token",

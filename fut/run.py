@@ -12,18 +12,20 @@ from torch import nn
 from estimators.order import Order, named_order
 from estimators.replay import Listener, batches
 from estimators.state import State
-from storage import CheckpointStore, Damage, IdentityError, Manifest, TermStore, require_same
+from storage import CheckpointStore, Damage, IdentityError, Manifest, MemoryTerms, TermStore, require_same
 
 from . import inspection
 from . import layout as files
 from .answers import Endpoint, Estimate, estimated, known_truth
 from .caching import CachePlan, fill, known_terms, plan_cache
-from .config import CacheConfig, Config
+from .config import AdjointConfig, CacheConfig, Config
 from .data import Dataset
 from .device import choose_device, environment
 from .endpoint import write_endpoint
 from .errors import ModelError
-from .estimation import Estimator, Reference, batch_size, make_estimator
+from .estimation import batch_size, make_estimator
+from .estimator import Estimator, Reference
+from .expansion import Expansion
 from .models import Loss
 from .problem import Problem, build_problem
 from .progress import Progress, silent
@@ -34,7 +36,7 @@ from .training import Retrained, read_state, train_order
 from .verification import verify_run
 
 OrderLike = Order | str | Path | Iterable[Any]
-DEFAULT_ESTIMATOR = "replay-exact"
+DEFAULT_ESTIMATOR = "adjoint"
 
 
 class Run:
@@ -120,15 +122,16 @@ class Run:
 
     # --- terms
 
-    @cached_property
+    @property
     def layout(self) -> TermLayout:
         """The layout of the terms in the store; the configuration's where nothing is cached yet."""
         return TermLayout.of(self.problem, self.cache_config)
 
     @property
     def cache_config(self) -> CacheConfig:
-        if (self.path / files.TERMS).exists():
-            return CacheConfig.model_validate(self._stored_terms().identity["cache"])
+        if files.has_terms(self.path):
+            stored = Manifest.read(self.path / files.TERMS / files.MANIFEST).identity["identity"]
+            return CacheConfig.model_validate(stored["cache"])
         return self.config.cache
 
     def _stored_terms(self) -> TermStore:
@@ -146,34 +149,68 @@ class Run:
 
     def plan_cache(self, names: Sequence[str] | None = None, config: CacheConfig | None = None) -> CachePlan:
         """What `cache` would still cost."""
-        terms = self.terms(config)
-        return plan_cache(self.problem, self.layout, terms, known_terms(self.layout, names), self.state(0))
+        pairwise, adjoint = self._split(names)
+        layout = TermLayout.of(self.problem, config or self.cache_config)
+        terms = self.terms(config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
+        expansion = self.expansion() if adjoint else None
+        return plan_cache(self.problem, layout, terms, known_terms(layout, pairwise), self.state(0), expansion)
 
     def cache(self, names: Sequence[str] | None = None, config: CacheConfig | None = None) -> None:
-        """Compute every term that is missing; resumes where an interrupted call stopped."""
-        terms = self.terms(config)
-        self.__dict__.pop("layout", None)
+        """Compute what is missing of the named terms; resumes where an interrupted call stopped.
+
+        names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), and terms of every
+        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more); all of
+        them for None.
+        """
         files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
-        wanted = known_terms(self.layout, names)
-        files.require_space(self.path, self.layout, terms, wanted)
-        fill(self.problem, self.layout, terms, self.state, wanted, self.progress)
+        pairwise, adjoint = self._split(names)
+        if adjoint:
+            self.expand()
+        if pairwise:
+            terms = self.terms(config)
+            wanted = known_terms(self.layout, pairwise)
+            files.require_space(self.path, self.layout, terms, wanted)
+            fill(self.problem, self.layout, terms, self.state, wanted, self.progress)
+
+    def _split(self, names: Sequence[str] | None) -> tuple[list[str], bool]:
+        """Requested terms of every pair, and whether the expansion is requested."""
+        if names is None:
+            return self.layout.names, self.problem.rule.smooth
+        return [n for n in names if n != "adjoint"], "adjoint" in names
+
+    def expansion(self, config: AdjointConfig | None = None) -> Expansion:
+        """The expansion about the centre, as it is stored; with the run's own configuration where there is none yet."""
+        if config is None and files.has_expansion(self.path):
+            config = files.read_expansion_config(self.path)
+        return Expansion(self.path / files.ADJOINT, self.problem, config or self.config.adjoint, lambda: self.state(0))
+
+    def expand(self, config: AdjointConfig | None = None) -> None:
+        """Compute what the adjoint estimator reads; resumes where an interrupted call stopped."""
+        files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
+        expansion = self.expansion(config)
+        files.claim_expansion(self.path, expansion)
+        expansion.build(self.progress)
 
     def repair(self) -> int:
         """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
-        return len(self._stored_terms().repair()) if (self.path / files.TERMS).exists() else 0
+        if not files.has_terms(self.path):
+            return 0
+        files.renew_term_metadata(self.path)
+        return len(self.terms().repair())
 
     # --- answers
 
     @property
     def default_estimator(self) -> str:
-        """The estimator that answers when none is named."""
-        return DEFAULT_ESTIMATOR
+        """The estimator that answers when none is named: `adjoint`, or `replay` for a rule without a derivative."""
+        return DEFAULT_ESTIMATOR if self.problem.rule.smooth else "replay"
 
     def estimator(self, name: str = DEFAULT_ESTIMATOR, **options: str) -> Estimator:
         """An estimator of this run by name; options as in `fut.estimation`."""
-        stored = self._stored_terms() if (self.path / files.TERMS).exists() else None
+        stored = self._stored_terms() if files.has_terms(self.path) else None
         tables = TermTables(stored, self.problem.device)
-        reference = Reference(self.problem, self.layout, self.state, self.reference_loss, tables)
+        expansion = self.expansion() if files.has_expansion(self.path) else None
+        reference = Reference(self.problem, self.layout, self.state, self.reference_loss, tables, expansion)
         return make_estimator(name, reference, **options)
 
     def estimate(

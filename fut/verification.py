@@ -16,7 +16,8 @@ from storage import read_json, write_json
 from . import inspection
 from . import layout as files
 from .errors import NotCachedError, UsageError
-from .estimation import ESTIMATORS, Estimator, base_name, batch_size
+from .estimation import ESTIMATORS, base_name, batch_size
+from .estimator import Estimator
 from .progress import Progress
 from .questions.verify import Answers, Verification, verify
 
@@ -36,7 +37,10 @@ def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = No
         )
     orders = random_orders(run.reference, count, seed)
     chosen = _available(run) if names is None else _checked(names)
-    asks = {name: _asker(run, run.estimator(name), run.progress) for name in chosen}
+    estimators = {name: run.estimator(name) for name in chosen}
+    for estimator in estimators.values():
+        estimator.ready()  # refuse before anything is retrained
+    asks = {name: _asker(run, estimator, run.progress) for name, estimator in estimators.items()}
     with run.progress("retraining", count * run.steps) as tick:
 
         def retrain(order: Order) -> tuple[float, float]:

@@ -65,7 +65,7 @@ def estimates(rule: Any, mixture: Order, bend: float) -> tuple[Tensor, list[Stat
     inner = RuleTransition(rule, rate, CachedGradients(tables.__getitem__))
     dual = DualTransition(inner, lambda t: states[t].theta, weights.__getitem__)
     end = replay(dual, dual.start(states[0].rows(len(ORDERS)), 2), OrderBatch.pack(ORDERS))
-    return (end.theta - states[-1].theta) @ SLOPES.T + end.memory["gathered"], states
+    return dual.contributions(end, N, SLOPES).sum(-1), states
 
 
 @pytest.mark.parametrize(("name", "options"), [("sgd", {}), ("momentum", {"kind": "nesterov", "beta": 0.8})])

@@ -48,7 +48,6 @@ found = train_order(run.problem, run.state(0), run.order("reverse"))
 print(repr(found.loss), hashlib.sha256(found.theta.numpy().tobytes()).hexdigest())
 """
 
-
     here = small_run.retrain("reverse")
     out, err = start_python(script, small_run.path).communicate(timeout=120)
     expected = f"{here.loss!r} {hashlib.sha256(here.theta.numpy().tobytes()).hexdigest()}"
@@ -168,7 +167,6 @@ def test_a_diverging_run_says_so_and_keeps_its_checkpoints(tmp_path: Path, steps
     config = small_config(schedule={"rate": 1e30}, data={"items": steps})
     with pytest.raises(DivergenceError, match="expected a finite loss, got nan; lower"):
         fut.train(tmp_path / "run", config, device="cpu")
-
 
     assert CheckpointStore(tmp_path / "run/checkpoints").steps() == kept
     assert not (tmp_path / "run/summary.json").exists(), "a diverged run is not a finished one"

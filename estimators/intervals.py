@@ -1,0 +1,75 @@
+"""Intervals: what a few retrained orders say about the error of an estimator on this run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+from .errors import EstimatorError
+
+LEVEL = 0.9
+
+
+class CalibrationError(EstimatorError, ValueError):
+    """Too few retrained orders, or losses that are not finite."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """truth = offset + slope * estimate + noise, fitted to m retrained orders [nats/token].
+
+    sd: residual standard deviation on `freedom` degrees of freedom. mean, spread: mean and centred sum of squares of the
+    m estimates, from which the interval widens away from them.
+    """
+
+    offset: float
+    slope: float
+    sd: float
+    freedom: int
+    count: int
+    mean: float
+    spread: float
+
+    def correct(self, estimate: float) -> float:
+        """The calibrated estimate [nats/token]."""
+        return self.offset + self.slope * estimate
+
+    def interval(self, estimate: float, sampling_variance: float = 0.0, level: float = LEVEL) -> tuple[float, float]:
+        """Prediction interval of the retrained loss: Student's, for a new order, exact for normal residuals.
+
+        sampling_variance: of the estimate, over the sample of coordinates [nats²]; the calibration orders' residuals hold
+        its mean already, so that only what exceeds it would be added: pass the excess.
+        """
+        leverage = 1 / self.count + (
+            (estimate - self.mean) ** 2 / self.spread if self.spread > 0 and self.slope != 1 else 0
+        )
+        half = student.ppf(0.5 + level / 2, self.freedom) * float(
+            np.sqrt(self.sd**2 * (1 + leverage) + sampling_variance)
+        )
+        centre = self.correct(estimate)
+        return centre - half, centre + half
+
+
+def calibrate(truth: Sequence[float], estimate: Sequence[float]) -> Calibration:
+    """Fit offset (and, from 6 orders on, slope) by least squares; CalibrationError for fewer than 3 orders."""
+    true, guess = np.asarray(truth, dtype=float), np.asarray(estimate, dtype=float)
+    if len(true) != len(guess) or len(true) < 3:
+        raise CalibrationError(
+            f"calibration: expected at least 3 retrained orders with an estimate each, got {len(true)} and {len(guess)}; "
+            "raise --orders (8 is a good number)"
+        )
+    if not (np.isfinite(true).all() and np.isfinite(guess).all()):
+        raise CalibrationError(
+            "calibration: expected finite losses, got NaN or infinity; the estimator diverges on this run"
+        )
+    count, mean = len(true), float(guess.mean())
+    spread = float(((guess - mean) ** 2).sum())
+    fits = count >= 6 and spread > 0
+    slope = float(((guess - mean) * (true - true.mean())).sum() / spread) if fits else 1.0
+    offset = float(true.mean() - slope * mean)
+    freedom = count - 1 - fits
+    sd = float(np.sqrt(((true - offset - slope * guess) ** 2).sum() / freedom))
+    return Calibration(offset, slope, sd, freedom, count, mean, spread)

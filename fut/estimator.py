@@ -1,0 +1,101 @@
+"""What every estimator is: orders in, final positions out, and the losses and parameters read off those."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from estimators.order import Order
+from estimators.replay import Listener, OrderBatch
+from estimators.state import State
+
+from .errors import NotCachedError, UsageError
+from .problem import Problem
+from .terms import TermLayout, TermTables
+
+if TYPE_CHECKING:
+    from .expansion import Expansion
+
+Readout = Literal["linear", "evaluated"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the estimators know about the reference run: its checkpoints, streamed, and its terms, if cached."""
+
+    problem: Problem
+    layout: TermLayout
+    state: Callable[[int], State]
+    loss: float
+    tables: TermTables
+    expansion: Expansion | None = None
+
+    def loss_at(self, step: int) -> float:
+        """phi(theta_step) [nats/token]: as recorded at the end of the run, evaluated before."""
+        return self.loss if step == self.problem.config.steps else self.problem.probe_loss(self.state(step).theta)
+
+    def linear(self, step: int, slope: Tensor, displacements: Tensor) -> list[float]:
+        """phi(theta_step) + <slope, displacement>: exactly phi(theta_step) where the displacement is zero."""
+        base = self.loss_at(step)
+        return [base + (d.double() @ slope.double()).item() for d in displacements]
+
+
+class Estimator(ABC):
+    """Orders of equal length in, one final position each out, and the losses read off those.
+
+    A *position* is what the replay carries: parameters [n, D], or the displacement from the reference run in a
+    sketch's coordinates [n, k].
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, reference: Reference, needs: tuple[str, ...] = ()) -> None:
+        self.reference, self.problem = reference, reference.problem
+        self.needs = needs
+
+    @abstractmethod
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        """Final positions of n orders of equal length; the listener hears of every step."""
+
+    @abstractmethod
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        """phi [nats/token] at each position after `steps` steps."""
+
+    @abstractmethod
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        """Parameters [D] at a position after `steps` steps."""
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether positions can be turned into parameters."""
+        return True
+
+    def ready(self) -> None:
+        """NotCachedError, naming the command to run, if the store lacks a term that this estimator replays."""
+        term_tables(self.reference, self)
+
+    def width(self) -> int:
+        """Numbers per order that a batch keeps in memory, for the choice of the batch's size."""
+        return self.problem.objective.size
+
+    def batch(self, orders: Sequence[Order]) -> OrderBatch:
+        return OrderBatch.pack(orders, self.problem.device)
+
+
+def one_of(option: str, value: str | None, choices: object) -> None:
+    if value is not None and value not in get_args(choices):
+        raise UsageError(f"{option}: expected one of {', '.join(get_args(choices))}, got `{value}`; correct the option")
+
+
+def term_tables(reference: Reference, estimator: Estimator) -> TermTables:
+    missing = [name for name in estimator.needs if not reference.tables.complete(name)]
+    if missing:
+        raise NotCachedError(
+            f"{estimator.name}: expected the terms {', '.join(estimator.needs)} for every checkpoint and item, "
+            f"got an incomplete store (missing or unfinished: {', '.join(missing)}); run `fut cache RUN` first"
+        )
+    return reference.tables

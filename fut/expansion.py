@@ -1,0 +1,250 @@
+"""The expansion about the centre: what the adjoint estimator reads, computed stage by stage, each resumable.
+
+Stages: centre (mixture gradients a step), sweep (as many Hessian-vector products, backwards), sample (arithmetic), anchors
+(item gradients at a few checkpoints of the centre). Whole-size scratch is deleted once the terms are folded out of it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from estimators.adjoint import Sweep, inclusion_probabilities, poisson_sample, spread_anchors
+from estimators.centre import CentreTransition, balanced_mixture
+from estimators.order import Order
+from estimators.replay import OrderBatch, replay
+from estimators.rule import global_norm
+from estimators.state import State
+from storage import Block, CheckpointStore, TermSpec, TermStore
+
+from .config import AdjointConfig
+from .problem import Problem
+from .progress import Progress, silent
+from .sampling import contribution_scores
+from .training import attributes_of, pack, read_state, unpack
+
+ITEM_BLOCK = 8
+READOUTS = ("probe",)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Directory, problem and configuration of one expansion. start: the lifted state [D] that every order starts from."""
+
+    directory: Path
+    problem: Problem
+    config: AdjointConfig
+    start: Callable[[], State]
+
+    @cached_property
+    def mixture(self) -> Order:
+        return balanced_mixture(self.problem.reference, self.config.mixture, self.config.seed)
+
+    @cached_property
+    def anchors(self) -> list[int]:
+        return spread_anchors(self.steps, self.config.anchors)
+
+    @property
+    def steps(self) -> int:
+        return self.problem.config.steps
+
+    @property
+    def scratch(self) -> Path:
+        return self.directory / "scratch"
+
+    @cached_property
+    def centre(self) -> CheckpointStore:
+        """Lifted states of the centre."""
+        return CheckpointStore(self.scratch / "centre")
+
+    @cached_property
+    def mixed(self) -> CheckpointStore:
+        """Gradients [c, D] of every step's mixture at the centre."""
+        return CheckpointStore(self.scratch / "gradients")
+
+    @cached_property
+    def swept(self) -> CheckpointStore:
+        """Weights w_t [r, D] of every step, and the costate before the earliest step done."""
+        return CheckpointStore(self.scratch / "sweep")
+
+    @cached_property
+    def sampled(self) -> CheckpointStore:
+        return CheckpointStore(self.directory / "sample")
+
+    def gradients(self) -> int:
+        """Gradient evaluations of all stages (a Hessian-vector product counts two), read-outs included."""
+        c, probe = self.config.mixture, len(self.problem.data.probe)
+        return (
+            self.steps * c
+            + 2 * self.steps * c * len(READOUTS)
+            + len(self.anchors) * self.problem.config.data.items
+            + probe
+        )
+
+    def nbytes(self) -> int:
+        """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""
+        kept = min(self.config.coordinates or self.problem.objective.size, self.problem.objective.size)
+        rows = len(self.anchors) * self.problem.config.data.items + (1 + len(READOUTS)) * (self.steps + 1)
+        return rows * kept * self.problem.objective.start().element_size() + 16 * kept
+
+    def complete(self) -> bool:
+        """Whether every stage is done."""
+        return self.sampled.has(0) and (self.directory / "terms").exists() and not self.terms().missing()
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "run": self.problem.identity,
+            "adjoint": self.config.model_dump(mode="json"),
+            "readouts": list(READOUTS),
+        }
+
+    def build(self, progress: Progress = silent) -> TermStore:
+        """Every stage that is not complete; the finished terms."""
+        if not self.sampled.has(0):
+            self._run_centre(progress)
+            self._run_sweep(progress)
+            self._draw_sample()
+        terms = self.terms(create=True)
+        if terms.missing():
+            self._run_anchors(terms, progress)
+            self._fold(terms)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        return terms
+
+    # --- stages
+
+    def _run_centre(self, progress: Progress) -> None:
+        done = max(self.centre.steps(), default=-1)
+        if done < 0:
+            state = self.start().rows(1)
+            self.centre.write(0, pack(state), attributes_of(state))
+            done = 0
+        state = self.state(done).rows(1)
+        latest: dict[int, Tensor] = {}
+
+        def gradient(step: int, theta: Tensor, item: int) -> Tensor:
+            latest[item] = self.problem.gradient(theta, item)
+            return latest[item]
+
+        with progress("centre", self.steps - done) as tick:
+
+            def save(step: int, state: State) -> None:
+                found = torch.stack([latest[i] for i in self.mixture.steps[step - 1]])
+                self.mixed.write(step - 1, {"gradient": found.cpu().numpy()}, {}, replace=True)
+                self.centre.write(step, pack(state), attributes_of(state))
+                tick()
+
+            transition = CentreTransition(self.problem.rule, self.problem.rate, gradient)
+            replay(transition, state, OrderBatch.pack([self.mixture], self.problem.device), done, save)
+
+    def state(self, step: int) -> State:
+        """The centre's lifted state [D] before step `step`; scratch, there while the expansion is built."""
+        return read_state(self.centre, step, self.problem.device)
+
+    def gradients_of(self, step: int) -> Tensor:
+        """Gradients of the step's mixture [c, D]; scratch."""
+        return torch.from_numpy(self.mixed.read_array(step, "gradient")).to(self.problem.device)
+
+    def weight(self, step: int) -> Tensor:
+        """w_t [r, D], and the read-outs' slopes for step T; scratch."""
+        return torch.from_numpy(self.swept.read_array(step, "weight")).to(self.problem.device)
+
+    def _run_sweep(self, progress: Progress) -> None:
+        problem = self.problem
+        sweep = Sweep(
+            problem.rule,
+            problem.rate,
+            self.mixture,
+            self.state,
+            lambda step, item: self.gradients_of(step)[self.mixture.steps[step].index(item)],
+            lambda theta, item, u: problem.product(theta, item, u, exact=False),
+        )
+        done = min(self.swept.steps(), default=self.steps)
+        if done == self.steps:
+            slope = problem.probe_gradient(self.state(self.steps).theta)[None]
+            costate = sweep.start(slope)
+            self.swept.write(self.steps, {"weight": slope.cpu().numpy()} | _packed(costate), {})
+        else:
+            found = self.swept.read(done).arrays
+            costate = unpack(
+                {k.removeprefix("costate/"): v for k, v in found.items() if k != "weight"}, {}, problem.device
+            )
+        with progress("backward sweep", done) as tick:
+            for found_at in sweep.backward(costate, done - 1):
+                arrays = {"weight": found_at.weight.cpu().numpy()} | _packed(found_at.costate)
+                self.swept.write(found_at.step, arrays, {})
+                tick()
+
+    def _draw_sample(self) -> None:
+        """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""
+        size = self.problem.objective.size
+        kept = self.config.coordinates or size
+        if kept >= size:
+            indices, chosen = torch.arange(size), torch.ones(size, dtype=torch.float64)
+        else:
+            probabilities = inclusion_probabilities(contribution_scores(self, self.config.simulated), kept).cpu()
+            indices = poisson_sample(probabilities, self.config.seed)
+            chosen = probabilities[indices]
+        end = self.state(self.steps)
+        loss = self.problem.probe_loss(end.theta)
+        self.sampled.write(0, {"indices": indices.numpy(), "probabilities": chosen.numpy()}, {"centre_loss": loss})
+
+    def terms(self, create: bool = False) -> TermStore:
+        """The term store; opened for reading, or created and compared in full."""
+        path = self.directory / "terms"
+        if not create:
+            return TermStore.open(path)
+        k, n, r = len(self.indices), self.problem.config.data.items, len(READOUTS)
+        shapes = {
+            "gradient": (len(self.anchors), n, k),
+            "norm": (len(self.anchors), n, 1),
+            "weight": (self.steps + 1, r, k),
+            "centre": (self.steps + 1, 1, k),
+        }
+        specs = [TermSpec(name, shape, self.problem.config.model.dtype) for name, shape in shapes.items()]
+        return TermStore.create_or_open(path, specs, self.identity(), ITEM_BLOCK)
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """Sampled coordinates, ascending [k]."""
+        return torch.from_numpy(self.sampled.read_array(0, "indices")).to(self.problem.device)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Their inclusion probabilities [k], float64."""
+        return torch.from_numpy(self.sampled.read_array(0, "probabilities")).to(self.problem.device)
+
+    def _run_anchors(self, terms: TermStore, progress: Progress) -> None:
+        missing = terms.missing(["gradient", "norm"])
+        with progress("anchors", len(missing)) as tick:
+            for block in missing:
+                theta = self.state(self.anchors[block.step]).theta
+                found = torch.stack([self.problem.gradient(theta, i) for i in range(block.first, block.last)])
+                values = {"gradient": found[:, self.indices], "norm": global_norm(found)[:, None]}
+                wanted = terms.missing_names(block, ["gradient", "norm"])
+                terms.write(block, {name: values[name].cpu().numpy() for name in wanted})
+                tick()
+
+    def _fold(self, terms: TermStore) -> None:
+        """The centre's parameters and the sweep's weights on the sampled coordinates; weight T is the read-out's slope."""
+        kept = self.indices.cpu().numpy()
+        for block in terms.missing(["centre", "weight"]):
+            values = {
+                "centre": lambda b=block: self.centre.read_array(b.step, "theta")[None, kept],
+                "weight": lambda b=block: self.swept.read_array(b.step, "weight")[:, kept],
+            }
+            for name in terms.missing_names(block, ["centre", "weight"]):
+                terms.write(Block(block.step, block.first, block.last), {name: np.ascontiguousarray(values[name]())})
+
+
+def _packed(costate: State) -> dict[str, np.ndarray]:
+    memory = {f"costate/memory/{k}": b.cpu().numpy() for k, b in costate.memory.items()}
+    return {"costate/theta": costate.theta.cpu().numpy()} | memory

@@ -1,0 +1,118 @@
+"""The baseline, and replay of the true rule: with gradients of the reference run, or with exact curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from estimators.order import Order
+from estimators.replay import CachedGradients, CurvedGradients, Listener, RuleTransition, Transition, replay
+
+from .errors import UsageError
+from .estimator import Estimator, Readout, Reference, one_of, term_tables
+from .sketch import Sketch
+
+
+class ReferenceEstimator(Estimator):
+    """Every order ends like the reference: the baseline."""
+
+    name = "reference"
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        return self.reference.state(self.problem.config.steps).theta.expand(len(orders), -1)
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        return [self.reference.loss] * len(positions)
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        return position
+
+
+class _InParameters(Estimator):
+    """Positions are all D parameters; the probe loss is really evaluated there."""
+
+    def transition(self) -> Transition:
+        raise NotImplementedError
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        start = self.reference.state(0).rows(len(orders))
+        return replay(self.transition(), start, self.batch(orders), listener=listener).theta
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        return [self.problem.probe_loss(theta) for theta in positions]
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        return position
+
+
+class ReplayExact(_InParameters):
+    """Replay of order 1 with exact Hessian-vector products at query time: the oracle, slower than retraining."""
+
+    name = "replay-exact"
+
+    def transition(self) -> Transition:
+        problem = self.problem
+        gradients = CurvedGradients(lambda t: self.reference.state(t).theta, problem.gradient, problem.product)
+        return RuleTransition(problem.rule, problem.rate, gradients)
+
+
+class Replay(_InParameters):
+    """Replay of order 0: the true rule on item gradients taken at the reference run's checkpoints.
+
+    With all coordinates stored the endpoint is rebuilt and the probe loss evaluated there; with a sample of them the
+    loss is read linearly, phi(theta_T) + <grad phi, delta>, unbiased over the sample.
+    """
+
+    name = "replay"
+
+    def __init__(self, reference: Reference, readout: Readout | None = None) -> None:
+        super().__init__(reference, ("gradient", "norm"))
+        self.sample: Sketch = reference.layout.sample
+        self.full = self.sample.kind == "identity"
+        if not self.full and not self.problem.rule.elementwise:
+            raise UsageError(
+                f"replay: expected all coordinates of the gradients for the rule `{self.problem.rule.name}`, which mixes "
+                "coordinates, got a sample; set cache.coordinates=0 and cache again"
+            )
+        one_of("readout", readout, Readout)
+        if not self.full and readout == "evaluated":
+            raise UsageError("replay: expected all coordinates for an evaluated read-out, got a sample; use linear")
+        self.readout: Readout = readout or ("evaluated" if self.full else "linear")
+
+    def width(self) -> int:
+        return self.sample.size
+
+    @property
+    def rebuilds(self) -> bool:
+        return self.full
+
+    def transition(self) -> Transition:
+        tables = term_tables(self.reference, self)
+        if self.full:
+            gradients = CachedGradients(tables["gradient"])
+        else:
+            weight = self.sample.dimension / self.sample.size
+            gradients = CachedGradients(tables["gradient"], lambda t: tables["norm"](t).squeeze(-1), weight)
+        return RuleTransition(self.problem.rule, self.problem.rate, gradients)
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        start = self.reference.state(0)
+        start = (start if self.full else start.restrict(self.sample.indices)).rows(len(orders))
+        return replay(self.transition(), start, self.batch(orders), listener=listener).theta
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        if self.readout == "evaluated":
+            return super().losses(positions, steps)
+        theta = self.reference.state(steps).theta
+        slope = self.sample.restrict(self.problem.probe_gradient(theta))
+        weight = self.sample.dimension / self.sample.size
+        return self.reference.linear(steps, weight * slope, positions - self.sample.restrict(theta))
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        if self.full:
+            return position
+        raise UsageError(
+            f"replay: expected all {self.sample.dimension} coordinates for an endpoint, got a sample of {self.sample.size}; "
+            "set cache.coordinates=0 and cache again, or use --estimator replay-exact"
+        )

@@ -1,0 +1,44 @@
+"""Which coordinates matter: mean absolute contributions to the estimate under a few simulated orders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .expansion import Expansion
+
+
+def contribution_scores(expansion: Expansion, simulated: int) -> Tensor:
+    """E|contribution| of every coordinate [D], the mean over read-outs, without any gradient beyond the centre's own.
+
+    A simulated order draws, at every step, normal gradients around the mixture's mean with the spread between items
+    seen along the centre (coordinate by coordinate), and replays the true rule on them.
+    """
+    problem, spread = expansion.problem, gradient_spread(expansion)
+    draw = torch.Generator().manual_seed(expansion.config.seed + 1)
+    state = expansion.start().rows(simulated)
+    total = torch.zeros(simulated, len(expansion.weight(0)), len(spread), device=problem.device)
+    for step in range(expansion.steps + 1):
+        total += (state.theta - expansion.state(step).theta)[:, None] * expansion.weight(step)
+        if step < expansion.steps:
+            noise = torch.randn(state.theta.shape, generator=draw).to(state.theta)
+            gradient = expansion.gradients_of(step).mean(0) + spread * noise
+            state = problem.rule.step(state, gradient, problem.rate(step))[0]
+    return total.double().abs().mean(dim=(0, 1))
+
+
+def gradient_spread(expansion: Expansion) -> Tensor:
+    """Standard deviation of item gradients about their step's mean [D], pooled over the window."""
+    previous: Tensor | None = None
+    total = torch.zeros(expansion.problem.objective.size, dtype=torch.float64, device=expansion.problem.device)
+    for step in range(expansion.steps):
+        found = expansion.gradients_of(step).double()
+        if len(found) > 1:
+            total += found.var(0)
+        elif previous is not None:
+            total += (found[0] - previous).square() / 2  # with one item a step, neighbours in time stand in
+        previous = found[0]
+    return (total / expansion.steps).sqrt().to(expansion.problem.objective.dtype)
