@@ -41,15 +41,22 @@ from record import write_record
 import fut
 from fut.errors import EXPECTED
 from fut.inspection import check_path
-from storage import CheckpointStore, StorageError, TermStore, read_json
+from storage import CheckpointStore, Manifest, TermStore, read_json
 
 TRAIN = [f"--set={s}" for s in ("data.items=64", "data.epochs=4", "data.batch=64", "warmup.steps=50")]
 CACHE = ["--steps", "16"]
 RETRAINED = "random:5"
 ASKED = "random:3"
-READ_BY = {"gradient": "replay", "norm": "replay", "update": "fut", "jvp": "fut", "second": "fut++"}
+READ_BY = {
+    "terms/gradient": "replay",
+    "terms/norm": "replay",
+    "terms/update": "fut",
+    "terms/jvp": "fut",
+    "terms/second": "fut++",
+}
 STARTED = "import sys, fut.cli; print('imported', file=sys.stderr, flush=True); fut.cli.main()"
 ANSWER_SECONDS = 180
+SAFE = ("found", "found elsewhere", "harmless")
 
 
 # --- kills
@@ -135,11 +142,9 @@ def trained(path: Path) -> dict[str, int]:
 
 
 def cached(path: Path) -> dict[str, int]:
-    try:
-        done, total = TermStore.open(path / "terms").progress()
-    except StorageError:
-        return {"blocks": 0, "blocks_in_all": 0}
-    return {"blocks": done, "blocks_in_all": total}
+    """Blocks that the ledgers count, and checkpoints of any other kind of term."""
+    states = [p for p in path.rglob("step-*.h5") if p.parent.name not in ("checkpoints", "data")]
+    return {"blocks": len(list(path.glob("**/ledger/*/*.json"))), "states": len(states)}
 
 
 # --- comparison
@@ -147,12 +152,17 @@ def cached(path: Path) -> dict[str, int]:
 
 def kind_of(name: str) -> str:
     """The kind of a run's file, from its path in the run."""
-    parts = name.split("/")
-    if parts[0] == "terms":
-        if parts[1] == "arrays":
-            return "term chunks" if "c" in parts[3:4] else "term metadata"
-        return "ledger" if parts[1] == "ledger" else "terms/manifest.json"
-    return parts[0]
+    folders = name.split("/")[:-1]
+    if "arrays" in folders:
+        return "term chunks" if "c" in folders else "term metadata"
+    if "ledger" in folders:
+        return "ledger"
+    return ("retrained" if folders[0] == "retrained" else "/".join(folders)) if name.endswith(".h5") else name
+
+
+def term_arrays(run: Path) -> list[Path]:
+    """The directory of every term's Zarr array, in whichever store."""
+    return sorted(p.parent for p in run.glob("**/arrays/*/zarr.json"))
 
 
 def files_of(path: Path) -> dict[str, Path]:
@@ -168,14 +178,13 @@ def compare(whole: Path, other: Path) -> dict[str, Any]:
         count = kinds.setdefault(kind_of(name), Counter())
         same = left[name].read_bytes() == right[name].read_bytes()
         equal = file_content(left[name]) == file_content(right[name])
-        count.update(files=1, same_bytes=same, same_content=equal)
+        count.update(files=1, same_bytes=int(same), same_content=int(equal))
         differing += [] if equal else [name]
     values = kinds.setdefault("term arrays", Counter())
-    for metadata in (whole / "terms" / "arrays").glob("*/zarr.json"):
-        array = metadata.parent.relative_to(whole)
-        equal = array_values(whole / array) == array_values(other / array)
-        values.update(files=1, same_content=equal)
-        differing += [] if equal else [str(array)]
+    for array in term_arrays(whole):
+        equal = array_values(array) == array_values(other / array.relative_to(whole))
+        values.update(files=1, same_content=int(equal))
+        differing += [] if equal else [str(array.relative_to(whole))]
     missing, extra = sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
     return {
         "kinds": {k: dict(v) for k, v in kinds.items() if v},
@@ -271,12 +280,18 @@ def chunk_flips(run: Path, most: int, rng: random.Random) -> list[Flip]:
         if path.suffix == ".h5":
             kinds.setdefault(kind_of(name), []).extend((name, *place) for place in chunks(path))
         elif kind_of(name) == "term chunks":
-            kinds.setdefault(f"terms/{name.split('/')[2]}", []).append((name, 0, path.stat().st_size))
+            kinds.setdefault("/".join(term_of(name)), []).append((name, 0, path.stat().st_size))
     found = []
     for kind, places in sorted(kinds.items()):
         chosen = places if len(places) <= most else sorted(rng.sample(places, most))
         found += [Flip(kind, name, rng.randrange(o, o + size), rng.randrange(1, 256)) for name, o, size in chosen]
     return found
+
+
+def term_of(name: str) -> tuple[str, str]:
+    """The term store and the term that a chunk file belongs to."""
+    store, _, rest = name.partition("/arrays/")
+    return store, rest.split("/")[0]
 
 
 def other_flips(run: Path, each: int, rng: random.Random) -> list[Flip]:
@@ -359,16 +374,18 @@ def estimated(run: Path, estimator: str, order: str, known: bool) -> float | str
 def content(run: Path) -> dict[str, str]:
     """A digest of every part of a run as the package reads it, or the error that reading raises."""
     parts: dict[str, Callable[[], Any]] = {
-        "manifest": lambda: vars(fut.open(run, device="cpu").manifest),
-        "config": lambda: fut.open(run, device="cpu").config.model_dump(),
-        "summary": lambda: fut.open(run, device="cpu").summary,
-        "order": lambda: read_json(run / "order.json"),
-        "terms manifest": lambda: TermStore.open(run / "terms").identity,
+        "config.toml": lambda: fut.open(run, device="cpu").config.model_dump(),
+        "summary.json": lambda: fut.open(run, device="cpu").summary,
     }
-    for folder in ("checkpoints", "data", *(f"retrained/{p.name}" for p in sorted((run / "retrained").iterdir()))):
-        parts[folder] = partial(every_checkpoint, run / folder)
-    for name in READ_BY:
-        parts[name] = partial(every_step, run / "terms", name)
+    for name, path in files_of(run).items():
+        if path.suffix == ".h5":
+            parts[str(path.parent)] = partial(every_checkpoint, path.parent)
+        elif path.name == "manifest.json":
+            parts[name] = partial(Manifest.read, path)
+        elif kind_of(name) == name:
+            parts.setdefault(name, partial(read_json, path))
+    for array in term_arrays(run):
+        parts[str(array)] = partial(every_step, array.parent.parent, array.name)
     return {part: digest(read) for part, read in parts.items()}
 
 
@@ -404,13 +421,13 @@ def sha(array: np.ndarray) -> str:
 
 def read_chunk(run: Path, file: str) -> str:
     """Read what holds the chunk, by the store: `answered`, or the error."""
-    folder, name = os.path.split(file)
+    path = run / file
     try:
-        if file.startswith("terms/"):
-            parts = file.split("/")
-            TermStore.open(run / "terms").read(parts[2], int(parts[4]))
+        if path.suffix == ".h5":
+            CheckpointStore(path.parent).read(int(path.stem.removeprefix("step-")))
         else:
-            CheckpointStore(run / folder).read(int(name.removeprefix("step-").removesuffix(".h5")))
+            store, term = term_of(file)
+            TermStore.open(run / store).read(term, int(file.split("/c/")[1].split("/")[0]))
     except Exception as error:
         return f"{'refused' if isinstance(error, EXPECTED) else 'crashed'}: {type(error).__name__}"
     return "answered"
@@ -420,7 +437,7 @@ def question_for(kind: str) -> tuple[str, str, bool]:
     """The estimate that reads a chunk of this kind: estimator, order, whether retrained orders are looked up."""
     if kind == "retrained":
         return "fut", RETRAINED, True
-    return READ_BY.get(kind.removeprefix("terms/"), "replay-exact"), ASKED, False
+    return READ_BY.get(kind, "adjoint" if kind.startswith("adjoint") else "replay-exact"), ASKED, False
 
 
 def flip_chunks(run: Path, flips: list[Flip], witness: Witness) -> dict[str, Any]:
@@ -439,10 +456,10 @@ def flip_chunks(run: Path, flips: list[Flip], witness: Witness) -> dict[str, Any
         safe = refused or answer == sound[flip.kind]
         tally.setdefault(flip.kind, Counter()).update(
             flips=1,
-            found_and_named=named,
-            read_raised=raised,
-            estimate_raised=refused,
-            estimate_reads_it_not_and_is_unchanged=answer == sound[flip.kind],
+            found_and_named=int(named),
+            read_raised=int(raised),
+            estimate_raised=int(refused),
+            estimate_needs_it_not_and_is_unchanged=int(answer == sound[flip.kind]),
         )
         if not (named and raised and safe):
             failures.append({**vars(flip), "check": found, "read": read, "estimate": answer})
@@ -451,7 +468,7 @@ def flip_chunks(run: Path, flips: list[Flip], witness: Witness) -> dict[str, Any
 
 
 def flip_anything(run: Path, flips: list[Flip], witness: Witness) -> dict[str, Any]:
-    """Per kind: found, found under another file's name, harmless, or one of the failures of `outcome`."""
+    """Per kind of file: how many flips had which `outcome`."""
     sound = witness.ask(content, run)
     tally: dict[str, Counter[str]] = {}
     failures = []
@@ -459,25 +476,25 @@ def flip_anything(run: Path, flips: list[Flip], witness: Witness) -> dict[str, A
         with flipped(run, flip):
             name, detail = outcome(run, flip, sound, witness)
         tally.setdefault(flip.kind, Counter()).update({"flips": 1, name: 1})
-        if name not in ("found", "harmless"):
+        if name not in SAFE:
             failures.append({**vars(flip), "outcome": name, "detail": detail})
         progress("other flips", number, len(flips), failures)
     return {"kinds": {k: dict(v) for k, v in sorted(tally.items())}, "failures": failures}
 
 
 def outcome(run: Path, flip: Flip, sound: dict[str, str], witness: Witness) -> tuple[str, Any]:
-    """`found`, `harmless`, or a failure with what tells of it.
+    """One of `SAFE`, or a failure; with what tells of it.
 
-    found: named as damaged, or in the reason given. misnamed: check names another file. unchecked: check is silent,
-    though reading refuses. missed: check is silent and the changed content is used. crashed: check, or reading, ends in
-    an error that is not the package's own.
+    found: named as damaged, or in the reason given. found elsewhere: check names another file, as the chunk for a flip
+    in its ledger entry. unchecked: check is silent, though reading refuses. missed: check is silent and the changed
+    content is used. crashed: check, or reading, ends in an error that is not the package's own.
     """
     found = witness.ask(checked, run)
     if found is None or "raised" in found:
         return "crashed", found
     if found["named"]:
         told = flip.file in found["named"] or any(str(run / flip.file) in reason for reason in found["reasons"])
-        return ("found", None) if told else ("misnamed", found)
+        return ("found", None) if told else ("found elsewhere", found)
     now = witness.ask(content, run)
     if now is None:
         return "crashed", "the process that read the run"

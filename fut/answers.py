@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from estimators.order import Order
 
-UNCALIBRATED = "no interval: this estimator has not been calibrated against retrained orders on this run"
+if TYPE_CHECKING:
+    from .calibration import Calibrated
+
+UNCALIBRATED = "no interval: this estimator is not calibrated on this run; `fut calibrate RUN` does that"
+DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use another estimator"
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,18 @@ class Endpoint:
         return jsonable(asdict(self) | more)
 
 
-def estimated(order: Order, estimator: str, loss: float, reference: float) -> Estimate:
-    """An estimator's figure, with the word that it has no interval yet."""
-    return Estimate(loss, loss - reference, None, estimator, order.digest)
+def estimated(
+    order: Order, estimator: str, loss: float, variance: float, reference: float, calibration: Calibrated | None
+) -> Estimate:
+    """An estimator's figure: calibrated, with its interval, or with the word that it has none."""
+    if not math.isfinite(loss):
+        return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED)
+    if calibration is None:
+        sampled = f"; its sampling error over coordinates alone is {variance**0.5:.2g} nats/token" if variance else ""
+        return Estimate(loss, loss - reference, None, estimator, order.digest, note=UNCALIBRATED + sampled)
+    corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)
+    note = f"calibrated on {calibration.fit.count} retrained orders; interval of level 0.9"
+    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note)
 
 
 def known_truth(order: Order, estimator: str, loss: float, reference: float) -> Estimate:

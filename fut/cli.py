@@ -12,6 +12,7 @@ import typer
 from . import present
 from .answers import jsonable
 from .caching import CachePlan
+from .calibration import SEED
 from .config import CacheConfig, load_config, parse_config
 from .device import describe
 from .errors import EXPECTED, UsageError, exit_status
@@ -154,8 +155,22 @@ def endpoint(
 ) -> None:
     """Write the parameters that another order would have led to, and the probe loss really evaluated there."""
     run = open_run(path, device, as_json)
-    found = run.endpoint(run.order(order, partial), estimator or run.default_estimator, out)
+    found = run.endpoint(run.order(order, partial), estimator or "replay-exact", out)
     answer(found.as_dict(), present.endpoint(found), as_json)
+
+
+@app.command()
+def calibrate(
+    path: RunPath,
+    orders: Annotated[int, typer.Option(help="random orders to retrain")] = 8,
+    seed: Annotated[int, typer.Option(help="seed of the orders; keep it apart from those you verify with")] = SEED,
+    estimator: EstimatorName = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Retrain a few orders and fit an estimator to them: every later estimate then carries a 90 % interval."""
+    found = open_run(path, device, as_json).calibrate(orders, seed, estimator)
+    answer(found.as_dict(), present.calibration(found), as_json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import layout as files
 from . import present
+from .calibration import read_calibration
 from .config import load_config
 from .device import describe
 from .opening import open_run, train
@@ -34,10 +35,13 @@ def run_demo(
     run.cache()
     found = run.estimate(["reverse"], run.default_estimator, known=False)[0]
     say(f"3. the reverse order, without training it: {present.estimate(found)}")
+    if read_calibration(run.path, run.default_estimator) is None:
+        say(f"4. calibrating {run.default_estimator} on 8 retrained orders")
+        run.calibrate()
     result = kept_verification(run, orders, VERIFICATION_SEED)
     if result is None:
-        say(f"4. verifying: {orders} random orders retrained, {orders * run.steps} steps, and estimated")
+        say(f"5. verifying: {orders} random orders retrained, {orders * run.steps} steps, and estimated")
         result = run.verify(orders, VERIFICATION_SEED)
     else:
-        say(f"4. {orders} random orders have been retrained and compared already")
+        say(f"5. {orders} random orders have been retrained and compared already")
     return result, present.scatter(result, out / files.VERIFICATION / "estimated-against-retrained.png")

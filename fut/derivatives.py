@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,14 +12,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .models import Item, Objective
 
 
+def _at(objective: Objective, item: Item) -> Callable[[Tensor], Tensor]:
+    """The item's loss as a function of theta alone; its seed is taken here, as a transform hides the item's bytes."""
+    seed = objective.seed(item)
+    return lambda theta: objective.loss(theta, item, seed)
+
+
 def gradient(objective: Objective, theta: Tensor, item: Item) -> Tensor:
     """Gradient of the item's mean loss at theta: [D], nats/token per unit of parameter."""
-    return grad(objective.loss)(theta, item)
+    return grad(_at(objective, item))(theta)
 
 
 def gradient_and_loss(objective: Objective, theta: Tensor, item: Item) -> tuple[Tensor, float]:
     """The gradient [D] and the loss [nats/token] of one item; one backward pass."""
-    g, value = grad_and_value(objective.loss)(theta, item)
+    g, value = grad_and_value(_at(objective, item))(theta)
     return g, value.item()
 
 
@@ -29,7 +35,7 @@ def hessian_vector(objective: Objective, theta: Tensor, item: Item, direction: T
     Attention runs on the math back end, which alone has forward derivatives. Counted as two gradients.
     """
     with sdpa_kernel(SDPBackend.MATH):
-        return jvp(lambda x: grad(objective.loss)(x, item), (theta,), (direction,))[1]
+        return jvp(grad(_at(objective, item)), (theta,), (direction,))[1]
 
 
 def hessian_vector_difference(

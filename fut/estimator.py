@@ -69,6 +69,10 @@ class Estimator(ABC):
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         """Parameters [D] at a position after `steps` steps."""
 
+    def variances(self, positions: Tensor) -> list[float]:
+        """Known sampling variance of each estimate [nats²]; 0 where nothing was sampled."""
+        return [0.0] * len(positions)
+
     @property
     def rebuilds(self) -> bool:
         """Whether positions can be turned into parameters."""

@@ -95,9 +95,8 @@ class Objective:
         self.shapes = [tuple(p.shape) for p in named.values()]
         self.sizes = [p.numel() for p in named.values()]
         self._start = torch.cat([p.detach().reshape(-1) for p in named.values()]).clone()
-        self.stochastic = any(
-            isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 and m.training for m in module.modules()
-        )
+        # Any layer or function may draw random numbers in training mode; the built-in model has none that does.
+        self.stochastic = not isinstance(module, Transformer) and any(m.training for m in module.modules())
         self._refuse_running_statistics(module)
 
     @staticmethod
@@ -133,12 +132,16 @@ class Objective:
         trained = {n: values[a] for n, a in aliases.items() if a in values}
         return {n: trained.get(n, t).detach().clone() for n, t in stored.items()}
 
-    def loss(self, theta: Tensor, item: Item) -> Tensor:
-        """Mean loss of the item at theta [nats/token], a scalar."""
+    def seed(self, item: Item) -> int | None:
+        """What keys the randomness inside the module to the item's content; None for a module without any."""
+        return int.from_bytes(item_digest(item)[:7], "little") if self.stochastic else None
+
+    def loss(self, theta: Tensor, item: Item, seed: int | None = None) -> Tensor:
+        """Mean loss of the item at theta [nats/token], a scalar. seed: `self.seed(item)`, needed inside a transform."""
         if not self.stochastic:
             return functional_call(self._call, self.parameters(theta), item)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int.from_bytes(item_digest(item)[:7], "little"))
+            torch.manual_seed(self.seed(item) if seed is None else seed)
             return functional_call(self._call, self.parameters(theta), item)
 
     def identity(self) -> dict[str, Any]:

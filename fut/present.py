@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from storage import Damage, replacing
 
 from .answers import Endpoint, Estimate, perplexity
 from .caching import CachePlan
+from .calibration import Calibrated
 from .estimation import NAMES
 from .questions.verify import Verification
 
@@ -43,6 +44,14 @@ def estimate(found: Estimate) -> str:
     return (
         f"{loss(found.loss)}, {source}\n"
         f"{found.delta:+.5f} nats/token against the reference order (negative is better)\n{interval}"
+    )
+
+
+def calibration(found: Calibrated) -> str:
+    fit = found.fit
+    return (
+        f"{found.estimator}: truth = {fit.offset:+.5f} {fit.slope:+.4f} × estimate, residual sd {fit.sd:.6f} nats/token, "
+        f"fitted on {fit.count} retrained orders ({fit.freedom} degrees of freedom); kept in the run"
     )
 
 
@@ -117,45 +126,38 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "Spearman": lambda row: number(row["spearman"]),
+    "[90 % interval]": lambda row: interval(row["spearman_interval"]),
+    "Pearson": lambda row: number(row["pearson"]),
+    "MAE": lambda row: number(row["mae"], ".5f"),
+    "skill": lambda row: number(row["skill"], "+.2f"),
+    "uncalibrated": lambda row: number(row.get("skill_uncalibrated"), "+.2f"),
+    "coverage": lambda row: number(row["coverage"], ".2f"),
+    "endpoint error": lambda row: number(row["endpoint_error"], ".2f"),
+    "s/order": lambda row: number(row["seconds_per_order"], ".2g"),
+    "gradients": lambda row: f"{row['precompute_gradients']:,}",
+    "store": lambda row: nbytes(row["store_bytes"]),
+}
+"""The accuracy table: header, and how a row's cell is made."""
+
+
+def interval(found: Sequence[float] | None) -> str:
+    return "–" if found is None else f"[{found[0]:.2f}, {found[1]:.2f}]"
+
+
 def table(found: Verification) -> str:
     """The accuracy table, the baseline first."""
-    header = [
-        "estimator",
-        "Spearman",
-        "[90 % interval]",
-        "Pearson",
-        "MAE",
-        "skill",
-        "endpoint error",
-        "s/order",
-        "gradients",
-        "store",
-    ]
-    rows = [header]
-    for name in in_order(found.estimators):
-        row = found.estimators[name]
-        low, high = row["spearman_interval"] or (None, None)
-        rows.append(
-            [
-                name,
-                number(row["spearman"]),
-                f"[{number(low, '.2f')}, {number(high, '.2f')}]",
-                number(row["pearson"]),
-                number(row["mae"], ".5f"),
-                number(row["skill"], "+.2f"),
-                number(row["endpoint_error"], ".2f"),
-                number(row["seconds_per_order"], ".3g"),
-                f"{row['precompute_gradients']:,}",
-                nbytes(row["store_bytes"]),
-            ]
-        )
+    names = in_order(found.estimators)
+    rows = [[name, *(cell(found.estimators[name]) for cell in COLUMNS.values())] for name in names]
     spread = found.as_dict()["true_sd"]
     return (
         f"{len(found.orders)} random orders, really retrained ({found.retrain_seconds:.2g} s each): "
         f"probe loss {number(sum(found.true_losses) / len(found.orders), '.5f')} ± {number(spread, '.5f')} nats/token; "
         f"reference order {found.reference_loss:.5f}\n"
-        "MAE in nats/token; skill = 1 − MAE / MAE of the baseline `reference`; no estimator here has intervals yet\n\n"
-        + columns(rows)
+        "MAE in nats/token; skill = 1 − MAE / MAE of the baseline `reference`, and before calibration;\n"
+        "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
+        + columns([["estimator", *COLUMNS], *rows])
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from . import inspection
 from . import layout as files
 from .answers import Endpoint, Estimate, estimated, known_truth
 from .caching import CachePlan, fill, known_terms, plan_cache
+from .calibration import SEED, Calibrated, calibrate_run, read_calibration
 from .config import AdjointConfig, CacheConfig, Config
 from .data import Dataset
 from .device import choose_device, environment
@@ -59,7 +61,7 @@ class Run:
         self.path, self.progress = Path(path), progress
         self.manifest: Manifest = files.read_manifest(self.path)
         self.config: Config = files.read_config(self.path)
-        self._device_name, self._module, self._loss, self._data = device, module, loss, data
+        self._device_name, self._module, self._loss, self._data = device, copy.deepcopy(module), loss, data
         self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
         self.summary: dict[str, Any] = files.read_summary(self.path)
 
@@ -205,7 +207,7 @@ class Run:
         """The estimator that answers when none is named: `adjoint`, or `replay` for a rule without a derivative."""
         return DEFAULT_ESTIMATOR if self.problem.rule.smooth else "replay"
 
-    def estimator(self, name: str = DEFAULT_ESTIMATOR, **options: str) -> Estimator:
+    def estimator(self, name: str, **options: str) -> Estimator:
         """An estimator of this run by name; options as in `fut.estimation`."""
         stored = self._stored_terms() if files.has_terms(self.path) else None
         tables = TermTables(stored, self.problem.device)
@@ -214,29 +216,51 @@ class Run:
         return make_estimator(name, reference, **options)
 
     def estimate(
-        self, orders: Iterable[OrderLike], estimator: str = DEFAULT_ESTIMATOR, *, known: bool = True, **options: str
+        self,
+        orders: Iterable[OrderLike],
+        estimator: str | None = None,
+        *,
+        known: bool = True,
+        calibrated: bool = True,
+        **options: str,
     ) -> list[Estimate]:
-        """The probe loss under each order, without training; `known=False` ignores orders that have been retrained.
+        """The probe loss under each order, without training.
 
-        `estimator="retrain"` really trains every order that has not been trained yet.
+        known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
+        calibration, if there is one (`calibrate`). `estimator="retrain"` trains every order that has not been trained yet.
         """
+        name = estimator or self.default_estimator
         checked = [self.order(o) for o in orders]
+        if name == "retrain":
+            return [known_truth(o, name, self.retrain(o).loss, self.reference_loss) for o in checked]
         truths = [self.retrained.find(o) if known else None for o in checked]
-        losses: dict[int, float] = {}
-        if estimator == "retrain":
-            truths = [self.retrain(o) for o in checked]
-        else:
-            chosen = self.estimator(estimator, **options)
-            open_places = [i for i, truth in enumerate(truths) if truth is None]
-            for places, batch in batches([checked[i] for i in open_places], batch_size(chosen.width())):
-                found = chosen.losses(chosen.positions(batch), len(batch[0]))
-                losses |= {open_places[p]: value for p, value in zip(places, found, strict=True)}
+        rest = [i for i, truth in enumerate(truths) if truth is None]
+        losses, variances = self.raw_estimates([checked[i] for i in rest], name, **options)
+        calibration = read_calibration(self.path, name) if calibrated and not options else None
+        figures = dict(zip(rest, zip(losses, variances, strict=True), strict=True))
         return [
-            estimated(order, estimator, losses[i], self.reference_loss)
+            estimated(order, name, *figures[i], self.reference_loss, calibration)
             if truth is None
-            else known_truth(order, estimator, truth.loss, self.reference_loss)
+            else known_truth(order, name, truth.loss, self.reference_loss)
             for i, (order, truth) in enumerate(zip(checked, truths, strict=True))
         ]
+
+    def raw_estimates(self, orders: Sequence[Order], estimator: str, **options: str) -> tuple[list[float], list[float]]:
+        """Uncalibrated losses [nats/token] of checked orders, and the variance of each over a sample of coordinates."""
+        losses, variances = [0.0] * len(orders), [0.0] * len(orders)
+        if not orders:
+            return losses, variances
+        chosen = self.estimator(estimator, **options)
+        for places, batch in batches(orders, batch_size(chosen.width())):
+            positions = chosen.positions(batch)
+            found = zip(chosen.losses(positions, len(batch[0])), chosen.variances(positions), strict=True)
+            for place, (loss, variance) in zip(places, found, strict=True):
+                losses[place], variances[place] = loss, variance
+        return losses, variances
+
+    def calibrate(self, orders: int = 8, seed: int = SEED, estimator: str | None = None) -> Calibrated:
+        """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval."""
+        return calibrate_run(self, orders, seed, estimator or self.default_estimator)
 
     @cached_property
     def retrained(self) -> RetrainedOrders:
@@ -257,9 +281,11 @@ class Run:
         return verify_run(self, orders, seed, estimators)
 
     def endpoint(
-        self, order: OrderLike, estimator: str = DEFAULT_ESTIMATOR, out: Path | str | None = None, **options: str
+        self, order: OrderLike, estimator: str = "replay-exact", out: Path | str | None = None, **options: str
     ) -> Endpoint:
         """Parameters at the end of an order, written to a safetensors file that loads back into the model.
+
+        estimator: one that rebuilds parameters (not `adjoint`, which estimates the read-out alone).
 
         out: defaults to a name made of the estimator and the order, inside the run.
         """

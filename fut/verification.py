@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from estimators.order import Order, random_orders
+from estimators.order import Order
 from estimators.replay import batches
 from storage import read_json, write_json
 
 from . import inspection
 from . import layout as files
+from .calibration import Calibrated, fresh_orders, read_calibration
 from .errors import NotCachedError, UsageError
 from .estimation import ESTIMATORS, base_name, batch_size
 from .estimator import Estimator
@@ -35,12 +36,14 @@ def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = No
         raise UsageError(
             f"verify: expected at least 2 orders, got {count}; a correlation needs more, 32 is a good number"
         )
-    orders = random_orders(run.reference, count, seed)
     chosen = _available(run) if names is None else _checked(names)
     estimators = {name: run.estimator(name) for name in chosen}
     for estimator in estimators.values():
         estimator.ready()  # refuse before anything is retrained
-    asks = {name: _asker(run, estimator, run.progress) for name, estimator in estimators.items()}
+    fits = {name: read_calibration(run.path, name) for name in chosen}
+    used = {digest for fit in fits.values() if fit is not None for digest in fit.digests}
+    orders = fresh_orders(run.reference, count, seed, used)
+    asks = {name: _asker(run, estimator, fits[name], run.progress) for name, estimator in estimators.items()}
     with run.progress("retraining", count * run.steps) as tick:
 
         def retrain(order: Order) -> tuple[float, float]:
@@ -97,11 +100,14 @@ def _available(run: Run) -> list[str]:
     return able
 
 
-def _asker(run: Run, estimator: Estimator, progress: Progress) -> Callable[[Sequence[Order]], Answers]:
-    """The estimator as `verify` asks it; endpoint errors against the endpoints that retraining kept."""
+def _asker(
+    run: Run, estimator: Estimator, fit: Calibrated | None, progress: Progress
+) -> Callable[[Sequence[Order]], Answers]:
+    """The estimator as `verify` asks it, calibrated if it has been; endpoint errors against the retrained endpoints."""
 
     def ask(orders: Sequence[Order]) -> Answers:
-        losses, errors, seconds = [0.0] * len(orders), [], 0.0
+        losses, variances, seconds = [0.0] * len(orders), [0.0] * len(orders), 0.0
+        errors: list[float] = []
         groups = list(batches(orders, batch_size(estimator.width())))
         with progress(f"estimating with {estimator.name}", sum(len(batch[0]) for _, batch in groups)) as tick:
             for places, batch in groups:
@@ -109,11 +115,16 @@ def _asker(run: Run, estimator: Estimator, progress: Progress) -> Callable[[Sequ
                 positions = estimator.positions(batch, lambda step, state: tick())
                 found = estimator.losses(positions, len(batch[0]))
                 seconds += time.perf_counter() - began
-                for place, order, position, loss in zip(places, batch, positions, found, strict=True):
-                    losses[place] = loss
+                spreads = estimator.variances(positions)
+                for i, (place, order, position) in enumerate(zip(places, batch, positions, strict=True)):
+                    losses[place], variances[place] = found[i], spreads[i]
                     if estimator.rebuilds:
                         errors.append(_endpoint_error(run, order, estimator.endpoint(position, len(order))))
-        return Answers(losses, None, sum(errors) / len(errors) if errors else None, seconds)
+        error = sum(errors) / len(errors) if errors else None
+        if fit is None:
+            return Answers(losses, None, error, seconds)
+        intervals = [fit.interval(loss, v) for loss, v in zip(losses, variances, strict=True)]
+        return Answers([fit.fit.correct(loss) for loss in losses], intervals, error, seconds, losses)
 
     return ask
 

@@ -47,8 +47,9 @@ def small_run(make_run: MakeRun) -> fut.Run:
 
 @pytest.fixture
 def own_run(small_run: fut.Run, tmp_path: Path) -> Path:
-    """A copy of the cached small run, to be damaged at will."""
-    return Path(shutil.copytree(small_run.path, tmp_path / "own"))
+    """A copy of the cached small run, without what other tests have asked of it, to be damaged at will."""
+    answers = shutil.ignore_patterns("retrained", "verification", "endpoints")
+    return Path(shutil.copytree(small_run.path, tmp_path / "own", ignore=answers))
 
 
 @pytest.fixture
@@ -77,6 +78,8 @@ def start_python() -> Callable[..., subprocess.Popen[str]]:
         here = str(Path(fut.__file__).parents[1])
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in (path, here) if p), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", script, *map(str, arguments)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd="/"
+        )
 
     return start

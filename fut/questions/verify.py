@@ -102,20 +102,23 @@ def _correlation(a: Floats, b: Floats) -> tuple[float | None, tuple[float, float
 
 
 def _coefficient(a: Floats, b: Floats) -> Floats:
+    """Row by row; NaN where a list does not vary, which its rounded deviations from its mean do not say."""
+    varies = (np.ptp(a, axis=1) > 0) & (np.ptp(b, axis=1) > 0)
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=scale > 1e-30)
+    return np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=varies & (scale > 1e-30))
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What an estimator said about n orders: losses [nats/token], intervals if it has any, endpoint errors if it rebuilds
-    parameters, and the seconds it took in all."""
+    """What an estimator said about n orders: losses [nats/token], 90 % intervals if it has any, mean endpoint error if it
+    rebuilds parameters, the seconds it took in all, and the losses before calibration if it is calibrated."""
 
     losses: list[float]
     intervals: list[tuple[float, float]] | None
     endpoint_error: float | None
     seconds: float
+    uncalibrated: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,10 @@ def verify(
         found = ask(orders)
         seconds = found.seconds if found.seconds else time.perf_counter() - began
         row = accuracy(losses, found.losses, reference_loss, found.intervals, found.endpoint_error).as_dict()
+        if found.uncalibrated is not None:
+            raw = accuracy(losses, found.uncalibrated, reference_loss)
+            row |= {"mae_uncalibrated": raw.mae, "skill_uncalibrated": raw.skill}
+            row |= {"interval_width": float(np.mean([high - low for low, high in found.intervals or []]))}
         rows[name] = row | {"seconds_per_order": seconds / len(orders)} | dict((costs or {}).get(name, {}))
         estimated[name] = found.losses
     seconds = float(np.mean([s for _, s in truths]))

@@ -26,7 +26,7 @@ def imported(source: str, package: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*parts, *([node.module] if node.module else [])])
-            found |= {base} if node.module else {f"{base}.{alias.name}" for alias in node.names}
+            found |= {base} if node.module else {f"{base}.{alias.name}".lstrip(".") for alias in node.names}
     return found
 
 

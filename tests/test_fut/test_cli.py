@@ -74,14 +74,14 @@ def test_text_has_units_and_no_bars_off_a_terminal(own_run: Path, tmp_path: Path
     for unit in units:
         assert unit in said.out, unit
     assert "\r" not in said.err
-    with pytest.raises(ValueError, match="Expecting value"):
+    with pytest.raises(ValueError, match=r"Expecting value|Extra data"):
         json.loads(said.out)
 
 
 def test_train_answers_what_it_trained(tmp_path: Path, cli: Cli) -> None:
     said = cli("train", "--out", tmp_path / "run", "--steps", "3", *CPU, "--json", *arguments(cache={"size": 10}))
     assert (said.status, said.err) == (0, "")
-    assert INFO_KEYS <= said.json.keys()
+    assert said.json.keys() >= INFO_KEYS
     assert (said.json["steps"], said.json["items"]) == (3, 3), "--steps wins over --set"
     assert fut.open(tmp_path / "run").config.model.width == 8
 
@@ -225,7 +225,7 @@ def test_the_installed_entry_point_keeps_standard_output_clean(
     )
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
-    assert json.loads(out)["estimator"] == "replay-exact"
+    assert json.loads(out)["loss"] > 0
     process = start_python("from fut.cli import main; main()", "info", os.devnull)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")

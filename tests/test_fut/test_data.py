@@ -76,8 +76,8 @@ def test_a_directory_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
 
 def test_without_a_text_there_is_cpythons_own() -> None:
     text = read_text("")
-    assert "The `if` statement" in text.replace('"if"', "`if`")
-    assert len(text) > 500_000
+    assert 'The "if" statement' in text
+    assert len(text) > 400_000
 
 
 def test_unreadable_texts_are_named(tmp_path: Path) -> None:

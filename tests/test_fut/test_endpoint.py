@@ -59,7 +59,7 @@ def test_an_endpoint_says_what_it_is(small_run: fut.Run, tmp_path: Path) -> None
 
 
 def test_without_a_path_the_endpoint_lies_in_the_run(own_run: Path) -> None:
-    found = fut.open(own_run, device="cpu").endpoint("reverse")
+    found = fut.open(own_run, device="cpu").endpoint("reverse", "replay-exact")
     assert found.path.is_relative_to(own_run)
     assert found.path.exists()
 

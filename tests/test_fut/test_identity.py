@@ -52,13 +52,15 @@ def test_identity_order_is_bitwise_with_every_option(small_run: fut.Run, moments
 
 
 def test_the_endpoint_of_the_identity_order_is_the_reference_bitwise(small_run: fut.Run) -> None:
-    for name in ESTIMATORS:
-        estimator = small_run.estimator(name)
+    rebuilding = [e for e in map(small_run.estimator, ESTIMATORS) if e.rebuilds]
+    assert len(rebuilding) >= 5
+    for estimator in rebuilding:
+        name = estimator.name
         position = estimator.positions([small_run.reference])[0]
         assert torch.equal(estimator.endpoint(position, small_run.steps), small_run.state(small_run.steps).theta), name
 
 
-@pytest.mark.parametrize("name", ["fut", "fut++", "replay", "replay-exact", "retrain"])
+@pytest.mark.parametrize("name", ["fut", "fut++", "replay", "replay-exact", "adjoint", "retrain"])
 def test_exchanging_two_equal_batches_changes_nothing(tmp_path: Any, name: str) -> None:
     config = small_config()
     data = build_dataset(config)

@@ -1,0 +1,50 @@
+"""Calibration: exact where the truth is affine, covering where it is noisy, refusing what cannot be fitted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from estimators.intervals import CalibrationError, calibrate
+
+
+def test_an_affine_relation_is_recovered_exactly() -> None:
+    guess = np.linspace(2.4, 2.5, 8)
+    fit = calibrate(list(0.3 + 0.9 * guess), list(guess))
+    assert fit.correct(2.44) == pytest.approx(0.3 + 0.9 * 2.44, abs=1e-12)
+    assert fit.freedom == 6
+    assert fit.sd < 1e-12
+
+
+def test_few_orders_fit_an_offset_only() -> None:
+    fit = calibrate([1.0, 1.1, 1.2], [2.0, 2.3, 2.1])
+    assert fit.slope == 1.0
+    assert fit.correct(2.0) == pytest.approx(2.0 + 1.1 - (2.0 + 2.3 + 2.1) / 3)
+    assert fit.freedom == 2
+
+
+@pytest.mark.parametrize("count", [4, 8, 16])
+def test_intervals_cover_nine_in_ten(count: int) -> None:
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(3000):
+        guess = rng.normal(size=count + 1)
+        true = 0.5 + guess + 0.3 * rng.normal(size=count + 1)
+        low, high = calibrate(list(true[:-1]), list(guess[:-1])).interval(guess[-1])
+        inside.append(low <= true[-1] <= high)
+    assert np.mean(inside) == pytest.approx(0.9, abs=0.022), "four standard errors of 3000 draws"
+
+
+def test_sampling_variance_widens_the_interval() -> None:
+    rng = np.random.default_rng(1)
+    fit = calibrate(list(rng.normal(size=8)), list(rng.normal(size=8)))
+    narrow, wide = fit.interval(0.0), fit.interval(0.0, sampling_variance=4.0)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(
+    ("truth", "guess"), [([1.0, 2.0], [1.0, 2.0]), ([1, 2, 3], [1, 2]), ([1, 2, float("nan")], [1, 2, 3])]
+)
+def test_what_cannot_be_fitted_is_refused(truth: list[float], guess: list[float]) -> None:
+    with pytest.raises(CalibrationError, match="expected"):
+        calibrate(truth, guess)

@@ -1,0 +1,174 @@
+"""The adjoint estimator on a run: against its formulas written out, sampled, resumed, and refused."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import MakeRun, small_config
+from torch import Tensor
+
+import fut
+from estimators.adjoint import spread_anchors
+from estimators.centre import balanced_mixture
+from estimators.errors import OrderError
+from estimators.state import State
+from fut.config import AdjointConfig
+from fut.errors import NotCachedError, UsageError
+from storage import CheckpointStore, IdentityError
+
+FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
+
+
+def written_out(run: fut.Run, order: list[int], mixture: int, anchors: int) -> float:
+    """The estimate by explicit loops, exact Hessian-vector products and no store: phi(centre) + dual-weighted read-out."""
+    problem, rule, T = run.problem, run.problem.rule, run.steps
+    mixed = balanced_mixture(run.reference, mixture, 0).steps
+    centre = [run.state(0)]
+    for t in range(T):
+        nexts = [rule.step(centre[t], problem.gradient(centre[t].theta, i), problem.rate(t))[0] for i in mixed[t]]
+        mean = {k: sum(z.memory[k] for z in nexts) / mixture for k in nexts[0].memory}
+        centre.append(State(sum(z.theta for z in nexts) / mixture, mean, nexts[0].clock))  # type: ignore[arg-type]
+    slope = problem.probe_gradient(centre[T].theta)
+    costate = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
+    weights: list[Tensor] = [slope] * T
+    for t in reversed(range(T)):
+        z = centre[t]
+        pulled = [rule.pullback(z, problem.gradient(z.theta, i), problem.rate(t), costate) for i in mixed[t]]
+        products = [problem.product(z.theta, i, u) for i, (_, u) in zip(mixed[t], pulled, strict=True)]
+        weights[t] = sum(products) / mixture  # type: ignore[assignment]
+        theta = sum(p.theta for p, _ in pulled) / mixture + weights[t]
+        costate = State(theta, {k: sum(p.memory[k] for p, _ in pulled) / mixture for k in z.memory}, {})  # type: ignore[arg-type]
+    chosen = spread_anchors(T, anchors)
+    value, y = 0.0, run.state(0)
+    for t, item in enumerate(order):
+        value += (weights[t] @ (y.theta - centre[t].theta)).item()
+        low, high = max(a for a in chosen if a <= t), min(a for a in chosen if a >= t)
+        share = (t - low) / (high - low) if high > low else 0.0
+        ends = [problem.gradient(centre[a].theta, item) for a in (low, high)]
+        y = rule.step(y, (1 - share) * ends[0] + share * ends[1], problem.rate(t))[0]
+    return value + (slope @ (y.theta - centre[T].theta)).item()
+
+
+@pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [1, 0, 2, 4, 3], [0, 0, 1, 4, 4]])
+def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int]) -> None:
+    run = make_run(**FLOAT64)
+    found = run.estimate([order], "adjoint", known=False)[0]
+    expected = written_out(run, order, 2, 3) - written_out(run, list(range(5)), 2, 3)
+    assert expected != 0
+    assert found.delta == pytest.approx(expected, rel=1e-5), "central differences alone may tell them apart"
+
+
+def test_all_coordinates_sampled_is_no_sample(make_run: MakeRun) -> None:
+    plain, sampled = make_run(**FLOAT64), make_run(**FLOAT64, adjoint={"coordinates": 10**9})
+    orders = ["reverse", "random:1"]
+    assert [e.loss for e in plain.estimate(orders)] == [e.loss for e in sampled.estimate(orders)]
+
+
+def test_a_sample_of_coordinates_errs_as_it_says(tmp_path: Path, make_run: MakeRun) -> None:
+    plain = make_run(**FLOAT64)
+    exact = plain.estimate(["reverse"], "adjoint", known=False)[0].loss
+    run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
+    run.expand(AdjointConfig(coordinates=800, simulated=2))
+    losses, variances = run.raw_estimates([run.order("reverse")], "adjoint")
+    assert 700 < len(run.expansion().indices) < 900
+    assert 0 < abs(losses[0] - exact) < 4 * variances[0] ** 0.5, "further off than the stated sampling error allows"
+
+
+class StoppedError(Exception):
+    """As a key would interrupt it, but not pytest."""
+
+
+@contextmanager
+def _interrupting(label: str, total: int) -> Any:
+    """A progress that stops the work in the middle of every stage."""
+
+    def tick() -> None:
+        tick.left -= 1  # type: ignore[attr-defined]
+        if tick.left == 0:  # type: ignore[attr-defined]
+            raise StoppedError
+
+    tick.left = max(1, total // 2)  # type: ignore[attr-defined]
+    yield tick
+
+
+def test_an_interrupted_expansion_resumes_to_the_same_numbers(tmp_path: Path) -> None:
+    whole = fut.train(tmp_path / "whole", small_config(), device="cpu")
+    whole.expand()
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    stops, run.progress = 0, _interrupting
+    for _ in range(40):
+        try:
+            run.expand()
+            break
+        except StoppedError:
+            stops += 1
+            run = fut.open(tmp_path / "run", device="cpu", progress=_interrupting)
+    assert stops >= 3, "every stage should have been interrupted"
+    assert not (tmp_path / "run" / "adjoint" / "scratch").exists()
+    for spec in whole.expansion().terms().specs:
+        for step in range(spec.shape[0]):
+            ours, theirs = (r.expansion().terms().read(spec.name, step) for r in (run, whole))
+            assert np.array_equal(ours, theirs), (spec.name, step)
+
+
+def test_another_expansion_configuration_is_refused_by_name(make_run: MakeRun) -> None:
+    run = make_run()
+    with pytest.raises(IdentityError, match=r"adjoint\.mixture"):
+        run.expand(AdjointConfig(mixture=3))
+
+
+def test_what_the_adjoint_cannot_answer(make_run: MakeRun) -> None:
+    run = make_run()
+    with pytest.raises(OrderError, match="expected orders of 5 steps"):
+        run.estimate(["drop:2"], "adjoint", known=False)
+    with pytest.raises(UsageError, match="rebuilds parameters"):
+        run.endpoint("reverse", "adjoint")
+    with pytest.raises(NotCachedError, match="fut cache"):
+        make_run(cached=False, data={"seed": 5}).estimate(["reverse"])
+
+
+def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run.expand()
+    assert run.check() == []
+    chunk = next(p for p in (tmp_path / "run/adjoint/terms/arrays/weight/c").rglob("*") if p.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    assert any("weight" in damage.path for damage in run.check())
+    with pytest.raises(OSError, match="weight"):
+        run.estimate(["reverse"], "adjoint", known=False)
+
+
+def test_calibration_gives_intervals_and_is_kept(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run.expand()
+    assert run.estimate(["reverse"], known=False)[0].interval is None
+    fitted = run.calibrate(orders=6, seed=11)
+    found = fut.open(tmp_path / "run", device="cpu").estimate(["reverse"], known=False)[0]
+    assert found.interval is not None
+    assert found.interval[0] < found.loss < found.interval[1]
+    assert found.loss == fitted.fit.correct(run.raw_estimates([run.order("reverse")], "adjoint")[0][0])
+    checked = run.verify(4, seed=11, estimators=["adjoint"])
+    assert not {fut.Order.of(o).digest for o in checked.orders} & set(fitted.digests), "judged on what it was fitted on"
+    row = checked.estimators["adjoint"]
+    assert 0 <= row["coverage"] <= 1
+    assert row["skill_uncalibrated"] is not None
+
+
+def test_scratch_of_a_killed_expansion_is_checked_too(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run.progress = _interrupting
+    with pytest.raises(StoppedError):
+        run.expand()
+    store = CheckpointStore(tmp_path / "run/adjoint/scratch/centre")
+    path = store.path(store.steps()[0])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert [d.path for d in run.check()] == [str(path)]
