@@ -89,7 +89,7 @@ def test_caching_killed_before_the_nth_sync_or_rename(
 ) -> None:
     paths = [tmp_path / name for name in ("2", "5", "40-9-25")]
     for path in paths:
-        shutil.copytree(small_run.path, path, ignore=shutil.ignore_patterns("terms"))
+        shutil.copytree(small_run.path, path, ignore=shutil.ignore_patterns("terms", "adjoint"))
     killed_and_resumed(start_python, "cache", paths)
     expected = contents(small_run.path)
     for path in paths:
@@ -120,10 +120,10 @@ def test_fut_train_and_fut_cache_killed_at_random_moments(start_python: StartPyt
         killed += kill_when(process, (path / f"checkpoints/step-{step:06d}.h5").exists, draw.uniform(0, 0.02))
     _, err = start_python(COMMAND, *train).communicate(timeout=200)
     assert (path / "summary.json").exists(), err
-    for step in (1, 4, 8):
+    for step in (1, 6):
         process = start_python(COMMAND, "cache", path, "--device", "cpu")
         killed += kill_when(process, (path / f"terms/ledger/update/{step}-2.json").exists, draw.uniform(0, 0.05))
-    assert killed >= 3, f"expected at least half of six processes to be killed before they were done, got {killed}"
+    assert killed >= 3, f"expected most of five processes to be killed before they were done, got {killed}"
     _, err = start_python(COMMAND, "cache", path, "--device", "cpu").communicate(timeout=200)
     whole = fut.train(tmp_path / "whole", fut.load_config(path / "config.toml"), device="cpu")
     whole.cache()
