@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from estimators.intervals import LEVEL, Calibration, calibrate
 from estimators.order import Order, random_order, random_orders
-from storage import read_json, write_json
+from storage import FORMAT, Manifest
 
 from .errors import UsageError
 
@@ -83,14 +83,14 @@ def calibrate_run(run: Run, count: int, seed: int, estimator: str) -> Calibrated
     calibrate(truths, estimates)  # refuses what cannot be fitted before anything is written
     path = _path(run.path, estimator)
     path.parent.mkdir(exist_ok=True)
-    write_json(path, content)
+    Manifest("calibration", FORMAT, content, {}).write(path)
     return _fitted(content)
 
 
 def read_calibration(run_path: Path, estimator: str) -> Calibrated | None:
     """The calibration of this estimator on this run, if there is one."""
     path = _path(run_path, estimator)
-    return _fitted(read_json(path)) if path.exists() else None
+    return _fitted(Manifest.read(path).identity) if path.exists() else None
 
 
 def fresh_orders(reference: Order, count: int, seed: int, used: Collection[str]) -> list[Order]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import CheckpointStore, Damage, StorageError, TermStore
+from storage import CheckpointStore, Damage, Manifest, StorageError, TermStore
 
 from . import layout as files
+from .calibration import DIRECTORY
 from .data import detokenize
 from .errors import UsageError
 from .estimation import ESTIMATORS
@@ -91,10 +93,12 @@ def check_path(path: Path) -> list[Damage]:
     """Verify every checksum under a run directory, without needing the run to open; what is damaged, by file."""
     damages = [d for part in (files.DATA, files.CHECKPOINTS) for d in CheckpointStore(path / part).check()]
     damages += RetrainedOrders(path / files.RETRAINED).check()
-    damages += [d for name in (files.MANIFEST,) if (d := _unreadable(path / name, files.read_manifest, path))]
-    damages += [d for name in (files.CONFIG,) if (d := _unreadable(path / name, files.read_config, path))]
+    small = {files.MANIFEST: files.read_manifest, files.CONFIG: files.read_config, files.ORDER: files.check_order}
     if (path / files.SUMMARY).exists():
-        damages += [d for name in (files.SUMMARY,) if (d := _unreadable(path / name, files.read_summary, path))]
+        small[files.SUMMARY] = files.read_summary
+    damages += [d for name, read in small.items() if (d := _unreadable(path / name, read, path))]
+    kept = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.ADJOINT}/{files.MANIFEST}")]
+    damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]
     damages += _missing_checkpoints(path)
     damages += [
         d
@@ -122,9 +126,9 @@ def _missing_checkpoints(path: Path) -> list[Damage]:
     return [Damage(str(store.path(t)), "absent from a finished run") for t in expected if not store.has(t)]
 
 
-def _unreadable(file: Path, read: Any, path: Path) -> Damage | None:
+def _unreadable(file: Path, read: Callable[[Path], object], argument: Path) -> Damage | None:
     try:
-        read(path)
+        read(argument)
     except (StorageError, UsageError) as error:
         return Damage(str(file), str(error))
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from estimators.errors import OrderError
+from estimators.order import Order
 from storage import (
     FORMAT,
     CheckpointStore,
@@ -55,13 +57,18 @@ def create(path: Path, problem: Problem, environment: dict[str, Any]) -> bool:
         raise ExistsError(f"run: expected a new or empty directory, got {path}; choose another --out")
     require_free(path.parent if not path.exists() else path, checkpoint_bytes(problem), "the checkpoints")
     path.mkdir(parents=True, exist_ok=True)
-    if not (path / MANIFEST).exists():
-        Manifest("run", FORMAT, problem.identity, environment).write(path / MANIFEST)
-    write_bytes(path / CONFIG, problem.config.toml().encode())
+    if not (path / CONFIG).exists():
+        text = problem.config.toml().encode()
+        Manifest("run", FORMAT, problem.identity, environment | {CONFIG: _sha256(text)}).write(path / MANIFEST)
+        write_bytes(path / CONFIG, text)
     write_json(path / ORDER, {"order": problem.reference.tolist(), "digest": problem.reference.digest})
     if not CheckpointStore(path / DATA).has(0):
         write_dataset(path, problem.data)
     return True
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _require_same_run(found: Manifest, problem: Problem, path: Path) -> None:
@@ -146,7 +153,32 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_config(path: Path) -> Config:
-    return load_config(path / CONFIG)
+    """The run's configuration, byte for byte as the manifest pins it."""
+    file = path / CONFIG
+    found, expected = (
+        _sha256(file.read_bytes()) if file.exists() else "no file",
+        read_manifest(path).environment[CONFIG],
+    )
+    if found != expected:
+        raise DamagedError(
+            f"{file}: expected the bytes that the manifest pins (sha256 {expected[:12]}…), got {found[:12]}; undo the edit: a "
+            "run's configuration is fixed, train another run for another one"
+        )
+    return load_config(file)
+
+
+def check_order(path: Path) -> None:
+    """DamagedError unless `order.json` holds the order that the manifest pins."""
+    expected = read_manifest(path).identity["order"]
+    try:
+        content = read_json(path / ORDER)
+        found = {content["digest"], Order.of(content["order"]).digest}
+    except (OrderError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path / ORDER}: expected the reference order, got {error}; restore the file") from error
+    if found != {expected}:
+        raise DamagedError(
+            f"{path / ORDER}: expected the order {expected[:12]}… of the manifest, got another; restore the file"
+        )
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -154,7 +186,7 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise MissingError(
             f"run {path}: expected a finished reference run, got an interrupted one; repeat the `fut train` command to finish it"
         )
-    return read_json(path / SUMMARY)
+    return Manifest.read(path / SUMMARY).identity
 
 
 def write_dataset(path: Path, data: Dataset) -> None:
@@ -222,4 +254,4 @@ def _parsed(text: str) -> list[int]:
 def finish(path: Path, summary: dict[str, Any]) -> None:
     """Mark the reference run as whole."""
     shutil.rmtree(path / WARMUP, ignore_errors=True)
-    write_json(path / SUMMARY, summary)
+    Manifest("summary", FORMAT, summary, {}).write(path / SUMMARY)
