@@ -52,8 +52,11 @@ def hessian_vector_difference(
 
 
 def evaluate(objective: Objective, theta: Tensor, items: Sequence[Item]) -> float:
-    """Mean loss over equally sized probe items at theta [nats/token]; summed in double precision, in the given order."""
-    with torch.no_grad():
+    """Mean loss over equally sized probe items at theta [nats/token], the module in evaluation mode.
+
+    Summed in double precision, in the given order.
+    """
+    with torch.no_grad(), objective.judging():
         values = [objective.loss(theta, item).double() for item in items]
     return (torch.stack(values).sum() / len(values)).item()
 
@@ -61,6 +64,7 @@ def evaluate(objective: Objective, theta: Tensor, items: Sequence[Item]) -> floa
 def evaluate_gradient(objective: Objective, theta: Tensor, items: Sequence[Item]) -> Tensor:
     """Gradient [D] of `evaluate`."""
     total = torch.zeros_like(theta)
-    for item in items:
-        total += gradient(objective, theta, item)
+    with objective.judging():
+        for item in items:
+            total += gradient(objective, theta, item)
     return total / len(items)

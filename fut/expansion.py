@@ -107,17 +107,30 @@ class Expansion:
         }
 
     def build(self, progress: Progress = silent) -> TermStore:
-        """Every stage that is not complete; the finished terms."""
-        if not self.sampled.has(0):
+        """Every stage that is not complete; the finished terms. What was discarded is computed again, the same."""
+        drawn = self.sampled.has(0)
+        if not drawn or self.terms(create=True).missing():
             self._run_centre(progress)
-            self._run_sweep(progress)
-            self._draw_sample()
-        terms = self.terms(create=True)
-        if terms.missing():
+            if not drawn or self.terms(create=True).missing(["weight"]):
+                self._run_sweep(progress)
+            if not drawn:
+                self._draw_sample()
+            terms = self.terms(create=True)
             self._run_anchors(terms, progress)
             self._fold(terms)
         shutil.rmtree(self.scratch, ignore_errors=True)
-        return terms
+        return self.terms()
+
+    def repair(self) -> int:
+        """Discard what is damaged, so that `build` computes it again; how many pieces that were."""
+        count = 0
+        for store in (self.centre, self.mixed, self.swept, self.sampled):
+            if store.check():
+                shutil.rmtree(store.directory)
+                count += 1
+        if (self.directory / "terms").exists() and self.sampled.has(0):
+            count += len(self.terms(create=True).repair())
+        return count
 
     # --- stages
 

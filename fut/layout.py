@@ -23,6 +23,7 @@ from storage import (
     MissingError,
     TermStore,
     read_json,
+    remove_parts,
     require_free,
     require_same,
     write_bytes,
@@ -114,6 +115,13 @@ def claim_expansion(path: Path, expansion: Expansion) -> None:
             raise IdentityError(f"{error}; or remove {target.parent} to compute it anew") from error
     target.parent.mkdir(exist_ok=True)
     Manifest("expansion", FORMAT, expansion.identity(), {}).write(target)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed calls left half-written in the term stores."""
+    for store in (path / TERMS, path / ADJOINT / "terms"):
+        for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
+            remove_parts(directory)
 
 
 def has_terms(path: Path) -> bool:

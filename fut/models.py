@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -143,6 +144,19 @@ class Objective:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.seed(item) if seed is None else seed)
             return functional_call(self._call, self.parameters(theta), item)
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """The module in evaluation mode (no dropout), as a model is judged; each part's own mode afterwards."""
+        modes, stochastic = [(m, m.training) for m in self._call.modules()], self.stochastic
+        self._call.eval()
+        self.stochastic = False
+        try:
+            yield
+        finally:
+            self.stochastic = stochastic
+            for module, training in modes:
+                module.training = training
 
     def identity(self) -> dict[str, Any]:
         """What pins the model: class, parameter names and shapes, dtype, and the digest of its starting values."""

@@ -100,7 +100,10 @@ def info(found: dict[str, Any]) -> str:
 def damages(path: Path, found: Sequence[Damage]) -> str:
     if not found:
         return f"{path}: every checksum is right"
-    advice = "run `fut cache` to recompute damaged terms; damaged checkpoints need `fut train` into a new directory"
+    advice = (
+        "run `fut cache` to recompute damaged terms; remove a damaged retrained order's directory to train it again; "
+        "anything else needs `fut train` into a new directory"
+    )
     return "\n".join([f"{path}: {len(found)} damaged", *(f"  {d.path}: {d.reason}" for d in found), advice])
 
 

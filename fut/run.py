@@ -195,10 +195,13 @@ class Run:
 
     def repair(self) -> int:
         """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
-        if not files.has_terms(self.path):
-            return 0
-        files.renew_term_metadata(self.path)
-        return len(self.terms().repair())
+        files.sweep(self.path)
+        found = 0
+        if files.has_terms(self.path):
+            files.renew_term_metadata(self.path)
+            found = len(self.terms().repair())
+        expansion = self.expansion() if files.has_expansion(self.path) else None
+        return found + (expansion.repair() if expansion is not None else 0)
 
     # --- answers
 

@@ -143,6 +143,11 @@ def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -
     assert any("weight" in damage.path for damage in run.check())
     with pytest.raises(OSError, match="weight"):
         run.estimate(["reverse"], "adjoint", known=False)
+    content[len(content) // 2] ^= 1
+    assert run.repair() == 1
+    run.cache(["adjoint"])
+    assert chunk.read_bytes() == bytes(content), "the block is computed again as it was"
+    assert run.check() == []
 
 
 def test_calibration_gives_intervals_and_is_kept(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from small import small_config
 from torch import Tensor, nn
 
 from fut.data import build_dataset
-from fut.derivatives import gradient
+from fut.derivatives import evaluate, gradient
 from fut.errors import ModelError, UsageError
 from fut.models import Objective, Transformer, build_module, load_hook, next_token_loss
 
@@ -122,3 +122,14 @@ def test_frozen_parameters_stay_out_of_the_vector() -> None:
 def test_hooks_that_cannot_be_found_are_refused(spec: str) -> None:
     with pytest.raises(UsageError, match=r"model\.factory: expected .*`package\.module:name`, got"):
         load_hook(spec, "model.factory")
+
+
+def test_the_probe_is_judged_without_dropout_and_training_mode_comes_back() -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+    objective = Objective(module, lambda m, x: m(x).square().mean())
+    item = (torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),)
+    theta = objective.start()
+    expected = module.eval()(item[0]).square().mean().item()
+    noisy = objective.loss(theta, item).item()
+    assert evaluate(objective, theta, [item]) == pytest.approx(expected, rel=1e-6)
+    assert objective.loss(theta, item).item() == noisy != pytest.approx(expected, rel=1e-6)
