@@ -40,6 +40,8 @@ class Sweep:
 
     mixture: the items of every step. state: (step) -> lifted state [D], streamed. gradient: (step, item) -> g_i(theta_t)
     [D]. product: (theta [D], item, direction [D]) -> H_i(theta) u [D].
+    pooled: (step, theta [D], direction [D]) -> H u [D] for a batch drawn from many items; where given, one such product of
+    the mean injection stands for the mean of the items' own, at the cost of one item whatever the size of the mixture.
     """
 
     rule: Rule
@@ -48,6 +50,7 @@ class Sweep:
     state: Callable[[int], State]
     gradient: Callable[[int, int], Tensor]
     product: Callable[[Tensor, int, Tensor], Tensor]
+    pooled: Callable[[int, Tensor, Tensor], Tensor] | None = None
 
     def start(self, slopes: Tensor) -> State:
         """Costate at the end: the read-outs' gradients [r, D], nothing on the memory."""
@@ -60,13 +63,17 @@ class Sweep:
         for step in range(start, -1, -1):
             state, items = self.state(step), self.mixture.steps[step]
             pulled = [self.rule.pullback(state, self.gradient(step, i), self.rate(step), costate) for i in items]
-            weight = torch.zeros_like(costate.theta)
-            for item, (_, injection) in zip(items, pulled, strict=True):
-                weight += torch.stack([self.product(state.theta, item, u) for u in injection]) / len(items)
+            injection = torch.stack([u for _, u in pulled]).sum(0) / len(items)
+            weight = self._weight(step, state.theta, items, [u for _, u in pulled], injection)
             before = mean_state([p for p, _ in pulled])
             costate = State(before.theta + weight, before.memory, {})
-            injection = torch.stack([u for _, u in pulled]).sum(0) / len(items)
             yield Sensitivity(step, weight, injection, costate)
+
+    def _weight(self, step: int, theta: Tensor, items: Sequence[int], own: list[Tensor], mean: Tensor) -> Tensor:
+        if self.pooled is not None:
+            return torch.stack([self.pooled(step, theta, u) for u in mean])
+        products = [torch.stack([self.product(theta, i, u) for u in us]) for i, us in zip(items, own, strict=True)]
+        return torch.stack(products).sum(0) / len(items)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,11 @@ class CacheConfig(_Section):
 class AdjointConfig(_Section):
     """The expansion about the centre that the adjoint estimator reads."""
 
-    mixture: int = Field(2, ge=1, description="items averaged in every step of the centre")
+    mixture: int = Field(4, ge=1, description="items averaged in every step of the centre")
+    curvature: Literal["items", "pooled"] = Field(
+        "pooled", description="Hessian-vector products of the mixture's items, or of one batch drawn from all items"
+    )
+    pool: int = Field(2, ge=1, description="size of that batch, in items")
     anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
     coordinates: int = Field(0, ge=0, description="expected number of sampled coordinates; 0 for all")
     simulated: int = Field(4, ge=1, description="simulated orders behind the sampling probabilities")

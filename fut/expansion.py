@@ -25,7 +25,9 @@ from estimators.rule import global_norm
 from estimators.state import State
 from storage import Block, CheckpointStore, TermSpec, TermStore
 
+from . import derivatives
 from .config import AdjointConfig
+from .errors import UsageError
 from .problem import Problem
 from .progress import Progress, silent
 from .sampling import contribution_scores
@@ -81,13 +83,10 @@ class Expansion:
 
     def gradients(self) -> int:
         """Gradient evaluations of all stages (a Hessian-vector product counts two), read-outs included."""
-        c, probe = self.config.mixture, len(self.problem.data.probe)
-        return (
-            self.steps * c
-            + 2 * self.steps * c * len(READOUTS)
-            + len(self.anchors) * self.problem.config.data.items
-            + probe
-        )
+        config, items = self.config, self.problem.config.data.items
+        products = config.pool if config.curvature == "pooled" else config.mixture
+        sweep = 2 * products * len(READOUTS)
+        return self.steps * (config.mixture + sweep) + len(self.anchors) * items + len(self.problem.data.probe)
 
     def nbytes(self) -> int:
         """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""
@@ -179,6 +178,7 @@ class Expansion:
             self.state,
             lambda step, item: self.gradients_of(step)[self.mixture.steps[step].index(item)],
             lambda theta, item, u: problem.product(theta, item, u, exact=False),
+            self._pooled_product if self.config.curvature == "pooled" else None,
         )
         done = min(self.swept.steps(), default=self.steps)
         if done == self.steps:
@@ -195,6 +195,22 @@ class Expansion:
                 arrays = {"weight": found_at.weight.cpu().numpy()} | _packed(found_at.costate)
                 self.swept.write(found_at.step, arrays, {})
                 tick()
+
+    def _pooled_product(self, step: int, theta: Tensor, direction: Tensor) -> Tensor:
+        """Hessian-vector product of a batch as large as `pool` items, its samples drawn from all items."""
+        items, draw = self.problem.data.items, np.random.default_rng([self.config.seed, 11, step])
+        sizes = {tuple(t.shape[1:] for t in item) for item in items}
+        if len(sizes) > 1:
+            raise UsageError(
+                f"adjoint.curvature: expected items of one shape to pool samples from, got {len(sizes)} shapes; use `items`"
+            )
+        total = sum(len(item[0]) for item in items)
+        chosen = np.sort(draw.choice(total, min(total, self.config.pool * len(items[0][0])), replace=False))
+        owners = np.repeat(np.arange(len(items)), [len(item[0]) for item in items])
+        within = np.concatenate([np.arange(len(item[0])) for item in items])
+        rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in chosen]
+        batch = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+        return derivatives.hessian_vector_difference(self.problem.objective, theta, batch, direction)
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""

@@ -18,6 +18,7 @@ from estimators.centre import balanced_mixture
 from estimators.errors import OrderError
 from estimators.state import State
 from fut.config import AdjointConfig
+from fut.data import build_dataset
 from fut.errors import NotCachedError, UsageError
 from storage import CheckpointStore, IdentityError
 
@@ -56,7 +57,7 @@ def written_out(run: fut.Run, order: list[int], mixture: int, anchors: int) -> f
 
 @pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [1, 0, 2, 4, 3], [0, 0, 1, 4, 4]])
 def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int]) -> None:
-    run = make_run(**FLOAT64)
+    run = make_run(**FLOAT64, adjoint={"mixture": 2, "curvature": "items"})
     found = run.estimate([order], "adjoint", known=False)[0]
     expected = written_out(run, order, 2, 3) - written_out(run, list(range(5)), 2, 3)
     assert expected != 0
@@ -177,3 +178,22 @@ def test_scratch_of_a_killed_expansion_is_checked_too(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
     assert [d.path for d in run.check()] == [str(path)]
+
+
+def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
+    run = make_run(**FLOAT64, adjoint={"pool": 5})
+    problem, expansion = run.problem, run.expansion()
+    theta = run.state(2).theta
+    direction = problem.probe_gradient(theta)
+    exact = sum(problem.product(theta, i, direction) for i in range(run.items)) / run.items
+    found = expansion._pooled_product(2, theta, direction)
+    assert (found - exact).norm() < 1e-3 * exact.norm()  # type: ignore[union-attr]
+
+
+def test_samples_cannot_be_pooled_from_items_of_several_shapes(tmp_path: Path) -> None:
+    config = small_config()
+    data = build_dataset(config)
+    short = tuple((item[0][:, : 8 + i],) for i, item in enumerate(data.items))
+    run = fut.train(tmp_path / "run", config, data=fut.Dataset(short, data.probe, data.warmup), device="cpu")
+    with pytest.raises(UsageError, match="got 5 shapes; use `items`"):
+        run.expand()
