@@ -174,7 +174,8 @@ def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes[0, 0].set_ylabel("skill = 1 − MAE / MAE of the baseline")
     axes[0, 0].set_ylim(-2, 1.05)
     axes[1, 0].set_ylabel("Spearman with the retrained losses")
-    axes[1, 0].legend(fontsize=7.5, frameon=False, loc="lower left")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     figure.suptitle(
         f"{rows[0]['orders']} random orders, retrained; below the dashed line worse than no estimate", fontsize=10
     )
