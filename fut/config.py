@@ -91,7 +91,9 @@ class AdjointConfig(_Section):
     )
     pool: int = Field(2, ge=1, description="size of that batch, in items")
     anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
-    coordinates: int = Field(0, ge=0, description="expected number of sampled coordinates; 0 for all")
+    coordinates: int = Field(
+        0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
+    )
     simulated: int = Field(4, ge=1, description="simulated orders behind the sampling probabilities")
     seed: int = Field(0, ge=0, lt=1 << 63)
 

@@ -34,6 +34,7 @@ from .sampling import contribution_scores
 from .training import attributes_of, pack, read_state, unpack
 
 ITEM_BLOCK = 8
+ALL_UP_TO, SAMPLED = 1 << 17, 1 << 15
 READOUTS = ("probe",)
 
 
@@ -81,6 +82,12 @@ class Expansion:
     def sampled(self) -> CheckpointStore:
         return CheckpointStore(self.directory / "sample")
 
+    @property
+    def expected_coordinates(self) -> int:
+        """How many coordinates are kept, in expectation: as configured, else all of a small model and 32,768 of a large one."""
+        size = self.problem.objective.size
+        return min(size, self.config.coordinates or (size if size <= ALL_UP_TO else SAMPLED))
+
     def gradients(self) -> int:
         """Gradient evaluations of all stages (a Hessian-vector product counts two), read-outs included."""
         config, items = self.config, self.problem.config.data.items
@@ -90,7 +97,7 @@ class Expansion:
 
     def nbytes(self) -> int:
         """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""
-        kept = min(self.config.coordinates or self.problem.objective.size, self.problem.objective.size)
+        kept = self.expected_coordinates
         rows = len(self.anchors) * self.problem.config.data.items + (1 + len(READOUTS)) * (self.steps + 1)
         return rows * kept * self.problem.objective.start().element_size() + 16 * kept
 
@@ -214,8 +221,7 @@ class Expansion:
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""
-        size = self.problem.objective.size
-        kept = self.config.coordinates or size
+        size, kept = self.problem.objective.size, self.expected_coordinates
         if kept >= size:
             indices, chosen = torch.arange(size), torch.ones(size, dtype=torch.float64)
         else:
