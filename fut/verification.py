@@ -17,7 +17,7 @@ from . import inspection
 from . import layout as files
 from .calibration import Calibrated, fresh_orders, read_calibration
 from .errors import NotCachedError, UsageError
-from .estimation import ESTIMATORS, base_name, batch_size
+from .estimation import ESTIMATORS, NAMES, base_name, batch_size
 from .estimator import Estimator
 from .progress import Progress
 from .questions.verify import Answers, Verification, verify
@@ -37,10 +37,10 @@ def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = No
             f"verify: expected at least 2 orders, got {count}; a correlation needs more, 32 is a good number"
         )
     chosen = _available(run) if names is None else _checked(names)
-    estimators = {name: run.estimator(name) for name in chosen}
+    estimators = {name: run.estimator(name) for name in chosen if name != "retrain"}
     for estimator in estimators.values():
         estimator.ready()  # refuse before anything is retrained
-    fits = {name: read_calibration(run.path, name) for name in chosen}
+    fits = {name: read_calibration(run.path, name) for name in estimators}
     used = {digest for fit in fits.values() if fit is not None for digest in fit.digests}
     orders = fresh_orders(run.reference, count, seed, used)
     asks = {name: _asker(run, estimator, fits[name], run.progress) for name, estimator in estimators.items()}
@@ -51,6 +51,8 @@ def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = No
             return found.loss, found.seconds
 
         truths = {order: retrain(order) for order in orders}
+    if "retrain" in chosen:
+        asks["retrain"] = lambda asked: _truth([truths[order] for order in asked])
     costs = {
         name: {
             "precompute_gradients": inspection.precompute_gradients(run, base_name(name)),
@@ -79,12 +81,16 @@ def _record(run: Run, count: int, seed: int) -> Path:
     return run.path / files.VERIFICATION / f"orders-{count}-seed-{seed}.json"
 
 
+def _truth(found: Sequence[tuple[float, float]]) -> Answers:
+    """Retraining as one of the estimators: exact, each interval a point."""
+    losses = [loss for loss, _ in found]
+    return Answers(losses, [(loss, loss) for loss in losses], 0.0, sum(seconds for _, seconds in found))
+
+
 def _checked(names: Sequence[str]) -> list[str]:
-    unknown = [n for n in names if base_name(n) not in ESTIMATORS]
+    unknown = [n for n in names if base_name(n) not in NAMES]
     if unknown:
-        raise UsageError(
-            f"verify: expected some of {', '.join(ESTIMATORS)}, got {', '.join(unknown)}; correct the names"
-        )
+        raise UsageError(f"verify: expected some of {', '.join(NAMES)}, got {', '.join(unknown)}; correct the names")
     return list(dict.fromkeys(["reference", *names]))
 
 

@@ -164,3 +164,9 @@ def test_a_damaged_retrained_endpoint_is_named(own_run: Path) -> None:
     assert [d.path for d in run.check()] == [str(file)]
     with pytest.raises(OSError, match=str(file)):
         fut.open(own_run, device="cpu").retrain("reverse")
+
+
+def test_retraining_is_a_row_that_is_exact(own_run: Path) -> None:
+    row = fut.open(own_run, device="cpu").verify(3, seed=5, estimators=["retrain"]).estimators["retrain"]
+    assert (row["mae"], row["skill"], row["coverage"], row["endpoint_error"]) == (0.0, 1.0, 1.0, 0.0)
+    assert row["query_gradients"] == fut.open(own_run, device="cpu").steps
