@@ -50,7 +50,7 @@ class Order:
             raise OrderError(
                 f"order: expected {steps} steps, got {len(self.steps)}"
                 + (f" (missing items: {names})" if missing else "")
-                + "; add what is missing, write `drop:ITEM` to leave an item out, or ask for a partial order explicitly"
+                + "; add what is missing, write `drop:ITEM` to leave an item out, or ask for a partial order (`--partial`)"
             )
         return self
 
@@ -110,7 +110,7 @@ class Order:
 
     def _holds(self, item: int) -> None:
         if not any(item in step for step in self.steps):
-            raise OrderError(f"order: expected an item that the order holds, got {item}; `fut info` shows the items")
+            raise OrderError(f"order: expected an item that the order holds, got {item}; correct that item")
 
 
 def _step(position: int, entry: int | Iterable[int]) -> tuple[int, ...]:

@@ -65,7 +65,8 @@ class Endpoint:
             "estimated_perplexity": perplexity(self.estimated_loss),
             "evaluated_perplexity": perplexity(self.evaluated_loss),
             "interval": None,
-            "note": UNCALIBRATED,
+            "note": "no interval: the evaluated loss is exact for these parameters; how near they are to those of really "
+            "training in this order is what `fut verify` measures",
             "unit": "nats/token",
         }
         return jsonable(asdict(self) | more)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +15,7 @@ from estimators.order import Order, random_order, random_orders
 from storage import FORMAT, Manifest
 
 from .errors import UsageError
+from .estimation import base_name
 
 if TYPE_CHECKING:
     from .run import Run
@@ -83,14 +86,28 @@ def calibrate_run(run: Run, count: int, seed: int, estimator: str) -> Calibrated
     calibrate(truths, estimates)  # refuses what cannot be fitted before anything is written
     path = _path(run.path, estimator)
     path.parent.mkdir(exist_ok=True)
-    Manifest("calibration", FORMAT, content, {}).write(path)
+    Manifest("calibration", FORMAT, content, {"basis": _basis(run, estimator)}).write(path)
     return _fitted(content)
 
 
-def read_calibration(run_path: Path, estimator: str) -> Calibrated | None:
-    """The calibration of this estimator on this run, if there is one."""
-    path = _path(run_path, estimator)
-    return _fitted(Manifest.read(path).identity) if path.exists() else None
+def read_calibration(run: Run, estimator: str) -> Calibrated | None:
+    """The calibration of this estimator on this run, if there is one; None where its terms have been made anew since."""
+    path = _path(run.path, estimator)
+    if not path.exists():
+        return None
+    found = Manifest.read(path)
+    return _fitted(found.identity) if found.environment.get("basis") == _basis(run, estimator) else None
+
+
+def _basis(run: Run, estimator: str) -> str:
+    """Digest of what the estimates are made from: the run, and the configuration of the terms that they replay."""
+    name, config = base_name(estimator), {}
+    if name == "adjoint":
+        config = run.expansion().config.model_dump(mode="json")
+    elif name in ("fut", "fut++", "replay"):
+        config = run.cache_config.model_dump(mode="json", exclude={"item_block"})
+    content = json.dumps({"run": run.manifest.identity, "terms": config}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def fresh_orders(reference: Order, count: int, seed: int, used: Collection[str]) -> list[Order]:

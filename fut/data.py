@@ -93,7 +93,13 @@ def tokenize(text: str, config: DataConfig) -> np.ndarray:
     """Token ids [n] (int64): UTF-8 bytes, or what the tokenizer hook returns."""
     if config.tokenizer:
         hook: Callable[[str], Sequence[int]] = load_hook(config.tokenizer, "data.tokenizer")
-        ids = np.asarray(hook(text), dtype=np.int64)
+        found = np.asarray(hook(text))
+        if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
+            raise DataError(
+                f"data.tokenizer: expected a flat list of whole numbers from `{config.tokenizer}`, "
+                f"got {found.dtype} of shape {list(found.shape)}; return a list of ids"
+            )
+        ids = found.astype(np.int64)
     else:
         ids = np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
     if len(ids) and not 0 <= ids.min() <= ids.max() < config.vocabulary:

@@ -35,10 +35,12 @@ def run_demo(
     run.cache()
     found = run.estimate(["reverse"], run.default_estimator, known=False)[0]
     say(f"3. the reverse order, without training it: {present.estimate(found)}")
-    if read_calibration(run.path, run.default_estimator) is None:
+    if read_calibration(run, run.default_estimator) is None:
         say(f"4. calibrating {run.default_estimator} on 8 retrained orders")
         run.calibrate()
-    result = kept_verification(run, orders, VERIFICATION_SEED)
+        result = None
+    else:
+        result = kept_verification(run, orders, VERIFICATION_SEED)
     if result is None:
         say(f"5. verifying: {orders} random orders retrained, {orders * run.steps} steps, and estimated")
         result = run.verify(orders, VERIFICATION_SEED)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from estimators.order import Order
-from storage import replacing
+from storage import write_bytes
 
 from .answers import Endpoint
+from .errors import UsageError
 from .paper import Fut
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 def write_endpoint(run: Run, order: Order, estimator: str, out: Path, **options: str) -> Endpoint:
     """Rebuild the endpoint, evaluate the probe loss there, write the parameters; names as in `module.state_dict()`."""
+    if out.is_dir():
+        raise UsageError(f"endpoint: expected a file to write, got the directory {out}; name a file in it with --out")
     theta, estimated, error, theory = _rebuild(run, order, estimator, **options)
     evaluated = run.problem.probe_loss(theta)
     metadata = {
@@ -32,8 +35,7 @@ def write_endpoint(run: Run, order: Order, estimator: str, out: Path, **options:
     }
     parameters = {n: p.cpu().contiguous() for n, p in run.problem.objective.state_dict(theta).items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as part:
-        save_file(parameters, part, metadata)
+    write_bytes(out, save(parameters, metadata))  # `save_file` hides a full disk in an error of its own
     return Endpoint(out, estimator, order.digest, estimated, evaluated, error, theory)
 
 

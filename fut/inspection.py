@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import CheckpointStore, Damage, Manifest, StorageError, TermStore
+from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, TermStore
 
 from . import layout as files
 from .calibration import DIRECTORY
@@ -64,6 +64,7 @@ def info(run: Run) -> dict[str, Any]:
     """Size, cost and state of a run, ready for JSON. Losses in nats/token; costs in gradient evaluations and bytes."""
     names = [*ESTIMATORS, "retrain"]
     terms = run.path / files.TERMS
+    expanded = files.has_expansion(run.path)
     done, total = TermStore.open(terms).progress() if files.has_terms(run.path) else (0, None)
     return {
         "path": str(run.path),
@@ -83,7 +84,8 @@ def info(run: Run) -> dict[str, Any]:
         "store_bytes": directory_bytes(run.path),
         "term_blocks": {"done": done, "total": total},
         "cache": run.cache_config.model_dump(),
-        "adjoint": run.config.adjoint.model_dump(),
+        "adjoint": (files.read_expansion_config(run.path) if expanded else run.config.adjoint).model_dump(),
+        "adjoint_cached": expanded,
         "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
         "environment": run.manifest.environment,
     }
@@ -91,6 +93,8 @@ def info(run: Run) -> dict[str, Any]:
 
 def check_path(path: Path) -> list[Damage]:
     """Verify every checksum under a run directory, without needing the run to open; what is damaged, by file."""
+    if not path.is_dir() or not any(path.iterdir()):
+        raise MissingError(f"check: expected a run directory, got {path}; make one with `fut train --out {path}`")
     damages = [d for part in (files.DATA, files.CHECKPOINTS) for d in CheckpointStore(path / part).check()]
     damages += RetrainedOrders(path / files.RETRAINED).check()
     small = {files.MANIFEST: files.read_manifest, files.CONFIG: files.read_config, files.ORDER: files.check_order}

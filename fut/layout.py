@@ -233,12 +233,12 @@ def read_order(path: Path) -> list[Any]:
         raise OrderError(
             f"order: expected a JSON list like [3, 1, 2, 0], got {path}: {error}; mend the file"
         ) from error
-    content = content.get("order") if isinstance(content, dict) else content
-    if not isinstance(content, list):
+    found = content.get("order", content) if isinstance(content, dict) else content
+    if not isinstance(found, list):
         raise OrderError(
-            f"order: expected a JSON list like [3, 1, 2, 0], got {type(content).__name__} in {path}; mend the file"
+            f"order: expected a JSON list like [3, 1, 2, 0], got {type(found).__name__} in {path}; mend the file"
         )
-    return content
+    return found
 
 
 def listed_order(spec: str | Path) -> list[Any] | None:
@@ -246,10 +246,11 @@ def listed_order(spec: str | Path) -> list[Any] | None:
     path = Path(spec)
     if isinstance(spec, Path) or path.suffix == ".json":
         return read_order(path)
-    inline = bool(spec) and all(c in "0123456789,- " for c in spec)
+    text = spec.strip().removeprefix("[").removesuffix("]")
+    inline = bool(text) and all(c in "0123456789,- " for c in text)
     if os.path.isfile(spec):  # not Path.is_file, which raises for a list longer than a file name may be
         return read_order(path)
-    return _parsed(spec) if inline else None
+    return _parsed(text) if inline else None
 
 
 def _parsed(text: str) -> list[int]:

@@ -68,7 +68,13 @@ class _WithLoss(nn.Module):
         self.module, self._loss = module, loss
 
     def forward(self, *item: Tensor) -> Tensor:
-        return self._loss(self.module, *item)
+        value = self._loss(self.module, *item)
+        if not isinstance(value, Tensor) or value.ndim:
+            got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ModelError(
+                f"loss: expected a tensor holding one number, the item's mean loss, got {got}; take its mean"
+            )
+        return value
 
 
 class Objective:
@@ -192,12 +198,27 @@ def load_hook(spec: str, what: str) -> Any:
         ) from error
 
 
+def _made_by(factory: str, vocabulary: int, context: int) -> nn.Module:
+    hook = load_hook(factory, "model.factory")
+    try:
+        module = hook(vocabulary=vocabulary, context=context)
+    except TypeError as error:
+        raise UsageError(
+            f"model.factory: expected `{factory}` to take (vocabulary=, context=), got TypeError: {error}; mend the factory"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"model.factory: expected an nn.Module from `{factory}`, got {type(module).__name__}; return one"
+        )
+    return module
+
+
 def build_module(config: ModelConfig, vocabulary: int, context: int) -> nn.Module:
     """The configured module with seeded starting values: built-in transformer, or the user's factory."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.factory:
-            return load_hook(config.factory, "model.factory")(vocabulary=vocabulary, context=context)
+            return _made_by(config.factory, vocabulary, context)
         if config.width % config.heads:
             raise UsageError(
                 f"model: expected a width divisible by heads, got width={config.width}, heads={config.heads}"

@@ -87,7 +87,8 @@ def info(found: dict[str, Any]) -> str:
         f"probe loss: {loss(found['start_loss'])} before the window",
         f"            {loss(found['reference_loss'])} after it, in the reference order",
         f"on disk: {nbytes(found['store_bytes'])}; terms: "
-        + (f"{terms['done']} of {terms['total']} blocks" if terms["total"] else "none yet, run `fut cache`"),
+        + (f"{terms['done']} of {terms['total']} blocks" if terms["total"] else "none yet, run `fut cache`")
+        + (", adjoint cached" if found["adjoint_cached"] else ""),
     ]
     rows = [
         [n, f"{found['precompute_gradients'][n]:,}", f"{found['query_gradients'][n]:,}", nbytes(found["term_bytes"][n])]

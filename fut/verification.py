@@ -40,7 +40,7 @@ def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = No
     estimators = {name: run.estimator(name) for name in chosen if name != "retrain"}
     for estimator in estimators.values():
         estimator.ready()  # refuse before anything is retrained
-    fits = {name: read_calibration(run.path, name) for name in estimators}
+    fits = {name: read_calibration(run, name) for name in estimators}
     used = {digest for fit in fits.values() if fit is not None for digest in fit.digests}
     orders = fresh_orders(run.reference, count, seed, used)
     asks = {name: _asker(run, estimator, fits[name], run.progress) for name, estimator in estimators.items()}
@@ -125,7 +125,7 @@ def _asker(
                 for i, (place, order, position) in enumerate(zip(places, batch, positions, strict=True)):
                     losses[place], variances[place] = found[i], spreads[i]
                     if estimator.rebuilds:
-                        errors.append(_endpoint_error(run, order, estimator.endpoint(position, len(order))))
+                        errors += _endpoint_error(run, order, estimator.endpoint(position, len(order)))
         error = sum(errors) / len(errors) if errors else None
         if fit is None:
             return Answers(losses, None, error, seconds)
@@ -135,7 +135,8 @@ def _asker(
     return ask
 
 
-def _endpoint_error(run: Run, order: Order, estimate: Tensor) -> float:
-    """|estimate - truth| / |truth - reference| over all parameters."""
+def _endpoint_error(run: Run, order: Order, estimate: Tensor) -> list[float]:
+    """|estimate - truth| / |truth - reference| over all parameters; nothing for an order that ends at the reference."""
     truth, reference = run.retrain(order).theta, run.state(len(order)).theta
-    return ((estimate - truth).norm() / (truth - reference).norm()).item()
+    moved = (truth - reference).norm()
+    return [((estimate - truth).norm() / moved).item()] if moved > 0 else []

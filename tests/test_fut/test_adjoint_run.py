@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,33 @@ def test_calibration_gives_intervals_and_is_kept(tmp_path: Path) -> None:
     row = checked.estimators["adjoint"]
     assert 0 <= row["coverage"] <= 1
     assert row["skill_uncalibrated"] is not None
+
+
+def test_calibration_leaves_the_reference_order_at_the_reference_bitwise(tmp_path: Path) -> None:
+    config = small_config()
+    data = build_dataset(config)
+    twin = fut.Dataset((*data.items[:4], data.items[1]), data.probe, data.warmup)
+    run = fut.train(tmp_path / "run", config, data=twin, device="cpu")
+    run.expand()
+    fitted = run.calibrate(orders=6, seed=11)
+    assert fitted.fit.correct(run.reference_loss) != run.reference_loss, "a fit that moves nothing would pass"
+    same, twins, other = run.estimate(["identity", "swap:1,4", "swap:0,2"], known=False)
+    for found in (same, twins):
+        assert (found.loss, found.delta) == (run.reference_loss, 0.0)
+        assert found.interval == (run.reference_loss, run.reference_loss)
+    assert other.source == "estimate"
+    assert other.delta != 0.0
+
+
+def test_a_calibration_is_not_used_on_terms_made_anew(own_run: Path) -> None:
+    run = fut.open(own_run, device="cpu")
+    run.calibrate(orders=3, estimator="fut")
+    run.calibrate(orders=3, estimator="replay-exact")
+    assert run.estimate(["reverse"], "fut", known=False)[0].interval is not None
+    shutil.rmtree(own_run / "terms")
+    run.cache(["update", "jvp"], run.config.cache.model_copy(update={"size": 32}))
+    assert run.estimate(["reverse"], "fut", known=False)[0].interval is None
+    assert run.estimate(["reverse"], "replay-exact", known=False)[0].interval is not None, "it replays no terms"
 
 
 def test_scratch_of_a_killed_expansion_is_checked_too(tmp_path: Path) -> None:

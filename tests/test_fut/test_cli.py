@@ -7,11 +7,13 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small import Cli, arguments
 
 import fut
+from estimators.errors import OrderError
 from fut.errors import exit_status
 
 ESTIMATOR_KEYS = {
@@ -141,8 +143,10 @@ BAD: dict[str, tuple[list[str], int, str]] = {
         2,
         "expected a JSON list like [3, 1, 2, 0], got int",
     ),
+    "JSON of an object": (["estimate", "RUN", "--order", "OBJECT"], 2, "got dict"),
     "JSON of words": (["estimate", "RUN", "--order", "WORDS"], 2, "expected whole item numbers"),
     "unknown estimator": (["estimate", "RUN", "--order", "reverse", "--estimator", "magic"], 2, "got `magic`"),
+    "endpoint into a directory": (["endpoint", "RUN", "--order", "reverse", "--out", ".", *CPU], 2, "the directory ."),
     "unknown in verify": (["verify", "RUN", "--estimators", "magic"], 2, "got magic"),
     "one order": (["verify", "RUN", "--orders", "1"], 2, "expected at least 2 orders, got 1"),
     "unknown device": (["estimate", "RUN", "--order", "reverse", "--device", "abacus"], 2, "got `abacus`"),
@@ -182,6 +186,7 @@ def test_bad_input_is_a_message_and_a_status(own_run: Path, tmp_path: Path, cli:
         "BADJSON": b"[1, 2,",
         "NUMBER": b"3",
         "WORDS": b'["a"]',
+        "OBJECT": b'{"items": [0]}',
         "BADTOML": b"= 3",
         "FLATTOML": b"data = 3",
         "SHORT": b"too short",
@@ -189,13 +194,23 @@ def test_bad_input_is_a_message_and_a_status(own_run: Path, tmp_path: Path, cli:
     }.items():
         (tmp_path / name).write_bytes(content)
     words, status, message = BAD[case]
-    files = {n: str(tmp_path / n) for n in ("BADJSON", "NUMBER", "WORDS", "BADTOML", "FLATTOML", "SHORT", "BINARY")}
+    files = {
+        n: str(tmp_path / n) for n in ("BADJSON", "NUMBER", "WORDS", "OBJECT", "BADTOML", "FLATTOML", "SHORT", "BINARY")
+    }
     said = cli(*(files.get(w, w) for w in filled(words, own_run, tmp_path)))
     assert said.status == status, said.err
     assert message in said.err + said.out, said.err
     assert "Traceback" not in said.err
     if words[0] != "check":
         assert said.out == ""
+
+
+@pytest.mark.parametrize("name", ["magic", "fut:magic=1", "fut:moments=magic"])
+def test_a_wrong_estimator_is_refused_even_where_the_truth_is_known(own_run: Path, cli: Cli, name: str) -> None:
+    fut.open(own_run, device="cpu").retrain("reverse")
+    said = cli("estimate", own_run, "--order", "reverse", "--estimator", name, *CPU)
+    assert said.status == 2, said.out
+    assert "magic" in said.err
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "summary.json", "config.toml"])
@@ -230,3 +245,19 @@ def test_the_installed_entry_point_keeps_standard_output_clean(
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")
     assert err.startswith("fut: run: expected a run directory")
+
+
+@pytest.mark.parametrize("wrong", ["reverse", Path("order.json")])
+def test_one_order_in_place_of_a_list_is_refused_with_the_list_to_write(small_run: fut.Run, wrong: Any) -> None:
+    with pytest.raises(OrderError, match="expected a list of orders, got one"):
+        small_run.estimate(wrong)
+
+
+@pytest.mark.parametrize("wrong", [3, None, 2.5])
+def test_an_order_that_is_no_order_is_refused(small_run: fut.Run, wrong: Any) -> None:
+    with pytest.raises(OrderError, match="expected a name, a path, a list of items or an Order"):
+        small_run.order(wrong)
+
+
+def test_an_inline_list_may_have_brackets(small_run: fut.Run) -> None:
+    assert small_run.order("[4, 3, 2, 1, 0]") == small_run.order("4,3,2,1,0") == small_run.order("reverse")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -116,6 +117,25 @@ def test_any_tokenizer_by_hook(counted: str, monkeypatch: pytest.MonkeyPatch) ->
         build_dataset(small_config(data=sections | {"vocabulary": 256}))
     with pytest.raises(UsageError, match="expected an importable"):
         build_dataset(small_config(data=sections | {"tokenizer": "fut.data:nothing"}))
+
+
+def text_pieces(text: str) -> list[str]:
+    return text.split()
+
+
+def fractions(text: str) -> list[float]:
+    return [float(word) / 2 for word in text.split()]
+
+
+@pytest.mark.parametrize("hook", [text_pieces, fractions, len])
+def test_a_tokenizer_that_gives_no_ids_is_refused(
+    counted: str, monkeypatch: pytest.MonkeyPatch, hook: Callable[[str], object]
+) -> None:
+    monkeypatch.setattr(fut.data, "the_hook", hook, raising=False)
+    with pytest.raises(
+        DataError, match=r"data\.tokenizer: expected a flat list of whole numbers .*got .* return a list"
+    ):
+        build_dataset(small_config(data={"text": counted, "tokenizer": "fut.data:the_hook"}))
 
 
 def test_items_that_are_no_bytes_are_shown_as_numbers() -> None:

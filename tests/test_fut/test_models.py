@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from small import small_config
 from torch import Tensor, nn
 
+import fut
 from fut.data import build_dataset
 from fut.derivatives import evaluate, gradient
 from fut.errors import ModelError, UsageError
@@ -122,6 +125,23 @@ def test_frozen_parameters_stay_out_of_the_vector() -> None:
 def test_hooks_that_cannot_be_found_are_refused(spec: str) -> None:
     with pytest.raises(UsageError, match=r"model\.factory: expected .*`package\.module:name`, got"):
         load_hook(spec, "model.factory")
+
+
+def test_a_loss_that_is_no_single_number_is_refused() -> None:
+    item = (torch.ones(3, 4),)
+    for loss, got in ((lambda m, x: m(x), r"shape \[3, 2\]"), (lambda m, x: m(x).mean().item, "got builtin")):
+        objective = Objective(nn.Linear(4, 2), loss)
+        with pytest.raises(ModelError, match=rf"expected a tensor holding one number.*{got}.*take its mean"):
+            gradient(objective, objective.start(), item)
+
+
+@pytest.mark.parametrize("factory", [lambda vocabulary, context: 3, lambda vocabulary: nn.Linear(1, 1)])
+def test_a_factory_that_makes_no_module_is_refused(
+    monkeypatch: pytest.MonkeyPatch, factory: Callable[..., object]
+) -> None:
+    monkeypatch.setattr(fut.models, "the_factory", factory, raising=False)
+    with pytest.raises(UsageError, match=r"model\.factory: expected .*`fut\.models:the_factory`.*, got .*; "):
+        build_module(small_config(model={"factory": "fut.models:the_factory"}).model, 256, 12)
 
 
 def test_the_probe_is_judged_without_dropout_and_training_mode_comes_back() -> None:

@@ -170,3 +170,11 @@ def test_retraining_is_a_row_that_is_exact(own_run: Path) -> None:
     row = fut.open(own_run, device="cpu").verify(3, seed=5, estimators=["retrain"]).estimators["retrain"]
     assert (row["mae"], row["skill"], row["coverage"], row["endpoint_error"]) == (0.0, 1.0, 1.0, 0.0)
     assert row["query_gradients"] == fut.open(own_run, device="cpu").steps
+
+
+def test_an_order_that_ends_at_the_reference_does_not_spoil_the_endpoint_error(own_run: Path, monkeypatch: Any) -> None:
+    run = fut.open(own_run, device="cpu")
+    drawn = [run.order("reverse"), run.reference]
+    monkeypatch.setattr("fut.verification.fresh_orders", lambda *arguments: drawn)
+    row = run.verify(2, seed=1, estimators=["replay-exact"]).estimators["replay-exact"]
+    assert 0 < row["endpoint_error"] < 1
