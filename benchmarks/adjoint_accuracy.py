@@ -25,6 +25,7 @@ import fut
 from fut.caching import seconds_per_gradient
 from fut.calibration import SEED
 from fut.config import load_config
+from fut.estimation import raw_estimates
 from fut.inspection import directory_bytes
 
 ORDER_SEED, MANY = 2000, 256
@@ -45,7 +46,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     found = run.verify(arguments.orders, ORDER_SEED, ["adjoint"])
     row = found.estimators["adjoint"]
     began = time.perf_counter()
-    run.raw_estimates([run.order(f"random:{i}") for i in range(MANY)], "adjoint")
+    raw_estimates(run.estimator("adjoint"), [run.order(f"random:{i}") for i in range(MANY)])
     many = (time.perf_counter() - began) / MANY
     state_bytes = run.checkpoints.nbytes() / (run.steps + 1)
     result = {

@@ -15,7 +15,7 @@ from estimators.order import Order, random_order, random_orders
 from storage import FORMAT, Manifest
 
 from .errors import UsageError
-from .estimation import base_name
+from .estimation import base_name, raw_estimates
 
 if TYPE_CHECKING:
     from .run import Run
@@ -71,7 +71,7 @@ def calibrate_run(run: Run, count: int, seed: int, estimator: str) -> Calibrated
     if count < 3:
         raise UsageError(f"calibrate: expected at least 3 orders, got {count}; 8 is a good number")
     orders = random_orders(run.reference, count, seed)
-    estimates, variances = run.raw_estimates(orders, estimator)
+    estimates, variances = raw_estimates(run.estimator(estimator), orders)
     with run.progress("retraining", count * run.steps) as tick:
         truths = [run.retrain(order, lambda step, state: tick()).loss for order in orders]
     content = {

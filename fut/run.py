@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -13,21 +12,21 @@ from torch import nn
 
 from estimators.errors import OrderError
 from estimators.order import Order, named_order
-from estimators.replay import Listener, batches
+from estimators.replay import Listener
 from estimators.state import State
 from storage import CheckpointStore, Damage, IdentityError, Manifest, MemoryTerms, TermStore, require_same
 
-from . import inspection
+from . import answering, inspection
 from . import layout as files
-from .answers import Endpoint, Estimate, estimated, known_truth
+from .answers import Endpoint, Estimate
 from .caching import CachePlan, fill, known_terms, plan_cache
-from .calibration import SEED, Calibrated, calibrate_run, read_calibration
+from .calibration import SEED, Calibrated, calibrate_run
 from .config import AdjointConfig, CacheConfig, Config
 from .data import Dataset
 from .device import choose_device, environment
 from .endpoint import write_endpoint
-from .errors import ModelError, NotCachedError
-from .estimation import batch_size, make_estimator
+from .errors import ModelError
+from .estimation import make_estimator
 from .estimator import Estimator, Reference
 from .expansion import Expansion
 from .models import Loss
@@ -238,47 +237,10 @@ class Run:
         known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
         calibration, if there is one (`calibrate`). `estimator="retrain"` trains every order that has not been trained yet.
         """
-        name = estimator or self.default_estimator
         if isinstance(orders, (str, Path, Order)):
             raise OrderError(f"estimate: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
         checked = [self.order(o) for o in orders]
-        if name == "retrain":
-            return [known_truth(o, name, self.retrain(o).loss, self.reference_loss) for o in checked]
-        calibration = read_calibration(self, name) if calibrated and not options else None
-        found = [self.retrained.find(o) if known else None for o in checked]
-        truths = [None if f is None else f.loss for f in found]
-        if calibration is not None:  # a fit would move the reference order's loss, which every estimator gives exactly
-            truths = [self.reference_loss if self._is_reference(o) else t for o, t in zip(checked, truths, strict=True)]
-        rest = [i for i, truth in enumerate(truths) if truth is None]
-        losses, variances = self.raw_estimates([checked[i] for i in rest], name, **options)
-        figures = dict(zip(rest, zip(losses, variances, strict=True), strict=True))
-        return [
-            estimated(order, name, *figures[i], self.reference_loss, calibration)
-            if truth is None
-            else known_truth(order, name, truth, self.reference_loss)
-            for i, (order, truth) in enumerate(zip(checked, truths, strict=True))
-        ]
-
-    def _is_reference(self, order: Order) -> bool:
-        """Whether the order consumes the reference order's very content at every step: equal items are one."""
-        hashes = self.manifest.identity["data"]["items"]
-        here, there = ([[hashes[i] for i in step] for step in o.steps] for o in (order, self.reference))
-        return here == there
-
-    def raw_estimates(self, orders: Sequence[Order], estimator: str, **options: str) -> tuple[list[float], list[float]]:
-        """Uncalibrated losses [nats/token] of checked orders, and the variance of each over a sample of coordinates."""
-        losses, variances = [0.0] * len(orders), [0.0] * len(orders)
-        if not orders:
-            with suppress(NotCachedError):  # a wrong name or option is refused even where nothing is left to estimate
-                self.estimator(estimator, **options)
-            return losses, variances
-        chosen = self.estimator(estimator, **options)
-        for places, batch in batches(orders, batch_size(chosen.width())):
-            positions = chosen.positions(batch)
-            found = zip(chosen.losses(positions, len(batch[0])), chosen.variances(positions), strict=True)
-            for place, (loss, variance) in zip(places, found, strict=True):
-                losses[place], variances[place] = loss, variance
-        return losses, variances
+        return answering.estimate(self, checked, estimator or self.default_estimator, known, calibrated, **options)
 
     def calibrate(self, orders: int = 8, seed: int = SEED, estimator: str | None = None) -> Calibrated:
         """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval."""

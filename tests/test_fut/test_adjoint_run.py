@@ -21,6 +21,7 @@ from estimators.state import State
 from fut.config import AdjointConfig
 from fut.data import build_dataset
 from fut.errors import NotCachedError, UsageError
+from fut.estimation import raw_estimates
 from storage import CheckpointStore, IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -76,7 +77,7 @@ def test_a_sample_of_coordinates_errs_as_it_says(tmp_path: Path, make_run: MakeR
     exact = plain.estimate(["reverse"], "adjoint", known=False)[0].loss
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
     run.expand(AdjointConfig(coordinates=800, simulated=2))
-    losses, variances = run.raw_estimates([run.order("reverse")], "adjoint")
+    losses, variances = raw_estimates(run.estimator("adjoint"), [run.order("reverse")])
     assert 700 < len(run.expansion().indices) < 900
     assert 0 < abs(losses[0] - exact) < 4 * variances[0] ** 0.5, "further off than the stated sampling error allows"
 
@@ -160,7 +161,7 @@ def test_calibration_gives_intervals_and_is_kept(tmp_path: Path) -> None:
     found = fut.open(tmp_path / "run", device="cpu").estimate(["reverse"], known=False)[0]
     assert found.interval is not None
     assert found.interval[0] < found.loss < found.interval[1]
-    assert found.loss == fitted.fit.correct(run.raw_estimates([run.order("reverse")], "adjoint")[0][0])
+    assert found.loss == fitted.fit.correct(raw_estimates(run.estimator("adjoint"), [run.order("reverse")])[0][0])
     checked = run.verify(4, seed=11, estimators=["adjoint"])
     assert not {fut.Order.of(o).digest for o in checked.orders} & set(fitted.digests), "judged on what it was fitted on"
     row = checked.estimators["adjoint"]
