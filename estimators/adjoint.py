@@ -118,12 +118,39 @@ class Anchored:
     table: Callable[[int], Tensor]
 
     def __call__(self, step: int) -> Tensor:
+        low, high, share = self._between(step)
+        return (1.0 - share) * self.table(low) + share * self.table(high) if share else self.table(low)
+
+    def pick(self, step: int, picks: Picks) -> Tensor:
+        """What n runs consume at a step, [n, k], interpolating the rows that are picked and no others."""
+        low, high, share = self._between(step)
+        picked = picks.combine(self.table(low))
+        return (1.0 - share) * picked + share * picks.combine(self.table(high)) if share else picked
+
+    def _between(self, step: int) -> tuple[int, int, float]:
+        """Indices of the anchors around a step, and the share of the later one; beyond the ends, the nearest."""
         after = next((i for i, a in enumerate(self.anchors) if a >= step), len(self.anchors) - 1)
         if self.anchors[after] <= step or after == 0:
-            return self.table(after)
+            return after, after, 0.0
         low, high = self.anchors[after - 1], self.anchors[after]
-        share = (step - low) / (high - low)
-        return (1.0 - share) * self.table(after - 1) + share * self.table(after)
+        return after - 1, after, (step - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class AnchoredGradients:
+    """Gradients of a replay from a few anchors; norms and weight as in `CachedGradients`."""
+
+    gradients: Anchored
+    norms: Anchored | None = None
+    weight: Tensor | float = 1.0
+
+    def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+        gradient = self.gradients.pick(step, picks)
+        if self.norms is None:
+            return gradient, None
+        if picks.items.shape[1] == 1:
+            return gradient, self.norms.pick(step, picks).squeeze(-1)
+        return gradient, (gradient.square() * self.weight).sum(-1).sqrt()
 
 
 def spread_anchors(steps: int, count: int) -> list[int]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
-from estimators.adjoint import Anchored, DualTransition, sampling_variance
+from estimators.adjoint import Anchored, AnchoredGradients, DualTransition, sampling_variance
 from estimators.errors import OrderError
 from estimators.order import Order
-from estimators.replay import CachedGradients, Listener, RuleTransition, replay
+from estimators.replay import Listener, RuleTransition, replay
+from estimators.state import State
 
 from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference
 from .expansion import Expansion
-from .terms import TermTables
+
+CACHED, MINIMUM = 1 << 16, 512
+"""Numbers of one buffer that a batch replays at once, and the least width of a block."""
 
 
 class Adjoint(Estimator):
@@ -37,14 +41,20 @@ class Adjoint(Estimator):
         self.expansion: Expansion = reference.expansion
 
     @cached_property
-    def _tables(self) -> TermTables:
+    def _tables(self) -> dict[str, Tensor]:
+        """Every term in memory, by name: [steps, items or read-outs, k]."""
         terms = self.expansion.terms()
         missing = terms.missing()
         if missing:
             raise NotCachedError(
                 f"adjoint: expected a complete expansion, got one with {len(missing)} blocks missing; run `fut cache RUN`"
             )
-        return TermTables(terms, self.problem.device)
+        return {
+            spec.name: torch.stack([torch.from_numpy(terms.read(spec.name, t)) for t in range(spec.shape[0])]).to(
+                self.problem.device
+            )
+            for spec in terms.specs
+        }
 
     @property
     def rebuilds(self) -> bool:
@@ -56,19 +66,25 @@ class Adjoint(Estimator):
     def width(self) -> int:
         return 2 * len(self.expansion.indices)
 
-    @cached_property
-    def _transition(self) -> DualTransition:
+    def _transition(self, block: slice) -> DualTransition:
+        """The replay on a block of the sampled coordinates."""
         tables, expansion = self._tables, self.expansion
-        anchored = Anchored(expansion.anchors, tables["gradient"])
-        norms = Anchored(expansion.anchors, tables["norm"])
-        sampled = len(expansion.indices) < self.problem.objective.size
-        gradients = (
-            CachedGradients(anchored, lambda t: norms(t).squeeze(-1), 1.0 / expansion.probabilities)
-            if sampled
-            else CachedGradients(anchored)
+        gradients = Anchored(expansion.anchors, lambda a: tables["gradient"][a, :, block])
+        norms = None
+        if len(expansion.indices) < self.problem.objective.size:
+            norms = Anchored(expansion.anchors, lambda a: tables["norm"][a])
+        inner = RuleTransition(
+            self.problem.rule,
+            self.problem.rate,
+            AnchoredGradients(gradients, norms, 1.0 / expansion.probabilities[block]),
         )
-        inner = RuleTransition(self.problem.rule, self.problem.rate, gradients)
-        return DualTransition(inner, lambda t: tables["centre"](t)[0], tables["weight"])
+        return DualTransition(inner, lambda t: tables["centre"][t, 0, block], lambda t: tables["weight"][t, :, block])
+
+    def _blocks(self, orders: int) -> list[slice]:
+        """Coordinates replayed together: as many as stay in a core's cache, all where clipping needs the whole norm."""
+        size = len(self.expansion.indices)
+        width = size if self.problem.rule.clip is not None else max(MINIMUM, CACHED // orders)
+        return [slice(first, min(first + width, size)) for first in range(0, size, width)]
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         steps = self.problem.config.steps
@@ -77,10 +93,14 @@ class Adjoint(Estimator):
                 f"adjoint: expected orders of {steps} steps, the length its read-out was swept for, got "
                 f"{min(len(o) for o in orders)}; leave a step empty ([]) in place of dropping it, or use --estimator replay"
             )
-        start = self.reference.state(0).restrict(self.expansion.indices).rows(len(orders))
-        transition = self._transition
-        end = replay(transition, transition.start(start, 1), self.batch(orders), listener=listener)
-        return transition.contributions(end, steps, self._tables["weight"](steps))[:, 0]
+        start, batch, parts = self.reference.state(0).restrict(self.expansion.indices), self.batch(orders), []
+        for block in (blocks := self._blocks(len(orders))):
+            transition = self._transition(block)
+            here = State(start.theta[block], {k: b[block] for k, b in start.memory.items()}, start.clock)
+            begun = transition.start(here.rows(len(orders)), 1)
+            end = replay(transition, begun, batch, listener=listener if block is blocks[-1] else None)
+            parts.append(transition.contributions(end, steps, self._tables["weight"][steps, :, block])[:, 0])
+        return torch.cat(parts, dim=-1)
 
     @cached_property
     def _own(self) -> Tensor:

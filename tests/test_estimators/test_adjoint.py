@@ -143,6 +143,10 @@ def test_anchors_interpolate_linearly_and_hold_at_the_ends() -> None:
     anchored = Anchored([0, 4, 7], lambda a: base + slope * [0, 4, 7][a])
     for t in range(8):
         assert torch.allclose(anchored(t), base + slope * t, atol=1e-5)
+        picks = OrderBatch.pack(ORDERS).at(min(t, N - 1))
+        assert torch.equal(anchored.pick(t, picks), picks.combine(anchored(t))), (
+            "interpolating picked rows or all of them"
+        )
     assert torch.equal(Anchored([0], lambda a: base)(5), base)
 
 

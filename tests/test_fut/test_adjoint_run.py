@@ -226,3 +226,17 @@ def test_samples_cannot_be_pooled_from_items_of_several_shapes(tmp_path: Path) -
     run = fut.train(tmp_path / "run", config, data=fut.Dataset(short, data.probe, data.warmup), device="cpu")
     with pytest.raises(UsageError, match="got 5 shapes; use `items`"):
         run.expand()
+
+
+@pytest.mark.parametrize("cached", [1, 700, 10**9])
+def test_estimates_do_not_depend_on_blocks_or_batches(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, cached: int
+) -> None:
+    run = make_run()
+    orders = [run.order(f"random:{i}") for i in range(5)]
+    expected = raw_estimates(run.estimator("adjoint"), orders)[0]
+    monkeypatch.setattr("fut.adjoint.CACHED", cached)
+    monkeypatch.setattr("fut.adjoint.MINIMUM", 333)
+    assert len(run.estimator("adjoint")._blocks(5)) == (1 if cached == 10**9 else -(-run.parameters // 333))
+    assert raw_estimates(run.estimator("adjoint"), orders)[0] == expected
+    assert [raw_estimates(run.estimator("adjoint"), [o])[0][0] for o in orders] == expected
