@@ -60,7 +60,6 @@ def line(name: str, row: dict[str, Any]) -> str:
         f"{many['coverage']:.2f} ± {many['coverage_sd']:.2f}",
         f"{many['width']:.2f}",
         f"{row['precompute_training_runs']:.1f}",
-        f"{row['seconds_per_order_of_many'] / row['retrain_seconds']:.4f}",
         f"{row['store_in_lifted_states']:.1f}",
     ]
     return "| " + " | ".join(cells).replace("-", "−") + " |"
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     header = (
         "| record | D | items | schedule | rate | T | sd | Spearman [90 %] | skill | calibrated | coverage ± sd | width / sd | "
-        "runs | order / retraining | store / state |"
+        "runs | store / state |"
     )
     print(header + "\n" + "|---" * (header.count("|") - 1) + "|")
     for path in sorted(RECORDS.glob("adjoint-accuracy*.json")):
