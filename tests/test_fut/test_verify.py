@@ -178,3 +178,12 @@ def test_an_order_that_ends_at_the_reference_does_not_spoil_the_endpoint_error(o
     monkeypatch.setattr("fut.verification.fresh_orders", lambda *arguments: drawn)
     row = run.verify(2, seed=1, estimators=["replay-exact"]).estimators["replay-exact"]
     assert 0 < row["endpoint_error"] < 1
+
+
+def test_no_coefficient_leaves_its_range_by_rounding() -> None:
+    for seed in range(20):
+        true = np.random.default_rng(seed).normal(size=4)
+        found = accuracy(list(true), list(3 * true), 0.0)
+        assert found.pearson is not None
+        assert found.pearson_interval is not None
+        assert max(found.pearson, *found.pearson_interval) <= 1.0
