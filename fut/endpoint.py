@@ -9,7 +9,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from estimators.order import Order
-from storage import write_bytes
+from storage import fingerprint, write_bytes
 
 from .answers import Endpoint
 from .errors import UsageError
@@ -29,7 +29,7 @@ def write_endpoint(run: Run, order: Order, estimator: str, out: Path, **options:
         "format": "pt",
         "fut.estimator": estimator,
         "fut.order": order.digest,
-        "fut.run": run.manifest.identity["order"],
+        "fut.run": fingerprint(run.manifest.identity),
         "fut.estimated_loss": repr(estimated),
         "fut.evaluated_loss": repr(evaluated),
     }
