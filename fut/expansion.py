@@ -1,6 +1,6 @@
 """The expansion about the centre: what the adjoint estimator reads, computed stage by stage, each resumable.
 
-Stages: centre (mixture gradients a step), sweep (as many Hessian-vector products, backwards), sample (arithmetic), anchors
+Stages: centre (mixture gradients a step), sweep (Hessian-vector products, backwards), sample (arithmetic), anchors
 (item gradients at a few checkpoints of the centre). Whole-size scratch is deleted once the terms are folded out of it.
 """
 
@@ -100,6 +100,13 @@ class Expansion:
         kept = self.expected_coordinates
         rows = len(self.anchors) * self.problem.config.data.items + (1 + len(READOUTS)) * (self.steps + 1)
         return rows * kept * self.problem.objective.start().element_size() + 16 * kept
+
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch while it is built: the centre, its mixtures' gradients, and weights and costates of the sweep."""
+        start = self.problem.objective.start()
+        state = 1 + len(self.problem.rule.init(start).memory)
+        per_step = state + self.config.mixture + len(READOUTS) * (1 + state)
+        return per_step * (self.steps + 1) * start.numel() * start.element_size()
 
     def complete(self) -> bool:
         """Whether every stage is done."""

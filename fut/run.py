@@ -14,7 +14,7 @@ from estimators.errors import OrderError
 from estimators.order import Order, named_order
 from estimators.replay import Listener
 from estimators.state import State
-from storage import CheckpointStore, Damage, IdentityError, Manifest, MemoryTerms, TermStore, require_same
+from storage import CheckpointStore, Damage, IdentityError, Manifest, MemoryTerms, TermStore, require_free, require_same
 
 from . import answering, inspection
 from . import layout as files
@@ -195,6 +195,8 @@ class Run:
         """Compute what the adjoint estimator reads; resumes where an interrupted call stopped."""
         files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
         expansion = self.expansion(config)
+        if not expansion.complete():
+            require_free(self.path, expansion.scratch_bytes() + expansion.nbytes(), "the expansion and its scratch")
         files.claim_expansion(self.path, expansion)
         expansion.build(self.progress)
 

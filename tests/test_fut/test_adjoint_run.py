@@ -22,7 +22,7 @@ from fut.config import AdjointConfig
 from fut.data import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import raw_estimates
-from storage import CheckpointStore, IdentityError
+from storage import CheckpointStore, DiskFullError, IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 
@@ -240,3 +240,30 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
     assert len(run.estimator("adjoint")._blocks(5)) == (1 if cached == 10**9 else -(-run.parameters // 333))
     assert raw_estimates(run.estimator("adjoint"), orders)[0] == expected
     assert [raw_estimates(run.estimator("adjoint"), [o])[0][0] for o in orders] == expected
+
+
+def test_an_expansion_that_does_not_fit_the_disk_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    expansion = run.expansion()
+    needed = expansion.scratch_bytes() + expansion.nbytes()
+    monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
+    with pytest.raises(DiskFullError, match="the expansion and its scratch"):
+        run.expand()
+    assert not (tmp_path / "run" / "adjoint").exists()
+
+
+def test_scratch_is_no_larger_than_said(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    expansion, seen = run.expansion(), []
+    draw = expansion._draw_sample
+
+    def measured() -> None:
+        seen.append(sum(p.stat().st_size for p in expansion.scratch.rglob("*.h5")))
+        draw()
+
+    object.__setattr__(expansion, "_draw_sample", measured)
+    expansion.build()
+    headers = 40_000 * 3 * (run.steps + 1)  # HDF5's own, which a few thousand parameters do not outweigh
+    assert expansion.scratch_bytes() / 2 < seen[0] < expansion.scratch_bytes() + headers
