@@ -169,7 +169,9 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Retrain a few orders and fit an estimator to them: every later estimate then carries a 90 % interval."""
-    found = open_run(path, device, as_json).calibrate(orders, seed, estimator)
+    run = open_run(path, device, as_json)
+    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.steps} gradients", as_json)
+    found = run.calibrate(orders, seed, estimator)
     answer(found.as_dict(), present.calibration(found), as_json)
 
 
@@ -187,6 +189,7 @@ def verify(
 ) -> None:
     """Retrain random orders and compare every estimator with them, beside the baseline `reference`."""
     run = open_run(path, device, as_json)
+    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.steps} gradients", as_json)
     found = run.verify(orders, seed, estimators.split(",") if estimators else None)
     picture = present.scatter(found, plot or path / "verification" / f"orders-{orders}-seed-{seed}.png")
     answer(found.as_dict() | {"plot": str(picture)}, present.table(found) + f"\npicture: {picture}", as_json)
