@@ -73,7 +73,7 @@ def variants(run: fut.Run) -> dict[str, Estimator]:
         "fut++, replayed moments": FutPlusPlus(sketched, "replayed"),
         "fut, secant": Fut(sketched_secant),
         "fut++, secant": FutPlusPlus(sketched_secant),
-        "fut, evaluated": Fut(sketched, readout="evaluated"),
+        "fut, evaluated": Fut(sketched, reading="evaluated"),
         "fut, no sketch": Fut(exact),
         "fut++, no sketch": FutPlusPlus(exact),
         "fut, no sketch, replayed moments": Fut(exact, "replayed"),

@@ -40,8 +40,8 @@ class Sweep:
 
     mixture: the items of every step. state: (step) -> lifted state [D], streamed. gradient: (step, item) -> g_i(theta_t)
     [D]. product: (theta [D], item, direction [D]) -> H_i(theta) u [D].
-    pooled: (step, theta [D], direction [D]) -> H u [D] for a batch drawn from many items; where given, one such product of
-    the mean injection stands for the mean of the items' own, at the cost of one item whatever the size of the mixture.
+    pooled: (step, theta [D], directions [r, D]) -> H u [r, D] for a batch drawn from many items; where given, one such
+    product of the mean injection stands for the mean of the items' own, at the cost of one item whatever the mixture's size.
     """
 
     rule: Rule
@@ -71,7 +71,7 @@ class Sweep:
 
     def _weight(self, step: int, theta: Tensor, items: Sequence[int], own: list[Tensor], mean: Tensor) -> Tensor:
         if self.pooled is not None:
-            return torch.stack([self.pooled(step, theta, u) for u in mean])
+            return self.pooled(step, theta, mean)
         products = [torch.stack([self.product(theta, i, u) for u in us]) for i, us in zip(items, own, strict=True)]
         return torch.stack(products).sum(0) / len(items)
 

@@ -15,7 +15,7 @@ from estimators.replay import Listener, RuleTransition, replay
 from estimators.state import State
 
 from .errors import NotCachedError, UsageError
-from .estimator import Estimator, Reference
+from .estimator import Estimator, Reference, expansion_of
 from .expansion import Expansion
 
 CACHED, MINIMUM = 1 << 16, 512
@@ -26,34 +26,36 @@ class Adjoint(Estimator):
     """Exact to first order in curvature, with no gradient per order.
 
     The estimate is phi(theta_T) + [a(order) - a(reference order)], where a is the dual-weighted read-out about the centre
-    and phi(theta_T) the reference run's true loss: the reference order, and any order that trains on the same content,
-    gives the reference exactly. A *position* is what every sampled coordinate contributes to a: [n, k].
+    and phi(theta_T) the read-out's true value at the reference endpoint: the reference order, and any order that trains on
+    the same content, gives the reference exactly. A *position* is what every sampled coordinate contributes to a: [n, k].
     """
 
     name = "adjoint"
 
     def __init__(self, reference: Reference) -> None:
         super().__init__(reference)
-        if reference.expansion is None:
-            raise NotCachedError(
-                "adjoint: expected the run's expansion about its centre, got none; run `fut cache RUN` first"
-            )
-        self.expansion: Expansion = reference.expansion
+        self.expansion: Expansion = expansion_of(reference, self.name)
+        self.row = self.expansion.names.index(reference.readout.name)
 
     @cached_property
     def _tables(self) -> dict[str, Tensor]:
-        """Every term in memory, by name: [steps, items or read-outs, k]."""
-        terms = self.expansion.terms()
-        missing = terms.missing()
+        """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row alone."""
+        terms, rows = self.expansion.terms(), {"gradient": None, "norm": None, "centre": None, "weight": [self.row]}
+        missing = terms.missing(list(rows))
         if missing:
             raise NotCachedError(
                 f"adjoint: expected a complete expansion, got one with {len(missing)} blocks missing; run `fut cache RUN`"
             )
+
+        def read(name: str, step: int) -> Tensor:
+            chosen = rows[name]
+            found = terms.read(name, step) if chosen is None else terms.read_items(name, step, chosen)
+            return torch.from_numpy(found)
+
         return {
-            spec.name: torch.stack([torch.from_numpy(terms.read(spec.name, t)) for t in range(spec.shape[0])]).to(
-                self.problem.device
-            )
+            spec.name: torch.stack([read(spec.name, t) for t in range(spec.shape[0])]).to(self.problem.device)
             for spec in terms.specs
+            if spec.name in rows
         }
 
     @property
@@ -112,7 +114,7 @@ class Adjoint(Estimator):
         return [self.reference.loss + ((p - self._own).double() * inverse).sum().item() for p in positions]
 
     def variances(self, positions: Tensor) -> list[float]:
-        """Variance of each estimate over the sample of coordinates [nats²]; 0 where all are kept."""
+        """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept."""
         difference = positions - self._own
         return sampling_variance(difference, self.expansion.probabilities).tolist()
 

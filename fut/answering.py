@@ -18,23 +18,25 @@ if TYPE_CHECKING:
 
 
 def estimate(
-    run: Run, orders: Sequence[Order], name: str, known: bool, calibrated: bool, **options: str
+    run: Run, orders: Sequence[Order], name: str, known: bool, calibrated: bool, readout: str, **options: str
 ) -> list[Estimate]:
     """An answer per checked order; see `Run.estimate`."""
+    asked = run.readouts.get(readout)
+    reference = run.readouts.at_reference(asked)
     if name == "retrain":
-        return [known_truth(o, name, run.retrain(o).loss, run.reference_loss) for o in orders]
-    calibration = read_calibration(run, name) if calibrated and not options else None
+        return [known_truth(o, name, run.readouts.truth(asked, run.retrain(o)), reference, asked) for o in orders]
+    calibration = read_calibration(run, name, asked.name) if calibrated and not options else None
     found = [run.retrained.find(o) if known else None for o in orders]
-    truths = [None if f is None else f.loss for f in found]
-    if calibration is not None:  # a fit would move the reference order's loss, which every estimator gives exactly
-        truths = [run.reference_loss if _is_reference(run, o) else t for o, t in zip(orders, truths, strict=True)]
+    truths = [None if f is None else run.readouts.truth(asked, f) for f in found]
+    if calibration is not None:  # a fit would move the reference order's value, which every estimator gives exactly
+        truths = [reference if _is_reference(run, o) else t for o, t in zip(orders, truths, strict=True)]
     rest = [i for i, truth in enumerate(truths) if truth is None]
-    losses, variances = _raw(run, [orders[i] for i in rest], name, **options)
-    figures = dict(zip(rest, zip(losses, variances, strict=True), strict=True))
+    values, variances = _raw(run, [orders[i] for i in rest], name, readout=asked.name, **options)
+    figures = dict(zip(rest, zip(values, variances, strict=True), strict=True))
     return [
-        estimated(order, name, *figures[i], run.reference_loss, calibration)
+        estimated(order, name, *figures[i], reference, calibration, asked)
         if truth is None
-        else known_truth(order, name, truth, run.reference_loss)
+        else known_truth(order, name, truth, reference, asked)
         for i, (order, truth) in enumerate(zip(orders, truths, strict=True))
     ]
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from estimators.order import Order
 
+from .readouts import PROBE, ReadOut
+
 if TYPE_CHECKING:
     from .calibration import Calibrated
 
@@ -20,8 +22,8 @@ DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use
 class Estimate:
     """The read-out under one order.
 
-    loss: mean probe loss at the end of training [nats/token]. delta: loss minus the reference order's; negative is
-    better. interval: 90 % interval of the loss, or None, and then `note` says why.
+    loss: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
+    delta: that minus the reference order's. interval: 90 % interval of the value, or None, and then `note` says why.
     source: `estimate`, or `retrained` where the order has really been trained and the truth is known.
     """
 
@@ -32,14 +34,16 @@ class Estimate:
     order: str
     source: str = "estimate"
     note: str = UNCALIBRATED
+    readout: str = PROBE
+    unit: str = "nats/token"
 
     @property
-    def perplexity(self) -> float:
-        """exp(loss), per token."""
-        return perplexity(self.loss)
+    def perplexity(self) -> float | None:
+        """exp(loss), per token; None for a read-out that is no loss in nats/token."""
+        return perplexity(self.loss) if self.unit == "nats/token" else None
 
     def as_dict(self) -> dict[str, Any]:
-        return jsonable(asdict(self) | {"perplexity": self.perplexity, "unit": "nats/token"})
+        return jsonable(asdict(self) | {"perplexity": self.perplexity})
 
 
 @dataclass(frozen=True)
@@ -73,23 +77,32 @@ class Endpoint:
 
 
 def estimated(
-    order: Order, estimator: str, loss: float, variance: float, reference: float, calibration: Calibrated | None
+    order: Order,
+    estimator: str,
+    loss: float,
+    variance: float,
+    reference: float,
+    calibration: Calibrated | None,
+    readout: ReadOut,
 ) -> Estimate:
     """An estimator's figure: calibrated, with its interval, or with the word that it has none."""
+    asked = {"readout": readout.name, "unit": readout.unit}
     if not math.isfinite(loss):
-        return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED)
+        return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED, **asked)
     if calibration is None:
-        sampled = f"; its sampling error over coordinates alone is {variance**0.5:.2g} nats/token" if variance else ""
-        return Estimate(loss, loss - reference, None, estimator, order.digest, note=UNCALIBRATED + sampled)
+        sampling = f"; its sampling error over coordinates alone is {variance**0.5:.2g} {readout.unit}".rstrip()
+        note = UNCALIBRATED + (sampling if variance else "")
+        return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
     corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)
     note = f"calibrated on {calibration.fit.count} retrained orders; interval of level 0.9"
-    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note)
+    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
 
 
-def known_truth(order: Order, estimator: str, loss: float, reference: float) -> Estimate:
-    """The retrained loss, whose interval is a point."""
+def known_truth(order: Order, estimator: str, loss: float, reference: float, readout: ReadOut) -> Estimate:
+    """The value after really training, whose interval is a point."""
     note = "this order has really been trained on this run; the figure is the truth, not an estimate"
-    return Estimate(loss, loss - reference, (loss, loss), estimator, order.digest, "retrained", note)
+    asked = {"readout": readout.name, "unit": readout.unit}
+    return Estimate(loss, loss - reference, (loss, loss), estimator, order.digest, "retrained", note, **asked)
 
 
 def perplexity(loss: float) -> float:

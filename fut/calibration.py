@@ -16,6 +16,7 @@ from storage import FORMAT, Manifest
 
 from .errors import UsageError
 from .estimation import base_name, raw_estimates
+from .readouts import PROBE, ReadOut, require_same_value, suffix
 
 if TYPE_CHECKING:
     from .run import Run
@@ -24,11 +25,15 @@ DIRECTORY = "calibration"
 SEED = 1_000_003
 """Default seed of calibration orders, apart from the seeds that anybody verifies with."""
 TRIES = 20
+VALUE = "reference_value"
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A fitted calibration and what it was fitted on. variance: mean sampling variance of those estimates [nats²]."""
+    """A fitted calibration of an estimator of one read-out, and what it was fitted on, in the read-out's unit.
+
+    variance: mean sampling variance of those estimates.
+    """
 
     fit: Calibration
     estimator: str
@@ -38,6 +43,8 @@ class Calibrated:
     estimates: list[float]
     variance: float
     seed: int
+    readout: str = PROBE
+    unit: str = "nats/token"
 
     def interval(self, estimate: float, variance: float = 0.0) -> tuple[float, float]:
         """90 % interval of the retrained loss, wider where the sample of coordinates is worse than it was here."""
@@ -52,7 +59,8 @@ class Calibrated:
             "residual_sd": fit.sd,
             "degrees_of_freedom": fit.freedom,
             "level": LEVEL,
-            "unit": "nats/token",
+            "readout": self.readout,
+            "unit": self.unit,
             "orders": self.orders,
             "digests": self.digests,
             "true_losses": self.truths,
@@ -62,7 +70,7 @@ class Calibrated:
         }
 
 
-def calibrate_run(run: Run, count: int, seed: int, estimator: str) -> Calibrated:
+def calibrate_run(run: Run, count: int, seed: int, estimator: str, readout: str = PROBE) -> Calibrated:
     """Retrain `count` random orders (kept, as every truth is), estimate them, fit, and store the fit in the run."""
     if estimator in ("retrain", "reference"):
         raise UsageError(
@@ -70,10 +78,10 @@ def calibrate_run(run: Run, count: int, seed: int, estimator: str) -> Calibrated
         )
     if count < 3:
         raise UsageError(f"calibrate: expected at least 3 orders, got {count}; 8 is a good number")
-    orders = random_orders(run.reference, count, seed)
-    estimates, variances = raw_estimates(run.estimator(estimator), orders)
+    orders, asked = random_orders(run.reference, count, seed), run.readouts.get(readout)
+    estimates, variances = raw_estimates(run.estimator(estimator, readout=asked.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
-        truths = [run.retrain(order, lambda step, state: tick()).loss for order in orders]
+        truths = [run.readouts.truth(asked, run.retrain(order, lambda step, state: tick())) for order in orders]
     content = {
         "estimator": estimator,
         "orders": [o.tolist() for o in orders],
@@ -82,31 +90,47 @@ def calibrate_run(run: Run, count: int, seed: int, estimator: str) -> Calibrated
         "estimates": estimates,
         "variance": sum(variances) / count,
         "seed": seed,
-    }
+    } | _asked(asked)
     calibrate(truths, estimates)  # refuses what cannot be fitted before anything is written
-    path = _path(run.path, estimator)
+    path = _path(run.path, estimator, asked.name)
     path.parent.mkdir(exist_ok=True)
-    Manifest("calibration", FORMAT, content, {"basis": _basis(run, estimator)}).write(path)
+    environment = {"basis": _basis(run, estimator, asked.name), VALUE: run.readouts.at_reference(asked)}
+    Manifest("calibration", FORMAT, content, environment).write(path)
     return _fitted(content)
 
 
-def read_calibration(run: Run, estimator: str) -> Calibrated | None:
-    """The calibration of this estimator on this run, if there is one; None where its terms have been made anew since."""
-    path = _path(run.path, estimator)
+def _asked(readout: ReadOut) -> dict[str, str]:
+    """What a calibration says of its read-out: nothing for the probe loss, as in files of earlier versions."""
+    return {} if readout.name == PROBE else {"readout": readout.name, "unit": readout.unit}
+
+
+def read_calibration(run: Run, estimator: str, readout: str = PROBE) -> Calibrated | None:
+    """The calibration of this estimator of a read-out on this run, if there is one.
+
+    None where its terms have been made anew since. ModelError where a user's read-out is another function now.
+    """
+    path = _path(run.path, estimator, readout)
     if not path.exists():
         return None
-    found = Manifest.read(path)
-    return _fitted(found.identity) if found.environment.get("basis") == _basis(run, estimator) else None
+    found, asked = Manifest.read(path), run.readouts.get(readout)
+    if found.environment.get("basis") != _basis(run, estimator, readout):
+        return None
+    if asked.pinned:
+        require_same_value(readout, found.environment[VALUE], run.readouts.at_reference(asked), str(path))
+    return _fitted(found.identity)
 
 
-def _basis(run: Run, estimator: str) -> str:
-    """Digest of what the estimates are made from: the run, and the configuration of the terms that they replay."""
+def _basis(run: Run, estimator: str, readout: str) -> str:
+    """Digest of what the estimates are made from: run, read-out, and the configuration of the terms that they replay."""
     name, config = base_name(estimator), {}
-    if name == "adjoint":
-        config = run.expansion().config.model_dump(mode="json")
+    if name in ("adjoint", "positions"):
+        expansion = run.expansion()
+        config = expansion.config.model_dump(mode="json", exclude={"readouts"})
+        config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
     elif name in ("fut", "fut++", "replay"):
         config = run.cache_config.model_dump(mode="json", exclude={"item_block"})
-    content = json.dumps({"run": run.manifest.identity, "terms": config}, sort_keys=True)
+    asked = {} if readout == PROBE else {"readout": readout}
+    content = json.dumps({"run": run.manifest.identity, "terms": config} | asked, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -126,5 +150,5 @@ def _fitted(content: dict[str, Any]) -> Calibrated:
     return Calibrated(calibrate(content["truths"], content["estimates"]), **content)
 
 
-def _path(run_path: Path, estimator: str) -> Path:
-    return run_path / DIRECTORY / f"{estimator.replace(':', '+')}.json"
+def _path(run_path: Path, estimator: str, readout: str) -> Path:
+    return run_path / DIRECTORY / f"{estimator.replace(':', '+')}{suffix(readout)}.json"

@@ -18,6 +18,7 @@ from .device import describe
 from .errors import EXPECTED, UsageError, exit_status
 from .estimation import NAMES
 from .progress import Progress, silent, terminal
+from .readouts import PROBE, suffix
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +41,9 @@ Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter 
 EstimatorName = Annotated[
     str | None,
     typer.Option("--estimator", help=f"one of {', '.join(NAMES)}; options after colons, as in fut:moments=replayed"),
+]
+ReadOutName = Annotated[
+    str, typer.Option("--readout", help="probe, accuracy, item:I, or package.module:name of a function of the module")
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the TOML file")]
 
@@ -98,6 +102,12 @@ def cache(
     terms: Annotated[
         str | None, typer.Option(help="comma-separated: adjoint, gradient, norm, update, jvp, second; default: all")
     ] = None,
+    readouts: Annotated[
+        str | None,
+        typer.Option(
+            help="comma-separated: what the adjoint answers: probe, items, item:I, accuracy, package.module:name"
+        ),
+    ] = None,
     settings: Settings = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -105,12 +115,12 @@ def cache(
     """Compute the terms that the estimators replay; resumes, and recomputes what `fut check` found damaged."""
     run = open_run(path, device, as_json)
     config = _cache_config(run, settings)
-    names = terms.split(",") if terms else None
+    names, asked = terms.split(",") if terms else None, readouts.split(",") if readouts else None
     repaired = run.repair()
     say(f"caching on {describe(run.problem.device)}", as_json)
-    plan: CachePlan = run.plan_cache(names, config)
+    plan: CachePlan = run.plan_cache(names, config, asked)
     say(present.plan(plan, repaired), as_json)
-    run.cache(names, config)
+    run.cache(names, config, asked)
     info = run.info()
     answer({"plan": vars(plan), "repaired": repaired} | info, present.info(info), as_json)
 
@@ -134,12 +144,13 @@ def estimate(
     estimator: EstimatorName = None,
     partial: Partial = False,
     known: Annotated[bool, typer.Option(help="answer orders that have been retrained by their truth")] = True,
+    readout: ReadOutName = PROBE,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """The probe loss that training in another order would have given, without training."""
+    """The probe loss, or another read-out, that training in another order would have given, without training."""
     run = open_run(path, device, as_json)
-    found = run.estimate([run.order(order, partial)], estimator or run.default_estimator, known=known)[0]
+    found = run.estimate([run.order(order, partial)], estimator, known=known, readout=readout)[0]
     answer(found.as_dict(), present.estimate(found), as_json)
 
 
@@ -165,13 +176,14 @@ def calibrate(
     orders: Annotated[int, typer.Option(help="random orders to retrain")] = 8,
     seed: Annotated[int, typer.Option(help="seed of the orders; keep it apart from those you verify with")] = SEED,
     estimator: EstimatorName = None,
+    readout: ReadOutName = PROBE,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Retrain a few orders and fit an estimator to them: every later estimate then carries a 90 % interval."""
     run = open_run(path, device, as_json)
     say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.steps} gradients", as_json)
-    found = run.calibrate(orders, seed, estimator)
+    found = run.calibrate(orders, seed, estimator, readout)
     answer(found.as_dict(), present.calibration(found), as_json)
 
 
@@ -184,14 +196,17 @@ def verify(
     plot: Annotated[
         Path | None, typer.Option(help="PNG of estimated against retrained losses; default: in the run")
     ] = None,
+    readout: ReadOutName = PROBE,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Retrain random orders and compare every estimator with them, beside the baseline `reference`."""
     run = open_run(path, device, as_json)
     say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.steps} gradients", as_json)
-    found = run.verify(orders, seed, estimators.split(",") if estimators else None)
-    picture = present.scatter(found, plot or path / "verification" / f"orders-{orders}-seed-{seed}.png")
+    found = run.verify(orders, seed, estimators.split(",") if estimators else None, readout)
+    picture = present.scatter(
+        found, plot or path / "verification" / f"orders-{orders}-seed-{seed}{suffix(readout)}.png"
+    )
     answer(found.as_dict() | {"plot": str(picture)}, present.table(found) + f"\npicture: {picture}", as_json)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import UsageError
 
@@ -95,7 +95,19 @@ class AdjointConfig(_Section):
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
     )
     simulated: int = Field(4, ge=1, description="simulated orders behind the sampling probabilities")
+    readouts: list[str] = Field(
+        ["probe"],
+        min_length=1,
+        description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
+    )
     seed: int = Field(0, ge=0, lt=1 << 63)
+
+    @field_validator("readouts")
+    @classmethod
+    def _distinct(cls, names: list[str]) -> list[str]:
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("expected names that are not empty, each once")
+        return names
 
 
 class Config(_Section):

@@ -11,10 +11,11 @@ from .adjoint import Adjoint
 from .errors import UsageError
 from .estimator import Estimator, Reference
 from .paper import Fut, FutPlusPlus
+from .positions import Positions
 from .replays import ReferenceEstimator, Replay, ReplayExact
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    e.name: e for e in (ReferenceEstimator, Fut, FutPlusPlus, Replay, ReplayExact, Adjoint)
+    e.name: e for e in (ReferenceEstimator, Fut, FutPlusPlus, Replay, ReplayExact, Adjoint, Positions)
 }
 NAMES = (*ESTIMATORS, "retrain")
 
@@ -25,7 +26,7 @@ def base_name(spec: str) -> str:
 
 
 def make_estimator(spec: str, reference: Reference, **options: str) -> Estimator:
-    """An estimator by name, with options after colons: `fut`, `fut:moments=replayed:readout=evaluated`.
+    """An estimator by name, with options after colons: `fut`, `fut:moments=replayed:reading=evaluated`.
 
     UsageError listing the known names, or naming the option that it does not take.
     """
@@ -47,7 +48,7 @@ def batch_size(width: int, budget: int = 1 << 28) -> int:
 
 
 def raw_estimates(estimator: Estimator, orders: Sequence[Order]) -> tuple[list[float], list[float]]:
-    """Uncalibrated losses [nats/token] of checked orders, and the variance of each over a sample of coordinates [nats²]."""
+    """Uncalibrated values of the read-out for checked orders, and the variance of each over a sample of coordinates."""
     losses, variances = [0.0] * len(orders), [0.0] * len(orders)
     for places, batch in batches(orders, batch_size(estimator.width())):
         positions = estimator.positions(batch)

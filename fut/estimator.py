@@ -15,28 +15,34 @@ from estimators.state import State
 
 from .errors import NotCachedError, UsageError
 from .problem import Problem
+from .readouts import PROBE, ReadOut, shortened
 from .terms import TermLayout, TermTables
 
 if TYPE_CHECKING:
     from .expansion import Expansion
 
-Readout = Literal["linear", "evaluated"]
+Reading = Literal["linear", "evaluated"]
+"""How a read-out is taken off a position: by its gradient at the reference, or really evaluated."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the estimators know about the reference run: its checkpoints, streamed, and its terms, if cached."""
+    """What the estimators know about the reference run: its checkpoints, streamed, and its terms, if cached.
+
+    readout: what is asked for. loss: its value at the end of the reference run, in its unit.
+    """
 
     problem: Problem
     layout: TermLayout
     state: Callable[[int], State]
     loss: float
     tables: TermTables
+    readout: ReadOut
     expansion: Expansion | None = None
 
     def loss_at(self, step: int) -> float:
-        """phi(theta_step) [nats/token]: as recorded at the end of the run, evaluated before."""
-        return self.loss if step == self.problem.config.steps else self.problem.probe_loss(self.state(step).theta)
+        """phi(theta_step), in the read-out's unit: as known at the end of the run, evaluated before."""
+        return self.loss if step == self.problem.config.steps else self.readout.value(self.state(step).theta)
 
     def linear(self, step: int, slope: Tensor, displacements: Tensor) -> list[float]:
         """phi(theta_step) + <slope, displacement>: exactly phi(theta_step) where the displacement is zero."""
@@ -63,14 +69,14 @@ class Estimator(ABC):
 
     @abstractmethod
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        """phi [nats/token] at each position after `steps` steps."""
+        """phi, in the read-out's unit, at each position after `steps` steps."""
 
     @abstractmethod
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         """Parameters [D] at a position after `steps` steps."""
 
     def variances(self, positions: Tensor) -> list[float]:
-        """Known sampling variance of each estimate [nats²]; 0 where nothing was sampled."""
+        """Known sampling variance of each estimate, in the unit's square; 0 where nothing was sampled."""
         return [0.0] * len(positions)
 
     @property
@@ -93,6 +99,23 @@ class Estimator(ABC):
 def one_of(option: str, value: str | None, choices: object) -> None:
     if value is not None and value not in get_args(choices):
         raise UsageError(f"{option}: expected one of {', '.join(get_args(choices))}, got `{value}`; correct the option")
+
+
+def expansion_of(reference: Reference, name: str) -> Expansion:
+    """The run's expansion, if it was swept for the read-out; else NotCachedError, naming the commands that make it so."""
+    expansion, wanted = reference.expansion, reference.readout.name
+    if expansion is None:
+        asked = "" if wanted == PROBE else f" --terms adjoint --readouts {PROBE},{wanted}"
+        raise NotCachedError(
+            f"{name}: expected the run's expansion about its centre, got none; run `fut cache RUN{asked}` first"
+        )
+    if wanted not in expansion.names:
+        raise NotCachedError(
+            f"{name}: expected an expansion swept for the read-out `{wanted}`, got one for {shortened(expansion.names)}; remove "
+            f"{expansion.directory}, then run `fut cache RUN --terms adjoint --readouts "
+            f"{','.join([*expansion.config.readouts, wanted])}`; or use --estimator replay-exact"
+        )
+    return expansion
 
 
 def term_tables(reference: Reference, estimator: Estimator) -> TermTables:

@@ -7,8 +7,8 @@ Stages: centre (mixture gradients a step), sweep (Hessian-vector products, backw
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,29 +23,38 @@ from estimators.order import Order
 from estimators.replay import OrderBatch, replay
 from estimators.rule import global_norm
 from estimators.state import State
-from storage import Block, CheckpointStore, TermSpec, TermStore
+from storage import CheckpointStore, TermStore
 
-from . import derivatives
 from .config import AdjointConfig
-from .errors import UsageError
+from .folding import fold, has_names, term_specs
+from .pooling import pooled_products
 from .problem import Problem
 from .progress import Progress, silent
+from .readouts import UserFunction, gradient_cost, make_readouts, readout_names
 from .sampling import contribution_scores
 from .training import attributes_of, pack, read_state, unpack
 
 ITEM_BLOCK = 8
 ALL_UP_TO, SAMPLED = 1 << 17, 1 << 15
-READOUTS = ("probe",)
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """Directory, problem and configuration of one expansion. start: the lifted state [D] that every order starts from."""
+    """Directory, problem and configuration of one expansion.
+
+    start: the lifted state [D] that every order starts from. user: a user's own read-outs, by name.
+    """
 
     directory: Path
     problem: Problem
     config: AdjointConfig
     start: Callable[[], State]
+    user: Mapping[str, UserFunction] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The read-outs, in the order of the terms' rows."""
+        return readout_names(self.config.readouts, self.problem.config.data.items)
 
     @cached_property
     def mixture(self) -> Order:
@@ -75,7 +84,7 @@ class Expansion:
 
     @cached_property
     def swept(self) -> CheckpointStore:
-        """Weights w_t [r, D] of every step, and the costate before the earliest step done."""
+        """Weights w_t [r, D] and costates of every step, and of the end."""
         return CheckpointStore(self.scratch / "sweep")
 
     @cached_property
@@ -92,20 +101,21 @@ class Expansion:
         """Gradient evaluations of all stages (a Hessian-vector product counts two), read-outs included."""
         config, items = self.config, self.problem.config.data.items
         products = config.pool if config.curvature == "pooled" else config.mixture
-        sweep = 2 * products * len(READOUTS)
-        return self.steps * (config.mixture + sweep) + len(self.anchors) * items + len(self.problem.data.probe)
+        sweep, slopes = 2 * products * len(self.names), sum(gradient_cost(n, self.problem) for n in self.names)
+        return self.steps * (config.mixture + sweep) + len(self.anchors) * items + slopes
 
     def nbytes(self) -> int:
         """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""
         kept = self.expected_coordinates
-        rows = len(self.anchors) * self.problem.config.data.items + (1 + len(READOUTS)) * (self.steps + 1)
-        return rows * kept * self.problem.objective.start().element_size() + 16 * kept
+        items, r = self.problem.config.data.items, len(self.names)
+        rows = len(self.anchors) * items + (1 + r) * (self.steps + 1)
+        return rows * kept * self.problem.objective.start().element_size() + 16 * kept + 8 * self.steps * r * items
 
     def scratch_bytes(self) -> int:
         """Bytes of scratch while it is built: the centre, its mixtures' gradients, and weights and costates of the sweep."""
         start = self.problem.objective.start()
         state = 1 + len(self.problem.rule.init(start).memory)
-        per_step = state + self.config.mixture + len(READOUTS) * (1 + state)
+        per_step = state + self.config.mixture + len(self.names) * (1 + state)
         return per_step * (self.steps + 1) * start.numel() * start.element_size()
 
     def complete(self) -> bool:
@@ -115,8 +125,8 @@ class Expansion:
     def identity(self) -> dict[str, Any]:
         return {
             "run": self.problem.identity,
-            "adjoint": self.config.model_dump(mode="json"),
-            "readouts": list(READOUTS),
+            "adjoint": self.config.model_dump(mode="json", exclude={"readouts"}),
+            "readouts": self.names,
         }
 
     def build(self, progress: Progress = silent) -> TermStore:
@@ -124,13 +134,13 @@ class Expansion:
         drawn = self.sampled.has(0)
         if not drawn or self.terms(create=True).missing():
             self._run_centre(progress)
-            if not drawn or self.terms(create=True).missing(["weight"]):
+            if not drawn or self._sweep_is_needed():
                 self._run_sweep(progress)
             if not drawn:
                 self._draw_sample()
             terms = self.terms(create=True)
             self._run_anchors(terms, progress)
-            self._fold(terms)
+            fold(self, terms)
         shutil.rmtree(self.scratch, ignore_errors=True)
         return self.terms()
 
@@ -183,6 +193,19 @@ class Expansion:
         """w_t [r, D], and the read-outs' slopes for step T; scratch."""
         return torch.from_numpy(self.swept.read_array(step, "weight")).to(self.problem.device)
 
+    def costate(self, step: int) -> State:
+        """Sensitivities of the read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
+        found = self.swept.read(step).arrays
+        packed = {k.removeprefix("costate/"): v for k, v in found.items() if k != "weight"}
+        return unpack(packed, {}, self.problem.device)
+
+    def _sweep_is_needed(self) -> bool:
+        terms = self.terms(create=True)
+        return bool(terms.missing(has_names(terms, ("weight", "positions"))))
+
+    def _pooled_products(self, step: int, theta: Tensor, directions: Tensor) -> Tensor:
+        return pooled_products(self.problem, self.config, step, theta, directions)
+
     def _run_sweep(self, progress: Progress) -> None:
         problem = self.problem
         sweep = Sweep(
@@ -192,39 +215,21 @@ class Expansion:
             self.state,
             lambda step, item: self.gradients_of(step)[self.mixture.steps[step].index(item)],
             lambda theta, item, u: problem.product(theta, item, u, exact=False),
-            self._pooled_product if self.config.curvature == "pooled" else None,
+            self._pooled_products if self.config.curvature == "pooled" else None,
         )
         done = min(self.swept.steps(), default=self.steps)
         if done == self.steps:
-            slope = problem.probe_gradient(self.state(self.steps).theta)[None]
-            costate = sweep.start(slope)
-            self.swept.write(self.steps, {"weight": slope.cpu().numpy()} | _packed(costate), {})
+            theta = self.state(self.steps).theta
+            slopes = torch.stack([r.gradient(theta) for r in make_readouts(problem, self.names, self.user)])
+            costate = sweep.start(slopes)
+            self.swept.write(self.steps, {"weight": slopes.cpu().numpy()} | _packed(costate), {})
         else:
-            found = self.swept.read(done).arrays
-            costate = unpack(
-                {k.removeprefix("costate/"): v for k, v in found.items() if k != "weight"}, {}, problem.device
-            )
+            costate = self.costate(done)
         with progress("backward sweep", done) as tick:
             for found_at in sweep.backward(costate, done - 1):
                 arrays = {"weight": found_at.weight.cpu().numpy()} | _packed(found_at.costate)
                 self.swept.write(found_at.step, arrays, {})
                 tick()
-
-    def _pooled_product(self, step: int, theta: Tensor, direction: Tensor) -> Tensor:
-        """Hessian-vector product of a batch as large as `pool` items, its samples drawn from all items."""
-        items, draw = self.problem.data.items, np.random.default_rng([self.config.seed, 11, step])
-        sizes = {tuple(t.shape[1:] for t in item) for item in items}
-        if len(sizes) > 1:
-            raise UsageError(
-                f"adjoint.curvature: expected items of one shape to pool samples from, got {len(sizes)} shapes; use `items`"
-            )
-        total = sum(len(item[0]) for item in items)
-        chosen = np.sort(draw.choice(total, min(total, self.config.pool * len(items[0][0])), replace=False))
-        owners = np.repeat(np.arange(len(items)), [len(item[0]) for item in items])
-        within = np.concatenate([np.arange(len(item[0])) for item in items])
-        rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in chosen]
-        batch = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
-        return derivatives.hessian_vector_difference(self.problem.objective, theta, batch, direction)
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""
@@ -244,14 +249,11 @@ class Expansion:
         path = self.directory / "terms"
         if not create:
             return TermStore.open(path)
-        k, n, r = len(self.indices), self.problem.config.data.items, len(READOUTS)
-        shapes = {
-            "gradient": (len(self.anchors), n, k),
-            "norm": (len(self.anchors), n, 1),
-            "weight": (self.steps + 1, r, k),
-            "centre": (self.steps + 1, 1, k),
-        }
-        specs = [TermSpec(name, shape, self.problem.config.model.dtype) for name, shape in shapes.items()]
+        specs = term_specs(self)
+        if (path / "manifest.json").exists() and (held := {s.name for s in TermStore.open(path).specs}) < {
+            s.name for s in specs
+        }:
+            specs = [s for s in specs if s.name in held]  # of an earlier version, which kept no table of positions
         return TermStore.create_or_open(path, specs, self.identity(), ITEM_BLOCK)
 
     @cached_property
@@ -274,17 +276,6 @@ class Expansion:
                 wanted = terms.missing_names(block, ["gradient", "norm"])
                 terms.write(block, {name: values[name].cpu().numpy() for name in wanted})
                 tick()
-
-    def _fold(self, terms: TermStore) -> None:
-        """The centre's parameters and the sweep's weights on the sampled coordinates; weight T is the read-out's slope."""
-        kept = self.indices.cpu().numpy()
-        for block in terms.missing(["centre", "weight"]):
-            values = {
-                "centre": lambda b=block: self.centre.read_array(b.step, "theta")[None, kept],
-                "weight": lambda b=block: self.swept.read_array(b.step, "weight")[:, kept],
-            }
-            for name in terms.missing_names(block, ["centre", "weight"]):
-                terms.write(Block(block.step, block.first, block.last), {name: np.ascontiguousarray(values[name]())})
 
 
 def _packed(costate: State) -> dict[str, np.ndarray]:

@@ -37,7 +37,7 @@ def precompute_gradients(run: Run, name: str) -> int:
     """Gradient evaluations before the first query, beyond the reference run's own T (a product counts two)."""
     names = needs(run, name)
     per_pair = (1 if names else 0) + sum(COST[n] for n in names if COST[n] > 1)
-    if name == "adjoint":
+    if name in ("adjoint", "positions"):
         return run.expansion().gradients()
     return per_pair * run.steps * run.items
 
@@ -51,9 +51,20 @@ def store_bytes(run: Run, name: str) -> int:
     """Bytes on disk that an estimator reads: its terms, and all checkpoints where it streams them."""
     if name == "replay-exact":
         return run.checkpoints.nbytes()
+    if name == "positions":
+        return directory_bytes(run.path / files.ADJOINT / "terms" / "arrays" / "positions")
     if name == "adjoint":
         return directory_bytes(run.path / files.ADJOINT)
     return sum(directory_bytes(run.path / files.TERMS / "arrays" / n) for n in needs(run, name))
+
+
+def costs(run: Run, name: str) -> dict[str, int]:
+    """The cost columns of an accuracy table."""
+    return {
+        "precompute_gradients": precompute_gradients(run, name),
+        "query_gradients": query_gradients(run, name),
+        "store_bytes": store_bytes(run, name),
+    }
 
 
 def directory_bytes(path: Path) -> int:
@@ -86,6 +97,7 @@ def info(run: Run) -> dict[str, Any]:
         "cache": run.cache_config.model_dump(),
         "adjoint": (files.read_expansion_config(run.path) if expanded else run.config.adjoint).model_dump(),
         "adjoint_cached": expanded,
+        "readouts": run.expansion().names,
         "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
         "environment": run.manifest.environment,
     }

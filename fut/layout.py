@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,18 @@ from storage import (
     write_json,
 )
 
-from .config import AdjointConfig, Config, load_config
+from .config import AdjointConfig, Config, load_config, parse_config
 from .data import Dataset
 from .expansion import Expansion
 from .models import Item
 from .problem import Problem
+from .readouts import readout_names, shortened
 from .terms import TermLayout
 
 MANIFEST, CONFIG, SUMMARY, ORDER = "manifest.json", "config.toml", "summary.json", "order.json"
 DATA, CHECKPOINTS, WARMUP, TERMS, ADJOINT = "data", "checkpoints", "warmup", "terms", "adjoint"
 RETRAINED, ENDPOINTS, VERIFICATION = "retrained", "endpoints", "verification"
+PINS = "readout_values"
 BITWISE = ("torch", "device", "threads", "machine")
 """Fields of the environment that bitwise replay depends on."""
 
@@ -102,11 +105,41 @@ def has_expansion(path: Path) -> bool:
 
 
 def read_expansion_config(path: Path) -> AdjointConfig:
-    return AdjointConfig.model_validate(Manifest.read(path / ADJOINT / MANIFEST).identity["adjoint"])
+    identity = Manifest.read(path / ADJOINT / MANIFEST).identity
+    return AdjointConfig.model_validate(identity["adjoint"] | {"readouts": identity["readouts"]})
 
 
-def claim_expansion(path: Path, expansion: Expansion) -> None:
-    """Pin what an expansion is made of before its first number; IdentityError if the directory holds another one."""
+def readout_config(path: Path, config: Config, readouts: Sequence[str] | None) -> AdjointConfig:
+    """The expansion's configuration, swept for these read-outs if any are named; the stored one where it has them all.
+
+    IdentityError where there is an expansion without them: it is not thrown away unasked.
+    """
+    stored = read_expansion_config(path) if has_expansion(path) else None
+    if readouts is None:
+        return stored or config.adjoint
+    if stored is None:
+        adjoint = config.adjoint.model_dump(mode="json") | {"readouts": list(readouts)}
+        return parse_config({"adjoint": adjoint}).adjoint
+    held, wanted = (readout_names(specs, config.data.items) for specs in (stored.readouts, readouts))
+    if set(wanted) <= set(held):
+        return stored
+    raise IdentityError(
+        f"expansion {path / ADJOINT}: expected one swept for {shortened(wanted)}, got one swept for {shortened(held)}; all "
+        "read-outs share one sample of coordinates and one sweep: remove the directory to compute it anew, for all of them"
+    )
+
+
+def read_pins(path: Path) -> dict[str, float]:
+    """Values at the reference endpoint of the users' own read-outs that the run's expansion was swept for."""
+    return Manifest.read(path / ADJOINT / MANIFEST).environment.get(PINS, {}) if has_expansion(path) else {}
+
+
+def claim_expansion(path: Path, expansion: Expansion, pins: dict[str, float]) -> None:
+    """Pin what an expansion is made of before its first number; IdentityError if the directory holds another one.
+
+    pins: values that recognise the users' own read-outs, kept as they were when the directory was first claimed.
+    """
+    pins = pins | read_pins(path)
     target = path / ADJOINT / MANIFEST
     if target.exists():
         try:
@@ -114,7 +147,7 @@ def claim_expansion(path: Path, expansion: Expansion) -> None:
         except IdentityError as error:
             raise IdentityError(f"{error}; or remove {target.parent} to compute it anew") from error
     target.parent.mkdir(exist_ok=True)
-    Manifest("expansion", FORMAT, expansion.identity(), {}).write(target)
+    Manifest("expansion", FORMAT, expansion.identity(), {PINS: pins} if pins else {}).write(target)
 
 
 def sweep(path: Path) -> None:

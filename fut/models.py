@@ -77,6 +77,17 @@ class _WithLoss(nn.Module):
         return value
 
 
+class _Applied(nn.Module):
+    """Any function of the module and some inputs as a forward pass."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module, self._function = module, function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self._function(self.module, *inputs)
+
+
 class Objective:
     """Loss of one item as a function of the flat parameters theta [D].
 
@@ -150,6 +161,16 @@ class Objective:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.seed(item) if seed is None else seed)
             return functional_call(self._call, self.parameters(theta), item)
+
+    @property
+    def loss_function(self) -> Loss:
+        """The loss of (module, *item)."""
+        return self._call._loss
+
+    def apply(self, theta: Tensor, function: Callable[..., Any], *inputs: Tensor) -> Any:
+        """function(module, *inputs), the module's parameters being theta [D]; differentiable in theta."""
+        own = {n: p for n, p in self.parameters(theta).items() if n.startswith("module.")}
+        return functional_call(_Applied(self._call.module, function), own, inputs)
 
     @contextmanager
     def judging(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -16,6 +17,7 @@ from .errors import UsageError
 from .models import Loss
 from .problem import build_problem, finite
 from .progress import Progress, silent
+from .readouts import UserFunction
 from .run import Run
 from .training import read_state, train_reference
 
@@ -26,14 +28,17 @@ def open_run(
     device: str = "auto",
     module: nn.Module | None = None,
     loss: Loss | None = None,
+    readouts: Mapping[str, UserFunction] | None = None,
     progress: Progress = silent,
 ) -> Run:
     """Open a finished run directory.
 
     device: auto, cpu or cuda[:N]. module, loss: what the run was trained with, if it was given as objects and not by
-    the configuration; checked against the run. Raises MissingError, IdentityError, DamagedError, ModelError.
+    the configuration; checked against the run. readouts: functions of your own by name, `f(module)` -> a
+    tensor holding one number, differentiable in the module's parameters.
+    Raises MissingError, IdentityError, DamagedError, ModelError.
     """
-    return Run(path, device=device, module=module, loss=loss, progress=progress)
+    return Run(path, device=device, module=module, loss=loss, readouts=readouts, progress=progress)
 
 
 def train(
@@ -44,13 +49,14 @@ def train(
     loss: Loss | None = None,
     data: Dataset | None = None,
     device: str = "auto",
+    readouts: Mapping[str, UserFunction] | None = None,
     progress: Progress = silent,
 ) -> Run:
     """Train the reference run into a new directory, or finish an interrupted one of the same identity.
 
     config: what to train; the defaults make the demo's run. module: any `nn.Module` in place of the configured model
     (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token. data: items and probe as tensors, in
-    place of a text; `config.data.items` must be their number. Raises ExistsError for a finished run.
+    place of a text; `config.data.items` must be their number. readouts: as in `open`. Raises ExistsError for a finished run.
     """
     config, path = config or Config(), Path(out)
     if data is not None and len(data.items) != config.data.items:
@@ -73,4 +79,4 @@ def train(
         "unit": "nats/token",
     }
     files.finish(path, summary)
-    return Run(path, device=device, module=module, loss=loss, data=data, progress=progress)
+    return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)

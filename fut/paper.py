@@ -12,14 +12,14 @@ from estimators.order import Order
 from estimators.replay import Listener, OrderBatch, replay
 from estimators.taylor import DirectionalDerivative, Moments, PaperTransition, SecantDerivative
 
-from .estimator import Estimator, Readout, Reference, one_of, term_tables
+from .estimator import Estimator, Reading, Reference, one_of, term_tables
 from .sketch import Sketch
 
 
 class Fut(Estimator):
     """The paper's estimator (arXiv 2505.22042): Taylor terms of the update itself, in sketch space.
 
-    moments: see `PaperTransition`. readout: `linear`, phi(theta_T) + <P grad phi, P delta>, which a JL sketch
+    moments: see `PaperTransition`. reading: `linear`, phi(theta_T) + <P grad phi, P delta>, which a JL sketch
     preserves; `evaluated` at theta_T + P^T P delta, the paper's own reading, which carries the sketch's noise.
     The default is evaluated where the sketch is exact, else linear.
     """
@@ -27,13 +27,13 @@ class Fut(Estimator):
     name = "fut"
     second: ClassVar[bool] = False
 
-    def __init__(self, reference: Reference, moments: Moments = "reference", readout: Readout | None = None) -> None:
+    def __init__(self, reference: Reference, moments: Moments = "reference", reading: Reading | None = None) -> None:
         super().__init__(reference)
         self.sketch: Sketch = reference.layout.sketch
         one_of("moments", moments, Moments)
-        one_of("readout", readout, Readout)
+        one_of("reading", reading, Reading)
         self.moments = moments
-        self.readout: Readout = readout or ("evaluated" if self.sketch.kind == "identity" else "linear")
+        self.reading: Reading = reading or ("evaluated" if self.sketch.kind == "identity" else "linear")
         self.needs = ("update", *self._products())
 
     def _products(self) -> tuple[str, ...]:
@@ -80,10 +80,10 @@ class Fut(Estimator):
         return replay(transition, start, self.batch(orders), listener=listener).theta
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        if self.readout == "evaluated":
-            return [self.problem.probe_loss(self.endpoint(p, steps)) for p in positions]
+        if self.reading == "evaluated":
+            return [self.reference.readout.value(self.endpoint(p, steps)) for p in positions]
         theta = self.reference.state(steps).theta
-        return self.reference.linear(steps, self.sketch.project(self.problem.probe_gradient(theta)), positions)
+        return self.reference.linear(steps, self.sketch.project(self.reference.readout.gradient(theta)), positions)
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return self.reference.state(steps).theta + self.sketch.lift(position)

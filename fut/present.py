@@ -15,6 +15,7 @@ from .caching import CachePlan
 from .calibration import Calibrated
 from .estimation import NAMES
 from .questions.verify import Verification
+from .readouts import PROBE
 
 
 def dumps(value: Any) -> str:
@@ -34,23 +35,30 @@ def loss(value: float) -> str:
     return f"{value:.5f} nats/token (perplexity {perplexity(value):.4f})"
 
 
+def amount(value: float, unit: str, form: str = ".5f") -> str:
+    """A read-out's value with its unit; a user's function has none, and any magnitude."""
+    return f"{value:{form}} {unit}" if unit else format(value, form.replace(".5f", ".6g"))
+
+
 def estimate(found: Estimate) -> str:
-    interval = (
-        found.note
-        if found.interval is None
-        else f"90 % interval {found.interval[0]:.5f} … {found.interval[1]:.5f} nats/token"
-    )
+    unit, interval = found.unit, found.note
+    if found.interval is not None:
+        low, high = (amount(v, unit) for v in found.interval)
+        interval = f"90 % interval {low.removesuffix(unit).rstrip()} … {high}"
     source = "retrained" if found.source == "retrained" else f"estimated by {found.estimator}"
-    return (
-        f"{loss(found.loss)}, {source}\n"
-        f"{found.delta:+.5f} nats/token against the reference order (negative is better)\n{interval}"
-    )
+    value = loss(found.loss) if unit == "nats/token" else amount(found.loss, unit)
+    named = "" if found.readout == PROBE else f"{found.readout}: "
+    better = " (negative is better)" if unit == "nats/token" else ""
+    delta = amount(found.delta, unit, "+.5f")
+    return f"{named}{value}, {source}\n{delta} against the reference order{better}\n{interval}"
 
 
 def calibration(found: Calibrated) -> str:
     fit = found.fit
+    named = "" if found.readout == PROBE else f" of {found.readout}"
     return (
-        f"{found.estimator}: truth = {fit.offset:+.5f} {fit.slope:+.4f} × estimate, residual sd {fit.sd:.6f} nats/token, "
+        f"{found.estimator}{named}: truth = {fit.offset:+.5f} {fit.slope:+.4f} × estimate, "
+        f"residual sd {(format(fit.sd, '.6f') + ' ' + found.unit).rstrip()}, "
         f"fitted on {fit.count} retrained orders ({fit.freedom} degrees of freedom); kept in the run"
     )
 
@@ -157,12 +165,18 @@ def table(found: Verification) -> str:
     spread = found.as_dict()["true_sd"]
     return (
         f"{len(found.orders)} random orders, really retrained ({found.retrain_seconds:.2g} s each): "
-        f"probe loss {number(sum(found.true_losses) / len(found.orders), '.5f')} ± {number(spread, '.5f')} nats/token; "
-        f"reference order {found.reference_loss:.5f}\n"
-        "MAE in nats/token; skill = 1 − MAE / MAE of the baseline `reference`, and before calibration;\n"
+        f"{title(found)} {number(sum(found.true_losses) / len(found.orders), '.5f')} ± "
+        f"{(number(spread, '.5f') + ' ' + found.unit).rstrip()}; reference order {found.reference_loss:.5f}\n"
+        f"MAE in {found.unit or 'the unit of the read-out'}; skill = 1 − MAE / MAE of the baseline `reference`, "
+        "and before calibration;\n"
         "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
         + columns([["estimator", *COLUMNS], *rows])
     )
+
+
+def title(found: Verification) -> str:
+    """What was asked, in words."""
+    return "probe loss" if found.readout == PROBE else f"read-out {found.readout}"
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -178,7 +192,10 @@ def scatter(found: Verification, path: Path) -> Path:
     figure = Figure(figsize=(3.3 * max(len(names), 1), 3.9), dpi=130, layout="constrained")
     for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
         _panel(axis, found, name)
-    figure.suptitle(f"Probe loss of {len(found.orders)} random orders: estimated against really retrained", fontsize=11)
+    figure.suptitle(
+        f"{title(found).capitalize()} of {len(found.orders)} random orders: estimated against really retrained",
+        fontsize=11,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         figure.savefig(part, format="png")
@@ -187,6 +204,7 @@ def scatter(found: Verification, path: Path) -> Path:
 
 def _panel(axis: Any, found: Verification, name: str) -> None:
     reference, row = found.reference_loss, found.estimators[name]
+    unit = f"\n[10⁻³ {found.unit}]" if found.unit else "\n[10⁻³]"
     true = [1e3 * (v - reference) for v in found.true_losses]
     guess = [
         1e3 * (v - reference) if v is not None and math.isfinite(v) else math.nan for v in found.estimated_losses[name]
@@ -198,7 +216,7 @@ def _panel(axis: Any, found: Verification, name: str) -> None:
     axis.set_title(
         f"{name}\nSpearman {number(row['spearman'], '.2f')}, skill {number(row['skill'], '+.2f')}", fontsize=9
     )
-    axis.set_xlabel("retrained − reference\n[10⁻³ nats/token]", fontsize=8)
-    axis.set_ylabel("estimated − reference [10⁻³ nats/token]", fontsize=8)
+    axis.set_xlabel(f"retrained − reference{unit}", fontsize=8)
+    axis.set_ylabel("estimated − reference" + unit.replace("\n", " "), fontsize=8)
     axis.tick_params(labelsize=7)
     axis.legend(fontsize=6.5, frameon=False)

@@ -10,7 +10,7 @@ from estimators.order import Order
 from estimators.replay import CachedGradients, CurvedGradients, Listener, RuleTransition, Transition, replay
 
 from .errors import UsageError
-from .estimator import Estimator, Readout, Reference, one_of, term_tables
+from .estimator import Estimator, Reading, Reference, one_of, term_tables
 from .sketch import Sketch
 
 
@@ -30,7 +30,7 @@ class ReferenceEstimator(Estimator):
 
 
 class _InParameters(Estimator):
-    """Positions are all D parameters; the probe loss is really evaluated there."""
+    """Positions are all D parameters; the read-out is really evaluated there."""
 
     def transition(self) -> Transition:
         raise NotImplementedError
@@ -40,7 +40,7 @@ class _InParameters(Estimator):
         return replay(self.transition(), start, self.batch(orders), listener=listener).theta
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.problem.probe_loss(theta) for theta in positions]
+        return [self.reference.readout.value(theta) for theta in positions]
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return position
@@ -60,13 +60,13 @@ class ReplayExact(_InParameters):
 class Replay(_InParameters):
     """Replay of order 0: the true rule on item gradients taken at the reference run's checkpoints.
 
-    With all coordinates stored the endpoint is rebuilt and the probe loss evaluated there; with a sample of them the
-    loss is read linearly, phi(theta_T) + <grad phi, delta>, unbiased over the sample.
+    With all coordinates stored the endpoint is rebuilt and the read-out evaluated there; with a sample of them it
+    is read linearly, phi(theta_T) + <grad phi, delta>, unbiased over the sample.
     """
 
     name = "replay"
 
-    def __init__(self, reference: Reference, readout: Readout | None = None) -> None:
+    def __init__(self, reference: Reference, reading: Reading | None = None) -> None:
         super().__init__(reference, ("gradient", "norm"))
         self.sample: Sketch = reference.layout.sample
         self.full = self.sample.kind == "identity"
@@ -75,10 +75,10 @@ class Replay(_InParameters):
                 f"replay: expected all coordinates of the gradients for the rule `{self.problem.rule.name}`, which mixes "
                 "coordinates, got a sample; set cache.coordinates=0 and cache again"
             )
-        one_of("readout", readout, Readout)
-        if not self.full and readout == "evaluated":
+        one_of("reading", reading, Reading)
+        if not self.full and reading == "evaluated":
             raise UsageError("replay: expected all coordinates for an evaluated read-out, got a sample; use linear")
-        self.readout: Readout = readout or ("evaluated" if self.full else "linear")
+        self.reading: Reading = reading or ("evaluated" if self.full else "linear")
 
     def width(self) -> int:
         return self.sample.size
@@ -102,10 +102,10 @@ class Replay(_InParameters):
         return replay(self.transition(), start, self.batch(orders), listener=listener).theta
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        if self.readout == "evaluated":
+        if self.reading == "evaluated":
             return super().losses(positions, steps)
         theta = self.reference.state(steps).theta
-        slope = self.sample.restrict(self.problem.probe_gradient(theta))
+        slope = self.sample.restrict(self.reference.readout.gradient(theta))
         weight = self.sample.dimension / self.sample.size
         return self.reference.linear(steps, weight * slope, positions - self.sample.restrict(theta))
 

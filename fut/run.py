@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from torch import nn
 
 from estimators.errors import OrderError
 from estimators.order import Order, named_order
+from estimators.positions import best_assignment
 from estimators.replay import Listener
 from estimators.state import State
 from storage import CheckpointStore, Damage, IdentityError, Manifest, MemoryTerms, TermStore, require_free, require_same
@@ -25,19 +27,22 @@ from .config import AdjointConfig, CacheConfig, Config
 from .data import Dataset
 from .device import choose_device, environment
 from .endpoint import write_endpoint
-from .errors import ModelError
 from .estimation import make_estimator
-from .estimator import Estimator, Reference
+from .estimator import Estimator
 from .expansion import Expansion
 from .models import Loss
+from .positions import Positions
 from .problem import Problem, build_problem
 from .progress import Progress, silent
 from .questions.verify import Verification
+from .reading import RunReadOuts, require_same_loss
+from .readouts import PROBE, UserFunction
 from .retrained import RetrainedOrders
-from .terms import TermLayout, TermTables
+from .terms import TermLayout
 from .training import Retrained, read_state, train_order
 from .verification import verify_run
 
+Names = Sequence[str] | None
 OrderLike = Order | str | Path | Iterable[Any]
 DEFAULT_ESTIMATOR = "adjoint"
 
@@ -57,6 +62,7 @@ class Run:
         module: nn.Module | None = None,
         loss: Loss | None = None,
         data: Dataset | None = None,
+        readouts: Mapping[str, UserFunction] | None = None,
         progress: Progress = silent,
     ) -> None:
         self.path, self.progress = Path(path), progress
@@ -65,6 +71,7 @@ class Run:
         self._device_name, self._module, self._loss, self._data = device, copy.deepcopy(module), loss, data
         self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
         self.summary: dict[str, Any] = files.read_summary(self.path)
+        self.readouts = RunReadOuts(self, readouts)
 
     @cached_property
     def problem(self) -> Problem:
@@ -73,17 +80,9 @@ class Run:
         device = choose_device(self._device_name)
         problem = build_problem(self.config, device, module=self._module, loss=self._loss, data=data)
         require_same(self.manifest.identity, problem.identity, f"run {self.path}")
-        self._require_same_function(problem)
+        end = read_state(self.checkpoints, self.steps, problem.device).theta
+        require_same_loss(problem, end, self.reference_loss, f"run {self.path}")
         return problem
-
-    def _require_same_function(self, problem: Problem) -> None:
-        """The same parameters must give the same loss: catches a changed forward pass or loss under the same names."""
-        found = problem.probe_loss(read_state(self.checkpoints, self.steps, problem.device).theta)
-        if abs(found - self.reference_loss) > 1e-4 * abs(self.reference_loss):
-            raise ModelError(
-                f"run {self.path}: expected the probe loss {self.reference_loss:.6f} nats/token at the reference "
-                f"endpoint, got {found:.6f}; the model's forward pass or its loss is not the one the run was trained with"
-            )
 
     @property
     def steps(self) -> int:
@@ -141,9 +140,6 @@ class Run:
             return CacheConfig.model_validate(stored["cache"])
         return self.config.cache
 
-    def _stored_terms(self) -> TermStore:
-        return TermStore.open(self.path / files.TERMS)
-
     def terms(self, config: CacheConfig | None = None) -> TermStore:
         """The term store, created if absent; IdentityError if it was made with another cache configuration."""
         layout = TermLayout.of(self.problem, config or self.cache_config)
@@ -154,32 +150,33 @@ class Run:
         except IdentityError as error:
             raise IdentityError(f"{error}; or remove {self.path / files.TERMS} to cache anew") from error
 
-    def plan_cache(self, names: Sequence[str] | None = None, config: CacheConfig | None = None) -> CachePlan:
+    def plan_cache(self, names: Names = None, config: CacheConfig | None = None, readouts: Names = None) -> CachePlan:
         """What `cache` would still cost."""
         pairwise, adjoint = self._split(names)
         layout = TermLayout.of(self.problem, config or self.cache_config)
         terms = self.terms(config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
-        expansion = self.expansion() if adjoint else None
+        expansion = self.expansion(files.readout_config(self.path, self.config, readouts)) if adjoint else None
         return plan_cache(self.problem, layout, terms, known_terms(layout, pairwise), self.state(0), expansion)
 
-    def cache(self, names: Sequence[str] | None = None, config: CacheConfig | None = None) -> None:
+    def cache(self, names: Names = None, config: CacheConfig | None = None, readouts: Names = None) -> None:
         """Compute what is missing of the named terms; resumes where an interrupted call stopped.
 
         names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), and terms of every
         (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more); all of
-        them for None.
+        them for None. readouts: what the expansion is swept for, in place of `adjoint.readouts`; refused where the run has
+        an expansion without them.
         """
         files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
         pairwise, adjoint = self._split(names)
         if adjoint:
-            self.expand()
+            self.expand(files.readout_config(self.path, self.config, readouts))
         if pairwise:
             terms = self.terms(config)
             wanted = known_terms(self.layout, pairwise)
             files.require_space(self.path, self.layout, terms, wanted)
             fill(self.problem, self.layout, terms, self.state, wanted, self.progress)
 
-    def _split(self, names: Sequence[str] | None) -> tuple[list[str], bool]:
+    def _split(self, names: Names) -> tuple[list[str], bool]:
         """Requested terms of every pair, and whether the expansion is requested."""
         if names is None:
             return self.layout.names, self.problem.rule.smooth
@@ -189,15 +186,18 @@ class Run:
         """The expansion about the centre, as it is stored; with the run's own configuration where there is none yet."""
         if config is None and files.has_expansion(self.path):
             config = files.read_expansion_config(self.path)
-        return Expansion(self.path / files.ADJOINT, self.problem, config or self.config.adjoint, lambda: self.state(0))
+        chosen, directory = config or self.config.adjoint, self.path / files.ADJOINT
+        return Expansion(directory, self.problem, chosen, lambda: self.state(0), self.readouts.user)
 
     def expand(self, config: AdjointConfig | None = None) -> None:
         """Compute what the adjoint estimator reads; resumes where an interrupted call stopped."""
         files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
         expansion = self.expansion(config)
+        pins: dict[str, float] = {}
         if not expansion.complete():
+            pins = self.readouts.pins(expansion.names)
             require_free(self.path, expansion.scratch_bytes() + expansion.nbytes(), "the expansion and its scratch")
-        files.claim_expansion(self.path, expansion)
+        files.claim_expansion(self.path, expansion, pins)
         expansion.build(self.progress)
 
     def repair(self) -> int:
@@ -217,13 +217,9 @@ class Run:
         """The estimator that answers when none is named: `adjoint`, or `replay` for a rule without a derivative."""
         return DEFAULT_ESTIMATOR if self.problem.rule.smooth else "replay"
 
-    def estimator(self, name: str, **options: str) -> Estimator:
-        """An estimator of this run by name; options as in `fut.estimation`."""
-        stored = self._stored_terms() if files.has_terms(self.path) else None
-        tables = TermTables(stored, self.problem.device)
-        expansion = self.expansion() if files.has_expansion(self.path) else None
-        reference = Reference(self.problem, self.layout, self.state, self.reference_loss, tables, expansion)
-        return make_estimator(name, reference, **options)
+    def estimator(self, name: str, *, readout: str = PROBE, **options: str) -> Estimator:
+        """An estimator of one read-out of this run by name; options as in `fut.estimation`."""
+        return make_estimator(name, self.readouts.reference(readout), **options)
 
     def estimate(
         self,
@@ -232,21 +228,27 @@ class Run:
         *,
         known: bool = True,
         calibrated: bool = True,
+        readout: str = PROBE,
         **options: str,
     ) -> list[Estimate]:
-        """The probe loss under each order, without training.
+        """A read-out under each order, by default the probe loss, without training.
 
+        readout: `probe`, `accuracy`, `item:3`, or a function of your own; see `fut.readouts`.
         known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
         calibration, if there is one (`calibrate`). `estimator="retrain"` trains every order that has not been trained yet.
         """
         if isinstance(orders, (str, Path, Order)):
             raise OrderError(f"estimate: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
         checked = [self.order(o) for o in orders]
-        return answering.estimate(self, checked, estimator or self.default_estimator, known, calibrated, **options)
+        return answering.estimate(
+            self, checked, estimator or self.default_estimator, known, calibrated, readout, **options
+        )
 
-    def calibrate(self, orders: int = 8, seed: int = SEED, estimator: str | None = None) -> Calibrated:
+    def calibrate(
+        self, orders: int = 8, seed: int = SEED, estimator: str | None = None, readout: str = PROBE
+    ) -> Calibrated:
         """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval."""
-        return calibrate_run(self, orders, seed, estimator or self.default_estimator)
+        return calibrate_run(self, orders, seed, estimator or self.default_estimator, readout)
 
     @cached_property
     def retrained(self) -> RetrainedOrders:
@@ -262,9 +264,18 @@ class Run:
             self.retrained.keep(checked, found)
         return found
 
-    def verify(self, orders: int = 32, seed: int = 0, estimators: Sequence[str] | None = None) -> Verification:
+    def verify(self, orders: int = 32, seed: int = 0, estimators: Names = None, readout: str = PROBE) -> Verification:
         """Retrain random orders and compare every estimator with them: see `fut.questions.verify`."""
-        return verify_run(self, orders, seed, estimators)
+        return verify_run(self, orders, seed, estimators, readout)
+
+    def positions(self, readout: str = PROBE) -> np.ndarray:
+        """What putting an item at a step does to a read-out, to first order: [T, items], in its unit; entries of one
+        step compare with one another; see `fut.positions`."""
+        return cast("Positions", self.estimator("positions", readout=readout)).table.cpu().numpy()
+
+    def best_order(self, readout: str = PROBE) -> Order:
+        """The order of every item once with the least sum in the table of positions: a start for a search, not its end."""
+        return best_assignment(self.positions(readout))
 
     def endpoint(
         self, order: OrderLike, estimator: str = "replay-exact", out: Path | str | None = None, **options: str
@@ -272,7 +283,6 @@ class Run:
         """Parameters at the end of an order, written to a safetensors file that loads back into the model.
 
         estimator: one that rebuilds parameters (not `adjoint`, which estimates the read-out alone).
-
         out: defaults to a name made of the estimator and the order, inside the run.
         """
         checked = self.order(order)

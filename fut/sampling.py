@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def contribution_scores(expansion: Expansion, simulated: int) -> Tensor:
-    """E|contribution| of every coordinate [D], the mean over read-outs, without any gradient beyond the centre's own.
+    """E|contribution| of every coordinate [D], without any gradient beyond the centre's own.
+
+    The mean over read-outs, each scaled to a total of 1 first, so that none counts more for being in larger units.
 
     A simulated order draws, at every step, normal gradients around the mixture's mean with the spread between items
     seen along the centre (coordinate by coordinate), and replays the true rule on them.
@@ -27,7 +29,8 @@ def contribution_scores(expansion: Expansion, simulated: int) -> Tensor:
             noise = torch.randn(state.theta.shape, generator=draw).to(state.theta)
             gradient = expansion.gradients_of(step).mean(0) + spread * noise
             state = problem.rule.step(state, gradient, problem.rate(step))[0]
-    return total.double().abs().mean(dim=(0, 1))
+    scores = total.double().abs().mean(dim=0)
+    return (scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)).mean(dim=0)
 
 
 def gradient_spread(expansion: Expansion) -> Tensor:

@@ -21,13 +21,16 @@ from .estimation import ESTIMATORS, NAMES, base_name, batch_size
 from .estimator import Estimator
 from .progress import Progress
 from .questions.verify import Answers, Verification, verify
+from .readouts import PROBE, suffix
 
 if TYPE_CHECKING:
     from .run import Run
 
 
-def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = None) -> Verification:
-    """Retrain `count` random orders of the seed and compare every estimator with them.
+def verify_run(
+    run: Run, count: int, seed: int, names: Sequence[str] | None = None, readout: str = PROBE
+) -> Verification:
+    """Retrain `count` random orders of the seed and compare every estimator of a read-out with them.
 
     names: estimators to compare; None for all whose terms are cached. `reference` is always among them. The result is
     kept in the run (`verification/`), beside the retrained endpoints, which later calls reuse.
@@ -36,11 +39,12 @@ def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = No
         raise UsageError(
             f"verify: expected at least 2 orders, got {count}; a correlation needs more, 32 is a good number"
         )
-    chosen = _available(run) if names is None else _checked(names)
-    estimators = {name: run.estimator(name) for name in chosen if name != "retrain"}
+    asked = run.readouts.get(readout)
+    chosen = _available(run, asked.name) if names is None else _checked(names)
+    estimators = {name: run.estimator(name, readout=asked.name) for name in chosen if name != "retrain"}
     for estimator in estimators.values():
         estimator.ready()  # refuse before anything is retrained
-    fits = {name: read_calibration(run, name) for name in estimators}
+    fits = {name: read_calibration(run, name, asked.name) for name in estimators}
     used = {digest for fit in fits.values() if fit is not None for digest in fit.digests}
     orders = fresh_orders(run.reference, count, seed, used)
     asks = {name: _asker(run, estimator, fits[name], run.progress) for name, estimator in estimators.items()}
@@ -48,21 +52,15 @@ def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = No
 
         def retrain(order: Order) -> tuple[float, float]:
             found = run.retrain(order, listener=lambda step, state: tick())
-            return found.loss, found.seconds
+            return run.readouts.truth(asked, found), found.seconds
 
         truths = {order: retrain(order) for order in orders}
     if "retrain" in chosen:
         asks["retrain"] = lambda asked: _truth([truths[order] for order in asked])
-    costs = {
-        name: {
-            "precompute_gradients": inspection.precompute_gradients(run, base_name(name)),
-            "query_gradients": inspection.query_gradients(run, base_name(name)),
-            "store_bytes": inspection.store_bytes(run, base_name(name)),
-        }
-        for name in chosen
-    }
-    result = verify(orders, run.reference_loss, truths.__getitem__, asks, costs)
-    path = _record(run, count, seed)
+    costs = {name: inspection.costs(run, base_name(name)) for name in chosen}
+    reference = run.readouts.at_reference(asked)
+    result = verify(orders, reference, truths.__getitem__, asks, costs, asked.name, asked.unit)
+    path = _record(run, count, seed, asked.name)
     path.parent.mkdir(exist_ok=True)
     write_json(path, result.as_dict())
     return result
@@ -70,15 +68,15 @@ def verify_run(run: Run, count: int, seed: int, names: Sequence[str] | None = No
 
 def kept_verification(run: Run, count: int, seed: int) -> Verification | None:
     """What an earlier `verify_run` of the same orders kept, if it compared every estimator that is available now."""
-    path = _record(run, count, seed)
+    path = _record(run, count, seed, PROBE)
     if not path.exists():
         return None
     found = Verification.from_dict(read_json(path))
-    return found if set(found.estimators) >= set(_available(run)) else None
+    return found if set(found.estimators) >= set(_available(run, PROBE)) else None
 
 
-def _record(run: Run, count: int, seed: int) -> Path:
-    return run.path / files.VERIFICATION / f"orders-{count}-seed-{seed}.json"
+def _record(run: Run, count: int, seed: int, readout: str) -> Path:
+    return run.path / files.VERIFICATION / f"orders-{count}-seed-{seed}{suffix(readout)}.json"
 
 
 def _truth(found: Sequence[tuple[float, float]]) -> Answers:
@@ -94,12 +92,12 @@ def _checked(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(["reference", *names]))
 
 
-def _available(run: Run) -> list[str]:
+def _available(run: Run, readout: str) -> list[str]:
     """Every estimator that the run's store can serve."""
     able = []
     for name in ESTIMATORS:
         try:
-            run.estimator(name).ready()
+            run.estimator(name, readout=readout).ready()
         except NotCachedError:
             continue
         able.append(name)

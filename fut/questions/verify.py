@@ -21,7 +21,7 @@ BOOTSTRAP, BOOTSTRAP_SEED = 2000, 20_220
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One estimator against n retrained orders. Losses and MAE in nats/token.
+    """One estimator against n retrained orders. Losses (values of the read-out) and MAE in the read-out's unit.
 
     spearman, pearson: correlation with the retrained losses (None where the estimates do not vary), with 90 % percentile
     bootstrap intervals. skill: 1 - mae / mae_reference, above 0 exactly if the estimate beats the answer "every order ends
@@ -112,8 +112,8 @@ def _coefficient(a: Floats, b: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Answers:
-    """What an estimator said about n orders: losses [nats/token], 90 % intervals if it has any, mean endpoint error if it
-    rebuilds parameters, the seconds it took in all, and the losses before calibration if it is calibrated."""
+    """What an estimator said about n orders: losses (in the read-out's unit), 90 % intervals if it has any, mean endpoint
+    error if it rebuilds parameters, the seconds it took in all, and the losses before calibration if it is calibrated."""
 
     losses: list[float]
     intervals: list[tuple[float, float]] | None
@@ -124,7 +124,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Verification:
-    """The protocol's table. orders: as item lists; losses in nats/token; seconds of one retraining."""
+    """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining."""
 
     orders: list[Any]
     reference_loss: float
@@ -132,14 +132,16 @@ class Verification:
     estimated_losses: dict[str, list[float]]
     retrain_seconds: float
     estimators: dict[str, dict[str, Any]]
+    readout: str = "probe"
+    unit: str = "nats/token"
 
     def as_dict(self) -> dict[str, Any]:
-        return jsonable(asdict(self) | {"unit": "nats/token", "true_sd": float(np.std(self.true_losses, ddof=1))})
+        return jsonable(asdict(self) | {"true_sd": float(np.std(self.true_losses, ddof=1))})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verification:
         """From `as_dict`; an estimate that was not finite comes back as None."""
-        return cls(**{f.name: content[f.name] for f in fields(cls)})
+        return cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
 
 
 def verify(
@@ -148,6 +150,8 @@ def verify(
     retrain: Callable[[Order], tuple[float, float]],
     estimators: dict[str, Callable[[Sequence[Order]], Answers]],
     costs: Mapping[str, Mapping[str, float]] | None = None,
+    readout: str = "probe",
+    unit: str = "nats/token",
 ) -> Verification:
     """Retrain every order, ask every estimator about all of them, and compare.
 
@@ -168,4 +172,5 @@ def verify(
         rows[name] = row | {"seconds_per_order": seconds / len(orders)} | dict((costs or {}).get(name, {}))
         estimated[name] = found.losses
     seconds = float(np.mean([s for _, s in truths]))
-    return Verification([o.tolist() for o in orders], reference_loss, losses, estimated, seconds, rows)
+    listed = [o.tolist() for o in orders]
+    return Verification(listed, reference_loss, losses, estimated, seconds, rows, readout, unit)

@@ -45,9 +45,9 @@ def test_identity_order_is_bitwise_with_every_cache(make_run: MakeRun, cache: di
 
 
 @pytest.mark.parametrize("moments", ["reference", "replayed"])
-@pytest.mark.parametrize("readout", ["linear", "evaluated"])
-def test_identity_order_is_bitwise_with_every_option(small_run: fut.Run, moments: str, readout: str) -> None:
-    found = small_run.estimate(["identity"], "fut++", known=False, moments=moments, readout=readout)[0]
+@pytest.mark.parametrize("reading", ["linear", "evaluated"])
+def test_identity_order_is_bitwise_with_every_option(small_run: fut.Run, moments: str, reading: str) -> None:
+    found = small_run.estimate(["identity"], "fut++", known=False, moments=moments, reading=reading)[0]
     assert found.loss == small_run.reference_loss
 
 

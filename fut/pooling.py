@@ -1,0 +1,35 @@
+"""Curvature of a batch drawn from all items: one such product stands for the mean of many items' own."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import derivatives
+from .config import AdjointConfig
+from .errors import UsageError
+from .models import Item
+from .problem import Problem
+
+
+def pooled_products(problem: Problem, config: AdjointConfig, step: int, theta: Tensor, directions: Tensor) -> Tensor:
+    """Hessian-vector products [r, D] along r directions [r, D] of a step's pooled batch: two gradients each."""
+    batch = pooled_batch(problem, config, step)
+    return torch.stack([derivatives.hessian_vector_difference(problem.objective, theta, batch, u) for u in directions])
+
+
+def pooled_batch(problem: Problem, config: AdjointConfig, step: int) -> Item:
+    """A batch as large as `pool` items, its samples drawn from all items without replacement."""
+    items, draw = problem.data.items, np.random.default_rng([config.seed, 11, step])
+    sizes = {tuple(t.shape[1:] for t in item) for item in items}
+    if len(sizes) > 1:
+        raise UsageError(
+            f"adjoint.curvature: expected items of one shape to pool samples from, got {len(sizes)} shapes; use `items`"
+        )
+    total = sum(len(item[0]) for item in items)
+    chosen = np.sort(draw.choice(total, min(total, config.pool * len(items[0][0])), replace=False))
+    owners = np.repeat(np.arange(len(items)), [len(item[0]) for item in items])
+    within = np.concatenate([np.arange(len(item[0])) for item in items])
+    rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in chosen]
+    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))

@@ -1,0 +1,80 @@
+"""The positions estimator: every order as a sum of look-ups in the first-order table of the run's expansion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from estimators.errors import OrderError
+from estimators.order import Order
+from estimators.positions import look_up
+from estimators.replay import Listener
+
+from .errors import NotCachedError, UsageError
+from .estimator import Estimator, Reference, expansion_of
+from .expansion import Expansion
+
+
+class Positions(Estimator):
+    """First order in every single placement, blind to how placements act on one another: T look-ups an order.
+
+    The estimate is phi(theta_T) + sum_s [M[s, order(s)] - M[s, reference(s)]], M about the centre: the reference order, and
+    any order that trains on the same content, gives the reference exactly. A *position* is every step's value: [n, T].
+    """
+
+    name = "positions"
+
+    def __init__(self, reference: Reference) -> None:
+        super().__init__(reference)
+        self.expansion: Expansion = expansion_of(reference, self.name)
+        self.row = self.expansion.names.index(reference.readout.name)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """M [T, items], float64, in the read-out's unit; each step's values up to a constant of the step."""
+        terms, wanted = self.expansion.terms(), f"run `fut cache` on {self.expansion.directory.parent}"
+        if "positions" not in {spec.name for spec in terms.specs}:
+            raise NotCachedError(
+                f"positions: expected an expansion with a table of positions, got one of an earlier version; remove "
+                f"{self.expansion.directory}, then {wanted}"
+            )
+        if missing := terms.missing(["positions"]):
+            raise NotCachedError(f"positions: expected a complete table, got {len(missing)} blocks missing; {wanted}")
+        rows = [terms.read_items("positions", t, [self.row])[0] for t in range(self.expansion.steps)]
+        return torch.stack([torch.from_numpy(row) for row in rows]).to(self.problem.device)
+
+    @property
+    def rebuilds(self) -> bool:
+        return False
+
+    def ready(self) -> None:
+        assert self.table.numel()
+
+    def width(self) -> int:
+        return self.problem.config.steps
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        steps = self.problem.config.steps
+        for order in orders:
+            if len(order) != steps or not all(order.steps):
+                raise OrderError(
+                    f"positions: expected orders of {steps} steps with an item in each, got {len(order)} steps, "
+                    f"{sum(not step for step in order.steps)} of them empty; use --estimator adjoint or replay"
+                )
+        return look_up(self.table, self.batch(orders))
+
+    @cached_property
+    def _own(self) -> Tensor:
+        return self.positions([self.problem.reference])[0]
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        return [self.reference.loss + (p - self._own).sum().item() for p in positions]
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        raise UsageError(
+            "positions: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
+            "use --estimator replay-exact or retrain for an endpoint"
+        )
