@@ -193,7 +193,7 @@ def scatter(found: Verification, path: Path) -> Path:
     for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
         _panel(axis, found, name)
     figure.suptitle(
-        f"{title(found).capitalize()} of {len(found.orders)} random orders: estimated against really retrained",
+        f"{title(found)} of {len(found.orders)} random orders: estimated against really retrained",
         fontsize=11,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

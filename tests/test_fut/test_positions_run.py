@@ -1,0 +1,147 @@
+"""The positions estimator on a run: its table written out, sampled, assigned, and refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import Cli, MakeRun, small_config
+
+import fut
+from estimators.adjoint import spread_anchors
+from estimators.centre import balanced_mixture
+from estimators.errors import OrderError
+from estimators.state import State
+from fut import folding
+from fut.config import AdjointConfig
+from fut.errors import NotCachedError, UsageError
+
+FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
+ADJOINT = {"mixture": 2, "curvature": "items"}
+
+
+def written_out(run: fut.Run) -> np.ndarray:
+    """M [T, items] by explicit loops and exact Hessian-vector products, up to a constant of every step."""
+    problem, rule, T = run.problem, run.problem.rule, run.steps
+    mixed = balanced_mixture(run.reference, 2, 0).steps
+    centre = [run.state(0)]
+    for t in range(T):
+        nexts = [rule.step(centre[t], problem.gradient(centre[t].theta, i), problem.rate(t))[0] for i in mixed[t]]
+        memory = {k: (nexts[0].memory[k] + nexts[1].memory[k]) / 2 for k in nexts[0].memory}
+        centre.append(State((nexts[0].theta + nexts[1].theta) / 2, memory, nexts[0].clock))
+    slope = problem.probe_gradient(centre[T].theta)
+    after = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
+    anchors, table = spread_anchors(T, 3), np.zeros((T, run.items))
+    for t in reversed(range(T)):
+        z, step = centre[t], problem.rate(t)
+        low, high = max(a for a in anchors if a <= t), min(a for a in anchors if a >= t)
+        share = (t - low) / (high - low) if high > low else 0.0
+        for i in range(run.items):
+            ends = [problem.gradient(centre[a].theta, i) for a in (low, high)]
+            moved = rule.step(z, (1 - share) * ends[0] + share * ends[1], step)[0]
+            table[t, i] = (after.theta @ moved.theta).item()
+            table[t, i] += sum((after.memory[k] @ moved.memory[k]).item() for k in z.memory)
+        pulled = [rule.pullback(z, problem.gradient(z.theta, i), step, after) for i in mixed[t]]
+        bent = [problem.product(z.theta, i, u) for i, (_, u) in zip(mixed[t], pulled, strict=True)]
+        theta = (pulled[0][0].theta + pulled[1][0].theta + bent[0] + bent[1]) / 2
+        after = State(theta, {k: (pulled[0][0].memory[k] + pulled[1][0].memory[k]) / 2 for k in z.memory}, {})
+    return table
+
+
+def test_the_table_is_its_formula(make_run: MakeRun) -> None:
+    run = make_run(**FLOAT64, adjoint=ADJOINT)
+    found, expected = run.positions(), written_out(run)
+    found, expected = (m - m.mean(axis=1, keepdims=True) for m in (found, expected))
+    assert np.abs(expected).max() > 1e-5
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-6 * np.abs(expected).max())
+    order = [4, 3, 2, 1, 0]
+    delta = run.estimate([order], "positions", known=False)[0].delta
+    assert delta == pytest.approx(sum(expected[t, i] - expected[t, t] for t, i in enumerate(order)), rel=1e-4)
+
+
+def test_a_sample_of_coordinates_gives_about_the_same_table(tmp_path: Path, make_run: MakeRun) -> None:
+    exact = make_run(**FLOAT64).positions()
+    run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
+    run.expand(AdjointConfig(coordinates=1500))
+    found = run.positions()
+    assert len(run.expansion().indices) < run.parameters / 2
+    assert not np.array_equal(found, exact)
+    assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.9
+
+
+def test_the_best_order_beats_the_reference_on_the_table_and_in_truth(tmp_path: Path) -> None:
+    data = {"items": 8, "batch": 4, "context": 24, "probe": 16}
+    model, warmup = {"width": 16, "layers": 1, "heads": 2}, {"steps": 40, "ramp": 5}
+    run = fut.train(tmp_path / "run", small_config(data=data, model=model, warmup=warmup), device="cpu")
+    run.cache(["adjoint"])
+    best, table = run.best_order(), run.positions()
+    assert sorted(i for (i,) in best.steps) == list(range(8))
+    assert sum(table[t, i] for t, (i,) in enumerate(best.steps)) < sum(table[t, t] for t in range(8))
+    assert run.estimate([best], "positions", known=False)[0].delta < 0
+    assert run.estimate([best], "retrain")[0].delta < 0
+    row = run.verify(8, 1, ["positions"]).estimators["positions"]
+    assert row["spearman"] > 0.5
+
+
+def test_what_it_costs_is_said(make_run: MakeRun, cli: Cli) -> None:
+    run = make_run()
+    info = cli("info", run.path, "--json").json
+    assert info["estimators"].index("positions") == info["estimators"].index("adjoint") + 1
+    assert info["precompute_gradients"]["positions"] == info["precompute_gradients"]["adjoint"]
+    assert info["query_gradients"]["positions"] == 0
+    assert 0 < info["term_bytes"]["positions"] < info["term_bytes"]["adjoint"]
+
+
+def test_what_positions_cannot_answer(make_run: MakeRun) -> None:
+    run = make_run()
+    for order in ("drop:2", [0, 1, [], 3, 4]):
+        with pytest.raises(OrderError, match="expected orders of 5 steps with an item in each"):
+            run.estimate([order], "positions", known=False)
+    with pytest.raises(UsageError, match="rebuilds parameters"):
+        run.endpoint("reverse", "positions")
+    with pytest.raises(NotCachedError, match="fut cache"):
+        make_run(cached=False, data={"seed": 5}).positions()
+    twice = make_run(cached=False, data={"epochs": 2})
+    twice.expand()
+    assert twice.positions().shape == (10, 5)
+    with pytest.raises(OrderError, match="got 5 items and 10 steps"):
+        twice.best_order()
+
+
+def test_an_expansion_without_a_table_still_serves_the_adjoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_run: MakeRun
+) -> None:
+    path, specs = tmp_path / "run", folding.term_specs
+    run = fut.train(path, small_config(), device="cpu")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("fut.expansion.term_specs", lambda e: [s for s in specs(e) if s.name != "positions"])
+        run.expand()
+    expected = make_run().estimate(["reverse"], known=False)[0].loss
+    run = fut.open(path, device="cpu")
+    run.cache(["adjoint"])
+    assert run.estimate(["reverse"], known=False)[0].loss == expected
+    with pytest.raises(NotCachedError, match=r"earlier version; remove .*adjoint, then"):
+        run.positions()
+    shutil.rmtree(path / "adjoint")
+    run.cache(["adjoint"])
+    assert np.array_equal(run.positions(), make_run().positions())
+
+
+def test_a_damaged_table_is_found_and_computed_again(make_run: MakeRun, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(make_run().path, tmp_path / "own"))
+    run = fut.open(path, device="cpu")
+    expected = run.positions()
+    chunk = next(p for p in (path / "adjoint/terms/arrays/positions/c").rglob("*") if p.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    assert any("positions" in d.path for d in run.check())
+    assert run.repair() == 1
+    with pytest.raises(NotCachedError, match="1 blocks missing"):
+        run.positions()
+    assert run.estimate(["reverse"], "adjoint", known=False)[0].delta != 0, "the adjoint does without it"
+    run.cache(["adjoint"])
+    assert np.array_equal(run.positions(), expected)
