@@ -15,7 +15,7 @@ from estimators.state import State
 
 from .errors import NotCachedError, UsageError
 from .problem import Problem
-from .readouts import PROBE, ReadOut, shortened
+from .readouts import PROBE, ReadOut, caching_command, shortened
 from .terms import TermLayout, TermTables
 
 if TYPE_CHECKING:
@@ -105,15 +105,13 @@ def expansion_of(reference: Reference, name: str) -> Expansion:
     """The run's expansion, if it was swept for the read-out; else NotCachedError, naming the commands that make it so."""
     expansion, wanted = reference.expansion, reference.readout.name
     if expansion is None:
-        asked = "" if wanted == PROBE else f" --terms adjoint --readouts {PROBE},{wanted}"
-        raise NotCachedError(
-            f"{name}: expected the run's expansion about its centre, got none; run `fut cache RUN{asked}` first"
-        )
+        asked = "fut cache RUN" if wanted == PROBE else caching_command([PROBE, wanted])
+        raise NotCachedError(f"{name}: expected the run's expansion about its centre, got none; run `{asked}` first")
     if wanted not in expansion.names:
         raise NotCachedError(
-            f"{name}: expected an expansion swept for the read-out `{wanted}`, got one for {shortened(expansion.names)}; remove "
-            f"{expansion.directory}, then run `fut cache RUN --terms adjoint --readouts "
-            f"{','.join([*expansion.config.readouts, wanted])}`; or use --estimator replay-exact"
+            f"{name}: expected an expansion swept for the read-out `{wanted}`, got one for {shortened(expansion.names)}; "
+            f"remove {expansion.directory}, then run `{caching_command([*expansion.config.readouts, wanted])}`; or use "
+            "--estimator replay-exact"
         )
     return expansion
 

@@ -15,7 +15,7 @@ from .caching import CachePlan
 from .calibration import Calibrated
 from .estimation import NAMES
 from .questions.verify import Verification
-from .readouts import PROBE
+from .readouts import PROBE, shortened
 
 
 def dumps(value: Any) -> str:
@@ -96,7 +96,7 @@ def info(found: dict[str, Any]) -> str:
         f"            {loss(found['reference_loss'])} after it, in the reference order",
         f"on disk: {nbytes(found['store_bytes'])}; terms: "
         + (f"{terms['done']} of {terms['total']} blocks" if terms["total"] else "none yet, run `fut cache`")
-        + (", adjoint cached" if found["adjoint_cached"] else ""),
+        + (f", adjoint cached for {shortened(found['readouts'])}" if found["adjoint_cached"] else ""),
     ]
     rows = [
         [n, f"{found['precompute_gradients'][n]:,}", f"{found['query_gradients'][n]:,}", nbytes(found["term_bytes"][n])]

@@ -59,6 +59,13 @@ def shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def caching_command(specs: Sequence[str]) -> str:
+    """What computes an expansion for these read-outs; a registered function is known to Python alone."""
+    if all(spec in (PROBE, "accuracy", "items") or ":" in spec for spec in specs):
+        return f"fut cache RUN --terms adjoint --readouts {','.join(specs)}"
+    return f'fut.open(RUN, readouts=...).cache(["adjoint"], readouts={list(specs)})'
+
+
 def one_readout(spec: str, items: int) -> str:
     """The name of the single read-out that a question is about."""
     names = readout_names([spec], items)

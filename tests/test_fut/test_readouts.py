@@ -284,6 +284,8 @@ def test_a_readout_the_expansion_lacks_names_the_commands_that_help(
     with pytest.raises(NotCachedError, match="--terms adjoint --readouts probe,item:3") as caught:
         fut.open(path, device="cpu").estimate(["reverse"], known=False, readout="item:3")
     assert f"remove {path / 'adjoint'}" in str(caught.value)
+    with pytest.raises(NotCachedError, match=r"cache\(\[\"adjoint\"\], readouts=\['probe', 'norm'\]\)"):
+        own(path).estimate(["reverse"], known=False, readout="norm")
     before = {p: p.read_bytes() for p in (path / "adjoint").rglob("*") if p.is_file()}
     refused = cli("cache", path, "--terms", "adjoint", "--readouts", "probe,item:3")
     assert refused.status != 0
