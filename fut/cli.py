@@ -205,7 +205,7 @@ def verify(
     say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.steps} gradients", as_json)
     found = run.verify(orders, seed, estimators.split(",") if estimators else None, readout)
     picture = present.scatter(
-        found, plot or path / "verification" / f"orders-{orders}-seed-{seed}{suffix(readout)}.png"
+        found, plot or path / "verification" / f"orders-{orders}-seed-{seed}{suffix(found.readout)}.png"
     )
     answer(found.as_dict() | {"plot": str(picture)}, present.table(found) + f"\npicture: {picture}", as_json)
 
