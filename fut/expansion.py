@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from estimators.adjoint import Sweep, inclusion_probabilities, poisson_sample, spread_anchors
-from estimators.centre import CentreTransition, balanced_mixture
+from estimators.centre import CentreTransition, balanced_groups
 from estimators.order import Order
 from estimators.replay import OrderBatch, replay
 from estimators.rule import global_norm
@@ -30,7 +30,7 @@ from .config import AdjointConfig
 from .errors import UsageError
 from .problem import Problem
 from .progress import Progress, silent
-from .sampling import contribution_scores
+from .sampling import contribution_scores, pooled_batch
 from .training import attributes_of, pack, read_state, unpack
 
 ITEM_BLOCK = 8
@@ -48,8 +48,18 @@ class Expansion:
     start: Callable[[], State]
 
     @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        """What the centre averages over: `mixture` groups for every step, one step's after the other's, each of as many
+        items as a step consumes."""
+        size = self.problem.config.data.per_step
+        drawn = balanced_groups(self.problem.reference, self.config.mixture, size, self.config.seed)
+        return [group for step in drawn for group in step]
+
+    @cached_property
     def mixture(self) -> Order:
-        return balanced_mixture(self.problem.reference, self.config.mixture, self.config.seed)
+        """The numbers of every step's groups; to the centre and the sweep, groups are the items."""
+        count = self.config.mixture
+        return Order.of(range(first, first + count) for first in range(0, len(self.groups), count))
 
     @cached_property
     def anchors(self) -> list[int]:
@@ -89,11 +99,11 @@ class Expansion:
         return min(size, self.config.coordinates or (size if size <= ALL_UP_TO else SAMPLED))
 
     def gradients(self) -> int:
-        """Gradient evaluations of all stages (a Hessian-vector product counts two), read-outs included."""
-        config, items = self.config, self.problem.config.data.items
+        """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
+        config, items, training = self.config, self.problem.config.data.items, self.problem.config.consumed
         products = config.pool if config.curvature == "pooled" else config.mixture
         sweep = 2 * products * len(READOUTS)
-        return self.steps * (config.mixture + sweep) + len(self.anchors) * items + len(self.problem.data.probe)
+        return training * (config.mixture + sweep) + len(self.anchors) * items + len(self.problem.data.probe)
 
     def nbytes(self) -> int:
         """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""
@@ -156,14 +166,15 @@ class Expansion:
         state = self.state(done).rows(1)
         latest: dict[int, Tensor] = {}
 
-        def gradient(step: int, theta: Tensor, item: int) -> Tensor:
-            latest[item] = self.problem.gradient(theta, item)
-            return latest[item]
+        def gradient(step: int, theta: Tensor, number: int) -> Tensor:
+            items = self.groups[number]
+            latest[number] = self.problem.mean_gradient(theta, items, [1.0 / len(items)] * len(items))
+            return latest[number]
 
         with progress("centre", self.steps - done) as tick:
 
             def save(step: int, state: State) -> None:
-                found = torch.stack([latest[i] for i in self.mixture.steps[step - 1]])
+                found = torch.stack([latest.pop(number) for number in self.mixture.steps[step - 1]])
                 self.mixed.write(step - 1, {"gradient": found.cpu().numpy()}, {}, replace=True)
                 self.centre.write(step, pack(state), attributes_of(state))
                 tick()
@@ -190,8 +201,8 @@ class Expansion:
             problem.rate,
             self.mixture,
             self.state,
-            lambda step, item: self.gradients_of(step)[self.mixture.steps[step].index(item)],
-            lambda theta, item, u: problem.product(theta, item, u, exact=False),
+            lambda step, number: self.gradients_of(step)[number % self.config.mixture],
+            self._product,
             self._pooled_product if self.config.curvature == "pooled" else None,
         )
         done = min(self.swept.steps(), default=self.steps)
@@ -210,20 +221,20 @@ class Expansion:
                 self.swept.write(found_at.step, arrays, {})
                 tick()
 
+    def _product(self, theta: Tensor, number: int, direction: Tensor) -> Tensor:
+        """Hessian-vector product [D] of a group's mean loss."""
+        items = self.groups[number]
+        return sum(self.problem.product(theta, i, direction, exact=False) / len(items) for i in items)  # type: ignore[return-value]
+
     def _pooled_product(self, step: int, theta: Tensor, direction: Tensor) -> Tensor:
-        """Hessian-vector product of a batch as large as `pool` items, its samples drawn from all items."""
+        """Hessian-vector product of a batch as large as what `pool` steps consume, its samples drawn from all items."""
         items, draw = self.problem.data.items, np.random.default_rng([self.config.seed, 11, step])
         sizes = {tuple(t.shape[1:] for t in item) for item in items}
         if len(sizes) > 1:
             raise UsageError(
                 f"adjoint.curvature: expected items of one shape to pool samples from, got {len(sizes)} shapes; use `items`"
             )
-        total = sum(len(item[0]) for item in items)
-        chosen = np.sort(draw.choice(total, min(total, self.config.pool * len(items[0][0])), replace=False))
-        owners = np.repeat(np.arange(len(items)), [len(item[0]) for item in items])
-        within = np.concatenate([np.arange(len(item[0])) for item in items])
-        rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in chosen]
-        batch = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+        batch = pooled_batch(items, self.config.pool * self.problem.config.data.per_step * len(items[0][0]), draw)
         return derivatives.hessian_vector_difference(self.problem.objective, theta, batch, direction)
 
     def _draw_sample(self) -> None:
@@ -269,7 +280,7 @@ class Expansion:
         with progress("anchors", len(missing)) as tick:
             for block in missing:
                 theta = self.state(self.anchors[block.step]).theta
-                found = torch.stack([self.problem.gradient(theta, i) for i in range(block.first, block.last)])
+                found = self.problem.item_gradients(theta, range(block.first, block.last))
                 values = {"gradient": found[:, self.indices], "norm": global_norm(found)[:, None]}
                 wanted = terms.missing_names(block, ["gradient", "norm"])
                 terms.write(block, {name: values[name].cpu().numpy() for name in wanted})

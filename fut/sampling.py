@@ -1,11 +1,15 @@
-"""Which coordinates matter: mean absolute contributions to the estimate under a few simulated orders."""
+"""Samples: which coordinates matter, by their contributions under simulated orders; batches drawn from all items."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .models import Item
 
 if TYPE_CHECKING:
     from .expansion import Expansion
@@ -42,3 +46,13 @@ def gradient_spread(expansion: Expansion) -> Tensor:
             total += (found[0] - previous).square() / 2  # with one item a step, neighbours in time stand in
         previous = found[0]
     return (total / expansion.steps).sqrt().to(expansion.problem.objective.dtype)
+
+
+def pooled_batch(items: Sequence[Item], size: int, draw: np.random.Generator) -> Item:
+    """An item of `size` samples drawn from all items, all of them where they are fewer, in the order of the items."""
+    total = sum(len(item[0]) for item in items)
+    chosen = np.sort(draw.choice(total, min(total, size), replace=False))
+    owners = np.repeat(np.arange(len(items)), [len(item[0]) for item in items])
+    within = np.concatenate([np.arange(len(item[0])) for item in items])
+    rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in chosen]
+    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
