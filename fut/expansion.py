@@ -49,8 +49,7 @@ class Expansion:
 
     @cached_property
     def groups(self) -> list[tuple[int, ...]]:
-        """What the centre averages over: `mixture` groups for every step, one step's after the other's, each of as many
-        items as a step consumes."""
+        """What the centre averages over, step after step: `mixture` groups each, of as many items as a step consumes."""
         size = self.problem.config.data.per_step
         drawn = balanced_groups(self.problem.reference, self.config.mixture, size, self.config.seed)
         return [group for step in drawn for group in step]
@@ -59,7 +58,7 @@ class Expansion:
     def mixture(self) -> Order:
         """The numbers of every step's groups; to the centre and the sweep, groups are the items."""
         count = self.config.mixture
-        return Order.of(range(first, first + count) for first in range(0, len(self.groups), count))
+        return Order.of(range(step * count, (step + 1) * count) for step in range(self.steps))
 
     @cached_property
     def anchors(self) -> list[int]:

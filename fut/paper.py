@@ -72,8 +72,8 @@ class Fut(Estimator):
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         if any(not step for order in orders for step in order.canonical().steps):
             raise OrderError(
-                f"{self.name}: expected at least one item in every step, got an empty step, or one of weight 0, for which no update term "
-                "is stored; drop the step, or use --estimator replay"
+                f"{self.name}: expected at least one item in every step, got an empty step, or one of weight 0, for which "
+                "no update term is stored; drop the step, or use --estimator replay"
             )
         transition = self.transition()
         start = transition.start(len(orders), self.sketch.size, self.reference.state(0).theta)
