@@ -191,8 +191,9 @@ def test_the_adjoint_expands_about_whole_steps(make_run: MakeRun) -> None:
     assert counts.tolist() == [4] * 12, "each item as often as any other"
 
 
-def test_the_adjoint_follows_the_truth_of_new_batches(make_run: MakeRun) -> None:
-    run = make_run(**(SEQUENCES | {"data": {"items": 48, "per_step": 4, "batch": 1}}))
+def test_the_adjoint_follows_the_truth_of_new_batches(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(data={"items": 32, "per_step": 4, "batch": 1}), device="cpu")
+    run.cache(["adjoint"])
     orders = [random_order(run.reference, 11, i) for i in range(8)]
     truth = torch.tensor([run.retrain(o).loss for o in orders])
     found = torch.tensor(raw_estimates(run.estimator("adjoint"), orders)[0])
