@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .centre import mean_state
 from .order import Order
-from .replay import Picks, Transition
+from .replay import Picks, Transition, sampled_norm
 from .rule import Rule
 from .state import State
 
@@ -148,9 +148,7 @@ class AnchoredGradients:
         gradient = self.gradients.pick(step, picks)
         if self.norms is None:
             return gradient, None
-        if picks.items.shape[1] == 1:
-            return gradient, self.norms.pick(step, picks).squeeze(-1)
-        return gradient, (gradient.square() * self.weight).sum(-1).sqrt()
+        return gradient, sampled_norm(picks, gradient, self.norms.pick(step, picks).squeeze(-1), self.weight)
 
 
 def spread_anchors(steps: int, count: int) -> list[int]:

@@ -25,7 +25,7 @@ def balanced_mixture(reference: Order, count: int, seed: int) -> Order:
 
     With `count` times the window's steps not a multiple of the number of items, frequencies differ by one at most.
     """
-    items = sorted({i for step in reference.steps for i in step})
+    items = sorted({i for step in reference.canonical().steps for i in step})
     if not 1 <= count <= len(items):
         raise OrderError(f"centre: expected a mixture of 1..{len(items)} items a step, got {count}; lower it")
     draw, pool, steps = np.random.default_rng([seed, 7]), list[int](), []
@@ -41,6 +41,18 @@ def balanced_mixture(reference: Order, count: int, seed: int) -> Order:
             step.append(fresh)
         steps.append(tuple(step))
     return Order(tuple(steps))
+
+
+def balanced_groups(reference: Order, count: int, size: int, seed: int) -> list[list[tuple[int, ...]]]:
+    """`count` groups of `size` distinct items for every step, each item as often as any other over the window.
+
+    A group stands for what a step consumes, so that the centre's second moment carries the squared mean of a step's
+    gradients and not of single items'. With one item to a group, the groups of a step are distinct too.
+    """
+    if size == 1:
+        return [[(item,) for item in step] for step in balanced_mixture(reference, count, seed).steps]
+    drawn = balanced_mixture(Order(reference.steps * count), size, seed).steps
+    return [list(drawn[first : first + count]) for first in range(0, len(drawn), count)]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,15 @@ class Picks(NamedTuple):
 
     items: Tensor
     weights: Tensor
+
+    def row(self, n: int) -> Picks:
+        """What run n consumes, as a single run."""
+        return Picks(self.items[n : n + 1], self.weights[n : n + 1])
+
+    @property
+    def lone(self) -> Tensor:
+        """Whether a run consumes one item alone, unscaled [n]."""
+        return ((self.weights != 0).sum(1) == 1) & (self.weights.sum(1) == 1)
 
     def unique(self) -> list[int]:
         """The items that any of the runs consumes, ascending."""
@@ -53,15 +62,16 @@ class OrderBatch:
 
     @classmethod
     def pack(cls, orders: Sequence[Order], device: torch.device | str = "cpu") -> OrderBatch:
-        """Pack orders of equal length; steps with fewer items are padded with weight 0."""
-        steps, width = len(orders[0]), max((len(s) for o in orders for s in o.steps), default=1) or 1
-        items = torch.zeros(len(orders), steps, width, dtype=torch.long)
-        weights = torch.zeros(len(orders), steps, width, dtype=torch.float64)
-        for n, order in enumerate(orders):
-            for t, step in enumerate(order.steps):
-                items[n, t, : len(step)] = torch.tensor(step, dtype=torch.long)
-                weights[n, t, : len(step)] = 1.0 / len(step) if step else 0.0
-        return cls(items.to(device), weights.to(device))
+        """Pack orders of equal length in their canonical form; steps with fewer items are padded with weight 0."""
+        plain = [order.canonical().entries for order in orders]
+        width = max((len(step) for entries in plain for step in entries), default=1) or 1
+        items = [[_padded([i for i, _ in step], 0, width) for step in entries] for entries in plain]
+        shares = [[_padded(_shares([w for _, w in step]), 0.0, width) for step in entries] for entries in plain]
+        shape = (len(orders), len(orders[0]), width)
+        return cls(
+            torch.tensor(items, dtype=torch.long, device=device).view(shape),
+            torch.tensor(shares, dtype=torch.float64, device=device).view(shape),
+        )
 
     def __len__(self) -> int:
         return self.items.shape[0]
@@ -72,6 +82,18 @@ class OrderBatch:
 
     def at(self, step: int) -> Picks:
         return Picks(self.items[:, step], self.weights[:, step])
+
+
+def _padded(values: list[Any], filler: float, width: int) -> list[Any]:
+    return values + [filler] * (width - len(values))
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    """Positive weights as shares of their sum; exactly 1/n each where they are alike."""
+    if len(set(weights)) == 1:
+        return [1.0 / len(weights)] * len(weights)
+    scaled = [w / max(weights) for w in weights]  # the sum of large weights would not be finite
+    return [w / sum(scaled) for w in scaled]
 
 
 def batches(orders: Sequence[Order], size: int) -> Iterator[tuple[list[int], list[Order]]]:
@@ -151,9 +173,34 @@ class CachedGradients:
         gradient = picks.combine(self.table(step))
         if self.norms is None:
             return gradient, None
-        if picks.items.shape[1] == 1:
-            return gradient, picks.combine(self.norms(step).unsqueeze(-1)).squeeze(-1)
-        return gradient, (gradient.square() * self.weight).sum(-1).sqrt()
+        stored = picks.combine(self.norms(step).unsqueeze(-1)).squeeze(-1)
+        return gradient, sampled_norm(picks, gradient, stored, self.weight)
+
+
+def sampled_norm(picks: Picks, gradient: Tensor, stored: Tensor, weight: Tensor | float) -> Tensor:
+    """Global norms [n] of step gradients [n, k] of which some coordinates are known: stored [n] where a run consumes one
+    item alone, else estimated from the coordinates, run by run, whatever the others in the batch consume."""
+    if picks.items.shape[1] == 1:
+        return stored
+    return torch.where(picks.lone, stored, (gradient.square() * weight).sum(-1).sqrt().to(stored.dtype))
+
+
+ItemGradient = Callable[[Tensor, int], Tensor]
+"""(theta [D], item) -> [D]."""
+MeanGradient = Callable[[Tensor, Sequence[int], Sequence[float]], Tensor]
+"""(theta [D], items, their weights) -> weighted sum of the items' gradients [D]."""
+
+
+def consumed(theta: Tensor, own: Picks, gradient: ItemGradient, mean: MeanGradient | None) -> Tensor:
+    """Gradient [1, D] of what one run consumes, at its theta [D]; several items in one go where `mean` is given."""
+    items = own.unique()
+    if mean is not None and not own.lone.all() and items:
+        pairs = zip(own.items[0].tolist(), own.weights[0].tolist(), strict=True)
+        kept = [(i, w) for i, w in pairs if w]
+        return mean(theta, [i for i, _ in kept], [w for _, w in kept])[None]
+    rows = {item: row for row, item in enumerate(items)}
+    table = torch.stack([gradient(theta, i) for i in items]) if items else torch.zeros_like(theta)[None]
+    return own.combine(table, rows)
 
 
 @dataclass(frozen=True)
@@ -161,18 +208,17 @@ class CurvedGradients:
     """Replay of order 1 with exact curvature: g_i(theta_t) + H_i(theta_t) (gamma_t - theta_t), products at query time.
 
     The best first-order Taylor estimate about one order, at several times the cost of retraining: the slow oracle.
-    reference: (step) -> theta_t [D]. gradient: (theta, item) -> [D]. product: (theta, item, direction) -> [D].
+    reference: (step) -> theta_t [D]. product: (theta, item, direction) -> [D]. gradient, mean: as in `TrueGradients`.
     """
 
     reference: Callable[[int], Tensor]
-    gradient: Callable[[Tensor, int], Tensor]
+    gradient: ItemGradient
     product: Callable[[Tensor, int, Tensor], Tensor]
+    mean: MeanGradient | None = None
 
     def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
-        base, items = self.reference(step), picks.unique()
-        rows = {item: row for row, item in enumerate(items)}
-        table = torch.stack([self.gradient(base, i) for i in items]) if items else torch.zeros_like(base)[None]
-        gradient = picks.combine(table, rows)
+        base = self.reference(step)
+        gradient = self._at(base, picks)
         for n in range(len(theta)):
             delta = theta[n] - base
             if not delta.any():
@@ -182,19 +228,26 @@ class CurvedGradients:
                     gradient[n] += weight * self.product(base, item, delta)
         return gradient, None
 
+    def _at(self, base: Tensor, picks: Picks) -> Tensor:
+        """Gradients [n, D] at the reference run's parameters, as training would have taken them there."""
+        if self.mean is not None and not picks.lone.all():
+            return torch.cat([consumed(base, picks.row(n), self.gradient, self.mean) for n in range(len(picks.items))])
+        items = picks.unique()
+        rows = {item: row for row, item in enumerate(items)}
+        table = torch.stack([self.gradient(base, i) for i in items]) if items else torch.zeros_like(base)[None]
+        return picks.combine(table, rows)
+
 
 @dataclass(frozen=True)
 class TrueGradients:
-    """Training: gradients at the runs' own parameters. gradient: (theta, item) -> [D]."""
+    """Training: gradients at the runs' own parameters. gradient: (theta, item) -> [D].
 
-    gradient: Callable[[Tensor, int], Tensor]
+    mean: (theta, items, weights) -> their weighted sum [D], for steps of several items; None takes them one by one.
+    """
+
+    gradient: ItemGradient
+    mean: MeanGradient | None = None
 
     def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
-        result = []
-        for n in range(len(theta)):
-            own = Picks(picks.items[n : n + 1], picks.weights[n : n + 1])
-            items = own.unique()
-            rows = {item: row for row, item in enumerate(items)}
-            table = torch.stack([self.gradient(theta[n], i) for i in items]) if items else torch.zeros_like(theta[:1])
-            result.append(own.combine(table, rows))
-        return torch.cat(result), None
+        rows = [consumed(theta[n], picks.row(n), self.gradient, self.mean) for n in range(len(theta))]
+        return torch.cat(rows), None

@@ -98,7 +98,7 @@ def block_terms(
     problem: Problem, layout: TermLayout, state: State, block: Block, names: Sequence[str]
 ) -> dict[str, Tensor]:
     """The named terms of one block of items at one checkpoint, each [items of the block, k]."""
-    gradients = torch.stack([problem.gradient(state.theta, i) for i in range(block.first, block.last)])
+    gradients = problem.item_gradients(state.theta, range(block.first, block.last))
     result: dict[str, Tensor] = {}
     if "gradient" in names:
         result["gradient"] = layout.kept(gradients)
@@ -126,11 +126,14 @@ class ReferenceUpdate:
     def __init__(self, problem: Problem, state: State, step: int, exact: bool) -> None:
         self.problem, self.state, self.rate, self.exact = problem, state, problem.rate(step), exact
         self.items = problem.reference.steps[step]
-        self.gradient = self._mean(lambda i: problem.gradient(state.theta, i))
+        self.gradient = self._gradient(state.theta)
         self.here = problem.rule.step(state, self.gradient, self.rate)[1]
 
     def _mean(self, of: Callable[[int], Tensor]) -> Tensor:
         return sum((of(i) for i in self.items), torch.zeros_like(self.state.theta)) / len(self.items)
+
+    def _gradient(self, theta: Tensor) -> Tensor:
+        return self.problem.mean_gradient(theta, self.items, [1.0 / len(self.items)] * len(self.items))
 
     def product(self, direction: Tensor) -> Tensor:
         """J_t u [D]: the rule's exact tangent, fed with the Hessian-vector product of the step's loss."""
@@ -144,5 +147,5 @@ class ReferenceUpdate:
 
     def _at(self, shift: Tensor) -> Tensor:
         theta = self.state.theta + shift
-        gradient = self._mean(lambda i: self.problem.gradient(theta, i))
-        return self.problem.rule.step(State(theta, self.state.memory, self.state.clock), gradient, self.rate)[1]
+        here = State(theta, self.state.memory, self.state.clock)
+        return self.problem.rule.step(here, self._gradient(theta), self.rate)[1]

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from estimators.order import NAMES as ORDERS
+
 from . import present
 from .answers import jsonable
 from .caching import CachePlan
@@ -34,7 +36,7 @@ Spec = Annotated[
     str,
     typer.Option(
         "--order",
-        help="JSON file, list 3,1,2,0, or identity, reverse, random:SEED, swap:A,B, move:A,B, drop:I, repeat:I,STEP, replace:I,J",
+        help=f"JSON file, list 3,1,2,0, or {ORDERS}",
     ),
 ]
 Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
@@ -77,7 +79,7 @@ def train(
         str | None, typer.Option("--text", help="text file or directory; default: CPython's language reference")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="T, steps of the window: that many items, one epoch")
+        int | None, typer.Option("--steps", help="T, steps of the window: as many items as they take, one epoch")
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="TOML file")] = None,
     settings: Settings = None,
@@ -88,10 +90,8 @@ def train(
     from .opening import train as make
 
     data: dict[str, Any] = {} if text is None else {"text": text}
-    if steps is not None:
-        data |= {"items": steps, "epochs": 1}
     sys.path.insert(0, os.getcwd())
-    run = make(out, load_config(config, settings or (), data=data), device=device, progress=progress(as_json))
+    run = make(out, load_config(config, settings or (), steps, data=data), device=device, progress=progress(as_json))
     say(f"trained on {describe(run.problem.device)}", as_json)
     answer(run.info(), present.info(run.info()), as_json)
 
@@ -182,7 +182,7 @@ def calibrate(
 ) -> None:
     """Retrain a few orders and fit an estimator to them: every later estimate then carries a 90 % interval."""
     run = open_run(path, device, as_json)
-    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.steps} gradients", as_json)
+    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.config.consumed} gradients", as_json)
     found = run.calibrate(orders, seed, estimator, readout)
     answer(found.as_dict(), present.calibration(found), as_json)
 
@@ -202,7 +202,7 @@ def verify(
 ) -> None:
     """Retrain random orders and compare every estimator with them, beside the baseline `reference`."""
     run = open_run(path, device, as_json)
-    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.steps} gradients", as_json)
+    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.config.consumed} gradients", as_json)
     found = run.verify(orders, seed, estimators.split(",") if estimators else None, readout)
     picture = present.scatter(
         found, plot or path / "verification" / f"orders-{orders}-seed-{seed}{suffix(found.readout)}.png"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from .errors import UsageError
 
@@ -24,12 +24,21 @@ class DataConfig(_Section):
     tokenizer: str = Field("", description="package.module:name of a callable str -> list of ids; empty for bytes")
     vocabulary: int = Field(256, ge=2, description="number of token ids; 256 for bytes")
     items: int = Field(32, ge=1, description="number of items the order permutes")
+    per_step: int = Field(1, ge=1, description="items that each step consumes; a divisor of items")
     epochs: int = Field(1, ge=1, description="times each item occurs in the reference order")
     batch: int = Field(16, ge=1, description="sequences per item")
     context: int = Field(64, ge=2, description="tokens per sequence")
     probe: int = Field(128, ge=1, description="held-out sequences of the probe set")
     heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
     seed: int = Field(0, ge=0, lt=1 << 63)
+
+    @field_validator("per_step")
+    @classmethod
+    def _divides(cls, per_step: int, info: ValidationInfo) -> int:
+        items = info.data.get("items", per_step)  # absent where it is wrong itself
+        if items % per_step:
+            raise ValueError(f"expected a divisor of data.items={items}; change one of the two")
+        return per_step
 
 
 class ModelConfig(_Section):
@@ -85,11 +94,15 @@ class CacheConfig(_Section):
 class AdjointConfig(_Section):
     """The expansion about the centre that the adjoint estimator reads."""
 
-    mixture: int = Field(4, ge=1, description="items averaged in every step of the centre")
+    mixture: int = Field(
+        4,
+        ge=1,
+        description="transitions averaged in every step of the centre, each of as many items as a step consumes",
+    )
     curvature: Literal["items", "pooled"] = Field(
         "pooled", description="Hessian-vector products of the mixture's items, or of one batch drawn from all items"
     )
-    pool: int = Field(2, ge=1, description="size of that batch, in items")
+    pool: int = Field(2, ge=1, description="size of that batch, in steps (items per step each)")
     anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
     coordinates: int = Field(
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
@@ -124,7 +137,12 @@ class Config(_Section):
     @property
     def steps(self) -> int:
         """T, the number of steps of the window."""
-        return self.data.items * self.data.epochs
+        return self.data.items // self.data.per_step * self.data.epochs
+
+    @property
+    def consumed(self) -> int:
+        """Items that a training run consumes, each a gradient: T times the items per step."""
+        return self.steps * self.data.per_step
 
     def training(self) -> dict[str, Any]:
         """The part that decides the reference run (not what is cached about it)."""
@@ -134,8 +152,13 @@ class Config(_Section):
         return tomli_w.dumps(self.model_dump(mode="json"))
 
 
-def load_config(path: Path | None = None, overrides: Iterable[str] = (), **sections: dict[str, Any]) -> Config:
-    """Read a TOML file, then apply `section.key=value` overrides (values as in TOML), then keyword sections."""
+def load_config(
+    path: Path | None = None, overrides: Iterable[str] = (), steps: int | None = None, **sections: dict[str, Any]
+) -> Config:
+    """Read a TOML file, then apply `section.key=value` overrides (values as in TOML), then keyword sections.
+
+    steps: T, the length of the window: as many items as that takes, and one epoch.
+    """
     values: dict[str, Any] = {}
     if path is not None:
         try:
@@ -150,6 +173,9 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = (), **secti
         found = values.setdefault(section, {})
         if isinstance(found, dict):  # else it is named as wrong below
             found.update(content)
+    if steps is not None and isinstance(data := values.setdefault("data", {}), dict):
+        per_step = data.get("per_step", 1)
+        data |= {"items": steps * per_step if isinstance(per_step, int) else steps, "epochs": 1}
     return parse_config(values)
 
 

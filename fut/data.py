@@ -113,7 +113,7 @@ def build_dataset(config: Config) -> Dataset:
     """Cut the configured text into disjoint segments of context + 1 tokens and deal them into items.
 
     Mixed items take segments from anywhere in the training share; heterogeneous ones take theirs from consecutive
-    zones. Warm-up batches use segments that no item holds.
+    zones. Warm-up batches, as large as what a step consumes, use segments that no item holds.
     """
     data = config.data
     tokens = tokenize(read_text(data.text), data)
@@ -129,14 +129,15 @@ def build_dataset(config: Config) -> Dataset:
     if data.heterogeneous:
         chosen = np.sort(chosen)
     items = [_item(train, rows) for rows in chosen.reshape(data.items, data.batch)]
-    warmup = [_item(train, draw.choice(rest, data.batch, replace=False)) for _ in range(config.warmup.steps)]
+    size = data.batch * data.per_step
+    warmup = [_item(train, draw.choice(rest, size, replace=False)) for _ in range(config.warmup.steps)]
     probe = _probe(held_out, data, np.random.default_rng([data.seed, 1]))
     return Dataset(tuple(items), probe, tuple(warmup), data.text or "CPython's language reference (pydoc_data.topics)")
 
 
 def _require_enough(config: Config, tokens: int, train: int, held_out: int) -> None:
     data, length = config.data, config.data.context + 1
-    segments = data.items * data.batch + (data.batch if config.warmup.steps else 0)
+    segments = data.items * data.batch + (data.batch * data.per_step if config.warmup.steps else 0)
     if train >= segments and held_out >= data.probe:
         return
     needed = max(segments / TRAIN_SHARE, data.probe / (1 - TRAIN_SHARE)) * length
@@ -152,9 +153,9 @@ def _item(segments: np.ndarray, rows: np.ndarray) -> Item:
 
 
 def _probe(held_out: np.ndarray, data: DataConfig, draw: np.random.Generator) -> tuple[Item, ...]:
-    """Probe sequences in equal chunks of about the batch size, so that evaluation needs no more memory than training."""
+    """Probe sequences in equal chunks of about what a step consumes, so that evaluation needs no more memory than training."""
     rows = np.sort(draw.choice(len(held_out), data.probe, replace=False))
-    chunk = max(c for c in range(1, min(data.probe, 4 * data.batch) + 1) if data.probe % c == 0)
+    chunk = max(c for c in range(1, min(data.probe, 4 * data.batch * data.per_step) + 1) if data.probe % c == 0)
     return tuple(_item(held_out, part) for part in rows.reshape(-1, chunk))
 
 

@@ -93,7 +93,7 @@ class Estimator(ABC):
         return self.problem.objective.size
 
     def batch(self, orders: Sequence[Order]) -> OrderBatch:
-        return OrderBatch.pack(orders, self.problem.device)
+        return OrderBatch.pack([self.problem.canonical(order) for order in orders], self.problem.device)
 
 
 def one_of(option: str, value: str | None, choices: object) -> None:

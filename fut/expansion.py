@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from estimators.adjoint import Sweep, inclusion_probabilities, poisson_sample, spread_anchors
-from estimators.centre import CentreTransition, balanced_mixture
+from estimators.centre import CentreTransition, balanced_groups
 from estimators.order import Order
 from estimators.replay import OrderBatch, replay
 from estimators.rule import global_norm
@@ -57,8 +57,17 @@ class Expansion:
         return readout_names(self.config.readouts, self.problem.config.data.items)
 
     @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        """What the centre averages over, step after step: `mixture` groups each, of as many items as a step consumes."""
+        size = self.problem.config.data.per_step
+        drawn = balanced_groups(self.problem.reference, self.config.mixture, size, self.config.seed)
+        return [group for step in drawn for group in step]
+
+    @cached_property
     def mixture(self) -> Order:
-        return balanced_mixture(self.problem.reference, self.config.mixture, self.config.seed)
+        """The numbers of every step's groups; to the centre and the sweep, groups are the items."""
+        count = self.config.mixture
+        return Order.of(range(step * count, (step + 1) * count) for step in range(self.steps))
 
     @cached_property
     def anchors(self) -> list[int]:
@@ -98,11 +107,11 @@ class Expansion:
         return min(size, self.config.coordinates or (size if size <= ALL_UP_TO else SAMPLED))
 
     def gradients(self) -> int:
-        """Gradient evaluations of all stages (a Hessian-vector product counts two), read-outs included."""
-        config, items = self.config, self.problem.config.data.items
+        """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
+        config, items, training = self.config, self.problem.config.data.items, self.problem.config.consumed
         products = config.pool if config.curvature == "pooled" else config.mixture
         sweep, slopes = 2 * products * len(self.names), sum(gradient_cost(n, self.problem) for n in self.names)
-        return self.steps * (config.mixture + sweep) + len(self.anchors) * items + slopes
+        return training * (config.mixture + sweep) + len(self.anchors) * items + slopes
 
     def nbytes(self) -> int:
         """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""
@@ -166,14 +175,15 @@ class Expansion:
         state = self.state(done).rows(1)
         latest: dict[int, Tensor] = {}
 
-        def gradient(step: int, theta: Tensor, item: int) -> Tensor:
-            latest[item] = self.problem.gradient(theta, item)
-            return latest[item]
+        def gradient(step: int, theta: Tensor, number: int) -> Tensor:
+            items = self.groups[number]
+            latest[number] = self.problem.mean_gradient(theta, items, [1.0 / len(items)] * len(items))
+            return latest[number]
 
         with progress("centre", self.steps - done) as tick:
 
             def save(step: int, state: State) -> None:
-                found = torch.stack([latest[i] for i in self.mixture.steps[step - 1]])
+                found = torch.stack([latest.pop(number) for number in self.mixture.steps[step - 1]])
                 self.mixed.write(step - 1, {"gradient": found.cpu().numpy()}, {}, replace=True)
                 self.centre.write(step, pack(state), attributes_of(state))
                 tick()
@@ -213,8 +223,8 @@ class Expansion:
             problem.rate,
             self.mixture,
             self.state,
-            lambda step, item: self.gradients_of(step)[self.mixture.steps[step].index(item)],
-            lambda theta, item, u: problem.product(theta, item, u, exact=False),
+            lambda step, number: self.gradients_of(step)[number % self.config.mixture],
+            self._product,
             self._pooled_products if self.config.curvature == "pooled" else None,
         )
         done = min(self.swept.steps(), default=self.steps)
@@ -230,6 +240,11 @@ class Expansion:
                 arrays = {"weight": found_at.weight.cpu().numpy()} | _packed(found_at.costate)
                 self.swept.write(found_at.step, arrays, {})
                 tick()
+
+    def _product(self, theta: Tensor, number: int, direction: Tensor) -> Tensor:
+        """Hessian-vector product [D] of a group's mean loss."""
+        items = self.groups[number]
+        return sum(self.problem.product(theta, i, direction, exact=False) / len(items) for i in items)  # type: ignore[return-value]
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""
@@ -271,7 +286,7 @@ class Expansion:
         with progress("anchors", len(missing)) as tick:
             for block in missing:
                 theta = self.state(self.anchors[block.step]).theta
-                found = torch.stack([self.problem.gradient(theta, i) for i in range(block.first, block.last)])
+                found = self.problem.item_gradients(theta, range(block.first, block.last))
                 values = {"gradient": found[:, self.indices], "norm": global_norm(found)[:, None]}
                 wanted = terms.missing_names(block, ["gradient", "norm"])
                 terms.write(block, {name: values[name].cpu().numpy() for name in wanted})

@@ -34,7 +34,7 @@ def needs(run: Run, name: str) -> list[str]:
 
 
 def precompute_gradients(run: Run, name: str) -> int:
-    """Gradient evaluations before the first query, beyond the reference run's own T (a product counts two)."""
+    """Gradient evaluations before the first query, beyond the reference run's own (of one item each; a product counts two)."""
     names = needs(run, name)
     per_pair = (1 if names else 0) + sum(COST[n] for n in names if COST[n] > 1)
     if name in ("adjoint", "positions"):
@@ -44,7 +44,7 @@ def precompute_gradients(run: Run, name: str) -> int:
 
 def query_gradients(run: Run, name: str) -> int:
     """Gradient evaluations per order, evaluations of the probe loss not counted (a product counts two)."""
-    return {"retrain": run.steps, "replay-exact": 3 * run.steps}.get(name, 0)
+    return {"retrain": run.config.consumed, "replay-exact": 3 * run.config.consumed}.get(name, 0)
 
 
 def store_bytes(run: Run, name: str) -> int:
@@ -81,6 +81,7 @@ def info(run: Run) -> dict[str, Any]:
         "path": str(run.path),
         "steps": run.steps,
         "items": run.items,
+        "items_per_step": run.config.data.per_step,
         "parameters": run.parameters,
         "rule": run.config.rule.name,
         "schedule": run.config.schedule.model_dump(),
@@ -151,13 +152,13 @@ def _unreadable(file: Path, read: Callable[[Path], object], argument: Path) -> D
 
 
 def show_step(run: Run, step: int, order: Any = "identity") -> list[dict[str, Any]]:
-    """Which items, and which text, a step consumed: item number, content hash and the text of every sequence."""
+    """Which items, and which text, a step consumed: item number, weight, content hash and the text of every sequence."""
     chosen = run.order(order)
     if not 0 <= step < len(chosen):
         raise UsageError(f"show-batch: expected a step 0..{len(chosen) - 1}, got {step}; correct STEP")
     data = files.read_dataset(run.path)
     hashes = run.manifest.identity["data"]["items"]
     return [
-        {"item": i, "hash": hashes[i], "sequences": detokenize(data.items[i], run.config.data)}
-        for i in chosen.steps[step]
+        {"item": i, "weight": w, "hash": hashes[i], "sequences": detokenize(data.items[i], run.config.data)}
+        for i, w in chosen.entries[step]
     ]

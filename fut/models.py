@@ -115,6 +115,7 @@ class Objective:
         self._start = torch.cat([p.detach().reshape(-1) for p in named.values()]).clone()
         # Any layer or function may draw random numbers in training mode; the built-in model has none that does.
         self.stochastic = not isinstance(module, Transformer) and any(m.training for m in module.modules())
+        self.vectorises: bool | None = None  # whether `torch.func.vmap` can transform the loss; None until it is tried
         self._refuse_running_statistics(module)
 
     @staticmethod

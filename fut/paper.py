@@ -9,7 +9,7 @@ from torch import Tensor
 
 from estimators.errors import OrderError
 from estimators.order import Order
-from estimators.replay import Listener, OrderBatch, replay
+from estimators.replay import Listener, replay
 from estimators.taylor import DirectionalDerivative, Moments, PaperTransition, SecantDerivative
 
 from .estimator import Estimator, Reading, Reference, one_of, term_tables
@@ -46,7 +46,7 @@ class Fut(Estimator):
 
     def transition(self) -> PaperTransition:
         tables, problem = term_tables(self.reference, self), self.problem
-        packed = OrderBatch.pack([problem.reference], problem.device)
+        packed = self.batch([problem.reference])
         derivative: DirectionalDerivative | SecantDerivative
         if "jvp" in self.needs:
             derivative = DirectionalDerivative(
@@ -70,10 +70,10 @@ class Fut(Estimator):
         return self.problem.rule.carry(self.reference.state(step), self.problem.rate(step), momentum, swapped)
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
-        if any(not step for order in orders for step in order.steps):
+        if any(not step for order in orders for step in order.canonical().steps):
             raise OrderError(
-                f"{self.name}: expected at least one item in every step, got an empty step, for which no update term "
-                "is stored; drop the step, or use --estimator replay"
+                f"{self.name}: expected at least one item in every step, got an empty step, or one of weight 0, for which "
+                "no update term is stored; drop the step, or use --estimator replay"
             )
         transition = self.transition()
         start = transition.start(len(orders), self.sketch.size, self.reference.state(0).theta)

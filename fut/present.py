@@ -89,7 +89,8 @@ def duration(seconds: float) -> str:
 def info(found: dict[str, Any]) -> str:
     schedule, terms = found["schedule"], found["term_blocks"]
     lines = [
-        f"{found['path']}: {found['parameters']:,} parameters, {found['steps']} steps over {found['items']} items",
+        f"{found['path']}: {found['parameters']:,} parameters, {found['steps']} steps over {found['items']} items"
+        + (f", {found['items_per_step']} per step" if found["items_per_step"] > 1 else ""),
         f"text: {found['text']}",
         f"rule: {found['rule']}, {schedule['kind']} schedule from {schedule['rate']:g}",
         f"probe loss: {loss(found['start_loss'])} before the window",
@@ -119,7 +120,8 @@ def damages(path: Path, found: Sequence[Damage]) -> str:
 def batch(step: int, found: list[dict[str, Any]]) -> str:
     lines = []
     for entry in found:
-        lines.append(f"step {step}, item {entry['item']}, content hash {entry['hash']}")
+        weight = "" if entry["weight"] == 1 else f", weight {entry['weight']:g}"
+        lines.append(f"step {step}, item {entry['item']}{weight}, content hash {entry['hash']}")
         lines += [f"  [{i}] {text!r}" for i, text in enumerate(entry["sequences"])]
     return "\n".join(lines)
 

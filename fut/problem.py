@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,8 +41,25 @@ class Problem:
 
     @cached_property
     def reference(self) -> Order:
-        """The order the reference run trains in: items 0, 1, 2, …, as often as there are epochs."""
-        return Order.of(list(range(self.config.data.items)) * self.config.data.epochs)
+        """The order the reference run trains in."""
+        return reference_order(self.config)
+
+    @cached_property
+    def twins(self) -> list[int]:
+        """For every item, the first item of equal content: exchanging the two changes nothing."""
+        first: dict[str, int] = {}
+        return [first.setdefault(found, item) for item, found in enumerate(self.data.identity()["items"])]
+
+    def canonical(self, order: Order) -> Order:
+        """The one form of all orders that train on the same content at every step; what is computed is computed for it."""
+        return order.canonical(self.twins)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the reference run's gradients may differ by rounding from sums of the items' own."""
+        return self.config.data.per_step > 1 or (
+            derivatives.alone(self.data.items) and derivatives.stackable(self.objective, self.data.items)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -58,6 +76,26 @@ class Problem:
     def gradient_and_loss(self, theta: Tensor, item: int) -> tuple[Tensor, float]:
         g, loss = derivatives.gradient_and_loss(self.objective, theta, self.data.items[item])
         return g, finite(loss, f"item {item}")
+
+    def mean_gradient(self, theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
+        """Weighted sum of the items' gradients [D]."""
+        return self.mean_gradient_and_loss(theta, items, weights)[0]
+
+    def mean_gradient_and_loss(
+        self, theta: Tensor, items: Sequence[int], weights: Sequence[float]
+    ) -> tuple[Tensor, float]:
+        chosen = [self.data.items[i] for i in items]
+        g, loss = derivatives.mean_gradient_and_loss(self.objective, theta, chosen, weights)
+        return g, finite(loss, f"items {', '.join(map(str, items))}")
+
+    def item_gradients(self, theta: Tensor, items: Sequence[int]) -> Tensor:
+        """Gradients of several items' mean losses [n, D]; DivergenceError where one is not finite."""
+        found = derivatives.item_gradients(self.objective, theta, [self.data.items[i] for i in items])
+        if not torch.isfinite(found).all():
+            raise DivergenceError(
+                f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"
+            )
+        return found
 
     def product(self, theta: Tensor, item: int, direction: Tensor, exact: bool = True) -> Tensor:
         """Hessian-vector product [D] of one item's loss: exact, or by central difference of two gradients."""
@@ -83,6 +121,13 @@ class Problem:
             "model": self.objective.identity(),
             "order": self.reference.digest,
         }
+
+
+def reference_order(config: Config) -> Order:
+    """Step t consumes items t k … (t + 1) k - 1, for k items per step, again in every epoch."""
+    data = config.data
+    steps = [range(first, first + data.per_step) for first in range(0, data.items, data.per_step)]
+    return Order.of(steps * data.epochs)
 
 
 def finite(loss: float, where: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from estimators.order import Order
@@ -35,6 +36,10 @@ class _InParameters(Estimator):
     def transition(self) -> Transition:
         raise NotImplementedError
 
+    def _theta(self, step: int) -> Tensor:
+        """The reference run's parameters [D] before a step."""
+        return self.reference.state(step).theta
+
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         start = self.reference.state(0).rows(len(orders))
         return replay(self.transition(), start, self.batch(orders), listener=listener).theta
@@ -53,12 +58,15 @@ class ReplayExact(_InParameters):
 
     def transition(self) -> Transition:
         problem = self.problem
-        gradients = CurvedGradients(lambda t: self.reference.state(t).theta, problem.gradient, problem.product)
+        gradients = CurvedGradients(self._theta, problem.gradient, problem.product, problem.mean_gradient)
         return RuleTransition(problem.rule, problem.rate, gradients)
 
 
 class Replay(_InParameters):
     """Replay of order 0: the true rule on item gradients taken at the reference run's checkpoints.
+
+    Where training took several items in one pass, the reference order's own replay differs from the reference run by
+    rounding; every position is shifted by that difference, so that the reference order is answered exactly.
 
     With all coordinates stored the endpoint is rebuilt and the read-out evaluated there; with a sample of them it
     is read linearly, phi(theta_T) + <grad phi, delta>, unbiased over the sample.
@@ -98,13 +106,20 @@ class Replay(_InParameters):
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         start = self.reference.state(0)
-        start = (start if self.full else start.restrict(self.sample.indices)).rows(len(orders))
-        return replay(self.transition(), start, self.batch(orders), listener=listener).theta
+        start = start if self.full else start.restrict(self.sample.indices)
+        if not self.problem.stacked:
+            return replay(self.transition(), start.rows(len(orders)), self.batch(orders), listener=listener).theta
+        steps = len(orders[0])
+        batch = self.batch([*orders, Order(self.problem.reference.steps[:steps])])
+        found = replay(self.transition(), start.rows(len(batch)), batch, listener=listener).theta
+        theta, own = self._theta(steps), found[-1]
+        theta = theta if self.full else self.sample.restrict(theta)
+        return torch.where(found[:-1] == own, theta, found[:-1] + (theta - own))
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         if self.reading == "evaluated":
             return super().losses(positions, steps)
-        theta = self.reference.state(steps).theta
+        theta = self._theta(steps)
         slope = self.sample.restrict(self.reference.readout.gradient(theta))
         weight = self.sample.dimension / self.sample.size
         return self.reference.linear(steps, weight * slope, positions - self.sample.restrict(theta))

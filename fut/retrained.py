@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,13 +14,21 @@ from .training import Retrained
 
 
 class RetrainedOrders:
-    """One directory per order, named by the order's digest, holding one checksummed file."""
+    """One directory per order, named by its canonical form's digest, holding one checksummed file.
 
-    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
-        self.directory, self.device = directory, device
+    canonical: the form that orders share which train on the same content, so that the truth about one is that of all.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        device: torch.device | str = "cpu",
+        canonical: Callable[[Order], Order] = Order.canonical,
+    ) -> None:
+        self.directory, self.device, self.canonical = directory, device, canonical
 
     def _store(self, order: Order) -> CheckpointStore:
-        return CheckpointStore(self.directory / order.digest[:32])
+        return CheckpointStore(self.directory / self.canonical(order).digest[:32])
 
     def find(self, order: Order) -> Retrained | None:
         """The truth about this order, if known."""

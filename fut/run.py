@@ -32,7 +32,7 @@ from .estimator import Estimator
 from .expansion import Expansion
 from .models import Loss
 from .positions import Positions
-from .problem import Problem, build_problem
+from .problem import Problem, build_problem, reference_order
 from .progress import Progress, silent
 from .questions.verify import Verification
 from .reading import RunReadOuts, require_same_loss
@@ -50,8 +50,8 @@ DEFAULT_ESTIMATOR = "adjoint"
 class Run:
     """A reference run and everything cached about it. Open one with `fut.open(path)`.
 
-    Orders are given as `Order`, as a list of item numbers (one entry per step), as a name (`reverse`, `random:7`,
-    `swap:3,7`, …) or as a path to a JSON list.
+    Orders are given as `Order`, as a list with one entry per step (an item number, a list of them, or a dict of `items` and
+    `weights`), as a name (`reverse`, `random:7`, `swap:3,7`, …) or as a path to a JSON list.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Run:
 
     @cached_property
     def reference(self) -> Order:
-        return Order.of(list(range(self.items)) * self.config.data.epochs)
+        return reference_order(self.config)
 
     def state(self, step: int) -> State:
         """Lifted state [D] of the reference run before step `step` (after the last for `steps`)."""
@@ -253,7 +253,7 @@ class Run:
     @cached_property
     def retrained(self) -> RetrainedOrders:
         """Every order that has really been trained on this run."""
-        return RetrainedOrders(self.path / files.RETRAINED, self.problem.device)
+        return RetrainedOrders(self.path / files.RETRAINED, self.problem.device, self.problem.canonical)
 
     def retrain(self, order: OrderLike, listener: Listener | None = None) -> Retrained:
         """The truth: really train in this order, or recall the result if that has been done before."""

@@ -1,4 +1,4 @@
-"""Which coordinates matter: mean absolute contributions to the estimate under a few simulated orders."""
+"""Samples: which coordinates matter, by their contributions under simulated orders; batches drawn from all items."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +60,8 @@ class Retrained:
 def train_order(problem: Problem, start: State, order: Order, listener: Listener | None = None) -> Retrained:
     """Really train in the given order from a lifted state [D]; the same order gives the same bytes."""
     began = time.perf_counter()
-    transition = RuleTransition(problem.rule, problem.rate, TrueGradients(problem.gradient))
-    batch = OrderBatch.pack([order], problem.device)
+    transition = RuleTransition(problem.rule, problem.rate, TrueGradients(problem.gradient, problem.mean_gradient))
+    batch = OrderBatch.pack([problem.canonical(order)], problem.device)
     theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
     seconds = time.perf_counter() - began
     return Retrained(finite(problem.probe_loss(theta), "probe set after training"), theta, seconds)
@@ -105,7 +107,8 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
 def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:
     """Train in the reference order, a checkpoint of the lifted state before every step and after the last.
 
-    Resumes after the last whole checkpoint. Each checkpoint records the training loss of the step that led to it.
+    Resumes after the last whole checkpoint. Each checkpoint records the training loss of the step that led to it, the mean
+    over its items.
     """
     done = max(checkpoints.steps(), default=-1)
     if done < 0:
@@ -114,16 +117,18 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
         done = 0
     else:
         state = read_state(checkpoints, done, problem.device).rows(1)
-    losses: dict[int, float] = {}
+    latest = {"train_loss": math.nan}
 
     def gradient(theta: Tensor, item: int) -> Tensor:
-        g, losses[item] = problem.gradient_and_loss(theta, item)
+        g, latest["train_loss"] = problem.gradient_and_loss(theta, item)
+        return g
+
+    def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
+        g, latest["train_loss"] = problem.mean_gradient_and_loss(theta, items, weights)
         return g
 
     def save(step: int, state: State) -> None:
-        consumed = problem.reference.steps[step - 1]
-        loss = sum(losses[i] for i in consumed) / len(consumed)
-        checkpoints.write(step, pack(state), attributes_of(state, train_loss=loss))
+        checkpoints.write(step, pack(state), attributes_of(state, **latest))
 
     with progress("reference run", problem.config.steps - done) as tick:
 
@@ -131,6 +136,6 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
             save(step, state)
             tick()
 
-        transition = RuleTransition(problem.rule, problem.rate, TrueGradients(gradient))
-        batch = OrderBatch.pack([problem.reference], problem.device)
+        transition = RuleTransition(problem.rule, problem.rate, TrueGradients(gradient, mean))
+        batch = OrderBatch.pack([problem.canonical(problem.reference)], problem.device)
         replay(transition, state, batch, done, listener)

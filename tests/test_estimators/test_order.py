@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from estimators.errors import OrderError
-from estimators.order import Order, named_order, random_order, random_orders
+from estimators.order import Order, named_order, random_order, random_orders, random_steps
 
 REFERENCE = Order.of(range(6))
 
@@ -100,3 +103,117 @@ def test_edits_return_new_orders() -> None:
     before = REFERENCE.tolist()
     REFERENCE.swap(0, 1), REFERENCE.drop(2), REFERENCE.move(0, 5)
     assert REFERENCE.tolist() == before
+
+
+WEIGHTED = Order.of([{"items": [0, 1], "weights": [1, 0.5]}, [2, 3], {"items": [4, 5], "weights": [0, 2.0]}])
+
+
+def test_weights_are_written_and_read_back() -> None:
+    written = [{"items": [0, 1], "weights": [1.0, 0.5]}, [2, 3], {"items": [4, 5], "weights": [0.0, 2.0]}]
+    assert WEIGHTED.tolist() == written
+    assert Order.of(json.loads(json.dumps(written))) == WEIGHTED
+    assert WEIGHTED.weights == ((1.0, 0.5), (1.0, 1.0), (0.0, 2.0))
+
+
+def test_weights_of_one_are_no_weights() -> None:
+    plain, ones = Order.of([[0, 1], [2]]), Order.of([{"items": [0, 1], "weights": [1, 1.0]}, {"items": [2]}])
+    assert ones == plain
+    assert ones.weights is None
+    assert (ones.digest, ones.multiset_digest) == (plain.digest, plain.multiset_digest)
+    assert Order(((0, 1),), ((1, 1),)) == Order(((0, 1),))  # type: ignore[arg-type]
+
+
+def test_digests_cover_weights() -> None:
+    plain, other = Order(WEIGHTED.steps), Order.of([*WEIGHTED.tolist()[:2], {"items": [4, 5], "weights": [0, 3]}])
+    assert len({o.digest for o in (WEIGHTED, plain, other)}) == 3
+    assert len({o.multiset_digest for o in (WEIGHTED, plain, other)}) == 3
+    assert WEIGHTED.swap(0, 2).multiset_digest == WEIGHTED.multiset_digest
+    words = struct.pack("<9q", 2, 0, 1, 2, 2, 3, 2, 4, 5) + b"weights" + struct.pack("<6d", 1, 0.5, 1, 1, 0, 2)
+    assert WEIGHTED.digest == hashlib.sha256(words).hexdigest()
+    assert Order.of([{"items": [0], "weights": [-0.0]}]).digest == Order.of([{"items": [0], "weights": [0]}]).digest
+
+
+@pytest.mark.parametrize(
+    ("edited", "expected"),
+    [
+        (WEIGHTED.swap(0, 2), [((4, 0.0), (5, 2.0)), ((2, 1.0), (3, 1.0)), ((0, 1.0), (1, 0.5))]),
+        (WEIGHTED.move(2, 0), [((4, 0.0), (5, 2.0)), ((0, 1.0), (1, 0.5)), ((2, 1.0), (3, 1.0))]),
+        (WEIGHTED.drop(0), [((1, 0.5),), ((2, 1.0), (3, 1.0)), ((4, 0.0), (5, 2.0))]),
+        (WEIGHTED.repeat(1, 2), [((0, 1.0), (1, 0.5)), ((2, 1.0), (3, 1.0)), ((1, 1.0),)]),
+        (WEIGHTED.replace(5, 3), [((0, 1.0), (1, 0.5)), ((2, 1.0), (3, 1.0)), ((4, 0.0), (3, 2.0))]),
+        (WEIGHTED.without([1, 2]), [((0, 1.0), (1, 0.0)), ((2, 0.0), (3, 1.0)), ((4, 0.0), (5, 2.0))]),
+        (named_order("reverse", WEIGHTED), [((4, 0.0), (5, 2.0)), ((2, 1.0), (3, 1.0)), ((0, 1.0), (1, 0.5))]),
+    ],
+    ids=["swap", "move", "drop", "repeat", "replace", "without", "reverse"],
+)
+def test_edits_carry_weights_along(edited: Order, expected: list[Any]) -> None:
+    assert list(edited.entries) == expected
+
+
+def test_the_canonical_form_is_what_is_trained() -> None:
+    same = [[[1, 0], [2]], [{"items": [0, 5, 1], "weights": [2, 0, 2]}, {"items": [2], "weights": [0.5]}]]
+    assert [Order.of(o).canonical() for o in same] == [Order.of([[0, 1], [2]])] * 2
+    assert Order.of([{"items": [3], "weights": [0]}]).canonical() == Order.of([[]])
+    assert Order.of([[3, 4], [1]]).canonical([0, 1, 2, 3, 0]) == Order.of([[0, 3], [1]]), "equal items are one"
+    assert WEIGHTED.canonical() == Order.of([{"items": [0, 1], "weights": [1, 0.5]}, [2, 3], [5]])
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"items": [0, 1], "weights": [1]}, "one weight per item, got 1 for 2 items at step 1"),
+        ({"items": [0, 1], "weights": [1, -1]}, "finite weights >= 0, got -1 at step 1"),
+        ({"items": [0, 1], "weights": [1, float("nan")]}, "finite weights >= 0, got nan"),
+        ({"items": [0, 1], "weights": [1, float("inf")]}, "finite weights >= 0, got inf"),
+        ({"items": [0], "weights": [10**400]}, "finite weights >= 0"),
+        ({"items": [0], "weights": [True]}, "finite weights >= 0, got True"),
+        ({"items": [0], "weights": "1"}, "finite weights >= 0, got '1'"),
+        ({"items": [0], "weight": [1]}, r"expected `items` and `weights`, got \['items', 'weight'\] at step 1"),
+        ({"weights": [1]}, "expected `items` and `weights`"),
+        ({"items": {"a": 1}}, "whole item numbers"),
+    ],
+)
+def test_bad_weights_are_refused_by_name(step: dict[str, Any], message: str) -> None:
+    with pytest.raises(OrderError, match=message):
+        Order.of([[0], step]).check(6, 2)
+    with pytest.raises(OrderError, match="expected weights for 1 steps, got 2"):
+        Order(((0,),), ((1.0,), (0.5,)))
+
+
+REBATCHED = Order.of([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+
+
+def test_random_orders_of_several_items_a_step_make_new_batches() -> None:
+    found = named_order("random:3", REBATCHED)
+    assert sorted(i for step in found.steps for i in step) == list(range(9))
+    assert [len(step) for step in found.steps] == [3, 3, 3]
+    assert all(step == tuple(sorted(step)) for step in found.steps), "items of a step have no order"
+    assert not {frozenset(s) for s in found.steps} & {frozenset(s) for s in REBATCHED.steps}
+    together = [o for o in random_orders(REBATCHED, 800, 5) if any({0, 1} <= set(s) for s in o.steps)]
+    assert 150 <= len(together) <= 250, "two items should meet in a step with probability 2/8"
+    weighted = REBATCHED.without([4])
+    assert sorted(p for s in random_order(weighted, 1).entries for p in s) == sorted(
+        p for s in weighted.entries for p in s
+    )
+
+
+def test_random_steps_permutes_whole_steps() -> None:
+    found = named_order("random-steps:3", REBATCHED)
+    assert sorted(found.steps) == sorted(REBATCHED.steps)
+    assert found == random_steps(REBATCHED, 3) != REBATCHED
+    assert random_steps(REFERENCE, 7) == random_order(REFERENCE, 7), "with one item a step they are the same"
+
+
+def test_random_orders_of_one_item_a_step_are_what_they_always_were() -> None:
+    expected = [int(i) for i in np.random.default_rng([7]).permutation(6)]
+    assert named_order("random:7", REFERENCE).tolist() == expected
+
+
+def test_without_takes_any_number_of_items() -> None:
+    assert named_order("without:3,5", REBATCHED) == REBATCHED.without([5, 3])
+    assert named_order("without:1", REFERENCE).canonical() == Order.of([[0], [], [2], [3], [4], [5]])
+    with pytest.raises(OrderError, match="an item that the order holds, got 9"):
+        named_order("without:3,9", REBATCHED)
+    for spec in ("without", "without:", "without:a", "without:-1"):
+        with pytest.raises(OrderError, match="expected `without:N,N,…` with whole numbers"):
+            named_order(spec, REBATCHED)

@@ -141,3 +141,78 @@ def test_a_gradient_that_is_not_finite_stops_the_loop_by_name() -> None:
     broken = CachedGradients(lambda t: torch.full((N, D), float("nan")))
     with pytest.raises(DivergenceError, match=r"step 0.*finite gradients"):
         replay(RuleTransition(rule, rate, broken), rule.init(START).rows(1), OrderBatch.pack(ORDERS[:1]))
+
+
+def test_weights_are_shares_of_their_step() -> None:
+    steps = [
+        {"items": [3, 1], "weights": [1, 3]},
+        [4],
+        {"items": [2, 0], "weights": [0, 5]},
+        {"items": [2], "weights": [0]},
+    ]
+    packed = OrderBatch.pack([Order.of(steps), Order.of([[0, 1], [1, 2], [], [3, 4]])])
+    assert packed.items[0].tolist() == [[1, 3], [4, 0], [0, 0], [0, 0]]
+    assert packed.weights[0].tolist() == [[0.75, 0.25], [1, 0], [1, 0], [0, 0]]
+    assert packed.weights[1].tolist() == [[0.5, 0.5], [0.5, 0.5], [0, 0], [0.5, 0.5]]
+    huge = OrderBatch.pack([Order.of([{"items": [0, 1], "weights": [1e300, 5e299]}])])
+    assert huge.weights[0, 0].tolist() == pytest.approx([2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize(("name", "options"), RULES)
+def test_a_weighted_step_trains_on_the_weighted_mean(name: str, options: dict[str, object]) -> None:
+    rule = make_rule(name, **options)
+    order = Order.of([{"items": [0, 1, 2], "weights": [1, 0.5, 0]}, {"items": [3], "weights": [0]}, [4, 4]])
+    found = replay(
+        RuleTransition(rule, rate, TrueGradients(gradient)), rule.init(START).rows(1), OrderBatch.pack([order])
+    ).theta[0]
+    state = rule.init(START)
+    for t in range(3):
+        means = [
+            lambda x: (gradient(x, 0) + 0.5 * gradient(x, 1)) / 1.5,
+            torch.zeros_like,
+            lambda x: gradient(x, 4),
+        ]
+        state = rule.step(state, means[t](state.theta), rate(t))[0]
+    assert torch.allclose(found, state.theta, rtol=0, atol=1e-14)
+
+
+def test_equal_multisets_of_a_step_give_equal_bits() -> None:
+    rule = make_rule("adamw")
+    orders = [Order.of(o) for o in ([[0, 1, 2], [3, 4]], [[2, 0, 1], [4, 3]])]
+    orders.append(Order.of([{"items": [3, 1, 2, 0], "weights": [0, 7, 7, 7]}, [4, 3]]))
+    transition = RuleTransition(rule, rate, TrueGradients(gradient))
+    found = replay(transition, rule.init(START).rows(3), OrderBatch.pack(orders)).theta
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_mean_gradient_is_asked_for_steps_of_several_items_alone() -> None:
+    asked: list[tuple[list[int], list[float]]] = []
+
+    def mean(theta: Tensor, items: list[int], weights: list[float]) -> Tensor:
+        asked.append((items, weights))
+        return sum(w * gradient(theta, i) for i, w in zip(items, weights, strict=True))  # type: ignore[return-value]
+
+    rule, order = make_rule("sgd"), Order.of([[1, 0], [3], [], {"items": [2, 4], "weights": [1, 3]}])
+    ends = [
+        replay(
+            RuleTransition(rule, rate, TrueGradients(gradient, m)), rule.init(START).rows(1), OrderBatch.pack([order])
+        )
+        for m in (None, mean)
+    ]
+    assert asked == [([0, 1], [0.5, 0.5]), ([2, 4], [0.25, 0.75])]
+    assert torch.allclose(ends[0].theta, ends[1].theta, rtol=0, atol=1e-14)
+
+
+def test_a_sampled_norm_does_not_depend_on_what_else_is_in_the_batch() -> None:
+    """Where some coordinates are stored, a lone item's norm is known, whatever other orders of the batch consume."""
+    rule = make_rule("sgd", clip=1.0)
+    table, norms = torch.stack([gradient(START, i) for i in range(N)])[:, :3], 10.0 + torch.arange(N).double()
+    cached = CachedGradients(lambda t: table, lambda t: norms, 2.0)
+    lone, pair = Order.of([0, 1]), Order.of([[0, 1], [2]])
+    start = rule.init(START[:3])
+    ends = [
+        replay(RuleTransition(rule, rate, cached), start.rows(len(o)), OrderBatch.pack(o)).theta[0]
+        for o in ([lone], [lone, pair])
+    ]
+    assert torch.equal(ends[0], ends[1])
