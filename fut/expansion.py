@@ -164,6 +164,7 @@ class Expansion:
 
             def save(step: int, state: State) -> None:
                 found = torch.stack([latest[i] for i in self.mixture.steps[step - 1]])
+                latest.clear()  # else a gradient [D] of every item stays in memory
                 self.mixed.write(step - 1, {"gradient": found.cpu().numpy()}, {}, replace=True)
                 self.centre.write(step, pack(state), attributes_of(state))
                 tick()

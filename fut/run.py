@@ -26,10 +26,13 @@ from .data import Dataset
 from .device import choose_device, environment
 from .endpoint import write_endpoint
 from .errors import ModelError
-from .estimation import make_estimator
+from .estimation import base_name, make_estimator
 from .estimator import Estimator, Reference
 from .expansion import Expansion
+from .fitting import require_expansion, require_pairwise, require_tables
+from .footprint import Footprint, footprint_of
 from .models import Loss
+from .planning import Plan, plan_problem
 from .problem import Problem, build_problem
 from .progress import Progress, silent
 from .questions.verify import Verification
@@ -141,9 +144,6 @@ class Run:
             return CacheConfig.model_validate(stored["cache"])
         return self.config.cache
 
-    def _stored_terms(self) -> TermStore:
-        return TermStore.open(self.path / files.TERMS)
-
     def terms(self, config: CacheConfig | None = None) -> TermStore:
         """The term store, created if absent; IdentityError if it was made with another cache configuration."""
         layout = TermLayout.of(self.problem, config or self.cache_config)
@@ -153,6 +153,13 @@ class Run:
             )
         except IdentityError as error:
             raise IdentityError(f"{error}; or remove {self.path / files.TERMS} to cache anew") from error
+
+    def plan(self) -> Plan:
+        """What every stage costs, from the reference run to a thousand queries: see `fut.planning`."""
+        return plan_problem(self.problem, self.expansion().config, self.cache_config, self.progress)
+
+    def _footprint(self, config: AdjointConfig | None = None, cache: CacheConfig | None = None) -> Footprint:
+        return footprint_of(self.problem, config or self.expansion().config, cache or self.cache_config)
 
     def plan_cache(self, names: Sequence[str] | None = None, config: CacheConfig | None = None) -> CachePlan:
         """What `cache` would still cost."""
@@ -165,9 +172,8 @@ class Run:
     def cache(self, names: Sequence[str] | None = None, config: CacheConfig | None = None) -> None:
         """Compute what is missing of the named terms; resumes where an interrupted call stopped.
 
-        names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), and terms of every
-        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more); all of
-        them for None.
+        names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), and terms of every pair
+        by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more); all of them for None.
         """
         files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
         pairwise, adjoint = self._split(names)
@@ -177,6 +183,8 @@ class Run:
             terms = self.terms(config)
             wanted = known_terms(self.layout, pairwise)
             files.require_space(self.path, self.layout, terms, wanted)
+            if terms.missing(wanted):
+                require_pairwise(self._footprint(cache=config), wanted)
             fill(self.problem, self.layout, terms, self.state, wanted, self.progress)
 
     def _split(self, names: Sequence[str] | None) -> tuple[list[str], bool]:
@@ -196,6 +204,7 @@ class Run:
         files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
         expansion = self.expansion(config)
         if not expansion.complete():
+            require_expansion(self._footprint(expansion.config))
             require_free(self.path, expansion.scratch_bytes() + expansion.nbytes(), "the expansion and its scratch")
         files.claim_expansion(self.path, expansion)
         expansion.build(self.progress)
@@ -219,9 +228,10 @@ class Run:
 
     def estimator(self, name: str, **options: str) -> Estimator:
         """An estimator of this run by name; options as in `fut.estimation`."""
-        stored = self._stored_terms() if files.has_terms(self.path) else None
+        stored = TermStore.open(self.path / files.TERMS) if files.has_terms(self.path) else None
         tables = TermTables(stored, self.problem.device)
         expansion = self.expansion() if files.has_expansion(self.path) else None
+        require_tables(self._footprint(), base_name(name))
         reference = Reference(self.problem, self.layout, self.state, self.reference_loss, tables, expansion)
         return make_estimator(name, reference, **options)
 
