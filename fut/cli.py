@@ -85,11 +85,23 @@ def train(
 
     data: dict[str, Any] = {} if text is None else {"text": text}
     if steps is not None:
+        _require_agreement(steps, settings or [])
         data |= {"items": steps, "epochs": 1}
     sys.path.insert(0, os.getcwd())
     run = make(out, load_config(config, settings or (), data=data), device=device, progress=progress(as_json))
     say(f"trained on {describe(run.problem.device)}", as_json)
     answer(run.info(), present.info(run.info()), as_json)
+
+
+def _require_agreement(steps: int, settings: list[str]) -> None:
+    """UsageError where --set says otherwise than --steps, which means that many items and one epoch."""
+    given = {text.partition("=")[0].strip() for text in settings}
+    chosen = load_config(None, settings).data
+    for key, found, meant in (("items", chosen.items, steps), ("epochs", chosen.epochs, 1)):
+        if f"data.{key}" in given and found != meant:
+            raise UsageError(
+                f"train: expected data.{key}={meant}, as --steps {steps} means, got --set data.{key}={found}; give one of both"
+            )
 
 
 @app.command()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .estimator import Estimator
 from .footprint import Footprint, footprint_of
-from .inspection import NEEDS
 from .memory import require_memory
 from .problem import Problem
 
@@ -49,11 +49,14 @@ def _require(footprint: Footprint, stage: str, planned: int, advice: str) -> Non
     require_memory(stage, planned - footprint.resident, footprint.problem.device, advice)
 
 
-def require_tables(footprint: Footprint, name: str) -> None:
-    """ResourceError unless the tables that an estimator loads fit the memory that is there."""
-    if name == "adjoint":
+def require_tables(footprint: Footprint, estimator: Estimator) -> None:
+    """ResourceError unless the tables that an estimator loads fit the memory that is there; none where they are not cached."""
+    reference = estimator.reference
+    if estimator.name == "adjoint":
         nbytes = footprint.adjoint_tables()
+    elif estimator.needs and all(reference.tables.complete(n) for n in estimator.needs):
+        nbytes = footprint.pairwise_tables(estimator.needs)
     else:
-        nbytes = footprint.pairwise_tables([n for n in NEEDS.get(name, ()) if n in footprint.layout.names])
-    advice = ADVICE.get(name.rstrip("+"), LESS)
-    require_memory(f"tables of {name}", nbytes, footprint.problem.device, f"{advice} and cache again")
+        return
+    advice = ADVICE.get(estimator.name.rstrip("+"), LESS)
+    require_memory(f"tables of {estimator.name}", nbytes, footprint.problem.device, f"{advice} and cache again")

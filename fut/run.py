@@ -26,7 +26,7 @@ from .data import Dataset
 from .device import choose_device, environment
 from .endpoint import write_endpoint
 from .errors import ModelError
-from .estimation import base_name, make_estimator
+from .estimation import make_estimator
 from .estimator import Estimator, Reference
 from .expansion import Expansion
 from .fitting import require_expansion, require_pairwise, require_tables
@@ -231,9 +231,10 @@ class Run:
         stored = TermStore.open(self.path / files.TERMS) if files.has_terms(self.path) else None
         tables = TermTables(stored, self.problem.device)
         expansion = self.expansion() if files.has_expansion(self.path) else None
-        require_tables(self._footprint(), base_name(name))
         reference = Reference(self.problem, self.layout, self.state, self.reference_loss, tables, expansion)
-        return make_estimator(name, reference, **options)
+        made = make_estimator(name, reference, **options)
+        require_tables(self._footprint(), made)
+        return made
 
     def estimate(
         self,
