@@ -25,6 +25,7 @@ ADVICE = {
 def require_training(problem: Problem) -> None:
     """ResourceError unless training fits the memory that is there."""
     found = footprint_of(problem, problem.config.adjoint, problem.config.cache)
+    require_memory("reference run", found.least(), problem.device, LESS)  # before a gradient is measured
     _require(found, "reference run", found.training(), LESS)
 
 

@@ -26,7 +26,7 @@ from . import derivatives
 from .config import AdjointConfig, CacheConfig
 from .estimation import batch_size
 from .expansion import ITEM_BLOCK, READOUTS, Expansion
-from .memory import peak_bytes
+from .memory import available_bytes, peak_bytes
 from .models import Item
 from .problem import Problem
 from .sketch import Sketch
@@ -36,6 +36,8 @@ SAFETY, SAFETY_ON_HEAP, MAPPED = 1.3, 1.75, 32 << 20
 LIBRARIES = {"cpu": 128 << 20, "cuda": 64 << 20}
 """Bytes beyond tensors: on the CPU code and tables that are loaded on first use, on CUDA the matrix products' workspace."""
 TEMPORARIES = 6
+ATTENDED = 4
+"""Gradients' memory that an exact product is taken for where it might not fit: tangents, and whole attention matrices."""
 TABLES_KEPT = 4
 """Checkpoints of one term in memory at once: the last three, and the one being read."""
 HASHED = 1 << 18
@@ -97,9 +99,18 @@ class Footprint:
     # --- measured
 
     def _gradient_of(self, item: Item) -> int:
+        """Bytes of one gradient; in proportion to the largest item's where it might not fit, so that planning does."""
+        share = _numbers(item) / max(_numbers(self.largest), 1)
+        if share > 1 and self._scarce(round(share * self.gradient)):
+            return round(share * self.gradient)
         return peak_bytes(
             self.theta.device, lambda: derivatives.gradient(self.problem.objective, self.theta, item).sum().item()
         )
+
+    def _scarce(self, nbytes: int) -> bool:
+        """Whether these bytes are more than half of what is available."""
+        available = available_bytes(self.theta.device)
+        return available is not None and 2 * nbytes > available
 
     @cached_property
     def gradient(self) -> int:
@@ -118,6 +129,8 @@ class Footprint:
     def exact_product(self) -> int:
         """Bytes of one exact Hessian-vector product of the largest item."""
         objective, theta = self.problem.objective, self.theta
+        if self._scarce(ATTENDED * self.gradient):
+            return ATTENDED * self.gradient
         call = lambda: derivatives.hessian_vector(objective, theta, self.largest, theta).sum().item()  # noqa: E731
         return peak_bytes(theta.device, call)
 
@@ -134,6 +147,10 @@ class Footprint:
             return self._gradient_of(self.problem.data.probe[0]) + self.vector
 
     # --- stages
+
+    def least(self) -> int:
+        """Bytes that training takes at the very least, before anything is measured: its states and one gradient."""
+        return (2 * self.state + 2) * self.vector
 
     def planned(self, tensors: int) -> int:
         """Bytes that a stage with these bytes of tensors is planned with."""

@@ -222,4 +222,15 @@ def test_a_refusal_counts_what_is_held_already_once(small_run: fut.Run, monkeypa
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.append(nbytes))
     fitting.require_training(small_run.problem)
     footprint = small_run._footprint()
-    assert needed == [footprint.training() - footprint.resident]
+    assert needed == [footprint.least(), footprint.training() - footprint.resident]
+
+
+def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
+    small_run: fut.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    footprint = small_run._footprint()
+    one = footprint.gradient
+    monkeypatch.setattr("fut.footprint.available_bytes", lambda device: one)
+    monkeypatch.setattr("fut.footprint.peak_bytes", lambda device, call: pytest.fail("tried"))
+    assert footprint.product == 2 * one + 3 * footprint.vector
+    assert footprint.exact_product == 4 * one
