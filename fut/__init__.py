@@ -26,10 +26,11 @@ from estimators.order import Order  # noqa: E402
 from .answers import Endpoint, Estimate  # noqa: E402
 from .config import Config, load_config  # noqa: E402
 from .data import Dataset  # noqa: E402
-from .errors import DataError, FutError, ModelError, NotCachedError, UsageError  # noqa: E402
+from .errors import DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError  # noqa: E402
 from .models import Transformer, next_token_loss  # noqa: E402
 from .opening import open_run as open  # noqa: E402
 from .opening import train  # noqa: E402
+from .planning import Plan, plan  # noqa: E402
 from .run import Run  # noqa: E402
 
 __version__ = "0.1.0"
@@ -44,11 +45,14 @@ __all__ = [
     "ModelError",
     "NotCachedError",
     "Order",
+    "Plan",
+    "ResourceError",
     "Run",
     "Transformer",
     "UsageError",
     "load_config",
     "next_token_loss",
     "open",
+    "plan",
     "train",
 ]

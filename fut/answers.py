@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .calibration import Calibrated
 
 UNCALIBRATED = "no interval: this estimator is not calibrated on this run; `fut calibrate RUN` does that"
+BASELINE = "no interval: the baseline answers the reference order's loss whatever the order; name another estimator"
 DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use another estimator"
 
 
@@ -91,7 +92,7 @@ def estimated(
         return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED, **asked)
     if calibration is None:
         sampling = f"; its sampling error over coordinates alone is {variance**0.5:.2g} {readout.unit}".rstrip()
-        note = UNCALIBRATED + (sampling if variance else "")
+        note = BASELINE if estimator == "reference" else UNCALIBRATED + (sampling if variance else "")
         return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
     corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)
     note = f"calibrated on {calibration.fit.count} retrained orders; interval of level 0.9"

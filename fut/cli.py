@@ -97,6 +97,31 @@ def train(
 
 
 @app.command()
+def plan(
+    what: Annotated[Path, typer.Argument(metavar="RUN|CONFIG.toml", help="directory of a run, or a TOML file")],
+    text: Annotated[str | None, typer.Option("--text", help="text file or directory, for a TOML file")] = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """What every stage would cost: gradients, time, bytes on disk and memory; trains and writes nothing."""
+    from .opening import plan_path
+    from .planning import plan as planned
+
+    sys.path.insert(0, os.getcwd())
+    if not what.is_dir() and what.suffix == ".toml":
+        data = {} if text is None else {"text": text}
+        found = planned(load_config(what, settings or (), data=data), device=device, progress=progress(as_json))
+    elif text is not None or settings:
+        raise UsageError(
+            f"plan: expected --text and --set with a TOML file, got {what}; a run's configuration is fixed"
+        )
+    else:
+        found = plan_path(what, device=device, progress=progress(as_json))
+    answer(found.as_dict(), present.costs(found), as_json)
+
+
+@app.command()
 def cache(
     path: RunPath,
     terms: Annotated[

@@ -167,6 +167,7 @@ def load_config(
             raise UsageError(f"configuration: expected a readable TOML file, got {path} ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"configuration: expected TOML, got {path}: {error}; mend the file") from error
+    overrides = list(overrides)
     for text in overrides:
         _override(values, text)
     for section, content in sections.items():
@@ -175,8 +176,20 @@ def load_config(
             found.update(content)
     if steps is not None and isinstance(data := values.setdefault("data", {}), dict):
         per_step = data.get("per_step", 1)
-        data |= {"items": steps * per_step if isinstance(per_step, int) else steps, "epochs": 1}
+        meant = {"items": steps * per_step if isinstance(per_step, int) else steps, "epochs": 1}
+        _require_agreement(steps, data, meant, {text.partition("=")[0].strip() for text in overrides})
+        data |= meant
     return parse_config(values)
+
+
+def _require_agreement(steps: int, data: dict[str, Any], meant: dict[str, int], given: set[str]) -> None:
+    """UsageError where an override says otherwise than `steps`."""
+    for key, value in meant.items():
+        if f"data.{key}" in given and data[key] != value:
+            raise UsageError(
+                f"train: expected data.{key}={value}, as --steps {steps} means, got --set data.{key}={data[key]}; "
+                "give one of both"
+            )
 
 
 def parse_config(values: dict[str, Any]) -> Config:

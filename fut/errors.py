@@ -26,6 +26,10 @@ class NotCachedError(FutError, LookupError):
     """An estimator whose terms are not in the run; the message names the command that computes them."""
 
 
+class ResourceError(FutError, MemoryError):
+    """A stage that would need more memory than the machine has; the message says how much of each."""
+
+
 EXPECTED = (FutError, StorageError, EstimatorError)
 """Every error that the command line shows as one message, without a traceback."""
 

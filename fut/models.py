@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from .config import ModelConfig
-from .errors import ModelError, UsageError
+from .errors import FutError, ModelError, UsageError
 
 Item = tuple[Tensor, ...]
 Loss = Callable[..., Tensor]
@@ -65,16 +67,41 @@ class _WithLoss(nn.Module):
 
     def __init__(self, module: nn.Module, loss: Loss) -> None:
         super().__init__()
-        self.module, self._loss = module, loss
+        self.module, self._loss, self._proven = module, loss, False
+        self._own = not isinstance(module, Transformer) or loss is not next_token_loss
 
     def forward(self, *item: Tensor) -> Tensor:
-        value = self._loss(self.module, *item)
+        value = self._value(*item)
+        self._proven = True
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ModelError(
                 f"loss: expected a tensor holding one number, the item's mean loss, got {got}; take its mean"
             )
         return value
+
+    def _value(self, *item: Tensor) -> Any:
+        """What the loss returns; ModelError, with the place, for an error of the user's own code."""
+        try:
+            return self._loss(self.module, *item)
+        except Exception as error:
+            missing = isinstance(error, NotImplementedError) and self._proven  # a derivative that torch lacks
+            if not self._own or missing or isinstance(error, (FutError, MemoryError, torch.OutOfMemoryError)):
+                raise
+            said = (str(error).splitlines() or [""])[0][:200]
+            raise ModelError(
+                f"model: expected a forward pass and a loss without errors, got {type(error).__name__}: {said} "
+                f"({_place(error)}); mend the forward pass"
+            ) from error
+
+
+def _place(error: Exception) -> str:
+    """File and line where the error left the user's own code: the innermost frame outside torch and this package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    rooms = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    own = [f for f in frames if not f.filename.startswith(rooms)]
+    chosen = (own or frames)[-1]
+    return f"{chosen.filename}, line {chosen.lineno}"
 
 
 class _Applied(nn.Module):

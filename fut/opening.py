@@ -7,14 +7,16 @@ from pathlib import Path
 
 from torch import nn
 
-from storage import CheckpointStore, remove_parts
+from storage import CheckpointStore, remove_parts, require_same
 
 from . import layout as files
 from .config import Config
 from .data import Dataset
 from .device import choose_device, environment
 from .errors import UsageError
+from .fitting import require_training
 from .models import Loss
+from .planning import Plan, plan_problem
 from .problem import build_problem, finite
 from .progress import Progress, silent
 from .readouts import UserFunction
@@ -41,6 +43,18 @@ def open_run(
     return Run(path, device=device, module=module, loss=loss, readouts=readouts, progress=progress)
 
 
+def plan_path(path: Path | str, *, device: str = "auto", progress: Progress = silent) -> Plan:
+    """The plan of a run directory whose training may not be finished."""
+    where = Path(path)
+    if (where / files.SUMMARY).exists():
+        return open_run(where, device=device, progress=progress).plan()
+    manifest, config = files.read_manifest(where), files.read_config(where)
+    data = files.read_dataset(where) if CheckpointStore(where / files.DATA).has(0) else None
+    problem = build_problem(config, choose_device(device), data=data)
+    require_same(manifest.identity, problem.identity, f"run {where}")
+    return plan_problem(problem, config.adjoint, config.cache, progress)
+
+
 def train(
     out: Path | str,
     config: Config | None = None,
@@ -65,6 +79,7 @@ def train(
         )
     chosen = choose_device(device)
     problem = build_problem(config, chosen, module=module, loss=loss, data=data)
+    require_training(problem)
     files.create(path, problem, environment(chosen))
     checkpoints = CheckpointStore(path / files.CHECKPOINTS)
     for directory in (path, path / files.CHECKPOINTS, path / files.DATA):

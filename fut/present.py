@@ -14,6 +14,7 @@ from .answers import Endpoint, Estimate, perplexity
 from .caching import CachePlan
 from .calibration import Calibrated
 from .estimation import NAMES
+from .planning import Plan
 from .questions.verify import Verification
 from .readouts import PROBE, shortened
 
@@ -80,6 +81,27 @@ def plan(found: CachePlan, repaired: int) -> str:
         return "\n".join([*lines, "nothing to compute: every term is cached"])
     cost = f"{found.gradients} gradients, about {duration(found.seconds)}, {nbytes(found.nbytes)} before compression"
     return "\n".join([*lines, f"{', '.join(found.terms)}: {found.blocks} blocks, {cost}"])
+
+
+def costs(found: Plan) -> str:
+    """Every stage's cost, a row each."""
+    free = f", {nbytes(found.available_memory)} of memory available" if found.available_memory is not None else ""
+    header = ["stage", "gradients", "time", "on disk", "scratch", "memory"]
+    rows = [
+        [s.stage, f"{s.gradients:,}", brief(s.seconds), *map(nbytes, (s.bytes_kept, s.bytes_scratch, s.peak_memory))]
+        for s in found.stages
+    ]
+    return (
+        f"{found.parameters:,} parameters, {found.steps} steps over {found.items} items; {found.device}{free}\n\n"
+        + columns([header, *rows])
+        + "\n\n"
+        + "\n".join(found.notes)
+    )
+
+
+def brief(seconds: float) -> str:
+    """A time of any length, to two digits."""
+    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
 
 
 def duration(seconds: float) -> str:

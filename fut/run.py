@@ -16,21 +16,24 @@ from estimators.order import Order, named_order
 from estimators.positions import best_assignment
 from estimators.replay import Listener
 from estimators.state import State
-from storage import CheckpointStore, Damage, IdentityError, Manifest, MemoryTerms, TermStore, require_free, require_same
+from storage import CheckpointStore, Damage, Manifest, TermStore, require_same
 
-from . import answering, inspection
+from . import answering, inspection, preparation
 from . import layout as files
 from .answers import Endpoint, Estimate
-from .caching import CachePlan, fill, known_terms, plan_cache
+from .caching import CachePlan
 from .calibration import SEED, Calibrated, calibrate_run
 from .config import AdjointConfig, CacheConfig, Config
 from .data import Dataset
-from .device import choose_device, environment
+from .device import choose_device
 from .endpoint import write_endpoint
 from .estimation import make_estimator
 from .estimator import Estimator
 from .expansion import Expansion
+from .fitting import require_tables
+from .footprint import footprint_of
 from .models import Loss
+from .planning import Plan, plan_problem
 from .positions import Positions
 from .problem import Problem, build_problem, reference_order
 from .progress import Progress, silent
@@ -142,21 +145,15 @@ class Run:
 
     def terms(self, config: CacheConfig | None = None) -> TermStore:
         """The term store, created if absent; IdentityError if it was made with another cache configuration."""
-        layout = TermLayout.of(self.problem, config or self.cache_config)
-        try:
-            return TermStore.create_or_open(
-                self.path / files.TERMS, layout.specs(), layout.identity(self.problem), layout.config.item_block
-            )
-        except IdentityError as error:
-            raise IdentityError(f"{error}; or remove {self.path / files.TERMS} to cache anew") from error
+        return preparation.open_terms(self, config)
+
+    def plan(self) -> Plan:
+        """What every stage costs, from the reference run to a thousand queries: see `fut.planning`."""
+        return plan_problem(self.problem, self.expansion().config, self.cache_config, self.progress)
 
     def plan_cache(self, names: Names = None, config: CacheConfig | None = None, readouts: Names = None) -> CachePlan:
         """What `cache` would still cost."""
-        pairwise, adjoint = self._split(names)
-        layout = TermLayout.of(self.problem, config or self.cache_config)
-        terms = self.terms(config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
-        expansion = self.expansion(files.readout_config(self.path, self.config, readouts)) if adjoint else None
-        return plan_cache(self.problem, layout, terms, known_terms(layout, pairwise), self.state(0), expansion)
+        return preparation.plan(self, names, config, readouts)
 
     def cache(self, names: Names = None, config: CacheConfig | None = None, readouts: Names = None) -> None:
         """Compute what is missing of the named terms; resumes where an interrupted call stopped.
@@ -166,21 +163,7 @@ class Run:
         them for None. readouts: what the expansion is swept for, in place of `adjoint.readouts`; refused where the run has
         an expansion without them.
         """
-        files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
-        pairwise, adjoint = self._split(names)
-        if adjoint:
-            self.expand(files.readout_config(self.path, self.config, readouts))
-        if pairwise:
-            terms = self.terms(config)
-            wanted = known_terms(self.layout, pairwise)
-            files.require_space(self.path, self.layout, terms, wanted)
-            fill(self.problem, self.layout, terms, self.state, wanted, self.progress)
-
-    def _split(self, names: Names) -> tuple[list[str], bool]:
-        """Requested terms of every pair, and whether the expansion is requested."""
-        if names is None:
-            return self.layout.names, self.problem.rule.smooth
-        return [n for n in names if n != "adjoint"], "adjoint" in names
+        preparation.cache(self, names, config, readouts)
 
     def expansion(self, config: AdjointConfig | None = None) -> Expansion:
         """The expansion about the centre, as it is stored; with the run's own configuration where there is none yet."""
@@ -191,24 +174,11 @@ class Run:
 
     def expand(self, config: AdjointConfig | None = None) -> None:
         """Compute what the adjoint estimator reads; resumes where an interrupted call stopped."""
-        files.require_same_environment(self.manifest, environment(self.problem.device), self.path)
-        expansion = self.expansion(config)
-        pins: dict[str, float] = {}
-        if not expansion.complete():
-            pins = self.readouts.pins(expansion.names)
-            require_free(self.path, expansion.scratch_bytes() + expansion.nbytes(), "the expansion and its scratch")
-        files.claim_expansion(self.path, expansion, pins)
-        expansion.build(self.progress)
+        preparation.expand(self, config)
 
     def repair(self) -> int:
         """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
-        files.sweep(self.path)
-        found = 0
-        if files.has_terms(self.path):
-            files.renew_term_metadata(self.path)
-            found = len(self.terms().repair())
-        expansion = self.expansion() if files.has_expansion(self.path) else None
-        return found + (expansion.repair() if expansion is not None else 0)
+        return preparation.repair(self)
 
     # --- answers
 
@@ -219,7 +189,9 @@ class Run:
 
     def estimator(self, name: str, *, readout: str = PROBE, **options: str) -> Estimator:
         """An estimator of one read-out of this run by name; options as in `fut.estimation`."""
-        return make_estimator(name, self.readouts.reference(readout), **options)
+        made = make_estimator(name, self.readouts.reference(readout), **options)
+        require_tables(footprint_of(self.problem, self.expansion().config, self.cache_config), made)
+        return made
 
     def estimate(
         self,

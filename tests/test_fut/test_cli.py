@@ -81,7 +81,16 @@ def test_text_has_units_and_no_bars_off_a_terminal(own_run: Path, tmp_path: Path
 
 
 def test_train_answers_what_it_trained(tmp_path: Path, cli: Cli) -> None:
-    said = cli("train", "--out", tmp_path / "run", "--steps", "3", *CPU, "--json", *arguments(cache={"size": 10}))
+    said = cli(
+        "train",
+        "--out",
+        tmp_path / "run",
+        "--steps",
+        "3",
+        *CPU,
+        "--json",
+        *arguments(data={"items": 3}, cache={"size": 10}),
+    )
     assert (said.status, said.err) == (0, "")
     assert said.json.keys() >= INFO_KEYS
     assert (said.json["steps"], said.json["items"]) == (3, 3), "--steps wins over --set"
@@ -261,3 +270,61 @@ def test_an_order_that_is_no_order_is_refused(small_run: fut.Run, wrong: Any) ->
 
 def test_an_inline_list_may_have_brackets(small_run: fut.Run) -> None:
     assert small_run.order("[4, 3, 2, 1, 0]") == small_run.order("4,3,2,1,0") == small_run.order("reverse")
+
+
+@pytest.mark.parametrize(("setting", "meant"), [("data.items=4", "data.items=3"), ("data.epochs=2", "data.epochs=1")])
+def test_steps_and_a_setting_that_differ_are_refused(tmp_path: Path, cli: Cli, setting: str, meant: str) -> None:
+    said = cli("train", "--out", tmp_path / "run", "--steps", 3, "--set", setting)
+    assert said.status == 2
+    assert f"expected {meant}, as --steps 3 means, got --set {setting}" in said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_and_a_setting_that_agree_are_taken(tmp_path: Path, cli: Cli) -> None:
+    same = ("--steps", 3, "--set", "data.items=3", "--set", "data.epochs=1")
+    said = cli("train", "--out", tmp_path / "run", *arguments(), *same, "--device", "cpu", "--json")
+    assert said.status == 0, said.err
+    assert said.json["steps"] == 3
+
+
+BROKEN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, vocabulary, context):
+        super().__init__()
+        self.inner = nn.Linear(7, vocabulary)
+
+    def forward(self, ids):
+        return self.inner(ids.float())
+
+def lossy(module, tokens):
+    raise KeyError("nothing here")
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.factory=broken_net:Net", ("RuntimeError: mat1 and mat2", "broken_net.py, line 11")),
+        ("model.loss=broken_net:lossy", ("KeyError: 'nothing here'", "broken_net.py, line 14")),
+    ],
+)
+def test_an_error_in_the_users_forward_pass_is_one_line_with_its_place(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, setting: str, words: tuple[str, str]
+) -> None:
+    (tmp_path / "broken_net.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    said = cli("train", "--out", "run", *arguments(), "--set", setting, "--device", "cpu")
+    assert said.status == 1
+    for word in (*words, "mend the forward pass"):
+        assert word in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert not Path("run").exists()
+
+
+def test_the_baselines_note_asks_for_no_calibration(own_run: Path, cli: Cli) -> None:
+    said = cli("estimate", own_run, "--order", "reverse", "--estimator", "reference", "--device", "cpu", "--json")
+    assert "calibrate" not in said.json["note"]
+    assert said.json["interval"] is None

@@ -153,3 +153,13 @@ def test_the_probe_is_judged_without_dropout_and_training_mode_comes_back() -> N
     noisy = objective.loss(theta, item).item()
     assert evaluate(objective, theta, [item]) == pytest.approx(expected, rel=1e-6)
     assert objective.loss(theta, item).item() == noisy != pytest.approx(expected, rel=1e-6)
+
+
+def test_an_error_of_the_users_code_keeps_its_cause() -> None:
+    def loss(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return x.nonsense  # type: ignore[attr-defined]
+
+    objective = Objective(nn.Linear(2, 1), loss)
+    with pytest.raises(ModelError, match=r"AttributeError: .*test_models\.py, line \d+\); mend") as caught:
+        objective.loss(objective.start(), (torch.ones(1, 2),))
+    assert isinstance(caught.value.__cause__, AttributeError)

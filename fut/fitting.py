@@ -1,0 +1,63 @@
+"""Whether a stage fits the memory that is there: refused with both numbers before anything of it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .estimator import Estimator
+from .footprint import Footprint, footprint_of
+from .memory import require_memory
+from .problem import Problem
+
+LESS = "lower data.batch, data.context or the model's size"
+ADVICE = {
+    "centre": f"lower adjoint.mixture, or {LESS}",
+    "backward sweep": f"lower adjoint.mixture or adjoint.pool, or {LESS}",
+    "sample": "lower adjoint.simulated or adjoint.mixture",
+    "pairwise": f"lower cache.item_block, or {LESS}",
+    "adjoint": "lower adjoint.coordinates or adjoint.anchors",
+    "replay": "lower cache.coordinates or data.items",
+    "fut": "lower cache.size or data.items",
+}
+"""What to lower where a stage does not fit."""
+
+
+def require_training(problem: Problem) -> None:
+    """ResourceError unless training fits the memory that is there."""
+    found = footprint_of(problem, problem.config.adjoint, problem.config.cache)
+    require_memory("reference run", found.least(), problem.device, LESS)  # before a gradient is measured
+    _require(found, "reference run", found.training(), LESS)
+
+
+def require_expansion(footprint: Footprint) -> None:
+    """ResourceError unless every stage of the expansion fits the memory that is there."""
+    peaks = {
+        "centre": footprint.centre,
+        "backward sweep": footprint.sweep,
+        "sample": footprint.sample,
+        "anchors": footprint.anchors,
+    }
+    for stage, peak in peaks.items():
+        _require(footprint, stage, peak(), ADVICE.get(stage, LESS))
+
+
+def require_pairwise(footprint: Footprint, names: Sequence[str]) -> None:
+    """ResourceError unless a block of the named terms fits the memory that is there."""
+    _require(footprint, f"terms {', '.join(names)}", footprint.pairwise(names), ADVICE["pairwise"])
+
+
+def _require(footprint: Footprint, stage: str, planned: int, advice: str) -> None:
+    require_memory(stage, planned - footprint.resident, footprint.problem.device, advice)
+
+
+def require_tables(footprint: Footprint, estimator: Estimator) -> None:
+    """ResourceError unless the tables that an estimator loads fit the memory that is there; none where they are not cached."""
+    reference = estimator.reference
+    if estimator.name == "adjoint":
+        nbytes = footprint.adjoint_tables()
+    elif estimator.needs and all(reference.tables.complete(n) for n in estimator.needs):
+        nbytes = footprint.pairwise_tables(estimator.needs)
+    else:
+        return
+    advice = ADVICE.get(estimator.name.rstrip("+"), LESS)
+    require_memory(f"tables of {estimator.name}", nbytes, footprint.problem.device, f"{advice} and cache again")

@@ -1,0 +1,272 @@
+"""Memory of every stage at its height: one gradient measured, everything else counted in vectors of D numbers.
+
+With V the bytes of one vector [D], s = 1 + the rule's buffers (a lifted state is s V), G the measured peak of one
+gradient of the largest item and TEMPORARIES vectors inside one arithmetic step, the peak of a stage is
+
+    planned = SAFETY * (problem + held + max over its phases of (phase)) + the libraries' share,
+
+where `held` is what the stage keeps throughout (states, stacked gradients, tables) and a phase is a gradient, a
+Hessian-vector product, an arithmetic step or an evaluation; each method below names its own. SAFETY covers scratch
+inside kernels and the allocator's gaps, which are wide on the CPU for vectors that the C library keeps on its heap (those
+below MAPPED bytes, measured: up to 1.7); LIBRARIES what torch, HDF5 and Zarr load when they are first used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import derivatives
+from .config import AdjointConfig, CacheConfig
+from .estimation import batch_size
+from .expansion import ITEM_BLOCK, Expansion
+from .memory import available_bytes, peak_bytes
+from .models import Item
+from .problem import Problem
+from .sketch import Sketch
+from .terms import TermLayout
+
+SAFETY, SAFETY_ON_HEAP, MAPPED = 1.3, 1.75, 32 << 20
+LIBRARIES = {"cpu": 128 << 20, "cuda": 64 << 20}
+"""Bytes beyond tensors: on the CPU code and tables that are loaded on first use, on CUDA the matrix products' workspace."""
+TEMPORARIES = 6
+ATTENDED = 4
+"""Gradients' memory that an exact product is taken for where it might not fit: tangents, and whole attention matrices."""
+TABLES_KEPT = 4
+"""Checkpoints of one term in memory at once: the last three, and the one being read."""
+HASHED = 1 << 18
+"""Coordinates of a sketch's tile; twelve of its words of eight bytes per nonzero live at once."""
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of one call, the faster of two."""
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def numbers(item: Item) -> int:
+    return sum(t.numel() for t in item)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Peaks of the stages of one problem [bytes beyond the process's start], each measured when it is first asked for."""
+
+    problem: Problem
+    expansion: Expansion
+    layout: TermLayout
+
+    # --- units
+
+    @cached_property
+    def theta(self) -> Tensor:
+        return self.problem.objective.start()
+
+    @property
+    def vector(self) -> int:
+        """V, bytes of one vector [D]."""
+        return self.theta.numel() * self.theta.element_size()
+
+    @cached_property
+    def state(self) -> int:
+        """s, vectors of one lifted state."""
+        return 1 + len(self.problem.rule.init(self.theta[:1]).memory)
+
+    @cached_property
+    def resident(self) -> int:
+        """Bytes of the problem itself: the module, as it was built and as it is used, its start, and the data."""
+        data = self.problem.data
+        return 3 * self.vector + 2 * sum(
+            t.nbytes for part in (data.items, data.probe, data.warmup) for item in part for t in item
+        )
+
+    @cached_property
+    def largest(self) -> Item:
+        """What a gradient costs most of: an item, a warm-up batch, or all items of a step, which train in one pass."""
+        data = self.problem.data
+        found = max((*data.items, *data.warmup), key=numbers)
+        together = [data.items[i] for i in self.problem.reference.steps[0]]
+        if len(together) < 2 or not derivatives.stackable(self.problem.objective, together):
+            return found
+        return max(found, tuple(torch.cat(parts) for parts in zip(*together, strict=True)), key=numbers)
+
+    # --- measured
+
+    def _gradient_of(self, item: Item) -> int:
+        """Bytes of one gradient; in proportion to the largest item's where it might not fit, so that planning does."""
+        share = numbers(item) / max(numbers(self.largest), 1)
+        if share > 1 and self._scarce(round(share * self.gradient)):
+            return round(share * self.gradient)
+        return peak_bytes(
+            self.theta.device, lambda: derivatives.gradient(self.problem.objective, self.theta, item).sum().item()
+        )
+
+    def _scarce(self, nbytes: int) -> bool:
+        """Whether these bytes are more than half of what is available."""
+        available = available_bytes(self.theta.device)
+        return available is not None and 2 * nbytes > available
+
+    @cached_property
+    def gradient(self) -> int:
+        """G: bytes of one gradient of the largest item."""
+        return self._gradient_of(self.largest)
+
+    @cached_property
+    def product(self) -> int:
+        """Bytes of the sweep's Hessian-vector product: a gradient of as many items as are pooled, and three vectors."""
+        config = self.expansion.config
+        pool = config.pool if config.curvature == "pooled" else 1
+        item = self.largest if pool == 1 else tuple(torch.cat([t] * pool) for t in self.largest)
+        return (self.gradient if pool == 1 else self._gradient_of(item)) + 3 * self.vector
+
+    @cached_property
+    def exact_product(self) -> int:
+        """Bytes of one exact Hessian-vector product of the largest item."""
+        objective, theta = self.problem.objective, self.theta
+        if self._scarce(ATTENDED * self.gradient):
+            return ATTENDED * self.gradient
+        call = lambda: derivatives.hessian_vector(objective, theta, self.largest, theta).sum().item()  # noqa: E731
+        return peak_bytes(theta.device, call)
+
+    @cached_property
+    def evaluation(self) -> int:
+        """Bytes of evaluating the loss of one probe chunk."""
+        probe = self.problem.data.probe[:1]
+        return peak_bytes(self.theta.device, lambda: derivatives.evaluate(self.problem.objective, self.theta, probe))
+
+    @cached_property
+    def probe_gradient(self) -> int:
+        """Bytes of the read-out's gradient, chunk by chunk of the probe set."""
+        with self.problem.objective.judging():
+            return self._gradient_of(self.problem.data.probe[0]) + self.vector
+
+    # --- stages
+
+    def least(self) -> int:
+        """Bytes that training takes at the very least, before anything is measured: its states and one gradient."""
+        return (2 * self.state + 2) * self.vector
+
+    def planned(self, tensors: int) -> int:
+        """Bytes that a stage with these bytes of tensors is planned with."""
+        device = self.theta.device.type
+        safety = SAFETY_ON_HEAP if device == "cpu" and self.vector < MAPPED else SAFETY
+        return round(safety * tensors) + LIBRARIES[device]
+
+    def training(self) -> int:
+        """Reference run, or a retraining: the state it started from, the current and the next one, a step's gradients."""
+        width = 1 if self.problem.stacked else self.problem.config.data.per_step
+        held = self.resident + (2 * self.state + 1) * self.vector
+        step = (2 * self.state + 3 + width + TEMPORARIES) * self.vector
+        return self.planned(held + max(self.gradient + width * self.vector, step, self.evaluation))
+
+    def centre(self) -> int:
+        """The centre: for each item of the mixture its gradient and the state after it; then their means, and a stack."""
+        mixture = self.expansion.config.mixture
+        held = self.resident + (2 * self.state + mixture * (self.state + 1)) * self.vector
+        step = (2 * mixture + self.state + 2 + TEMPORARIES) * self.vector
+        return self.planned(held + max(self.gradient, step))
+
+    def sweep(self) -> int:
+        """The backward sweep of r read-outs: mixture gradients, and for each item a costate pulled back and a sensitivity."""
+        mixture, readouts, s = self.expansion.config.mixture, len(self.expansion.names), self.state
+        held = self.resident + (s + readouts * s + mixture * (readouts * (s + 1) + 2)) * self.vector
+        step = readouts * (mixture + 3 * s + TEMPORARIES) * self.vector
+        start = self.resident + (s + 2 + readouts) * self.vector + self.probe_gradient
+        return self.planned(max(held + self.product, held + step, start))
+
+    def sample(self) -> int:
+        """Drawing coordinates: simulated orders, m states and noise, and scores in double precision; else an evaluation."""
+        config, s, d = self.expansion.config, self.state, self.theta.numel()
+        held = self.resident + s * self.vector
+        if self.expansion.expected_coordinates >= d:
+            return self.planned(held + self.evaluation)
+        m, r = config.simulated, len(self.expansion.names)
+        simulated = m * (2 * s + TEMPORARIES + 2 * r) + config.mixture + s + 2
+        scores = 8 * d * (2 * m * r + 8)
+        spread = 8 * d * (2 * config.mixture + 3)
+        return self.planned(held + max(simulated * self.vector, scores, spread, self.evaluation))
+
+    def anchors(self) -> int:
+        """Anchors: gradients of the last block of items and of this one, then stacked, and their sampled coordinates."""
+        rows = min(ITEM_BLOCK, self.problem.config.data.items)
+        kept = 3 * rows * self.expansion.expected_coordinates * self.theta.element_size()
+        held = self.resident + (self.state + 2 * rows) * self.vector + kept
+        return self.planned(held + max(self.gradient, rows * self.vector))
+
+    def fold(self) -> int:
+        """Folding: two states, and a step's weights and costates, each read and sampled."""
+        return self.planned(
+            self.resident + (2 * self.state + 2 * (1 + self.state) * len(self.expansion.names) + 2) * self.vector
+        )
+
+    def pairwise(self, names: Sequence[str]) -> int:
+        """Pairwise terms: gradients, states and updates of a block of items, then products of its updates one by one."""
+        rows, s = min(self.layout.config.item_block, self.layout.items), self.state
+        stored = rows * self.layout.sample.size * self.theta.element_size() if "gradient" in names else 0
+        held = self.resident + (s + rows) * self.vector + stored  # what the block before was written from, or encoded
+        phases = [rows * self.vector + self.gradient, rows * self.vector + stored]
+        if {"update", "jvp", "second"} & set(names):
+            phases += [rows * (2 * s + TEMPORARIES) * self.vector, 3 * rows * self.vector + _hashes(self.layout.sketch)]
+        if {"jvp", "second"} & set(names):
+            exact = self.layout.config.products == "exact" and "jvp" in names
+            product = self.exact_product if exact else self.gradient + 3 * self.vector
+            phases.append((3 * rows + s + TEMPORARIES) * self.vector + product)
+        return self.planned(held + max(phases))
+
+    # --- queries
+
+    def adjoint_tables(self) -> int:
+        """Bytes of the adjoint's terms in memory, and of the largest of them once more while it is stacked."""
+        k, width = self.expansion.expected_coordinates, self.theta.element_size()
+        gradient = len(self.expansion.anchors) * self.problem.config.data.items * (k + 1)
+        row = (self.expansion.steps + 1) * k  # of the centre, and of one read-out's weights
+        return width * (gradient + 2 * row + max(gradient, row))
+
+    def pairwise_tables(self, names: Sequence[str]) -> int:
+        """Bytes of the named terms of the checkpoints that are in memory at once."""
+        sizes = {s.name: s.shape[1] * s.shape[2] for s in self.layout.specs()} if names else {}
+        return TABLES_KEPT * self.theta.element_size() * sum(sizes[n] for n in names)
+
+    def adjoint_query(self, orders: int) -> int:
+        """The adjoint: all its tables, and for every order of a batch a position, its state and sums in double precision."""
+        k = self.expansion.expected_coordinates
+        batch = min(orders, batch_size(2 * k))
+        positions = batch * k * (3 * self.theta.element_size() + 24) + 24 * k
+        opened = self.resident + self.state * self.vector
+        return self.planned(opened + max(self.evaluation, self.adjoint_tables() + positions))
+
+    def query(self, name: str, needs: Sequence[str]) -> int:
+        """One order by another estimator: the tables it streams, its own state, and its read-out."""
+        held = self.resident + 2 * self.state * self.vector + self.pairwise_tables(needs)
+        step = (2 * self.state + TEMPORARIES) * self.vector
+        if name == "replay-exact":
+            return self.planned(held + 2 * self.vector + max(self.exact_product, self.gradient, step, self.evaluation))
+        linear = None if name == "reference" else self.layout.sample if name == "replay" else self.layout.sketch
+        if linear is None or linear.kind == "identity":
+            return self.planned(held + max(step, self.evaluation))
+        readout = self.probe_gradient + _hashes(linear)
+        return self.planned(held + max(step, readout))
+
+
+def footprint_of(problem: Problem, adjoint: AdjointConfig, cache: CacheConfig) -> Footprint:
+    """The footprint of a problem under an expansion's and a cache's configuration; nothing is read or written."""
+    expansion = Expansion(Path(), problem, adjoint, lambda: problem.rule.init(problem.objective.start()))
+    return Footprint(problem, expansion, TermLayout.of(problem, cache))
+
+
+def _hashes(sketch: Sketch) -> int:
+    """Bytes of the hashes of one tile of a sketch, of its sorted copies and of its entries."""
+    if sketch.kind in ("identity", "coordinates"):
+        return 8 * sketch.dimension
+    nonzeros = 8 if sketch.kind == "sjlt" else 1
+    return 96 * nonzeros * min(sketch.dimension if sketch.kind == "sjlt" else HASHED, HASHED)

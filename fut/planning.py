@@ -1,0 +1,275 @@
+"""What every stage of a run costs, before it is computed: gradients, seconds, bytes on disk and memory at its height."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from estimators.adjoint import Anchored, AnchoredGradients, DualTransition
+from estimators.order import random_orders
+from estimators.replay import OrderBatch, RuleTransition
+from estimators.state import State
+
+from . import derivatives
+from .adjoint import CACHED
+from .config import AdjointConfig, CacheConfig, Config
+from .data import Dataset
+from .device import choose_device, describe
+from .errors import UsageError
+from .estimation import batch_size
+from .footprint import Footprint, footprint_of, numbers, timed
+from .inspection import NEEDS
+from .layout import checkpoint_bytes
+from .memory import available_bytes
+from .models import Loss
+from .problem import Problem, build_problem
+from .progress import Progress, silent
+
+CALIBRATED, QUERIES = 8, 1000
+NOTE = (
+    "an estimate: gradients and steps timed and measured here, once; reading and writing files takes no seconds in it; "
+    "bytes on disk before compression; memory is the most that the stage holds beyond what the process starts with"
+)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Cost of one stage. gradients: evaluations (a Hessian-vector product counts two); seconds: wall clock here.
+
+    bytes_kept: stay on disk; bytes_scratch: on disk until the expansion is complete; peak_memory: bytes beyond what the
+    process starts with, of the device's memory on CUDA.
+    """
+
+    stage: str
+    gradients: int
+    seconds: float
+    bytes_kept: int
+    bytes_scratch: int
+    peak_memory: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The costs of a run's stages, in the order they are run; each counted from its beginning, done or not.
+
+    available_memory: bytes on the device now, None where unknown. notes: what the figures are, and what was left out.
+    """
+
+    stages: list[StageCost]
+    parameters: int
+    steps: int
+    items: int
+    device: str
+    available_memory: int | None
+    notes: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __getitem__(self, stage: str) -> StageCost:
+        """The stage of that name."""
+        return next(s for s in self.stages if s.stage == stage)
+
+
+def plan(
+    config: Config | None = None,
+    *,
+    text: str | None = None,
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
+    data: Dataset | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Plan:
+    """The plan of a run that has not been trained; arguments as in `fut.train`. Builds it in memory and writes nothing.
+
+    text: file or directory in place of the configuration's.
+    """
+    config = config or Config()
+    if text is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"text": text})})
+    problem = build_problem(config, choose_device(device), module=module, loss=loss, data=data)
+    return plan_problem(problem, config.adjoint, config.cache, progress)
+
+
+def plan_problem(problem: Problem, adjoint: AdjointConfig, cache: CacheConfig, progress: Progress = silent) -> Plan:
+    """The plan of a problem under an expansion's and a cache's configuration."""
+    costs = Costs(footprint_of(problem, adjoint, cache))
+    makers = costs.makers()
+    stages: list[StageCost] = []
+    with progress("planning", len(makers)) as tick:
+        for make in makers:
+            stages += make()
+            tick()
+    return Plan(
+        stages,
+        problem.objective.size,
+        problem.config.steps,
+        problem.config.data.items,
+        describe(problem.device),
+        available_bytes(problem.device),
+        [NOTE, *costs.notes],
+    )
+
+
+class Costs:
+    """The stages of one problem, each made when it is asked for; timings are taken once."""
+
+    def __init__(self, footprint: Footprint) -> None:
+        self.footprint, self.problem = footprint, footprint.problem
+        self.expansion, self.layout = footprint.expansion, footprint.layout
+        self.steps, self.items = self.problem.config.steps, self.problem.config.data.items
+        self.notes: list[str] = []
+
+    # --- timings
+
+    @cached_property
+    def gradient(self) -> float:
+        """Seconds of one gradient of the largest item."""
+        of, theta = self.problem.objective, self.footprint.theta
+        return timed(lambda: derivatives.gradient(of, theta, self.footprint.largest).sum().item())
+
+    @property
+    def item(self) -> float:
+        """Seconds of one item's gradient, in proportion to that of the largest."""
+        share = numbers(self.problem.data.items[0]) / max(numbers(self.footprint.largest), 1)
+        return self.gradient * min(share, 1.0)
+
+    @cached_property
+    def step(self) -> float:
+        """Seconds of one step of the rule on all parameters."""
+        theta, rule = self.footprint.theta, self.problem.rule
+        state = rule.init(theta)
+        return timed(lambda: rule.step(state, theta, self.problem.rate(0))[0].theta.sum().item())
+
+    @cached_property
+    def probe(self) -> float:
+        """Seconds of one probe loss, from that of one chunk."""
+        of, theta, probe = self.problem.objective, self.footprint.theta, self.problem.data.probe
+        return len(probe) * timed(lambda: derivatives.evaluate(of, theta, probe[:1]))
+
+    def replayed(self, orders: int) -> float:
+        """Seconds of one step of the adjoint's replay, per order and coordinate, in a batch of `orders`."""
+        width, items = min(max(512, CACHED // orders), self.expansion.expected_coordinates), self.items
+        table = self.footprint.theta[:width].expand(items, -1).clone()
+        gradients = AnchoredGradients(Anchored([0], lambda a: table))
+        inner = RuleTransition(self.problem.rule, self.problem.rate, gradients)
+        dual = DualTransition(inner, lambda t: table[0], lambda t: table[:1])
+        start = dual.start(self.problem.rule.init(table[0]).rows(orders), 1)
+        picks = OrderBatch.pack(random_orders(self.problem.reference, orders, 0), self.problem.device).at(0)
+        call: Callable[[], State] = lambda: dual(0, picks, start)  # noqa: E731
+        return timed(lambda: _settle(call().theta)) / (orders * width)
+
+    # --- stages
+
+    def makers(self) -> list[Callable[[], list[StageCost]]]:
+        """One function per group of stages, so that progress is seen."""
+        makers: list[Callable[[], list[StageCost]]] = [lambda: [self.training()]]
+        if self.problem.rule.smooth:
+            makers += [self.expanding]
+        makers += [lambda: list(self.pairwise())]
+        makers += [lambda: [self.calibration()], lambda: list(self.queries()), lambda: [self.retraining()]]
+        return makers
+
+    def training(self) -> StageCost:
+        found, warmup = self.footprint, len(self.problem.data.warmup)
+        data = (self.problem.data.items, self.problem.data.probe, self.problem.data.warmup)
+        nbytes = checkpoint_bytes(self.problem) + sum(t.nbytes for part in data[:2] for item in part for t in item)
+        seconds = (self.steps + warmup) * (self.gradient + self.step) + 2 * self.probe
+        return StageCost("reference run", self.problem.config.consumed + warmup, seconds, nbytes, 0, found.training())
+
+    def expanding(self) -> list[StageCost]:
+        """The five stages of the expansion; their gradients and bytes sum to what the expansion says of itself."""
+        e, found, config = self.expansion, self.footprint, self.expansion.config
+        centre, anchors = self.problem.config.consumed * config.mixture, len(e.anchors) * self.items
+        sweep = e.gradients() - centre - anchors
+        state, vector, rows = found.state * found.vector, found.vector, self.steps + 1
+        scratch = [rows * (state + config.mixture * vector)]
+        scratch.append(max(e.scratch_bytes() - scratch[0], 0))
+        kept = e.expected_coordinates
+        anchored = anchors * kept * found.theta.element_size()
+        pulls = self.steps * config.mixture * 2 * len(e.names) * self.step
+        simulated = 2 * self.steps * config.simulated * self.step if kept < self.problem.objective.size else 0.0
+        return [
+            StageCost("adjoint: centre", centre, centre * (self.item + self.step), 0, scratch[0], found.centre()),
+            StageCost("adjoint: backward sweep", sweep, sweep * self.item + pulls, 0, scratch[1], found.sweep()),
+            StageCost("adjoint: sample", 0, simulated + self.probe, 16 * kept, 0, found.sample()),
+            StageCost("adjoint: anchors", anchors, anchors * self.item, anchored, 0, found.anchors()),
+            StageCost("adjoint: fold", 0, 0.0, e.nbytes() - anchored - 16 * kept, 0, found.fold()),
+        ]
+
+    def needs(self, name: str) -> list[str]:
+        """The terms that an estimator streams, under the cache's configuration."""
+        return [n for n in NEEDS.get(name, ()) if n in self.layout.names]
+
+    @cached_property
+    def paired(self) -> list[str]:
+        """The estimators whose pairwise terms can be cached."""
+        try:
+            assert self.layout.sketch
+        except UsageError as error:
+            self.notes.append(f"fut, fut++ and replay are left out: {error}")
+            return []
+        return ["replay", "fut", "fut++"]
+
+    def pairwise(self) -> Iterator[StageCost]:
+        for name in self.paired:
+            needs, pairs = self.needs(name), self.steps * self.items
+            count = self.layout.gradients(needs)
+            seconds = count * self.item + pairs * self.step
+            nbytes, peak = self.layout.nbytes(needs), self.footprint.pairwise(needs)
+            yield StageCost(f"terms of {name}", count, seconds, nbytes, 0, peak)
+
+    def retraining(self, orders: int = 1, stage: str = "one retraining") -> StageCost:
+        seconds = orders * (self.steps * (self.gradient + self.step) + self.probe)
+        vector, peak = self.footprint.vector, self.footprint.training()
+        return StageCost(stage, orders * self.problem.config.consumed, seconds, orders * vector, 0, peak)
+
+    def calibration(self) -> StageCost:
+        trained = self.retraining(CALIBRATED, f"calibrate ({CALIBRATED} orders)")
+        if not self.problem.rule.smooth:
+            return trained
+        asked = self.adjoint_query(CALIBRATED, "")
+        peak = max(trained.peak_memory, asked.peak_memory)
+        return StageCost(trained.stage, trained.gradients, trained.seconds + asked.seconds, trained.bytes_kept, 0, peak)
+
+    def adjoint_query(self, orders: int, stage: str) -> StageCost:
+        kept = self.expansion.expected_coordinates
+        together = min(orders, batch_size(2 * kept))
+        seconds = (orders + 1) * self.steps * kept * self.replayed(together)
+        return StageCost(stage, 0, seconds, 0, 0, self.footprint.adjoint_query(orders))
+
+    def queries(self) -> Iterator[StageCost]:
+        """One order by each estimator, and many by the adjoint."""
+        found, single = self.footprint, self.replayed(1)
+        yield StageCost("query: reference", 0, 0.0, 0, 0, found.query("reference", ()))
+        for name in self.paired:
+            width = self.layout.sample.size if name == "replay" else self.layout.sketch.size
+            seconds = self.steps * width * single + self.probe
+            yield StageCost(f"query: {name}", 0, seconds, 0, 0, found.query(name, self.needs(name)))
+        yield from self.exact_query()
+        if self.problem.rule.smooth:
+            yield self.adjoint_query(1, "query: adjoint")
+            yield self.adjoint_query(QUERIES, f"{QUERIES:,} queries: adjoint")
+
+    def exact_query(self) -> Iterator[StageCost]:
+        found, of = self.footprint, self.problem
+        try:
+            peak = found.query("replay-exact", ())
+            product = timed(lambda: of.product(found.theta, 0, found.theta).sum().item())
+        except (NotImplementedError, RuntimeError) as error:
+            self.notes.append(f"replay-exact is left out: no forward derivative of the module ({str(error)[:100]})")
+            return
+        seconds = self.steps * (self.gradient + product + self.step) + self.probe
+        yield StageCost("query: replay-exact", 3 * self.steps, seconds, 0, 0, peak)
+
+
+def _settle(tensor: Tensor) -> None:
+    """Wait until a tensor is computed."""
+    if tensor.device.type == "cuda":
+        torch.cuda.synchronize(tensor.device)

@@ -1,0 +1,85 @@
+"""What a run computes before it answers: planned, refused where it does not fit, resumed where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from storage import IdentityError, MemoryTerms, TermStore, require_free
+
+from . import layout as files
+from .caching import CachePlan, fill, known_terms, plan_cache
+from .config import AdjointConfig, CacheConfig
+from .device import environment
+from .fitting import require_expansion, require_pairwise
+from .footprint import footprint_of
+from .terms import TermLayout
+
+if TYPE_CHECKING:
+    from .run import Run
+
+Names = Sequence[str] | None
+
+
+def open_terms(run: Run, config: CacheConfig | None) -> TermStore:
+    """The store of pairwise terms, created if absent; IdentityError if it was made with another configuration."""
+    layout, path = TermLayout.of(run.problem, config or run.cache_config), run.path / files.TERMS
+    try:
+        return TermStore.create_or_open(path, layout.specs(), layout.identity(run.problem), layout.config.item_block)
+    except IdentityError as error:
+        raise IdentityError(f"{error}; or remove {path} to cache anew") from error
+
+
+def plan(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -> CachePlan:
+    """What `cache` would still cost."""
+    pairwise, adjoint = _split(run, names)
+    layout = TermLayout.of(run.problem, config or run.cache_config)
+    terms = run.terms(config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
+    expansion = run.expansion(files.readout_config(run.path, run.config, readouts)) if adjoint else None
+    return plan_cache(run.problem, layout, terms, known_terms(layout, pairwise), run.state(0), expansion)
+
+
+def cache(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -> None:
+    """Compute what is missing of the named terms."""
+    files.require_same_environment(run.manifest, environment(run.problem.device), run.path)
+    pairwise, adjoint = _split(run, names)
+    if adjoint:
+        expand(run, files.readout_config(run.path, run.config, readouts))
+    if pairwise:
+        terms = run.terms(config)
+        wanted = known_terms(run.layout, pairwise)
+        files.require_space(run.path, run.layout, terms, wanted)
+        if terms.missing(wanted):
+            chosen = footprint_of(run.problem, run.expansion().config, config or run.cache_config)
+            require_pairwise(chosen, wanted)
+        fill(run.problem, run.layout, terms, run.state, wanted, run.progress)
+
+
+def expand(run: Run, config: AdjointConfig | None) -> None:
+    """Compute what the adjoint estimator reads."""
+    files.require_same_environment(run.manifest, environment(run.problem.device), run.path)
+    expansion = run.expansion(config)
+    pins: dict[str, float] = {}
+    if not expansion.complete():
+        pins = run.readouts.pins(expansion.names)
+        require_expansion(footprint_of(run.problem, expansion.config, run.cache_config))
+        require_free(run.path, expansion.scratch_bytes() + expansion.nbytes(), "the expansion and its scratch")
+    files.claim_expansion(run.path, expansion, pins)
+    expansion.build(run.progress)
+
+
+def repair(run: Run) -> int:
+    """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
+    files.sweep(run.path)
+    found = 0
+    if files.has_terms(run.path):
+        files.renew_term_metadata(run.path)
+        found = len(run.terms().repair())
+    return found + (run.expansion().repair() if files.has_expansion(run.path) else 0)
+
+
+def _split(run: Run, names: Names) -> tuple[list[str], bool]:
+    """Requested terms of every pair, and whether the expansion is requested."""
+    if names is None:
+        return run.layout.names, run.problem.rule.smooth
+    return [n for n in names if n != "adjoint"], "adjoint" in names

@@ -1,0 +1,236 @@
+"""The plan: what stages say they need holds what they take, and what does not fit is refused before it begins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import Cli, contents, small_config
+
+import fut
+from fut import fitting, memory
+from fut.memory import LiveBytes, available_bytes, peak_bytes
+from fut.planning import plan_problem
+
+LARGER: dict[str, dict[str, Any]] = {
+    "data": {"items": 3, "batch": 16, "context": 128, "probe": 16},
+    "model": {"width": 128, "layers": 2},
+    "warmup": {"steps": 0},
+    "adjoint": {"mixture": 2},
+}
+"""Large enough that activations and states outweigh what the libraries load."""
+
+CHILD = """
+import contextlib, json, sys
+import torch, fut
+
+torch.set_num_threads(1)
+
+def status(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+
+stage, where, sections = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+config = fut.load_config(None, (), **sections)
+before = status("VmRSS:")
+with contextlib.suppress(OSError):
+    open("/proc/self/clear_refs", "w").write("5")
+if stage == "train":
+    fut.train(where, config, device="cpu")
+else:
+    run = fut.open(where, device="cpu")
+    if stage == "cache":
+        run.cache(sys.argv[4].split(","))
+    else:
+        run.estimate([f"random:{i}" for i in range(int(sys.argv[5]))], sys.argv[4])
+print(status("VmHWM:") - before)
+"""
+
+Started = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def larger() -> fut.Plan:
+    return fut.plan(fut.load_config(None, (), **LARGER), device="cpu")
+
+
+@pytest.fixture
+def measured(start_python: Started, tmp_path: Path) -> Callable[..., int]:
+    """Bytes that a stage's process grows by at its height; the stage runs in a fresh process."""
+
+    def measure(*arguments: object) -> int:
+        stage, *rest = arguments
+        process = start_python(CHILD, stage, tmp_path / "run", json.dumps(LARGER), *rest)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        return int(out.split()[-1])
+
+    return measure
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
+def test_every_stage_stays_below_its_planned_memory(larger: fut.Plan, measured: Callable[..., int]) -> None:
+    adjoint = max(s.peak_memory for s in larger.stages if s.stage.startswith("adjoint:"))
+    cases = [
+        (("train",), larger["reference run"].peak_memory),
+        (("cache", "adjoint"), adjoint),
+        (("cache", "update,jvp"), larger["terms of fut"].peak_memory),
+        (("estimate", "adjoint", 300), larger["1,000 queries: adjoint"].peak_memory),
+        (("estimate", "replay-exact", 1), larger["query: replay-exact"].peak_memory),
+    ]
+    for arguments, planned in cases:
+        found = measured(*arguments)
+        assert found <= planned <= 4 * found, (arguments, found >> 20, planned >> 20)
+
+
+def test_live_bytes_are_those_of_storages_alive_at_once() -> None:
+    x = torch.zeros(1000)  # lives before: not counted, nor are views of it
+
+    def chain() -> torch.Tensor:
+        y = x.view(10, 100) + 1
+        y = y * 2  # the old y lives until the product is made
+        return y.sum()
+
+    assert 8000 <= peak_bytes(torch.device("cpu"), chain) <= 8016
+    with LiveBytes() as live:
+        chain()
+    assert live.now == 0
+
+
+def test_the_peak_of_a_gradient_counts_its_activations() -> None:
+    w = torch.zeros(10, requires_grad=True)
+    wide = torch.zeros(10_000, 10)
+    peak = peak_bytes(torch.device("cpu"), lambda: torch.autograd.grad((wide @ w).exp().sum(), w))
+    assert 80_000 <= peak <= 250_000
+
+
+def test_the_plan_agrees_with_the_run_it_plans(small_run: fut.Run) -> None:
+    found = small_run.plan()
+    expansion = [s for s in found.stages if s.stage.startswith("adjoint:")]
+    assert sum(s.gradients for s in expansion) == small_run.expansion().gradients()
+    assert sum(s.bytes_kept for s in expansion) == small_run.expansion().nbytes()
+    assert sum(s.bytes_scratch for s in expansion) == small_run.expansion().scratch_bytes()
+    assert found["one retraining"].gradients == small_run.steps
+    assert found["terms of fut"].gradients == small_run.info()["precompute_gradients"]["fut"]
+    assert found["reference run"].gradients == small_run.steps + 4
+    assert all(s.seconds >= 0 and s.peak_memory > 0 for s in found.stages)
+
+
+def test_planning_writes_nothing_and_leaves_the_numbers(own_run: Path, tmp_path: Path, cli: Cli) -> None:
+    before, listed = contents(own_run), sorted(own_run.rglob("*"))
+    said = cli("plan", own_run, "--device", "cpu", "--json")
+    assert said.status == 0, said.err
+    assert said.err == ""
+    keys = {"stage", "gradients", "seconds", "bytes_kept", "bytes_scratch", "peak_memory"}
+    assert all(stage.keys() == keys for stage in said.json["stages"])
+    assert contents(own_run) == before
+    assert sorted(own_run.rglob("*")) == listed
+
+
+def test_a_configuration_is_planned_without_a_run(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = small_config()
+    Path("c.toml").write_text(config.toml())
+    Path("t.txt").write_text("".join(f"Sentence {i} of a text. " for i in range(900)))
+    said = cli("plan", "c.toml", "--text", "t.txt", "--set", "data.items=4", "--device", "cpu")
+    assert said.status == 0, said.err
+    for word in ("4 steps", "gradients", "scratch", "memory", "an estimate", "adjoint: backward sweep", "MiB"):
+        assert word in said.out, word
+    assert sorted(os.listdir()) == ["c.toml", "t.txt"]
+
+
+def test_an_interrupted_run_is_planned(own_run: Path, cli: Cli) -> None:
+    (own_run / "summary.json").unlink()
+    said = cli("plan", own_run, "--device", "cpu", "--json")
+    assert said.status == 0, said.err
+    assert said.json["steps"] == 5
+
+
+def test_a_runs_configuration_is_not_overridden(own_run: Path, cli: Cli) -> None:
+    said = cli("plan", own_run, "--set", "data.items=3")
+    assert said.status == 2
+    assert "expected --text and --set with a TOML file" in said.err
+
+
+def test_what_cannot_be_sketched_or_differentiated_is_left_out_with_a_word(small_run: fut.Run) -> None:
+    cache = small_run.cache_config.model_copy(update={"size": 10**6})
+    found = plan_problem(small_run.problem, small_run.config.adjoint, cache)
+    assert not [s for s in found.stages if s.stage.startswith("terms of")]
+    assert any("fut, fut++ and replay are left out" in note for note in found.notes)
+    assert found["query: adjoint"].gradients == 0
+
+
+@pytest.fixture
+def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a mebibyte of memory left."""
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 20)
+
+
+@pytest.mark.usefixtures("scarce")
+def test_training_is_refused_with_both_numbers_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(
+        fut.ResourceError, match=r"reference run: expected at least 0\.\d+ GiB of memory, got 0\.000977 GiB"
+    ):
+        fut.train(tmp_path / "run", small_config(), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_caching_is_refused_with_what_to_lower(
+    make_run: Callable[..., fut.Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = make_run(cached=False, data={"items": 5, "seed": 4})
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 20)
+    with pytest.raises(fut.ResourceError, match=r"centre: expected .* lower adjoint\.mixture"):
+        run.cache(["adjoint"])
+    with pytest.raises(fut.ResourceError, match=r"terms update: expected .* lower cache\.item_block"):
+        run.cache(["update"])
+    assert not (run.path / "adjoint").exists()
+
+
+def test_loading_tables_is_refused(own_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 10)
+    said = cli("estimate", own_run, "--order", "reverse", "--device", "cpu")
+    assert said.status == 1
+    assert "tables of adjoint: expected at least" in said.err
+    assert "lower adjoint.coordinates" in said.err
+
+
+def test_what_is_available_is_the_least_of_kernel_and_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 7 kB\n")
+    cpu = torch.device("cpu")
+    assert available_bytes(cpu) == 7 * 1024
+    for name, text in (("memory.max", "9000"), ("memory.current", "6000"), ("memory.stat", "file 900\nshmem 100\n")):
+        (tmp_path / name).write_text(text)
+    assert available_bytes(cpu) == 9000 - 6000 + 800
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(cpu) == 7 * 1024
+    (tmp_path / "meminfo").unlink()
+    assert (available_bytes(cpu) or 0) > 0
+
+
+def test_a_refusal_counts_what_is_held_already_once(small_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed: list[int] = []
+    monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.append(nbytes))
+    fitting.require_training(small_run.problem)
+    footprint = small_run._footprint()
+    assert needed == [footprint.least(), footprint.training() - footprint.resident]
+
+
+def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
+    small_run: fut.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    footprint = small_run._footprint()
+    one = footprint.gradient
+    monkeypatch.setattr("fut.footprint.available_bytes", lambda device: one)
+    monkeypatch.setattr("fut.footprint.peak_bytes", lambda device, call: pytest.fail("tried"))
+    assert footprint.product == 2 * one + 3 * footprint.vector
+    assert footprint.exact_product == 4 * one
