@@ -27,7 +27,11 @@ class Adjoint(Estimator):
 
     The estimate is phi(theta_T) + [a(order) - a(reference order)], where a is the dual-weighted read-out about the centre
     and phi(theta_T) the read-out's true value at the reference endpoint: the reference order, and any order that trains on
-    the same content, gives the reference exactly. A *position* is what every sampled coordinate contributes to a: [n, k].
+    the same content, gives the reference exactly. For the expansion's first read-out a holds the quadratic term as well,
+    ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> that are estimated as the read-out itself is (`fut.functionals`).
+
+    A *position* is what every sampled coordinate contributes to the linear part of a, then partial sums of the m functionals
+    and of their sampling variances: [n, k + 2 m C].
     """
 
     name = "adjoint"
@@ -36,11 +40,14 @@ class Adjoint(Estimator):
         super().__init__(reference)
         self.expansion: Expansion = expansion_of(reference, self.name)
         self.row = self.expansion.names.index(reference.readout.name)
+        self.functionals = self.expansion.functionals if self.row == 0 else 0
 
     @cached_property
     def _tables(self) -> dict[str, Tensor]:
-        """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row alone."""
-        terms, rows = self.expansion.terms(), {"gradient": None, "norm": None, "centre": None, "weight": [self.row]}
+        """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row and functionals."""
+        first = len(self.expansion.names)
+        own = [self.row, *range(first, first + self.functionals)]
+        terms, rows = self.expansion.terms(), {"gradient": None, "norm": None, "centre": None, "weight": own}
         missing = terms.missing(list(rows))
         if missing:
             raise NotCachedError(
@@ -83,9 +90,13 @@ class Adjoint(Estimator):
         return DualTransition(inner, lambda t: tables["centre"][t, 0, block], lambda t: tables["weight"][t, :, block])
 
     def _blocks(self, orders: int) -> list[slice]:
-        """Coordinates replayed together: as many as stay in a core's cache, all where clipping needs the whole norm."""
+        """Coordinates replayed together: as many as stay in a core's cache, all where clipping needs the whole norm.
+
+        Whole runs of MINIMUM coordinates, over which functionals are summed first: the sums do not depend on the blocks.
+        """
         size = len(self.expansion.indices)
-        width = size if self.problem.rule.clip is not None else max(MINIMUM, CACHED // orders)
+        width = MINIMUM * max(1, CACHED // (orders * MINIMUM * (1 + self.functionals // 4)))
+        width = size if self.problem.rule.clip is not None else width
         return [slice(first, min(first + width, size)) for first in range(0, size, width)]
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
@@ -99,24 +110,58 @@ class Adjoint(Estimator):
         for block in (blocks := self._blocks(len(orders))):
             transition = self._transition(block)
             here = State(start.theta[block], {k: b[block] for k, b in start.memory.items()}, start.clock)
-            begun = transition.start(here.rows(len(orders)), 1)
+            begun = transition.start(here.rows(len(orders)), 1 + self.functionals)
             end = replay(transition, begun, batch, listener=listener if block is blocks[-1] else None)
-            parts.append(transition.contributions(end, steps, self._tables["weight"][steps, :, block])[:, 0])
-        return torch.cat(parts, dim=-1)
+            found = transition.contributions(end, steps, self._tables["weight"][steps, :, block])
+            parts.append([found[:, 0], *self._sums(found[:, 1:], self.expansion.probabilities[block])])
+        return torch.cat([torch.cat(part, dim=-1).flatten(1) for part in zip(*parts, strict=True)], dim=-1)
+
+    def _sums(self, contributions: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Partial sums [n, m, C] over runs of MINIMUM coordinates of functionals, and of their sampling variances."""
+        weight = (1.0 / probabilities).to(contributions)
+        spread = ((1.0 - probabilities) / probabilities.square()).to(contributions)
+        missing = -contributions.shape[-1] % MINIMUM
+
+        def summed(x: Tensor) -> Tensor:
+            padded = torch.nn.functional.pad(x, (0, missing))
+            return padded.unflatten(-1, (-1, MINIMUM)).sum(-1)
+
+        return summed(contributions * weight), summed(contributions.square() * spread)
 
     @cached_property
     def _own(self) -> Tensor:
-        """Contributions of the reference order [k]."""
+        """Position of the reference order."""
         return self.positions([self.problem.reference])[0]
 
+    def _parts(self, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a position: linear contributions [k], functionals c [m] and their sampling variances [m], float64."""
+        size, m = len(self.expansion.indices), self.functionals
+        value, variance = position[size:].double().view(2, m, -1 if m else 0).sum(-1)
+        return position[:size], value, variance
+
+    def _quadratic(self, position: Tensor) -> float:
+        """½ sum_j s_j c_j², less what the sampling error of c_j adds to its square on average."""
+        _, value, variance = self._parts(position)
+        return 0.5 * (self.expansion.signs[: len(value)] * (value.square() - variance)).sum().item()
+
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        inverse = 1.0 / self.expansion.probabilities
-        return [self.reference.loss + ((p - self._own).double() * inverse).sum().item() for p in positions]
+        inverse, size = 1.0 / self.expansion.probabilities, len(self.expansion.indices)
+        own, base = self._quadratic(self._own), self._own[:size]
+        return [
+            self.reference.loss + ((p[:size] - base).double() * inverse).sum().item() + (self._quadratic(p) - own)
+            for p in positions
+        ]
 
     def variances(self, positions: Tensor) -> list[float]:
-        """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept."""
-        difference = positions - self._own
-        return sampling_variance(difference, self.expansion.probabilities).tolist()
+        """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept.
+
+        That of the linear part, and of each functional's square to first order; covariances of the parts are left out.
+        """
+        size = len(self.expansion.indices)
+        difference = positions[:, :size] - self._own[:size]
+        linear = sampling_variance(difference, self.expansion.probabilities).tolist()
+        parts = [self._parts(p) for p in positions]
+        return [v + (c.square() * spread).sum().item() for v, (_, c, spread) in zip(linear, parts, strict=True)]
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         raise UsageError(

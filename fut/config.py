@@ -103,9 +103,12 @@ class AdjointConfig(_Section):
         "pooled", description="Hessian-vector products of the mixture's items, or of one batch drawn from all items"
     )
     pool: int = Field(2, ge=1, description="size of that batch, in steps (items per step each)")
+    functionals: int = Field(
+        8, ge=0, description="directions along which the first read-out is read quadratically; 0 for a linear reading"
+    )
     anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
     coordinates: int = Field(
-        0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
+        0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
     )
     simulated: int = Field(4, ge=1, description="simulated orders behind the sampling probabilities")
     readouts: list[str] = Field(

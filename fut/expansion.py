@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from estimators.adjoint import Sweep, inclusion_probabilities, poisson_sample, spread_anchors
+from estimators.adjoint import inclusion_probabilities, poisson_sample, spread_anchors
 from estimators.centre import CentreTransition, balanced_groups
 from estimators.order import Order
 from estimators.replay import OrderBatch, replay
@@ -27,15 +27,17 @@ from storage import CheckpointStore, TermStore
 
 from .config import AdjointConfig
 from .folding import fold, has_names, term_specs
-from .pooling import pooled_products
+from .functionals import bend_cost
+from .pooling import FEWER
 from .problem import Problem
 from .progress import Progress, silent
-from .readouts import UserFunction, gradient_cost, make_readouts, readout_names
+from .readouts import UserFunction, gradient_cost, readout_names
 from .sampling import contribution_scores
-from .training import attributes_of, pack, read_state, unpack
+from .sweeping import costate_from, run_sweep
+from .training import attributes_of, pack, read_state
 
 ITEM_BLOCK = 8
-ALL_UP_TO, SAMPLED = 1 << 17, 1 << 15
+ALL_UP_TO, SAMPLED = 1 << 17, 1 << 13
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Expansion:
     def names(self) -> list[str]:
         """The read-outs, in the order of the terms' rows."""
         return readout_names(self.config.readouts, self.problem.config.data.items)
+
+    @property
+    def functionals(self) -> int:
+        """m, the functionals behind the first read-out's quadratic term; none without a pooled batch, which they need."""
+        return self.config.functionals if self.config.curvature == "pooled" else 0
 
     @cached_property
     def groups(self) -> list[tuple[int, ...]]:
@@ -97,12 +104,17 @@ class Expansion:
         return CheckpointStore(self.scratch / "sweep")
 
     @cached_property
+    def latest(self) -> CheckpointStore:
+        """The whole costate of the latest step that is swept."""
+        return CheckpointStore(self.scratch / "costate")
+
+    @cached_property
     def sampled(self) -> CheckpointStore:
         return CheckpointStore(self.directory / "sample")
 
     @property
     def expected_coordinates(self) -> int:
-        """How many coordinates are kept, in expectation: as configured, else all of a small model and 32,768 of a large one."""
+        """How many coordinates are kept, in expectation: as configured, else all of a small model and 8,192 of a large one."""
         size = self.problem.objective.size
         return min(size, self.config.coordinates or (size if size <= ALL_UP_TO else SAMPLED))
 
@@ -110,21 +122,29 @@ class Expansion:
         """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
         config, items, training = self.config, self.problem.config.data.items, self.problem.config.consumed
         products = config.pool if config.curvature == "pooled" else config.mixture
-        sweep, slopes = 2 * products * len(self.names), sum(gradient_cost(n, self.problem) for n in self.names)
-        return training * (config.mixture + sweep) + len(self.anchors) * items + slopes
+        sweep, slopes = 2 * products * len(self.names), [gradient_cost(n, self.problem) for n in self.names]
+        return (
+            training * (config.mixture + sweep) + len(self.anchors) * items + sum(slopes) + self.functional_gradients()
+        )
+
+    def functional_gradients(self) -> int:
+        """Those of them that the functionals take: finding them, and their products, on batches of half a step."""
+        m, first = self.functionals, self.names[0]
+        swept = self.problem.config.consumed * (1 + m) / FEWER if m else 0
+        return round(swept) + bend_cost(self.problem, first, m, gradient_cost(first, self.problem))
 
     def nbytes(self) -> int:
         """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""
         kept = self.expected_coordinates
         items, r = self.problem.config.data.items, len(self.names)
-        rows = len(self.anchors) * items + (1 + r) * (self.steps + 1)
+        rows = len(self.anchors) * items + (1 + r + self.functionals) * (self.steps + 1)
         return rows * kept * self.problem.objective.start().element_size() + 16 * kept + 8 * self.steps * r * items
 
     def scratch_bytes(self) -> int:
         """Bytes of scratch while it is built: the centre, its mixtures' gradients, and weights and costates of the sweep."""
         start = self.problem.objective.start()
         state = 1 + len(self.problem.rule.init(start).memory)
-        per_step = state + self.config.mixture + len(self.names) * (1 + state)
+        per_step = state + self.config.mixture + len(self.names) * (1 + state) + self.functionals
         return per_step * (self.steps + 1) * start.numel() * start.element_size()
 
     def complete(self) -> bool:
@@ -144,7 +164,7 @@ class Expansion:
         if not drawn or self.terms(create=True).missing():
             self._run_centre(progress)
             if not drawn or self._sweep_is_needed():
-                self._run_sweep(progress)
+                run_sweep(self, progress)
             if not drawn:
                 self._draw_sample()
             terms = self.terms(create=True)
@@ -156,9 +176,15 @@ class Expansion:
     def repair(self) -> int:
         """Discard what is damaged, so that `build` computes it again; how many pieces that were."""
         count = 0
-        for store in (self.centre, self.mixed, self.swept, self.sampled):
-            if store.check():
-                shutil.rmtree(store.directory)
+        for stores in (
+            (self.centre,),
+            (self.mixed,),
+            (self.swept, self.latest),
+            (self.sampled,),
+        ):  # the sweep's go together
+            if any(store.check() for store in stores):
+                for store in stores:
+                    shutil.rmtree(store.directory, ignore_errors=True)
                 count += 1
         if (self.directory / "terms").exists() and self.sampled.has(0):
             count += len(self.terms(create=True).repair())
@@ -205,46 +231,11 @@ class Expansion:
 
     def costate(self, step: int) -> State:
         """Sensitivities of the read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
-        found = self.swept.read(step).arrays
-        packed = {k.removeprefix("costate/"): v for k, v in found.items() if k != "weight"}
-        return unpack(packed, {}, self.problem.device)
+        return costate_from(self.swept.read(step).arrays, self.problem.device)
 
     def _sweep_is_needed(self) -> bool:
         terms = self.terms(create=True)
         return bool(terms.missing(has_names(terms, ("weight", "positions"))))
-
-    def _pooled_products(self, step: int, theta: Tensor, directions: Tensor) -> Tensor:
-        return pooled_products(self.problem, self.config, step, theta, directions)
-
-    def _run_sweep(self, progress: Progress) -> None:
-        problem = self.problem
-        sweep = Sweep(
-            problem.rule,
-            problem.rate,
-            self.mixture,
-            self.state,
-            lambda step, number: self.gradients_of(step)[number % self.config.mixture],
-            self._product,
-            self._pooled_products if self.config.curvature == "pooled" else None,
-        )
-        done = min(self.swept.steps(), default=self.steps)
-        if done == self.steps:
-            theta = self.state(self.steps).theta
-            slopes = torch.stack([r.gradient(theta) for r in make_readouts(problem, self.names, self.user)])
-            costate = sweep.start(slopes)
-            self.swept.write(self.steps, {"weight": slopes.cpu().numpy()} | _packed(costate), {})
-        else:
-            costate = self.costate(done)
-        with progress("backward sweep", done) as tick:
-            for found_at in sweep.backward(costate, done - 1):
-                arrays = {"weight": found_at.weight.cpu().numpy()} | _packed(found_at.costate)
-                self.swept.write(found_at.step, arrays, {})
-                tick()
-
-    def _product(self, theta: Tensor, number: int, direction: Tensor) -> Tensor:
-        """Hessian-vector product [D] of a group's mean loss."""
-        items = self.groups[number]
-        return sum(self.problem.product(theta, i, direction, exact=False) / len(items) for i in items)  # type: ignore[return-value]
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""
@@ -257,7 +248,10 @@ class Expansion:
             chosen = probabilities[indices]
         end = self.state(self.steps)
         loss = self.problem.probe_loss(end.theta)
-        self.sampled.write(0, {"indices": indices.numpy(), "probabilities": chosen.numpy()}, {"centre_loss": loss})
+        arrays = {"indices": indices.numpy(), "probabilities": chosen.numpy()}
+        if self.functionals:
+            arrays["signs"] = self.swept.read_array(self.steps, "signs")
+        self.sampled.write(0, arrays, {"centre_loss": loss})
 
     def terms(self, create: bool = False) -> TermStore:
         """The term store; opened for reading, or created and compared in full."""
@@ -281,6 +275,12 @@ class Expansion:
         """Their inclusion probabilities [k], float64."""
         return torch.from_numpy(self.sampled.read_array(0, "probabilities")).to(self.problem.device)
 
+    @cached_property
+    def signs(self) -> Tensor:
+        """Signs of the functionals' squares [m], float64."""
+        found = self.sampled.read_array(0, "signs") if self.functionals else np.zeros(0)
+        return torch.from_numpy(found).to(self.problem.device)
+
     def _run_anchors(self, terms: TermStore, progress: Progress) -> None:
         missing = terms.missing(["gradient", "norm"])
         with progress("anchors", len(missing)) as tick:
@@ -291,8 +291,3 @@ class Expansion:
                 wanted = terms.missing_names(block, ["gradient", "norm"])
                 terms.write(block, {name: values[name].cpu().numpy() for name in wanted})
                 tick()
-
-
-def _packed(costate: State) -> dict[str, np.ndarray]:
-    memory = {f"costate/memory/{k}": b.cpu().numpy() for k, b in costate.memory.items()}
-    return {"costate/theta": costate.theta.cpu().numpy()} | memory

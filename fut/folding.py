@@ -25,12 +25,15 @@ FOLDED = ("centre", "weight", "positions")
 
 
 def term_specs(expansion: Expansion) -> list[TermSpec]:
-    """The terms of an expansion: weight T is the read-outs' slopes; positions in double precision, as they are few."""
+    """The terms of an expansion: weights of read-outs, then of functionals, and their slopes as those of step T.
+
+    Positions are in double precision, as they are few.
+    """
     k, n, r = len(expansion.indices), expansion.problem.config.data.items, len(expansion.names)
     shapes = {
         "gradient": (len(expansion.anchors), n, k),
         "norm": (len(expansion.anchors), n, 1),
-        "weight": (expansion.steps + 1, r, k),
+        "weight": (expansion.steps + 1, r + expansion.functionals, k),
         "centre": (expansion.steps + 1, 1, k),
     }
     specs = [TermSpec(name, shape, expansion.problem.config.model.dtype) for name, shape in shapes.items()]

@@ -119,7 +119,7 @@ def check_path(path: Path) -> list[Damage]:
     damages += _missing_checkpoints(path)
     damages += [
         d
-        for part in ("sample", "scratch/centre", "scratch/sweep", "scratch/gradients")
+        for part in ("sample", "scratch/centre", "scratch/sweep", "scratch/costate", "scratch/gradients")
         for d in CheckpointStore(path / files.ADJOINT / part).check()
     ]
     damages += _damaged_terms(path / files.TERMS) if files.has_terms(path) else []

@@ -14,11 +14,29 @@ from .errors import UsageError
 from .models import Item
 from .problem import Problem
 
+FEWER = 2
+"""How many times smaller than a step's the batch is on which functionals' products are taken."""
 
-def pooled_products(problem: Problem, config: AdjointConfig, step: int, theta: Tensor, directions: Tensor) -> Tensor:
-    """Hessian-vector products [r, D] along r directions [r, D] of a step's pooled batch: two gradients each."""
+
+def pooled_products(
+    problem: Problem, config: AdjointConfig, step: int, theta: Tensor, directions: Tensor, readouts: int
+) -> Tensor:
+    """Hessian-vector products [r + m, D] of a step's pooled batch along directions [r + m, D].
+
+    The first r, of the read-outs, by central differences on a batch of `pool` steps' size: two gradients of it each. The
+    other m, of functionals, which need less, by one-sided differences on half a step's: a gradient each, and one more.
+    """
     batch = pooled_batch(problem, config, step)
-    return torch.stack([derivatives.hessian_vector_difference(problem.objective, theta, batch, u) for u in directions])
+    found = [derivatives.hessian_vector_difference(problem.objective, theta, batch, u) for u in directions[:readouts]]
+    if len(directions) > readouts:
+        small = drawn_samples(problem.data.items, small_size(problem), np.random.default_rng([config.seed, 17, step]))
+        found += derivatives.hessian_vectors_one_sided(problem.objective, theta, small, directions[readouts:])
+    return torch.stack(found)
+
+
+def small_size(problem: Problem) -> int:
+    """Samples of the batch on which functionals' products are taken."""
+    return max(1, problem.config.data.per_step * len(problem.data.items[0][0]) // FEWER)
 
 
 def pooled_batch(problem: Problem, config: AdjointConfig, step: int) -> Item:

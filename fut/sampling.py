@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def contribution_scores(expansion: Expansion, simulated: int) -> Tensor:
     """E|contribution| of every coordinate [D], without any gradient beyond the centre's own.
 
-    The mean over read-outs, each scaled to a total of 1 first, so that none counts more for being in larger units.
+    The mean over read-outs, and as much again for the functionals, each scaled to a total of 1 first, so that none counts
+    more for being in larger units.
 
     A simulated order draws, at every step, normal gradients around the mixture's mean with the spread between items
     seen along the centre (coordinate by coordinate), and replays the true rule on them.
@@ -30,7 +31,10 @@ def contribution_scores(expansion: Expansion, simulated: int) -> Tensor:
             gradient = expansion.gradients_of(step).mean(0) + spread * noise
             state = problem.rule.step(state, gradient, problem.rate(step))[0]
     scores = total.double().abs().mean(dim=0)
-    return (scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)).mean(dim=0)
+    scores = scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+    readouts = len(expansion.names)
+    parts = [part.mean(dim=0) for part in (scores[:readouts], scores[readouts:]) if len(part)]
+    return torch.stack(parts).mean(dim=0)
 
 
 def gradient_spread(expansion: Expansion) -> Tensor:

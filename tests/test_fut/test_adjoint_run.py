@@ -215,7 +215,7 @@ def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
     theta = run.state(2).theta
     direction = problem.probe_gradient(theta)
     exact = sum(problem.product(theta, i, direction) for i in range(run.items)) / run.items
-    found = expansion._pooled_products(2, theta, direction[None])[0]
+    found = pooled_products(problem, expansion.config, 2, theta, direction[None], 1)[0]
     assert (found - exact).norm() < 1e-3 * exact.norm()  # type: ignore[union-attr]
 
 

@@ -39,7 +39,7 @@ def test_the_reference_order_consumes_items_in_turn(make_run: MakeRun) -> None:
 def test_items_must_fill_their_steps(cli: Cli, tmp_path: Path) -> None:
     with pytest.raises(fut.UsageError, match=r"`data\.per_step`: .*expected a divisor of data\.items=12; .*got 5"):
         small_config(data={"items": 12, "per_step": 5})
-    settings = arguments(data={"batch": 1, "per_step": 3})
+    settings = arguments(data={"items": 12, "batch": 1, "per_step": 3})
     said = cli("train", "--out", tmp_path / "run", "--steps", 4, *settings, "--device", "cpu", "--json").json
     assert (said["steps"], said["items"], said["items_per_step"]) == (4, 12, 3)
 

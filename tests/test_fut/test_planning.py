@@ -15,6 +15,7 @@ from small import Cli, contents, small_config
 
 import fut
 from fut import fitting, memory
+from fut.footprint import footprint_of
 from fut.memory import LiveBytes, available_bytes, peak_bytes
 from fut.planning import plan_problem
 
@@ -221,14 +222,14 @@ def test_a_refusal_counts_what_is_held_already_once(small_run: fut.Run, monkeypa
     needed: list[int] = []
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.append(nbytes))
     fitting.require_training(small_run.problem)
-    footprint = small_run._footprint()
+    footprint = footprint_of(small_run.problem, small_run.expansion().config, small_run.cache_config)
     assert needed == [footprint.least(), footprint.training() - footprint.resident]
 
 
 def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
     small_run: fut.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    footprint = small_run._footprint()
+    footprint = footprint_of(small_run.problem, small_run.expansion().config, small_run.cache_config)
     one = footprint.gradient
     monkeypatch.setattr("fut.footprint.available_bytes", lambda device: one)
     monkeypatch.setattr("fut.footprint.peak_bytes", lambda device, call: pytest.fail("tried"))

@@ -1,0 +1,96 @@
+"""The expansion's backward sweep: read-outs and functionals in one pass, resumed at the last step that is whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from estimators.adjoint import Sweep
+from estimators.state import State
+
+from .functionals import principal_functionals
+from .pooling import pooled_products
+from .progress import Progress
+from .readouts import make_readouts
+from .training import unpack
+
+if TYPE_CHECKING:
+    from .expansion import Expansion
+
+
+def run_sweep(expansion: Expansion, progress: Progress) -> None:
+    """Write every step's weights [r + m, D] and read-outs' costates [r, D]; of the whole costates the latest is kept."""
+    done = min(expansion.latest.steps(), default=None)
+    costate = _start(expansion) if done is None else _whole(expansion, done)
+    sweep = _sweep(expansion)
+    with progress("backward sweep", expansion.steps if done is None else done) as tick:
+        for found in sweep.backward(costate, (expansion.steps if done is None else done) - 1):
+            _write(expansion, found.step, found.weight, found.costate)
+            tick()
+
+
+def _sweep(expansion: Expansion) -> Sweep:
+    config, problem, readouts = expansion.config, expansion.problem, len(expansion.names)
+
+    def product(theta: Tensor, number: int, direction: Tensor) -> Tensor:
+        """Hessian-vector product [D] of a group's mean loss."""
+        items = expansion.groups[number]
+        parts = [problem.product(theta, i, direction, exact=False) / len(items) for i in items]
+        return torch.stack(parts).sum(0)
+
+    def pooled(step: int, theta: Tensor, directions: Tensor) -> Tensor:
+        return pooled_products(problem, config, step, theta, directions, readouts)
+
+    return Sweep(
+        problem.rule,
+        problem.rate,
+        expansion.mixture,
+        expansion.state,
+        lambda step, number: expansion.gradients_of(step)[number % config.mixture],
+        product,
+        pooled if config.curvature == "pooled" else None,
+    )
+
+
+def _start(expansion: Expansion) -> State:
+    """The costate at the end: slopes of the read-outs, and functionals of the first of them."""
+    theta = expansion.state(expansion.steps).theta
+    readouts = make_readouts(expansion.problem, expansion.names, expansion.user)
+    slopes, signs = torch.stack([r.gradient(theta) for r in readouts]), torch.zeros(0, dtype=torch.float64)
+    if expansion.functionals:
+        more, signs = principal_functionals(expansion, readouts[0], expansion.functionals)
+        slopes = torch.cat([slopes, more])
+    costate = _sweep(expansion).start(slopes)
+    _write(expansion, expansion.steps, slopes, costate, **({"signs": signs.numpy()} if len(signs) else {}))
+    return costate
+
+
+def _write(expansion: Expansion, step: int, weight: Tensor, costate: State, **more: np.ndarray) -> None:
+    """A step's results, then the whole costate, then away with the one before: killed anywhere, the step is done again."""
+    kept = _packed(State(costate.theta[: len(expansion.names)], _first(costate, len(expansion.names)), {}))
+    expansion.swept.write(step, {"weight": weight.cpu().numpy()} | kept | more, {}, replace=True)
+    expansion.latest.write(step, _packed(costate), {}, replace=True)
+    if expansion.latest.has(step + 1):
+        expansion.latest.remove(step + 1)
+
+
+def _first(costate: State, rows: int) -> dict[str, Tensor]:
+    return {name: buffer[:rows] for name, buffer in costate.memory.items()}
+
+
+def _whole(expansion: Expansion, step: int) -> State:
+    return costate_from(expansion.latest.read(step).arrays, expansion.problem.device)
+
+
+def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:
+    """Sensitivities to the lifted state, as `run_sweep` wrote them."""
+    packed = {k.removeprefix("costate/"): v for k, v in arrays.items() if k.startswith("costate/")}
+    return unpack(packed, {}, device)
+
+
+def _packed(costate: State) -> dict[str, np.ndarray]:
+    memory = {f"costate/memory/{k}": b.cpu().numpy() for k, b in costate.memory.items()}
+    return {"costate/theta": costate.theta.cpu().numpy()} | memory
