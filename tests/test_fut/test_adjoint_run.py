@@ -22,6 +22,7 @@ from fut.config import AdjointConfig
 from fut.data import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import raw_estimates
+from fut.pooling import pooled_products
 from storage import CheckpointStore, DiskFullError, IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
