@@ -186,3 +186,23 @@ def sampling_variance(contributions: Tensor, probabilities: Tensor) -> Tensor:
     """Unbiased estimate of the variance of sum_sample c/p over Poisson samples: sum c² (1 - p)/p²; [n, k], [k] -> [n]."""
     weight = (1.0 - probabilities) / probabilities.square()
     return contributions.double().square() @ weight.double()
+
+
+def partial_sums(contributions: Tensor, probabilities: Tensor, run: int) -> tuple[Tensor, Tensor]:
+    """Sums over runs of `run` coordinates, weighted by 1/p, and of their sampling variances: [n, m, k] -> twice [n, m, C].
+
+    Each run is summed by itself, so that the sums of a row are the same bits whatever rows and blocks it is summed with.
+    """
+    weight = (1.0 / probabilities).to(contributions)
+    spread = ((1.0 - probabilities) / probabilities.square()).to(contributions)
+
+    def summed(x: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % run))
+        return padded.unflatten(-1, (-1, run)).sum(-1)
+
+    return summed(contributions * weight), summed(contributions.square() * spread)
+
+
+def quadratic_part(values: Tensor, variances: Tensor, signs: Tensor) -> float:
+    """½ sum_j s_j c_j² of functionals c [m], less what their sampling variances [m] add to the squares on average."""
+    return 0.5 * (signs * (values.square() - variances)).sum().item()

@@ -8,7 +8,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from estimators.adjoint import Anchored, AnchoredGradients, DualTransition, sampling_variance
+from estimators.adjoint import (
+    Anchored,
+    AnchoredGradients,
+    DualTransition,
+    partial_sums,
+    quadratic_part,
+    sampling_variance,
+)
 from estimators.errors import OrderError
 from estimators.order import Order
 from estimators.replay import Listener, RuleTransition, replay
@@ -113,20 +120,8 @@ class Adjoint(Estimator):
             begun = transition.start(here.rows(len(orders)), 1 + self.functionals)
             end = replay(transition, begun, batch, listener=listener if block is blocks[-1] else None)
             found = transition.contributions(end, steps, self._tables["weight"][steps, :, block])
-            parts.append([found[:, 0], *self._sums(found[:, 1:], self.expansion.probabilities[block])])
+            parts.append([found[:, 0], *partial_sums(found[:, 1:], self.expansion.probabilities[block], MINIMUM)])
         return torch.cat([torch.cat(part, dim=-1).flatten(1) for part in zip(*parts, strict=True)], dim=-1)
-
-    def _sums(self, contributions: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """Partial sums [n, m, C] over runs of MINIMUM coordinates of functionals, and of their sampling variances."""
-        weight = (1.0 / probabilities).to(contributions)
-        spread = ((1.0 - probabilities) / probabilities.square()).to(contributions)
-        missing = -contributions.shape[-1] % MINIMUM
-
-        def summed(x: Tensor) -> Tensor:
-            padded = torch.nn.functional.pad(x, (0, missing))
-            return padded.unflatten(-1, (-1, MINIMUM)).sum(-1)
-
-        return summed(contributions * weight), summed(contributions.square() * spread)
 
     @cached_property
     def _own(self) -> Tensor:
@@ -140,9 +135,8 @@ class Adjoint(Estimator):
         return position[:size], value, variance
 
     def _quadratic(self, position: Tensor) -> float:
-        """½ sum_j s_j c_j², less what the sampling error of c_j adds to its square on average."""
-        _, value, variance = self._parts(position)
-        return 0.5 * (self.expansion.signs[: len(value)] * (value.square() - variance)).sum().item()
+        _, values, variances = self._parts(position)
+        return quadratic_part(values, variances, self.expansion.signs[: len(values)])
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         inverse, size = 1.0 / self.expansion.probabilities, len(self.expansion.indices)

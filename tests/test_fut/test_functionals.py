@@ -1,0 +1,142 @@
+"""The quadratic read-out: functionals against exact curvature, their estimates against a loop, sums against sampling theory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import MakeRun
+from torch import Tensor
+
+from estimators.adjoint import Anchored, inclusion_probabilities, partial_sums, poisson_sample, quadratic_part
+from estimators.order import random_order
+from fut import derivatives, functionals
+from fut.adjoint import Adjoint
+from fut.estimation import make_estimator
+from fut.expansion import Expansion
+from fut.functionals import principal_functionals, simulated_displacements
+from fut.readouts import make_readouts
+
+FLOAT64 = {"model": {"dtype": "float64"}}
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch stays, so that a test can look at the centre's whole states."""
+    monkeypatch.setattr("fut.expansion.shutil.rmtree", lambda *a, **k: None)
+
+
+def probe_bend(expansion: Expansion, delta: Tensor) -> Tensor:
+    """Exact H delta of the probe chunks that functionals look at."""
+    problem, theta = expansion.problem, expansion.state(expansion.steps).theta
+    chunks = problem.data.probe[: functionals.CHUNKS]
+    return torch.stack([derivatives.hessian_vector(problem.objective, theta, c, delta) for c in chunks]).mean(0)
+
+
+def test_functionals_hold_the_curvature_of_simulated_displacements(
+    make_run: MakeRun, kept: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(**FLOAT64)
+    run.cache(["adjoint"])
+    expansion = run.expansion()
+    monkeypatch.setattr(functionals, "SAMPLES", 1)  # as many simulated orders as functionals: nothing is left out
+    monkeypatch.setattr(functionals, "STEP", 1e-6)
+    (probe,) = make_readouts(run.problem, ["probe"], {})
+    q, signs = principal_functionals(expansion, probe, 5)
+    for delta in simulated_displacements(expansion, 5):
+        exact = delta @ probe_bend(expansion, delta)
+        assert ((signs * (q @ delta).square()).sum() - exact).abs() < 1e-3 * exact.abs()
+
+
+def test_the_strongest_directions_come_first(make_run: MakeRun, kept: None) -> None:
+    run = make_run(**FLOAT64)
+    run.cache(["adjoint"])
+    expansion = run.expansion()
+    (probe,) = make_readouts(run.problem, ["probe"], {})
+    some, more = (principal_functionals(expansion, probe, m) for m in (3, 3))
+    assert torch.equal(some[0], more[0])  # the same seed, the same draw
+    moved = simulated_displacements(expansion, functionals.SAMPLES * 3)
+    shares = (moved @ some[0].T).square().mean(0)
+    assert shares[0] > shares[1] > shares[2]
+
+
+def test_the_estimate_is_the_linear_one_and_half_the_squares(make_run: MakeRun) -> None:
+    run = make_run(**FLOAT64, adjoint={"functionals": 3})
+    run.cache(["adjoint"])
+    order = random_order(run.reference, 5)
+    found = [slow_functionals(run, o) for o in (order, run.reference)]
+    signs = run.expansion().signs
+    expected = found[0][0] - found[1][0] + 0.5 * (signs * (found[0][1].square() - found[1][1].square())).sum()
+    estimate = run.estimate([order], "adjoint")[0]
+    assert estimate.delta == pytest.approx(float(expected), rel=1e-9, abs=1e-15)
+    assert abs(float(expected) - float(found[0][0] - found[1][0])) > 1e-9  # the squares do count
+
+
+def slow_functionals(run, order):  # type: ignore[no-untyped-def]
+    """Linear part and functionals [m] of an order, by a plain loop over steps."""
+    expansion, problem = run.expansion(), run.problem
+    terms = expansion.terms()
+    tables = [torch.from_numpy(terms.read("gradient", a)) for a in range(len(expansion.anchors))]
+    gradients = Anchored(expansion.anchors, lambda a: tables[a])
+    state, total = run.state(0), 0.0
+    for step in range(run.steps + 1):
+        weight = torch.from_numpy(terms.read("weight", step))
+        total = total + weight @ (state.theta - torch.from_numpy(terms.read("centre", step)[0]))
+        if step < run.steps:
+            state = problem.rule.step(state, gradients(step)[order.steps[step][0]], problem.rate(step))[0]
+    return total[0], total[1:]
+
+
+def test_sums_do_not_depend_on_the_batch(small_run) -> None:  # type: ignore[no-untyped-def]
+    estimator = small_run.estimator("adjoint")
+    assert isinstance(estimator, Adjoint)
+    assert estimator.functionals
+    assert len(estimator.expansion.indices) % 512
+    orders = [random_order(small_run.reference, 3, i) for i in range(7)]
+    together = estimator.positions(orders)
+    for order, row in zip(orders, together, strict=True):
+        assert torch.equal(estimator.positions([order])[0], row)
+
+
+def test_other_readouts_are_read_linearly(make_run: MakeRun) -> None:
+    run = make_run(**FLOAT64, adjoint={"functionals": 2, "readouts": ["probe", "item:1"]})
+    run.cache(["adjoint"])
+    counts = {name: run.estimator("adjoint", readout=name).functionals for name in ("probe", "item:1")}
+    assert counts == {"probe": 2, "item:1": 0}
+    assert [tuple(s.shape) for s in run.expansion().terms().specs if s.name == "weight"] == [
+        (run.steps + 1, 4, run.parameters)
+    ]
+
+
+def test_without_functionals_the_reading_is_linear(make_run: MakeRun) -> None:
+    run = make_run(adjoint={"functionals": 0})
+    run.cache(["adjoint"])
+    assert run.estimator("adjoint").functionals == 0
+    assert run.estimate(["identity"], known=False)[0].loss == run.reference_loss
+    assert make_run(adjoint={"curvature": "items"}).expansion().functionals == 0
+    assert (
+        make_estimator("adjoint", run.readouts.reference("probe")).positions([run.reference]).shape[1] == run.parameters
+    )
+
+
+def test_squares_of_sampled_sums_are_unbiased() -> None:
+    draw = torch.Generator().manual_seed(3)
+    x = torch.randn(1, 2, 1500, generator=draw, dtype=torch.float64) + 0.1
+    p = inclusion_probabilities(x.abs().mean(dim=(0, 1)), 150)
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    exact = quadratic_part(x.sum(-1)[0], torch.zeros(2), signs)
+    found = []
+    for seed in range(400):
+        kept = poisson_sample(p, seed)
+        values, variances = (part.sum(-1)[0] for part in partial_sums(x[..., kept], p[kept], 64))
+        found.append(quadratic_part(values, variances, signs))
+    error = np.std(found) / len(found) ** 0.5
+    assert abs(np.mean(found) - exact) < 4 * error
+
+
+def test_partial_sums_are_sums() -> None:
+    x = torch.randn(3, 2, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    values, variances = partial_sums(x, torch.full((1000,), 0.25, dtype=torch.float64), 512)
+    assert values.shape == (3, 2, 2)
+    assert torch.allclose(values.sum(-1), 4 * x.sum(-1))
+    assert torch.allclose(variances.sum(-1), 12 * x.square().sum(-1))
