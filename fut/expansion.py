@@ -235,7 +235,7 @@ class Expansion:
 
     def _sweep_is_needed(self) -> bool:
         terms = self.terms(create=True)
-        return bool(terms.missing(has_names(terms, ("weight", "positions"))))
+        return bool(terms.missing(has_names(terms, ("weight", "positions", "left_out"))))
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""

@@ -13,6 +13,7 @@ from .calibration import DIRECTORY
 from .data import detokenize
 from .errors import UsageError
 from .estimation import ESTIMATORS
+from .folding import anchor_error
 from .retrained import RetrainedOrders
 from .terms import COST
 
@@ -98,6 +99,7 @@ def info(run: Run) -> dict[str, Any]:
         "cache": run.cache_config.model_dump(),
         "adjoint": (files.read_expansion_config(run.path) if expanded else run.config.adjoint).model_dump(),
         "adjoint_cached": expanded,
+        "adjoint_anchor_error": anchor_error(run.expansion()) if expanded and run.expansion().complete() else None,
         "readouts": run.expansion().names,
         "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
         "environment": run.manifest.environment,

@@ -145,3 +145,22 @@ def test_a_damaged_table_is_found_and_computed_again(make_run: MakeRun, tmp_path
     assert run.estimate(["reverse"], "adjoint", known=False)[0].delta != 0, "the adjoint does without it"
     run.cache(["adjoint"])
     assert np.array_equal(run.positions(), expected)
+
+
+def test_leaving_an_anchor_out_is_valued_as_the_table_is(make_run: MakeRun) -> None:
+    run = make_run(adjoint={"anchors": 3})
+    run.cache(["adjoint"])
+    expansion = run.expansion()
+    terms, middle = expansion.terms(), expansion.anchors[1]
+    left = torch.from_numpy(terms.read("left_out", 1))
+    assert not terms.read("left_out", 0).any()
+    assert not terms.read("left_out", 2).any()
+    assert left.std() > 0
+    error = run.info()["adjoint_anchor_error"]
+    assert error == pytest.approx(float(np.sqrt(run.steps * left[0].numpy().var())))
+    first, last = expansion.anchors[0], expansion.anchors[2]
+    gradients = [torch.from_numpy(terms.read("gradient", a)).double() for a in range(3)]
+    share = (middle - first) / (last - first)
+    gap = (1 - share) * gradients[0] + share * gradients[2] - gradients[1]
+    assert gap.norm() > 0  # what is interpolated differs from what is there
+    assert make_run(adjoint={"anchors": 2}).info()["adjoint_anchor_error"] is None
