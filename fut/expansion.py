@@ -142,7 +142,7 @@ class Expansion:
         """Every stage that is not complete; the finished terms. What was discarded is computed again, the same."""
         drawn = self.sampled.has(0)
         if not drawn or self.terms(create=True).missing():
-            self._run_centre(progress)
+            self.run_centre(progress)
             if not drawn or self._sweep_is_needed():
                 self._run_sweep(progress)
             if not drawn:
@@ -166,7 +166,7 @@ class Expansion:
 
     # --- stages
 
-    def _run_centre(self, progress: Progress) -> None:
+    def run_centre(self, progress: Progress) -> None:
         done = max(self.centre.steps(), default=-1)
         if done < 0:
             state = self.start().rows(1)
