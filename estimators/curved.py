@@ -1,9 +1,12 @@
 """Replay about the centre with curvature: low rank at a few anchors, and what that leaves out put back a few times.
 
-    y_{t+1} = R_t(y_t, g_i + K_t delta_t + e_t),   delta_t = gamma_t - theta_t,   K_t = L diag(values) L^T,
+    y_{t+1} = R_t(y_t, g_i + s_i (K_t delta_t + e_t)),   delta_t = gamma_t - theta_t,   K_t = L diag(values) L^T,
     e_s = grad L_B(gamma_s) - grad L_B(theta_s) - K_s delta_s at the refresh steps s, held until the next one,
 
 g_i interpolated between anchors of the centre theta_t, K_t of the nearest curvature anchor, B a batch drawn from all items.
+K and e are of the mean over items. s_i hands them to items element by element: 0 where item i has no gradient at all (the
+embedding of a token that it lacks), else one over the share of items that have one; so the mean stays, and a rule like Adam
+does not blow up what no item asked for. Where all items have gradients s_i = 1.
 With a refresh at every step K cancels, and the mean gradient's true difference remains; without any, low rank alone.
 
 K approximates the mean Hessian in the metric in which the rule feels it: the leading Ritz pairs Q of P^1/2 H P^1/2, with P
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +71,20 @@ def low_rank(product: Product, weight: Tensor, rank: int, seed: int) -> RitzPair
     return RitzPairs(pairs.values, torch.where(live, pairs.vectors / torch.where(live, root, 1.0), 0.0))
 
 
+class Presence(NamedTuple):
+    """touched [items, D]: whether an item's gradient is other than 0; scale [D]: one over the share of items where it is."""
+
+    touched: Tensor
+    scale: Tensor
+
+
+def presence(table: Tensor) -> Presence:
+    """Where items have a gradient, from their gradients at an anchor [items, D]."""
+    touched = table != 0
+    share = touched.to(table.dtype).mean(0)
+    return Presence(touched, 1.0 / torch.where(share > 0, share, 1.0))
+
+
 @dataclass(frozen=True)
 class Curvature:
     """K_t of the nearest anchor. anchors: steps, ascending. pairs: (index of the anchor) -> values [r] and rows [r, D]."""
@@ -88,6 +106,7 @@ class CurvedTransition:
 
     gradients: of items at the anchors [items, D]. centre: (step) -> theta_t [D]. refreshed: the refresh steps.
     difference: (step, gamma [D]) -> grad L_B(gamma) - grad L_B(theta_t) [D], asked at refresh steps alone.
+    presence: (index of the anchor) -> where items have a gradient.
     """
 
     rule: Rule
@@ -97,10 +116,18 @@ class CurvedTransition:
     curvature: Curvature
     refreshed: Collection[int]
     difference: Callable[[int, Tensor], Tensor]
+    presence: Callable[[int], Presence]
 
     def start(self, state: State) -> State:
         """The state [n, D] that training starts from, with nothing put back yet."""
         return State(state.theta, state.memory | {"remainder": torch.zeros_like(state.theta)}, state.clock)
+
+    def _share(self, step: int, picks: Picks) -> Tensor:
+        """What share of the mean correction falls to what every run consumes [n, D]: its items' presence over the mean."""
+        touched, scale = self.presence(self.gradients.between(step)[0])
+        items = picks.unique()
+        rows = touched[items].to(scale) if items else torch.zeros_like(scale)[None]
+        return picks.combine(rows, {item: row for row, item in enumerate(items)}) * scale
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         memory = dict(state.memory)
@@ -108,7 +135,7 @@ class CurvedTransition:
         bent = self.curvature(step, state.theta - self.centre(step))
         if step in self.refreshed:
             remainder = torch.stack([self.difference(step, own) for own in state.theta]) - bent
-        gradient = self.gradients.pick(step, picks) + (bent + remainder)
+        gradient = self.gradients.pick(step, picks) + (bent + remainder) * self._share(step, picks)
         if not torch.isfinite(gradient).all():
             raise DivergenceError(
                 f"curved: expected finite gradients, got NaN or infinity at step {step}: the order leads too far from the "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from estimators.adjoint import Anchored
-from estimators.curved import Curvature, CurvedTransition, refresh_steps
+from estimators.curved import Curvature, CurvedTransition, Presence, presence, refresh_steps
 from estimators.errors import OrderError
 from estimators.lanczos import RitzPairs
 from estimators.order import Order
@@ -69,6 +69,10 @@ class Curved(Estimator):
             return self._read("gradient", anchor).to(dtype)
 
         @lru_cache(maxsize=None if kept else 1)
+        def present(anchor: int) -> Presence:
+            return presence(gradients(anchor))
+
+        @lru_cache(maxsize=None if kept else 1)
         def pairs(anchor: int) -> RitzPairs:
             return RitzPairs(self._read("eigenvalue", anchor)[0], self._read("lowrank", anchor).to(dtype))
 
@@ -90,6 +94,7 @@ class Curved(Estimator):
             Curvature(base.curvature_anchors, pairs),
             frozenset(refresh_steps(base.steps, self.every)),
             lambda step, theta: base.mean_gradient(step, theta.clone()) - mean(step),
+            present,
         )
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:

@@ -59,7 +59,8 @@ class BaseFootprint:
         if base.nbytes() > KEPT:
             anchors, curvatures, centres = min(2, anchors), 1, 1
         rows = anchors * items + curvatures * base.rank + centres + len(base.refreshed)
-        return (rows + max(items, base.rank)) * f.vector
+        touched = (anchors if base.nbytes() <= KEPT else 1) * items * base.size  # a byte each
+        return (rows + max(items, base.rank)) * f.vector + touched
 
     def query(self, orders: int) -> int:
         """Orders replayed together: states, what is put back, and the temporaries of a step, beside one gradient."""
