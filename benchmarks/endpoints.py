@@ -48,15 +48,13 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     built, state_bytes = time.perf_counter() - began, run.checkpoints.nbytes() / (run.steps + 1)
     specs = [f"curved:refresh={every}" for every in arguments.refresh]
     found = run.verify(arguments.orders, ORDER_SEED, specs)
+    compared = {s: offsets(run, arguments.orders, s) if arguments.offsets else {} for s in specs}
     result = {
         **setting,
         "parameters": run.parameters,
         "reference_loss": run.reference_loss,
         "true_sd": found.as_dict()["true_sd"],
-        "accuracy": {
-            spec: found.estimators[spec] | (offsets(run, arguments.orders, spec) if arguments.offsets else {})
-            for spec in specs
-        },
+        "accuracy": {spec: found.estimators[spec] | compared[spec] for spec in specs},
         "precompute_training_runs": run.base().gradients() / run.steps,
         "build_seconds": built,
         "gradient_seconds": seconds_per_gradient(run.problem, run.state(0)),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import Cli, MakeRun, flip, small_config
+from small import Cli, flip, small_config
 
 import fut
-from estimators.curved import refresh_steps
+from estimators.curved import refresh_steps, sensitivity
 from fut.base import LOW_RANK_KEY
 from fut.config import AdjointConfig, CurvedConfig
 from fut.data import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import raw_estimates
+from fut.progress import silent
 from storage import DiskFullError, IdentityError
 
 FLOAT64 = {"model": {"width": 4, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -88,11 +90,14 @@ def written_out(run: fut.Run, order: Sequence[int], every: int) -> tuple[torch.T
         if t in refresh_steps(run.steps, every):
             true = sum(problem.gradient(y.theta, i) - problem.gradient(centre[t], i) for i in items) / run.items
             held = true - low  # type: ignore[operator]
-        y = problem.rule.step(y, problem.gradient(centre[t], item) + low + held, problem.rate(t))[0]
+        own = problem.gradient(centre[t], item)
+        touching = sum((problem.gradient(centre[t], i) != 0).double() for i in items) / run.items
+        share = (own != 0) / touching.clamp(min=1e-9)  # type: ignore[union-attr]
+        y = problem.rule.step(y, own + share * (low + held), problem.rate(t))[0]
     return y.theta, centre[-1]
 
 
-@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("every", [1, 3])
 def test_it_is_its_recursion_written_out(tmp_path: Path, every: int) -> None:
     settings = {"rank": 4, "anchors": 2, "pool": 5, "refresh": 1}
     run = trained(tmp_path / "run", **FLOAT64, curved=settings, adjoint={"anchors": 5})
@@ -103,33 +108,35 @@ def test_it_is_its_recursion_written_out(tmp_path: Path, every: int) -> None:
     assert (found - expected).norm() < 1e-10 * (expected - theta).norm()
 
 
-def test_its_low_rank_is_the_mean_hessian_in_the_rules_metric(tmp_path: Path) -> None:
+def test_its_low_rank_leads_the_mean_hessian_in_the_rules_metric(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", **FLOAT64, curved={"rank": 30, "anchors": 1, "pool": 5, "clamp": 0.9})
-    base = run.base()
-    base.claim()
-    base.expansion.run_centre(fut.progress.silent)
+    base, problem = run.base(), run.problem
+    base.expansion.run_centre(silent)
+    assert len(base.batch(LOW_RANK_KEY, 2)[0]) == sum(len(item[0]) for item in problem.data.items)
     values, L = base.low_rank(2)
-    theta = base.expansion.state(2).theta
-    assert len(base.batch(LOW_RANK_KEY, 2)[0]) == sum(len(item[0]) for item in run.problem.data.items)
-    dual = L / L.square().sum(1, keepdim=True)  # of the leading pairs: H L^-1 = L^T values on the Krylov space, nearly
-    lead = torch.linalg.pinv(L.T)[0]
-    exact = sum(run.problem.product(theta, i, lead) for i in range(run.items)) / run.items
-    assert dual.shape == L.shape
-    assert values[0] > 0
-    assert torch.nn.functional.cosine_similarity(exact, L[0], dim=0) > 0.5  # type: ignore[arg-type]
-    assert (lead @ exact).item() == pytest.approx(values[0].item(), rel=1e-3)
+    state = base.expansion.state(2)
+    weight = sensitivity(problem.rule, state, 0.9)
+    root = (weight / weight.max()).sqrt()
+    for value, row in list(zip(values, L, strict=True))[:3]:
+        q = row * root
+        bent = root * sum(problem.product(state.theta, i, root * q) for i in range(run.items)) / run.items
+        assert q.norm().item() == pytest.approx(1)
+        assert (bent - value * q).norm() < 1e-3 * value
 
 
 def test_endpoints_are_nearer_than_the_baselines_and_replays(tmp_path: Path) -> None:
-    data = {"items": 8, "batch": 4, "context": 24, "probe": 16}
-    run = trained(tmp_path / "run", data=data, model={"width": 16, "layers": 1, "heads": 2}, warmup={"steps": 40})
+    data = {"items": 16, "batch": 8, "context": 24, "probe": 16}
+    model, warmup = {"width": 16, "layers": 1, "heads": 2}, {"steps": 40}
+    few = {"rank": 8, "anchors": 2, "refresh": 2}
+    run = trained(tmp_path / "run", data=data, model=model, warmup=warmup, schedule={"rate": 1e-2}, curved=few)
     run.cache(["gradient", "norm", "curved"])
-    rows = run.verify(6, 1, ["replay", "curved", "curved:refresh=0"]).estimators
+    rows = run.verify(3, 1, ["replay", "curved", "curved:refresh=0"]).estimators
     errors = {name: row["endpoint_error"] for name, row in rows.items()}
     assert errors["reference"] == pytest.approx(1)
-    assert errors["curved"] < 0.7 * min(1, errors["replay"]), errors
-    assert errors["curved"] < errors["curved:refresh=0"], "true gradients must help"
-    assert rows["curved"]["query_gradients"] == 2 * len(refresh_steps(8, 2))
+    assert errors["curved"] < min(1, errors["replay"]), errors
+    assert errors["curved"] < 0.7 * errors["curved:refresh=0"], errors
+    assert rows["curved"]["skill"] > max(0.5, rows["replay"]["skill"])
+    assert rows["curved"]["query_gradients"] == 2 * len(refresh_steps(16, 2))
     assert rows["curved:refresh=0"]["query_gradients"] == 0
 
 
@@ -150,19 +157,34 @@ def test_another_refresh_interval_takes_its_gradients_when_asked(curved_run: fut
         curved_run.estimator("curved", refresh="often")
 
 
-def test_killed_between_and_within_stages_it_resumes_to_the_same_numbers(tmp_path: Path, curved_run: fut.Run) -> None:
-    from test_adjoint_run import StoppedError, _interrupting
+class StoppedError(Exception):
+    """As a key would interrupt it, but not pytest."""
 
+
+@contextmanager
+def interrupting(label: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress that stops the work in the middle of every stage."""
+    left = [max(1, total // 2)]
+
+    def tick() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise StoppedError
+
+    yield tick
+
+
+def test_killed_between_and_within_stages_it_resumes_to_the_same_numbers(tmp_path: Path, curved_run: fut.Run) -> None:
     run = trained(tmp_path / "run")
     stops = 0
     for _ in range(40):
-        run.progress = _interrupting
+        run.progress = interrupting
         try:
             run.cache(["curved"])
             break
         except StoppedError:
             stops += 1
-            run = fut.open(tmp_path / "run", device="cpu", progress=_interrupting)
+            run = fut.open(tmp_path / "run", device="cpu", progress=interrupting)
     assert stops >= 4, "every stage should have been interrupted"
     assert not (tmp_path / "run/curved/scratch").exists()
     assert terms_of(run) == terms_of(curved_run)
@@ -265,20 +287,22 @@ def test_calibrations_are_not_used_on_terms_made_anew(tmp_path: Path) -> None:
     assert run.estimate(["reverse"], "curved", known=False)[0].interval is None
 
 
-def test_what_it_refuses(
-    tmp_path: Path, curved_run: fut.Run, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_it_refuses(tmp_path: Path, curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(IdentityError, match=r"curved\.rank"):
         curved_run.curve(CurvedConfig(rank=7, anchors=2, refresh=2))
-    lion = fut.train(tmp_path / "lion", small_config(rule={"name": "lion", "options": {}}), device="cpu")
-    with pytest.raises(UsageError, match="expected a rule with a derivative"):
-        lion.cache(["curved"])
     run = trained(tmp_path / "run")
     needed = run.base().scratch_bytes() + run.base().nbytes()
     monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
     with pytest.raises(DiskFullError, match="the low-rank curvature and its scratch"):
         run.cache(["curved"])
     assert not (run.path / "curved").exists()
+
+
+def test_a_rule_without_a_derivative_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path / "run")
+    monkeypatch.setattr(type(run.problem.rule), "smooth", False)
+    with pytest.raises(UsageError, match="expected a rule with a derivative"):
+        run.cache(["curved"])
 
 
 def test_every_stage_and_query_is_refused_where_memory_is_scarce(
