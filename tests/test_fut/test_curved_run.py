@@ -326,3 +326,19 @@ def test_all_samples_of_one_setting_are_answered_alike(curved_run: fut.Run) -> N
     losses, variances = raw_estimates(curved_run.estimator("curved"), [curved_run.order("reverse")] * 2)
     assert losses[0] == losses[1] != curved_run.reference_loss
     assert variances == [0.0, 0.0]
+
+
+def test_steps_of_several_items_and_any_readout(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", data={"items": 6, "per_step": 2}, curved=FEW | {"refresh": 1})
+    run.cache(["curved"])
+    assert run.base().query_gradients() == 3 * 2 * 2
+    assert len(run.base().batch(LOW_RANK_KEY, 0)[0]) == 2 * 2 * 2
+    order = [[5, 0], [3, 2], [1, 4]]
+    estimator = run.estimator("curved", readout="item:1")
+    same, other = estimator.positions([run.order("identity"), run.order(order)])
+    theta, truth = run.state(3).theta, run.retrain(order).theta
+    assert torch.equal(same, theta)
+    assert (other - truth).norm() < 0.5 * (truth - theta).norm()
+    values = run.estimate(["identity", order], "curved", known=False, readout="item:1")
+    assert values[0].delta == 0.0
+    assert values[1].loss == estimator.reference.readout.value(other)
