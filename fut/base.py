@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +233,12 @@ class Base:
 
     def mean_gradient(self, step: int, theta: Tensor) -> Tensor:
         """Gradient [D] of the loss on the refresh batch of a step."""
-        return derivatives.gradient(self.problem.objective, theta, self.batch(REFRESH_KEY, step))
+        return derivatives.gradient(self.problem.objective, theta, self._refresh_batch(step))
+
+    @cached_property
+    def _refresh_batch(self) -> Callable[[int], Item]:
+        """The refresh batches, each drawn once: every order of a batch asks for them."""
+        return cache(lambda step: self.batch(REFRESH_KEY, step))
 
     @cached_property
     def _lender(self) -> TermStore | None:
