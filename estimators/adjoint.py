@@ -118,16 +118,16 @@ class Anchored:
     table: Callable[[int], Tensor]
 
     def __call__(self, step: int) -> Tensor:
-        low, high, share = self._between(step)
+        low, high, share = self.between(step)
         return (1.0 - share) * self.table(low) + share * self.table(high) if share else self.table(low)
 
     def pick(self, step: int, picks: Picks) -> Tensor:
         """What n runs consume at a step, [n, k], interpolating the rows that are picked and no others."""
-        low, high, share = self._between(step)
+        low, high, share = self.between(step)
         picked = picks.combine(self.table(low))
         return (1.0 - share) * picked + share * picks.combine(self.table(high)) if share else picked
 
-    def _between(self, step: int) -> tuple[int, int, float]:
+    def between(self, step: int) -> tuple[int, int, float]:
         """Indices of the anchors around a step, and the share of the later one; beyond the ends, the nearest."""
         after = next((i for i, a in enumerate(self.anchors) if a >= step), len(self.anchors) - 1)
         if self.anchors[after] <= step or after == 0:

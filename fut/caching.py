@@ -14,6 +14,7 @@ from estimators.rule import global_norm
 from estimators.state import State
 from storage import Block, Terms
 
+from .base import Base
 from .errors import UsageError
 from .expansion import Expansion
 from .problem import Problem
@@ -41,6 +42,7 @@ def plan_cache(
     names: Sequence[str],
     state: State,
     expansion: Expansion | None = None,
+    base: Base | None = None,
 ) -> CachePlan:
     """Cost of what is missing. state: any checkpoint [D], at which two gradients are timed."""
     missing = terms.missing(names) if names else []
@@ -50,6 +52,9 @@ def plan_cache(
     if expansion is not None and not expansion.complete():
         gradients, nbytes, stages = gradients + expansion.gradients(), nbytes + expansion.nbytes(), stages + 1
         named = ["adjoint", *named]
+    if base is not None and not base.complete():
+        gradients, nbytes, stages = gradients + base.missing_gradients(), nbytes + base.nbytes(), stages + 1
+        named = ["curved", *named]
     return CachePlan(named, stages, gradients, gradients * seconds_per_gradient(problem, state), nbytes)
 
 

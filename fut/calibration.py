@@ -127,6 +127,8 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
         expansion = run.expansion()
         config = expansion.config.model_dump(mode="json", exclude={"readouts"})
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
+    elif name == "curved":
+        config = run.base().settings()
     elif name in ("fut", "fut++", "replay"):
         config = run.cache_config.model_dump(mode="json", exclude={"item_block"})
     asked = {} if readout == PROBE else {"readout": readout}

@@ -125,7 +125,8 @@ def plan(
 def cache(
     path: RunPath,
     terms: Annotated[
-        str | None, typer.Option(help="comma-separated: adjoint, gradient, norm, update, jvp, second; default: all")
+        str | None,
+        typer.Option(help="comma-separated: adjoint, gradient, norm, update, jvp, second (default: all); curved"),
     ] = None,
     readouts: Annotated[
         str | None,
@@ -191,7 +192,7 @@ def endpoint(
 ) -> None:
     """Write the parameters that another order would have led to, and the probe loss really evaluated there."""
     run = open_run(path, device, as_json)
-    found = run.endpoint(run.order(order, partial), estimator or "replay-exact", out)
+    found = run.endpoint(run.order(order, partial), estimator, out)
     answer(found.as_dict(), present.endpoint(found), as_json)
 
 

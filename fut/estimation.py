@@ -8,6 +8,7 @@ from estimators.order import Order
 from estimators.replay import batches
 
 from .adjoint import Adjoint
+from .curved import Curved
 from .errors import UsageError
 from .estimator import Estimator, Reference
 from .paper import Fut, FutPlusPlus
@@ -15,7 +16,7 @@ from .positions import Positions
 from .replays import ReferenceEstimator, Replay, ReplayExact
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    e.name: e for e in (ReferenceEstimator, Fut, FutPlusPlus, Replay, ReplayExact, Adjoint, Positions)
+    e.name: e for e in (ReferenceEstimator, Fut, FutPlusPlus, Replay, ReplayExact, Adjoint, Positions, Curved)
 }
 NAMES = (*ESTIMATORS, "retrain")
 
@@ -23,6 +24,12 @@ NAMES = (*ESTIMATORS, "retrain")
 def base_name(spec: str) -> str:
     """The estimator's name in a specification like `fut:moments=replayed`."""
     return spec.partition(":")[0]
+
+
+def option(spec: str, name: str) -> str | None:
+    """The value of an option in a specification; None where it is not given."""
+    pairs = [part.partition("=") for part in spec.split(":")[1:]]
+    return next((value for key, _, value in pairs if key == name), None)
 
 
 def make_estimator(spec: str, reference: Reference, **options: str) -> Estimator:

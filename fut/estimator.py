@@ -19,6 +19,7 @@ from .readouts import PROBE, ReadOut, caching_command, shortened
 from .terms import TermLayout, TermTables
 
 if TYPE_CHECKING:
+    from .base import Base
     from .expansion import Expansion
 
 Reading = Literal["linear", "evaluated"]
@@ -39,6 +40,7 @@ class Reference:
     tables: TermTables
     readout: ReadOut
     expansion: Expansion | None = None
+    base: Base | None = None
 
     def loss_at(self, step: int) -> float:
         """phi(theta_step), in the read-out's unit: as known at the end of the run, evaluated before."""

@@ -162,7 +162,7 @@ class Expansion:
         """Every stage that is not complete; the finished terms. What was discarded is computed again, the same."""
         drawn = self.sampled.has(0)
         if not drawn or self.terms(create=True).missing():
-            self._run_centre(progress)
+            self.run_centre(progress)
             if not drawn or self._sweep_is_needed():
                 run_sweep(self, progress)
             if not drawn:
@@ -192,7 +192,7 @@ class Expansion:
 
     # --- stages
 
-    def _run_centre(self, progress: Progress) -> None:
+    def run_centre(self, progress: Progress) -> None:
         done = max(self.centre.steps(), default=-1)
         if done < 0:
             state = self.start().rows(1)

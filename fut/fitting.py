@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .base import Base
+from .curved import Curved
+from .curved_costs import BaseFootprint
 from .estimator import Estimator
 from .footprint import Footprint, footprint_of
 from .memory import require_memory
@@ -16,6 +19,9 @@ ADVICE = {
     "sample": "lower adjoint.simulated or adjoint.mixture",
     "pairwise": f"lower cache.item_block, or {LESS}",
     "adjoint": "lower adjoint.coordinates or adjoint.anchors",
+    "low-rank curvature": f"lower curved.rank or curved.pool, or {LESS}",
+    "refresh gradients": f"lower curved.pool, or {LESS}",
+    "curved": "lower curved.rank or adjoint.anchors",
     "replay": "lower cache.coordinates or data.items",
     "fut": "lower cache.size or data.items",
 }
@@ -41,6 +47,12 @@ def require_expansion(footprint: Footprint) -> None:
         _require(footprint, stage, peak(), ADVICE.get(stage, LESS))
 
 
+def require_base(footprint: Footprint, base: Base) -> None:
+    """ResourceError unless every stage of the curved estimator's terms fits the memory that is there."""
+    for stage, peak in BaseFootprint(footprint, base).peaks().items():
+        _require(footprint, stage, peak(), ADVICE.get(stage, LESS))
+
+
 def require_pairwise(footprint: Footprint, names: Sequence[str]) -> None:
     """ResourceError unless a block of the named terms fits the memory that is there."""
     _require(footprint, f"terms {', '.join(names)}", footprint.pairwise(names), ADVICE["pairwise"])
@@ -55,6 +67,8 @@ def require_tables(footprint: Footprint, estimator: Estimator) -> None:
     reference = estimator.reference
     if estimator.name == "adjoint":
         nbytes = footprint.adjoint_tables()
+    elif isinstance(estimator, Curved):
+        nbytes = BaseFootprint(footprint, estimator.base).tables()
     elif estimator.needs and all(reference.tables.complete(n) for n in estimator.needs):
         nbytes = footprint.pairwise_tables(estimator.needs)
     else:

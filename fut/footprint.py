@@ -121,13 +121,15 @@ class Footprint:
         """G: bytes of one gradient of the largest item."""
         return self._gradient_of(self.largest)
 
+    def pooled_gradient(self, pool: int) -> int:
+        """Bytes of a gradient of a batch as large as `pool` of the largest items."""
+        return self.gradient if pool == 1 else self._gradient_of(tuple(torch.cat([t] * pool) for t in self.largest))
+
     @cached_property
     def product(self) -> int:
         """Bytes of the sweep's Hessian-vector product: a gradient of as many items as are pooled, and three vectors."""
         config = self.expansion.config
-        pool = config.pool if config.curvature == "pooled" else 1
-        item = self.largest if pool == 1 else tuple(torch.cat([t] * pool) for t in self.largest)
-        return (self.gradient if pool == 1 else self._gradient_of(item)) + 3 * self.vector
+        return self.pooled_gradient(config.pool if config.curvature == "pooled" else 1) + 3 * self.vector
 
     @cached_property
     def exact_product(self) -> int:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, TermStore
 
 from . import layout as files
+from .base import DIRECTORY as BASE
+from .base import SCRATCH, has_base
 from .calibration import DIRECTORY
+from .curved import refresh_interval
 from .data import detokenize
 from .errors import UsageError
-from .estimation import ESTIMATORS
+from .estimation import ESTIMATORS, base_name, option
 from .folding import anchor_error
 from .retrained import RetrainedOrders
 from .terms import COST
@@ -40,11 +43,16 @@ def precompute_gradients(run: Run, name: str) -> int:
     per_pair = (1 if names else 0) + sum(COST[n] for n in names if COST[n] > 1)
     if name in ("adjoint", "positions"):
         return run.expansion().gradients()
+    if name == "curved":
+        return run.base().gradients()
     return per_pair * run.steps * run.items
 
 
-def query_gradients(run: Run, name: str) -> int:
+def query_gradients(run: Run, spec: str) -> int:
     """Gradient evaluations per order, evaluations of the probe loss not counted (a product counts two)."""
+    name, refresh = base_name(spec), option(spec, "refresh")
+    if name == "curved":
+        return run.base().query_gradients(None if refresh is None else refresh_interval(refresh))
     return {"retrain": run.config.consumed, "replay-exact": 3 * run.config.consumed}.get(name, 0)
 
 
@@ -54,16 +62,17 @@ def store_bytes(run: Run, name: str) -> int:
         return run.checkpoints.nbytes()
     if name == "positions":
         return directory_bytes(run.path / files.ADJOINT / "terms" / "arrays" / "positions")
-    if name == "adjoint":
-        return directory_bytes(run.path / files.ADJOINT)
+    if name in ("adjoint", "curved"):
+        return directory_bytes(run.path / (files.ADJOINT if name == "adjoint" else BASE))
     return sum(directory_bytes(run.path / files.TERMS / "arrays" / n) for n in needs(run, name))
 
 
-def costs(run: Run, name: str) -> dict[str, int]:
-    """The cost columns of an accuracy table."""
+def costs(run: Run, spec: str) -> dict[str, int]:
+    """The cost columns of an accuracy table, of an estimator with its options."""
+    name = base_name(spec)
     return {
         "precompute_gradients": precompute_gradients(run, name),
-        "query_gradients": query_gradients(run, name),
+        "query_gradients": query_gradients(run, spec),
         "store_bytes": store_bytes(run, name),
     }
 
@@ -100,6 +109,8 @@ def info(run: Run) -> dict[str, Any]:
         "adjoint": (files.read_expansion_config(run.path) if expanded else run.config.adjoint).model_dump(),
         "adjoint_cached": expanded,
         "adjoint_anchor_error": anchor_error(run.expansion()) if expanded and run.expansion().complete() else None,
+        "curved": run.base().config.model_dump(),
+        "curved_cached": has_base(run.path),
         "readouts": run.expansion().names,
         "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
         "environment": run.manifest.environment,
@@ -117,6 +128,7 @@ def check_path(path: Path) -> list[Damage]:
         small[files.SUMMARY] = files.read_summary
     damages += [d for name, read in small.items() if (d := _unreadable(path / name, read, path))]
     kept = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.ADJOINT}/{files.MANIFEST}")]
+    kept += path.glob(f"{BASE}/{files.MANIFEST}")
     damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]
     damages += _missing_checkpoints(path)
     damages += [
@@ -124,9 +136,10 @@ def check_path(path: Path) -> list[Damage]:
         for part in ("sample", "scratch/centre", "scratch/sweep", "scratch/costate", "scratch/gradients")
         for d in CheckpointStore(path / files.ADJOINT / part).check()
     ]
+    damages += [d for part in SCRATCH for d in CheckpointStore(path / BASE / part).check()]
     damages += _damaged_terms(path / files.TERMS) if files.has_terms(path) else []
-    expansion = path / files.ADJOINT / "terms"
-    return damages + (_damaged_terms(expansion) if expansion.exists() else [])
+    built = [where for part in (files.ADJOINT, BASE) if (where := path / part / "terms").exists()]
+    return damages + [d for where in built for d in _damaged_terms(where)]
 
 
 def _damaged_terms(path: Path) -> list[Damage]:

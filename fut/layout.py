@@ -31,6 +31,7 @@ from storage import (
     write_json,
 )
 
+from .base import DIRECTORY as BASE
 from .config import AdjointConfig, Config, load_config, parse_config
 from .data import Dataset
 from .expansion import Expansion
@@ -152,7 +153,7 @@ def claim_expansion(path: Path, expansion: Expansion, pins: dict[str, float]) ->
 
 def sweep(path: Path) -> None:
     """Remove what killed calls left half-written in the term stores."""
-    for store in (path / TERMS, path / ADJOINT / "terms"):
+    for store in (path / TERMS, path / ADJOINT / "terms", path / BASE / "terms"):
         for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
             remove_parts(directory)
 

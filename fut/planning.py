@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from estimators.state import State
 
 from . import derivatives
 from .adjoint import CACHED
-from .config import AdjointConfig, CacheConfig, Config
+from .base import Base
+from .config import AdjointConfig, CacheConfig, Config, CurvedConfig
+from .curved_costs import base_query, base_stages
 from .data import Dataset
 from .device import choose_device, describe
 from .errors import UsageError
@@ -97,9 +100,15 @@ def plan(
     return plan_problem(problem, config.adjoint, config.cache, progress)
 
 
-def plan_problem(problem: Problem, adjoint: AdjointConfig, cache: CacheConfig, progress: Progress = silent) -> Plan:
-    """The plan of a problem under an expansion's and a cache's configuration."""
-    costs = Costs(footprint_of(problem, adjoint, cache))
+def plan_problem(
+    problem: Problem,
+    adjoint: AdjointConfig,
+    cache: CacheConfig,
+    progress: Progress = silent,
+    curved: CurvedConfig | None = None,
+) -> Plan:
+    """The plan of a problem under an expansion's, a cache's and the curved estimator's configuration."""
+    costs = Costs(footprint_of(problem, adjoint, cache), curved or problem.config.curved)
     makers = costs.makers()
     stages: list[StageCost] = []
     with progress("planning", len(makers)) as tick:
@@ -120,8 +129,9 @@ def plan_problem(problem: Problem, adjoint: AdjointConfig, cache: CacheConfig, p
 class Costs:
     """The stages of one problem, each made when it is asked for; timings are taken once."""
 
-    def __init__(self, footprint: Footprint) -> None:
+    def __init__(self, footprint: Footprint, curved: CurvedConfig) -> None:
         self.footprint, self.problem = footprint, footprint.problem
+        self.base = Base(Path(), self.problem, curved, footprint.expansion.config, footprint.expansion.start)
         self.expansion, self.layout = footprint.expansion, footprint.layout
         self.steps, self.items = self.problem.config.steps, self.problem.config.data.items
         self.notes: list[str] = []
@@ -148,6 +158,13 @@ class Costs:
         return timed(lambda: rule.step(state, theta, self.problem.rate(0))[0].theta.sum().item())
 
     @cached_property
+    def flop(self) -> float:
+        """Seconds of one multiplication and addition of a product with a matrix of eight rows [D], half of the time each."""
+        theta = self.footprint.theta
+        rows = theta.expand(8, -1).contiguous()
+        return timed(lambda: (rows @ theta).sum().item()) / (2 * rows.numel())
+
+    @cached_property
     def probe(self) -> float:
         """Seconds of one probe loss, from that of one chunk."""
         of, theta, probe = self.problem.objective, self.footprint.theta, self.problem.data.probe
@@ -171,7 +188,7 @@ class Costs:
         """One function per group of stages, so that progress is seen."""
         makers: list[Callable[[], list[StageCost]]] = [lambda: [self.training()]]
         if self.problem.rule.smooth:
-            makers += [self.expanding]
+            makers += [self.expanding, lambda: list(base_stages(self, self.base, StageCost))]
         makers += [lambda: list(self.pairwise())]
         makers += [lambda: [self.calibration()], lambda: list(self.queries()), lambda: [self.retraining()]]
         return makers
@@ -254,6 +271,7 @@ class Costs:
             yield StageCost(f"query: {name}", 0, seconds, 0, 0, found.query(name, self.needs(name)))
         yield from self.exact_query()
         if self.problem.rule.smooth:
+            yield base_query(self, self.base, StageCost)
             yield self.adjoint_query(1, "query: adjoint")
             yield self.adjoint_query(QUERIES, f"{QUERIES:,} queries: adjoint")
 

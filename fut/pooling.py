@@ -41,13 +41,18 @@ def small_size(problem: Problem) -> int:
 
 def pooled_batch(problem: Problem, config: AdjointConfig, step: int) -> Item:
     """A batch as large as what `pool` steps consume, its samples drawn from all items without replacement."""
-    items, draw = problem.data.items, np.random.default_rng([config.seed, 11, step])
+    return mixed_batch(problem, config.pool, [config.seed, 11, step], "use `items`", "adjoint.curvature")
+
+
+def mixed_batch(problem: Problem, pool: int, key: Sequence[int], advice: str, field: str) -> Item:
+    """A batch as large as what `pool` steps consume, its samples drawn from all items by a generator seeded with `key`."""
+    items, draw = problem.data.items, np.random.default_rng(list(key))
     sizes = {tuple(t.shape[1:] for t in item) for item in items}
     if len(sizes) > 1:
         raise UsageError(
-            f"adjoint.curvature: expected items of one shape to pool samples from, got {len(sizes)} shapes; use `items`"
+            f"{field}: expected items of one shape to pool samples from, got {len(sizes)} shapes; {advice}"
         )
-    return drawn_samples(items, config.pool * problem.config.data.per_step * len(items[0][0]), draw)
+    return drawn_samples(items, pool * problem.config.data.per_step * len(items[0][0]), draw)
 
 
 def drawn_samples(items: Sequence[Item], size: int, draw: np.random.Generator) -> Item:

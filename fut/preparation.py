@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from storage import IdentityError, MemoryTerms, TermStore, require_free
 
 from . import layout as files
+from .base import has_base
 from .caching import CachePlan, fill, known_terms, plan_cache
-from .config import AdjointConfig, CacheConfig
+from .config import AdjointConfig, CacheConfig, CurvedConfig
 from .device import environment
-from .fitting import require_expansion, require_pairwise
+from .fitting import require_base, require_expansion, require_pairwise
 from .footprint import footprint_of
 from .terms import TermLayout
 
@@ -32,19 +33,22 @@ def open_terms(run: Run, config: CacheConfig | None) -> TermStore:
 
 def plan(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -> CachePlan:
     """What `cache` would still cost."""
-    pairwise, adjoint = _split(run, names)
+    pairwise, adjoint, curved = _split(run, names)
     layout = TermLayout.of(run.problem, config or run.cache_config)
     terms = run.terms(config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
     expansion = run.expansion(files.readout_config(run.path, run.config, readouts)) if adjoint else None
-    return plan_cache(run.problem, layout, terms, known_terms(layout, pairwise), run.state(0), expansion)
+    base = run.base() if curved else None
+    return plan_cache(run.problem, layout, terms, known_terms(layout, pairwise), run.state(0), expansion, base)
 
 
 def cache(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -> None:
     """Compute what is missing of the named terms."""
     files.require_same_environment(run.manifest, environment(run.problem.device), run.path)
-    pairwise, adjoint = _split(run, names)
+    pairwise, adjoint, curved = _split(run, names)
     if adjoint:
         expand(run, files.readout_config(run.path, run.config, readouts))
+    if curved:
+        curve(run)
     if pairwise:
         terms = run.terms(config)
         wanted = known_terms(run.layout, pairwise)
@@ -68,6 +72,17 @@ def expand(run: Run, config: AdjointConfig | None) -> None:
     expansion.build(run.progress)
 
 
+def curve(run: Run, config: CurvedConfig | None = None) -> None:
+    """Compute what the curved estimator reads."""
+    files.require_same_environment(run.manifest, environment(run.problem.device), run.path)
+    base = run.base(config)
+    if not base.complete():
+        require_base(footprint_of(run.problem, base.adjoint, run.cache_config), base)
+        require_free(run.path, base.scratch_bytes() + base.nbytes(), "the low-rank curvature and its scratch")
+    base.claim()
+    base.build(run.progress)
+
+
 def repair(run: Run) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
     files.sweep(run.path)
@@ -75,11 +90,13 @@ def repair(run: Run) -> int:
     if files.has_terms(run.path):
         files.renew_term_metadata(run.path)
         found = len(run.terms().repair())
+    found += run.base().repair() if has_base(run.path) else 0
     return found + (run.expansion().repair() if files.has_expansion(run.path) else 0)
 
 
-def _split(run: Run, names: Names) -> tuple[list[str], bool]:
-    """Requested terms of every pair, and whether the expansion is requested."""
+def _split(run: Run, names: Names) -> tuple[list[str], bool, bool]:
+    """Requested terms of every pair, and whether the expansion and the curved estimator's terms are; these last only by name,
+    or where they were begun."""
     if names is None:
-        return run.layout.names, run.problem.rule.smooth
-    return [n for n in names if n != "adjoint"], "adjoint" in names
+        return run.layout.names, run.problem.rule.smooth, has_base(run.path)
+    return [n for n in names if n not in ("adjoint", "curved")], "adjoint" in names, "curved" in names

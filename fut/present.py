@@ -67,6 +67,8 @@ def calibration(found: Calibrated) -> str:
 def endpoint(found: Endpoint) -> str:
     lines = [f"wrote {found.path}", f"estimated {loss(found.estimated_loss)} by {found.estimator}"]
     lines.append(f"evaluated {loss(found.evaluated_loss)} at these parameters")
+    if found.estimator == "replay-exact":
+        lines.append("`fut cache RUN --terms curved` prepares endpoints that cost a fraction of a training run each")
     if found.sketch_error is not None:
         lines.append(
             f"rebuilt from a sketch with relative error {found.sketch_error:.2f} (theory {found.sketch_error_theory:.2f}): "

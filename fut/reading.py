@@ -11,6 +11,7 @@ from torch import Tensor
 from storage import TermStore
 
 from . import layout as files
+from .base import has_base
 from .errors import ModelError
 from .estimator import Reference
 from .problem import Problem
@@ -87,4 +88,5 @@ class RunReadOuts:
         stored = TermStore.open(run.path / files.TERMS) if files.has_terms(run.path) else None
         tables = TermTables(stored, run.problem.device)
         expansion = run.expansion() if files.has_expansion(run.path) else None
-        return Reference(run.problem, run.layout, run.state, self.at_reference(readout), tables, readout, expansion)
+        base, value = run.base() if has_base(run.path) else None, self.at_reference(readout)
+        return Reference(run.problem, run.layout, run.state, value, tables, readout, expansion, base)

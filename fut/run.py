@@ -21,9 +21,11 @@ from storage import CheckpointStore, Damage, Manifest, TermStore, require_same
 from . import answering, inspection, preparation
 from . import layout as files
 from .answers import Endpoint, Estimate
+from .base import DIRECTORY as BASE
+from .base import Base, has_base, read_configs
 from .caching import CachePlan
 from .calibration import SEED, Calibrated, calibrate_run
-from .config import AdjointConfig, CacheConfig, Config
+from .config import AdjointConfig, CacheConfig, Config, CurvedConfig
 from .data import Dataset
 from .device import choose_device
 from .endpoint import write_endpoint
@@ -149,7 +151,7 @@ class Run:
 
     def plan(self) -> Plan:
         """What every stage costs, from the reference run to a thousand queries: see `fut.planning`."""
-        return plan_problem(self.problem, self.expansion().config, self.cache_config, self.progress)
+        return plan_problem(self.problem, self.expansion().config, self.cache_config, self.progress, self.base().config)
 
     def plan_cache(self, names: Names = None, config: CacheConfig | None = None, readouts: Names = None) -> CachePlan:
         """What `cache` would still cost."""
@@ -158,9 +160,10 @@ class Run:
     def cache(self, names: Names = None, config: CacheConfig | None = None, readouts: Names = None) -> None:
         """Compute what is missing of the named terms; resumes where an interrupted call stopped.
 
-        names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), and terms of every
-        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more); all of
-        them for None. readouts: what the expansion is swept for, in place of `adjoint.readouts`; refused where the run has
+        names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), `curved` for what endpoints
+        are rebuilt from, and terms of every (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T
+        training runs and more); all of them for None, `curved` only
+        where it was begun. readouts: what the expansion is swept for, in place of `adjoint.readouts`; refused where the run has
         an expansion without them.
         """
         preparation.cache(self, names, config, readouts)
@@ -175,6 +178,18 @@ class Run:
     def expand(self, config: AdjointConfig | None = None) -> None:
         """Compute what the adjoint estimator reads; resumes where an interrupted call stopped."""
         preparation.expand(self, config)
+
+    def base(self, config: CurvedConfig | None = None) -> Base:
+        """Low-rank curvature and all else that the curved estimator reads, as it is stored; as configured where it is not."""
+        stored = read_configs(self.path) if has_base(self.path) else None
+        adjoint = stored[1] if stored else self.expansion().config
+        chosen = config or (stored[0] if stored else self.config.curved)
+        donor = self.expansion() if files.has_expansion(self.path) else None
+        return Base(self.path / BASE, self.problem, chosen, adjoint, lambda: self.state(0), donor)
+
+    def curve(self, config: CurvedConfig | None = None) -> None:
+        """Compute what the curved estimator reads; resumes where an interrupted call stopped."""
+        preparation.curve(self, config)
 
     def repair(self) -> int:
         """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
@@ -250,16 +265,17 @@ class Run:
         return best_assignment(self.positions(readout))
 
     def endpoint(
-        self, order: OrderLike, estimator: str = "replay-exact", out: Path | str | None = None, **options: str
+        self, order: OrderLike, estimator: str | None = None, out: Path | str | None = None, **options: str
     ) -> Endpoint:
         """Parameters at the end of an order, written to a safetensors file that loads back into the model.
 
-        estimator: one that rebuilds parameters (not `adjoint`, which estimates the read-out alone).
-        out: defaults to a name made of the estimator and the order, inside the run.
+        estimator: one that rebuilds parameters (not `adjoint`, which estimates the read-out alone); None for `curved` where
+        its terms are cached, else `replay-exact`. out: defaults to a name made of the estimator and the order, inside the run.
         """
         checked = self.order(order)
-        target = Path(out) if out else self.path / files.ENDPOINTS / f"{estimator}-{checked.digest[:16]}.safetensors"
-        return write_endpoint(self, checked, estimator, target, **options)
+        name = estimator or ("curved" if has_base(self.path) else "replay-exact")
+        target = Path(out) if out else self.path / files.ENDPOINTS / f"{name}-{checked.digest[:16]}.safetensors"
+        return write_endpoint(self, checked, name, target, **options)
 
     def info(self) -> dict[str, Any]:
         """What the run is, and what each estimator costs: see `fut.inspection.info`."""

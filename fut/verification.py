@@ -57,7 +57,7 @@ def verify_run(
         truths = {order: retrain(order) for order in orders}
     if "retrain" in chosen:
         asks["retrain"] = lambda asked: _truth([truths[order] for order in asked])
-    costs = {name: inspection.costs(run, base_name(name)) for name in chosen}
+    costs = {name: inspection.costs(run, name) for name in chosen}
     reference = run.readouts.at_reference(asked)
     result = verify(orders, reference, truths.__getitem__, asks, costs, asked.name, asked.unit)
     path = _record(run, count, seed, asked.name)

@@ -24,6 +24,7 @@ LARGER: dict[str, dict[str, Any]] = {
     "model": {"width": 128, "layers": 2},
     "warmup": {"steps": 0},
     "adjoint": {"mixture": 2},
+    "curved": {"rank": 12, "anchors": 1, "refresh": 1},
 }
 """Large enough that activations and states outweigh what the libraries load."""
 
@@ -77,9 +78,12 @@ def measured(start_python: Started, tmp_path: Path) -> Callable[..., int]:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
 def test_every_stage_stays_below_its_planned_memory(larger: fut.Plan, measured: Callable[..., int]) -> None:
     adjoint = max(s.peak_memory for s in larger.stages if s.stage.startswith("adjoint:"))
+    curved = max(s.peak_memory for s in larger.stages if s.stage.startswith("curved:"))
     cases = [
         (("train",), larger["reference run"].peak_memory),
         (("cache", "adjoint"), adjoint),
+        (("cache", "curved"), curved),
+        (("estimate", "curved", 1), larger["query: curved"].peak_memory),
         (("cache", "update,jvp"), larger["terms of fut"].peak_memory),
         (("estimate", "adjoint", 300), larger["1,000 queries: adjoint"].peak_memory),
         (("estimate", "replay-exact", 1), larger["query: replay-exact"].peak_memory),

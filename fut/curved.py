@@ -1,0 +1,135 @@
+"""The curved estimator on a run's base: endpoints from low-rank curvature, refreshed by a few true mean gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from estimators.adjoint import Anchored
+from estimators.curved import Curvature, CurvedTransition, Presence, presence, refresh_steps
+from estimators.errors import OrderError
+from estimators.lanczos import RitzPairs
+from estimators.order import Order
+from estimators.replay import Listener, replay
+from storage import TermStore
+
+from .base import Base
+from .errors import NotCachedError, UsageError
+from .estimator import Estimator, Reference
+
+COMMAND = "fut cache RUN --terms curved"
+KEPT = 1 << 30
+"""Bytes of tables up to which all of them stay in memory once read; beyond it, those of the current step alone."""
+
+
+class Curved(Estimator):
+    """Rebuilds the endpoint: replay about the centre with curvature, a few gradients per order.
+
+    A *position* is the estimated parameters y(order) - y(reference order) + theta_T [n, D], y being the replay's end; the
+    read-out is really evaluated there. So the reference order, and any order that trains on the same content, gives the
+    reference itself, bit for bit. Orders of fewer steps are read against the reference run's parameters at that step.
+    """
+
+    name = "curved"
+
+    def __init__(self, reference: Reference, refresh: str | None = None) -> None:
+        """refresh: steps between true mean gradients, in place of the configured number; 0 for none."""
+        super().__init__(reference)
+        if reference.base is None:
+            raise NotCachedError(f"curved: expected the run's low-rank curvature, got none; run `{COMMAND}` first")
+        self.base: Base = reference.base
+        self.every = self.base.config.refresh if refresh is None else refresh_interval(refresh)
+        self._owns: dict[int, Tensor] = {}
+
+    @cached_property
+    def _terms(self) -> TermStore:
+        if not self.base.complete():
+            raise NotCachedError(f"curved: expected complete terms, got some missing; run `{COMMAND}` to finish them")
+        return self.base.terms()
+
+    def ready(self) -> None:
+        assert self._terms
+
+    def width(self) -> int:
+        return 2 * self.problem.objective.size
+
+    def _read(self, name: str, index: int) -> Tensor:
+        return torch.from_numpy(self._terms.read(name, index)).to(self.problem.device)
+
+    @cached_property
+    def transition(self) -> CurvedTransition:
+        base, problem, dtype = self.base, self.problem, self.problem.objective.start().dtype
+        kept = base.nbytes() <= KEPT
+
+        @lru_cache(maxsize=None if kept else 2)
+        def gradients(anchor: int) -> Tensor:
+            return self._read("gradient", anchor).to(dtype)
+
+        @lru_cache(maxsize=None if kept else 1)
+        def present(anchor: int) -> Presence:
+            return presence(gradients(anchor))
+
+        @lru_cache(maxsize=None if kept else 1)
+        def pairs(anchor: int) -> RitzPairs:
+            return RitzPairs(self._read("eigenvalue", anchor)[0], self._read("lowrank", anchor).to(dtype))
+
+        @lru_cache(maxsize=None if kept else 1)
+        def centre(step: int) -> Tensor:
+            return self._read("centre", step)[0]
+
+        @cache
+        def mean(step: int) -> Tensor:
+            if self.every == base.config.refresh:
+                return self._read("refresh", base.refreshed.index(step))[0]
+            return base.mean_gradient(step, centre(step))
+
+        return CurvedTransition(
+            problem.rule,
+            problem.rate,
+            Anchored(base.expansion.anchors, gradients),
+            centre,
+            Curvature(base.curvature_anchors, pairs),
+            frozenset(refresh_steps(base.steps, self.every)),
+            lambda step, theta: base.mean_gradient(step, theta.clone()) - mean(step),
+            present,
+        )
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        steps = len(orders[0])
+        if steps > self.base.steps:
+            raise OrderError(
+                f"curved: expected orders of at most {self.base.steps} steps, as many as the centre has, got {steps}; "
+                "use --estimator retrain"
+            )
+        found, own = self._replayed(orders, listener), self._own(steps)
+        theta = self.reference.state(steps).theta
+        return torch.where(found == own, theta, found + (theta - own))
+
+    def _replayed(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        """Where the replay itself ends [n, D]."""
+        start = self.transition.start(self.reference.state(0).rows(len(orders)))
+        return replay(self.transition, start, self.batch(orders), listener=listener).theta
+
+    def _own(self, steps: int) -> Tensor:
+        """Where it ends for the first steps of the reference order [D]."""
+        if steps not in self._owns:
+            self._owns[steps] = self._replayed([Order(self.problem.reference.steps[:steps])])[0]
+        return self._owns[steps]
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        return [self.reference.readout.value(theta) for theta in positions]
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        return position
+
+
+def refresh_interval(text: str) -> int:
+    """The option's number of steps."""
+    if not text.isdecimal():
+        raise UsageError(
+            f"curved: expected refresh as a number of steps, 0 for none, got `{text}`; write curved:refresh=8"
+        )
+    return int(text)

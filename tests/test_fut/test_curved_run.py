@@ -1,0 +1,344 @@
+"""The curved estimator on a run: endpoints near the retrained ones, the reference bitwise, resumed, damaged, refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import Cli, flip, small_config
+
+import fut
+from estimators.curved import refresh_steps, sensitivity
+from fut.base import LOW_RANK_KEY
+from fut.config import AdjointConfig, CurvedConfig
+from fut.data import build_dataset
+from fut.errors import NotCachedError, UsageError
+from fut.estimation import raw_estimates
+from fut.progress import silent
+from storage import DiskFullError, IdentityError
+
+FLOAT64 = {"model": {"width": 4, "layers": 1, "heads": 2, "dtype": "float64"}}
+FEW = {"rank": 3, "anchors": 2, "refresh": 2}
+
+
+def trained(path: Path, **sections: dict[str, Any]) -> fut.Run:
+    return fut.train(path, small_config(**({"curved": FEW} | sections)), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def curved_run(tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
+    """Shared: read only, retrained orders aside."""
+    run = trained(tmp_path_factory.mktemp("curved") / "run")
+    run.cache(["curved"])
+    return run
+
+
+def terms_of(run: fut.Run) -> dict[str, bytes]:
+    store = run.base().terms()
+    return {f"{s.name}/{t}": store.read(s.name, t).tobytes() for s in store.specs for t in range(s.shape[0])}
+
+
+def test_the_reference_order_is_the_reference_bitwise(curved_run: fut.Run) -> None:
+    estimator = curved_run.estimator("curved")
+    order = curved_run.order("identity")
+    position = estimator.positions([order, curved_run.order("reverse")])[0]
+    assert torch.equal(estimator.endpoint(position, 5), curved_run.state(5).theta)
+    assert estimator.losses(position[None], 5) == [curved_run.reference_loss]
+    assert not torch.equal(estimator._own(5), position), "the replay itself errs: a shift of nothing would pass"
+
+
+def test_equal_items_swapped_give_exactly_the_reference(tmp_path: Path) -> None:
+    config = small_config(curved=FEW)
+    data = build_dataset(config)
+    twin = fut.Dataset((*data.items[:4], data.items[1]), data.probe, data.warmup)
+    run = fut.train(tmp_path / "run", config, data=twin, device="cpu")
+    run.cache(["curved"])
+    estimator = run.estimator("curved")
+    swapped, other = estimator.positions([run.order("swap:1,4"), run.order("swap:0,1")])
+    assert torch.equal(swapped, run.state(5).theta)
+    assert not torch.equal(other, run.state(5).theta)
+    assert run.estimate(["swap:1,4"], "curved", known=False)[0].delta == 0.0
+
+
+def test_shorter_orders_are_read_against_the_reference_at_their_step(curved_run: fut.Run) -> None:
+    estimator = curved_run.estimator("curved")
+    first, other = (curved_run.order(o, partial=True) for o in ([0, 1, 2], [2, 1, 4]))
+    found = estimator.positions([first, other])
+    assert torch.equal(found[0], curved_run.state(3).theta)
+    truth = curved_run.retrain(other).theta
+    assert (found[1] - truth).norm() < 0.5 * (truth - curved_run.state(3).theta).norm()
+
+
+def written_out(run: fut.Run, order: Sequence[int], every: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The replay's end under an order, by an explicit loop over true mean differences of all items; and its start's."""
+    problem, base = run.problem, run.base()
+    terms, items = base.terms(), range(run.items)
+    centre = [torch.from_numpy(terms.read("centre", t)[0]) for t in range(run.steps + 1)]
+    y, held = run.state(0), torch.zeros_like(centre[0])
+    for t, item in enumerate(order):
+        delta = y.theta - centre[t]
+        nearest = int(np.argmin([abs(a - t) for a in base.curvature_anchors]))
+        L = torch.from_numpy(terms.read("lowrank", nearest))
+        low = L.T @ (torch.from_numpy(terms.read("eigenvalue", nearest)[0]) * (L @ delta))
+        if t in refresh_steps(run.steps, every):
+            true = sum(problem.gradient(y.theta, i) - problem.gradient(centre[t], i) for i in items) / run.items
+            held = true - low  # type: ignore[operator]
+        own = problem.gradient(centre[t], item)
+        touching = sum((problem.gradient(centre[t], i) != 0).double() for i in items) / run.items
+        share = (own != 0) / touching.clamp(min=1e-9)  # type: ignore[union-attr]
+        y = problem.rule.step(y, own + share * (low + held), problem.rate(t))[0]
+    return y.theta, centre[-1]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_it_is_its_recursion_written_out(tmp_path: Path, every: int) -> None:
+    settings = {"rank": 4, "anchors": 2, "pool": 5, "refresh": 1}
+    run = trained(tmp_path / "run", **FLOAT64, curved=settings, adjoint={"anchors": 5})
+    run.cache(["curved"])
+    order, theta = [3, 1, 4, 0, 2], run.state(5).theta
+    found = run.estimator("curved", refresh=str(every)).positions([run.order(order)])[0]
+    expected = written_out(run, order, every)[0] - written_out(run, range(5), every)[0] + theta
+    assert (found - expected).norm() < 1e-10 * (expected - theta).norm()
+
+
+def test_its_low_rank_leads_the_mean_hessian_in_the_rules_metric(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", **FLOAT64, curved={"rank": 30, "anchors": 1, "pool": 5, "clamp": 0.9})
+    base, problem = run.base(), run.problem
+    base.expansion.run_centre(silent)
+    assert len(base.batch(LOW_RANK_KEY, 2)[0]) == sum(len(item[0]) for item in problem.data.items)
+    values, L = base.low_rank(2)
+    state = base.expansion.state(2)
+    weight = sensitivity(problem.rule, state, 0.9)
+    root = (weight / weight.max()).sqrt()
+    for value, row in list(zip(values, L, strict=True))[:3]:
+        q = row * root
+        bent = root * sum(problem.product(state.theta, i, root * q) for i in range(run.items)) / run.items
+        assert q.norm().item() == pytest.approx(1)
+        assert (bent - value * q).norm() < 1e-3 * value
+
+
+def test_endpoints_are_nearer_than_the_baselines_and_replays(tmp_path: Path) -> None:
+    data = {"items": 16, "batch": 8, "context": 24, "probe": 16}
+    model, warmup = {"width": 16, "layers": 1, "heads": 2}, {"steps": 40}
+    few = {"rank": 8, "anchors": 2, "refresh": 2}
+    run = trained(tmp_path / "run", data=data, model=model, warmup=warmup, schedule={"rate": 1e-2}, curved=few)
+    run.cache(["gradient", "norm", "curved"])
+    rows = run.verify(3, 1, ["replay", "curved", "curved:refresh=0"]).estimators
+    errors = {name: row["endpoint_error"] for name, row in rows.items()}
+    assert errors["reference"] == pytest.approx(1)
+    assert errors["curved"] < min(1, errors["replay"]), errors
+    assert errors["curved"] < 0.7 * errors["curved:refresh=0"], errors
+    assert rows["curved"]["skill"] > max(0.5, rows["replay"]["skill"])
+    assert rows["curved"]["query_gradients"] == 2 * len(refresh_steps(16, 2))
+    assert rows["curved:refresh=0"]["query_gradients"] == 0
+
+
+def test_estimates_do_not_depend_on_the_batch(curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = [curved_run.order(f"random:{i}") for i in range(5)]
+    together = curved_run.estimator("curved").positions(orders)
+    monkeypatch.setattr("fut.curved.KEPT", 0)  # tables read again for every order
+    for order, expected in zip(orders, together, strict=True):
+        assert torch.equal(curved_run.estimator("curved").positions([order])[0], expected)
+
+
+def test_another_refresh_interval_takes_its_gradients_when_asked(curved_run: fut.Run) -> None:
+    orders = [curved_run.order("reverse")]
+    stored = curved_run.estimator("curved").positions(orders)
+    assert torch.equal(curved_run.estimator("curved", refresh="2").positions(orders), stored)
+    assert not torch.equal(curved_run.estimator("curved", refresh="1").positions(orders), stored)
+    with pytest.raises(UsageError, match="expected refresh as a number of steps"):
+        curved_run.estimator("curved", refresh="often")
+
+
+class StoppedError(Exception):
+    """As a key would interrupt it, but not pytest."""
+
+
+@contextmanager
+def interrupting(label: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress that stops the work in the middle of every stage."""
+    left = [max(1, total // 2)]
+
+    def tick() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise StoppedError
+
+    yield tick
+
+
+def test_killed_between_and_within_stages_it_resumes_to_the_same_numbers(tmp_path: Path, curved_run: fut.Run) -> None:
+    run = trained(tmp_path / "run")
+    stops = 0
+    for _ in range(40):
+        run.progress = interrupting
+        try:
+            run.cache(["curved"])
+            break
+        except StoppedError:
+            stops += 1
+            run = fut.open(tmp_path / "run", device="cpu", progress=interrupting)
+    assert stops >= 4, "every stage should have been interrupted"
+    assert not (tmp_path / "run/curved/scratch").exists()
+    assert terms_of(run) == terms_of(curved_run)
+
+
+def test_gradients_are_borrowed_from_a_fitting_expansion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, expected = trained(tmp_path / "run"), trained(tmp_path / "expected")
+    run.cache(["adjoint"])
+    plan = run.plan_cache(["curved"])
+    assert plan.gradients == run.base().gradients() - 3 * 5
+    monkeypatch.setattr("fut.problem.Problem.item_gradients", lambda *a: pytest.fail("computed again"))
+    run.cache(["curved"])
+    monkeypatch.undo()
+    expected.cache(["curved"])
+    assert terms_of(run) == terms_of(expected)
+    other = trained(tmp_path / "other")
+    other.expand(AdjointConfig(anchors=2, coordinates=300))
+    assert other.base()._lender is None
+
+
+@pytest.mark.parametrize("name", ["lowrank", "gradient", "centre", "refresh", "eigenvalue"])
+def test_a_damaged_chunk_is_found_and_computed_again(curved_run: fut.Run, tmp_path: Path, name: str) -> None:
+    path = Path(shutil.copytree(curved_run.path, tmp_path / "own"))
+    run, expected = fut.open(path, device="cpu"), terms_of(curved_run)
+    assert run.check() == []
+    chunk = next(p for p in (path / f"curved/terms/arrays/{name}/c").rglob("*") if p.is_file())
+    flip(chunk, chunk.stat().st_size // 2)
+    assert any(name in damage.path for damage in run.check())
+    assert run.repair() == 1
+    with pytest.raises(NotCachedError, match="--terms curved"):
+        run.estimator("curved").ready()
+    run.curve()
+    assert terms_of(run) == expected
+    assert run.check() == []
+
+
+def test_a_damaged_manifest_is_found(curved_run: fut.Run, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(curved_run.path, tmp_path / "own"))
+    flip(path / "curved/manifest.json", 40)
+    assert [Path(d.path).parent.name for d in fut.inspection.check_path(path)] == ["curved"]
+
+
+def test_sixteen_bits_are_stored_where_asked_and_serve(tmp_path: Path, curved_run: fut.Run) -> None:
+    for name, model in (("single", {}), ("double", FLOAT64)):
+        run = trained(tmp_path / name, **model, curved=FEW | {"dtype": "bfloat16"})
+        run.cache(["curved"])
+        assert {s.name: s.dtype for s in run.base().terms().specs}["lowrank"] == "bfloat16"
+        truth, theta = run.retrain("reverse").theta, run.state(5).theta
+        found = run.estimator("curved").positions([run.order("reverse")])[0]
+        assert (found - truth).norm() < 0.5 * (truth - theta).norm()
+        assert run.estimate(["identity"], "curved", known=False)[0].delta == 0.0
+
+
+def test_the_command_writes_an_endpoint_by_it_once_it_is_cached(tmp_path: Path, cli: Cli) -> None:
+    run = trained(tmp_path / "run")
+    hinted = cli("endpoint", run.path, "--order", "reverse", "--out", tmp_path / "a.safetensors", "--device", "cpu")
+    assert "by replay-exact" in hinted.out
+    assert "fut cache RUN --terms curved" in hinted.out
+    refused = cli(
+        "endpoint", run.path, "--order", "reverse", "--out", tmp_path / "b", "--estimator", "curved", "--device", "cpu"
+    )
+    assert refused.status == 1
+    assert "run `fut cache RUN --terms curved` first" in refused.err
+    said = cli("cache", run.path, "--terms", "curved", "--device", "cpu", "--json")
+    assert said.status == 0, said.err
+    assert said.json["plan"]["terms"] == ["curved"]
+    assert said.json["curved_cached"] is True
+    assert said.json["adjoint_cached"] is False
+    found = cli(
+        "endpoint", run.path, "--order", "reverse", "--out", tmp_path / "c.safetensors", "--device", "cpu", "--json"
+    ).json
+    assert found["estimator"] == "curved"
+    assert found["estimated_loss"] == found["evaluated_loss"]
+    tensors = load_file(tmp_path / "c.safetensors")
+    assert sum(t.numel() for t in tensors.values()) >= run.parameters
+
+
+def test_what_it_costs_is_said_and_planned(curved_run: fut.Run) -> None:
+    info, base, plan = curved_run.info(), curved_run.base(), curved_run.plan()
+    stages = [s for s in plan.stages if s.stage.startswith("curved:")]
+    assert len(stages) == 4
+    assert sum(s.gradients for s in stages) == base.gradients() == info["precompute_gradients"]["curved"]
+    assert base.gradients() == 4 * 5 + 2 * 2 * 3 * 2 + 3 * 5 + 2 * 2
+    assert sum(s.bytes_kept for s in stages) == base.nbytes()
+    assert sum(s.bytes_scratch for s in stages) == base.scratch_bytes()
+    assert base.nbytes() / 2 < info["term_bytes"]["curved"] < base.nbytes() + 100_000
+    assert info["query_gradients"]["curved"] == 4
+    assert plan["query: curved"].peak_memory > 0
+    assert curved_run.plan_cache(["curved"]).blocks == 0
+
+
+def test_calibrations_are_not_used_on_terms_made_anew(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    run.cache(["curved"])
+    run.calibrate(orders=3, estimator="curved")
+    assert run.estimate(["reverse"], "curved", known=False)[0].interval is not None
+    assert run.estimate(["reverse"], "curved:refresh=1", known=False)[0].interval is None
+    shutil.rmtree(run.path / "curved")
+    run.curve(CurvedConfig(rank=2, anchors=2, refresh=2))
+    assert run.estimate(["reverse"], "curved", known=False)[0].interval is None
+
+
+def test_what_it_refuses(tmp_path: Path, curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(IdentityError, match=r"curved\.rank"):
+        curved_run.curve(CurvedConfig(rank=7, anchors=2, refresh=2))
+    run = trained(tmp_path / "run")
+    needed = run.base().scratch_bytes() + run.base().nbytes()
+    monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
+    with pytest.raises(DiskFullError, match="the low-rank curvature and its scratch"):
+        run.cache(["curved"])
+    assert not (run.path / "curved").exists()
+
+
+def test_a_rule_without_a_derivative_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path / "run")
+    monkeypatch.setattr(type(run.problem.rule), "smooth", False)
+    with pytest.raises(UsageError, match="expected a rule with a derivative"):
+        run.cache(["curved"])
+
+
+def test_every_stage_and_query_is_refused_where_memory_is_scarce(
+    tmp_path: Path, own_curved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(tmp_path / "run")
+    monkeypatch.setattr("fut.memory.available_bytes", lambda device: 1 << 10)
+    with pytest.raises(fut.ResourceError, match=r"centre: expected"):
+        run.cache(["curved"])
+    assert not (run.path / "curved").exists()
+    with pytest.raises(fut.ResourceError, match=r"tables of curved: expected .* lower curved\.rank"):
+        fut.open(own_curved, device="cpu").estimator("curved")
+
+
+@pytest.fixture
+def own_curved(curved_run: fut.Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(curved_run.path, tmp_path / "own"))
+
+
+def test_all_samples_of_one_setting_are_answered_alike(curved_run: fut.Run) -> None:
+    losses, variances = raw_estimates(curved_run.estimator("curved"), [curved_run.order("reverse")] * 2)
+    assert losses[0] == losses[1] != curved_run.reference_loss
+    assert variances == [0.0, 0.0]
+
+
+def test_steps_of_several_items_and_any_readout(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", data={"items": 6, "per_step": 2}, curved=FEW | {"refresh": 1})
+    run.cache(["curved"])
+    assert run.base().query_gradients() == 3 * 2 * 2
+    assert len(run.base().batch(LOW_RANK_KEY, 0)[0]) == 2 * 2 * 2
+    order = [[5, 0], [3, 2], [1, 4]]
+    estimator = run.estimator("curved", readout="item:1")
+    same, other = estimator.positions([run.order("identity"), run.order(order)])
+    theta, truth = run.state(3).theta, run.retrain(order).theta
+    assert torch.equal(same, theta)
+    assert (other - truth).norm() < 0.5 * (truth - theta).norm()
+    values = run.estimate(["identity", order], "curved", known=False, readout="item:1")
+    assert values[0].delta == 0.0
+    assert values[1].loss == estimator.reference.readout.value(other)
