@@ -134,7 +134,7 @@ class Expansion:
     def identity(self) -> dict[str, Any]:
         return {
             "run": self.problem.identity,
-            "adjoint": self.config.model_dump(mode="json", exclude={"readouts"}),
+            "adjoint": self.config.identity(),
             "readouts": self.names,
         }
 
@@ -244,7 +244,8 @@ class Expansion:
     def _product(self, theta: Tensor, number: int, direction: Tensor) -> Tensor:
         """Hessian-vector product [D] of a group's mean loss."""
         items = self.groups[number]
-        return sum(self.problem.product(theta, i, direction, exact=False) / len(items) for i in items)  # type: ignore[return-value]
+        exact = self.config.products == "exact"
+        return sum(self.problem.product(theta, i, direction, exact) / len(items) for i in items)  # type: ignore[return-value]
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""

@@ -126,6 +126,8 @@ class Footprint:
         """Bytes of the sweep's Hessian-vector product: a gradient of as many items as are pooled, and three vectors."""
         config = self.expansion.config
         pool = config.pool if config.curvature == "pooled" else 1
+        if config.products == "exact":
+            return pool * self.exact_product
         item = self.largest if pool == 1 else tuple(torch.cat([t] * pool) for t in self.largest)
         return (self.gradient if pool == 1 else self._gradient_of(item)) + 3 * self.vector
 

@@ -15,10 +15,17 @@ from .models import Item
 from .problem import Problem
 
 
-def pooled_products(problem: Problem, config: AdjointConfig, step: int, theta: Tensor, directions: Tensor) -> Tensor:
-    """Hessian-vector products [r, D] along r directions [r, D] of a step's pooled batch: two gradients each."""
-    batch = pooled_batch(problem, config, step)
-    return torch.stack([derivatives.hessian_vector_difference(problem.objective, theta, batch, u) for u in directions])
+def pooled_products(
+    problem: Problem, config: AdjointConfig, step: int, theta: Tensor, directions: Tensor, relative: float = 3e-4
+) -> Tensor:
+    """Hessian-vector products [r, D] along r directions [r, D] of a step's pooled batch: two gradients each.
+
+    relative: step of the central differences, as in `derivatives.hessian_vector_difference`.
+    """
+    batch, objective = pooled_batch(problem, config, step), problem.objective
+    if config.products == "exact":
+        return torch.stack([derivatives.hessian_vector(objective, theta, batch, u) for u in directions])
+    return torch.stack([derivatives.hessian_vector_difference(objective, theta, batch, u, relative) for u in directions])
 
 
 def pooled_batch(problem: Problem, config: AdjointConfig, step: int) -> Item:
