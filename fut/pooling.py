@@ -25,7 +25,9 @@ def pooled_products(
     batch, objective = pooled_batch(problem, config, step), problem.objective
     if config.products == "exact":
         return torch.stack([derivatives.hessian_vector(objective, theta, batch, u) for u in directions])
-    return torch.stack([derivatives.hessian_vector_difference(objective, theta, batch, u, relative) for u in directions])
+    return torch.stack(
+        [derivatives.hessian_vector_difference(objective, theta, batch, u, relative) for u in directions]
+    )
 
 
 def pooled_batch(problem: Problem, config: AdjointConfig, step: int) -> Item:
