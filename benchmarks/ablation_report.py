@@ -72,7 +72,7 @@ def _full(results: Row) -> str:
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
     for setting, truth in results["settings"].items():
         rows = [r for r in results["rows"] if r["setting"] == setting]
-        default = next(r for r in rows if r["group"] == DEFAULT)
+        default = rows[0] if rows else {}  # it is measured first
         for row in rows:
             moved, down, up = difference(row, default, truth)
             c = row["calibrated"]
@@ -105,9 +105,8 @@ def _cell(rows: list[Row]) -> str:
         return ""
     spearman = [r["accuracy"]["spearman"] for r in rows]
     skill = np.mean([r["calibrated"]["skill"] for r in rows]) if all(r["calibrated"] for r in rows) else np.nan
-    covered = np.mean([r["calibrated"]["coverage"] for r in rows]) if all(r["calibrated"] for r in rows) else np.nan
     shown = _interval(rows[0]) if len(rows) == 1 else f"{np.mean(spearman):.3f} ± {np.std(spearman, ddof=1):.3f}"
-    return f"{shown} / {skill:+.2f} / {covered:.2f}"
+    return f"{shown} / {skill:+.2f}"
 
 
 def _interval(row: Row) -> str:
