@@ -16,6 +16,12 @@ GROUPS = ("centre", "anchors", "coordinates", "curvature", "products", "order", 
 Row = dict[str, Any]
 
 
+def settings_of(results: Row) -> list[str]:
+    """Settings with results, by T, iid items first."""
+    found = [s for s in results["settings"] if rows_of(results, s, DEFAULT)]
+    return sorted(found, key=lambda s: (int(s.partition("-")[0]), s.partition("-")[2] != "iid"))
+
+
 def rows_of(results: Row, setting: str, group: str) -> list[list[Row]]:
     """A group's rows of a setting, those that differ in their seed alone together."""
     found: dict[str, list[Row]] = {}
@@ -70,9 +76,9 @@ def _full(results: Row) -> str:
         "coverage ± sd | width / sd |"
     ]
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
-    for setting, truth in results["settings"].items():
-        rows = [r for r in results["rows"] if r["setting"] == setting]
-        default = rows[0] if rows else {}  # it is measured first
+    for setting in settings_of(results):
+        rows, truth = [r for r in results["rows"] if r["setting"] == setting], results["settings"][setting]
+        default = rows[0]  # it is measured first
         for row in rows:
             moved, down, up = difference(row, default, truth)
             c = row["calibrated"]
@@ -86,7 +92,7 @@ def _full(results: Row) -> str:
 
 
 def _compact(results: Row) -> str:
-    settings = list(results["settings"])
+    settings = settings_of(results)
     lines = ["| ablation | variant | runs | " + " | ".join(f"T = {s.replace('-', ', ')}" for s in settings) + " |"]
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
     for group in (DEFAULT, *GROUPS):
@@ -136,7 +142,7 @@ LABELS = {
     "reference order": "ref.",
     "order 0 about the centre": "order 0",
     "replay (order 0 about the reference)": "replay",
-    "replay-exact (order 1)": "replay-exact",
+    "replay-exact (order 1)": "replay-exact (n = 16)",
     "adjoint, v of the centre": "v frozen",
     "fut, reference": "fut",
     "fut, replayed": "fut, repl.",
@@ -150,7 +156,7 @@ def picture(results: Row, path: Path) -> None:
     """What is left of the error against precompute: a column per setting, a row per measure; lower is better."""
     from matplotlib.figure import Figure
 
-    settings = [s for s in results["settings"] if rows_of(results, s, DEFAULT)]
+    settings = settings_of(results)
     figure = Figure(figsize=(5.4 * len(settings), 9.6), dpi=130, layout="constrained")
     axes = figure.subplots(2, len(settings), squeeze=False, sharex="col", sharey="row")
     for column, setting in enumerate(settings):
@@ -174,7 +180,7 @@ def _panel(axis: Any, results: Row, setting: str, measure: str) -> None:
         points = [p for p in points if p[1] is not None]
         x, y = [p[0] for p in points], [p[1] for p in points]
         axis.plot(x, y, color=colour, marker=marker, linestyle="", label=group)
-        named += [(*point, colour) for point in points]
+        named += [(*point, colour) for point in _merged(points)]
     ring = {"fillstyle": "none", "markersize": 12, "label": DEFAULT}
     axis.plot([_x(default)], [_left(default, measure)], "o", color="black", **ring)
     axis.set_xscale("symlog", linthresh=7, linscale=0.3)
@@ -188,6 +194,18 @@ def _panel(axis: Any, results: Row, setting: str, measure: str) -> None:
     _name(axis, named)
 
 
+def _merged(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """A group's points that lie on one another as one, with all their names."""
+    kept: list[tuple[float, float, str]] = []
+    for x, y, name in sorted(points):
+        text = LABELS.get(name, name).replace(" = ", "=")
+        if kept and kept[-1][0] == x and y < 1.06 * kept[-1][1]:
+            kept[-1] = (x, kept[-1][1], f"{kept[-1][2]} · {text}")
+        else:
+            kept.append((x, y, text))
+    return kept
+
+
 def _name(axis: Any, points: list[tuple[float, float, str, str]]) -> None:
     """Write every point's name as near to it as leaves all names and markers legible, with a line to it."""
     scale = axis.figure.dpi / 72
@@ -195,8 +213,7 @@ def _name(axis: Any, points: list[tuple[float, float, str, str]]) -> None:
     taken = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in places]
     inside = axis.get_window_extent()
     turns = np.exp(2j * np.pi * np.arange(16) / 16)
-    for (x, y), (at, value, name, colour) in sorted(zip(places, points, strict=True), key=lambda p: tuple(p[0])):
-        text = LABELS.get(name, name).replace(" = ", "=")
+    for (x, y), (at, value, text, colour) in sorted(zip(places, points, strict=True), key=lambda p: tuple(p[0])):
         width, height = 4.3 * scale * len(text), 7.5 * scale
         for reach in range(9, 200, 4):
             found = [(x + d.real * (reach * scale + width / 2), y + d.imag * reach * scale) for d in turns]
