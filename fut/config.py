@@ -106,6 +106,9 @@ class AdjointConfig(_Section):
     functionals: int = Field(
         8, ge=0, description="directions along which the first read-out is read quadratically; 0 for a linear reading"
     )
+    products: Literal["difference", "exact"] = Field(
+        "difference", description="Hessian-vector products of the sweep, by central difference or torch.func"
+    )
     anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
     coordinates: int = Field(
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
@@ -124,6 +127,11 @@ class AdjointConfig(_Section):
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("expected names that are not empty, each once")
         return names
+
+    def identity(self) -> dict[str, Any]:
+        """What an expansion pins, read-outs aside; `products` where exact alone, as earlier versions had no such field."""
+        added = {"products"} if self.products == "difference" else set[str]()
+        return self.model_dump(mode="json", exclude={"readouts", *added})
 
 
 class CurvedConfig(_Section):

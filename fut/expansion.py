@@ -28,7 +28,7 @@ from storage import CheckpointStore, TermStore
 from .config import AdjointConfig
 from .folding import fold, has_names, term_specs
 from .functionals import bend_cost
-from .pooling import FEWER
+from .pooling import FEWER, pooled_products
 from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, gradient_cost, readout_names
@@ -154,7 +154,7 @@ class Expansion:
     def identity(self) -> dict[str, Any]:
         return {
             "run": self.problem.identity,
-            "adjoint": self.config.model_dump(mode="json", exclude={"readouts"}),
+            "adjoint": self.config.identity(),
             "readouts": self.names,
         }
 
@@ -236,6 +236,10 @@ class Expansion:
     def _sweep_is_needed(self) -> bool:
         terms = self.terms(create=True)
         return bool(terms.missing(has_names(terms, ("weight", "positions", "left_out"))))
+
+    def pooled_products(self, step: int, theta: Tensor, directions: Tensor) -> Tensor:
+        """Hessian-vector products [r + m, D] of a step's pooled batch, of the read-outs first, then of their functionals."""
+        return pooled_products(self.problem, self.config, step, theta, directions, len(self.names))
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""

@@ -129,7 +129,8 @@ class Footprint:
     def product(self) -> int:
         """Bytes of the sweep's Hessian-vector product: a gradient of as many items as are pooled, and three vectors."""
         config = self.expansion.config
-        return self.pooled_gradient(config.pool if config.curvature == "pooled" else 1) + 3 * self.vector
+        pool = config.pool if config.curvature == "pooled" else 1
+        return pool * self.exact_product if config.products == "exact" else self.pooled_gradient(pool) + 3 * self.vector
 
     @cached_property
     def exact_product(self) -> int:

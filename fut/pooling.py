@@ -19,18 +19,31 @@ FEWER = 2
 
 
 def pooled_products(
-    problem: Problem, config: AdjointConfig, step: int, theta: Tensor, directions: Tensor, readouts: int
+    problem: Problem,
+    config: AdjointConfig,
+    step: int,
+    theta: Tensor,
+    directions: Tensor,
+    readouts: int,
+    relative: float = 3e-4,
 ) -> Tensor:
     """Hessian-vector products [r + m, D] of a step's pooled batch along directions [r + m, D].
 
-    The first r, of the read-outs, by central differences on a batch of `pool` steps' size: two gradients of it each. The
-    other m, of functionals, which need less, by one-sided differences on half a step's: a gradient each, and one more.
+    The first r, of the read-outs, by central differences on a batch of `pool` steps' size, two gradients of it each, or
+    exactly. The other m, of functionals, which need less, by one-sided differences on half a step's: a gradient each, and
+    one more. relative: step of the central differences, as in `derivatives.hessian_vector_difference`.
     """
-    batch = pooled_batch(problem, config, step)
-    found = [derivatives.hessian_vector_difference(problem.objective, theta, batch, u) for u in directions[:readouts]]
+    batch, objective = pooled_batch(problem, config, step), problem.objective
+
+    def product(direction: Tensor) -> Tensor:
+        if config.products == "exact":
+            return derivatives.hessian_vector(objective, theta, batch, direction)
+        return derivatives.hessian_vector_difference(objective, theta, batch, direction, relative)
+
+    found = [product(u) for u in directions[:readouts]]
     if len(directions) > readouts:
         small = drawn_samples(problem.data.items, small_size(problem), np.random.default_rng([config.seed, 17, step]))
-        found += derivatives.hessian_vectors_one_sided(problem.objective, theta, small, directions[readouts:])
+        found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[readouts:])
     return torch.stack(found)
 
 

@@ -12,7 +12,6 @@ from estimators.adjoint import Sweep
 from estimators.state import State
 
 from .functionals import principal_functionals
-from .pooling import pooled_products
 from .progress import Progress
 from .readouts import make_readouts
 from .training import unpack
@@ -33,16 +32,13 @@ def run_sweep(expansion: Expansion, progress: Progress) -> None:
 
 
 def _sweep(expansion: Expansion) -> Sweep:
-    config, problem, readouts = expansion.config, expansion.problem, len(expansion.names)
+    config, problem = expansion.config, expansion.problem
 
     def product(theta: Tensor, number: int, direction: Tensor) -> Tensor:
         """Hessian-vector product [D] of a group's mean loss."""
         items = expansion.groups[number]
-        parts = [problem.product(theta, i, direction, exact=False) / len(items) for i in items]
+        parts = [problem.product(theta, i, direction, config.products == "exact") / len(items) for i in items]
         return torch.stack(parts).sum(0)
-
-    def pooled(step: int, theta: Tensor, directions: Tensor) -> Tensor:
-        return pooled_products(problem, config, step, theta, directions, readouts)
 
     return Sweep(
         problem.rule,
@@ -51,7 +47,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         expansion.state,
         lambda step, number: expansion.gradients_of(step)[number % config.mixture],
         product,
-        pooled if config.curvature == "pooled" else None,
+        expansion.pooled_products if config.curvature == "pooled" else None,
     )
 
 

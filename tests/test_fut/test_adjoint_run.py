@@ -20,9 +20,10 @@ from estimators.errors import OrderError
 from estimators.state import State
 from fut.config import AdjointConfig
 from fut.data import build_dataset
+from fut.derivatives import hessian_vector
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import raw_estimates
-from fut.pooling import pooled_products
+from fut.pooling import pooled_batch, pooled_products
 from storage import CheckpointStore, DiskFullError, IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -218,6 +219,25 @@ def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
     exact = sum(problem.product(theta, i, direction) for i in range(run.items)) / run.items
     found = pooled_products(problem, expansion.config, 2, theta, direction[None], 1)[0]
     assert (found - exact).norm() < 1e-3 * exact.norm()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("curvature", ["pooled", "items"])
+def test_exact_products_are_what_differences_come_near_to(make_run: MakeRun, curvature: str) -> None:
+    adjoint = {"mixture": 2, "curvature": curvature}
+    runs = [make_run(**FLOAT64, adjoint=adjoint | {"products": p}) for p in ("exact", "difference")]
+    exact, near = (run.expansion().terms().read("weight", 2) for run in runs)
+    assert 0 < np.linalg.norm(exact - near) < 1e-3 * np.linalg.norm(exact)
+    theta = runs[0].state(2).theta
+    u = runs[0].problem.probe_gradient(theta)
+    found = runs[0].expansion().pooled_products(2, theta, u[None])[0]
+    batch = pooled_batch(runs[0].problem, runs[0].expansion().config, 2)
+    assert torch.equal(found, hessian_vector(runs[0].problem.objective, theta, batch, u))
+
+
+def test_the_form_of_products_is_pinned_only_where_it_is_not_the_first_one() -> None:
+    plain, exact = AdjointConfig().identity(), AdjointConfig(products="exact").identity()
+    assert "products" not in plain, "expansions of versions without the field are still opened"
+    assert exact == plain | {"products": "exact"}
 
 
 def test_samples_cannot_be_pooled_from_items_of_several_shapes(tmp_path: Path) -> None:

@@ -1,0 +1,227 @@
+"""The variants that `ablations.py` compares: estimators that differ from the default in one thing, on one reference run.
+
+Every variant of the adjoint has a directory of its own; centres and sweeps that several have in common are computed once,
+kept under `shared`, and linked into each variant's scratch, where a resumed build finds them done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from error_against_steps import SKETCH_SIZE, SketchedTables, with_layout
+from frozen import FrozenSecondMoment
+from torch import Tensor
+
+import fut
+from estimators.adjoint import DualTransition
+from fut.adjoint import Adjoint
+from fut.config import AdjointConfig
+from fut.derivatives import hessian_vector, hessian_vector_difference
+from fut.estimator import Estimator, Reference
+from fut.expansion import Expansion
+from fut.paper import Fut
+from fut.pooling import pooled_batch, pooled_products
+from fut.positions import Positions
+from fut.replays import Replay, ReplayExact
+from fut.sketch import Sketch
+
+EXACT_ORDERS, SEEDS = 16, (0, 1, 2)
+DIFFERENCE_STEPS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A line of the record. make: the estimator, built. runs: gradients before the first order, in training runs.
+
+    value: what is varied. seed: of the sample. orders: how many are asked, all of them for None. extra: what else is
+    measured, by name.
+    """
+
+    group: str
+    value: str
+    make: Callable[[], Estimator]
+    runs: Callable[[], float]
+    seed: int = 0
+    orders: int | None = None
+    extra: Callable[[], dict[str, Any]] = dict
+
+
+@dataclass(frozen=True)
+class VariedExpansion(Expansion):
+    """relative: step of the central differences. about_reference: the reference run itself in the centre's place."""
+
+    relative: float = 3e-4
+    about_reference: bool = False
+
+    @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        if self.about_reference:
+            return [tuple(step) for step in self.problem.reference.steps]
+        return Expansion.groups.func(self)
+
+    def pooled_products(self, step: int, theta: Tensor, directions: Tensor) -> Tensor:
+        return pooled_products(self.problem, self.config, step, theta, directions, len(self.names), self.relative)
+
+    def share(self, shared: Path) -> None:
+        """Link the centre and the sweep of all expansions that have them in common into the scratch."""
+        c = self.config
+        centre = f"centre-{'reference' if self.about_reference else c.mixture}"
+        sweep = f"{centre}-{c.curvature}-{c.pool}-{c.products}-{self.relative:g}"
+        for name, where in (("centre", centre), ("gradients", centre), ("sweep", sweep)):
+            target, link = shared / where / name, self.scratch / name
+            target.mkdir(parents=True, exist_ok=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(target.resolve())
+
+
+class Unweighted(Adjoint):
+    """Order 0: the displacement without curvature, read linearly about the centre."""
+
+    def _transition(self, block: slice) -> DualTransition:
+        whole = super()._transition(block)
+        return replace(whole, weights=lambda t: torch.zeros_like(whole.weights(t)))
+
+
+class Frozen(Adjoint):
+    """The adjoint replayed with the centre's second moment; the sweep is the default's."""
+
+    @cached_property
+    def _seconds(self) -> Tensor:
+        """v of the centre after every step, on the sample [T, k]."""
+        expansion = self.expansion
+        return torch.stack(
+            [expansion.state(t + 1).restrict(expansion.indices).memory["v"] for t in range(expansion.steps)]
+        )
+
+    def _transition(self, block: slice) -> DualTransition:
+        whole = super()._transition(block)
+        inner = whole.inner
+        frozen = FrozenSecondMoment(inner.rule, inner.rate, inner.gradients, lambda t: self._seconds[t, block])
+        return replace(whole, inner=frozen)
+
+
+class Workbench:
+    """Builds variants of one reference run. directory: of the variants and what they share."""
+
+    def __init__(self, run: fut.Run, directory: Path) -> None:
+        self.run, self.directory = run, directory
+
+    @cached_property
+    def reference(self) -> Reference:
+        return self.run.estimator("reference").reference
+
+    @cached_property
+    def pairwise(self) -> Reference:
+        """With item gradients, updates and exact-direction products of every (checkpoint, item) pair, no sketch."""
+        self.run.cache(["gradient", "norm", "update", "jvp"])
+        return self.run.estimator("reference").reference
+
+    def expansion(self, relative: float = 3e-4, about_reference: bool = False, **changes: Any) -> VariedExpansion:
+        """One that differs from the default as said; nothing is computed."""
+        config = AdjointConfig(**{"coordinates": 10**9, "functionals": 0} | changes)
+        told = [f"{k}-{v}" for k, v in sorted(changes.items())] + [f"relative-{relative:g}"] * (relative != 3e-4)
+        path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
+        start = lambda: self.run.state(0)  # noqa: E731
+        return VariedExpansion(path, self.run.problem, config, start, {}, relative, about_reference)
+
+    def build(self, expansion: VariedExpansion, kind: type[Estimator] = Adjoint) -> Estimator:
+        """Compute it, and an estimator on it; its scratch stays readable."""
+        shared = self.directory / "shared"
+        expansion.share(shared)
+        if not expansion.complete():
+            expansion.build()
+        expansion.share(shared)
+        return kind(replace(self.reference, expansion=expansion))
+
+    def varied(self, group: str, value: str, kind: type[Estimator] = Adjoint, **changes: Any) -> Variant:
+        expansion = self.expansion(**changes)
+        return Variant(
+            group,
+            value,
+            lambda: self.build(expansion, kind),
+            lambda: expansion.gradients() / self.run.steps,
+            changes.get("seed", 0),
+        )
+
+    def paired(self, group: str, value: str, make: Callable[[Reference], Estimator], names: list[str]) -> Variant:
+        """An estimator on the terms of every (checkpoint, item) pair."""
+        runs = lambda: self.pairwise.layout.gradients(names) / self.run.steps  # noqa: E731
+        return Variant(group, value, lambda: make(self.pairwise), runs)
+
+    # --- the ablations
+
+    def variants(self, groups: list[str]) -> Iterator[Variant]:
+        """The default, then everything of the named groups."""
+        yield self.varied(DEFAULT, DEFAULT)
+        for group in groups:
+            yield from getattr(self, f"_{group}")()
+
+    def _centre(self) -> Iterator[Variant]:
+        for count in (1, 2, 8):
+            yield self.varied("centre", f"c = {count}", mixture=count)
+        yield self.varied("centre", "reference order", mixture=1, about_reference=True)
+
+    def _anchors(self) -> Iterator[Variant]:
+        for count in (2, 5, 9, self.run.steps):
+            yield self.varied("anchors", "A = T" if count == self.run.steps else f"A = {count}", anchors=count)
+
+    def _coordinates(self) -> Iterator[Variant]:
+        for share in (8, 32, 128, 1024):
+            for seed in SEEDS:
+                kept = self.run.parameters // share
+                yield self.varied("coordinates", f"k = D/{share}", coordinates=kept, seed=seed)
+
+    def _curvature(self) -> Iterator[Variant]:
+        yield self.varied("curvature", "items", curvature="items")
+        for pool in (1, 4, 8):
+            yield self.varied("curvature", f"pool = {pool}", pool=pool)
+
+    def _products(self) -> Iterator[Variant]:
+        exact = self.varied("products", "exact", products="exact")
+        yield replace(exact, extra=self.product_errors)
+        for relative in DIFFERENCE_STEPS:
+            if relative != 3e-4:
+                yield self.varied("products", f"h = {relative:g}", relative=relative)
+
+    def _order(self) -> Iterator[Variant]:
+        yield self.varied("order", "positions", Positions)
+        yield self.varied("order", "order 0 about the centre", Unweighted)
+        yield self.paired("order", "replay (order 0 about the reference)", Replay, ["gradient", "norm"])
+        exact = lambda: ReplayExact(self.reference)  # noqa: E731
+        yield Variant("order", "replay-exact (order 1)", exact, lambda: 0.0, orders=EXACT_ORDERS)
+
+    def _moments(self) -> Iterator[Variant]:
+        yield self.varied("moments", "adjoint, v of the centre", Frozen)
+        for moments in ("reference", "replayed"):
+            terms = ["update", "jvp"]
+            yield self.paired("moments", f"fut, {moments}", lambda r, m=moments: Fut(sketched(r), m), terms)
+            exact = lambda r, m=moments: Fut(r, m, "linear")  # noqa: E731
+            yield self.paired("moments", f"fut, no sketch, {moments}", exact, terms)
+
+    def product_errors(self) -> dict[str, Any]:
+        """Relative error of central differences along the sweep's own direction, at three steps of the default's sweep."""
+        expansion, problem, errors = self.expansion(), self.run.problem, {}
+        self.build(expansion)
+        for step in (expansion.steps // 4, expansion.steps // 2, 3 * expansion.steps // 4):
+            state, rate, after = expansion.state(step), problem.rate(step), expansion.costate(step + 1)
+            pulled = [problem.rule.pullback(state, g, rate, after)[1] for g in expansion.gradients_of(step)]
+            direction, batch = torch.stack(pulled).mean(0)[0], pooled_batch(problem, expansion.config, step)
+            exact = hessian_vector(problem.objective, state.theta, batch, direction)
+            for h in DIFFERENCE_STEPS:
+                found = hessian_vector_difference(problem.objective, state.theta, batch, direction, h)
+                errors.setdefault(f"{h:g}", []).append(((found - exact).norm() / exact.norm()).item())
+        return {"product_errors": errors}
+
+
+def sketched(exact: Reference) -> Reference:
+    """The same terms seen through a JL sketch of the default kind and size."""
+    sketch = Sketch("sjlt", 0, exact.problem.objective.size, SKETCH_SIZE)
+    chosen = with_layout(exact, sketch="sjlt", size=SKETCH_SIZE)
+    return replace(chosen, tables=SketchedTables(exact.tables, sketch))
