@@ -13,9 +13,10 @@ from .estimator import Estimator, Reference
 from .paper import Fut, FutPlusPlus
 from .positions import Positions
 from .replays import ReferenceEstimator, Replay, ReplayExact
+from .reweighting import Reweighting
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    e.name: e for e in (ReferenceEstimator, Fut, FutPlusPlus, Replay, ReplayExact, Adjoint, Positions)
+    e.name: e for e in (ReferenceEstimator, Fut, FutPlusPlus, Replay, ReplayExact, Adjoint, Positions, Reweighting)
 }
 NAMES = (*ESTIMATORS, "retrain")
 
@@ -23,6 +24,16 @@ NAMES = (*ESTIMATORS, "retrain")
 def base_name(spec: str) -> str:
     """The estimator's name in a specification like `fut:moments=replayed`."""
     return spec.partition(":")[0]
+
+
+def require_movable(question: str, names: Sequence[str]) -> None:
+    """UsageError if one of the estimators cannot answer the random orders that a question is about."""
+    fixed = [name for name in names if (of := ESTIMATORS.get(base_name(name))) is not None and of.in_place]
+    if fixed:
+        raise UsageError(
+            f"{question}: expected estimators of orders that move items, got {', '.join(fixed)}, which answers weights of "
+            "items in their own steps; `fut lds RUN` measures its error against retrained subsets"
+        )
 
 
 def make_estimator(spec: str, reference: Reference, **options: str) -> Estimator:

@@ -20,6 +20,7 @@ from .terms import TermLayout, TermTables
 
 if TYPE_CHECKING:
     from .expansion import Expansion
+    from .sensitivity import Sensitivities
 
 Reading = Literal["linear", "evaluated"]
 """How a read-out is taken off a position: by its gradient at the reference, or really evaluated."""
@@ -39,6 +40,7 @@ class Reference:
     tables: TermTables
     readout: ReadOut
     expansion: Expansion | None = None
+    sensitivities: Sensitivities | None = None
 
     def loss_at(self, step: int) -> float:
         """phi(theta_step), in the read-out's unit: as known at the end of the run, evaluated before."""
@@ -58,6 +60,7 @@ class Estimator(ABC):
     """
 
     name: ClassVar[str]
+    in_place: ClassVar[bool] = False  # answers weights of items in their own steps, and no order that moves one
 
     def __init__(self, reference: Reference, needs: tuple[str, ...] = ()) -> None:
         self.reference, self.problem = reference, reference.problem

@@ -14,6 +14,8 @@ from .data import detokenize
 from .errors import UsageError
 from .estimation import ESTIMATORS
 from .retrained import RetrainedOrders
+from .sensitivity import DIRECTORY as REWEIGHTING
+from .sensitivity import stored_config
 from .terms import COST
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ def precompute_gradients(run: Run, name: str) -> int:
     per_pair = (1 if names else 0) + sum(COST[n] for n in names if COST[n] > 1)
     if name in ("adjoint", "positions"):
         return run.expansion().gradients()
+    if name == REWEIGHTING:
+        return run.sensitivities().gradients()
     return per_pair * run.steps * run.items
 
 
@@ -53,8 +57,8 @@ def store_bytes(run: Run, name: str) -> int:
         return run.checkpoints.nbytes()
     if name == "positions":
         return directory_bytes(run.path / files.ADJOINT / "terms" / "arrays" / "positions")
-    if name == "adjoint":
-        return directory_bytes(run.path / files.ADJOINT)
+    if name in ("adjoint", REWEIGHTING):
+        return directory_bytes(run.path / name)
     return sum(directory_bytes(run.path / files.TERMS / "arrays" / n) for n in needs(run, name))
 
 
@@ -99,6 +103,8 @@ def info(run: Run) -> dict[str, Any]:
         "adjoint": (files.read_expansion_config(run.path) if expanded else run.config.adjoint).model_dump(),
         "adjoint_cached": expanded,
         "readouts": run.expansion().names,
+        "reweighting": run.sensitivities().config.model_dump(),
+        "reweighting_cached": stored_config(run.path) is not None,
         "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
         "environment": run.manifest.environment,
     }
@@ -115,6 +121,7 @@ def check_path(path: Path) -> list[Damage]:
         small[files.SUMMARY] = files.read_summary
     damages += [d for name, read in small.items() if (d := _unreadable(path / name, read, path))]
     kept = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.ADJOINT}/{files.MANIFEST}")]
+    kept += path.glob(f"{REWEIGHTING}/{files.MANIFEST}")
     damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]
     damages += _missing_checkpoints(path)
     damages += [
@@ -122,9 +129,14 @@ def check_path(path: Path) -> list[Damage]:
         for part in ("sample", "scratch/centre", "scratch/sweep", "scratch/gradients")
         for d in CheckpointStore(path / files.ADJOINT / part).check()
     ]
+    damages += [
+        d
+        for part in ("sample", "scratch/sweep", "scratch/costate")
+        for d in CheckpointStore(path / REWEIGHTING / part).check()
+    ]
     damages += _damaged_terms(path / files.TERMS) if files.has_terms(path) else []
-    expansion = path / files.ADJOINT / "terms"
-    return damages + (_damaged_terms(expansion) if expansion.exists() else [])
+    expansions = [path / part / "terms" for part in (files.ADJOINT, REWEIGHTING)]
+    return damages + [d for terms in expansions if terms.exists() for d in _damaged_terms(terms)]
 
 
 def _damaged_terms(path: Path) -> list[Damage]:

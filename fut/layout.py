@@ -37,6 +37,7 @@ from .expansion import Expansion
 from .models import Item
 from .problem import Problem
 from .readouts import readout_names, shortened
+from .sensitivity import DIRECTORY, Sensitivities
 from .terms import TermLayout
 
 MANIFEST, CONFIG, SUMMARY, ORDER = "manifest.json", "config.toml", "summary.json", "order.json"
@@ -131,16 +132,17 @@ def readout_config(path: Path, config: Config, readouts: Sequence[str] | None) -
 
 def read_pins(path: Path) -> dict[str, float]:
     """Values at the reference endpoint of the users' own read-outs that the run's expansion was swept for."""
-    return Manifest.read(path / ADJOINT / MANIFEST).environment.get(PINS, {}) if has_expansion(path) else {}
+    files = [f for part in (ADJOINT, DIRECTORY) if (f := path / part / MANIFEST).exists()]
+    return {name: value for f in files for name, value in Manifest.read(f).environment.get(PINS, {}).items()}
 
 
-def claim_expansion(path: Path, expansion: Expansion, pins: dict[str, float]) -> None:
+def claim_expansion(path: Path, expansion: Expansion | Sensitivities, pins: dict[str, float]) -> None:
     """Pin what an expansion is made of before its first number; IdentityError if the directory holds another one.
 
     pins: values that recognise the users' own read-outs, kept as they were when the directory was first claimed.
     """
     pins = pins | read_pins(path)
-    target = path / ADJOINT / MANIFEST
+    target = expansion.directory / MANIFEST
     if target.exists():
         try:
             require_same(Manifest.read(target).identity, expansion.identity(), f"expansion {target.parent}")
@@ -152,7 +154,7 @@ def claim_expansion(path: Path, expansion: Expansion, pins: dict[str, float]) ->
 
 def sweep(path: Path) -> None:
     """Remove what killed calls left half-written in the term stores."""
-    for store in (path / TERMS, path / ADJOINT / "terms"):
+    for store in (path / TERMS, path / ADJOINT / "terms", path / DIRECTORY / "terms"):
         for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
             remove_parts(directory)
 

@@ -9,10 +9,14 @@ from storage import IdentityError, MemoryTerms, TermStore, require_free
 
 from . import layout as files
 from .caching import CachePlan, fill, known_terms, plan_cache
-from .config import AdjointConfig, CacheConfig
+from .config import AdjointConfig, CacheConfig, ReweightingConfig, parse_config
 from .device import environment
-from .fitting import require_expansion, require_pairwise
+from .fitting import LESS, require_expansion, require_pairwise
 from .footprint import footprint_of
+from .memory import require_memory
+from .readouts import readout_names, shortened
+from .sensitivity import DIRECTORY as REWEIGHTING
+from .sensitivity import stored_config
 from .terms import TermLayout
 
 if TYPE_CHECKING:
@@ -36,7 +40,8 @@ def plan(run: Run, names: Names, config: CacheConfig | None, readouts: Names) ->
     layout = TermLayout.of(run.problem, config or run.cache_config)
     terms = run.terms(config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
     expansion = run.expansion(files.readout_config(run.path, run.config, readouts)) if adjoint else None
-    return plan_cache(run.problem, layout, terms, known_terms(layout, pairwise), run.state(0), expansion)
+    about = run.sensitivities(_reweighting(run, readouts)) if REWEIGHTING in (names or ()) else None
+    return plan_cache(run.problem, layout, terms, known_terms(layout, pairwise), run.state(0), expansion, about)
 
 
 def cache(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -> None:
@@ -45,6 +50,8 @@ def cache(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -
     pairwise, adjoint = _split(run, names)
     if adjoint:
         expand(run, files.readout_config(run.path, run.config, readouts))
+    if REWEIGHTING in (names or ()):
+        sensitise(run, _reweighting(run, readouts))
     if pairwise:
         terms = run.terms(config)
         wanted = known_terms(run.layout, pairwise)
@@ -68,6 +75,36 @@ def expand(run: Run, config: AdjointConfig | None) -> None:
     expansion.build(run.progress)
 
 
+def sensitise(run: Run, config: ReweightingConfig) -> None:
+    """Compute what the reweighting estimator reads."""
+    found, pins = run.sensitivities(config), dict[str, float]()
+    if not found.complete():
+        pins = run.readouts.pins(found.names)
+        footprint = footprint_of(run.problem, run.expansion().config, run.cache_config)
+        require_memory("reweighting", footprint.reweighting(found), run.problem.device, LESS)
+        require_free(run.path, found.scratch_bytes() + found.nbytes(), "the expansion about the reference run")
+    files.claim_expansion(run.path, found, pins)
+    found.build(run.progress)
+
+
+def _reweighting(run: Run, readouts: Names) -> ReweightingConfig:
+    """The stored configuration, or the run's own, for these read-outs if any are named; IdentityError where an expansion
+    is stored without them."""
+    stored = stored_config(run.path)
+    if readouts is None:
+        return stored or run.config.reweighting
+    if stored is None:
+        chosen = run.config.reweighting.model_dump(mode="json") | {"readouts": list(readouts)}
+        return parse_config({"reweighting": chosen}).reweighting
+    held, wanted = (readout_names(specs, run.items) for specs in (stored.readouts, readouts))
+    if set(wanted) <= set(held):
+        return stored
+    raise IdentityError(
+        f"expansion {run.path / REWEIGHTING}: expected one swept for {shortened(wanted)}, got one swept for "
+        f"{shortened(held)}; remove the directory to compute it anew, for all of them"
+    )
+
+
 def repair(run: Run) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
     files.sweep(run.path)
@@ -75,6 +112,7 @@ def repair(run: Run) -> int:
     if files.has_terms(run.path):
         files.renew_term_metadata(run.path)
         found = len(run.terms().repair())
+    found += run.sensitivities().repair() if stored_config(run.path) else 0
     return found + (run.expansion().repair() if files.has_expansion(run.path) else 0)
 
 
@@ -82,4 +120,4 @@ def _split(run: Run, names: Names) -> tuple[list[str], bool]:
     """Requested terms of every pair, and whether the expansion is requested."""
     if names is None:
         return run.layout.names, run.problem.rule.smooth
-    return [n for n in names if n != "adjoint"], "adjoint" in names
+    return [n for n in names if n not in ("adjoint", REWEIGHTING)], "adjoint" in names

@@ -24,6 +24,7 @@ from .readouts import (
     one_readout,
     require_same_value,
 )
+from .sensitivity import stored_config
 from .terms import TermTables
 from .training import Retrained
 
@@ -87,4 +88,6 @@ class RunReadOuts:
         stored = TermStore.open(run.path / files.TERMS) if files.has_terms(run.path) else None
         tables = TermTables(stored, run.problem.device)
         expansion = run.expansion() if files.has_expansion(run.path) else None
-        return Reference(run.problem, run.layout, run.state, self.at_reference(readout), tables, readout, expansion)
+        sensitivities = run.sensitivities() if stored_config(run.path) else None
+        value = self.at_reference(readout)
+        return Reference(run.problem, run.layout, run.state, value, tables, readout, expansion, sensitivities)
