@@ -132,8 +132,8 @@ def readout_config(path: Path, config: Config, readouts: Sequence[str] | None) -
 
 def read_pins(path: Path) -> dict[str, float]:
     """Values at the reference endpoint of the users' own read-outs that the run's expansion was swept for."""
-    files = [f for part in (ADJOINT, DIRECTORY) if (f := path / part / MANIFEST).exists()]
-    return {name: value for f in files for name, value in Manifest.read(f).environment.get(PINS, {}).items()}
+    held = [Manifest.read(f).environment for part in (ADJOINT, DIRECTORY) if (f := path / part / MANIFEST).exists()]
+    return {name: value for environment in held for name, value in environment.get(PINS, {}).items()}
 
 
 def claim_expansion(path: Path, expansion: Expansion | Sensitivities, pins: dict[str, float]) -> None:
@@ -198,10 +198,8 @@ def read_manifest(path: Path) -> Manifest:
 def read_config(path: Path) -> Config:
     """The run's configuration, byte for byte as the manifest pins it."""
     file = path / CONFIG
-    found, expected = (
-        _sha256(file.read_bytes()) if file.exists() else "no file",
-        read_manifest(path).environment[CONFIG],
-    )
+    found = _sha256(file.read_bytes()) if file.exists() else "no file"
+    expected = read_manifest(path).environment[CONFIG]
     if found != expected:
         raise DamagedError(
             f"{file}: expected the bytes that the manifest pins (sha256 {expected[:12]}…), got {found[:12]}; undo the edit: a "

@@ -61,7 +61,7 @@ class Reweighting(Estimator):
         assert self.values.numel()
 
     def width(self) -> int:
-        return self.problem.config.steps if self.linear else 3 * len(self.terms_of.indices)
+        return self.problem.config.steps if self.linear else 3 * self.terms_of.expected_coordinates
 
     def _read(self, name: str, step: int, row: int | None = None) -> Tensor:
         terms = self.terms_of.terms()
@@ -71,10 +71,10 @@ class Reweighting(Estimator):
     @cached_property
     def values(self) -> Tensor:
         """<lambda_t, g_{t,j}> [T, n items], float64, in the read-out's unit."""
-        if missing := self.terms_of.terms().missing():
+        if not self.terms_of.complete():
             raise NotCachedError(
-                f"{self.name}: expected a complete expansion about the reference run, got one with {len(missing)} blocks "
-                "missing; run `fut cache RUN --terms reweighting`"
+                f"{self.name}: expected a complete expansion about the reference run, got one that was interrupted or "
+                "repaired; run `fut cache RUN --terms reweighting` to finish it"
             )
         return torch.stack([self._read("value", t, self.row) for t in range(self.terms_of.steps)])
 

@@ -30,11 +30,9 @@ ADAMW = {"name": "adamw", "options": {"betas": [0.9, 0.95], "eps": 1e-4, "weight
 RULES = {
     "adamw": ADAMW,
     "adamw clipped": {"name": "adamw", "options": ADAMW["options"] | {"clip": 0.5}},
-    "sgd": {"name": "sgd", "options": {"momentum": 0.9}},
-    "sgd clipped": {"name": "sgd", "options": {"momentum": 0.9, "clip": 0.5}},
+    "momentum": {"name": "momentum", "options": {"beta": 0.9}},
+    "momentum clipped": {"name": "momentum", "options": {"beta": 0.9, "clip": 0.5}},
 }
-CURVED = 0.02
-"""Least share of an attribution that curvature must make up, so that a sweep without it would fail."""
 
 
 def made(make_run: MakeRun, **sections: Any) -> fut.Run:
@@ -172,7 +170,7 @@ def test_an_interrupted_build_resumes_to_the_same_terms(
     for after in (1, 1, 2):
         with interrupted(monkeypatch, after), pytest.raises(KeyboardInterrupt):
             run.cache(["reweighting"])
-        with pytest.raises(NotCachedError, match=r"blocks missing; run|got none"):
+        with pytest.raises(NotCachedError, match=r"interrupted or repaired; run|got none"):
             run.estimate(["without:1"], "reweighting", known=False)
         run = fut.open(path, device="cpu")
         if coordinates == 0:
@@ -213,7 +211,7 @@ def test_damage_is_found_and_computed_again(tmp_path: Path, make_run: MakeRun) -
     run = fut.open(path, device="cpu")
     assert {name for d in run.check() for name in ("gradient", "value") if name in d.path} == {"gradient", "value"}
     assert run.repair() == 2
-    with pytest.raises(NotCachedError, match="2 blocks missing"):
+    with pytest.raises(NotCachedError, match="interrupted or repaired"):
         run.estimate(["without:1"], "reweighting", known=False)
     run.cache(["reweighting"])
     assert run.estimate(["without:1"], "reweighting", known=False)[0].loss == expected
