@@ -26,13 +26,14 @@ from estimators.state import State
 from storage import CheckpointStore, Manifest, TermSpec, TermStore
 
 from .config import ReweightingConfig
-from .expansion import ALL_UP_TO, ITEM_BLOCK, SAMPLED
+from .expansion import ITEM_BLOCK
 from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, gradient_cost, make_readouts, readout_names
 from .training import unpack
 
 DIRECTORY = "reweighting"
+ALL_UP_TO, SAMPLED = 1 << 17, 1 << 15
 FOLDED = ("weight", "injection", "value", "gram")
 
 

@@ -73,7 +73,7 @@ def test_readings_are_the_attributions_to_first_order(make_run: MakeRun, rule: s
     assert (up.loss - down.loss) / (2 * h) == pytest.approx(run.attributions()[0, 2], rel=1e-5)
 
 
-def test_replaying_is_nearer_to_the_truth_than_no_curvature_at_all(make_run: MakeRun) -> None:
+def test_leaving_out_is_estimated_near_its_truth(make_run: MakeRun) -> None:
     run = made(make_run, **SEQUENCES, **EXACT, rule=ADAMW)
     for order in ("without:1", "without:3,6,11", "without:0,1,2,3"):
         truth = run.retrain(order).loss - run.reference_loss
