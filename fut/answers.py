@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 UNCALIBRATED = "no interval: this estimator is not calibrated on this run; `fut calibrate RUN` does that"
 BASELINE = "no interval: the baseline answers the reference order's loss whatever the order; name another estimator"
+IN_PLACE = "no interval: random orders cannot calibrate this estimator; `fut lds RUN` measures its error"
 DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use another estimator"
 
 
@@ -92,7 +93,8 @@ def estimated(
         return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED, **asked)
     if calibration is None:
         sampling = f"; its sampling error over coordinates alone is {variance**0.5:.2g} {readout.unit}".rstrip()
-        note = BASELINE if estimator == "reference" else UNCALIBRATED + (sampling if variance else "")
+        why = IN_PLACE if estimator.partition(":")[0] == "reweighting" else UNCALIBRATED
+        note = BASELINE if estimator == "reference" else why + (sampling if variance else "")
         return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
     corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)
     note = f"calibrated on {calibration.fit.count} retrained orders; interval of level 0.9"

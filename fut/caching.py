@@ -19,6 +19,7 @@ from .errors import UsageError
 from .expansion import Expansion
 from .problem import Problem
 from .progress import Progress, silent
+from .sensitivity import Sensitivities
 from .terms import TermLayout
 
 StateAt = Callable[[int], State]
@@ -43,18 +44,20 @@ def plan_cache(
     state: State,
     expansion: Expansion | None = None,
     base: Base | None = None,
+    sensitivities: Sensitivities | None = None,
 ) -> CachePlan:
     """Cost of what is missing. state: any checkpoint [D], at which two gradients are timed."""
     missing = terms.missing(names) if names else []
     share = sum(b.last - b.first for b in missing) / (layout.steps * layout.items)
     gradients, nbytes = round(layout.gradients(list(names)) * share), round(layout.nbytes(list(names)) * share)
     stages, named = len(missing), list(names)
-    if expansion is not None and not expansion.complete():
-        gradients, nbytes, stages = gradients + expansion.gradients(), nbytes + expansion.nbytes(), stages + 1
-        named = ["adjoint", *named]
     if base is not None and not base.complete():
         gradients, nbytes, stages = gradients + base.missing_gradients(), nbytes + base.nbytes(), stages + 1
         named = ["curved", *named]
+    for name, wanted in (("reweighting", sensitivities), ("adjoint", expansion)):
+        if wanted is not None and not wanted.complete():
+            gradients, nbytes, stages = gradients + wanted.gradients(), nbytes + wanted.nbytes(), stages + 1
+            named = [name, *named]
     return CachePlan(named, stages, gradients, gradients * seconds_per_gradient(problem, state), nbytes)
 
 

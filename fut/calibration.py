@@ -15,7 +15,7 @@ from estimators.order import Order, random_order, random_orders
 from storage import FORMAT, Manifest
 
 from .errors import UsageError
-from .estimation import base_name, raw_estimates
+from .estimation import base_name, raw_estimates, require_movable
 from .readouts import PROBE, ReadOut, require_same_value, suffix
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def calibrate_run(run: Run, count: int, seed: int, estimator: str, readout: str 
         raise UsageError(
             f"calibrate: expected an estimator, got `{estimator}`, which has nothing to calibrate; name another"
         )
+    require_movable("calibrate", [estimator])
     if count < 3:
         raise UsageError(f"calibrate: expected at least 3 orders, got {count}; 8 is a good number")
     orders, asked = random_orders(run.reference, count, seed), run.readouts.get(readout)

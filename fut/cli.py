@@ -19,6 +19,7 @@ from .config import CacheConfig, load_config, parse_config
 from .device import describe
 from .errors import EXPECTED, UsageError, exit_status
 from .estimation import NAMES
+from .lds_command import lds
 from .progress import Progress, silent, terminal
 from .readouts import PROBE, suffix
 
@@ -32,13 +33,7 @@ app = typer.Typer(
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="directory of a reference run")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else there")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
-Spec = Annotated[
-    str,
-    typer.Option(
-        "--order",
-        help=f"JSON file, list 3,1,2,0, or {ORDERS}",
-    ),
-]
+Spec = Annotated[str, typer.Option("--order", help=f"JSON file, list 3,1,2,0, or {ORDERS}")]
 Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
 EstimatorName = Annotated[
     str | None,
@@ -126,13 +121,13 @@ def cache(
     path: RunPath,
     terms: Annotated[
         str | None,
-        typer.Option(help="comma-separated: adjoint, gradient, norm, update, jvp, second (default: all); curved"),
+        typer.Option(
+            help="comma-separated: adjoint, gradient, norm, update, jvp, second (default: these); curved, reweighting"
+        ),
     ] = None,
     readouts: Annotated[
         str | None,
-        typer.Option(
-            help="comma-separated: what the adjoint answers: probe, items, item:I, accuracy, package.module:name"
-        ),
+        typer.Option(help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name"),
     ] = None,
     settings: Settings = None,
     device: Device = "auto",
@@ -234,6 +229,9 @@ def verify(
         found, plot or path / "verification" / f"orders-{orders}-seed-{seed}{suffix(found.readout)}.png"
     )
     answer(found.as_dict() | {"plot": str(picture)}, present.table(found) + f"\npicture: {picture}", as_json)
+
+
+app.command()(lds)
 
 
 @app.command()

@@ -155,6 +155,26 @@ class CurvedConfig(_Section):
     seed: int = Field(0, ge=0, lt=1 << 31)
 
 
+class ReweightingConfig(_Section):
+    """The expansion about the reference run itself, which the reweighting estimator reads."""
+
+    products: Literal["difference", "exact"] = Field(
+        "difference", description="Hessian-vector products by central difference (2 gradients) or torch.func"
+    )
+    coordinates: int = Field(
+        0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
+    )
+    readouts: list[str] = Field(["probe"], min_length=1, description="what is estimated, as adjoint.readouts")
+    seed: int = Field(0, ge=0, lt=1 << 63)
+
+    @field_validator("readouts")
+    @classmethod
+    def _distinct(cls, names: list[str]) -> list[str]:
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("expected names that are not empty, each once")
+        return names
+
+
 class Config(_Section):
     """Everything that decides a run's numbers, except the machine."""
 
@@ -166,6 +186,7 @@ class Config(_Section):
     cache: CacheConfig = CacheConfig()
     adjoint: AdjointConfig = AdjointConfig()
     curved: CurvedConfig = CurvedConfig()
+    reweighting: ReweightingConfig = ReweightingConfig()
 
     @property
     def steps(self) -> int:
@@ -179,7 +200,7 @@ class Config(_Section):
 
     def training(self) -> dict[str, Any]:
         """The part that decides the reference run (not what is cached about it)."""
-        return self.model_dump(mode="json", exclude={"cache", "adjoint", "curved"})
+        return self.model_dump(mode="json", exclude={"cache", "adjoint", "curved", "reweighting"})
 
     def toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json"))

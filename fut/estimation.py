@@ -14,9 +14,11 @@ from .estimator import Estimator, Reference
 from .paper import Fut, FutPlusPlus
 from .positions import Positions
 from .replays import ReferenceEstimator, Replay, ReplayExact
+from .reweighting import Reweighting
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    e.name: e for e in (ReferenceEstimator, Fut, FutPlusPlus, Replay, ReplayExact, Adjoint, Positions, Curved)
+    e.name: e
+    for e in (ReferenceEstimator, Fut, FutPlusPlus, Replay, ReplayExact, Adjoint, Positions, Curved, Reweighting)
 }
 NAMES = (*ESTIMATORS, "retrain")
 
@@ -30,6 +32,16 @@ def option(spec: str, name: str) -> str | None:
     """The value of an option in a specification; None where it is not given."""
     pairs = [part.partition("=") for part in spec.split(":")[1:]]
     return next((value for key, _, value in pairs if key == name), None)
+
+
+def require_movable(question: str, names: Sequence[str]) -> None:
+    """UsageError if one of the estimators cannot answer the random orders that a question is about."""
+    fixed = [name for name in names if (of := ESTIMATORS.get(base_name(name))) is not None and of.in_place]
+    if fixed:
+        raise UsageError(
+            f"{question}: expected estimators of orders that move items, got {', '.join(fixed)}, which answers weights of "
+            "items in their own steps; `fut lds RUN` measures its error against retrained subsets"
+        )
 
 
 def make_estimator(spec: str, reference: Reference, **options: str) -> Estimator:

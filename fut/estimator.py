@@ -21,6 +21,7 @@ from .terms import TermLayout, TermTables
 if TYPE_CHECKING:
     from .base import Base
     from .expansion import Expansion
+    from .sensitivity import Sensitivities
 
 Reading = Literal["linear", "evaluated"]
 """How a read-out is taken off a position: by its gradient at the reference, or really evaluated."""
@@ -41,6 +42,7 @@ class Reference:
     readout: ReadOut
     expansion: Expansion | None = None
     base: Base | None = None
+    sensitivities: Sensitivities | None = None
 
     def loss_at(self, step: int) -> float:
         """phi(theta_step), in the read-out's unit: as known at the end of the run, evaluated before."""
@@ -60,6 +62,7 @@ class Estimator(ABC):
     """
 
     name: ClassVar[str]
+    in_place: ClassVar[bool] = False  # answers weights of items in their own steps, and no order that moves one
 
     def __init__(self, reference: Reference, needs: tuple[str, ...] = ()) -> None:
         self.reference, self.problem = reference, reference.problem

@@ -29,6 +29,7 @@ from .expansion import ITEM_BLOCK, Expansion
 from .memory import available_bytes, peak_bytes
 from .models import Item
 from .problem import Problem
+from .sensitivity import Sensitivities
 from .sketch import Sketch
 from .terms import TermLayout
 
@@ -211,6 +212,14 @@ class Footprint:
         return self.planned(
             self.resident + (2 * self.state + 2 * (1 + self.state) * len(self.expansion.names) + 2) * self.vector
         )
+
+    def reweighting(self, wanted: Sensitivities) -> int:
+        """The sweep along the reference run: a step's item gradients, a state, and every read-out's costate and weights."""
+        n, r, s = wanted.per_step, len(wanted.names), self.state
+        held = self.resident + (n + s + r * (s + 3)) * self.vector
+        product = self.exact_product if wanted.config.products == "exact" else self.gradient + 3 * self.vector
+        pull = (2 * s * r + TEMPORARIES) * self.vector
+        return self.planned(held + max(n * self.vector + self.gradient, product, pull, 2 * self.vector * r))
 
     def pairwise(self, names: Sequence[str]) -> int:
         """Pairwise terms: gradients, states and updates of a block of items, then products of its updates one by one."""

@@ -18,6 +18,8 @@ from .errors import UsageError
 from .estimation import ESTIMATORS, base_name, option
 from .folding import anchor_error
 from .retrained import RetrainedOrders
+from .sensitivity import DIRECTORY as REWEIGHTING
+from .sensitivity import stored_config
 from .terms import COST
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ def precompute_gradients(run: Run, name: str) -> int:
         return run.expansion().gradients()
     if name == "curved":
         return run.base().gradients()
+    if name == REWEIGHTING:
+        return run.sensitivities().gradients()
     return per_pair * run.steps * run.items
 
 
@@ -62,8 +66,8 @@ def store_bytes(run: Run, name: str) -> int:
         return run.checkpoints.nbytes()
     if name == "positions":
         return directory_bytes(run.path / files.ADJOINT / "terms" / "arrays" / "positions")
-    if name in ("adjoint", "curved"):
-        return directory_bytes(run.path / (files.ADJOINT if name == "adjoint" else BASE))
+    if name in ("adjoint", BASE, REWEIGHTING):
+        return directory_bytes(run.path / name)
     return sum(directory_bytes(run.path / files.TERMS / "arrays" / n) for n in needs(run, name))
 
 
@@ -112,6 +116,8 @@ def info(run: Run) -> dict[str, Any]:
         "curved": run.base().config.model_dump(),
         "curved_cached": has_base(run.path),
         "readouts": run.expansion().names,
+        "reweighting": run.sensitivities().config.model_dump(),
+        "reweighting_cached": stored_config(run.path) is not None,
         "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
         "environment": run.manifest.environment,
     }
@@ -129,6 +135,7 @@ def check_path(path: Path) -> list[Damage]:
     damages += [d for name, read in small.items() if (d := _unreadable(path / name, read, path))]
     kept = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.ADJOINT}/{files.MANIFEST}")]
     kept += path.glob(f"{BASE}/{files.MANIFEST}")
+    kept += path.glob(f"{REWEIGHTING}/{files.MANIFEST}")
     damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]
     damages += _missing_checkpoints(path)
     damages += [
@@ -137,8 +144,13 @@ def check_path(path: Path) -> list[Damage]:
         for d in CheckpointStore(path / files.ADJOINT / part).check()
     ]
     damages += [d for part in SCRATCH for d in CheckpointStore(path / BASE / part).check()]
+    damages += [
+        d
+        for part in ("sample", "scratch/sweep", "scratch/costate")
+        for d in CheckpointStore(path / REWEIGHTING / part).check()
+    ]
     damages += _damaged_terms(path / files.TERMS) if files.has_terms(path) else []
-    built = [where for part in (files.ADJOINT, BASE) if (where := path / part / "terms").exists()]
+    built = [where for part in (files.ADJOINT, BASE, REWEIGHTING) if (where := path / part / "terms").exists()]
     return damages + [d for where in built for d in _damaged_terms(where)]
 
 

@@ -38,6 +38,7 @@ from .expansion import Expansion
 from .models import Item
 from .problem import Problem
 from .readouts import readout_names, shortened
+from .sensitivity import DIRECTORY, Sensitivities
 from .terms import TermLayout
 
 MANIFEST, CONFIG, SUMMARY, ORDER = "manifest.json", "config.toml", "summary.json", "order.json"
@@ -132,16 +133,17 @@ def readout_config(path: Path, config: Config, readouts: Sequence[str] | None) -
 
 def read_pins(path: Path) -> dict[str, float]:
     """Values at the reference endpoint of the users' own read-outs that the run's expansion was swept for."""
-    return Manifest.read(path / ADJOINT / MANIFEST).environment.get(PINS, {}) if has_expansion(path) else {}
+    held = [Manifest.read(f).environment for part in (ADJOINT, DIRECTORY) if (f := path / part / MANIFEST).exists()]
+    return {name: value for environment in held for name, value in environment.get(PINS, {}).items()}
 
 
-def claim_expansion(path: Path, expansion: Expansion, pins: dict[str, float]) -> None:
+def claim_expansion(path: Path, expansion: Expansion | Sensitivities, pins: dict[str, float]) -> None:
     """Pin what an expansion is made of before its first number; IdentityError if the directory holds another one.
 
     pins: values that recognise the users' own read-outs, kept as they were when the directory was first claimed.
     """
     pins = pins | read_pins(path)
-    target = path / ADJOINT / MANIFEST
+    target = expansion.directory / MANIFEST
     if target.exists():
         try:
             require_same(Manifest.read(target).identity, expansion.identity(), f"expansion {target.parent}")
@@ -153,7 +155,8 @@ def claim_expansion(path: Path, expansion: Expansion, pins: dict[str, float]) ->
 
 def sweep(path: Path) -> None:
     """Remove what killed calls left half-written in the term stores."""
-    for store in (path / TERMS, path / ADJOINT / "terms", path / BASE / "terms"):
+    built = (path / part / "terms" for part in (ADJOINT, BASE, DIRECTORY))
+    for store in (path / TERMS, *built):
         for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
             remove_parts(directory)
 
@@ -197,10 +200,8 @@ def read_manifest(path: Path) -> Manifest:
 def read_config(path: Path) -> Config:
     """The run's configuration, byte for byte as the manifest pins it."""
     file = path / CONFIG
-    found, expected = (
-        _sha256(file.read_bytes()) if file.exists() else "no file",
-        read_manifest(path).environment[CONFIG],
-    )
+    found = _sha256(file.read_bytes()) if file.exists() else "no file"
+    expected = read_manifest(path).environment[CONFIG]
     if found != expected:
         raise DamagedError(
             f"{file}: expected the bytes that the manifest pins (sha256 {expected[:12]}…), got {found[:12]}; undo the edit: a "

@@ -32,6 +32,7 @@ from .memory import available_bytes
 from .models import Loss
 from .problem import Problem, build_problem
 from .progress import Progress, silent
+from .sensitivity import Sensitivities
 
 CALIBRATED, QUERIES = 8, 1000
 NOTE = (
@@ -188,7 +189,11 @@ class Costs:
         """One function per group of stages, so that progress is seen."""
         makers: list[Callable[[], list[StageCost]]] = [lambda: [self.training()]]
         if self.problem.rule.smooth:
-            makers += [self.expanding, lambda: list(base_stages(self, self.base, StageCost))]
+            makers += [
+                self.expanding,
+                lambda: list(base_stages(self, self.base, StageCost)),
+                lambda: [self.reweighting()],
+            ]
         makers += [lambda: list(self.pairwise())]
         makers += [lambda: [self.calibration()], lambda: list(self.queries()), lambda: [self.retraining()]]
         return makers
@@ -219,6 +224,19 @@ class Costs:
             StageCost("adjoint: anchors", anchors, anchors * self.item, anchored, 0, found.anchors()),
             StageCost("adjoint: fold", 0, 0.0, e.nbytes() - anchored - 16 * kept, 0, found.fold()),
         ]
+
+    def reweighting(self) -> StageCost:
+        """The expansion about the reference run, which is made on request alone, as configured."""
+        wanted = Sensitivities(
+            Path(),
+            self.problem,
+            self.problem.config.reweighting,
+            lambda step: self.problem.rule.init(self.footprint.theta),
+        )
+        pulls = self.steps * (1 + 2 * len(wanted.names)) * self.step
+        seconds, peak = wanted.gradients() * self.item + pulls, self.footprint.reweighting(wanted)
+        nbytes, scratch = wanted.nbytes(), wanted.scratch_bytes()
+        return StageCost("reweighting (on request)", wanted.gradients(), seconds, nbytes, scratch, peak)
 
     def needs(self, name: str) -> list[str]:
         """The terms that an estimator streams, under the cache's configuration."""

@@ -10,10 +10,14 @@ from storage import IdentityError, MemoryTerms, TermStore, require_free
 from . import layout as files
 from .base import has_base
 from .caching import CachePlan, fill, known_terms, plan_cache
-from .config import AdjointConfig, CacheConfig, CurvedConfig
+from .config import AdjointConfig, CacheConfig, CurvedConfig, ReweightingConfig, parse_config
 from .device import environment
-from .fitting import require_base, require_expansion, require_pairwise
+from .fitting import LESS, require_base, require_expansion, require_pairwise
 from .footprint import footprint_of
+from .memory import require_memory
+from .readouts import readout_names, shortened
+from .sensitivity import DIRECTORY as REWEIGHTING
+from .sensitivity import stored_config
 from .terms import TermLayout
 
 if TYPE_CHECKING:
@@ -38,7 +42,9 @@ def plan(run: Run, names: Names, config: CacheConfig | None, readouts: Names) ->
     terms = run.terms(config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
     expansion = run.expansion(files.readout_config(run.path, run.config, readouts)) if adjoint else None
     base = run.base() if curved else None
-    return plan_cache(run.problem, layout, terms, known_terms(layout, pairwise), run.state(0), expansion, base)
+    about = run.sensitivities(_reweighting(run, readouts)) if REWEIGHTING in (names or ()) else None
+    wanted = known_terms(layout, pairwise)
+    return plan_cache(run.problem, layout, terms, wanted, run.state(0), expansion, base, about)
 
 
 def cache(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -> None:
@@ -49,6 +55,8 @@ def cache(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -
         expand(run, files.readout_config(run.path, run.config, readouts))
     if curved:
         curve(run)
+    if REWEIGHTING in (names or ()):
+        sensitise(run, _reweighting(run, readouts))
     if pairwise:
         terms = run.terms(config)
         wanted = known_terms(run.layout, pairwise)
@@ -83,6 +91,36 @@ def curve(run: Run, config: CurvedConfig | None = None) -> None:
     base.build(run.progress)
 
 
+def sensitise(run: Run, config: ReweightingConfig) -> None:
+    """Compute what the reweighting estimator reads."""
+    found, pins = run.sensitivities(config), dict[str, float]()
+    if not found.complete():
+        pins = run.readouts.pins(found.names)
+        footprint = footprint_of(run.problem, run.expansion().config, run.cache_config)
+        require_memory("reweighting", footprint.reweighting(found), run.problem.device, LESS)
+        require_free(run.path, found.scratch_bytes() + found.nbytes(), "the expansion about the reference run")
+    files.claim_expansion(run.path, found, pins)
+    found.build(run.progress)
+
+
+def _reweighting(run: Run, readouts: Names) -> ReweightingConfig:
+    """The stored configuration, or the run's own, for these read-outs if any are named; IdentityError where an expansion
+    is stored without them."""
+    stored = stored_config(run.path)
+    if readouts is None:
+        return stored or run.config.reweighting
+    if stored is None:
+        chosen = run.config.reweighting.model_dump(mode="json") | {"readouts": list(readouts)}
+        return parse_config({"reweighting": chosen}).reweighting
+    held, wanted = (readout_names(specs, run.items) for specs in (stored.readouts, readouts))
+    if set(wanted) <= set(held):
+        return stored
+    raise IdentityError(
+        f"expansion {run.path / REWEIGHTING}: expected one swept for {shortened(wanted)}, got one swept for "
+        f"{shortened(held)}; remove the directory to compute it anew, for all of them"
+    )
+
+
 def repair(run: Run) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
     files.sweep(run.path)
@@ -91,6 +129,7 @@ def repair(run: Run) -> int:
         files.renew_term_metadata(run.path)
         found = len(run.terms().repair())
     found += run.base().repair() if has_base(run.path) else 0
+    found += run.sensitivities().repair() if stored_config(run.path) else 0
     return found + (run.expansion().repair() if files.has_expansion(run.path) else 0)
 
 
@@ -99,4 +138,5 @@ def _split(run: Run, names: Names) -> tuple[list[str], bool, bool]:
     or where they were begun."""
     if names is None:
         return run.layout.names, run.problem.rule.smooth, has_base(run.path)
-    return [n for n in names if n not in ("adjoint", "curved")], "adjoint" in names, "curved" in names
+    pairwise = [n for n in names if n not in ("adjoint", "curved", REWEIGHTING)]
+    return pairwise, "adjoint" in names, "curved" in names

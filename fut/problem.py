@@ -102,6 +102,14 @@ class Problem:
         form = derivatives.hessian_vector if exact else derivatives.hessian_vector_difference
         return form(self.objective, theta, self.data.items[item], direction)
 
+    def mean_product(self, theta: Tensor, items: Sequence[int], direction: Tensor, exact: bool) -> Tensor:
+        """Hessian-vector product [D] of several items' mean loss: exact, or by central difference of two gradients."""
+        if exact:
+            chosen = [self.data.items[i] for i in items]
+            return derivatives.hessian_vector_mean(self.objective, theta, chosen, direction)
+        shares = [1.0 / len(items)] * len(items)
+        return derivatives.central_difference(lambda at: self.mean_gradient(at, items, shares), theta, direction)
+
     def probe_loss(self, theta: Tensor) -> float:
         """The read-out phi: mean loss on the probe set [nats/token]."""
         return derivatives.evaluate(self.objective, theta, self.data.probe)

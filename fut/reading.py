@@ -25,6 +25,7 @@ from .readouts import (
     one_readout,
     require_same_value,
 )
+from .sensitivity import stored_config
 from .terms import TermTables
 from .training import Retrained
 
@@ -89,4 +90,5 @@ class RunReadOuts:
         tables = TermTables(stored, run.problem.device)
         expansion = run.expansion() if files.has_expansion(run.path) else None
         base, value = run.base() if has_base(run.path) else None, self.at_reference(readout)
-        return Reference(run.problem, run.layout, run.state, value, tables, readout, expansion, base)
+        sensitivities = run.sensitivities() if stored_config(run.path) else None
+        return Reference(run.problem, run.layout, run.state, value, tables, readout, expansion, base, sensitivities)

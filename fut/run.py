@@ -25,8 +25,9 @@ from .base import DIRECTORY as BASE
 from .base import Base, has_base, read_configs
 from .caching import CachePlan
 from .calibration import SEED, Calibrated, calibrate_run
-from .config import AdjointConfig, CacheConfig, Config, CurvedConfig
+from .config import AdjointConfig, CacheConfig, Config, CurvedConfig, ReweightingConfig
 from .data import Dataset
+from .datamodel import lds_run
 from .device import choose_device
 from .endpoint import write_endpoint
 from .estimation import make_estimator
@@ -39,10 +40,13 @@ from .planning import Plan, plan_problem
 from .positions import Positions
 from .problem import Problem, build_problem, reference_order
 from .progress import Progress, silent
+from .questions.datamodel import Datamodel
 from .questions.verify import Verification
 from .reading import RunReadOuts, require_same_loss
 from .readouts import PROBE, UserFunction
 from .retrained import RetrainedOrders
+from .reweighting import Reweighting
+from .sensitivity import DIRECTORY, Sensitivities, stored_config
 from .terms import TermLayout
 from .training import Retrained, read_state, train_order
 from .verification import verify_run
@@ -160,11 +164,11 @@ class Run:
     def cache(self, names: Names = None, config: CacheConfig | None = None, readouts: Names = None) -> None:
         """Compute what is missing of the named terms; resumes where an interrupted call stopped.
 
-        names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), `curved` for what endpoints
-        are rebuilt from, and terms of every (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T
-        training runs and more); all of them for None, `curved` only
-        where it was begun. readouts: what the expansion is swept for, in place of `adjoint.readouts`; refused where the run has
-        an expansion without them.
+        names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), terms of every
+        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more); all of
+        these for None; and, on request alone, `curved` for what endpoints are rebuilt from (which None goes on with where it
+        was begun) and `reweighting` for what that estimator reads. readouts: what the expansion is
+        swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them.
         """
         preparation.cache(self, names, config, readouts)
 
@@ -174,6 +178,11 @@ class Run:
             config = files.read_expansion_config(self.path)
         chosen, directory = config or self.config.adjoint, self.path / files.ADJOINT
         return Expansion(directory, self.problem, chosen, lambda: self.state(0), self.readouts.user)
+
+    def sensitivities(self, config: ReweightingConfig | None = None) -> Sensitivities:
+        """The expansion about the reference run, as it is stored; with the run's own configuration where there is none."""
+        chosen = config or stored_config(self.path) or self.config.reweighting
+        return Sensitivities(self.path / DIRECTORY, self.problem, chosen, self.state, self.readouts.user)
 
     def expand(self, config: AdjointConfig | None = None) -> None:
         """Compute what the adjoint estimator reads; resumes where an interrupted call stopped."""
@@ -254,6 +263,16 @@ class Run:
     def verify(self, orders: int = 32, seed: int = 0, estimators: Names = None, readout: str = PROBE) -> Verification:
         """Retrain random orders and compare every estimator with them: see `fut.questions.verify`."""
         return verify_run(self, orders, seed, estimators, readout)
+
+    def lds(
+        self, subsets: int = 48, share: float = 0.1, seed: int = 0, estimators: Names = None, readout: str = PROBE
+    ) -> Datamodel:
+        """Retrain with random subsets left out in place and compare estimators with them: see `fut.datamodel`."""
+        return lds_run(self, subsets, share, seed, estimators, readout)
+
+    def attributions(self, readout: str = PROBE) -> np.ndarray:
+        """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
+        return cast("Reweighting", self.estimator("reweighting", readout=readout)).attributions.cpu().numpy()
 
     def positions(self, readout: str = PROBE) -> np.ndarray:
         """What putting an item at a step does to a read-out, to first order: [T, items], in its unit; entries of one

@@ -17,7 +17,7 @@ from . import inspection
 from . import layout as files
 from .calibration import Calibrated, fresh_orders, read_calibration
 from .errors import NotCachedError, UsageError
-from .estimation import ESTIMATORS, NAMES, base_name, batch_size
+from .estimation import ESTIMATORS, NAMES, base_name, batch_size, require_movable
 from .estimator import Estimator
 from .progress import Progress
 from .questions.verify import Answers, Verification, verify
@@ -47,7 +47,7 @@ def verify_run(
     fits = {name: read_calibration(run, name, asked.name) for name in estimators}
     used = {digest for fit in fits.values() if fit is not None for digest in fit.digests}
     orders = fresh_orders(run.reference, count, seed, used)
-    asks = {name: _asker(run, estimator, fits[name], run.progress) for name, estimator in estimators.items()}
+    asks = {name: asker(run, estimator, fits[name], run.progress) for name, estimator in estimators.items()}
     with run.progress("retraining", count * run.steps) as tick:
 
         def retrain(order: Order) -> tuple[float, float]:
@@ -89,13 +89,14 @@ def _checked(names: Sequence[str]) -> list[str]:
     unknown = [n for n in names if base_name(n) not in NAMES]
     if unknown:
         raise UsageError(f"verify: expected some of {', '.join(NAMES)}, got {', '.join(unknown)}; correct the names")
+    require_movable("verify", names)
     return list(dict.fromkeys(["reference", *names]))
 
 
 def _available(run: Run, readout: str) -> list[str]:
     """Every estimator that the run's store can serve."""
     able = []
-    for name in ESTIMATORS:
+    for name in (n for n, made in ESTIMATORS.items() if not made.in_place):
         try:
             run.estimator(name, readout=readout).ready()
         except NotCachedError:
@@ -104,7 +105,7 @@ def _available(run: Run, readout: str) -> list[str]:
     return able
 
 
-def _asker(
+def asker(
     run: Run, estimator: Estimator, fit: Calibrated | None, progress: Progress
 ) -> Callable[[Sequence[Order]], Answers]:
     """The estimator as `verify` asks it, calibrated if it has been; endpoint errors against the retrained endpoints."""

@@ -18,6 +18,7 @@ from fut.derivatives import (
     gradient_and_loss,
     hessian_vector,
     hessian_vector_difference,
+    hessian_vector_mean,
 )
 from fut.models import Objective, build_module, next_token_loss
 
@@ -103,3 +104,14 @@ def test_the_probe_is_the_mean_over_its_items(objective: Objective) -> None:
     assert evaluate(objective, theta, probe) == pytest.approx(sum(losses) / len(losses), abs=1e-13)
     slopes = torch.stack([gradient(objective, theta, item) for item in probe]).mean(0)
     assert relative(evaluate_gradient(objective, theta, probe), slopes) < 1e-12
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_product_of_a_mean_is_the_mean_of_products(objective: Objective, direction: Tensor, size: int) -> None:
+    theta, items = objective.start(), DATA.items[:size]
+    expected = sum(hessian_vector(objective, theta, item, direction) for item in items) / size
+    assert isinstance(expected, Tensor)
+    assert relative(hessian_vector_mean(objective, theta, items, direction), expected) < 1e-12
+    one_by_one = Objective(build_module(small_config().model, 256, 12), dtype=torch.float64)
+    one_by_one.vectorises = False
+    assert relative(hessian_vector_mean(one_by_one, theta, items, direction), expected) < 1e-12

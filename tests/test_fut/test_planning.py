@@ -120,6 +120,8 @@ def test_the_plan_agrees_with_the_run_it_plans(small_run: fut.Run) -> None:
     assert sum(s.gradients for s in expansion) == small_run.expansion().gradients()
     assert sum(s.bytes_kept for s in expansion) == small_run.expansion().nbytes()
     assert sum(s.bytes_scratch for s in expansion) == small_run.expansion().scratch_bytes()
+    about, wanted = found["reweighting (on request)"], small_run.sensitivities()
+    assert (about.gradients, about.bytes_kept) == (wanted.gradients(), wanted.nbytes())
     assert found["one retraining"].gradients == small_run.steps
     assert found["terms of fut"].gradients == small_run.info()["precompute_gradients"]["fut"]
     assert found["reference run"].gradients == small_run.steps + 4
