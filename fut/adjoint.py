@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -35,10 +35,11 @@ class Adjoint(Estimator):
     The estimate is phi(theta_T) + [a(order) - a(reference order)], where a is the dual-weighted read-out about the centre
     and phi(theta_T) the read-out's true value at the reference endpoint: the reference order, and any order that trains on
     the same content, gives the reference exactly. For the expansion's first read-out a holds the quadratic term as well,
-    ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> that are estimated as the read-out itself is (`fut.functionals`).
+    ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> that are estimated as the read-out itself is (`fut.functionals`),
+    offset by those of the reference run's true displacement: uncorrected, a common error of c_j would be multiplied by c_j.
 
-    A *position* is what every sampled coordinate contributes to the linear part of a, then partial sums of the m functionals
-    and of their sampling variances: [n, k + 2 m C].
+    A *position* is what every sampled coordinate contributes to the linear part beyond the reference order's, then partial
+    sums of the m functionals and of their sampling variances: [n, k + 2 m C].
     """
 
     name = "adjoint"
@@ -113,49 +114,59 @@ class Adjoint(Estimator):
                 f"adjoint: expected orders of {steps} steps, the length its read-out was swept for, got "
                 f"{min(len(o) for o in orders)}; leave a step empty ([]) in place of dropping it, or use --estimator replay"
             )
-        start, batch, parts = self.reference.state(0).restrict(self.expansion.indices), self.batch(orders), []
+        parts = []
+        for block, found in self._contributions(orders, listener):
+            found = found - self._reference[:, block]
+            parts.append([found[:, 0], *partial_sums(found[:, 1:], self.expansion.probabilities[block], MINIMUM)])
+        return torch.cat([torch.cat(part, dim=-1).flatten(1) for part in zip(*parts, strict=True)], dim=-1)
+
+    def _contributions(
+        self, orders: Sequence[Order], listener: Listener | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Block by block, what its coordinates contribute to the linear part and to the functionals: [n, 1 + m, width]."""
+        steps = self.problem.config.steps
+        start, batch = self._start, self.batch(orders)
         for block in (blocks := self._blocks(len(orders))):
             transition = self._transition(block)
             here = State(start.theta[block], {k: b[block] for k, b in start.memory.items()}, start.clock)
             begun = transition.start(here.rows(len(orders)), 1 + self.functionals)
             end = replay(transition, begun, batch, listener=listener if block is blocks[-1] else None)
-            found = transition.contributions(end, steps, self._tables["weight"][steps, :, block])
-            parts.append([found[:, 0], *partial_sums(found[:, 1:], self.expansion.probabilities[block], MINIMUM)])
-        return torch.cat([torch.cat(part, dim=-1).flatten(1) for part in zip(*parts, strict=True)], dim=-1)
+            yield block, transition.contributions(end, steps, self._tables["weight"][steps, :, block])
 
     @cached_property
-    def _own(self) -> Tensor:
-        """Position of the reference order."""
-        return self.positions([self.problem.reference])[0]
+    def _start(self) -> State:
+        """The lifted state that every order starts from, on the sampled coordinates."""
+        return self.reference.state(0).restrict(self.expansion.indices)
 
-    def _parts(self, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a position: linear contributions [k], functionals c [m] and their sampling variances [m], float64."""
+    @cached_property
+    def _reference(self) -> Tensor:
+        """Contributions of the reference order [1 + m, k]."""
+        return torch.cat([found[0] for _, found in self._contributions([self.problem.reference])], dim=-1)
+
+    def _quadratic(self, position: Tensor) -> tuple[float, float]:
+        """½ sum_j s_j c_j² beyond the reference run's, and its sampling variance to first order.
+
+        The functionals are offset as the estimate is: what the order adds, on top of those of the true reference run.
+        """
         size, m = len(self.expansion.indices), self.functionals
-        value, variance = position[size:].double().view(2, m, -1 if m else 0).sum(-1)
-        return position[:size], value, variance
-
-    def _quadratic(self, position: Tensor) -> float:
-        _, values, variances = self._parts(position)
-        return quadratic_part(values, variances, self.expansion.signs[: len(values)])
+        added, variances = position[size:].double().view(2, m, -1 if m else 0).sum(-1)
+        known, signs = (of[:m] for of in self.expansion.bend)
+        base = quadratic_part(known, torch.zeros_like(known), signs)
+        values = known + added
+        return quadratic_part(values, variances, signs) - base, (values.square() * variances).sum().item()
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         inverse, size = 1.0 / self.expansion.probabilities, len(self.expansion.indices)
-        own, base = self._quadratic(self._own), self._own[:size]
-        return [
-            self.reference.loss + ((p[:size] - base).double() * inverse).sum().item() + (self._quadratic(p) - own)
-            for p in positions
-        ]
+        linear = [(p[:size].double() * inverse).sum().item() for p in positions]
+        return [self.reference.loss + value + self._quadratic(p)[0] for value, p in zip(linear, positions, strict=True)]
 
     def variances(self, positions: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept.
 
         That of the linear part, and of each functional's square to first order; covariances of the parts are left out.
         """
-        size = len(self.expansion.indices)
-        difference = positions[:, :size] - self._own[:size]
-        linear = sampling_variance(difference, self.expansion.probabilities).tolist()
-        parts = [self._parts(p) for p in positions]
-        return [v + (c.square() * spread).sum().item() for v, (_, c, spread) in zip(linear, parts, strict=True)]
+        linear = sampling_variance(positions[:, : len(self.expansion.indices)], self.expansion.probabilities).tolist()
+        return [v + self._quadratic(p)[1] for v, p in zip(linear, positions, strict=True)]
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         raise UsageError(

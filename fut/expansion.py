@@ -44,7 +44,8 @@ ALL_UP_TO, SAMPLED = 1 << 17, 1 << 13
 class Expansion:
     """Directory, problem and configuration of one expansion.
 
-    start: the lifted state [D] that every order starts from. user: a user's own read-outs, by name.
+    start: the lifted state [D] that every order starts from. user: a user's own read-outs, by name. end: the reference
+    run's parameters [D] after the last step, at which the functionals are known; needed to build them alone.
     """
 
     directory: Path
@@ -52,6 +53,7 @@ class Expansion:
     config: AdjointConfig
     start: Callable[[], State]
     user: Mapping[str, UserFunction] = field(default_factory=dict)
+    end: Callable[[], Tensor] | None = None
 
     @cached_property
     def names(self) -> list[str]:
@@ -242,7 +244,8 @@ class Expansion:
         return pooled_products(self.problem, self.config, step, theta, directions, len(self.names))
 
     def _draw_sample(self) -> None:
-        """Which coordinates are kept, with which probabilities; and the read-out at the centre's end."""
+        """Which coordinates are kept, with which probabilities; and the probe loss at the centre's end."""
+        end = self.state(self.steps)
         size, kept = self.problem.objective.size, self.expected_coordinates
         if kept >= size:
             indices, chosen = torch.arange(size), torch.ones(size, dtype=torch.float64)
@@ -250,12 +253,13 @@ class Expansion:
             probabilities = inclusion_probabilities(contribution_scores(self, self.config.simulated), kept).cpu()
             indices = poisson_sample(probabilities, self.config.seed)
             chosen = probabilities[indices]
-        end = self.state(self.steps)
-        loss = self.problem.probe_loss(end.theta)
         arrays = {"indices": indices.numpy(), "probabilities": chosen.numpy()}
         if self.functionals:
-            arrays["signs"] = self.swept.read_array(self.steps, "signs")
-        self.sampled.write(0, arrays, {"centre_loss": loss})
+            assert self.end is not None
+            functionals = self.weight(self.steps)[len(self.names) :].double()
+            known = functionals @ (self.end() - end.theta).double()
+            arrays |= {"signs": self.swept.read_array(self.steps, "signs"), "known": known.cpu().numpy()}
+        self.sampled.write(0, arrays, {"centre_loss": self.problem.probe_loss(end.theta)})
 
     def terms(self, create: bool = False) -> TermStore:
         """The term store; opened for reading, or created and compared in full."""
@@ -280,10 +284,12 @@ class Expansion:
         return torch.from_numpy(self.sampled.read_array(0, "probabilities")).to(self.problem.device)
 
     @cached_property
-    def signs(self) -> Tensor:
-        """Signs of the functionals' squares [m], float64."""
-        found = self.sampled.read_array(0, "signs") if self.functionals else np.zeros(0)
-        return torch.from_numpy(found).to(self.problem.device)
+    def bend(self) -> tuple[Tensor, Tensor]:
+        """Of the functionals, values along the reference run's true displacement, and signs of their squares: [m], float64."""
+        names = ("known", "signs")
+        found = (self.sampled.read_array(0, name) if self.functionals else np.zeros(0) for name in names)
+        known, signs = (torch.from_numpy(array).to(self.problem.device) for array in found)
+        return known, signs
 
     def _run_anchors(self, terms: TermStore, progress: Progress) -> None:
         missing = terms.missing(["gradient", "norm"])

@@ -177,7 +177,8 @@ class Run:
         if config is None and files.has_expansion(self.path):
             config = files.read_expansion_config(self.path)
         chosen, directory = config or self.config.adjoint, self.path / files.ADJOINT
-        return Expansion(directory, self.problem, chosen, lambda: self.state(0), self.readouts.user)
+        user, end = self.readouts.user, lambda: self.state(self.steps).theta
+        return Expansion(directory, self.problem, chosen, lambda: self.state(0), user, end)
 
     def sensitivities(self, config: ReweightingConfig | None = None) -> Sensitivities:
         """The expansion about the reference run, as it is stored; with the run's own configuration where there is none."""
