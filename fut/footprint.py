@@ -26,6 +26,7 @@ from . import derivatives
 from .config import AdjointConfig, CacheConfig
 from .estimation import batch_size
 from .expansion import ITEM_BLOCK, Expansion
+from .functionals import BUFFERS, SAMPLES, simulated_together
 from .memory import available_bytes, peak_bytes
 from .models import Item
 from .problem import Problem
@@ -182,11 +183,24 @@ class Footprint:
 
     def sweep(self) -> int:
         """The backward sweep of r read-outs: mixture gradients, and for each item a costate pulled back and a sensitivity."""
-        mixture, readouts, s = self.expansion.config.mixture, len(self.expansion.names), self.state
+        mixture, readouts, s = self.expansion.config.mixture, self.swept, self.state
         held = self.resident + (s + readouts * s + mixture * (readouts * (s + 1) + 2)) * self.vector
         step = readouts * (mixture + 3 * s + TEMPORARIES) * self.vector
-        start = self.resident + (s + 2 + readouts) * self.vector + self.probe_gradient
+        start = self.resident + (s + 2 + readouts) * self.vector + self.probe_gradient + self.functionals()
         return self.planned(max(held + self.product, held + step, start))
+
+    @property
+    def swept(self) -> int:
+        """r + m, rows of the sweep: read-outs, and functionals of the first."""
+        return len(self.expansion.names) + self.expansion.functionals
+
+    def functionals(self) -> int:
+        """Finding functionals: simulated displacements and what their bends are, and simulated orders while they are replayed."""
+        m = self.expansion.functionals
+        if not m:
+            return 0
+        together = min(SAMPLES * m, simulated_together(self.vector))
+        return (2 * SAMPLES * m + 2 * m + BUFFERS * together + self.expansion.config.mixture) * self.vector
 
     def sample(self) -> int:
         """Drawing coordinates: simulated orders, m states and noise, and scores in double precision; else an evaluation."""
@@ -194,7 +208,7 @@ class Footprint:
         held = self.resident + s * self.vector
         if self.expansion.expected_coordinates >= d:
             return self.planned(held + self.evaluation)
-        m, r = config.simulated, len(self.expansion.names)
+        m, r = config.simulated, self.swept
         simulated = m * (2 * s + TEMPORARIES + 2 * r) + config.mixture + s + 2
         scores = 8 * d * (2 * m * r + 8)
         spread = 8 * d * (2 * config.mixture + 3)
@@ -210,7 +224,8 @@ class Footprint:
     def fold(self) -> int:
         """Folding: two states, and a step's weights and costates, each read and sampled."""
         return self.planned(
-            self.resident + (2 * self.state + 2 * (1 + self.state) * len(self.expansion.names) + 2) * self.vector
+            self.resident
+            + (2 * self.state + 2 * self.swept + 2 * self.state * len(self.expansion.names) + 2) * self.vector
         )
 
     def reweighting(self, wanted: Sensitivities) -> int:
@@ -242,7 +257,8 @@ class Footprint:
         k, width = self.expansion.expected_coordinates, self.theta.element_size()
         gradient = len(self.expansion.anchors) * self.problem.config.data.items * (k + 1)
         row = (self.expansion.steps + 1) * k  # of the centre, and of one read-out's weights
-        return width * (gradient + 2 * row + max(gradient, row))
+        weight = (1 + self.expansion.functionals) * row
+        return width * (gradient + row + weight + max(gradient, weight))
 
     def pairwise_tables(self, names: Sequence[str]) -> int:
         """Bytes of the named terms of the checkpoints that are in memory at once."""
@@ -254,6 +270,9 @@ class Footprint:
         k = self.expansion.expected_coordinates
         batch = min(orders, batch_size(2 * k))
         positions = batch * k * (3 * self.theta.element_size() + 24) + 24 * k
+        positions += (
+            2 * (1 + self.expansion.functionals) * k * self.theta.element_size()
+        )  # those of the reference order
         opened = self.resident + self.state * self.vector
         return self.planned(opened + max(self.evaluation, self.adjoint_tables() + positions))
 

@@ -29,6 +29,8 @@ SAMPLES = 4
 """Simulated orders per functional."""
 CHUNKS = 2
 """Chunks of the probe set on which its curvature is taken: the directions need no more."""
+SPACE, BUFFERS = 1 << 27, 14
+"""Bytes that simulated orders take while they are replayed, and vectors that each of them takes."""
 STEP = 1e-3
 """Length of a difference along a displacement, relative to the parameters."""
 
@@ -38,7 +40,7 @@ def principal_functionals(expansion: Expansion, readout: ReadOut, count: int) ->
     theta = expansion.state(expansion.steps).theta
     moved = simulated_displacements(expansion, SAMPLES * count)
     bent = _bend(expansion.problem, readout, theta, moved)
-    gram = torch.stack([bent.double() @ x.double() for x in moved]).cpu().numpy()
+    gram = _products(moved, bent).cpu().numpy()
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     chosen = np.argsort(-np.abs(values), kind="stable")[:count]
     scale = np.abs(values[chosen]).clip(np.finfo(np.float64).tiny) ** -0.5
@@ -52,11 +54,27 @@ def simulated_displacements(expansion: Expansion, count: int) -> Tensor:
     Real gradients, so that directions are those of real orders; no gradient is computed anew.
     """
     problem, draw = expansion.problem, np.random.default_rng([expansion.config.seed, 13])
-    state = expansion.start().rows(count)
-    for step in range(expansion.steps):
-        chosen = torch.from_numpy(draw.integers(expansion.config.mixture, size=count)).to(problem.device)
-        state = problem.rule.step(state, expansion.gradients_of(step)[chosen], problem.rate(step))[0]
-    return state.theta - expansion.state(expansion.steps).theta
+    chosen = torch.from_numpy(draw.integers(expansion.config.mixture, size=(expansion.steps, count))).to(problem.device)
+    centre, rows = expansion.state(expansion.steps).theta, []
+    together = simulated_together(centre.nbytes)
+    for first in range(0, count, together):
+        picks = chosen[:, first : first + together]
+        state = expansion.start().rows(picks.shape[1])
+        for step in range(expansion.steps):
+            state = problem.rule.step(state, expansion.gradients_of(step)[picks[step]], problem.rate(step))[0]
+        rows.append(state.theta - centre)
+    return torch.cat(rows)
+
+
+def simulated_together(nbytes: int) -> int:
+    """Simulated orders replayed at once, for vectors of so many bytes: as many as keep their buffers small, one at least."""
+    return max(1, SPACE // (BUFFERS * nbytes))
+
+
+def _products(moved: Tensor, bent: Tensor) -> Tensor:
+    """Inner products [n, n] of all pairs of rows, in double precision, some columns at a time."""
+    blocks = zip(moved.split(1 << 16, dim=1), bent.split(1 << 16, dim=1), strict=True)
+    return torch.stack([a.double() @ b.double().T for a, b in blocks]).sum(0)
 
 
 def _bend(problem: Problem, readout: ReadOut, theta: Tensor, moved: Tensor) -> Tensor:

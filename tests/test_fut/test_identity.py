@@ -12,7 +12,7 @@ import fut
 from fut.data import Dataset, build_dataset
 from fut.estimation import ESTIMATORS
 
-MOVING = [name for name, made in ESTIMATORS.items() if not made.in_place]
+MOVING = [name for name, made in ESTIMATORS.items() if not made.in_place and name != "curved"]  # see test_curved_run
 RULES: list[dict[str, Any]] = [
     {},
     {"rule": {"name": "adamw", "options": {"betas": [0.9, 0.95], "weight_decay": 0.1, "clip": 0.5}}},

@@ -20,7 +20,7 @@ BATCHES: dict[str, Any] = {"data": {"items": 12, "per_step": 4}}
 SEQUENCES: dict[str, Any] = {"data": {"items": 12, "per_step": 4, "batch": 1}}
 ONE_SEQUENCE: dict[str, Any] = {"data": {"items": 5, "batch": 1}}
 ADAMW: dict[str, Any] = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
-MOVING = [name for name, made in ESTIMATORS.items() if not made.in_place]
+MOVING = [name for name, made in ESTIMATORS.items() if not made.in_place and name != "curved"]  # see test_curved_run
 FLOAT64: dict[str, Any] = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 KINDS = pytest.mark.parametrize("sections", [BATCHES, SEQUENCES, ONE_SEQUENCE], ids=["batches", "sequences", "one"])
 EPOCHS = {"data": {"items": 6, "per_step": 2, "epochs": 2}}

@@ -164,7 +164,7 @@ def test_large_units_do_not_win_the_sample(tmp_path: Path) -> None:
 @pytest.mark.parametrize("curvature", ["pooled", "items"])
 def test_costs_are_counted_for_every_readout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curvature: str) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    config = AdjointConfig(readouts=["probe", "items"], curvature=curvature, pool=1)  # type: ignore[arg-type]
+    config = AdjointConfig(readouts=["probe", "items"], curvature=curvature, pool=1, functionals=0)  # type: ignore[arg-type]
     expansion, calls, one = run.expansion(config), [], derivatives.gradient
 
     def counted(*arguments: Any) -> Tensor:
@@ -188,7 +188,7 @@ def test_a_hook_and_a_registered_function_are_one(tmp_path: Path, monkeypatch: p
         "import torch\ndef norm(module):\n    return sum((p.square().sum() for p in module.parameters()), torch.zeros(()))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    config = small_config(adjoint={"readouts": ["mine:norm", "norm"]})
+    config = small_config(adjoint={"readouts": ["mine:norm", "norm"], "functionals": 0})
     run = fut.train(tmp_path / "run", config, device="cpu", readouts={"norm": squared_norm})
     run.cache(["adjoint"])
     hooked, registered = (run.estimate(["reverse"], known=False, readout=r)[0] for r in ("mine:norm", "norm"))
