@@ -73,7 +73,7 @@ class VariedExpansion(Expansion):
         c = self.config
         centre = f"centre-{'reference' if self.about_reference else c.mixture}"
         sweep = f"{centre}-{c.curvature}-{c.pool}-{c.products}-{self.relative:g}"
-        for name, where in (("centre", centre), ("gradients", centre), ("sweep", sweep)):
+        for name, where in (("centre", centre), ("gradients", centre), ("sweep", sweep), ("costate", sweep)):
             target, link = shared / where / name, self.scratch / name
             target.mkdir(parents=True, exist_ok=True)
             link.parent.mkdir(parents=True, exist_ok=True)
