@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,9 +23,10 @@ from estimators.replay import Listener, RuleTransition, replay
 from estimators.state import State
 
 from .errors import NotCachedError, UsageError
-from .estimator import Estimator, Reference, expansion_of
+from .estimator import Estimator, Reference, expansion_of, one_of
 from .expansion import Expansion
 
+AdjointReading = Literal["linear", "quadratic"]
 CACHED, MINIMUM = 1 << 16, 512
 """Numbers of one buffer that a batch replays at once, and the least width of a block."""
 
@@ -40,15 +42,23 @@ class Adjoint(Estimator):
 
     A *position* is what every sampled coordinate contributes to the linear part beyond the reference order's, then partial
     sums of the m functionals and of their sampling variances: [n, k + 2 m C].
+
+    reading: `quadratic` (the default where there are functionals), or `linear`, without them.
     """
 
     name = "adjoint"
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: Reference, reading: str | None = None) -> None:
         super().__init__(reference)
         self.expansion: Expansion = expansion_of(reference, self.name)
         self.row = self.expansion.names.index(reference.readout.name)
-        self.functionals = self.expansion.functionals if self.row == 0 else 0
+        one_of("reading", reading, AdjointReading)
+        self.functionals = self.expansion.functionals if self.row == 0 and reading != "linear" else 0
+        if reading == "quadratic" and not self.functionals:
+            raise UsageError(
+                f"adjoint: expected an expansion with functionals of `{reference.readout.name}` for a quadratic reading, got "
+                "none; set adjoint.functionals, name that read-out first, and cache anew"
+            )
 
     @cached_property
     def _tables(self) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from estimators.adjoint import Anchored, inclusion_probabilities, partial_sums, 
 from estimators.order import random_order
 from fut import derivatives, functionals
 from fut.adjoint import Adjoint
+from fut.errors import UsageError
 from fut.estimation import make_estimator
 from fut.expansion import Expansion
 from fut.functionals import principal_functionals, simulated_displacements
@@ -145,3 +146,17 @@ def test_partial_sums_are_sums() -> None:
     assert values.shape == (3, 2, 2)
     assert torch.allclose(values.sum(-1), 4 * x.sum(-1))
     assert torch.allclose(variances.sum(-1), 12 * x.square().sum(-1))
+
+
+def test_the_reading_is_an_option(make_run: MakeRun) -> None:
+    run = make_run(**FLOAT64, adjoint={"functionals": 3})
+    run.cache(["adjoint"])
+    found = {r: run.estimate(["reverse"], f"adjoint:reading={r}")[0].delta for r in ("linear", "quadratic")}
+    assert found["quadratic"] == run.estimate(["reverse"], "adjoint")[0].delta != found["linear"]
+    assert run.estimate(["identity"], "adjoint:reading=linear", known=False)[0].loss == run.reference_loss
+    with pytest.raises(UsageError, match="reading: expected one of linear, quadratic, got `cubic`"):
+        run.estimator("adjoint:reading=cubic")
+    other = make_run(adjoint={"functionals": 0})
+    other.cache(["adjoint"])
+    with pytest.raises(UsageError, match="expected an expansion with functionals of `probe`"):
+        other.estimator("adjoint:reading=quadratic")
