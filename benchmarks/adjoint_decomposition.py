@@ -10,6 +10,7 @@ displacement is read about the centre, the adjoint beyond the reference run, whi
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -69,6 +70,9 @@ def measure(steps: int, schedule: str, items: str, orders: int, work: Path, sett
         "true_sd": float(truth.std(ddof=1)),
         "quadratic_mean": float(np.mean(quadratic)),
         "quadratic_sd": float(np.std(quadratic, ddof=1)),
+        "parameters": run.parameters,
+        "linear_response_correlation": float(np.corrcoef(linear, response)[0, 1]),
+        "quadratic_part_correlation": float(np.corrcoef(quadratic, whole - response)[0, 1]),
         "readings": {name: judged(values, truth) for name, values in readings.items()},
     }
 
@@ -85,17 +89,18 @@ def judged(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--steps", type=int, nargs="+", default=[32, 64])
+    cli.add_argument("--schedules", nargs="+", default=["cosine", "constant"])
+    cli.add_argument("--items", nargs="+", default=["iid", "heterogeneous"])
     cli.add_argument("--orders", type=int, default=24)
     cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="adjoint-decomposition")
     arguments = cli.parse_args(argv)
     started, rows = time.time(), []
-    for steps in arguments.steps:
-        for schedule, items in (("cosine", "iid"), ("cosine", "heterogeneous"), ("constant", "iid")):
-            rows.append(measure(steps, schedule, items, arguments.orders, arguments.work, arguments.settings))
-            print(rows[-1], file=sys.stderr, flush=True)
-            write_record(arguments.name, vars(arguments) | {"order_seed": ORDER_SEED}, rows, started)
+    for setting in itertools.product(arguments.steps, arguments.schedules, arguments.items):
+        rows.append(measure(*setting, arguments.orders, arguments.work, arguments.settings))
+        print(rows[-1], file=sys.stderr, flush=True)
+        write_record(arguments.name, vars(arguments) | {"order_seed": ORDER_SEED}, rows, started)
     return 0
 
 
