@@ -20,9 +20,10 @@ from torch import Tensor
 
 from estimators.curved import curvature_anchors, low_rank, refresh_steps, sensitivity
 from estimators.state import State
-from storage import FORMAT, Block, IdentityError, Manifest, TermSpec, TermStore, require_same
+from storage import Block, Manifest, TermSpec, TermStore
 
 from . import derivatives
+from .claiming import MANIFEST, claim
 from .config import AdjointConfig, CurvedConfig
 from .errors import UsageError
 from .expansion import ITEM_BLOCK, Expansion
@@ -31,7 +32,7 @@ from .pooling import mixed_batch
 from .problem import Problem
 from .progress import Progress, silent
 
-DIRECTORY, MANIFEST = "curved", "manifest.json"
+DIRECTORY = "curved"
 CENTRE_FIELDS = ("mixture", "anchors", "seed")
 """What of the adjoint's configuration decides the centre and its anchors."""
 LOW_RANK_KEY, REFRESH_KEY = 13, 17
@@ -162,14 +163,7 @@ class Base:
 
     def claim(self) -> None:
         """Pin what the base is made of before its first number; IdentityError if the directory holds another one."""
-        target = self.directory / MANIFEST
-        if target.exists():
-            try:
-                require_same(Manifest.read(target).identity, self.identity(), f"base {self.directory}")
-            except IdentityError as error:
-                raise IdentityError(f"{error}; or remove {self.directory} to compute it anew") from error
-        self.directory.mkdir(exist_ok=True)
-        Manifest("base", FORMAT, self.identity(), {}).write(target)
+        claim(self.directory, "base", self.identity(), {})
 
     def complete(self) -> bool:
         """Whether every stage is done."""

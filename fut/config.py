@@ -5,10 +5,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from .errors import UsageError
 
@@ -91,6 +91,15 @@ class CacheConfig(_Section):
     item_block: int = Field(8, ge=1, description="items computed and made durable together")
 
 
+def _distinct(names: list[str]) -> list[str]:
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError("expected names that are not empty, each once")
+    return names
+
+
+ReadOuts = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+
+
 class AdjointConfig(_Section):
     """The expansion about the centre that the adjoint estimator reads."""
 
@@ -114,19 +123,11 @@ class AdjointConfig(_Section):
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
     )
     simulated: int = Field(4, ge=1, description="simulated orders behind the sampling probabilities")
-    readouts: list[str] = Field(
+    readouts: ReadOuts = Field(
         ["probe"],
-        min_length=1,
         description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
     )
     seed: int = Field(0, ge=0, lt=1 << 63)
-
-    @field_validator("readouts")
-    @classmethod
-    def _distinct(cls, names: list[str]) -> list[str]:
-        if not all(names) or len(set(names)) < len(names):
-            raise ValueError("expected names that are not empty, each once")
-        return names
 
     def identity(self) -> dict[str, Any]:
         """What an expansion pins, read-outs aside; `products` where exact alone, as earlier versions had no such field."""
@@ -164,15 +165,8 @@ class ReweightingConfig(_Section):
     coordinates: int = Field(
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
     )
-    readouts: list[str] = Field(["probe"], min_length=1, description="what is estimated, as adjoint.readouts")
+    readouts: ReadOuts = Field(["probe"], description="what is estimated, as adjoint.readouts")
     seed: int = Field(0, ge=0, lt=1 << 63)
-
-    @field_validator("readouts")
-    @classmethod
-    def _distinct(cls, names: list[str]) -> list[str]:
-        if not all(names) or len(set(names)) < len(names):
-            raise ValueError("expected names that are not empty, each once")
-        return names
 
 
 class Config(_Section):

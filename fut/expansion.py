@@ -32,12 +32,12 @@ from .pooling import FEWER, pooled_products
 from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, gradient_cost, readout_names
-from .sampling import contribution_scores
+from .sampling import contribution_scores, expected_coordinates
 from .sweeping import costate_from, run_sweep
 from .training import attributes_of, pack, read_state
 
 ITEM_BLOCK = 8
-ALL_UP_TO, SAMPLED = 1 << 17, 1 << 13
+SAMPLED = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ class Expansion:
     @property
     def expected_coordinates(self) -> int:
         """How many coordinates are kept, in expectation: as configured, else all of a small model and 8,192 of a large one."""
-        size = self.problem.objective.size
-        return min(size, self.config.coordinates or (size if size <= ALL_UP_TO else SAMPLED))
+        return expected_coordinates(self.problem.objective.size, self.config.coordinates, SAMPLED)
 
     def gradients(self) -> int:
         """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""

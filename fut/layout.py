@@ -32,6 +32,7 @@ from storage import (
 )
 
 from .base import DIRECTORY as BASE
+from .claiming import claim
 from .config import AdjointConfig, Config, load_config, parse_config
 from .data import Dataset
 from .expansion import Expansion
@@ -143,14 +144,7 @@ def claim_expansion(path: Path, expansion: Expansion | Sensitivities, pins: dict
     pins: values that recognise the users' own read-outs, kept as they were when the directory was first claimed.
     """
     pins = pins | read_pins(path)
-    target = expansion.directory / MANIFEST
-    if target.exists():
-        try:
-            require_same(Manifest.read(target).identity, expansion.identity(), f"expansion {target.parent}")
-        except IdentityError as error:
-            raise IdentityError(f"{error}; or remove {target.parent} to compute it anew") from error
-    target.parent.mkdir(exist_ok=True)
-    Manifest("expansion", FORMAT, expansion.identity(), {PINS: pins} if pins else {}).write(target)
+    claim(expansion.directory, "expansion", expansion.identity(), {PINS: pins} if pins else {})
 
 
 def sweep(path: Path) -> None:

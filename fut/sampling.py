@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from .expansion import Expansion
 
 
+ALL_UP_TO = 1 << 17
+"""Parameters of a model of which all coordinates are kept, where nothing else is configured."""
+
+
+def expected_coordinates(size: int, configured: int, sampled: int) -> int:
+    """How many coordinates of `size` are kept, in expectation: as configured; by default (0) all of a small model and
+    `sampled` of a large one."""
+    return min(size, configured or (size if size <= ALL_UP_TO else sampled))
+
+
 def contribution_scores(expansion: Expansion, simulated: int) -> Tensor:
     """E|contribution| of every coordinate [D], without any gradient beyond the centre's own.
 

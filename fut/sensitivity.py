@@ -30,10 +30,11 @@ from .expansion import ITEM_BLOCK
 from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, gradient_cost, make_readouts, readout_names
+from .sampling import expected_coordinates
 from .training import unpack
 
 DIRECTORY = "reweighting"
-ALL_UP_TO, SAMPLED = 1 << 17, 1 << 15
+SAMPLED = 1 << 15
 FOLDED = ("weight", "injection", "value", "gram")
 
 
@@ -89,8 +90,7 @@ class Sensitivities:
     @property
     def expected_coordinates(self) -> int:
         """How many coordinates are kept, in expectation: as configured, else all of a small model and 32,768 of a large one."""
-        size = self.problem.objective.size
-        return min(size, self.config.coordinates or (size if size <= ALL_UP_TO else SAMPLED))
+        return expected_coordinates(self.problem.objective.size, self.config.coordinates, SAMPLED)
 
     @property
     def whole(self) -> bool:
