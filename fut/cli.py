@@ -9,18 +9,27 @@ from typing import Annotated, Any
 
 import typer
 
-from estimators.order import NAMES as ORDERS
-
 from . import present
-from .answers import jsonable
 from .caching import CachePlan
 from .calibration import SEED
+from .commands import (
+    Device,
+    EstimatorName,
+    Json,
+    Partial,
+    ReadOutName,
+    RunPath,
+    Settings,
+    Spec,
+    answer,
+    open_run,
+    progress,
+    say,
+)
+from .commands.lds import lds
 from .config import CacheConfig, load_config, parse_config
 from .device import describe
 from .errors import EXPECTED, UsageError, exit_status
-from .estimation import NAMES
-from .lds_command import lds
-from .progress import Progress, silent, terminal
 from .readouts import PROBE, suffix
 
 app = typer.Typer(
@@ -29,42 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What would training have produced had the data come in another order? Estimates, checked by retraining.",
 )
-
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="directory of a reference run")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else there")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
-Spec = Annotated[str, typer.Option("--order", help=f"JSON file, list 3,1,2,0, or {ORDERS}")]
-Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
-EstimatorName = Annotated[
-    str | None,
-    typer.Option("--estimator", help=f"one of {', '.join(NAMES)}; options after colons, as in fut:moments=replayed"),
-]
-ReadOutName = Annotated[
-    str, typer.Option("--readout", help="probe, accuracy, item:I, or package.module:name of a function of the module")
-]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the TOML file")]
-
-
-def progress(quiet: bool) -> Progress:
-    return silent if quiet else terminal
-
-
-def say(text: str, quiet: bool = False) -> None:
-    """A line for people, on standard error."""
-    if not quiet:
-        typer.echo(text, err=True)
-
-
-def answer(result: dict[str, Any], text: str, as_json: bool) -> None:
-    """The result on standard output: one JSON object, or text."""
-    typer.echo(present.dumps(jsonable(result)) if as_json else text)
-
-
-def open_run(path: Path, device: str, quiet: bool) -> Any:
-    from .opening import open_run as opened
-
-    sys.path.insert(0, os.getcwd())  # so that hooks named in a configuration are found, as with `python -m`
-    return opened(path, device=device, progress=progress(quiet))
 
 
 @app.command()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from torch import nn
 
 from estimators.errors import OrderError
 from estimators.order import Order, named_order
-from estimators.positions import best_assignment
 from estimators.replay import Listener
 from estimators.state import State
 from storage import CheckpointStore, Damage, Manifest, TermStore, require_same
@@ -21,13 +19,12 @@ from storage import CheckpointStore, Damage, Manifest, TermStore, require_same
 from . import answering, inspection, preparation
 from . import layout as files
 from .answers import Endpoint, Estimate
+from .asking import Asking, Names
 from .base import DIRECTORY as BASE
 from .base import Base, has_base, read_configs
 from .caching import CachePlan
-from .calibration import SEED, Calibrated, calibrate_run
 from .config import AdjointConfig, CacheConfig, Config, CurvedConfig, ReweightingConfig
 from .data import Dataset
-from .datamodel import lds_run
 from .device import choose_device
 from .endpoint import write_endpoint
 from .estimation import make_estimator
@@ -37,26 +34,20 @@ from .fitting import require_tables
 from .footprint import footprint_of
 from .models import Loss
 from .planning import Plan, plan_problem
-from .positions import Positions
 from .problem import Problem, build_problem, reference_order
 from .progress import Progress, silent
-from .questions.datamodel import Datamodel
-from .questions.verify import Verification
 from .reading import RunReadOuts, require_same_loss
 from .readouts import PROBE, UserFunction
 from .retrained import RetrainedOrders
-from .reweighting import Reweighting
 from .sensitivity import DIRECTORY, Sensitivities, stored_config
 from .terms import TermLayout
 from .training import Retrained, read_state, train_order
-from .verification import verify_run
 
-Names = Sequence[str] | None
 OrderLike = Order | str | Path | Iterable[Any]
 DEFAULT_ESTIMATOR = "adjoint"
 
 
-class Run:
+class Run(Asking):
     """A reference run and everything cached about it. Open one with `fut.open(path)`.
 
     Orders are given as `Order`, as a list with one entry per step (an item number, a list of them, or a dict of `items` and
@@ -241,12 +232,6 @@ class Run:
             self, checked, estimator or self.default_estimator, known, calibrated, readout, **options
         )
 
-    def calibrate(
-        self, orders: int = 8, seed: int = SEED, estimator: str | None = None, readout: str = PROBE
-    ) -> Calibrated:
-        """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval."""
-        return calibrate_run(self, orders, seed, estimator or self.default_estimator, readout)
-
     @cached_property
     def retrained(self) -> RetrainedOrders:
         """Every order that has really been trained on this run."""
@@ -260,29 +245,6 @@ class Run:
             found = train_order(self.problem, self.state(0), checked, listener)
             self.retrained.keep(checked, found)
         return found
-
-    def verify(self, orders: int = 32, seed: int = 0, estimators: Names = None, readout: str = PROBE) -> Verification:
-        """Retrain random orders and compare every estimator with them: see `fut.questions.verify`."""
-        return verify_run(self, orders, seed, estimators, readout)
-
-    def lds(
-        self, subsets: int = 48, share: float = 0.1, seed: int = 0, estimators: Names = None, readout: str = PROBE
-    ) -> Datamodel:
-        """Retrain with random subsets left out in place and compare estimators with them: see `fut.datamodel`."""
-        return lds_run(self, subsets, share, seed, estimators, readout)
-
-    def attributions(self, readout: str = PROBE) -> np.ndarray:
-        """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
-        return cast("Reweighting", self.estimator("reweighting", readout=readout)).attributions.cpu().numpy()
-
-    def positions(self, readout: str = PROBE) -> np.ndarray:
-        """What putting an item at a step does to a read-out, to first order: [T, items], in its unit; entries of one
-        step compare with one another; see `fut.positions`."""
-        return cast("Positions", self.estimator("positions", readout=readout)).table.cpu().numpy()
-
-    def best_order(self, readout: str = PROBE) -> Order:
-        """The order of every item once with the least sum in the table of positions: a start for a search, not its end."""
-        return best_assignment(self.positions(readout))
 
     def endpoint(
         self, order: OrderLike, estimator: str | None = None, out: Path | str | None = None, **options: str

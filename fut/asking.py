@@ -1,0 +1,62 @@
+"""Questions that a run is asked: each a method of `fut.Run`, and a module that knows how it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from estimators.order import Order
+from estimators.positions import best_assignment
+
+from .calibration import SEED, Calibrated, calibrate_run
+from .datamodel import lds_run
+from .questions.datamodel import Datamodel
+from .questions.verify import Verification
+from .readouts import PROBE
+from .verification import verify_run
+
+if TYPE_CHECKING:
+    from .positions import Positions
+    from .reweighting import Reweighting
+    from .run import Run
+
+Names = Sequence[str] | None
+
+
+class Asking:
+    """What a run can be asked beyond single estimates."""
+
+    @property
+    def _run(self) -> Run:
+        return cast("Run", self)
+
+    def calibrate(
+        self, orders: int = 8, seed: int = SEED, estimator: str | None = None, readout: str = PROBE
+    ) -> Calibrated:
+        """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval."""
+        return calibrate_run(self._run, orders, seed, estimator or self._run.default_estimator, readout)
+
+    def verify(self, orders: int = 32, seed: int = 0, estimators: Names = None, readout: str = PROBE) -> Verification:
+        """Retrain random orders and compare every estimator with them: see `fut.questions.verify`."""
+        return verify_run(self._run, orders, seed, estimators, readout)
+
+    def lds(
+        self, subsets: int = 48, share: float = 0.1, seed: int = 0, estimators: Names = None, readout: str = PROBE
+    ) -> Datamodel:
+        """Retrain with random subsets left out in place and compare estimators with them: see `fut.datamodel`."""
+        return lds_run(self._run, subsets, share, seed, estimators, readout)
+
+    def attributions(self, readout: str = PROBE) -> np.ndarray:
+        """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
+        return cast("Reweighting", self._run.estimator("reweighting", readout=readout)).attributions.cpu().numpy()
+
+    def positions(self, readout: str = PROBE) -> np.ndarray:
+        """What putting an item at a step does to a read-out, to first order: [T, items], in its unit; entries of one
+        step compare with one another; see `fut.positions`."""
+        return cast("Positions", self._run.estimator("positions", readout=readout)).table.cpu().numpy()
+
+    def best_order(self, readout: str = PROBE) -> Order:
+        """The order of every item once with the least sum in the table of positions: a start for a search, not its end."""
+        return best_assignment(self.positions(readout))
