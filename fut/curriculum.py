@@ -252,7 +252,7 @@ def _judged(run: Run, judge: Estimator, name: str, asked: ReadOut, order: Order)
         again = {"reevaluated_loss": value, "reevaluated_by": other, "reevaluated_note": REEVALUATED[other]}
     except (FutError, EstimatorError) as error:
         again["reevaluated_note"] = f"not re-evaluated: {error}"
-    half = f"{SECOND_HALF}; " if judge.name == "adjoint" and getattr(judge, "sample", None) else ""
+    half = f"{SECOND_HALF}; " if isinstance(judge, Adjoint) and judge.sample == "second" else ""
     note = f"{found.note}{beyond}; {half}{CURSE}"
     return {"estimated_loss": found.loss, "interval": found.interval, "note": note} | again
 

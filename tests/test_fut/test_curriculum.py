@@ -216,6 +216,16 @@ def test_the_surrogate_with_several_items_per_step() -> None:
     assert np.corrcoef(total(learned, judged), total(costs, judged))[0, 1] > 0.98
 
 
+def test_the_surrogate_takes_an_item_s_units_for_equals() -> None:
+    space, draw = Arrangements(Order.of([0, 1, 2, 0, 1, 2])), np.random.default_rng(3)
+    rows = [draw.permutation(6) for _ in range(20)]
+    renamed = [np.where(row >= 3, row - 3, row + 3) for row in rows]  # the other unit of every item
+    values = draw.normal(size=20).tolist()
+    first, second = (Surrogate(space, np.zeros((6, 6))).costs(r, values) for r in (rows, renamed))
+    assert [space.order(row) for row in rows] == [space.order(row) for row in renamed]
+    assert np.allclose(first, second)
+
+
 def test_a_wrong_table_costs_estimates_but_not_the_result() -> None:
     land = Landscape(ITEMS, 12)
     found = search(land, REFERENCE, -land.table, budget=Budget(900))
