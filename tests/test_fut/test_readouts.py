@@ -173,6 +173,8 @@ def test_costs_are_counted_for_every_readout(
         calls.append(min(1.0, len(item[0]) / run.config.data.batch))  # a probe chunk counts one
 
     both = derivatives.gradient_and_loss
+    exact = derivatives.hessian_vector
+    monkeypatch.setattr(derivatives, "hessian_vector", lambda o, t, i, u: (count(i), count(i), exact(o, t, i, u))[2])
     monkeypatch.setattr(derivatives, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
     monkeypatch.setattr(derivatives, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
     expansion.build()
