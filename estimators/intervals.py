@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.stats import t as student
@@ -46,11 +48,15 @@ class Calibration:
         leverage = 1 / self.count + (
             (estimate - self.mean) ** 2 / self.spread if self.spread > 0 and self.slope != 1 else 0
         )
-        half = student.ppf(0.5 + level / 2, self.freedom) * float(
-            np.sqrt(self.sd**2 * (1 + leverage) + sampling_variance)
-        )
+        half = _quantile(0.5 + level / 2, self.freedom) * math.sqrt(self.sd**2 * (1 + leverage) + sampling_variance)
         centre = self.correct(estimate)
         return centre - half, centre + half
+
+
+@cache
+def _quantile(share: float, freedom: int) -> float:
+    """Student's quantile, which costs more than all else of an interval."""
+    return float(student.ppf(share, freedom))
 
 
 def calibrate(truth: Sequence[float], estimate: Sequence[float]) -> Calibration:

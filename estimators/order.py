@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,6 +34,10 @@ class Order:
     def __post_init__(self) -> None:
         if self.weights is None:
             return
+        plain = all(type(w) is float and w == 1.0 for given in self.weights for w in given)
+        if plain and [len(given) for given in self.weights] == [len(step) for step in self.steps]:
+            object.__setattr__(self, "weights", None)  # what most orders are, without a closer look
+            return
         if len(self.weights) != len(self.steps):
             raise OrderError(
                 f"order: expected weights for {len(self.steps)} steps, got {len(self.weights)}; give one list per step"
@@ -45,7 +50,10 @@ class Order:
     @classmethod
     def of(cls, sequence: Iterable[int | Iterable[int] | Mapping[str, Any]]) -> Order:
         """From item numbers, lists of item numbers, or `{"items": [3, 7], "weights": [1, 0.5]}`, one entry per step."""
-        read = [_step(position, entry) for position, entry in enumerate(sequence)]
+        entries = list(sequence)
+        if all(type(entry) is int for entry in entries):
+            return cls(tuple((item,) for item in cast("list[int]", entries)))
+        read = [_step(position, entry) for position, entry in enumerate(entries)]
         return cls(tuple(step for step, _ in read), tuple(weights for _, weights in read))
 
     @classmethod
@@ -93,6 +101,11 @@ class Order:
 
         Weights that are all alike in a step become one. twins: for every item, the item that stands for its content.
         """
+        if self.weights is None:
+            if twins is None and all(len(step) <= 1 for step in self.steps):
+                return self
+            named = self.steps if twins is None else ([twins[i] for i in step] for step in self.steps)
+            return Order(tuple(tuple(sorted(step)) for step in named))
         steps = []
         for step in self.entries:
             kept = sorted((i if twins is None else twins[i], w) for i, w in step if w > 0)
@@ -139,7 +152,7 @@ class Order:
         self._holds(old)
         return Order.of_entries([(new if i == old else i, w) for i, w in step] for step in self.entries)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over step lengths and item numbers (int64, little endian), and over the weights (float64) where there
         are any: equal exactly for equal orders."""

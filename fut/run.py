@@ -16,8 +16,9 @@ from estimators.replay import Listener
 from estimators.state import State
 from storage import CheckpointStore, Damage, Manifest, TermStore, require_same
 
-from . import answering, inspection, preparation
+from . import inspection, preparation
 from . import layout as files
+from .answering import Answering
 from .answers import Endpoint, Estimate
 from .asking import Asking, Names
 from .base import DIRECTORY as BASE
@@ -230,9 +231,7 @@ class Run(Asking):
         if isinstance(orders, (str, Path, Order)):
             raise OrderError(f"estimate: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
         checked = [self.order(o) for o in orders]
-        return answering.estimate(
-            self, checked, estimator or self.default_estimator, known, calibrated, readout, **options
-        )
+        return Answering(self, estimator or self.default_estimator, readout, known, calibrated, **options)(checked)
 
     @cached_property
     def retrained(self) -> RetrainedOrders:
