@@ -51,8 +51,8 @@ class Order:
     def of(cls, sequence: Iterable[int | Iterable[int] | Mapping[str, Any]]) -> Order:
         """From item numbers, lists of item numbers, or `{"items": [3, 7], "weights": [1, 0.5]}`, one entry per step."""
         entries = list(sequence)
-        if all(type(entry) is int for entry in entries):
-            return cls(tuple((item,) for item in cast("list[int]", entries)))
+        if set(map(type, entries)) == {int}:
+            return cls(tuple(zip(cast("list[int]", entries), strict=True)))
         read = [_step(position, entry) for position, entry in enumerate(entries)]
         return cls(tuple(step for step, _ in read), tuple(weights for _, weights in read))
 
@@ -102,7 +102,7 @@ class Order:
         Weights that are all alike in a step become one. twins: for every item, the item that stands for its content.
         """
         if self.weights is None:
-            if twins is None and all(len(step) <= 1 for step in self.steps):
+            if twins is None and max(map(len, self.steps), default=0) <= 1:
                 return self
             named = self.steps if twins is None else ([twins[i] for i in step] for step in self.steps)
             return Order(tuple(tuple(sorted(step)) for step in named))
@@ -241,10 +241,10 @@ def _listed(position: int, entry: object) -> Sequence[object]:
 
 NAMES = (
     "identity, reverse, random:SEED, random-steps:SEED, swap:A,B, move:A,B, drop:I, without:I,J,…, repeat:I,STEP, "
-    "replace:I,J; of a run also sort:KEY, folding:KEY:N, zigzag:KEY:N, segment:KEY:N, stair:KEY:N, saw:KEY:N, with :desc for "
-    "high to low (KEY: length, loss, gradient-norm, perplexity-drop)"
+    "replace:I,J; of a run also sort:SCORE, folding:SCORE:N, zigzag:SCORE:N, segment:SCORE:N, stair:SCORE:N, saw:SCORE:N, "
+    "with :desc for high to low (SCORE: length, loss, gradient-norm, perplexity-drop)"
 )
-"""Named orders, as they are written; those by a KEY need a run, which alone knows its items."""
+"""Named orders, as they are written; those by a SCORE need a run, which alone knows its items."""
 
 
 def named_order(spec: str, reference: Order) -> Order:
