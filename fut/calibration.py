@@ -16,9 +16,12 @@ from storage import FORMAT, Manifest
 
 from .errors import UsageError
 from .estimation import base_name, raw_estimates, require_movable
+from .notebook import COLOURS, Shown, labelled
 from .readouts import PROBE, ReadOut, require_same_value, suffix
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from .run import Run
 
 DIRECTORY = "calibration"
@@ -29,7 +32,7 @@ VALUE = "reference_value"
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class Calibrated(Shown):
     """A fitted calibration of an estimator of one read-out, and what it was fitted on, in the read-out's unit.
 
     variance: mean sampling variance of those estimates.
@@ -68,6 +71,47 @@ class Calibrated:
             "sampling_variance": self.variance,
             "seed": self.seed,
         }
+
+    def title(self) -> str:
+        return f"{self.estimator} of {self.readout}: truth = {self.fit.offset:+.5f} {self.fit.slope:+.4f} × estimate"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per retrained order: its true value, the estimate, and the calibrated one with its interval."""
+        rows = []
+        for digest, true, guess in zip(self.digests, self.truths, self.estimates, strict=True):
+            ends = dict(zip(("low", "high"), self.interval(guess), strict=True))
+            rows.append(
+                {"order": digest[:12], "true": true, "estimate": guess, "calibrated": self.fit.correct(guess)} | ends
+            )
+        return rows
+
+    def units(self) -> dict[str, str]:
+        return dict.fromkeys(("true", "estimate", "calibrated", "low", "high"), self.unit)
+
+    def notes(self) -> list[str]:
+        spread = f"{self.fit.sd:.2g} {self.unit}".rstrip()
+        return [
+            f"residual sd {spread} on {self.fit.freedom} degrees of freedom; low … high: 90 % interval of a new order"
+        ]
+
+    def draw(self, axes: Axes) -> None:
+        """True against estimated values, the fit, and its 90 % intervals."""
+        low, high = min(self.estimates), max(self.estimates)
+        at = [low + (high - low) * i / 40 for i in range(41)]
+        band = [self.interval(value) for value in at]
+        axes.plot(at, [self.fit.correct(value) for value in at], color=COLOURS[0], label="fit")
+        axes.fill_between(
+            at,
+            [b for b, _ in band],
+            [t for _, t in band],
+            color=COLOURS[0],
+            alpha=0.15,
+            linewidth=0,
+            label="90 % interval",
+        )
+        axes.scatter(self.estimates, self.truths, s=18, color=COLOURS[1], zorder=3, label="retrained orders")
+        axes.set(xlabel=labelled("estimate", self.unit), ylabel=labelled("retrained", self.unit))
+        axes.legend(fontsize="small", frameon=False)
 
 
 def calibrate_run(run: Run, count: int, seed: int, estimator: str, readout: str = PROBE) -> Calibrated:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from estimators.order import Order
 
 from ..answers import Estimate, jsonable, perplexity
+from ..notebook import COLOURS, GREY, MARKERS, Shown, labelled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def compare(
 
 
 @dataclass(frozen=True)
-class WhatIf:
+class WhatIf(Shown):
     """What training in another order would have changed, one `Change` per read-out.
 
     start: the order that was edited, as it was named. edits: as they were applied. order: the items of every step.
@@ -138,3 +142,43 @@ class WhatIf:
         """From `as_dict`."""
         changes = [Change.from_dict(name, content["readouts"][name]) for name in content["asked"]]
         return cls(content["start"], content["edits"], content["order"], content["digest"], changes)
+
+    def title(self) -> str:
+        start = self.start if len(self.start) <= 40 else f"{self.start[:40]}…"
+        return ", ".join([f"What if: {start}", *self.edits])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per read-out: `delta` against the reference order with its interval `low` … `high`, and the value."""
+        rows = []
+        for change in self.changes:
+            row = {"readout": change.readout, "unit": change.unit, "delta": change.delta}
+            row |= dict(zip(("low", "high"), change.delta_interval or (None, None), strict=True)) | {
+                "value": change.loss
+            }
+            row |= {"perplexity": change.perplexity, "perplexity_delta": change.perplexity_delta}
+            truth = (
+                {} if change.truth is None else {"true_delta": change.truth - change.reference, "error": change.error}
+            )
+            rows.append(row | {"estimator": change.estimator, "source": change.source} | truth)
+        return rows
+
+    def notes(self) -> list[str]:
+        return list(dict.fromkeys(f"{change.estimator}: {change.note}" for change in self.changes))
+
+    def draw(self, axes: Axes) -> None:
+        """A line per read-out: the change, its interval, and the truth where it is known."""
+        units = {change.unit for change in self.changes}
+        axes.axvline(0, color=GREY, linewidth=1, linestyle="--", label="reference")
+        for place, change in enumerate(self.changes):
+            low, high = change.delta_interval or (math.nan, math.nan)
+            ends = [[change.delta - low], [high - change.delta]]
+            first = "estimate" if place == 0 else None
+            axes.errorbar([change.delta], [place], xerr=ends, fmt=MARKERS[0], color=COLOURS[0], capsize=3, label=first)
+            if change.truth is not None:
+                true = [change.truth - change.reference]
+                axes.plot(true, [place], MARKERS[1], color=COLOURS[1], label="retrained" if place == 0 else None)
+        names = [c.readout if len(units) == 1 else labelled(c.readout, c.unit) for c in self.changes]
+        axes.set_yticks(range(len(names)), names)
+        unit = next(iter(units)) if len(units) == 1 else ""
+        axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=labelled("Δ against the reference order", unit))
+        axes.legend(fontsize="small", frameon=False)
