@@ -23,20 +23,31 @@ class Answering:
     """One read-out of a run under any number of orders, by one estimator, whose tables are read once.
 
     known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
-    calibration, if there is one. `name` may be `retrain`, which trains every order not trained yet.
+    calibration, if there is one. `name` may be `retrain`, which trains every order not trained yet. edit: the kind of edit
+    of the reference order that all orders are one of; a calibration on such orders goes before that on random ones.
     """
 
     def __init__(
-        self, run: Run, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
+        self,
+        run: Run,
+        name: str,
+        readout: str,
+        known: bool = True,
+        calibrated: bool = True,
+        edit: str | None = None,
+        **options: str,
     ) -> None:
         self.run, self.name, self.known, self._options = run, name, known, options
         self.readout = run.readouts.get(readout)
         self.reference = run.readouts.at_reference(self.readout)
-        self._calibrated = calibrated and not options and name != "retrain"
+        self._calibrated, self._edit = calibrated and not options and name != "retrain", edit
 
     @cached_property
     def calibration(self) -> Calibrated | None:
-        return read_calibration(self.run, self.name, self.readout.name) if self._calibrated else None
+        if not self._calibrated:
+            return None
+        near = read_calibration(self.run, self.name, self.readout.name, self._edit) if self._edit else None
+        return near or read_calibration(self.run, self.name, self.readout.name)
 
     @cached_property
     def estimator(self) -> Estimator:

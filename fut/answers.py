@@ -156,7 +156,7 @@ def estimated(
         note = BASELINE if estimator == "reference" else why + (sampling if variance else "")
         return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
     corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)
-    note = f"calibrated on {calibration.fit.count} retrained orders; interval of level 0.9"
+    note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
     return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
 
 

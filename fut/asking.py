@@ -38,10 +38,19 @@ class Asking:
         return cast("Run", self)
 
     def calibrate(
-        self, orders: int = 8, seed: int = SEED, estimator: str | None = None, readout: str = PROBE
+        self,
+        orders: int = 8,
+        seed: int = SEED,
+        estimator: str | None = None,
+        readout: str = PROBE,
+        edit: str | None = None,
     ) -> Calibrated:
-        """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval."""
-        return calibrate_run(self._run, orders, seed, estimator or self._run.default_estimator, readout)
+        """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval.
+
+        edit: `swap`, `move`, `repeat`, `replace` or `without`, for orders that are one such edit away from the reference
+        order: what-if questions about one edit of that kind then have the interval that such orders deserve.
+        """
+        return calibrate_run(self._run, orders, seed, estimator or self._run.default_estimator, readout, edit)
 
     def verify(self, orders: int = 32, seed: int = 0, estimators: Names = None, readout: str = PROBE) -> Verification:
         """Retrain random orders and compare every estimator with them: see `fut.questions.verify`."""

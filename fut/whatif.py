@@ -17,7 +17,7 @@ from .answers import Estimate
 from .base import has_base
 from .difficulty import sorted_order
 from .errors import EXPECTED, NotCachedError, UsageError
-from .questions.editing import Edit, Query, edited
+from .questions.editing import Edit, Query, edited, only_edit
 from .questions.whatif import Change, WhatIf, compare
 from .readouts import PROBE, readout_names
 
@@ -52,7 +52,7 @@ class WhatIfs:
         self.run, self.partial, self.verify, self.known = run, partial, verify, known and not verify
         self.estimator, self.start = estimator, start
         self.readouts = self.names(readouts)
-        self._askers: dict[tuple[str, str], Answering] = {}
+        self._askers: dict[tuple[str, str, str | None], Answering] = {}
 
     def names(self, readouts: Sequence[str]) -> list[str]:
         """The read-outs that these stand for, each once; `items` for every item's loss."""
@@ -87,6 +87,10 @@ class WhatIfs:
         found = edited(found, query.edits, lambda order, key: self._sorted(order, key))
         return found.check(self.run.items, self.run.steps, partial=True)
 
+    def edit(self, query: Query) -> str | None:
+        """The kind of the one edit of the reference order that a query asks for, if it is one."""
+        return only_edit(self.start if query.order is None else query.order, query.edits)
+
     def _sorted(self, order: Order, key: str) -> Order:
         family = key.partition(":")[0]
         named = key if family == "sort" or family in FAMILIES else f"sort:{key}"
@@ -110,43 +114,53 @@ class WhatIfs:
                 return True
         return False
 
-    def asker(self, readout: str, estimator: str) -> Answering:
-        if (readout, estimator) not in self._askers:
-            self._askers[readout, estimator] = Answering(self.run, estimator, readout, self.known)
-        return self._askers[readout, estimator]
+    def asker(self, readout: str, estimator: str, edit: str | None = None) -> Answering:
+        """What answers about a read-out by an estimator. edit: as `only_edit` has it."""
+        key = (readout, estimator, edit)
+        if key not in self._askers:
+            self._askers[key] = Answering(self.run, estimator, readout, self.known, edit=edit)
+        return self._askers[key]
 
     @cached_property
     def _items(self) -> list[tuple[int, float]]:
         return _consumed(self.run.reference)
 
-    def _remark(self, order: Order, found: Estimate) -> str:
-        """What an answer does not say of itself: that another estimator gave it, that its interval is not for such orders."""
-        remarks = []
+    def _remark(self, order: Order, found: Estimate, asker: Answering, edit: str | None) -> str:
+        """What an answer does not say of itself: that another estimator gave it, for which orders its interval holds."""
+        remarks, fit = [], asker.calibration
         if len(order) != self.run.steps and not self.estimator and found.source == "estimate":
             remarks.append(
                 f"{self.run.default_estimator} answers orders of exactly {self.run.steps} steps, so {found.estimator} answered "
                 f"this one of {len(order)}; `without` leaves an item out and keeps its step, --verify retrains"
             )
-        if found.source == "estimate" and found.interval is not None and _consumed(order) != self._items:
+        if found.source != "estimate" or found.interval is None or (fit is not None and fit.edit):
+            return "; ".join(remarks)
+        if _consumed(order) != self._items:
             remarks.append(OTHER_ITEMS)
+        if edit:
+            remarks.append(f"`fut calibrate RUN --edit {edit}` fits it to single edits, which are estimated better")
         return "; ".join(remarks)
 
-    def changes(self, orders: Sequence[Order], readouts: Sequence[str]) -> list[list[Change]]:
-        """What each of these checked orders changes of each read-out."""
+    def changes(
+        self, orders: Sequence[Order], readouts: Sequence[str], edits: Sequence[str | None] = ()
+    ) -> list[list[Change]]:
+        """What each of these checked orders changes of each read-out. edits: per order, what `only_edit` says of it."""
         rows: list[list[Change]] = [[] for _ in orders]
-        groups: dict[str, list[int]] = {}
-        for place, order in enumerate(orders):
-            groups.setdefault(self.estimator_for(order), []).append(place)
+        groups: dict[tuple[str, str | None], list[int]] = {}
+        for place, (order, edit) in enumerate(zip(orders, edits or [None] * len(orders), strict=True)):
+            groups.setdefault((self.estimator_for(order), edit), []).append(place)
         for readout in readouts:
-            for estimator, places in groups.items():
-                asker = self.asker(readout, estimator)
-                chosen = [orders[place] for place in places]
-                truth = self._truth(asker) if self.verify else None
+            for (estimator, edit), places in groups.items():
                 for place, change in zip(
-                    places, compare(chosen, asker, asker.reference, self._remark, truth), strict=True
+                    places, self._compared([orders[p] for p in places], readout, estimator, edit), strict=True
                 ):
                     rows[place].append(change)
         return rows
+
+    def _compared(self, orders: Sequence[Order], readout: str, estimator: str, edit: str | None) -> list[Change]:
+        asker = self.asker(readout, estimator, edit)
+        truth = self._truth(asker) if self.verify else None
+        return compare(orders, asker, asker.reference, lambda o, found: self._remark(o, found, asker, edit), truth)
 
     def _truth(self, asker: Answering) -> Callable[[Order], float]:
         def truth(order: Order) -> float:
@@ -162,22 +176,22 @@ class WhatIfs:
         groups: dict[tuple[str, ...], list[int]] = {}
         for place, asked in enumerate(found):
             if not isinstance(asked, Exception):
-                groups.setdefault(asked[1], []).append(place)
+                groups.setdefault(asked[2], []).append(place)
         for readouts, places in groups.items():
             self._fill(found, readouts, places)
         return found
 
-    def _attempt(self, query: Query) -> tuple[Order, tuple[str, ...]] | Exception:
+    def _attempt(self, query: Query) -> tuple[Order, str | None, tuple[str, ...]] | Exception:
         try:
             asked = self.readouts if query.readouts is None else self._allowed(query.readouts)
-            return self.order(query), tuple(asked)
+            return self.order(query), self.edit(query), tuple(asked)
         except EXPECTED as error:
             return error
 
     def _fill(self, found: list[Any], readouts: tuple[str, ...], places: Sequence[int]) -> None:
         """Answer in one batch; where that fails, one by one, so that the error stays with the query that it is about."""
         try:
-            rows = self.changes([found[place][0] for place in places], readouts)
+            rows = self.changes([found[p][0] for p in places], readouts, [found[p][1] for p in places])
         except EXPECTED as error:
             if len(places) == 1:
                 found[places[0]] = error
@@ -209,7 +223,7 @@ def whatif_run(
     asked = WhatIfs(run, estimator, readouts, order, verify=verify, **options)
     query = Query(None, tuple(Edit.of(edit) for edit in edits))
     found = asked.order(query)
-    (changes,) = asked.changes([found], asked.readouts)
+    (changes,) = asked.changes([found], asked.readouts, [asked.edit(query)])
     start = order if isinstance(order, str) else str(run.order(order, True).tolist())
     result = WhatIf(start, [str(edit) for edit in query.edits], found.tolist(), found.digest, changes)
     path = run.path / files.ANSWERS / f"whatif-{found.digest[:16]}.json"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
+
 from estimators.errors import OrderError
 from estimators.order import Order
 
@@ -17,7 +19,10 @@ swap: what two steps consume, exchanged. move: from a step to a step, those betw
 that it leaves empty. repeat: an item, at a step, in place of what that consumed. replace: an item, by an item. without: items,
 left out of their steps. sort: by `SCORE`, `SCORE:desc`, or a family as `folding:SCORE:4`.
 """
+TRIES = 40
 FORM = '`swap:3,7`, ["swap", 3, 7] or ["sort", "loss"]'
+CALIBRATED = ("swap", "move", "repeat", "replace", "without")
+"""Edits that keep the number of steps, to a single one of which an estimator can be calibrated."""
 Sort = Callable[[Order, str], Order]
 """(order, key) -> that order's items sorted by the key."""
 
@@ -81,6 +86,29 @@ def edited(order: Order, edits: Sequence[Edit], sort: Sort) -> Order:
     return order
 
 
+def random_edits(order: Order, name: str, count: int, seed: int) -> list[Edit]:
+    """`count` different random edits of a kind among `CALIBRATED`, from an explicit seed; of one item each for `without`.
+
+    OrderError for another kind, or where the order does not have as many.
+    """
+    if name not in CALIBRATED:
+        raise OrderError(f"edit: expected one of {', '.join(CALIBRATED)}, got {name!r}; correct the name")
+    draw, items = np.random.default_rng([seed, 57]), sorted({item for step in order.steps for item in step})
+    places = range(len(order))
+    choices = {"repeat": (items, places), "replace": (items, items), "without": (items,)}.get(name, (places, places))
+    found: dict[Edit, None] = {}
+    for _ in range(TRIES * count):
+        arguments = tuple(int(draw.choice(of)) for of in choices)
+        same = name != "repeat" and len(set(arguments)) < len(arguments)
+        if len(found) < count and not same:
+            found[Edit(name, tuple(sorted(arguments)) if name == "swap" else arguments)] = None
+    if len(found) < count:
+        raise OrderError(
+            f"edit: expected {count} different edits `{name}`, got {len(found)} in {TRIES * count} draws; ask for fewer"
+        )
+    return list(found)
+
+
 @dataclass(frozen=True)
 class Query:
     """One question. order: a name, a list with one entry per step, an `Order`, or None for where all edits start.
@@ -92,6 +120,22 @@ class Query:
     edits: tuple[Edit, ...] = ()
     readouts: tuple[str, ...] | None = None
     id: Any = None
+
+
+def only_edit(start: Any, edits: Sequence[Edit]) -> str | None:
+    """The kind of edit among `CALIBRATED` that an order is one of, from how it is asked for; None for any other order.
+
+    start: what is edited, as it is named: `identity` with one edit, or `swap:3,7` without more.
+    """
+    if start != "identity" and isinstance(start, str) and not edits and start.partition(":")[0] in CALIBRATED:
+        try:
+            edits, start = [Edit.of(start)], "identity"
+        except OrderError:
+            return None
+    if start != "identity" or len(edits) != 1 or edits[0].name not in CALIBRATED:
+        return None
+    (edit,) = edits
+    return edit.name if edit.name != "without" or len(edit.arguments) == 1 else None
 
 
 def _refuse_constant(name: str) -> NoReturn:
