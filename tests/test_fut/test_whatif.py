@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import t as student
 from small import Cli, MakeRun, Said
 
 import fut
@@ -109,6 +111,46 @@ def test_an_interval_says_for_which_orders_it_holds(own_run: Path) -> None:
     assert low < same.delta < high
     assert "other items" not in same.note
     assert "other items than the reference" in other.note
+
+
+def test_one_edit_has_the_interval_fitted_on_such_edits(own_run: Path, cli: Cli) -> None:
+    run = fut.open(own_run, device="cpu")
+    run.calibrate(4)
+    before = run.whatif(edits=["swap:0,4"], known=False)["probe"]
+    assert "`fut calibrate RUN --edit swap` fits it to single edits" in before.note
+    said = cli("calibrate", own_run, "--edit", "swap", "--orders", 6, "--json", *CPU).json
+    assert said["edit"] == "swap"
+    truths, guesses = (np.array(said[key]) - run.reference_loss for key in ("true_losses", "estimated_losses"))
+    slope = (truths @ guesses) / (guesses @ guesses)
+    assert said["slope"] == pytest.approx(slope)
+    found = run.whatif(edits=["swap:0,4"], known=False)["probe"]
+    raw = run.estimate(["swap:0,4"], known=False, calibrated=False)[0]
+    assert found.delta == pytest.approx(slope * raw.delta)
+    sd = math.sqrt(((truths - slope * guesses) ** 2).sum() / 5)
+    half = student.ppf(0.95, 5) * sd * math.sqrt(1 + raw.delta**2 / (guesses @ guesses))
+    assert found.delta_interval == pytest.approx((found.delta - half, found.delta + half))
+    assert "each one `swap` away" in found.note
+    assert "random" not in found.note
+    for other in ("move:0,4", ["swap:0,4", "swap:1,2"]):
+        edits = [other] if isinstance(other, str) else other
+        assert "calibrated on 4 retrained orders;" in run.whatif(edits=edits, known=False)["probe"].note
+    answers = list(run.whatifs(["swap:0,4", "random:3", {"edits": ["swap:0,4"]}, "reverse"], known=False))
+    notes = [a["readouts"]["probe"]["note"] for a in answers]
+    assert ["each one `swap`" in note for note in notes] == [True, False, True, False]
+    assert run.estimate(["swap:0,4"], known=False)[0].note == "calibrated on 4 retrained orders; interval of level 0.9"
+    assert cli("calibrate", own_run, "--edit", "drop", *CPU).status == 2
+
+
+def test_leaving_one_item_out_in_place_can_be_calibrated(make_run: MakeRun, tmp_path: Path) -> None:
+    made = make_run(cached=False, data={"items": 8, "per_step": 4, "batch": 1})
+    run = fut.open(shutil.copytree(made.path, tmp_path / "run"), device="cpu")
+    run.cache(["reweighting"])
+    with pytest.raises(UsageError, match="fut lds"):
+        run.calibrate(4, estimator="reweighting", edit="swap")
+    run.calibrate(6, estimator="reweighting", edit="without")
+    found = run.whatif(edits=["without:3"], estimator="reweighting", known=False)["probe"]
+    assert found.interval is not None
+    assert run.whatif(edits=["without:3,5"], estimator="reweighting", known=False)["probe"].interval is None
 
 
 def queries(*lines: Any) -> bytes:
