@@ -61,11 +61,19 @@ class Adjoint(Estimator):
             )
 
     @cached_property
+    def _common(self) -> dict[str, Tensor]:
+        """What is replayed whatever the read-out, in memory, by name: [steps, items, k]."""
+        return self._read({"gradient": None, "norm": None, "centre": None})
+
+    @cached_property
     def _tables(self) -> dict[str, Tensor]:
         """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row and functionals."""
         first = len(self.expansion.names)
         own = [self.row, *range(first, first + self.functionals)]
-        terms, rows = self.expansion.terms(), {"gradient": None, "norm": None, "centre": None, "weight": own}
+        return self._common | self._read({"weight": own})
+
+    def _read(self, rows: dict[str, list[int] | None]) -> dict[str, Tensor]:
+        terms = self.expansion.terms()
         missing = terms.missing(list(rows))
         if missing:
             raise NotCachedError(
@@ -82,6 +90,10 @@ class Adjoint(Estimator):
             for spec in terms.specs
             if spec.name in rows
         }
+
+    def share(self, other: Estimator) -> None:
+        if isinstance(other, Adjoint) and other.expansion.directory == self.expansion.directory:
+            self._common = other._common
 
     @property
     def rebuilds(self) -> bool:

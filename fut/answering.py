@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,24 +24,33 @@ class Answering:
     """One read-out of a run under any number of orders, by one estimator, whose tables are read once.
 
     known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
-    calibration, if there is one. `name` may be `retrain`, which trains every order not trained yet. edit: the kind of edit
-    of the reference order that all orders are one of; a calibration on such orders goes before that on random ones.
+    calibration, if there is one. `name` may be `retrain`, which trains every order not trained yet.
     """
 
+    _edit: str | None = None
+
     def __init__(
-        self,
-        run: Run,
-        name: str,
-        readout: str,
-        known: bool = True,
-        calibrated: bool = True,
-        edit: str | None = None,
-        **options: str,
+        self, run: Run, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
     ) -> None:
         self.run, self.name, self.known, self._options = run, name, known, options
         self.readout = run.readouts.get(readout)
         self.reference = run.readouts.at_reference(self.readout)
-        self._calibrated, self._edit = calibrated and not options and name != "retrain", edit
+        self._calibrated = calibrated and not options and name != "retrain"
+
+    def for_edit(self, edit: str) -> Answering:
+        """The same for orders that each are one edit of a kind of the reference order, which a calibration on such orders is
+        for, where there is one; tables are shared."""
+        if self.name != "retrain":
+            assert self.estimator
+        found = copy(self)
+        found._edit = edit
+        found.__dict__.pop("calibration", None)
+        return found
+
+    def share(self, other: Answering) -> None:
+        """Hold in memory only once what another read-out's estimator of the same name reads as well."""
+        if self.name != "retrain":
+            self.estimator.share(other.estimator)
 
     @cached_property
     def calibration(self) -> Calibrated | None:

@@ -118,8 +118,18 @@ class WhatIfs:
         """What answers about a read-out by an estimator. edit: as `only_edit` has it."""
         key = (readout, estimator, edit)
         if key not in self._askers:
-            self._askers[key] = Answering(self.run, estimator, readout, self.known, edit=edit)
+            self._askers[key] = (
+                self._made(readout, estimator) if edit is None else self.asker(readout, estimator).for_edit(edit)
+            )
         return self._askers[key]
+
+    def _made(self, readout: str, estimator: str) -> Answering:
+        made = Answering(self.run, estimator, readout, self.known)
+        for (_, name, _), held in self._askers.items():
+            if name == estimator:
+                made.share(held)
+                break
+        return made
 
     @cached_property
     def _items(self) -> list[tuple[int, float]]:

@@ -23,6 +23,7 @@ import fut
 from estimators.errors import DivergenceError, OrderError
 from estimators.order import Order
 from fut import querying
+from fut.adjoint import Adjoint
 from fut.answers import Estimate
 from fut.errors import NotCachedError, UsageError
 from fut.questions.whatif import Change, WhatIf, compare
@@ -255,6 +256,16 @@ def test_batches_grow_while_they_are_quick(small_run: fut.Run, monkeypatch: pyte
     monkeypatch.setattr(querying.time, "perf_counter", lambda: next(clock))
     assert len(list(small_run.whatifs(["identity"] * 40, estimator="reference"))) == 40
     assert sizes == [1, 2, 4, 8, 16, 8, 1]
+
+
+def test_tables_are_held_once(make_run: MakeRun) -> None:
+    asked = WhatIfs(make_run(**READOUTS), readouts=["probe", "item:3"])
+    probe, item = (asked.asker(name, "adjoint").estimator for name in asked.readouts)
+    assert isinstance(probe, Adjoint)
+    assert isinstance(item, Adjoint)
+    assert probe._tables["gradient"] is item._tables["gradient"]
+    assert probe._tables["weight"] is not item._tables["weight"]
+    assert asked.asker("probe", "adjoint", "swap").estimator is probe
 
 
 def test_memory_does_not_grow_with_the_number_of_queries(small_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
