@@ -6,8 +6,8 @@ import io
 import json
 import math
 import os
+import runpy
 import shutil
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +34,13 @@ READOUTS = {"adjoint": {"readouts": ["probe", "item:3"]}}
 EDITS = ["swap:3,1", "move:0,2", "sort:loss"]
 
 
+def several(make_run: MakeRun) -> fut.Run:
+    """A run swept for two read-outs, and nothing else."""
+    run = make_run(cached=False, **READOUTS)
+    run.cache(["adjoint"])
+    return run
+
+
 def test_changes_are_differences_from_the_reference() -> None:
     def estimate(orders: Sequence[Order]) -> list[Estimate]:
         return [Estimate(2.0 + o.steps[0][0], 0.0, (1.5, 3.5), "table", o.digest, note="known") for o in orders]
@@ -52,7 +59,7 @@ def test_changes_are_differences_from_the_reference() -> None:
 
 
 def test_a_change_is_the_estimate_of_the_edited_order(make_run: MakeRun) -> None:
-    run = make_run(**READOUTS)
+    run = several(make_run)
     order = run.arranged(run.difficulty("loss").scores)
     found = run.whatif("reverse", EDITS, ["probe", "item:3"], known=False)
     assert found.order == order.tolist()
@@ -259,7 +266,7 @@ def test_batches_grow_while_they_are_quick(small_run: fut.Run, monkeypatch: pyte
 
 
 def test_tables_are_held_once(make_run: MakeRun) -> None:
-    asked = WhatIfs(make_run(**READOUTS), readouts=["probe", "item:3"])
+    asked = WhatIfs(several(make_run), readouts=["probe", "item:3"])
     probe, item = (asked.asker(name, "adjoint").estimator for name in asked.readouts)
     assert isinstance(probe, Adjoint)
     assert isinstance(item, Adjoint)
@@ -370,16 +377,11 @@ def test_bad_questions_say_what_was_expected(
     assert said in found.err
 
 
-def test_the_script_answers_and_reports_bad_lines(small_run: fut.Run, tmp_path: Path) -> None:
-    path = Path(shutil.copytree(small_run.path, tmp_path / "run"))
-    root = Path(fut.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, root / "scripts" / "what_if_queries.py", path],
-        input=b"reverse\n[1,\n\nsort:loss\n",
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+def test_the_script_answers_and_reports_bad_lines(
+    small_run: fut.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(Path(fut.__file__).parents[1] / "scripts" / "what_if_queries.py"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"reverse\n[1,\n\nsort:loss\n")))
+    assert script["main"]([str(small_run.path)]) == 1
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(a["line"], "error" in a) for a in found] == [(1, False), (2, True), (4, False)]
