@@ -93,11 +93,19 @@ class Adjoint(Estimator):
         return bool((self.probabilities < 1).any())
 
     @cached_property
+    def _common(self) -> dict[str, Tensor]:
+        """What is replayed whatever the read-out, in memory, by name: [steps, items, k]."""
+        return self._read({"gradient": None, "norm": None, "centre": None})
+
+    @cached_property
     def _tables(self) -> dict[str, Tensor]:
         """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row and functionals."""
         first = len(self.expansion.names)
         own = [self.row, *range(first, first + self.functionals)]
-        terms, rows = self.expansion.terms(), {"gradient": None, "norm": None, "centre": None, "weight": own}
+        return self._common | self._read({"weight": own})
+
+    def _read(self, rows: dict[str, list[int] | None]) -> dict[str, Tensor]:
+        terms = self.expansion.terms()
         missing = terms.missing(list(rows))
         if missing:
             raise NotCachedError(
@@ -116,6 +124,13 @@ class Adjoint(Estimator):
             for spec in terms.specs
             if spec.name in rows
         }
+
+    def share(self, other: Estimator) -> None:
+        if isinstance(other, Adjoint) and (other.expansion.directory, other.sample) == (
+            self.expansion.directory,
+            self.sample,
+        ):
+            self._common = other._common
 
     @property
     def rebuilds(self) -> bool:
@@ -156,7 +171,8 @@ class Adjoint(Estimator):
         if any(len(order) != steps for order in orders):
             raise OrderError(
                 f"adjoint: expected orders of {steps} steps, the length its read-out was swept for, got "
-                f"{min(len(o) for o in orders)}; leave a step empty ([]) in place of dropping it, or use --estimator replay"
+                f"{min(len(o) for o in orders)}; leave an item out in its step (`without:ITEM`) in place of dropping it, or use "
+                "--estimator curved, replay-exact or retrain"
             )
         parts = []
         for block, found in self._contributions(orders, listener):
