@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 EVALUATIONS = 600
 """Orders that are estimated where no budget is named."""
 CURSE = (
-    "an order chosen for its estimate has, on average, a worse loss than that: trust the retrained figure, else the "
+    "an order chosen for its estimate is, on average, worse than that: trust the retrained figure, else the "
     "re-evaluated one"
 )
 SECOND_HALF = "from the half of the sampled coordinates that the search did not ask"

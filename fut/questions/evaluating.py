@@ -74,7 +74,8 @@ class Evaluator:
             elif time_left <= 0:
                 count = 0
             else:
-                count = min(count, math.ceil(time_left / (self.spent / self.evaluations)))
+                each = max(self.spent / self.evaluations, 1e-9)
+                count = min(count, math.ceil(time_left / each))
         return max(count, 0)
 
     def fresh(self, rows: Sequence[Units] | NDArray[np.int64], count: int | None = None) -> list[Units]:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from estimators.order import Order
 
-from .arrangements import Arrangements, Units
+from .arrangements import Arrangements, Floats, Units
 from .assigning import assign
 from .constraints import Constraints
 from .evaluating import Budget, Estimate, Evaluator
@@ -20,7 +20,7 @@ from .local_search import LocalSearch
 
 METHODS = ("local", "genetic", "assignment")
 APART = 0.25
-"""Share of the units that stand in other steps in any two finalists."""
+"""Share of the steps in which any two finalists differ, at least."""
 
 
 @dataclass(frozen=True)
@@ -57,31 +57,41 @@ def search(
 
     table: first-order values of positions [T, items] in the estimate's unit, larger meaning a larger value; without one
     the search learns its own. method: `local` (see `local_search`), `genetic` (see `genetic`), or `assignment`, the best
-    order under the table, estimated once. from_start: begin at `start`, in place of the assignment. maximize: seek the
-    greatest. tick: told how many orders have just been estimated.
+    order under the table, estimated once. from_start: begin at `start`; else `local` begins at the assignment and `genetic`
+    at random orders. maximize: seek the greatest. tick: told how many orders have just been estimated.
 
-    The same arguments give the same result, unless the clock ends the search. ValueError for an unknown method or a spent budget
-    that allows no evaluation, OrderError for what cannot be arranged.
+    The same arguments give the same result, unless the clock ends the search. ValueError for an unknown method, a table of
+    another shape, or no finite estimate within the budget; OrderError for what cannot be arranged.
     """
     if method not in METHODS:
         raise ValueError(f"search: expected a method among {', '.join(METHODS)}, got `{method}`; correct the name")
     space, sign = Arrangements(start, constraints or Constraints()), -1.0 if maximize else 1.0
-    values = np.zeros((len(start), int(space.items.max()) + 1)) if table is None else np.asarray(table, dtype=float)
+    values = _checked(table, len(start), int(space.items.max()) + 1)
     evaluator = Evaluator(space, lambda orders: [sign * v for v in estimate(orders)], budget, tick)
     draw, costs = np.random.default_rng([seed, 41]), space.costs(sign * values)
-    begin = space.first if from_start or table is None else assign(space, costs)
     if method == "assignment":
-        evaluator.values([begin])
+        evaluator.values([assign(space, costs)])
     elif method == "genetic":
-        genetic(evaluator, [begin] if from_start else [], draw)
+        genetic(evaluator, [space.first] if from_start else [], draw)
     else:
-        LocalSearch(evaluator, costs, draw).run([begin])
+        LocalSearch(evaluator, costs, draw).run([space.first if from_start or table is None else assign(space, costs)])
     if evaluator.best is None:
         raise ValueError(
             f"search: expected a finite estimate within the budget, got none of {evaluator.evaluations}; allow more "
             "evaluations or seconds, or use another estimator"
         )
     return _found(evaluator, sign, finalists)
+
+
+def _checked(table: ArrayLike | None, steps: int, items: int) -> Floats:
+    """The table [T, items], of zeros where there is none."""
+    found = np.zeros((steps, items)) if table is None else np.asarray(table, dtype=float)
+    if found.ndim != 2 or len(found) != steps or found.shape[1] < items or not np.isfinite(found).all():
+        raise ValueError(
+            f"search: expected a finite table of {steps} steps and {items} items at least, got one of shape "
+            f"{list(found.shape)}; take it from the same run"
+        )
+    return found
 
 
 def _found(evaluator: Evaluator, sign: float, finalists: int) -> Found:

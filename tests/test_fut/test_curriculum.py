@@ -187,6 +187,21 @@ def test_an_unknown_method_is_refused() -> None:
         search(Landscape(3), Order.of(range(3)), method="annealing", budget=Budget(5))
 
 
+@pytest.mark.parametrize("table", [np.zeros((3, 4)), np.zeros((4, 3)), np.full((4, 4), np.nan), np.zeros(4)])
+def test_a_table_of_another_shape_is_refused(table: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a finite table of 4 steps and 4 items at least, got one of shape"):
+        search(Landscape(4), Order.of(range(4)), table, budget=Budget(5))
+
+
+def test_an_assignment_needs_one_estimate_whatever_the_start() -> None:
+    land = Landscape(ITEMS, 13)
+    rows = np.array(list(permutations(range(ITEMS))))
+    least = rows[total(land.table, rows).argmin()]
+    for start in (REFERENCE, Order.of([6, 5, 4, 3, 2, 1, 0])):
+        found = search(land, start, land.table, method="assignment", budget=Budget(100), from_start=True)
+        assert (found.best.tolist(), found.evaluations) == (least.tolist(), 1)
+
+
 def test_the_surrogate_learns_a_sum_over_positions() -> None:
     """Smooth over steps, as tables of positions are: what is not in the prior table is learnt from 150 evaluations."""
     draw, items = np.random.default_rng(0), 16
