@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from estimators.errors import EstimatorError
+from estimators.errors import EstimatorError, OrderError
 from estimators.order import Order, random_orders
 from storage import write_json
 
@@ -116,7 +116,7 @@ def search_run(run: Run, request: Request) -> Curriculum:
     """
     asked, name = run.readouts.get(request.check().readout), request.estimator or run.default_estimator
     guide, judge = _estimators(run, name, asked)
-    start = run.reference if request.start is None else run.order(request.start)
+    start = _start(run, request)
     space = Arrangements(start, request.constraints)
     rivals = _rivals(run, request, space)  # what cannot be meant is refused before anything is spent
     found = _searched(run, request, start, guide)
@@ -140,6 +140,17 @@ def search_run(run: Run, request: Request) -> Curriculum:
     path.parent.mkdir(exist_ok=True)
     write_json(path, result.as_dict())
     return result
+
+
+def _start(run: Run, request: Request) -> Order:
+    """The order whose items are arranged, and where the search begins if one was asked for."""
+    start = run.reference if request.start is None else run.order(request.start)
+    if len(start) != run.steps:
+        raise OrderError(
+            f"search: expected a start order of {run.steps} steps, the length of the window, got {len(start)}; fill it, or "
+            "begin at another"
+        )
+    return start
 
 
 Truths = dict[Order, tuple[float, float]]

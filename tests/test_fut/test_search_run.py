@@ -207,7 +207,7 @@ BAD = {
     "unknown item": (["--suffix", "9"], "got 9, which it holds 0 times"),
     "estimator": (["--estimator", "retrain"], "an estimator that tells orders apart without training, got `retrain`"),
     "in place": (["--estimator", "reweighting"], "search: expected estimators of orders that move items"),
-    "start": (["--start", "drop:1"], "expected orders of 5 steps"),
+    "start": (["--start", "drop:1"], "expected a start order of 5 steps, the length of the window, got 4"),
     "weights": (["--start", "without:1"], "a start order without weights"),
     "read-out": (["--readout", "item:3"], "got one for probe"),
     "heuristic": (["--heuristics", "sideways"], "or one of identity, reverse"),
