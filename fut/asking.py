@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from estimators.errors import OrderError
 from estimators.families import arranged
 from estimators.order import Order
 from estimators.positions import best_assignment
@@ -112,6 +113,10 @@ class Asking:
         self, scores: Sequence[float], family: str = "sort", number: int | None = None, descending: bool = False
     ) -> Order:
         """The order of a family by scores of your own, one per item: see `estimators.families`."""
+        if len(scores) != self._run.items:
+            raise OrderError(
+                f"arranged: expected {self._run.items} scores, one per item, got {len(scores)}; give them in the items' order"
+            )
         return arranged(self._run.reference, scores, family, number, descending)
 
     def named_orders(self) -> dict[str, Order]:
