@@ -27,6 +27,7 @@ from .commands import (
     say,
 )
 from .commands.lds import lds
+from .commands.search import search
 from .commands.whatif import InOrder, whatif
 from .config import CacheConfig, load_config, parse_config
 from .device import describe
@@ -211,6 +212,7 @@ def verify(
 
 
 app.command()(lds)
+app.command()(search)
 app.command(cls=InOrder)(whatif)
 
 
