@@ -14,7 +14,9 @@ from estimators.positions import best_assignment
 from .calibration import SEED, Calibrated, calibrate_run
 from .datamodel import lds_run
 from .difficulty import Difficulty, difficulty, named_orders
+from .memorization import GROUPS, MOST, asked_of, memorize_run
 from .questions.datamodel import Datamodel
+from .questions.memorization import Memorization
 from .questions.verify import Verification
 from .readouts import PROBE
 from .verification import verify_run
@@ -49,6 +51,24 @@ class Asking:
     ) -> Datamodel:
         """Retrain with random subsets left out in place and compare estimators with them: see `fut.datamodel`."""
         return lds_run(self._run, subsets, share, seed, estimators, readout)
+
+    def memorize(
+        self,
+        items: Sequence[int] | None = None,
+        most: int = MOST,
+        groups: int = GROUPS,
+        showing: int = -1,
+        calibrate: int = 0,
+        verify: int = 0,
+        seed: int = 0,
+    ) -> Memorization:
+        """The loss on items, and on held-out text near and far, by the step an item stands at: see `fut.questions.memorization`.
+
+        Sweeps what is missing first (`fut memorize` says what it costs), retrains `calibrate` + `verify` cells and a quarter
+        as many orders without an item, and keeps the answer in the run (`answers/`).
+        """
+        options = {"groups": groups, "showing": showing, "calibrate": calibrate, "verify": verify, "seed": seed}
+        return memorize_run(self._run, asked_of(self._run, items, most, **options))
 
     def attributions(self, readout: str = PROBE) -> np.ndarray:
         """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""

@@ -39,7 +39,9 @@ def parse_group(spec: str) -> list[Group] | None:
         return None
     number, of, count = text.partition("of") if head == HEAD else ("0", "of", text)
     if not (of and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise UsageError(f"readout: expected probe:0of8 … probe:7of8, or groups:8 for all of them, got `{spec}`; correct it")
+        raise UsageError(
+            f"readout: expected probe:0of8 … probe:7of8, or groups:8 for all of them, got `{spec}`; correct it"
+        )
     return [Group(g, int(count)) for g in (range(int(count)) if head == ALL else [int(number)])]
 
 

@@ -49,7 +49,9 @@ def _counts(pieces: Sequence[ArrayLike], longest: int) -> csr_array:
     for n in range(1, longest + 1):
         if n > 1:  # an n-gram is an (n - 1)-gram and the token after it
             base = 1 + max((int(t.max()) for t in tokens if t.size), default=0)
-            grams = [g[:, : max(t.shape[1] - n + 1, 0)] * base + t[:, n - 1 :] for g, t in zip(grams, tokens, strict=True)]
+            grams = [
+                g[:, : max(t.shape[1] - n + 1, 0)] * base + t[:, n - 1 :] for g, t in zip(grams, tokens, strict=True)
+            ]
         flat = np.concatenate([g.ravel() for g in grams])
         names, numbered = np.unique(flat, return_inverse=True)
         rows.append(np.concatenate([o[:, : g.shape[1]].ravel() for o, g in zip(owners, grams, strict=True)]))
@@ -68,7 +70,9 @@ def _split(flat: NDArray[np.int64], shapes: Sequence[tuple[int, ...]]) -> list[N
 def _weights(counts: csr_array) -> csr_array:
     held = np.bincount(counts.indices, minlength=counts.shape[1])
     rarity = 1.0 + np.log((1 + counts.shape[0]) / (1 + held))
-    return csr_array((((1.0 + np.log(counts.data)) * rarity[counts.indices]), counts.indices, counts.indptr), counts.shape)
+    return csr_array(
+        (((1.0 + np.log(counts.data)) * rarity[counts.indices]), counts.indices, counts.indptr), counts.shape
+    )
 
 
 def like_groups(cosines: ArrayLike, count: int) -> list[list[int]]:
