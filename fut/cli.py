@@ -26,6 +26,7 @@ from .commands import (
     progress,
     say,
 )
+from .commands.domains import domains
 from .commands.lds import lds
 from .commands.memorize import memorize
 from .config import CacheConfig, load_config, parse_config
@@ -207,6 +208,7 @@ def verify(
 
 app.command()(lds)
 app.command()(memorize)
+app.command()(domains)
 
 
 @app.command()

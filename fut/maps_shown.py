@@ -28,16 +28,16 @@ COLOURS, BAD = "RdBu_r", "#999999"
 
 def costs(asked: Asked, plan: CachePlan, steps: int) -> str:
     """What the question will cost, before it does."""
-    sweep = "every read-out is swept already"
+    sweep = "every read-out is swept already" if plan.terms else f"`{asked.estimator}` needs no sweep here"
     if plan.blocks:
         sweep = (
             f"sweeping {len(asked.names)} read-outs once: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
             f"{nbytes(plan.nbytes)} before compression"
         )
-    cells = len(asked.items) * steps
+    cells, said = len(asked.items) * steps, "retrained" if asked.estimator == "retrain" else "estimated"
     return (
-        f"{sweep}; {cells:,} cells and {len(asked.items)} orders without an item are estimated; at most {asked.retrained} "
-        f"orders are retrained, {asked.retrained * steps:,} steps"
+        f"{sweep}; {cells:,} cells and {len(asked.items)} orders without an item are {said}; at most {asked.retrained} orders "
+        f"are retrained for intervals and comparison, {asked.retrained * steps:,} steps"
     )
 
 

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from estimators.order import Order
-from estimators.replay import batches
-from storage import IdentityError, fingerprint, write_json
+from storage import fingerprint, write_json
 
 from . import layout as files
-from .caching import CachePlan, seconds_per_gradient
-from .config import AdjointConfig
 from .errors import UsageError
-from .estimation import batch_size
-from .expansion import ITEM_BLOCK, Expansion
+from .estimation import NAMES, base_name, require_movable
 from .grouping import Group, item_similarity, probe_groups
-from .preparation import build_expansion
-from .questions.cells import Floats, place_of
+from .map_estimates import SWEPT, estimate_of
+from .questions.cells import LEAST, Floats, place_of
 from .questions.maps import (
     KINDS,
     Cells,
-    Changes,
     Fitted,
     Maps,
     Near,
@@ -36,7 +29,6 @@ from .questions.maps import (
 )
 from .questions.memorization import Memorization
 from .readouts import PROBE, shortened
-from .several import SeveralReadOuts
 
 if TYPE_CHECKING:
     from .run import Run
@@ -45,16 +37,18 @@ MOST, GROUPS = 64, 8
 """Items of which a map is made where none are named, and groups of held-out samples."""
 CALIBRATED, VERIFIED = 41, 43
 """What seeds of both draws differ in."""
-SHARE = 4
+SHARE = 2
 """Retrained cells for every order without an item that is retrained with them."""
-UNCALIBRATED = "no intervals: none of these cells has been retrained; `fut memorize RUN --calibrate 16` does that"
+UNCALIBRATED = "no intervals: no cells have been retrained for them; `fut memorize RUN --calibrate 16` does that"
+TRUTH = "no intervals: every cell has really been retrained; the figures are the truth"
 
 
 @dataclass(frozen=True)
 class Asked:
     """What a map is asked about. items: its rows; groups: of held-out samples; showing: which of an item's, -1 the last.
 
-    calibrate, verify: cells to retrain for intervals, and to compare with; for every four of them an order without an item.
+    calibrate, verify: cells to retrain for intervals, and to compare with; for every two of them an order without an item.
+    estimator: `adjoint` reads all read-outs off one sweep, any other is asked read-out by read-out.
     """
 
     items: list[int]
@@ -63,6 +57,7 @@ class Asked:
     calibrate: int = 0
     verify: int = 0
     seed: int = 0
+    estimator: str = SWEPT
 
     @property
     def names(self) -> list[str]:
@@ -75,11 +70,11 @@ class Asked:
 
     @property
     def retrained(self) -> int:
-        """Orders that are retrained at most."""
+        """Orders that are retrained at most for intervals and comparison."""
         return sum(count + count // SHARE for count in (self.calibrate, self.verify))
 
 
-def asked_of(run: Run, items: Sequence[int] | None, most: int = MOST, **options: int) -> Asked:
+def asked_of(run: Run, items: Sequence[int] | None, most: int = MOST, **options: Any) -> Asked:
     """A checked question. items: None for all that the reference order shows, or `most` of them, evenly spread."""
     held = sorted({i for step in run.reference.steps for i in step})
     if items is None:
@@ -92,7 +87,10 @@ def asked_of(run: Run, items: Sequence[int] | None, most: int = MOST, **options:
             f"memorize: expected different items of 0..{run.items - 1}, got {shortened(list(map(str, items))) or 'none'}; "
             "correct --items"
         )
-    asked = Asked(list(items), **options)
+    asked = Asked(list(items), **options | {"estimator": options.get("estimator") or run.default_estimator})
+    if base_name(asked.estimator) not in NAMES:
+        raise UsageError(f"memorize: expected one of {', '.join(NAMES)}, got `{asked.estimator}`; correct --estimator")
+    require_movable("memorize", [asked.estimator])
     if asked.groups < 1 or min(asked.calibrate, asked.verify) < 0 or 1 in (asked.calibrate, asked.verify):
         raise UsageError(
             f"memorize: expected at least 1 group and 0 or at least 2 cells to retrain, got groups={asked.groups}, "
@@ -109,75 +107,17 @@ def asked_of(run: Run, items: Sequence[int] | None, most: int = MOST, **options:
     return asked
 
 
-def expansion_for(run: Run, asked: Asked) -> Expansion:
-    """The run's own expansion where it was swept for all that is asked, else that of `memorization/`, as it is or will be.
-
-    Items are swept coarsely (`adjoint.fine`), which their large effects stand; the probe loss and its groups are not.
-    IdentityError where `memorization/` was swept for less.
-    """
-    own = run.expansion()
-    if files.has_expansion(run.path) and set(asked.names) <= set(own.names):
-        return own
-    if files.has_expansion(run.path, files.MEMORIZATION):
-        found = run.expansion(part=files.MEMORIZATION)
-        if set(asked.names) <= set(found.names):
-            return found
-        raise IdentityError(
-            f"memorize: expected {found.directory} to be swept for {shortened(asked.names)}, got {shortened(found.names)}; "
-            "remove the directory to compute it anew, or ask for what it has"
-        )
-    changed = {"readouts": asked.names, "functionals": 0, "fine": 1 + asked.groups}
-    config = AdjointConfig.model_validate(run.config.adjoint.model_dump() | changed)
-    return run.expansion(config, files.MEMORIZATION)
-
-
-def plan_memorize(run: Run, asked: Asked) -> CachePlan:
-    """What the sweep would still cost; nothing where it is there."""
-    expansion = expansion_for(run, asked)
-    if expansion.complete():
-        return CachePlan([files.MEMORIZATION], 0, 0, 0.0, 0)
-    count, seconds = expansion.gradients(), seconds_per_gradient(run.problem, run.state(0))
-    return CachePlan([files.MEMORIZATION], 1, count, count * seconds, expansion.nbytes())
-
-
 def memorize_run(run: Run, asked: Asked) -> Memorization:
     """Sweep what is missing, estimate every cell, retrain what is asked for; the answer is kept in the run (`answers/`)."""
-    expansion = expansion_for(run, asked)
-    if not expansion.complete():
-        build_expansion(run, expansion)
-    data = run.problem.data
+    estimate, data = estimate_of(run, asked), run.problem.data
     near = Near(probe_groups(data, asked.groups), item_similarity(data, asked.groups, asked.items), asked.group_names)
     with run.progress("maps", len(asked.items)) as tick:
-        maps = estimate_maps(Sweeps(run, expansion, asked), run.reference, asked.items, near, asked.showing, tick)
+        maps = estimate_maps(estimate, run.reference, asked.items, near, asked.showing, tick)
     result = _answer(run, asked, near, maps)
     path = run.path / files.ANSWERS / f"memorization-{fingerprint(vars(asked))[:12]}.json"
     path.parent.mkdir(exist_ok=True)
     write_json(path, result.as_dict())
     return result
-
-
-class Sweeps:
-    """Changes of several read-outs at once, as `Estimate`; the weights of a block of items at a time are in memory."""
-
-    def __init__(self, run: Run, expansion: Expansion, asked: Asked) -> None:
-        reference = replace(run.readouts.reference(PROBE), expansion=expansion)
-        self._blocks = {f"item:{item}": row // ITEM_BLOCK for row, item in enumerate(asked.items)}
-        self._block = 0
-
-        @lru_cache(maxsize=1)
-        def swept(block: int) -> SeveralReadOuts:
-            own = [name for name, of in self._blocks.items() if of == block]
-            return SeveralReadOuts(reference, [PROBE, *asked.group_names, *own])
-
-        self._swept = swept
-
-    def __call__(self, orders: Sequence[Order], names: Sequence[str]) -> Changes:
-        self._block = next((self._blocks[name] for name in names if name in self._blocks), self._block)
-        found = self._swept(self._block)
-        values, variances = np.zeros((2, len(orders), len(names)))
-        for places, batch in batches(orders, batch_size(found.width())):
-            values[places], variances[places] = (part.cpu().numpy() for part in found.changes(batch, names))
-        return Changes(values, variances)
 
 
 def _answer(run: Run, asked: Asked, near: Near, maps: Maps) -> Memorization:
@@ -189,7 +129,7 @@ def _answer(run: Run, asked: Asked, near: Near, maps: Maps) -> Memorization:
     fitted = fit_maps(maps, places, fitted_on, truths[0])
     references = [[_reference(run, name) for name in names_of(i, row, near)] for row, i in enumerate(items)]
     return Memorization(
-        run.default_estimator,
+        asked.estimator,
         run.steps,
         items,
         places,
@@ -201,7 +141,7 @@ def _answer(run: Run, asked: Asked, near: Near, maps: Maps) -> Memorization:
         near.near,
         near.far,
         maps.group_absence.tolist(),
-        _note(fitted, fitted_on),
+        TRUTH if asked.estimator == "retrain" else _note(fitted, fitted_on),
         _by_kind(fitted.half),
         _by_kind(fitted.absence_half),
         {kind: float(np.sqrt(maps.variances[k]).mean()) for k, kind in enumerate(KINDS)},
@@ -220,7 +160,7 @@ def _note(fitted: Fitted, cells: Cells) -> str:
         return UNCALIBRATED
     without = f" and {len(cells.absent)} orders without an item" if fitted.absence_half is not None else ""
     return f"calibrated on {len(cells.moved)} retrained cells{without}; half-widths of 90 % intervals" + (
-        "" if without else "; those of absence have none, which takes 12 cells"
+        "" if without else f"; those of absence have none, which takes {SHARE * LEAST} cells"
     )
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from .. import maps_shown
-from ..memorization import GROUPS, MOST, asked_of, memorize_run, plan_memorize
-from . import Device, Json, RunPath, answer, numbers, open_run, say
+from ..map_estimates import plan_memorize
+from ..memorization import GROUPS, MOST, asked_of, memorize_run
+from . import Device, EstimatorName, Json, RunPath, answer, numbers, open_run, say
 
 
 def memorize(
@@ -25,6 +26,7 @@ def memorize(
     calibrate: Annotated[int, typer.Option(help="cells to retrain for 90 % intervals")] = 0,
     verify: Annotated[int, typer.Option(help="cells to retrain and compare with; 64 is a good number")] = 0,
     seed: Annotated[int, typer.Option(help="seed of the cells that are retrained")] = 0,
+    estimator: EstimatorName = None,
     plot: Annotated[Path | None, typer.Option(help="PNG of the maps; default: in the run")] = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -32,7 +34,8 @@ def memorize(
     """The loss on every item, and on held-out text near it and far from it, by the step the item stands at."""
     run = open_run(path, device, as_json)
     rows = numbers("--items", items)
-    asked = asked_of(run, rows, most, groups=groups, showing=showing, calibrate=calibrate, verify=verify, seed=seed)
+    counts = {"groups": groups, "showing": showing, "calibrate": calibrate, "verify": verify, "seed": seed}
+    asked = asked_of(run, rows, most, estimator=estimator, **counts)
     say(maps_shown.costs(asked, plan_memorize(run, asked), run.steps), as_json)
     found = memorize_run(run, asked)
     picture = maps_shown.picture(found, plot or path / "answers" / "memorization.png")
