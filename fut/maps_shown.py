@@ -49,28 +49,33 @@ def memorization(found: Memorization) -> str:
             TITLES[kind],
             f"{np.mean(found.absence[kind]):+.5f}",
             f"{np.ptp(found.effects[kind], axis=1).mean():.5f}",
-            number(None if found.half_widths is None else float(np.mean(found.half_widths[kind])), ".5f"),
+            number(None if found.half_widths is None else float(np.mean(found.half_widths[kind])), ".2g"),
         ]
         for kind in KINDS
     ]
-    kept, general = found.retention, found.generalization
+    general = found.generalization
     lines = [
         f"{len(found.items)} items over {found.steps} steps, by {found.estimator}; means over items in nats/token, against the "
         "reference order (negative is better)",
         "",
         columns([header, *rows]),
         "",
-        f"best remembered when seen at step {kept['best_step']} of 0..{found.steps - 1}"
-        + (
-            f"; seen at step 0, {kept['share'][0]:.0%} of that is left, at the last step {kept['share'][-1]:.0%}"
-            if kept["share"]
-            else ": nothing is remembered"
-        ),
-        f"text like the item gains more from it: Spearman {number(general['spearman'], '.2f')} of similarity with the effect, "
-        f"over {len(found.items) * len(found.groups)} pairs of item and group",
+        _kept(found),
+        f"similarity with the item and what held-out text gains from it: Spearman {number(general['spearman'], '.2f')} over "
+        f"{len(found.items) * len(found.groups)} pairs of item and group",
         found.note,
     ]
     return "\n".join([*lines, *_checked(found)])
+
+
+def _kept(found: Memorization) -> str:
+    kept = found.retention
+    if kept["share"] is None:
+        return "nothing is remembered of the items: the loss on them is lower without them"
+    return (
+        f"an item is remembered best when seen at step {kept['best_step']} of 0..{found.steps - 1}; of that, "
+        f"{kept['share'][0]:.0%} when seen first and {kept['share'][-1]:.0%} when seen last"
+    )
 
 
 def _checked(found: Memorization) -> list[str]:

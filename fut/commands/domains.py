@@ -42,11 +42,10 @@ def domains(
 ) -> None:
     """Domain after domain in every order, one domain early or late, one item at every step: what it does to the loss."""
     run = open_run(path, device, as_json)
+    moved = numbers("--items", items) or []
     if verify:
-        say(
-            f"retraining at most {verify} orders of {run.steps} steps, {verify * run.config.consumed} gradients",
-            as_json,
-        )
+        count = verify + (verify // SHARE if moved else 0)
+        say(f"retraining at most {count} orders of {run.steps} steps, {count * run.config.consumed} gradients", as_json)
     arranged = [[label.strip() for label in order.split(",")] for order in orders] if orders else None
     found = domains_run(
         run,
