@@ -111,7 +111,7 @@ class FamilyName:
 
 
 def family_name(spec: str) -> FamilyName | None:
-    """The parts of `sort:KEY` or `FAMILY:KEY[:NUMBER]`, `:asc` or `:desc` behind; None where it begins otherwise.
+    """The parts of `sort:SCORE` or `FAMILY:SCORE[:NUMBER]`, `:asc` or `:desc` behind; None where it begins otherwise.
 
     OrderError for a name that begins like one and cannot be read.
     """
@@ -122,7 +122,7 @@ def family_name(spec: str) -> FamilyName | None:
     numbers = words[1:]
     limit = 0 if family == "sort" else 1
     if not words or not words[0] or len(numbers) > limit or not all(n.isdecimal() for n in numbers):
-        form = f"{family}:KEY" + (f":NUMBER ({FAMILIES[family].parameter})" if limit else "")
+        form = f"{family}:SCORE" + (f":NUMBER ({FAMILIES[family].parameter})" if limit else "")
         raise OrderError(f"order: expected `{form}`, then perhaps `:desc`, got `{spec}`; write `{family}:loss`, say")
     number = int(numbers[0]) if numbers else FAMILIES[family].usual if limit else None
     return FamilyName(family, words[0], number, direction == "desc")

@@ -127,7 +127,8 @@ class Adjoint(Estimator):
         if any(len(order) != steps for order in orders):
             raise OrderError(
                 f"adjoint: expected orders of {steps} steps, the length its read-out was swept for, got "
-                f"{min(len(o) for o in orders)}; leave a step empty ([]) in place of dropping it, or use --estimator replay"
+                f"{min(len(o) for o in orders)}; leave an item out in its step (`without:ITEM`) in place of dropping it, or use "
+                "--estimator curved, replay-exact or retrain"
             )
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:

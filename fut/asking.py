@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,17 +16,20 @@ from .datamodel import lds_run
 from .difficulty import Difficulty, difficulty, named_orders
 from .domains import domains_run
 from .memorization import GROUPS, MOST, asked_of, memorize_run
+from .querying import answer_queries
 from .questions.datamodel import Datamodel
 from .questions.domains import Domains
 from .questions.memorization import Memorization
 from .questions.verify import Verification
+from .questions.whatif import WhatIf
 from .readouts import PROBE
 from .verification import verify_run
+from .whatif import WhatIfs, whatif_run
 
 if TYPE_CHECKING:
     from .positions import Positions
     from .reweighting import Reweighting
-    from .run import Run
+    from .run import OrderLike, Run
 
 Names = Sequence[str] | None
 
@@ -39,14 +42,61 @@ class Asking:
         return cast("Run", self)
 
     def calibrate(
-        self, orders: int = 8, seed: int = SEED, estimator: str | None = None, readout: str = PROBE
+        self,
+        orders: int = 8,
+        seed: int = SEED,
+        estimator: str | None = None,
+        readout: str = PROBE,
+        edit: str | None = None,
     ) -> Calibrated:
-        """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval."""
-        return calibrate_run(self._run, orders, seed, estimator or self._run.default_estimator, readout)
+        """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval.
+
+        edit: `swap`, `move`, `repeat`, `replace` or `without`, for orders that are one such edit away from the reference
+        order: what-if questions about one edit of that kind then have the interval that such orders deserve.
+        """
+        return calibrate_run(self._run, orders, seed, estimator or self._run.default_estimator, readout, edit)
 
     def verify(self, orders: int = 32, seed: int = 0, estimators: Names = None, readout: str = PROBE) -> Verification:
         """Retrain random orders and compare every estimator with them: see `fut.questions.verify`."""
         return verify_run(self._run, orders, seed, estimators, readout)
+
+    def whatif(
+        self,
+        order: OrderLike = "identity",
+        edits: Sequence[Any] = (),
+        readouts: Sequence[str] = (PROBE,),
+        estimator: str | None = None,
+        verify: bool = False,
+        known: bool = True,
+        partial: bool = False,
+    ) -> WhatIf:
+        """What training in another order would have changed, per read-out; kept in the run (`answers/`).
+
+        edits: applied in turn to `order`, as `swap:3,7`, ("swap", 3, 7) or ("sort", "loss"): see `fut.questions.editing`.
+        estimator: None for the default, and for an order shorter than the window one that can answer it, which the answer
+        says. verify: retrain that order, and give the truth beside the estimate. known, partial: as in `estimate`, `order`.
+        """
+        return whatif_run(self._run, order, edits, readouts, estimator, verify, {"known": known, "partial": partial})
+
+    def whatifs(
+        self,
+        queries: Any,
+        readouts: Sequence[str] = (PROBE,),
+        estimator: str | None = None,
+        verify: bool = False,
+        known: bool = True,
+        partial: bool = False,
+        start: OrderLike = "identity",
+    ) -> Iterator[dict[str, Any]]:
+        """Answers to any number of what-if queries, in their order, in memory that does not grow with their number.
+
+        queries: a file of lines (a name, a JSON list, or a JSON object of `id`, `order`, `edits`, `readouts`), or an iterable
+        of such lines, orders and dicts. start: the order of those that name none. NotCachedError before the first answer; a
+        bad query has `error` in its answer, and the rest go on: see `fut.querying.answer_queries`.
+        """
+        asked = WhatIfs(self._run, estimator, readouts, start, known, verify, partial)
+        asked.ready()
+        return answer_queries(asked, queries)
 
     def lds(
         self, subsets: int = 48, share: float = 0.1, seed: int = 0, estimators: Names = None, readout: str = PROBE

@@ -16,9 +16,10 @@ from estimators.replay import Listener
 from estimators.state import State
 from storage import CheckpointStore, Damage, Manifest, TermStore, require_same
 
-from . import answering, inspection, preparation
+from . import inspection, preparation
 from . import layout as files
-from .answers import Endpoint, Estimate
+from .answering import Answering
+from .answers import Endpoint, Estimates
 from .asking import Asking, Names
 from .base import DIRECTORY as BASE
 from .base import Base, has_base, read_configs
@@ -223,7 +224,7 @@ class Run(Asking):
         calibrated: bool = True,
         readout: str = PROBE,
         **options: str,
-    ) -> list[Estimate]:
+    ) -> Estimates:
         """A read-out under each order, by default the probe loss, without training.
 
         readout: `probe`, `accuracy`, `item:3`, or a function of your own; see `fut.readouts`.
@@ -233,9 +234,8 @@ class Run(Asking):
         if isinstance(orders, (str, Path, Order)):
             raise OrderError(f"estimate: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
         checked = [self.order(o) for o in orders]
-        return answering.estimate(
-            self, checked, estimator or self.default_estimator, known, calibrated, readout, **options
-        )
+        asker = Answering(self, estimator or self.default_estimator, readout, known, calibrated, **options)
+        return Estimates(asker(checked))
 
     @cached_property
     def retrained(self) -> RetrainedOrders:

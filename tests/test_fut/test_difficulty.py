@@ -56,7 +56,7 @@ def test_names_are_orders_wherever_an_order_is_named(small_run: fut.Run, cli: Cl
     assert small_run.arranged([-s for s in scores]).tolist() == ranked[::-1]
     said = cli("estimate", small_run.path, "--order", "zigzag:loss:2:desc", "--json").json
     assert said["order"] == small_run.arranged(scores, "zigzag", 2, True).digest
-    assert "sort:KEY" in cli("estimate", small_run.path, "--order", "sorted").err
+    assert "sort:SCORE" in cli("estimate", small_run.path, "--order", "sorted").err
 
 
 def test_finer_items_fill_steps_in_turn(make_run: MakeRun) -> None:
