@@ -14,11 +14,13 @@ from estimators.order import Order
 from storage import fingerprint, write_json
 
 from . import layout as files
+from .answering import Answering
 from .answers import Estimate
 from .difficulty import MEASURES, difficulty
 from .errors import UsageError
 from .estimation import require_movable
-from .questions.domains import Domains, arrangements, compare, domains
+from .questions.blocks import arrangements
+from .questions.domains import Domains, compare, domains
 from .questions.labels import Labels, checked_labels, quantile_labels
 from .readouts import PROBE
 from .sources import source_labels
@@ -82,7 +84,25 @@ def domains_run(
 
     verify: how many of the orders that move domains to retrain and compare with, and half as many of those that move an item.
     """
-    labels, asked, name = labels_of(run, given), run.readouts.get(readout), estimator or run.default_estimator
+    labels, name = labels_of(run, given), estimator or run.default_estimator
+    _require(run, name, items, most, places, verify)
+    chosen = [tuple(o) for o in orders] if orders else arrangements(list(labels), most, seed)
+    asked = Asking(run, name, readout, verify, seed)
+    entries, placed = domains(
+        asked.estimate, asked.estimate_close, asked.truth, run.reference, labels, chosen, items, places
+    )
+    checked = compare([*entries, *(a for p in placed for a in p.answers)], asked.reference)
+    note = next((entry.note for entry in entries if entry.delta), entries[0].note)
+    about = asked.readout
+    found = Domains(name, about.name, about.unit, asked.reference, labels, entries, placed, checked, note, seed)
+    key = [labels, chosen, list(items), places, about.name, name]
+    path = run.path / files.ANSWERS / f"domains-{fingerprint(key)[:12]}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, found.as_dict())
+    return found
+
+
+def _require(run: Run, name: str, items: Sequence[int], most: int, places: int, verify: int) -> None:
     require_movable("domains", [name])
     if places < 2 or most < 2 or verify < 0 or verify in (1, 2):
         raise UsageError(
@@ -90,47 +110,58 @@ def domains_run(
             f"most={most}, verify={verify}; raise them"
         )
     unknown = [item for item in items if not 0 <= item < run.items]
-    if unknown:
-        raise UsageError(f"domains: expected items 0..{run.items - 1}, got {unknown[0]}; correct --items")
-    chosen = [tuple(o) for o in orders] if orders else arrangements(list(labels), most, seed)
+    if unknown or len(set(items)) < len(items):
+        raise UsageError(
+            f"domains: expected different items of 0..{run.items - 1}, got {', '.join(map(str, items))}; correct --items"
+        )
 
-    def estimate(of: Sequence[Order]) -> list[Estimate]:
-        answers = run.estimate(of, name, known=False, readout=asked.name)
-        _retrain(run, of, verify, seed)
+
+class Asking:
+    """One estimator of one read-out, and the truth about some of the orders that it is asked about."""
+
+    def __init__(self, run: Run, name: str, readout: str, verify: int, seed: int) -> None:
+        edit = "move" if run.config.data.per_step == 1 else None
+        self._run, self._verify, self._seed = run, verify, seed
+        self._far = Answering(run, name, readout, known=False)
+        self._close = Answering(run, name, readout, known=False, edit=edit)
+        self._plain = Answering(run, name, readout, known=False, calibrated=False)
+        self.readout, self.reference = self._far.readout, self._far.reference
+
+    def estimate(self, orders: Sequence[Order]) -> list[Estimate]:
+        """Of orders that move domains."""
+        answers = self._far(orders)
+        _retrain(self._run, orders, self._verify, self._seed)
         return answers
 
-    def estimate_close(of: Sequence[Order]) -> list[Estimate]:
-        plain = run.estimate(of, name, known=False, calibrated=False, readout=asked.name)
-        fitted = run.estimate(of, name, known=False, readout=asked.name)
-        _retrain(run, of, verify // SHARE, seed)
-        return [widened(*pair) for pair in zip(plain, fitted, strict=True)]
+    def estimate_close(self, orders: Sequence[Order]) -> list[Estimate]:
+        """Of orders that move one item: by a calibration on such orders where there is one, else `widened`."""
+        answers, fit = self._close(orders), self._close.calibration
+        if fit is not None and fit.edit is None:
+            answers = [widened(*pair) for pair in zip(self._plain(orders), answers, strict=True)]
+        _retrain(self._run, orders, self._verify // SHARE, self._seed)
+        return answers
 
-    def truth(order: Order) -> float | None:
-        found = run.retrained.find(order)
-        return None if found is None else run.readouts.truth(asked, found)
-
-    reference = run.readouts.at_reference(asked)
-    entries, placed = domains(estimate, estimate_close, truth, run.reference, labels, chosen, items, places)
-    checked = compare([*entries, *(a for p in placed for a in p.answers)], reference)
-    note = next((entry.note for entry in entries if entry.delta), entries[0].note)
-    found = Domains(name, asked.name, asked.unit, reference, labels, entries, placed, checked, note, seed)
-    key = [labels, chosen, list(items), places, asked.name, name]
-    path = run.path / files.ANSWERS / f"domains-{fingerprint(key)[:12]}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, found.as_dict())
-    return found
+    def truth(self, order: Order) -> float | None:
+        """The read-out's value, if the order, or the reference order with the same content, has really been trained."""
+        if self._run.problem.canonical(order) == self._run.problem.canonical(self._run.reference):
+            return self.reference
+        found = self._run.retrained.find(order)
+        return None if found is None else self._run.readouts.truth(self.readout, found)
 
 
 def widened(plain: Estimate, fitted: Estimate) -> Estimate:
-    """The answer about an order that moves one item: not shifted by the calibration, whose shift widens the interval instead.
+    """The answer about an order that moves one item: not shifted by a calibration on random orders, whose shift widens the
+    interval instead.
 
-    A calibration is fitted to random orders; so near to the reference order, where estimates are exact, its offset is not
-    known to hold.
+    So near to the reference order, where estimates are exact, their common offset is not known to hold.
     """
     if fitted.interval is None or fitted.source == "retrained":
         return fitted
     half = (fitted.interval[1] - fitted.interval[0]) / 2 + abs(fitted.loss - plain.loss)
-    note = f"{fitted.note}, widened by the calibration's shift, which holds for random orders and is not applied to this one"
+    note = (
+        f"{fitted.note}, widened by the calibration's shift, which is known for random orders alone and not applied; "
+        "`fut calibrate RUN --edit move` fits it to orders like this one"
+    )
     return replace(
         fitted, loss=plain.loss, delta=plain.delta, interval=(plain.loss - half, plain.loss + half), note=note
     )

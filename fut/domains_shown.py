@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,11 @@ import numpy as np
 
 from storage import replacing
 
+from .notebook import COLOURS, GREY, MARKERS, labelled
 from .present import columns, interval, number
 from .questions.domains import Domains, Entry, Placement
 
 SHOWN = 12
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"
-MARKERS = "os^Dv<>PX"
 
 
 def domains(found: Domains) -> str:
@@ -67,11 +67,12 @@ def picture(found: Domains, path: Path) -> Path:
     """Domain orders with their intervals, and the loss by place of every domain and item; written as PNG."""
     from matplotlib.figure import Figure
 
-    ranked = sorted(found.orders, key=lambda entry: -entry.loss)
     items = [p for p in found.placements if p.kind == "item"]
-    figure = Figure(figsize=(11.5 if items else 8.5, max(3.2, 0.24 * len(ranked) + 1.4)), dpi=130, layout="constrained")
+    figure = Figure(
+        figsize=(11.5 if items else 8.5, max(3.2, 0.24 * len(found.orders) + 1.4)), dpi=130, layout="constrained"
+    )
     axes = figure.subplots(1, 3 if items else 2, squeeze=False)[0]
-    _ranking(axes[0], ranked, found)
+    found.draw(axes[0])
     _curves(axes[1], [p for p in found.placements if p.kind == "domain"], found, "items of other domains before it")
     if items:
         _curves(axes[2], items, found, "step")
@@ -82,44 +83,21 @@ def picture(found: Domains, path: Path) -> Path:
 
 
 def _against(found: Domains, value: float | None) -> float:
-    return float("nan") if value is None else 1e3 * (value - found.reference_loss)
-
-
-def _ranking(axis: Any, ranked: list[Entry], found: Domains) -> None:
-    for y, entry in enumerate(ranked):
-        if entry.interval is not None:
-            axis.plot([_against(found, v) for v in entry.interval], [y, y], color=BLUE, linewidth=1.5, alpha=0.5)
-    axis.plot(
-        [_against(found, e.loss) for e in ranked], range(len(ranked)), "o", color=BLUE, markersize=4, label="estimated"
-    )
-    axis.plot(
-        [_against(found, e.truth) for e in ranked],
-        range(len(ranked)),
-        "x",
-        color=ORANGE,
-        markersize=5,
-        label="retrained",
-    )
-    axis.axvline(0, color=GREY, linewidth=1, linestyle="--")
-    axis.set_yticks(range(len(ranked)), [e.name for e in ranked], fontsize=6.5)
-    axis.set_xlabel(f"{found.readout} minus the reference order's [10⁻³ {found.unit}]", fontsize=8)
-    axis.tick_params(axis="x", labelsize=7)
-    axis.legend(fontsize=6.5, frameon=False)
+    return math.nan if value is None else value - found.reference_loss
 
 
 def _curves(axis: Any, placed: list[Placement], found: Domains, label: str) -> None:
     for k, of in enumerate(placed):
         values = [_against(found, a.loss) for a in of.answers]
-        (line,) = axis.plot(
-            of.places, values, marker=MARKERS[k % len(MARKERS)], markersize=3.5, linewidth=1.2, label=of.name
-        )
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+        axis.plot(of.places, values, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=of.name)
         bounds = [a.interval for a in of.answers]
         if None not in bounds:
             low, high = np.array([[_against(found, v) for v in b] for b in bounds if b is not None]).T
-            axis.fill_between(of.places, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
-        axis.plot(of.places, [_against(found, a.truth) for a in of.answers], "x", color=line.get_color(), markersize=6)
+            axis.fill_between(of.places, low, high, color=colour, alpha=0.12, linewidth=0)
+        axis.plot(of.places, [_against(found, a.truth) for a in of.answers], "x", color=colour, markersize=6)
     axis.axhline(0, color=GREY, linewidth=1, linestyle="--")
     axis.set_xlabel(label, fontsize=8)
-    axis.set_ylabel(f"against the reference order [10⁻³ {found.unit}]", fontsize=8)
+    axis.set_ylabel(labelled(f"{found.readout} − reference", found.unit), fontsize=8)
     axis.tick_params(labelsize=7)
     axis.legend(fontsize=6.5, frameon=False)

@@ -23,22 +23,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, permutations
-from math import factorial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from estimators.order import Order
 
 from ..answers import jsonable
-from ..errors import UsageError
-from .cells import with_item_at
+from ..notebook import COLOURS, GREY, Shown, labelled
+from .blocks import domain_moved, domain_order, item_moved
 from .labels import Labels
 from .verify import accuracy
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 QUESTION = "domains"
-TRIES = 50
 
 
 class Answer(Protocol):
@@ -94,7 +94,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Domains:
+class Domains(Shown):
     """Domain orders and placements; fields as in the module's text."""
 
     estimator: str
@@ -137,59 +137,48 @@ class Domains:
         rest = {k: content[k] for k in cls.__dataclass_fields__ if k in content}
         return cls(**rest | {"orders": [_entry(o) for o in content["orders"]], "placements": placements})
 
+    def title(self) -> str:
+        return f"{self.readout} by the order of {len(self.labels)} domains: {', '.join(self.labels)}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per domain order, then per placement of every domain and item."""
+        rows = [_row("order", None, entry) for entry in self.orders]
+        return rows + [
+            _row(p.kind, at, entry) for p in self.placements for at, entry in zip(p.places, p.answers, strict=True)
+        ]
+
+    def units(self) -> dict[str, str]:
+        return dict.fromkeys(("loss", "delta", "low", "high", "retrained"), self.unit)
+
+    def notes(self) -> list[str]:
+        return ["delta: against the reference order, negative is better; low … high: 90 % interval of loss", self.note]
+
+    def draw(self, axes: Axes) -> None:
+        """Domain orders from the best estimate, on top, to the worst, with their intervals and what is known of their truth."""
+        ranked = sorted(self.orders, key=lambda entry: -entry.loss)
+        places = range(len(ranked))
+        for y, entry in zip(places, ranked, strict=True):
+            if entry.interval is not None:
+                ends = [value - self.reference_loss for value in entry.interval]
+                axes.plot(ends, [y, y], color=COLOURS[0], linewidth=1.5, alpha=0.5)
+        axes.plot([e.loss - self.reference_loss for e in ranked], places, "o", color=COLOURS[0], label="estimated")
+        known = [(e.truth - self.reference_loss, y) for y, e in zip(places, ranked, strict=True) if e.truth is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), "x", color=COLOURS[1], label="retrained")
+        axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
+        axes.set_yticks(list(places), [entry.name for entry in ranked], fontsize="x-small")
+        axes.set_xlabel(labelled(f"{self.readout} − reference", self.unit))
+        axes.legend(fontsize="small", frameon=False)
+
+
+def _row(kind: str, place: int | None, entry: Entry) -> dict[str, Any]:
+    low, high = entry.interval or (None, None)
+    named = {"kind": kind, "name": entry.name, "place": place, "loss": entry.loss, "delta": entry.delta}
+    return named | {"low": low, "high": high, "retrained": entry.truth}
+
 
 def _entry(content: Mapping[str, Any]) -> Entry:
     return Entry(**content)
-
-
-# --- orders
-
-
-def domain_order(reference: Order, labels: Labels, arrangement: Sequence[str]) -> Order:
-    """The reference order's items domain by domain, each domain in the reference order's sequence; steps keep their lengths.
-
-    UsageError unless the arrangement names every label once.
-    """
-    if sorted(arrangement) != sorted(labels):
-        raise UsageError(
-            f"domains: expected every label once, in some order of {', '.join(labels)}, got {', '.join(arrangement) or 'none'}; "
-            "correct --orders"
-        )
-    rank = {item: arrangement.index(label) for label, items in labels.items() for item in items}
-    return _refilled(reference, sorted(_pairs(reference), key=lambda pair: rank[pair[0]]))
-
-
-def placed_block(reference: Order, items: Sequence[int], place: int) -> Order:
-    """The items together, after `place` of all others; everything else in the reference order's sequence."""
-    block = set(items)
-    rest = [pair for pair in _pairs(reference) if pair[0] not in block]
-    return _refilled(reference, [*rest[:place], *_pairs_of(reference, items), *rest[place:]])
-
-
-def arrangements(labels: Sequence[str], most: int, seed: int) -> list[tuple[str, ...]]:
-    """All orders of the labels, or `most` of them: the given one, its reverse, and others drawn from the seed."""
-    if factorial(len(labels)) <= most:
-        return list(permutations(labels))
-    draw = np.random.default_rng([seed, 53])
-    drawn = (tuple(labels[i] for i in draw.permutation(len(labels))) for _ in range(TRIES * most))
-    return list(islice(dict.fromkeys([tuple(labels), tuple(labels)[::-1], *drawn]), most))
-
-
-def _pairs(reference: Order) -> list[tuple[int, float]]:
-    return [pair for step in reference.entries for pair in step]
-
-
-def _pairs_of(reference: Order, items: Sequence[int]) -> list[tuple[int, float]]:
-    block = set(items)
-    return [pair for pair in _pairs(reference) if pair[0] in block]
-
-
-def _refilled(reference: Order, pairs: Sequence[tuple[int, float]]) -> Order:
-    left = iter(pairs)
-    return Order.of_entries([next(left) for _ in step] for step in reference.steps)
-
-
-# --- answers
 
 
 def domains(
@@ -206,8 +195,8 @@ def domains(
 
     estimate: asked once about all orders that move domains; estimate_close: once about all that move one item.
     """
-    blocks = [_domain_moved(reference, label, of, places) for label, of in labels.items()]
-    single = [_item_moved(reference, item) for item in items]
+    blocks = [domain_moved(reference, label, of, places) for label, of in labels.items()]
+    single = [item_moved(reference, item) for item in items]
     orders = [domain_order(reference, labels, arranged) for arranged in chosen]
     orders += [order for _, _, _, of in blocks for order in of]
     close = [order for _, _, _, of in single for order in of]
@@ -219,21 +208,6 @@ def domains(
         found = [_said(f"{name} at {place}", [name], *next(said), truth) for place in at]
         placed.append(Placement(name, kind, at, found, difference(found[-1], found[0])))
     return entries, placed
-
-
-Moved = tuple[str, str, list[int], list[Order]]
-"""Name, kind, places, and the orders that have it there."""
-
-
-def _domain_moved(reference: Order, label: str, items: Sequence[int], places: int) -> Moved:
-    others = len(_pairs(reference)) - len(_pairs_of(reference, items))
-    at = sorted(set(np.linspace(0, others, max(places, 2)).round().astype(int).tolist()))
-    return label, "domain", at, [placed_block(reference, items, place) for place in at]
-
-
-def _item_moved(reference: Order, item: int) -> Moved:
-    at = list(range(len(reference)))
-    return f"item {item}", "item", at, [with_item_at(reference, item, step) for step in at]
 
 
 def _said(name: str, labels: list[str], order: Order, answer: Answer, truth: Truth) -> Entry:

@@ -33,21 +33,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
 from ..answers import jsonable
+from ..notebook import COLOURS, Shown, labelled
 from .cells import CellFit, Checked, Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 QUESTION = "memorization"
 BANDS = 5
 
 
 @dataclass(frozen=True)
-class Memorization:
+class Memorization(Shown):
     """The maps and what follows from them; fields as in the module's text, all plain lists and dictionaries."""
 
     estimator: str
@@ -131,6 +135,43 @@ class Memorization:
         if given.get("fits") is not None:
             given["fits"] = {k: CellFit(**v) for k, v in given["fits"].items()}
         return cls(**given)
+
+    def title(self) -> str:
+        return f"loss on {len(self.items)} items by the step they stand at, minus the reference order's"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per item: its own step, the loss on it, what its absence changes, and the best and worst step for it.
+
+        absence: loss without it minus with it, on itself (low, high: 90 % interval), near it and far from it.
+        """
+        half = self.absence_half_widths
+        rows = []
+        for row, item in enumerate(self.items):
+            own, absence = self.effects["own"][row], self.absence["own"][row]
+            spread = (None, None) if half is None else (absence - half["own"][row], absence + half["own"][row])
+            best, worst = int(np.argmin(own)), int(np.argmax(own))
+            rows.append(
+                {"item": item, "step": self.places[row], "loss": self.reference_losses["own"][row], "absence": absence}
+                | {"low": spread[0], "high": spread[1]}
+                | {f"absence_{kind}": self.absence[kind][row] for kind in ("near", "far", "probe")}
+                | {"best_step": best, "best": own[best], "worst_step": worst, "worst": own[worst]}
+            )
+        return rows
+
+    def units(self) -> dict[str, str]:
+        return {name: self.unit for name in self.rows()[0] if name not in ("item", "step", "best_step", "worst_step")}
+
+    def notes(self) -> list[str]:
+        return ["absence: loss without the item minus with it, positive where it is remembered", self.note]
+
+    def draw(self, axes: Axes) -> None:
+        """The map of the loss on the items themselves: blue is better than in the reference order, red worse."""
+        values = np.asarray(self.effects["own"], dtype=float)
+        limit = float(np.abs(values).max()) or 1.0
+        shown = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+        axes.plot(self.places, range(len(self.items)), ".", color=COLOURS[-1], markersize=2)
+        axes.figure.colorbar(shown, ax=axes, label=labelled("change of the loss", self.unit))
+        axes.set(xlabel="step j", ylabel="item i (row)")
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
