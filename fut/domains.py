@@ -92,7 +92,9 @@ def domains_run(
         asked.estimate, asked.estimate_close, asked.truth, run.reference, labels, chosen, items, places
     )
     checked = compare([*entries, *(a for p in placed for a in p.answers)], asked.reference)
+    single = [a.note for p in placed if p.kind == "item" for a in p.answers if a.delta]
     note = next((entry.note for entry in entries if entry.delta), entries[0].note)
+    note += f"; of single items: {single[0]}" if single and single[0] != note else ""
     about = asked.readout
     found = Domains(name, about.name, about.unit, asked.reference, labels, entries, placed, checked, note, seed)
     key = [labels, chosen, list(items), places, about.name, name]

@@ -73,6 +73,8 @@ def picture(found: Domains, path: Path) -> Path:
     )
     axes = figure.subplots(1, 3 if items else 2, squeeze=False)[0]
     found.draw(axes[0])
+    axes[0].xaxis.label.set_size(8)
+    axes[0].tick_params(labelsize=7)
     _curves(axes[1], [p for p in found.placements if p.kind == "domain"], found, "items of other domains before it")
     if items:
         _curves(axes[2], items, found, "step")
