@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -258,3 +262,31 @@ def test_equal_items_may_change_places_for_nothing(tmp_path: Path) -> None:
     found = run.memorize(groups=2)
     assert found.effects["own"][0][:2] == [0.0, 0.0]
     assert found.effects["own"][0] == found.effects["own"][1]
+
+
+def test_the_script_writes_a_line_per_cell_and_per_step(mapped: fut.Run, tmp_path: Path) -> None:
+    root = Path(fut.__file__).parents[1]
+    done = subprocess.run(
+        [
+            sys.executable,
+            root / "scripts" / "memorization_analysis.py",
+            mapped.path,
+            "--groups",
+            "2",
+            "--out",
+            tmp_path,
+        ],
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--calibrate" in done.stdout
+    cells = list(csv.DictReader((tmp_path / "cells.csv").read_text().splitlines()))
+    found = mapped.memorize(groups=2)
+    assert len(cells) == 25
+    assert float(cells[7]["own"]) == found.effects["own"][1][2]
+    assert cells[7]["own_half_width"] == ""
+    steps = list(csv.DictReader((tmp_path / "steps.csv").read_text().splitlines()))
+    assert [float(row["loss_against_never_seen"]) for row in steps] == found.forgetting["mean"][::-1]
