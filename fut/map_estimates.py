@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from estimators.replay import batches
 from storage import IdentityError
 
 from . import layout as files
-from .caching import CachePlan, seconds_per_gradient
+from .caching import seconds_per_gradient
 from .config import AdjointConfig
 from .estimation import batch_size
 from .expansion import ITEM_BLOCK, Expansion
@@ -65,15 +65,26 @@ def expansion_for(run: Run, asked: Asked) -> Expansion:
     return run.expansion(config, files.MEMORIZATION)
 
 
-def plan_memorize(run: Run, asked: Asked) -> CachePlan:
-    """What the sweep would still cost; nothing where it is there, or where the estimator needs none."""
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep would still cost. bytes: on disk, before compression, and while it is computed."""
+
+    readouts: int
+    gradients: int
+    seconds: float
+    nbytes: int
+    scratch: int
+
+
+def plan_memorize(run: Run, asked: Asked) -> SweepPlan | None:
+    """What the sweep would still cost; None where it is there, or where the estimator needs none."""
     if asked.estimator != SWEPT:
-        return CachePlan([], 0, 0, 0.0, 0)
+        return None
     expansion = expansion_for(run, asked)
     if expansion.complete():
-        return CachePlan([files.MEMORIZATION], 0, 0, 0.0, 0)
+        return None
     count, seconds = expansion.gradients(), seconds_per_gradient(run.problem, run.state(0))
-    return CachePlan([files.MEMORIZATION], 1, count, count * seconds, expansion.nbytes())
+    return SweepPlan(len(expansion.names), count, count * seconds, expansion.nbytes(), expansion.scratch_bytes())
 
 
 class OneByOne:

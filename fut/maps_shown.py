@@ -9,12 +9,12 @@ import numpy as np
 
 from storage import replacing
 
-from .caching import CachePlan
 from .present import brief, columns, interval, nbytes, number
 from .questions.maps import ABSENT, KINDS
 from .questions.memorization import Memorization
 
 if TYPE_CHECKING:
+    from .map_estimates import SweepPlan
     from .memorization import Asked
 
 TITLES = {
@@ -26,13 +26,13 @@ TITLES = {
 COLOURS, BAD = "RdBu_r", "#999999"
 
 
-def costs(asked: Asked, plan: CachePlan, steps: int) -> str:
+def costs(asked: Asked, plan: SweepPlan | None, steps: int) -> str:
     """What the question will cost, before it does."""
-    sweep = "every read-out is swept already" if plan.terms else f"`{asked.estimator}` needs no sweep here"
-    if plan.blocks:
+    sweep = "nothing is to be swept"
+    if plan is not None:
         sweep = (
-            f"sweeping {len(asked.names)} read-outs once: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
-            f"{nbytes(plan.nbytes)} before compression"
+            f"sweeping {plan.readouts} read-outs once: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
+            f"{nbytes(plan.nbytes)} on disk and {nbytes(plan.scratch)} of scratch meanwhile, before compression"
         )
     cells, said = len(asked.items) * steps, "retrained" if asked.estimator == "retrain" else "estimated"
     return (

@@ -141,7 +141,7 @@ def _answer(run: Run, asked: Asked, near: Near, maps: Maps) -> Memorization:
         near.near,
         near.far,
         maps.group_absence.tolist(),
-        TRUTH if asked.estimator == "retrain" else _note(fitted, fitted_on),
+        TRUTH if asked.estimator == "retrain" else _note(fitted, fitted_on) + _sampled(maps),
         _by_kind(fitted.half),
         _by_kind(fitted.absence_half),
         {kind: float(np.sqrt(maps.variances[k]).mean()) for k, kind in enumerate(KINDS)},
@@ -162,6 +162,12 @@ def _note(fitted: Fitted, cells: Cells) -> str:
     return f"calibrated on {len(cells.moved)} retrained cells{without}; half-widths of 90 % intervals" + (
         "" if without else f"; those of absence have none, which takes {SHARE * LEAST} cells"
     )
+
+
+def _sampled(maps: Maps) -> str:
+    """What is known of the error without retraining: that of the sample of coordinates."""
+    sd = float(np.sqrt(maps.variances[0]).mean())
+    return f"; the sampling error over coordinates alone is {sd:.2g} nats/token on the items themselves" if sd else ""
 
 
 def _cells(run: Run, asked: Asked, places: Sequence[int]) -> tuple[Cells, Cells]:

@@ -81,7 +81,9 @@ def test_a_sample_of_coordinates_knows_its_variance(make_run: MakeRun) -> None:
         assert values[0, k].item() == pytest.approx(single.losses(position, 5)[0] - single.reference.loss)
         assert variances[0, k].item() == pytest.approx(single.variances(position)[0])
     assert not variances[1].any()
-    assert run.memorize(items=[1], groups=2).sampling_sd["own"] > 0
+    found = run.memorize(items=[1], groups=2)
+    assert found.sampling_sd["own"] > 0
+    assert "sampling error over coordinates" in found.note
 
 
 def test_maps_are_near_what_retraining_says_of_every_cell(mapped: fut.Run) -> None:
@@ -171,6 +173,7 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     run = fut.open(path, device="cpu")
     asked = asked_of(run, None, groups=2)
     plan = plan_memorize(run, asked)
+    assert plan is not None
     assert plan.gradients == expansion_for(run, asked).gradients() > 0
     said = cli("memorize", path, "--groups", 2, "--verify", 6, "--device", "cpu")
     assert said.status == 0, said.err
@@ -179,7 +182,7 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     assert "without the item" in said.out
     assert "heatmap error" in said.out
     assert (path / "answers" / "memorization.png").stat().st_size > 1000
-    assert plan_memorize(run, asked).blocks == 0
+    assert plan_memorize(run, asked) is None
     again = cli("memorize", path, "--groups", 2, "--items", "0,3", "--json", "--plot", tmp_path / "map.png")
     assert again.err == ""
     assert again.json["items"] == [0, 3]
