@@ -50,7 +50,7 @@ def measure(run: fut.Run, name: str, orders: Sequence[Order], edit: str | None) 
         "random_orders": compared(run, Answering(run, estimator, "probe", False)(orders), true),
     }
     if edit is not None:
-        row["own_edits"] = compared(run, Answering(run, estimator, "probe", False, edit=edit)(orders), true)
+        row["own_edits"] = compared(run, Answering(run, estimator, "probe", False).for_edit(edit)(orders), true)
     print(json.dumps(row), file=sys.stderr, flush=True)
     return row
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,24 +24,34 @@ class Answering:
     """One read-out of a run under any number of orders, by one estimator, whose tables are read once.
 
     known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
-    calibration, if there is one. `name` may be `retrain`, which trains every order not trained yet. edit: the kind of edit
-    of the reference order that all orders are one of; a calibration on such orders goes before that on random ones.
+    calibration, if there is one. `name` may be `retrain`, which trains every order not trained yet.
     """
 
+    _edit: str | None = None
+    _origin: Answering | None = None
+    _other: Answering | None = None
+
     def __init__(
-        self,
-        run: Run,
-        name: str,
-        readout: str,
-        known: bool = True,
-        calibrated: bool = True,
-        edit: str | None = None,
-        **options: str,
+        self, run: Run, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
     ) -> None:
         self.run, self.name, self.known, self._options = run, name, known, options
         self.readout = run.readouts.get(readout)
         self.reference = run.readouts.at_reference(self.readout)
-        self._calibrated, self._edit = calibrated and not options and name != "retrain", edit
+        self._calibrated = calibrated and not options and name != "retrain"
+
+    def for_edit(self, edit: str) -> Answering:
+        """The same for orders that each are one edit of a kind of the reference order, which a calibration on such orders is
+        for, where there is one; the estimator is the same."""
+        found = copy(self)
+        found._edit, found._origin = edit, self
+        for name in ("calibration", "estimator"):
+            found.__dict__.pop(name, None)
+        return found
+
+    def beside(self, other: Answering) -> Answering:
+        """This one, holding in memory only once what another read-out's estimator of the same name reads as well."""
+        self._other = other
+        return self
 
     @cached_property
     def calibration(self) -> Calibrated | None:
@@ -51,7 +62,13 @@ class Answering:
 
     @cached_property
     def estimator(self) -> Estimator:
-        return self.run.estimator(self.name, readout=self.readout.name, **self._options)
+        if self._origin is not None:
+            return self._origin.estimator
+        made = self.run.estimator(self.name, readout=self.readout.name, **self._options)
+        if self._other is not None:
+            with suppress(NotCachedError):
+                made.share(self._other.estimator)
+        return made
 
     @cached_property
     def _canonical_reference(self) -> Order:
@@ -83,9 +100,8 @@ class Answering:
         """The read-out's true value by the place of every order that it is known for."""
         found = self.run.retrained.among(orders) if self.known else {}
         known = {i: self.run.readouts.truth(self.readout, truth) for i, truth in found.items()}
-        if (
-            self.calibration is not None
-        ):  # a fit would move the reference order's value, which every estimator gives exactly
+        if self.calibration is not None:
+            # a fit would move the reference order's value, which every estimator gives exactly
             known |= {i: self.reference for i, order in enumerate(orders) if self._is_reference(order)}
         return known
 

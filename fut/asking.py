@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from estimators.errors import OrderError
 from estimators.families import arranged
 from estimators.order import Order
 from estimators.positions import best_assignment
 
 from .calibration import SEED, Calibrated, calibrate_run
+from .curriculum import Request, search_run
 from .datamodel import lds_run
 from .difficulty import Difficulty, difficulty, named_orders
 from .domains import domains_run
 from .memorization import GROUPS, MOST, asked_of, memorize_run
 from .querying import answer_queries
+from .questions.constraints import Constraints
+from .questions.curriculum import Curriculum
 from .questions.datamodel import Datamodel
 from .questions.domains import Domains
 from .questions.memorization import Memorization
@@ -138,6 +142,37 @@ class Asking:
         """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
         return cast("Reweighting", self._run.estimator("reweighting", readout=readout)).attributions.cpu().numpy()
 
+    def search(
+        self,
+        seconds: float | None = None,
+        evaluations: int | None = None,
+        *,
+        start: OrderLike | None = None,
+        method: str = "local",
+        verify: int = 16,
+        finalists: int = 4,
+        heuristics: Names = None,
+        seed: int = 0,
+        constraints: Constraints | None = None,
+        estimator: str | None = None,
+        readout: str = PROBE,
+        maximize: bool = False,
+    ) -> Curriculum:
+        """The order that would have trained best, as far as a budget of estimates finds it; then the truth about it.
+
+        seconds, evaluations: when the search ends; with evaluations alone its result is always the same. start: where it
+        begins, in place of the best order under the table of positions; it arranges the start's items. method: `local`,
+        `genetic` or `assignment`. verify: how many random orders are really retrained beside the found one, the next best
+        `finalists` that differ, and the named orders in `heuristics` (None: all of them); 0 retrains nothing.
+        maximize: seek the greatest value of the read-out. See `fut.questions.curriculum`.
+        """
+        chosen = self._run.order(start) if start is not None and not isinstance(start, str) else start
+        named, within = None if heuristics is None else tuple(heuristics), constraints or Constraints()
+        asked = Request(
+            seconds, evaluations, chosen, method, verify, finalists, named, seed, within, estimator, readout, maximize
+        )
+        return search_run(self._run, asked)
+
     def difficulty(self, key: str) -> Difficulty:
         """A score per item: `length`, `loss`, `gradient-norm` or `perplexity-drop`; see `fut.difficulty`."""
         return difficulty(self._run, key)
@@ -146,6 +181,10 @@ class Asking:
         self, scores: Sequence[float], family: str = "sort", number: int | None = None, descending: bool = False
     ) -> Order:
         """The order of a family by scores of your own, one per item: see `estimators.families`."""
+        if len(scores) != self._run.items:
+            raise OrderError(
+                f"arranged: expected {self._run.items} scores, one per item, got {len(scores)}; give them in the items' order"
+            )
         return arranged(self._run.reference, scores, family, number, descending)
 
     def named_orders(self) -> dict[str, Order]:

@@ -29,6 +29,7 @@ from .commands import (
 from .commands.domains import domains
 from .commands.lds import lds
 from .commands.memorize import memorize
+from .commands.search import search
 from .commands.whatif import InOrder, whatif
 from .config import CacheConfig, load_config, parse_config
 from .device import describe
@@ -215,6 +216,7 @@ def verify(
 app.command()(lds)
 app.command()(memorize)
 app.command()(domains)
+app.command()(search)
 app.command(cls=InOrder)(whatif)
 
 

@@ -122,11 +122,10 @@ class Asking:
     """One estimator of one read-out, and the truth about some of the orders that it is asked about."""
 
     def __init__(self, run: Run, name: str, readout: str, verify: int, seed: int) -> None:
-        edit = "move" if run.config.data.per_step == 1 else None
         self._run, self._verify, self._seed = run, verify, seed
         self._far = Answering(run, name, readout, known=False)
-        self._close = Answering(run, name, readout, known=False, edit=edit)
-        self._plain = Answering(run, name, readout, known=False, calibrated=False)
+        self._close = self._far.for_edit("move") if run.config.data.per_step == 1 else self._far
+        self._plain = Answering(run, name, readout, known=False, calibrated=False).beside(self._far)
         self.readout, self.reference = self._far.readout, self._far.reference
 
     def estimate(self, orders: Sequence[Order]) -> list[Estimate]:

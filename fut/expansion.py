@@ -26,6 +26,7 @@ from estimators.state import State
 from storage import CheckpointStore, TermStore
 
 from .config import AdjointConfig
+from .difference import check_cost
 from .folding import fold, has_names, term_specs
 from .functionals import bend_cost
 from .pooling import FEWER, pooled_products
@@ -130,7 +131,13 @@ class Expansion:
         config, items, training = self.config, self.problem.config.data.items, self.problem.config.consumed
         products = config.pool if config.curvature == "pooled" else config.mixture
         sweep, slopes = 2 * products * self.fine, [gradient_cost(n, self.problem) for n in self.names]
-        return training * (config.mixture + sweep) + len(self.anchors) * items + sum(slopes) + self.coarse_gradients()
+        return (
+            training * (config.mixture + sweep)
+            + len(self.anchors) * items
+            + sum(slopes)
+            + self.coarse_gradients()
+            + check_cost(self)
+        )
 
     def coarse_gradients(self) -> int:
         """Those of them that functionals and coarse read-outs take: finding functionals, and products on half a step's batch."""
@@ -258,6 +265,7 @@ class Expansion:
             indices = poisson_sample(probabilities, self.config.seed)
             chosen = probabilities[indices]
         arrays = {"indices": indices.numpy(), "probabilities": chosen.numpy()}
+        arrays["difference_error"] = self.swept.read_array(self.steps, "difference_error")
         if self.functionals:
             assert self.end is not None
             functionals = self.weight(self.steps)[len(self.names) :].double()

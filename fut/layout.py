@@ -260,7 +260,7 @@ def read_order(path: Path) -> list[Any]:
         raise OrderError(
             f"order: expected a readable JSON file, got {path} ({error.strerror}); check the path"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or no possible path
         raise OrderError(
             f"order: expected a JSON list like [3, 1, 2, 0], got {path}: {error}; mend the file"
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,19 +110,22 @@ class Sweeps:
         require_memory(
             "tables of the maps", tables + 3 * weights, run.problem.device, "lower --groups or adjoint.coordinates"
         )
+        self._reference, self._always = reference, [PROBE, *asked.group_names]
         self._blocks = {f"item:{item}": row // ITEM_BLOCK for row, item in enumerate(asked.items)}
-        self._block = 0
+        self._block, self._held = -1, SeveralReadOuts(reference, self._always)
 
-        @lru_cache(maxsize=1)
-        def swept(block: int) -> SeveralReadOuts:
+    def _holding(self, names: Sequence[str]) -> SeveralReadOuts:
+        """The read-outs in memory, after those of a block of items have taken the place of the last one's where asked for."""
+        block = next((self._blocks[name] for name in names if name in self._blocks), self._block)
+        if block != self._block:
             own = [name for name, of in self._blocks.items() if of == block]
-            return SeveralReadOuts(reference, [PROBE, *asked.group_names, *own])
-
-        self._swept = swept
+            held = SeveralReadOuts(self._reference, [*self._always, *own])
+            held.share(self._held)
+            self._block, self._held = block, held
+        return self._held
 
     def __call__(self, orders: Sequence[Order], names: Sequence[str]) -> Changes:
-        self._block = next((self._blocks[name] for name in names if name in self._blocks), self._block)
-        found = self._swept(self._block)
+        found = self._holding(names)
         values, variances = np.zeros((2, len(orders), len(names)))
         for places, batch in batches(orders, batch_size(found.width())):
             values[places], variances[places] = (part.cpu().numpy() for part in found.changes(batch, names))

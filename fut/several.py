@@ -45,6 +45,6 @@ class SeveralReadOuts(Adjoint):
         self.require_length(orders)
         for block, found in self._contributions(orders, listener, rows):
             beyond = (found - self._reference[rows, block]).double()
-            parts.append(torch.stack(partial_sums(beyond, self.expansion.probabilities[block], MINIMUM), dim=1))
+            parts.append(torch.stack(partial_sums(beyond, self.probabilities[block], MINIMUM), dim=1))
         values, variances = torch.cat(parts, dim=-1).sum(-1).unbind(1)
         return values, variances

@@ -118,8 +118,15 @@ class WhatIfs:
         """What answers about a read-out by an estimator. edit: as `only_edit` has it."""
         key = (readout, estimator, edit)
         if key not in self._askers:
-            self._askers[key] = Answering(self.run, estimator, readout, self.known, edit=edit)
+            self._askers[key] = (
+                self._made(readout, estimator) if edit is None else self.asker(readout, estimator).for_edit(edit)
+            )
         return self._askers[key]
+
+    def _made(self, readout: str, estimator: str) -> Answering:
+        made = Answering(self.run, estimator, readout, self.known)
+        like = next((held for (_, name, _), held in self._askers.items() if name == estimator), None)
+        return made if like is None else made.beside(like)
 
     @cached_property
     def _items(self) -> list[tuple[int, float]]:
@@ -138,7 +145,11 @@ class WhatIfs:
         if _consumed(order) != self._items:
             remarks.append(OTHER_ITEMS)
         if edit:
-            remarks.append(f"`fut calibrate RUN --edit {edit}` fits it to single edits, which are estimated better")
+            named = "" if asker.name == self.run.default_estimator else f" --estimator {asker.name}"
+            named += "" if asker.readout.name == PROBE else f" --readout {asker.readout.name}"
+            remarks.append(
+                f"`fut calibrate RUN --edit {edit}{named}` fits it to single edits, which are estimated better"
+            )
         return "; ".join(remarks)
 
     def changes(

@@ -9,7 +9,18 @@ import pytest
 
 from estimators.errors import OrderError
 from estimators.order import Order
-from fut.questions.editing import EDITS, Edit, Query, QueryError, as_query, edited, read_query
+from fut.questions.editing import (
+    CALIBRATED,
+    EDITS,
+    Edit,
+    Query,
+    QueryError,
+    as_query,
+    edited,
+    only_edit,
+    random_edits,
+    read_query,
+)
 
 ORDER = Order.of(range(6))
 
@@ -120,3 +131,49 @@ def test_a_bad_object_keeps_its_id() -> None:
     with pytest.raises(QueryError) as caught:
         read_query('{"id": 17, "edits": [["flip", 1]]}')
     assert caught.value.id == 17
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_random_edits_are_different_seeded_and_change_something(name: str) -> None:
+    found = random_edits(ORDER, name, 5, 3)
+    assert found == random_edits(ORDER, name, 5, 3) != random_edits(ORDER, name, 5, 4)
+    orders = {edit.apply(ORDER, backwards) for edit in found}
+    assert len(set(found)) == 5
+    assert all(len(order) == 6 for order in orders)
+    assert len(orders) > 2
+
+
+def test_random_swaps_are_uniform_over_pairs() -> None:
+    drawn = [random_edits(Order.of(range(3)), "swap", 1, seed)[0].arguments for seed in range(300)]
+    assert {pair: 70 <= drawn.count(pair) <= 130 for pair in [(0, 1), (0, 2), (1, 2)]} == dict.fromkeys(
+        [(0, 1), (0, 2), (1, 2)], True
+    ), "100 ± 8 each"
+
+
+def test_random_edits_that_there_are_not() -> None:
+    with pytest.raises(OrderError, match="expected 4 different edits `swap`, got 3"):
+        random_edits(Order.of(range(3)), "swap", 4, 0)
+    with pytest.raises(OrderError, match="expected one of swap, move"):
+        random_edits(ORDER, "drop", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("start", "edits", "kind"),
+    [
+        ("identity", ["swap:0,1"], "swap"),
+        ("identity", ["without:3"], "without"),
+        ("move:0,1", [], "move"),
+        ("identity", [], None),
+        ("identity", ["without:3,4"], None),
+        ("identity", ["swap:0,1", "swap:0,2"], None),
+        ("identity", ["drop:1"], None),
+        ("identity", ["sort:number"], None),
+        ("swap:0,1", ["swap:0,2"], None),
+        ("swap:x", [], None),
+        ("random:3", [], None),
+        ([0, 1], ["swap:0,1"], None),
+        (ORDER, [], None),
+    ],
+)
+def test_one_edit_of_the_reference_is_known_as_such(start: Any, edits: list[str], kind: str | None) -> None:
+    assert only_edit(start, [Edit.of(edit) for edit in edits]) == kind

@@ -6,21 +6,24 @@ import io
 import json
 import math
 import os
+import runpy
 import shutil
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import t as student
 from small import Cli, MakeRun, Said
 
 import fut
 from estimators.errors import DivergenceError, OrderError
 from estimators.order import Order
 from fut import querying
+from fut.adjoint import Adjoint
 from fut.answers import Estimate
 from fut.errors import NotCachedError, UsageError
 from fut.questions.whatif import Change, WhatIf, compare
@@ -29,6 +32,13 @@ from fut.whatif import WhatIfs
 CPU = ("--device", "cpu")
 READOUTS = {"adjoint": {"readouts": ["probe", "item:3"]}}
 EDITS = ["swap:3,1", "move:0,2", "sort:loss"]
+
+
+def several(make_run: MakeRun) -> fut.Run:
+    """A run swept for two read-outs, and nothing else."""
+    run = make_run(cached=False, **READOUTS)
+    run.cache(["adjoint"])
+    return run
 
 
 def test_changes_are_differences_from_the_reference() -> None:
@@ -49,7 +59,7 @@ def test_changes_are_differences_from_the_reference() -> None:
 
 
 def test_a_change_is_the_estimate_of_the_edited_order(make_run: MakeRun) -> None:
-    run = make_run(**READOUTS)
+    run = several(make_run)
     order = run.arranged(run.difficulty("loss").scores)
     found = run.whatif("reverse", EDITS, ["probe", "item:3"], known=False)
     assert found.order == order.tolist()
@@ -84,6 +94,15 @@ def test_verifying_puts_the_truth_beside(own_run: Path) -> None:
     assert (known.source, known.loss, known.truth) == ("retrained", truth, None)
 
 
+def test_what_is_known_needs_no_estimator(make_run: MakeRun, tmp_path: Path) -> None:
+    made = make_run(cached=False, data={"seed": 11})
+    run = fut.open(shutil.copytree(made.path, tmp_path / "run"), device="cpu")
+    truth = run.retrain("swap:0,1").loss
+    assert run.whatif(edits=["swap:0,1"])["probe"].loss == truth
+    with pytest.raises(NotCachedError, match="fut cache"):
+        run.whatif(edits=["swap:0,2"])
+
+
 def test_a_shorter_order_is_answered_by_an_estimator_that_can(own_run: Path) -> None:
     run = fut.open(own_run, device="cpu")
     found = run.whatif(edits=["drop:2"])["probe"]
@@ -111,6 +130,46 @@ def test_an_interval_says_for_which_orders_it_holds(own_run: Path) -> None:
     assert "other items than the reference" in other.note
 
 
+def test_one_edit_has_the_interval_fitted_on_such_edits(own_run: Path, cli: Cli) -> None:
+    run = fut.open(own_run, device="cpu")
+    run.calibrate(4)
+    before = run.whatif(edits=["swap:0,4"], known=False)["probe"]
+    assert "`fut calibrate RUN --edit swap` fits it to single edits" in before.note
+    said = cli("calibrate", own_run, "--edit", "swap", "--orders", 6, "--json", *CPU).json
+    assert said["edit"] == "swap"
+    truths, guesses = (np.array(said[key]) - run.reference_loss for key in ("true_losses", "estimated_losses"))
+    slope = (truths @ guesses) / (guesses @ guesses)
+    assert said["slope"] == pytest.approx(slope)
+    found = run.whatif(edits=["swap:0,4"], known=False)["probe"]
+    raw = run.estimate(["swap:0,4"], known=False, calibrated=False)[0]
+    assert found.delta == pytest.approx(slope * raw.delta)
+    sd = math.sqrt(((truths - slope * guesses) ** 2).sum() / 5)
+    half = student.ppf(0.95, 5) * sd * math.sqrt(1 + raw.delta**2 / (guesses @ guesses))
+    assert found.delta_interval == pytest.approx((found.delta - half, found.delta + half))
+    assert "each one `swap` away" in found.note
+    assert "random" not in found.note
+    for other in ("move:0,4", ["swap:0,4", "swap:1,2"]):
+        edits = [other] if isinstance(other, str) else other
+        assert "calibrated on 4 retrained orders;" in run.whatif(edits=edits, known=False)["probe"].note
+    answers = list(run.whatifs(["swap:0,4", "random:3", {"edits": ["swap:0,4"]}, "reverse"], known=False))
+    notes = [a["readouts"]["probe"]["note"] for a in answers]
+    assert ["each one `swap`" in note for note in notes] == [True, False, True, False]
+    assert run.estimate(["swap:0,4"], known=False)[0].note == "calibrated on 4 retrained orders; interval of level 0.9"
+    assert cli("calibrate", own_run, "--edit", "drop", *CPU).status == 2
+
+
+def test_leaving_one_item_out_in_place_can_be_calibrated(make_run: MakeRun, tmp_path: Path) -> None:
+    made = make_run(cached=False, data={"items": 8, "per_step": 4, "batch": 1})
+    run = fut.open(shutil.copytree(made.path, tmp_path / "run"), device="cpu")
+    run.cache(["reweighting"])
+    with pytest.raises(UsageError, match="fut lds"):
+        run.calibrate(4, estimator="reweighting", edit="swap")
+    run.calibrate(6, estimator="reweighting", edit="without")
+    found = run.whatif(edits=["without:3"], estimator="reweighting", known=False)["probe"]
+    assert found.interval is not None
+    assert run.whatif(edits=["without:3,5"], estimator="reweighting", known=False)["probe"].interval is None
+
+
 def queries(*lines: Any) -> bytes:
     return b"".join(line if isinstance(line, bytes) else line.encode() + b"\n" for line in lines)
 
@@ -127,20 +186,29 @@ MIXED = queries(
     '{"id": 8, "readouts": ["item:3"]}',
     '{"id": 9, "readouts": ["os:getcwd"]}',
     "[4, 3, 2]",
+    b"\0.json\n",
     "random:7",
 )[:-1]
 
 
 def test_a_bad_line_is_named_and_the_rest_go_on(small_run: fut.Run) -> None:
     found = list(small_run.whatifs(io.BytesIO(MIXED), known=False))
-    assert [a["line"] for a in found] == [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert [a["line"] for a in found] == [1, *range(3, 14)]
     bad = {a["line"]: a["error"] for a in found if "error" in a}
     assert {a.get("id") for a in found} == {None, "x", 5, 8, 9}
-    expected = {5: "JSON list", 6: "got 9", 7: "UTF-8", 9: "fut cache", 10: "needs no import", 11: "expected 5 steps"}
+    expected = {
+        5: "JSON list",
+        6: "got 9",
+        7: "UTF-8",
+        9: "fut cache",
+        10: "needs no import",
+        11: "expected 5 steps",
+        12: "JSON list",
+    }
     assert bad.keys() == expected.keys()
     for line, said in expected.items():
         assert said in bad[line]
-    orders = {1: "reverse", 3: "reverse", 4: "swap:1,3", 8: "sort:loss", 12: "random:7"}
+    orders = {1: "reverse", 3: "reverse", 4: "swap:1,3", 8: "sort:loss", 13: "random:7"}
     for answer in found:
         if answer["line"] in orders:
             estimate = small_run.estimate([orders[answer["line"]]], known=False)[0]
@@ -215,6 +283,16 @@ def test_batches_grow_while_they_are_quick(small_run: fut.Run, monkeypatch: pyte
     assert sizes == [1, 2, 4, 8, 16, 8, 1]
 
 
+def test_tables_are_held_once(make_run: MakeRun) -> None:
+    asked = WhatIfs(several(make_run), readouts=["probe", "item:3"])
+    probe, item = (asked.asker(name, "adjoint").estimator for name in asked.readouts)
+    assert isinstance(probe, Adjoint)
+    assert isinstance(item, Adjoint)
+    assert probe._tables["gradient"] is item._tables["gradient"]
+    assert probe._tables["weight"] is not item._tables["weight"]
+    assert asked.asker("probe", "adjoint", "swap").estimator is probe
+
+
 def test_memory_does_not_grow_with_the_number_of_queries(small_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(querying, "MOST", 128)
 
@@ -280,8 +358,8 @@ def test_the_command_streams(small_run: fut.Run, fed: Callable[..., Said], cli: 
     assert said.status == 1
     assert said.err == ""
     found = [json.loads(line) for line in said.out.splitlines()]
-    assert sum("error" in a for a in found) == 6
-    assert len(found) == 11
+    assert sum("error" in a for a in found) == 7
+    assert len(found) == 12
     file = tmp_path / "queries.jsonl"
     file.write_bytes(queries("reverse", '{"id": 1}'))
     said = cli("whatif", small_run.path, "--queries", file, "--order", "swap:0,1", "--verify", *CPU)
@@ -317,16 +395,11 @@ def test_bad_questions_say_what_was_expected(
     assert said in found.err
 
 
-def test_the_script_answers_and_reports_bad_lines(small_run: fut.Run, tmp_path: Path) -> None:
-    path = Path(shutil.copytree(small_run.path, tmp_path / "run"))
-    root = Path(fut.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, root / "scripts" / "what_if_queries.py", path],
-        input=b"reverse\n[1,\n\nsort:loss\n",
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+def test_the_script_answers_and_reports_bad_lines(
+    small_run: fut.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(Path(fut.__file__).parents[1] / "scripts" / "what_if_queries.py"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"reverse\n[1,\n\nsort:loss\n")))
+    assert script["main"]([str(small_run.path)]) == 1
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(a["line"], "error" in a) for a in found] == [(1, False), (2, True), (4, False)]
