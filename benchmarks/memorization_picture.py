@@ -49,7 +49,8 @@ def _three(figure: Any, axes: Any, row: dict[str, Any], kind: str) -> None:
     ends = [true.min(), true.max()]
     axes[2].plot(ends, ends, color=GREY, linewidth=1)
     axes[2].plot(true.ravel(), guess.ravel(), ".", color=BLUE, markersize=2, alpha=0.5)
-    axes[2].set_title(f"Spearman {measured['spearman']:.3f}, heatmap error {measured['heatmap_error']:.2f}", fontsize=8)
+    axes[2].set_title(f"Spearman {measured['spearman']:.4f}, error {measured['heatmap_error']:.3f}", fontsize=8)
     axes[2].set_xlabel("retrained", fontsize=8)
     axes[2].set_ylabel("estimated", fontsize=8)
     axes[2].tick_params(labelsize=7)
+    axes[2].set_box_aspect(1)

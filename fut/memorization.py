@@ -91,11 +91,13 @@ def asked_of(run: Run, items: Sequence[int] | None, most: int = MOST, **options:
     if base_name(asked.estimator) not in NAMES:
         raise UsageError(f"memorize: expected one of {', '.join(NAMES)}, got `{asked.estimator}`; correct --estimator")
     require_movable("memorize", [asked.estimator])
-    if asked.groups < 1 or min(asked.calibrate, asked.verify) < 0 or 1 in (asked.calibrate, asked.verify):
+    counts = (asked.calibrate, asked.verify)
+    if asked.groups < 1 or any(count < 0 or 0 < count < LEAST for count in counts):
         raise UsageError(
-            f"memorize: expected at least 1 group and 0 or at least 2 cells to retrain, got groups={asked.groups}, "
-            f"calibrate={asked.calibrate}, verify={asked.verify}; 64 is a good number to verify"
+            f"memorize: expected at least 1 group and 0 or at least {LEAST} cells to retrain, got groups={asked.groups}, "
+            f"calibrate={asked.calibrate}, verify={asked.verify}; 16 is a good number to calibrate, 64 to verify"
         )
+    probe_groups(run.problem.data, asked.groups)  # refuses more groups than samples
     for item in asked.items:
         place_of(run.reference, item, asked.showing)
     free = len(asked.items) * (run.steps - 1)

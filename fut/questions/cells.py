@@ -20,7 +20,7 @@ from .verify import accuracy
 Floats = NDArray[np.float64]
 LEVEL = 0.9
 LEAST, SLOPED = 3, 6
-"""Retrained cells below which nothing is fitted, and from which a slope is."""
+"""Retrained cells below which nothing is fitted or compared, and from which a slope is fitted."""
 
 
 def place_of(reference: Order, item: int, showing: int = -1) -> tuple[int, int]:

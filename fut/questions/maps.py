@@ -13,11 +13,9 @@ import numpy as np
 
 from estimators.order import Order
 
-from .cells import CellFit, Checked, Floats, check_cells, distance_scales, fit_cells, with_item_at
+from .cells import LEAST, CellFit, Checked, Floats, check_cells, distance_scales, fit_cells, with_item_at
 
 KINDS = ("own", "near", "far", "probe")
-COMPARED = 3
-"""Retrained cells below which nothing is compared."""
 ABSENT = "absent "
 """What is said before a kind where an order without the item is meant."""
 
@@ -136,12 +134,12 @@ class Fitted:
         found = {}
         at = tuple(np.array(cells.moved).T) if cells.moved else ()
         for k, kind in enumerate(KINDS):
-            if len(cells.moved) >= COMPARED:
+            if len(cells.moved) >= LEAST:
                 half = None if self.half is None else self.half[k][at].tolist()
                 named = [[items[row], step] for row, step in cells.moved]
                 true = truth[: len(cells.moved), k].tolist()
                 found[kind] = check_cells(named, true, self.effects[k][at].tolist(), half)
-            if len(cells.absent) >= COMPARED:
+            if len(cells.absent) >= LEAST:
                 half = None if self.absence_half is None else self.absence_half[k, cells.absent].tolist()
                 true, guess = truth[len(cells.moved) :, k].tolist(), self.absence[k, cells.absent].tolist()
                 found[ABSENT + kind] = check_cells([[items[row]] for row in cells.absent], true, guess, half)

@@ -215,7 +215,7 @@ def test_questions_that_cannot_be_answered_are_refused(mapped: fut.Run, cli: Cli
         ({"items": [1, 1]}, "expected different items"),
         ({"items": []}, "got none"),
         ({"groups": 0}, "at least 1 group"),
-        ({"verify": 1}, "0 or at least 2 cells"),
+        ({"verify": 2}, "0 or at least 3 cells"),
         ({"verify": 15, "calibrate": 6}, "expected at most 20 cells"),
         ({"estimator": "magic"}, "expected one of reference"),
         ({"estimator": "reweighting"}, "expected estimators of orders that move items"),
