@@ -16,10 +16,14 @@ from .calibration import SEED, Calibrated, calibrate_run
 from .curriculum import Request, search_run
 from .datamodel import lds_run
 from .difficulty import Difficulty, difficulty, named_orders
+from .domains import domains_run
+from .memorization import GROUPS, MOST, asked_of, memorize_run
 from .querying import answer_queries
 from .questions.constraints import Constraints
 from .questions.curriculum import Curriculum
 from .questions.datamodel import Datamodel
+from .questions.domains import Domains
+from .questions.memorization import Memorization
 from .questions.verify import Verification
 from .questions.whatif import WhatIf
 from .readouts import PROBE
@@ -103,6 +107,36 @@ class Asking:
     ) -> Datamodel:
         """Retrain with random subsets left out in place and compare estimators with them: see `fut.datamodel`."""
         return lds_run(self._run, subsets, share, seed, estimators, readout)
+
+    def memorize(
+        self,
+        items: Sequence[int] | None = None,
+        most: int = MOST,
+        groups: int = GROUPS,
+        showing: int = -1,
+        calibrate: int = 0,
+        verify: int = 0,
+        seed: int = 0,
+        estimator: str | None = None,
+    ) -> Memorization:
+        """The loss on items, and on held-out text near and far, by the step an item stands at: see `fut.questions.memorization`.
+
+        Sweeps what is missing first (`fut memorize` says what it costs), retrains `calibrate` + `verify` cells and half as
+        many orders without an item, and keeps the answer in the run (`answers/`).
+        """
+        counts = {"groups": groups, "showing": showing, "calibrate": calibrate, "verify": verify, "seed": seed}
+        return memorize_run(self._run, asked_of(self._run, items, most, estimator=estimator, **counts))
+
+    def domains(
+        self, labels: Any, orders: Sequence[Sequence[str]] | None = None, items: Sequence[int] = (), **options: Any
+    ) -> Domains:
+        """What the order of whole domains, and the place of one of them or of one item, does to a read-out.
+
+        labels: a mapping of label to items, a list with one label per item, a JSON file of one of both, `source`, or `loss:3`.
+        orders: lists of all labels; None for all orders, or a sample. items: each put at every step. options: `most`,
+        `places`, `verify`, `seed`, `readout`, `estimator`, as in `fut.domains.domains_run`.
+        """
+        return domains_run(self._run, labels, orders, items, **options)
 
     def attributions(self, readout: str = PROBE) -> np.ndarray:
         """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
