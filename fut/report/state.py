@@ -1,0 +1,89 @@
+"""What has been asked of a run: its verifications, calibrations and answers as they lie on disk, and what is unreadable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storage import StorageError, read_json
+
+from .. import layout as files
+from ..calibration import DIRECTORY, Calibrated, read_calibration
+from ..errors import EXPECTED
+from ..questions.datamodel import Datamodel
+from ..questions.verify import Verification
+from ..readouts import suffix
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+ANSWERS = "answers"
+
+
+@dataclass
+class State:
+    """verified: results of `fut verify`, those of most orders first. left_out: of `fut lds`. answers: by question, as they
+    were written, in the order of their file names. unreadable: files that hold none of these, and why."""
+
+    verified: list[Verification] = field(default_factory=list)
+    left_out: list[Datamodel] = field(default_factory=list)
+    answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_state(path: Path) -> State:
+    """Everything that questions have left in a run directory; a file that cannot be read is named, not fatal."""
+    state = State()
+    for file, found in _objects(path, files.VERIFICATION, state):
+        try:
+            if file.stem.startswith("lds-"):
+                state.left_out.append(Datamodel.from_dict(found))
+            else:
+                state.verified.append(Verification.from_dict(found))
+        except (TypeError, KeyError) as error:
+            state.unreadable.append((_named(path, file), f"no result of `fut verify` or `fut lds`: {error}"))
+    for file, found in _objects(path, ANSWERS, state):
+        question = found.get("question")
+        if isinstance(question, str):
+            state.answers.setdefault(question, []).append(found)
+        else:
+            state.unreadable.append((_named(path, file), "expected a field `question` that names its kind"))
+    state.verified.sort(key=lambda v: -len(v.orders))
+    state.left_out.sort(key=lambda d: -len(d.subsets))
+    return state
+
+
+def _objects(path: Path, directory: str, state: State) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The JSON objects of a directory, by file name."""
+    for file in sorted((path / directory).glob("*.json")):
+        try:
+            found = read_json(file)
+        except (StorageError, OSError) as error:
+            state.unreadable.append((_named(path, file), str(error)))
+            continue
+        if isinstance(found, dict):
+            yield file, found
+        else:
+            state.unreadable.append((_named(path, file), f"expected a JSON object, got {type(found).__name__}"))
+
+
+def _named(path: Path, file: Path) -> str:
+    return str(file.relative_to(path))
+
+
+def calibrations(run: Run, readout: str) -> list[Calibrated]:
+    """The calibrations of a read-out that still hold, of all estimators, by name."""
+    end, found = suffix(readout), []
+    for file in sorted((run.path / DIRECTORY).glob(f"*{end}.json")):
+        name = file.stem.removesuffix(end).replace("+", ":")
+        if "-readout-" in name:
+            continue
+        try:
+            fit = read_calibration(run, name, readout)
+        except EXPECTED:
+            continue
+        if fit is not None:
+            found.append(fit)
+    return found
