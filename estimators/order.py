@@ -228,9 +228,10 @@ def _listed(position: int, entry: object) -> Sequence[object]:
 
 NAMES = (
     "identity, reverse, random:SEED, random-steps:SEED, swap:A,B, move:A,B, drop:I, without:I,J,…, repeat:I,STEP, "
-    "replace:I,J"
+    "replace:I,J; of a run also sort:KEY, folding:KEY:N, zigzag:KEY:N, segment:KEY:N, stair:KEY:N, saw:KEY:N, with :desc for "
+    "high to low (KEY: length, loss, gradient-norm, perplexity-drop)"
 )
-"""Named orders, as they are written."""
+"""Named orders, as they are written; those by a KEY need a run, which alone knows its items."""
 
 
 def named_order(spec: str, reference: Order) -> Order:

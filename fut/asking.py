@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from estimators.families import arranged
 from estimators.order import Order
 from estimators.positions import best_assignment
 
 from .calibration import SEED, Calibrated, calibrate_run
 from .datamodel import lds_run
+from .difficulty import Difficulty, difficulty, named_orders
 from .questions.datamodel import Datamodel
 from .questions.verify import Verification
 from .readouts import PROBE
@@ -51,6 +53,20 @@ class Asking:
     def attributions(self, readout: str = PROBE) -> np.ndarray:
         """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
         return cast("Reweighting", self._run.estimator("reweighting", readout=readout)).attributions.cpu().numpy()
+
+    def difficulty(self, key: str) -> Difficulty:
+        """A score per item: `length`, `loss`, `gradient-norm` or `perplexity-drop`; see `fut.difficulty`."""
+        return difficulty(self._run, key)
+
+    def arranged(
+        self, scores: Sequence[float], family: str = "sort", number: int | None = None, descending: bool = False
+    ) -> Order:
+        """The order of a family by scores of your own, one per item: see `estimators.families`."""
+        return arranged(self._run.reference, scores, family, number, descending)
+
+    def named_orders(self) -> dict[str, Order]:
+        """The orders that a found one is compared with, by name: see `fut.difficulty.named_orders`."""
+        return named_orders(self._run)
 
     def positions(self, readout: str = PROBE) -> np.ndarray:
         """What putting an item at a step does to a read-out, to first order: [T, items], in its unit; entries of one

@@ -136,6 +136,7 @@ def check_path(path: Path) -> list[Damage]:
     kept = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.ADJOINT}/{files.MANIFEST}")]
     kept += path.glob(f"{BASE}/{files.MANIFEST}")
     kept += path.glob(f"{REWEIGHTING}/{files.MANIFEST}")
+    kept += path.glob(f"{files.DIFFICULTY}/*.json")
     damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]
     damages += _missing_checkpoints(path)
     damages += [

@@ -26,6 +26,7 @@ from .caching import CachePlan
 from .config import AdjointConfig, CacheConfig, Config, CurvedConfig, ReweightingConfig
 from .data import Dataset
 from .device import choose_device
+from .difficulty import sorted_order
 from .endpoint import write_endpoint
 from .estimation import make_estimator
 from .estimator import Estimator
@@ -51,7 +52,7 @@ class Run(Asking):
     """A reference run and everything cached about it. Open one with `fut.open(path)`.
 
     Orders are given as `Order`, as a list with one entry per step (an item number, a list of them, or a dict of `items` and
-    `weights`), as a name (`reverse`, `random:7`, `swap:3,7`, …) or as a path to a JSON list.
+    `weights`), as a name (`reverse`, `random:7`, `swap:3,7`, `sort:loss`, …) or as a path to a JSON list.
     """
 
     def __init__(
@@ -124,7 +125,8 @@ class Run(Asking):
         listed = files.listed_order(spec)
         if listed is not None:
             return Order.of(listed).check(self.items, self.steps, partial)
-        return named_order(str(spec), self.reference).check(self.items, self.steps, partial=True)
+        found = sorted_order(self, str(spec)) or named_order(str(spec), self.reference)
+        return found.check(self.items, self.steps, partial=True)
 
     # --- terms
 
