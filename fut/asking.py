@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from .difficulty import Difficulty, difficulty, named_orders
 from .questions.datamodel import Datamodel
 from .questions.verify import Verification
 from .readouts import PROBE
+from .report import SAMPLES, Report, write_report
 from .verification import verify_run
 
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ class Asking:
     ) -> Datamodel:
         """Retrain with random subsets left out in place and compare estimators with them: see `fut.datamodel`."""
         return lds_run(self._run, subsets, share, seed, estimators, readout)
+
+    def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
+        """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""
+        return write_report(self._run, out, samples, estimator)
 
     def attributions(self, readout: str = PROBE) -> np.ndarray:
         """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""

@@ -27,6 +27,7 @@ from .commands import (
     say,
 )
 from .commands.lds import lds
+from .commands.report import report
 from .config import CacheConfig, load_config, parse_config
 from .device import describe
 from .errors import EXPECTED, UsageError, exit_status
@@ -205,6 +206,7 @@ def verify(
 
 
 app.command()(lds)
+app.command()(report)
 
 
 @app.command()

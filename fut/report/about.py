@@ -86,4 +86,5 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("first and last item, SHA-256", f"{data['items'][0]} … {data['items'][-1]}"),
         ("config.toml, SHA-256", pinned),
     ]
-    return found + [(f"version of {k}" if k not in ("device", "threads", "machine") else k, str(v)) for k, v in sorted(environment.items())]
+    machine = [(k, str(environment.pop(k))) for k in ("device", "machine", "threads") if k in environment]
+    return [*found, *machine, *((f"version of {k}", str(v)) for k, v in sorted(environment.items()))]

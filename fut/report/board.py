@@ -12,7 +12,7 @@ stay together: an order that splits them is no order of cards, and is asked by `
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +25,8 @@ from estimators.order import Order, random_steps
 
 from ..calibration import Calibrated, read_calibration
 from ..estimator import Estimator
-from .missing import Missing
+from ..readouts import PROBE
+from .missing import Missing, command
 
 if TYPE_CHECKING:
     from ..positions import Positions
@@ -70,23 +71,42 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Arrangement:
+    """An order of the cards by name. group: of such orders; spec: as `--order` takes it, empty for none."""
+
+    group: str
+    name: str
+    cards: list[int]
+    spec: str = ""
+
+
+@dataclass(frozen=True)
 class Board:
-    """tables: those of the read-outs that the page has room for; left_out: the others. arrangements: named orders of the
-    cards, each with the name that `--order` takes, if any. classes: cards of equal class hold the same content."""
+    """tables: those of the read-outs that the page has room for, the first of which the board shows in large; left_out: the
+    others. classes: cards of equal class hold the same content. items: of every card, as the reference run consumes them.
+    truths: the first read-out after orders of cards that were really trained, by the classes of their cards."""
 
     tables: list[Table]
     left_out: list[str]
-    arrangements: list[tuple[str, str | None, list[int]]]
+    arrangements: list[Arrangement]
+    random: list[Arrangement]
     classes: list[int]
     items: list[tuple[int, ...]]
+    truths: dict[tuple[int, ...], float]
 
     @property
     def steps(self) -> int:
         return len(self.items)
 
-    def order(self, cards: Sequence[int]) -> Order:
-        """The order of items that an arrangement of cards is."""
-        return Order(tuple(self.items[c] for c in cards))
+    @property
+    def gains(self) -> np.ndarray:
+        """What a card does at a step instead of its own, beyond the average card of both: [T, T], by step and card.
+
+        Over the cards of an order these add up to the order's difference from the reference order.
+        """
+        worth = self.tables[0].worth
+        centred = worth - worth.mean(axis=1, keepdims=True)
+        return centred - np.diag(centred)[None]
 
 
 def packed(values: np.ndarray) -> str:
@@ -109,15 +129,22 @@ def pooled(table: np.ndarray, steps: Sequence[Sequence[int]]) -> np.ndarray:
 def make_board(run: Run) -> Board | Missing:
     """The board of every read-out that the run's expansion holds, or why there is none."""
     if run.steps > CARDS:
-        return Missing(
-            f"the board has room for {CARDS} cards, and this run has {run.steps} steps",
-            f"fut estimate {run.path} --order swap:3,7 --estimator positions",
-        )
-    steps = run.reference.steps
+        asked = command(run.path, "estimate", "--order swap:3,7 --estimator positions")
+        return Missing(f"the board has room for {CARDS} cards, and this run has {run.steps} steps", asked)
     names = run.expansion().names
     shown = names[: max(1, ROOM // (8 * run.steps**2))]
-    tables = [_table(run, name) for name in shown]
-    return Board(tables, names[len(shown) :], _arrangements(run, tables[0]), _classes(run), list(steps))
+    tables, classes = [_table(run, name) for name in shown], _classes(run)
+    places = {step: card for card, step in reversed(list(enumerate(run.problem.canonical(run.reference).steps)))}
+    arrangements = [*_assigned(tables[0]), *_named(run)]
+    return Board(
+        tables,
+        names[len(shown) :],
+        arrangements,
+        _random(run.steps),
+        classes,
+        list(run.reference.steps),
+        dict(_truths(run, places)) if names[0] == PROBE else {},
+    )
 
 
 def _table(run: Run, readout: str) -> Table:
@@ -133,11 +160,45 @@ def _classes(run: Run) -> list[int]:
     return [first.setdefault(step, card) for card, step in enumerate(steps)]
 
 
-def _arrangements(run: Run, table: Table) -> list[tuple[str, str | None, list[int]]]:
-    cards = list(range(run.steps))
-    best, worst = (linear_sum_assignment(sign * table.worth)[1].tolist() for sign in (1, -1))
-    labels = Order.of(cards)
-    drawn = [[card for (card,) in random_steps(labels, seed).steps] for seed in range(SEEDS)]
-    named = [("reference order", "identity", cards), ("reversed", "reverse", cards[::-1])]
-    named += [("lowest by this table", None, best), ("highest by this table", None, worst)]
-    return [*named, *((f"random, seed {seed}", f"random-steps:{seed}", found) for seed, found in enumerate(drawn))]
+def _truths(run: Run, places: dict[tuple[int, ...], int]) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Retrained orders that consist of whole cards, by their cards' classes."""
+    for order, loss in run.retrained.losses():
+        steps = run.problem.canonical(order).steps
+        if order.weights is None and len(steps) == run.steps and all(step in places for step in steps):
+            yield tuple(places[step] for step in steps), loss
+
+
+def _assigned(table: Table) -> list[Arrangement]:
+    lowest, highest = (linear_sum_assignment(sign * table.worth)[1].tolist() for sign in (1, -1))
+    group = "by this table"
+    return [Arrangement(group, "lowest prediction", lowest), Arrangement(group, "highest prediction", highest)]
+
+
+def _named(run: Run) -> list[Arrangement]:
+    """The run's named orders, those that keep the cards whole."""
+    found = []
+    for name, order in run.named_orders().items():
+        cards = cards_of(order, run.reference)
+        if cards is not None:
+            group = name.partition(":")[0] if ":" in name else "as they are"
+            found.append(Arrangement(group, name, cards, name))
+    return found
+
+
+def cards_of(order: Order, reference: Order) -> list[int] | None:
+    """The cards that an order lays out, each once; None where it splits one, or leaves one out."""
+    left: dict[tuple[int, ...], list[int]] = {}
+    for card, step in reversed(list(enumerate(reference.steps))):
+        left.setdefault(tuple(sorted(step)), []).append(card)
+    if order.weights is not None or len(order) != len(reference):
+        return None
+    try:
+        return [left[tuple(sorted(step))].pop() for step in order.steps]
+    except (KeyError, IndexError):
+        return None
+
+
+def _random(steps: int) -> list[Arrangement]:
+    labels = Order.of(range(steps))
+    drawn = ([card for (card,) in random_steps(labels, seed).steps] for seed in range(SEEDS))
+    return [Arrangement("random", f"seed {s}", cards, f"random-steps:{s}") for s, cards in enumerate(drawn)]

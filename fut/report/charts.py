@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 WIDTH, HEIGHT = 340.0, 270.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 10.0, 40.0
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Axis:
 
         found = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         kept = [float(v) for v in found if self.low <= v <= self.high]
-        gap = min((b - a for a, b in zip(kept, kept[1:], strict=False)), default=1.0)
+        gap = min((b - a for a, b in pairwise(kept)), default=1.0)
         digits = next((d for d in range(9) if abs(gap - round(gap, d)) < 1e-6 * gap), 9)
         return tuple(Tick(self(v), minus(f"{v:.{digits}f}")) for v in kept)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def scatter(found: Verification, name: str) -> Chart:
         for t, e in zip(found.true_losses, found.estimated_losses[name], strict=True)
         if e is not None and math.isfinite(e)
     ]
-    frame = Chart(f"{name}: estimated against retrained {len(pairs)} orders", bottom=44)
+    frame = Chart(f"{name}: estimated against retrained {len(pairs)} orders")
     scale = Scale.of([t for t, _ in pairs], unit)
     left, top, right, bottom = frame.inner
     x = Axis.around([0.0, *(scale(t) for t, _ in pairs)], left, right)
@@ -54,14 +54,45 @@ def scatter(found: Verification, name: str) -> Chart:
         frame,
         x=x.ticks(4),
         y=y.ticks(5),
-        x_label=f"retrained − reference [{scale.label}]",
-        y_label=f"estimated − reference [{scale.label}]",
+        x_label=f"retrained [{scale.label}]",
+        y_label=f"estimated [{scale.label}]",
         shapes=tuple(shapes),
     )
 
 
-def spread(found: Effects, marker: bool = False) -> tuple[Chart, Axis, Scale]:
-    """Values of random and of chosen orders minus the reference order's, on one line; its axis and scale as well."""
+@dataclass(frozen=True)
+class Gauge:
+    """The board's own axis, on which its script marks the order that is shown. axis: in the scale's numbers."""
+
+    chart: Chart
+    axis: Axis
+    scale: Scale
+
+    @property
+    def data(self) -> str:
+        """low, high, start, end of the axis and the scale's factor, for the script."""
+        axis = self.axis
+        return f"{axis.low!r} {axis.high!r} {axis.start} {axis.end} {10.0**self.scale.exponent!r}"
+
+
+def gauge(found: Effects, extremes: Sequence[float]) -> Gauge:
+    """Random orders as a histogram; wide enough for the extremes, the lowest and highest values that the board may show."""
+    reference = found.reference
+    values = [v - reference for v in (*found.estimated, *(t.value for t in found.trained), *extremes)]
+    scale = Scale.of(values, found.unit)
+    frame = Chart(
+        "where the order shown stands among random orders", width=560, height=112, left=12, right=12, top=8, bottom=48
+    )
+    left, top, right, bottom = frame.inner
+    x = Axis.around([0.0, *(scale(v) for v in values)], left, right, 0.06)
+    bars = _histogram([x(scale(v - reference)) for v in found.estimated], left, right, bottom, bottom - top)
+    shapes = (*bars, upright(x(0), frame, "reference"))
+    label = f"difference from the reference order [{scale.label}]"
+    return Gauge(replace(frame, x=x.ticks(7), x_label=label, shapes=shapes), x, scale)
+
+
+def spread(found: Effects) -> Chart:
+    """Values of random and of chosen orders minus the reference order's, on one line."""
     reference = found.reference
     everything = [t.value - reference for t in found.trained] + [v - reference for v in found.estimated]
     scale = Scale.of(everything, found.unit)
@@ -69,7 +100,7 @@ def spread(found: Effects, marker: bool = False) -> tuple[Chart, Axis, Scale]:
         [t for t in found.trained if t.random],
         [t for t in found.trained if not t.random],
     ]
-    frame = Chart("spread of orders", width=560, height=250, left=12, right=12, top=22, bottom=40)
+    frame = Chart("spread of orders", width=560, height=260, left=12, right=12, top=24, bottom=50)
     left, top, right, bottom = frame.inner
     x = Axis.around([0.0, *(scale(v) for v in everything)], left, right, 0.04)
     shapes: list[Dot | Bar | Path | Words] = []
@@ -85,7 +116,7 @@ def spread(found: Effects, marker: bool = False) -> tuple[Chart, Axis, Scale]:
     shapes += _histogram([x(scale(v - reference)) for v in found.estimated], left, right, low, max(low - top, 40))
     shapes += [upright(x(0), frame, "reference"), Words(x(0), top - 8, "reference order", "mark", "middle")]
     label = f"value after training − reference [{scale.label}]"
-    return replace(frame, x=x.ticks(7), x_label=label, shapes=tuple(shapes)), x, scale
+    return replace(frame, x=x.ticks(7), x_label=label, shapes=tuple(shapes))
 
 
 def _said(value: float, found: Effects) -> str:

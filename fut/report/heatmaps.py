@@ -91,7 +91,7 @@ def _picture(shares: np.ndarray, colours: Sequence[str]) -> str:
     pixels[~np.isfinite(shares)] = 0
     size = CELL if max(shares.shape) * CELL <= MOST else 1
     target = io.BytesIO()
-    imsave(target, pixels.repeat(size, 0).repeat(size, 1), format="png", metadata={"Software": None})
+    imsave(target, pixels.repeat(size, 0).repeat(size, 1), format="png", metadata={"Software": "fut"})
     return "data:image/png;base64," + base64.b64encode(target.getvalue()).decode("ascii")
 
 

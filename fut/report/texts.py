@@ -67,7 +67,7 @@ def _reads(text: str) -> bool:
 
 
 def _shortened(digest: str, sequences: list[str], room: int) -> Held:
-    kept, left = [], room
+    kept, left = list[str](), room
     for sequence in sequences:
         if left <= 0:
             return Held(digest, kept, cut=True)

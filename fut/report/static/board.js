@@ -55,7 +55,7 @@ function startBoard(data) {
     const button = cards[card].firstChild;
     const gain = centred[step * steps + card] - centred[card * steps + card];
     const share = Math.max(-1, Math.min(1, gain / data.limit));
-    const number = card === step ? "in place" : written(gain / data.factor, 2, true);
+    const number = card === step ? "" : written(gain / data.factor, 2, true);
     button.style.setProperty("--share", Math.abs(share).toFixed(3));
     button.dataset.sign = share < 0 ? "low" : share > 0 ? "high" : "";
     button.classList.toggle("lifted", card === lifted);
@@ -86,7 +86,7 @@ function startBoard(data) {
     setData("low", low, low === null ? "" : amount(low, main.unit, false));
     setData("high", high, high === null ? "" : amount(high, main.unit, false));
     element("interval").hidden = low === null || found.known;
-    element("no-interval").hidden = low !== null;
+    element("no-interval").hidden = low !== null || found.known;
     element("in-truth").hidden = !found.known;
     if (element("perplexity")) setData("perplexity", Math.exp(found.value), written(Math.exp(found.value), 4, false));
     showTruth();
@@ -112,7 +112,7 @@ function startBoard(data) {
     [value.value, value.textContent] = [found.value, amount(found.value, table.unit, false)];
     [delta.value, delta.textContent] = [found.delta, amount(found.delta, table.unit, true)];
     const ends = found.interval ? found.interval.map((end) => amount(end, table.unit, false)) : [];
-    [interval.value, interval.textContent] = [found.interval || "", ends.join(" … ") || "none"];
+    [interval.value, interval.textContent] = [found.interval || "", found.known ? "the truth" : ends.join(" … ") || "none"];
     if (!perplexity) return;
     [perplexity.value, perplexity.textContent] = [Math.exp(found.value), written(Math.exp(found.value), 4, false)];
   }
@@ -154,10 +154,10 @@ function startBoard(data) {
 
   function showDetail(card) {
     const step = order.indexOf(card);
-    const { name, about, texts, cut } = data.cards[card];
+    const { name, about, items, cut } = data.cards[card];
     element("detail-name").textContent = `${name}, now at step ${step}`;
     element("detail-about").textContent = about;
-    const all = texts.flatMap((item) => data.texts[item] || []);
+    const all = items.flatMap((item) => data.texts[item] || []);
     element("detail-text").replaceChildren(...all.map((text) => make("p", "", text)));
     if (cut) element("detail-text").append(make("p", "note", "… shortened"));
     element("detail-text").hidden = !all.length;
@@ -170,9 +170,9 @@ function startBoard(data) {
     const sums = order.map((_, to) => main.sum(moved(order, from, to)));
     const reach = Math.max(...sums.map(Math.abs), 1e-300);
     sums.forEach((sum, to) => {
-      const tall = (Math.abs(sum) / reach) * 20;
+      const tall = (Math.abs(sum) / reach) * 30;
       bars[to].setAttribute("height", Math.max(tall, 0.4).toFixed(2));
-      bars[to].setAttribute("y", (sum < 0 ? 22 : 22 - tall).toFixed(2));
+      bars[to].setAttribute("y", (sum < 0 ? 32 : 32 - tall).toFixed(2));
       bars[to].setAttribute("class", `${sum < 0 ? "low" : "high"}${to === from ? " here" : ""}`);
     });
     const best = sums.indexOf(Math.min(...sums));
@@ -290,11 +290,11 @@ function startBoard(data) {
   press("reverse", () => arrange(settled.slice().reverse(), "Reversed."));
   press("random", () => {
     drawn = (drawn + 1) % data.random.length;
-    arrange(data.random[drawn].order, `Random order, seed ${data.random[drawn].seed}.`);
+    arrange(data.random[drawn].order, `Random order, ${data.random[drawn].name}.`);
   });
   element("arrange").addEventListener("change", (event) => {
     const chosen = data.arrangements[Number(event.target.value)];
-    if (chosen) arrange(chosen.order, `${chosen.name}.`);
+    if (chosen) arrange(chosen.order, `Arranged: ${chosen.name}.`);
     event.target.selectedIndex = 0;
   });
   element("order-form").addEventListener("submit", (event) => {

@@ -25,10 +25,12 @@ class Table {
     return total;
   }
 
-  /* { value, delta, interval } in the read-out's unit; interval is null where the estimator is not calibrated. */
+  /* { value, delta, interval, known } in the read-out's unit; interval is null where the estimator is not calibrated,
+     known says that the value is the truth about the reference order. */
   predict(order) {
     if (this.isReference(order)) {
-      return { value: this.reference, delta: 0, interval: [this.reference, this.reference], known: true };
+      const interval = this.fit ? [this.reference, this.reference] : null;
+      return { value: this.reference, delta: 0, interval, known: true };
     }
     const added = this.sum(order);
     const raw = this.reference + added;

@@ -1,0 +1,86 @@
+"""The page's first words: one answer per question, in a sentence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..answers import perplexity
+from ..present import amount
+from ..questions.verify import Verification
+from .asked import ORDERS
+from .board import Board
+from .charts import minus
+from .effects import Effects
+from .missing import command
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+
+@dataclass(frozen=True)
+class Tile:
+    """question, and its answer: a figure and words. missing: the command that would give one. link: the section with more."""
+
+    question: str
+    words: str
+    figure: str = ""
+    missing: str = ""
+    link: str = ""
+
+
+def tiles(run: Run, effects: Effects, verified: list[Verification], board: Board | None) -> list[Tile]:
+    return [
+        _reference(effects),
+        _matters(run, effects),
+        _trusted(run, verified),
+    ]
+
+
+def _reference(effects: Effects) -> Tile:
+    value = amount(effects.reference, effects.unit)
+    also = f", perplexity {perplexity(effects.reference):.4f}" if effects.unit == "nats/token" else ""
+    return Tile("Where did the reference run end?", f"on the read-out {effects.readout}{also}.", value)
+
+
+def _matters(run: Run, effects: Effects) -> Tile:
+    question, found = "Does the order matter?", effects.retrained
+    if found is None:
+        asked = command(run.path, "verify", f"--orders {ORDERS}")
+        return Tile(question, "Not known: no random orders have been retrained.", missing=asked)
+    share = f"{100 * found.better:.0f} % of them end below the reference order"
+    if effects.unit == "nats/token":
+        low, high = (perplexity(found.mean + s * found.sd) for s in (-1, 1))
+        share += f". In perplexity, mean ± standard deviation is {low:.3f} to {high:.3f}"
+    spread = f"± {amount(found.sd, effects.unit, '.2g')}"
+    return Tile(
+        question,
+        f"is the standard deviation over {found.count} retrained random orders; {share}.",
+        spread,
+        link="effect",
+    )
+
+
+def _trusted(run: Run, verified: list[Verification]) -> Tile:
+    question = "Can the estimates be trusted?"
+    if not verified:
+        asked = command(run.path, "verify", f"--orders {ORDERS}")
+        return Tile(question, "Not known: they have not been compared with retraining.", missing=asked)
+    found = verified[0]
+    rows = {n: r for n, r in found.estimators.items() if n not in ("reference", "retrain", "replay-exact")}
+    if not rows:
+        return Tile(question, "Only the baseline has been compared with retraining.", link="accuracy")
+    best = max(rows, key=lambda n: rows[n].get("skill") or -math.inf)
+    row = rows[best]
+    words = (
+        f"less error than the answer “the order does not matter”: {best} is off by {amount(row['mae'], '', '.2g')} on average, "
+        f"that answer by {amount(row['mae_reference'], found.unit, '.2g')}, on {len(found.orders)} retrained random orders"
+    )
+    if row.get("spearman") is not None:
+        words += f". It ranks them with Spearman {row['spearman']:.2f}"
+    if row.get("skill", 0) <= 0:
+        return Tile(
+            question, f"No estimator beats the baseline on {len(found.orders)} retrained orders.", link="accuracy"
+        )
+    return Tile(question, words + ".", minus(f"{100 * row['skill']:.0f} %"), link="accuracy")
