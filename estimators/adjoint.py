@@ -182,6 +182,19 @@ def poisson_sample(probabilities: Tensor, seed: int) -> Tensor:
     return torch.nonzero(uniform < probabilities.cpu()).squeeze(-1)
 
 
+def independent_halves(probabilities: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Two independent Poisson samples out of one: which of its coordinates each holds [k], and their probabilities in both.
+
+    A coordinate drawn with probability p goes to the first, the second or both samples, so that either holds it with
+    probability a and both with a²: p = 2 a - a². One that is surely drawn is in both.
+    """
+    either = 1.0 - (1.0 - probabilities).sqrt()
+    draw = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(len(probabilities), dtype=torch.float64, generator=draw).to(probabilities)
+    both, alone = either.square() / probabilities, (either - either.square()) / probabilities
+    return uniform < both + alone, (uniform < both) | (uniform >= both + alone), either
+
+
 def sampling_variance(contributions: Tensor, probabilities: Tensor) -> Tensor:
     """Unbiased estimate of the variance of sum_sample c/p over Poisson samples: sum c² (1 - p)/p²; [n, k], [k] -> [n]."""
     weight = (1.0 - probabilities) / probabilities.square()

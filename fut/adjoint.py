@@ -13,6 +13,7 @@ from estimators.adjoint import (
     Anchored,
     AnchoredGradients,
     DualTransition,
+    independent_halves,
     partial_sums,
     quadratic_part,
     sampling_variance,
@@ -27,6 +28,9 @@ from .estimator import Estimator, Reference, expansion_of, one_of
 from .expansion import Expansion
 
 AdjointReading = Literal["linear", "quadratic"]
+Half = Literal["first", "second"]
+HALVES = 2
+"""Added to the expansion's seed for the draw of halves."""
 CACHED, MINIMUM = 1 << 16, 512
 """Numbers of one buffer that a batch replays at once, and the least width of a block."""
 
@@ -43,14 +47,18 @@ class Adjoint(Estimator):
     A *position* is what every sampled coordinate contributes to the linear part beyond the reference order's, then partial
     sums of the m functionals and of their sampling variances: [n, k + 2 m C].
 
-    reading: `quadratic` (the default where there are functionals), or `linear`, without them.
+    reading: `quadratic` (the default where there are functionals), or `linear`, without them. sample: `first` or `second` for
+    one of two independent halves of the sampled coordinates, so that what was chosen by one can be judged by the other; both
+    hold the coordinates that are surely kept.
     """
 
     name = "adjoint"
 
-    def __init__(self, reference: Reference, reading: str | None = None) -> None:
+    def __init__(self, reference: Reference, reading: str | None = None, sample: str | None = None) -> None:
         super().__init__(reference)
         self.expansion: Expansion = expansion_of(reference, self.name)
+        one_of("sample", sample, Half)
+        self.sample = sample
         self.row = self.expansion.names.index(reference.readout.name)
         one_of("reading", reading, AdjointReading)
         self.functionals = self.expansion.functionals if self.row == 0 and reading != "linear" else 0
@@ -59,6 +67,30 @@ class Adjoint(Estimator):
                 f"adjoint: expected an expansion with functionals of `{reference.readout.name}` for a quadratic reading, got "
                 "none; set adjoint.functionals, name that read-out first, and cache anew"
             )
+
+    @cached_property
+    def _half(self) -> tuple[Tensor, Tensor] | None:
+        """Which of the expansion's coordinates are replayed, and their probabilities: [k]; None for all of them."""
+        if self.sample is None:
+            return None
+        first, second, either = independent_halves(self.expansion.probabilities, self.expansion.config.seed + HALVES)
+        held = torch.nonzero(first if self.sample == "first" else second).squeeze(-1)
+        return held, either[held]
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """Coordinates that are replayed, ascending [k]."""
+        return self.expansion.indices if self._half is None else self.expansion.indices[self._half[0]]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Their inclusion probabilities [k], float64."""
+        return self.expansion.probabilities if self._half is None else self._half[1]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether an estimate has a sampling error over coordinates."""
+        return bool((self.probabilities < 1).any())
 
     @cached_property
     def _tables(self) -> dict[str, Tensor]:
@@ -72,10 +104,12 @@ class Adjoint(Estimator):
                 f"adjoint: expected a complete expansion, got one with {len(missing)} blocks missing; run `fut cache RUN`"
             )
 
+        held = None if self._half is None else self._half[0].cpu()
+
         def read(name: str, step: int) -> Tensor:
             chosen = rows[name]
             found = terms.read(name, step) if chosen is None else terms.read_items(name, step, chosen)
-            return torch.from_numpy(found)
+            return torch.from_numpy(found if held is None or name == "norm" else found[..., held.numpy()])
 
         return {
             spec.name: torch.stack([read(spec.name, t) for t in range(spec.shape[0])]).to(self.problem.device)
@@ -91,19 +125,19 @@ class Adjoint(Estimator):
         assert self._tables
 
     def width(self) -> int:
-        return 2 * len(self.expansion.indices)
+        return 2 * len(self.indices)
 
     def _transition(self, block: slice) -> DualTransition:
         """The replay on a block of the sampled coordinates."""
         tables, expansion = self._tables, self.expansion
         gradients = Anchored(expansion.anchors, lambda a: tables["gradient"][a, :, block])
         norms = None
-        if len(expansion.indices) < self.problem.objective.size:
+        if len(self.indices) < self.problem.objective.size:
             norms = Anchored(expansion.anchors, lambda a: tables["norm"][a])
         inner = RuleTransition(
             self.problem.rule,
             self.problem.rate,
-            AnchoredGradients(gradients, norms, 1.0 / expansion.probabilities[block]),
+            AnchoredGradients(gradients, norms, 1.0 / self.probabilities[block]),
         )
         return DualTransition(inner, lambda t: tables["centre"][t, 0, block], lambda t: tables["weight"][t, :, block])
 
@@ -112,7 +146,7 @@ class Adjoint(Estimator):
 
         Whole runs of MINIMUM coordinates, over which functionals are summed first: the sums do not depend on the blocks.
         """
-        size = len(self.expansion.indices)
+        size = len(self.indices)
         width = MINIMUM * max(1, CACHED // (orders * MINIMUM * (1 + self.functionals // 4)))
         width = size if self.problem.rule.clip is not None else width
         return [slice(first, min(first + width, size)) for first in range(0, size, width)]
@@ -127,7 +161,7 @@ class Adjoint(Estimator):
         parts = []
         for block, found in self._contributions(orders, listener):
             found = found - self._reference[:, block]
-            parts.append([found[:, 0], *partial_sums(found[:, 1:], self.expansion.probabilities[block], MINIMUM)])
+            parts.append([found[:, 0], *partial_sums(found[:, 1:], self.probabilities[block], MINIMUM)])
         return torch.cat([torch.cat(part, dim=-1).flatten(1) for part in zip(*parts, strict=True)], dim=-1)
 
     def _contributions(
@@ -146,7 +180,7 @@ class Adjoint(Estimator):
     @cached_property
     def _start(self) -> State:
         """The lifted state that every order starts from, on the sampled coordinates."""
-        return self.reference.state(0).restrict(self.expansion.indices)
+        return self.reference.state(0).restrict(self.indices)
 
     @cached_property
     def _reference(self) -> Tensor:
@@ -158,7 +192,7 @@ class Adjoint(Estimator):
 
         The functionals are offset as the estimate is: what the order adds, on top of those of the true reference run.
         """
-        size, m = len(self.expansion.indices), self.functionals
+        size, m = len(self.indices), self.functionals
         added, variances = position[size:].double().view(2, m, -1 if m else 0).sum(-1)
         known, signs = (of[:m] for of in self.expansion.bend)
         base = quadratic_part(known, torch.zeros_like(known), signs)
@@ -166,7 +200,7 @@ class Adjoint(Estimator):
         return quadratic_part(values, variances, signs) - base, (values.square() * variances).sum().item()
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        inverse, size = 1.0 / self.expansion.probabilities, len(self.expansion.indices)
+        inverse, size = 1.0 / self.probabilities, len(self.indices)
         linear = [(p[:size].double() * inverse).sum().item() for p in positions]
         return [self.reference.loss + value + self._quadratic(p)[0] for value, p in zip(linear, positions, strict=True)]
 
@@ -175,7 +209,7 @@ class Adjoint(Estimator):
 
         That of the linear part, and of each functional's square to first order; covariances of the parts are left out.
         """
-        linear = sampling_variance(positions[:, : len(self.expansion.indices)], self.expansion.probabilities).tolist()
+        linear = sampling_variance(positions[:, : len(self.indices)], self.probabilities).tolist()
         return [v + self._quadratic(p)[1] for v, p in zip(linear, positions, strict=True)]
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:

@@ -13,8 +13,11 @@ from estimators.order import Order
 from estimators.positions import best_assignment
 
 from .calibration import SEED, Calibrated, calibrate_run
+from .curriculum import Request, search_run
 from .datamodel import lds_run
 from .difficulty import Difficulty, difficulty, named_orders
+from .questions.constraints import Constraints
+from .questions.curriculum import Curriculum
 from .questions.datamodel import Datamodel
 from .questions.verify import Verification
 from .readouts import PROBE
@@ -24,7 +27,7 @@ from .verification import verify_run
 if TYPE_CHECKING:
     from .positions import Positions
     from .reweighting import Reweighting
-    from .run import Run
+    from .run import OrderLike, Run
 
 Names = Sequence[str] | None
 
@@ -59,6 +62,37 @@ class Asking:
     def attributions(self, readout: str = PROBE) -> np.ndarray:
         """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
         return cast("Reweighting", self._run.estimator("reweighting", readout=readout)).attributions.cpu().numpy()
+
+    def search(
+        self,
+        seconds: float | None = None,
+        evaluations: int | None = None,
+        *,
+        start: OrderLike | None = None,
+        method: str = "local",
+        verify: int = 16,
+        finalists: int = 4,
+        heuristics: Names = None,
+        seed: int = 0,
+        constraints: Constraints | None = None,
+        estimator: str | None = None,
+        readout: str = PROBE,
+        maximize: bool = False,
+    ) -> Curriculum:
+        """The order that would have trained best, as far as a budget of estimates finds it; then the truth about it.
+
+        seconds, evaluations: when the search ends; with evaluations alone its result is always the same. start: where it
+        begins, in place of the best order under the table of positions; it arranges the start's items. method: `local`,
+        `genetic` or `assignment`. verify: how many random orders are really retrained beside the found one, the next best
+        `finalists` that differ, and the named orders in `heuristics` (None: all of them); 0 retrains nothing.
+        maximize: seek the greatest value of the read-out. See `fut.questions.curriculum`.
+        """
+        chosen = self._run.order(start) if start is not None and not isinstance(start, str) else start
+        named, within = None if heuristics is None else tuple(heuristics), constraints or Constraints()
+        asked = Request(
+            seconds, evaluations, chosen, method, verify, finalists, named, seed, within, estimator, readout, maximize
+        )
+        return search_run(self._run, asked)
 
     def difficulty(self, key: str) -> Difficulty:
         """A score per item: `length`, `loss`, `gradient-norm` or `perplexity-drop`; see `fut.difficulty`."""

@@ -28,6 +28,7 @@ from .commands import (
 )
 from .commands.lds import lds
 from .commands.report import report
+from .commands.search import search
 from .config import CacheConfig, load_config, parse_config
 from .device import describe
 from .errors import EXPECTED, UsageError, exit_status
@@ -207,6 +208,7 @@ def verify(
 
 app.command()(lds)
 app.command()(report)
+app.command()(search)
 
 
 @app.command()

@@ -45,7 +45,7 @@ from .terms import TermLayout
 MANIFEST, CONFIG, SUMMARY, ORDER = "manifest.json", "config.toml", "summary.json", "order.json"
 DATA, CHECKPOINTS, WARMUP, TERMS, ADJOINT = "data", "checkpoints", "warmup", "terms", "adjoint"
 RETRAINED, ENDPOINTS, VERIFICATION = "retrained", "endpoints", "verification"
-DIFFICULTY = "difficulty"
+DIFFICULTY, ANSWERS = "difficulty", "answers"
 PINS = "readout_values"
 BITWISE = ("torch", "device", "threads", "machine")
 """Fields of the environment that bitwise replay depends on."""

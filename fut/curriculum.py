@@ -1,0 +1,265 @@
+"""`search` on a run: which estimator is asked, how the found order is judged, what is retrained, and what is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from estimators.errors import EstimatorError
+from estimators.order import Order, random_orders
+from storage import write_json
+
+from . import inspection
+from . import layout as files
+from .adjoint import Adjoint
+from .answers import estimated
+from .calibration import Calibrated, read_calibration
+from .errors import FutError, NotCachedError, UsageError
+from .estimation import base_name, raw_estimates, require_movable
+from .estimator import Estimator
+from .questions.arrangements import Arrangements
+from .questions.constraints import Constraints
+from .questions.curriculum import METHODS, Curriculum, Found, comparable, search
+from .questions.evaluating import Budget
+from .readouts import PROBE, ReadOut
+
+if TYPE_CHECKING:
+    from .run import Run
+
+EVALUATIONS = 600
+"""Orders that are estimated where no budget is named."""
+CURSE = "an order chosen for its estimate has, on average, a worse loss than that: trust the retrained figure"
+SECOND_HALF = "from the half of the sampled coordinates that the search did not ask"
+REEVALUATED = {
+    "replay-exact": "no interval: by replay about the reference run with exact curvature, which had no part in the search",
+    "adjoint": "no interval: by the expansion about the centre, which had no part in the search",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a search; see `Asking.search`."""
+
+    seconds: float | None = None
+    evaluations: int | None = None
+    start: str | Order | None = None
+    method: str = "local"
+    verify: int = 16
+    finalists: int = 4
+    heuristics: Sequence[str] | None = None
+    seed: int = 0
+    constraints: Constraints = field(default_factory=Constraints)
+    estimator: str | None = None
+    readout: str = PROBE
+    maximize: bool = False
+
+    def check(self) -> Request:
+        """This request, if it can be meant; else a UsageError."""
+        counts = {"verify": self.verify, "seed": self.seed, "finalists": self.finalists - 1}
+        counts["evaluations"] = 0 if self.evaluations is None else self.evaluations - 1
+        for name, least in counts.items():
+            if least < 0:
+                wanted = "at least 1" if name in ("finalists", "evaluations") else "0 or more"
+                raise UsageError(f"search: expected {wanted} for --{name}, got {getattr(self, name)}; raise it")
+        if self.seconds is not None and not (self.seconds > 0 and math.isfinite(self.seconds)):
+            raise UsageError(f"search: expected a budget of more than 0 seconds, got {self.seconds}; raise --budget")
+        if self.method not in METHODS:
+            raise UsageError(f"search: expected one of {', '.join(METHODS)}, got `{self.method}`; correct --method")
+        if self.estimator in ("retrain", "reference"):
+            raise UsageError(
+                f"search: expected an estimator that tells orders apart without training, got `{self.estimator}`; name another"
+            )
+        return self
+
+    @property
+    def budget(self) -> Budget:
+        none = self.seconds is None and self.evaluations is None
+        return Budget(EVALUATIONS if none else self.evaluations, self.seconds)
+
+    def described(self) -> dict[str, Any]:
+        """What of it stands in the answer."""
+        budget = self.budget
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "start": self.start if isinstance(self.start, (str, type(None))) else self.start.tolist(),
+            "budget": {"evaluations": budget.evaluations, "seconds": budget.seconds},
+            "constraints": self.constraints.as_dict(),
+            "maximize": self.maximize,
+            "readout": self.readout,
+        }
+
+    @property
+    def key(self) -> str:
+        """Names the answer's file: equal for equal requests."""
+        start = self.start.tolist() if isinstance(self.start, Order) else self.start
+        content = asdict(self) | {"start": start}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:16]
+
+
+def search_run(run: Run, request: Request) -> Curriculum:
+    """Search, retrain, compare; the answer is kept in the run (`answers/`), and every retrained order is.
+
+    Where the adjoint samples coordinates, the search asks one of two independent halves of them and the other half judges
+    the found order.
+    """
+    asked, name = run.readouts.get(request.check().readout), request.estimator or run.default_estimator
+    guide, judge = _estimators(run, name, asked)
+    start = run.reference if request.start is None else run.order(request.start)
+    space = Arrangements(start, request.constraints)
+    rivals = _rivals(run, request, space)  # what cannot be meant is refused before anything is spent
+    found = _searched(run, request, start, guide)
+    finalists = [order for order, _ in found.finalists]
+    truths = _retrained(run, asked, [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else [])
+    sign = -1.0 if request.maximize else 1.0
+    order = min(finalists, key=lambda o: sign * truths[o][0]) if truths else found.best
+    seconds = [spent for _, spent in truths.values()]
+    gradients = inspection.costs(run, name)["precompute_gradients"]
+    result = Curriculum(
+        order=order.tolist(),
+        **_judged(run, judge, name, asked, order),
+        retrained_loss=truths[order][0] if truths else None,
+        reference_loss=run.readouts.at_reference(asked),
+        random_losses=[truths[o][0] for o in rivals.randoms if truths],
+        heuristics={n: truths[o][0] for n, o in rivals.named.items() if truths},
+        finalists=[
+            {"order": o.tolist(), "searched_loss": value, "retrained_loss": truths[o][0] if truths else None}
+            for o, value in found.finalists
+        ],
+        history=found.history,
+        evaluations=found.evaluations,
+        seconds=found.seconds,
+        retrain_seconds=float(np.mean(seconds)) if seconds else None,
+        retraining_seconds=float(np.sum(seconds)),
+        precompute_gradients=gradients,
+        precompute_training_runs=gradients / run.config.consumed,
+        estimator=name,
+        **request.described(),
+        unit=asked.unit,
+    )
+    path = run.path / files.ANSWERS / f"search-{request.key}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, result.as_dict())
+    return result
+
+
+def _estimators(run: Run, name: str, asked: ReadOut) -> tuple[Estimator, Estimator]:
+    """The one that the search asks, and the one that judges what it found: two where coordinates are sampled."""
+    require_movable("search", [name])
+    whole = run.estimator(name, readout=asked.name)
+    whole.ready()
+    if not (isinstance(whole, Adjoint) and whole.sampled and whole.sample is None):
+        return whole, whole
+    first, second = (run.estimator(f"{name}:sample={half}", readout=asked.name) for half in ("first", "second"))
+    return first, second
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Orders that the found one is compared with."""
+
+    randoms: list[Order]
+    named: dict[str, Order]
+
+
+def _rivals(run: Run, request: Request, space: Arrangements) -> Rivals:
+    """Random orders of the start's items and named ones, all within the constraints; named ones that hold other items than
+    the start are left out, unless they were asked for."""
+    same = run.reference.multiset_digest == space.start.multiset_digest
+    drawn = random_orders(run.reference if same else space.start, request.verify, request.seed)
+    named = run.named_orders() if request.heuristics is None else {n: run.order(n) for n in request.heuristics}
+    kept = comparable(space, named)
+    if request.heuristics is not None and (left := sorted(set(named) - set(kept))):
+        raise UsageError(
+            f"search: expected heuristics that hold the start's items in steps of the same lengths, got {', '.join(left)}; "
+            "name others"
+        )
+    return Rivals(list(comparable(space, {str(i): o for i, o in enumerate(drawn)}).values()), kept)
+
+
+def _searched(run: Run, request: Request, start: Order, guide: Estimator) -> Found:
+    """The search itself, with progress: by evaluations, or by seconds of a budget in seconds."""
+    budget = request.budget
+    total = budget.evaluations or math.ceil(budget.seconds or 0)
+    table = _table(run, request.readout) if guide.problem.rule.smooth else None
+    if request.method == "assignment" and table is None:
+        raise NotCachedError(
+            "search: expected a table of positions for the method `assignment`, got none; run `fut cache RUN --terms adjoint`"
+        )
+    with run.progress("searching", total) as tick:
+        began, told = time.perf_counter(), [0]
+
+        def tell(count: int) -> None:
+            done = told[0] + count if budget.evaluations else int(time.perf_counter() - began)
+            for _ in range(min(done, total) - told[0]):
+                tick()
+            told[0] = min(done, total)
+
+        try:
+            return search(
+                lambda orders: raw_estimates(guide, orders)[0],
+                start,
+                table,
+                method=request.method,
+                budget=budget,
+                seed=request.seed,
+                constraints=request.constraints,
+                from_start=request.start is not None,
+                maximize=request.maximize,
+                finalists=request.finalists if request.verify else 1,
+                tick=tell,
+            )
+        except ValueError as error:
+            raise error if isinstance(error, (FutError, EstimatorError)) else UsageError(str(error)) from error
+
+
+def _table(run: Run, readout: str) -> np.ndarray | None:
+    """The read-out's table of positions; None where it is not cached, and the search learns its own."""
+    try:
+        return run.positions(readout)
+    except NotCachedError:
+        return None
+
+
+def _retrained(run: Run, asked: ReadOut, orders: Sequence[Order]) -> dict[Order, tuple[float, float]]:
+    """Value and seconds of every order, really trained; what has been trained before is recalled."""
+    found = {}
+    with run.progress("retraining", len(set(orders)) * run.steps) as tick:
+        for order in dict.fromkeys(orders):
+            truth = run.retrain(order, lambda step, state: tick())
+            found[order] = (run.readouts.truth(asked, truth), truth.seconds)
+    return found
+
+
+def _judged(run: Run, judge: Estimator, name: str, asked: ReadOut, order: Order) -> dict[str, Any]:
+    """The order's estimate with its interval, or the word that it has none, and its estimate by another estimator."""
+    values, variances = raw_estimates(judge, [order])
+    fit = read_calibration(run, name, asked.name)
+    reference = run.readouts.at_reference(asked)
+    found = estimated(order, name, values[0], variances[0], reference, fit, asked)
+    beyond = "" if fit is None else _beyond(fit, values[0])
+    other = "replay-exact" if base_name(name) != "replay-exact" else "adjoint"
+    again: dict[str, Any] = {"reevaluated_loss": None, "reevaluated_by": None}
+    try:
+        value = raw_estimates(run.estimator(other, readout=asked.name), [order])[0][0]
+        again = {"reevaluated_loss": value, "reevaluated_by": other, "reevaluated_note": REEVALUATED[other]}
+    except (FutError, EstimatorError) as error:
+        again["reevaluated_note"] = f"not re-evaluated: {error}"
+    half = f"{SECOND_HALF}; " if judge.name == "adjoint" and getattr(judge, "sample", None) else ""
+    note = f"{found.note}{beyond}; {half}{CURSE}"
+    return {"estimated_loss": found.loss, "interval": found.interval, "note": note} | again
+
+
+def _beyond(fit: Calibrated, value: float) -> str:
+    """How far outside the calibration's range an estimate lies: nothing within it."""
+    if min(fit.estimates) <= value <= max(fit.estimates):
+        return ""
+    away = abs(value - fit.fit.mean) / float(np.std(fit.estimates, ddof=1))
+    return f", fitted to random orders alone: this one lies outside their range, {away:.1f} of their standard deviations off"
