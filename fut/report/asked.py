@@ -96,6 +96,6 @@ def _leaving_out(run: Run, state: State) -> Asked:
 
 
 def _answered(run: Run, state: State, question: str, kind: str, name: str, options: str) -> Asked:
-    count = len(state.answers.get(kind, []))
+    count = state.answers[kind]
     said = f"{count} answer{'s' if count > 1 else ''} kept" if count else "not asked yet"
     return Asked(question, bool(count), said, command(run.path, name, options))

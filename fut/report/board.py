@@ -126,8 +126,8 @@ def pooled(table: np.ndarray, steps: Sequence[Sequence[int]]) -> np.ndarray:
     return held - np.diag(held)[:, None]
 
 
-def make_board(run: Run) -> Board | Missing:
-    """The board of every read-out that the run's expansion holds, or why there is none."""
+def make_board(run: Run, found: Sequence[Arrangement] = ()) -> Board | Missing:
+    """The board of every read-out that the run's expansion holds, or why there is none. found: further arrangements."""
     if run.steps > CARDS:
         asked = command(run.path, "estimate", "--order swap:3,7 --estimator positions")
         return Missing(f"the board has room for {CARDS} cards, and this run has {run.steps} steps", asked)
@@ -135,7 +135,7 @@ def make_board(run: Run) -> Board | Missing:
     shown = names[: max(1, ROOM // (8 * run.steps**2))]
     tables, classes = [_table(run, name) for name in shown], _classes(run)
     places = {step: card for card, step in reversed(list(enumerate(run.problem.canonical(run.reference).steps)))}
-    arrangements = [*_assigned(tables[0]), *_named(run)]
+    arrangements = [*found, *_assigned(tables[0]), *_named(run)]
     return Board(
         tables,
         names[len(shown) :],

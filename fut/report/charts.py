@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 WIDTH, HEIGHT = 340.0, 270.0
-LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 40.0
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 36.0
 
 
 @dataclass(frozen=True)

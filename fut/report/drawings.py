@@ -81,7 +81,7 @@ def gauge(found: Effects, extremes: Sequence[float]) -> Gauge:
     values = [v - reference for v in (*found.estimated, *(t.value for t in found.trained), *extremes)]
     scale = Scale.of(values, found.unit)
     frame = Chart(
-        "where the order shown stands among random orders", width=560, height=112, left=12, right=12, top=8, bottom=48
+        "where the order shown stands among random orders", width=560, height=118, left=12, right=12, top=8, bottom=54
     )
     left, top, right, bottom = frame.inner
     x = Axis.around([0.0, *(scale(v) for v in values)], left, right, 0.06)
@@ -100,13 +100,13 @@ def spread(found: Effects) -> Chart:
         [t for t in found.trained if t.random],
         [t for t in found.trained if not t.random],
     ]
-    frame = Chart("spread of orders", width=560, height=260, left=12, right=12, top=24, bottom=50)
+    frame = Chart("spread of orders", width=560, height=260, left=12, right=12, top=24, bottom=54)
     left, top, right, bottom = frame.inner
     x = Axis.around([0.0, *(scale(v) for v in everything)], left, right, 0.04)
     shapes: list[Dot | Bar | Path | Words] = []
     low = bottom - 6
     for row, look in zip(reversed(rows), ("chosen", "random"), strict=True):
-        dots, height = _stacked([(x(scale(t.value - reference)), _said(t.value, found)) for t in row], low, look)
+        dots, height = stacked([(x(scale(t.value - reference)), _said(t.value, found)) for t in row], low, look)
         shapes += dots
         low -= height
     if found.retrained is not None:
@@ -123,7 +123,7 @@ def _said(value: float, found: Effects) -> str:
     return f"retrained {difference(value, found.reference, found.unit)}"
 
 
-def _stacked(dots: Sequence[tuple[float, str]], base: float, look: str) -> tuple[list[Dot | Bar | Path | Words], float]:
+def stacked(dots: Sequence[tuple[float, str]], base: float, look: str) -> tuple[list[Dot | Bar | Path | Words], float]:
     """Dots side by side where they would overlap, upwards from a base; and the height that they take."""
     placed: list[tuple[float, int]] = []
     shapes: list[Dot | Bar | Path | Words] = []

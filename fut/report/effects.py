@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from estimators.order import Order, random_orders
 
@@ -12,9 +12,8 @@ from .. import layout as files
 from ..calibration import read_calibration
 from ..estimation import raw_estimates
 from ..questions.noise import OrderEffect, order_effect
-from ..questions.verify import Verification
 from ..readouts import PROBE
-from .state import calibrations
+from .state import State, calibrations
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -25,8 +24,8 @@ SEED = 4_000_037
 
 @dataclass(frozen=True)
 class Trained:
-    """A retrained order's value, in the read-out's unit. random: drawn uniformly, by `fut verify` or `fut calibrate`;
-    any other was chosen by somebody."""
+    """A retrained order's value, in the read-out's unit. random: drawn uniformly, by `fut verify`, `fut calibrate` or
+    `fut search`; any other was chosen by somebody."""
 
     digest: str
     value: float
@@ -49,11 +48,11 @@ class Effects:
     predicted: OrderEffect | None
 
 
-def gather_effects(run: Run, readout: str, verified: Sequence[Verification], count: int, estimator: str) -> Effects:
+def gather_effects(run: Run, readout: str, state: State, count: int, estimator: str) -> Effects:
     """What is known of the order effect; `count` random orders of the seed above are estimated, none is trained."""
     asked = run.readouts.get(readout)
     reference = run.readouts.at_reference(asked)
-    drawn = dict(_random_truths(run, readout, verified))
+    drawn = dict(_random_truths(run, readout, state))
     trained = [Trained(digest, value, True) for digest, value in sorted(drawn.items())]
     if readout == PROBE:
         trained += [Trained(d, v, False) for d, v in _permutations(run) if d not in drawn]
@@ -71,13 +70,18 @@ def gather_effects(run: Run, readout: str, verified: Sequence[Verification], cou
     )
 
 
-def _random_truths(run: Run, readout: str, verified: Sequence[Verification]) -> Iterator[tuple[str, float]]:
-    """Digest and value of every random order that a verification or a calibration has retrained."""
-    kept: list[tuple[list[Any], list[float]]] = [(v.orders, v.true_losses) for v in verified if v.readout == readout]
-    kept += [(fit.orders, fit.truths) for fit in calibrations(run, readout)]
+def _random_truths(run: Run, readout: str, state: State) -> Iterator[tuple[str, float]]:
+    """Digest and value of every random order that a verification, a calibration or a search has retrained."""
+    listed = [(v.orders, v.true_losses) for v in state.verified if v.readout == readout]
+    listed += [(fit.orders, fit.truths) for fit in calibrations(run, readout)]
+    kept = [([Order.of(order) for order in orders], values) for orders, values in listed]
+    for found in state.searched:
+        if found.readout == readout and found.start is None and not any(found.constraints.values()):
+            values = found.random_losses
+            kept.append((random_orders(run.reference, len(values), found.seed), values))
     for orders, values in kept:
         for order, value in zip(orders, values, strict=True):
-            yield run.problem.canonical(Order.of(order)).digest, value
+            yield run.problem.canonical(order).digest, value
 
 
 def _permutations(run: Run) -> Iterator[tuple[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,10 @@ from ..answers import perplexity
 from ..present import amount
 from ..questions.verify import Verification
 from .asked import ORDERS
-from .board import Board
 from .charts import minus
 from .effects import Effects
 from .missing import command
+from .searches import Search
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -30,18 +31,43 @@ class Tile:
     link: str = ""
 
 
-def tiles(run: Run, effects: Effects, verified: list[Verification], board: Board | None) -> list[Tile]:
+def tiles(run: Run, effects: Effects, verified: Sequence[Verification], found: Sequence[Search]) -> list[Tile]:
+    """The first words, the best order first."""
     return [
-        _reference(effects),
+        _best(run, effects, found),
         _matters(run, effects),
         _trusted(run, verified),
     ]
 
 
-def _reference(effects: Effects) -> Tile:
-    value = amount(effects.reference, effects.unit)
-    also = f", perplexity {perplexity(effects.reference):.4f}" if effects.unit == "nats/token" else ""
-    return Tile("Where did the reference run end?", f"on the read-out {effects.readout}{also}.", value)
+def _best(run: Run, effects: Effects, found: Sequence[Search]) -> Tile:
+    question = "Which order is best?"
+    asked = [s for s in found if s.found.readout == effects.readout]
+    if not asked:
+        return Tile(question, "Not searched for yet.", missing=command(run.path, "search", "--budget 60"))
+    best = asked[0].found
+    if best.retrained_loss is None:
+        change = minus(amount(best.estimated_loss - best.reference_loss, best.unit, "+.5f"))
+        return Tile(
+            question,
+            "against the reference order is estimated for the best order found; not retrained.",
+            change,
+            link="search",
+        )
+    change = minus(amount(best.retrained_loss - best.reference_loss, best.unit, "+.5f"))
+    words = "against the reference order, really retrained, for the best order found"
+    if best.best_random_loss is not None:
+        beyond = minus(_bare(best.retrained_loss - best.best_random_loss, best.unit))
+        words += f"; {beyond} against the best of {len(best.random_losses)} random orders"
+    if best.best_heuristic_loss is not None:
+        beyond = minus(_bare(best.retrained_loss - best.best_heuristic_loss, best.unit))
+        words += f", {beyond} against the best of {len(best.heuristics)} named ones"
+    return Tile(question, words + ".", change, link="search")
+
+
+def _bare(value: float, unit: str) -> str:
+    """A signed difference, as `amount` writes it, without its unit."""
+    return amount(value, unit, "+.5f").removesuffix(unit).rstrip()
 
 
 def _matters(run: Run, effects: Effects) -> Tile:
@@ -62,7 +88,7 @@ def _matters(run: Run, effects: Effects) -> Tile:
     )
 
 
-def _trusted(run: Run, verified: list[Verification]) -> Tile:
+def _trusted(run: Run, verified: Sequence[Verification]) -> Tile:
     question = "Can the estimates be trusted?"
     if not verified:
         asked = command(run.path, "verify", f"--orders {ORDERS}")

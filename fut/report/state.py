@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from storage import StorageError, read_json
 from .. import layout as files
 from ..calibration import DIRECTORY, Calibrated, read_calibration
 from ..errors import EXPECTED
+from ..questions.curriculum import Curriculum
 from ..questions.datamodel import Datamodel
 from ..questions.verify import Verification
 from ..readouts import suffix
@@ -19,17 +21,16 @@ from ..readouts import suffix
 if TYPE_CHECKING:
     from ..run import Run
 
-ANSWERS = "answers"
-
 
 @dataclass
 class State:
-    """verified: results of `fut verify`, those of most orders first. left_out: of `fut lds`. answers: by question, as they
-    were written, in the order of their file names. unreadable: files that hold none of these, and why."""
+    """verified: results of `fut verify`, those of most orders first. left_out: of `fut lds`. searched: of `fut search`.
+    answers: how many of every kind there are. unreadable: files that hold none of these, and why."""
 
     verified: list[Verification] = field(default_factory=list)
     left_out: list[Datamodel] = field(default_factory=list)
-    answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    searched: list[Curriculum] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -44,15 +45,21 @@ def read_state(path: Path) -> State:
                 state.verified.append(Verification.from_dict(found))
         except (TypeError, KeyError) as error:
             state.unreadable.append((_named(path, file), f"no result of `fut verify` or `fut lds`: {error}"))
-    for file, found in _objects(path, ANSWERS, state):
-        question = found.get("question")
-        if isinstance(question, str):
-            state.answers.setdefault(question, []).append(found)
-        else:
-            state.unreadable.append((_named(path, file), "expected a field `question` that names its kind"))
+    for file, found in _objects(path, files.ANSWERS, state):
+        try:
+            _answer(state, found)
+        except (TypeError, KeyError, ValueError) as error:
+            state.unreadable.append((_named(path, file), f"no answer that this version reads: {error!r}"))
     state.verified.sort(key=lambda v: -len(v.orders))
     state.left_out.sort(key=lambda d: -len(d.subsets))
     return state
+
+
+def _answer(state: State, found: dict[str, Any]) -> None:
+    question = found["question"]
+    if question == "search":
+        state.searched.append(Curriculum.from_dict(found))
+    state.answers[question] += 1
 
 
 def _objects(path: Path, directory: str, state: State) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -89,7 +89,7 @@ function startBoard(data) {
     element("no-interval").hidden = low !== null || found.known;
     element("in-truth").hidden = !found.known;
     if (element("perplexity")) setData("perplexity", Math.exp(found.value), written(Math.exp(found.value), 4, false));
-    showTruth();
+    showTruth(found.known);
     showGauge(found);
     for (const [i, row] of Array.from(document.querySelectorAll("#readouts tbody tr")).entries()) showRow(row, tables[i]);
     element("order-text").value = order.join(", ");
@@ -98,8 +98,8 @@ function startBoard(data) {
     element("undo").disabled = !past.length;
   }
 
-  function showTruth() {
-    const truth = data.truths[order.map((card) => data.classes[card]).join(",")];
+  function showTruth(known) {
+    const truth = known ? undefined : data.truths[order.map((card) => data.classes[card]).join(",")];
     element("truth").hidden = truth === undefined;
     if (truth === undefined) return;
     setData("retrained", truth, amount(truth, main.unit, false));
@@ -305,6 +305,12 @@ function startBoard(data) {
       element("order-error").textContent = error.message;
     }
   });
+  for (const button of document.querySelectorAll(".to-board")) {
+    button.addEventListener("click", () => {
+      arrange(button.dataset.order.split(",").map(Number), "The order found by a search.");
+      element("board").scrollIntoView();
+    });
+  }
   press("copy", () => {
     const text = element("command").textContent;
     getSelection().selectAllChildren(element("command"));
