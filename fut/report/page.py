@@ -118,7 +118,7 @@ def _words(run: Run, effects: Effects) -> dict[str, Any]:
         "commands": {
             "estimate": command(run.path, "estimate", "--estimator positions"),
             "calibrate": command(run.path, "calibrate", "--estimator positions"),
-            "items": command(run.path, "cache", "--terms adjoint --readouts probe,items"),
+            "every_item": command(run.path, "cache", "--terms adjoint --readouts probe,items"),
         },
         "adjoint": str(run.path / "adjoint"),
         "effects": effects,
