@@ -60,8 +60,8 @@ def what_was_asked(run: Run, state: State, readout: str) -> list[Asked]:
 
 QUESTIONS = [
     ("Which order is best?", "search", "search", "--budget 60"),
-    ("Which steps are remembered?", "memorization", "memorize", ""),
-    ("Which domain first?", "domains", "domains", ""),
+    ("What is remembered of a batch?", "memorization", "memorize", "--calibrate 16 --verify 64"),
+    ("Which domain first?", "domains", "domains", "--labels loss:3"),
     ("What if …?", "whatif", "whatif", "--swap 3,7"),
 ]
 """Question, the kind of its answers, and the command that asks it."""

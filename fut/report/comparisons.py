@@ -61,7 +61,7 @@ def left_out(found: Datamodel, drawn: bool) -> Comparison:
     """A result of `fut lds`."""
     checked = found.verification
     words = (
-        f"{len(found.subsets)} random subsets of {len(found.subsets[0])} items ({100 * found.share:g} % of all) were left out in "
+        f"{len(found.subsets)} random subsets of {_counted(len(found.subsets[0]))} ({100 * found.share:g} % of all) were left out in "
         f"place, every other item in its step, and really retrained ({checked.retrain_seconds:.2g} s each). LDS, the linear "
         "datamodeling score, is the Spearman correlation of estimated with retrained values over the subsets."
     )
@@ -70,6 +70,10 @@ def left_out(found: Datamodel, drawn: bool) -> Comparison:
     charts = [(n, "", scatter(checked, n)) for n in names if n != "reference"] if drawn else []
     title = f"{len(found.subsets)} subsets left out, {present.title(checked)}"
     return Comparison(title, words, *_table(checked, columns), charts[:CHARTS])
+
+
+def _counted(items: int) -> str:
+    return "1 item" if items == 1 else f"{items} items"
 
 
 def _table(

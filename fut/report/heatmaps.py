@@ -24,7 +24,8 @@ class Heatmap:
     """Values [rows, columns] about zero, low ones blue; NaN is left blank. about: in words.
 
     light, dark: the picture as a data URI. limit: the magnitude of the darkest colour. values: base64 of float32.
-    rows, columns: names of the first and further cells, as `word number`; said: what a value is.
+    row, column: what a row and a column is one of; names: the numbers of the rows; said: what a value is; marks: cells that
+    are outlined.
     """
 
     key: str
@@ -38,15 +39,16 @@ class Heatmap:
     row: str
     column: str
     said: str
+    names: tuple[int, ...]
     marks: tuple[tuple[int, int], ...] = ()
 
     @property
     def row_ticks(self) -> tuple[Tick, ...]:
-        return _ticks(self.shape[0])
+        return _ticks(self.names)
 
     @property
     def column_ticks(self) -> tuple[Tick, ...]:
-        return _ticks(self.shape[1])
+        return _ticks(range(self.shape[1]))
 
     @property
     def legend(self) -> tuple[Tick, ...]:
@@ -62,6 +64,7 @@ def heatmap(
     said: str,
     row: str = "batch",
     column: str = "step",
+    names: Sequence[int] = (),
     marks: Sequence[tuple[int, int]] = (),
 ) -> Heatmap:
     """Colours saturate at the 99th percentile of magnitudes, so that one cell does not fade all others."""
@@ -71,9 +74,9 @@ def heatmap(
     light, dark = (_picture(values / limit, colours) for colours in (LIGHT, DARK))
     packed = base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode("ascii")
     shape = (values.shape[0], values.shape[1])
-    return Heatmap(
-        key, about, light, dark, shape, limit, Scale.of([limit], unit), packed, row, column, said, tuple(marks)
-    )
+    rows = tuple(names) or tuple(range(shape[0]))
+    scale = Scale.of([limit], unit)
+    return Heatmap(key, about, light, dark, shape, limit, scale, packed, row, column, said, rows, tuple(marks))
 
 
 def key_picture(colours: Sequence[str]) -> str:
@@ -95,7 +98,8 @@ def _picture(shares: np.ndarray, colours: Sequence[str]) -> str:
     return "data:image/png;base64," + base64.b64encode(target.getvalue()).decode("ascii")
 
 
-def _ticks(count: int) -> tuple[Tick, ...]:
-    """Cell numbers from 0, at their cells' middles, in shares of the edge."""
+def _ticks(names: Sequence[int]) -> tuple[Tick, ...]:
+    """Some of the cells' names, at their cells' middles, in shares of the edge."""
+    count = len(names)
     gap = next(g for base in (1, 10, 100, 1000) for g in (base, 2 * base, 5 * base) if count / g <= 9)
-    return tuple(Tick((i + 0.5) / count, str(i)) for i in range(0, count, gap))
+    return tuple(Tick((i + 0.5) / count, str(names[i])) for i in range(0, count, gap))

@@ -26,6 +26,7 @@ from .effects import Effects, gather_effects
 from .heatmaps import DARK, LIGHT, key_picture
 from .missing import Missing, command
 from .playing import board_context
+from .queries import MOST
 from .searches import Search, searches
 from .short import tiles
 from .state import State, read_state
@@ -40,6 +41,8 @@ SECTIONS = [
     ("effect", "How much does order matter?"),
     ("accuracy", "How good are the estimates?"),
     ("positions", "Batches and steps"),
+    ("memorization", "What is remembered?"),
+    ("domains", "Which domain first?"),
     ("asked", "Asked and missing"),
     ("run", "What was run"),
 ]
@@ -65,14 +68,14 @@ def make_page(run: Run, samples: int, estimator: str) -> Page:
     verified = [v for v in state.verified if v.readout == readout]
     asked = what_was_asked(run, state, readout)
     context = {
-        "tiles": tiles(run, effects, verified, found),
+        "tiles": tiles(run, effects, verified, found, state.remembered),
         "asked": asked,
         "unreadable": state.unreadable,
         **_look(),
         **_words(run, effects),
         **_effect_context(run, effects),
         **_accuracy_context(run, state, readout),
-        **_search_context(run, found),
+        **_answers_context(run, state, found),
         **board_context(run, board, effects, verified),
     }
     html = _environment().get_template("report.html.j2").render(context)
@@ -154,9 +157,20 @@ def _accuracy_context(run: Run, state: State, readout: str) -> dict[str, Any]:
     }
 
 
-def _search_context(run: Run, found: list[Search]) -> dict[str, Any]:
-    asked = command(run.path, "search", "--budget 60")
-    return {"searches": found, "search_missing": Missing("no order has been searched for", asked)}
+def _answers_context(run: Run, state: State, found: list[Search]) -> dict[str, Any]:
+    def missing(why: str, name: str, options: str = "") -> Missing:
+        return Missing(why, command(run.path, name, options))
+
+    return {
+        "searches": found,
+        "search_missing": missing("no order has been searched for", "search", "--budget 60"),
+        "remembered": state.remembered,
+        "remembered_missing": missing("no map of what is remembered has been made", "memorize"),
+        "domains": state.domains,
+        "domains_missing": missing("nothing has been asked about domains", "domains", "--labels loss:3"),
+        "queries": state.queries[:MOST],
+        "queries_left_out": len(state.queries[MOST:]),
+    }
 
 
 def _environment() -> jinja2.Environment:

@@ -14,6 +14,7 @@ from .asked import ORDERS
 from .charts import minus
 from .effects import Effects
 from .missing import command
+from .remembered import Remembered
 from .searches import Search
 
 if TYPE_CHECKING:
@@ -31,12 +32,19 @@ class Tile:
     link: str = ""
 
 
-def tiles(run: Run, effects: Effects, verified: Sequence[Verification], found: Sequence[Search]) -> list[Tile]:
+def tiles(
+    run: Run,
+    effects: Effects,
+    verified: Sequence[Verification],
+    found: Sequence[Search],
+    maps: Sequence[Remembered],
+) -> list[Tile]:
     """The first words, the best order first."""
     return [
         _best(run, effects, found),
         _matters(run, effects),
         _trusted(run, verified),
+        *(_remembered(m) for m in maps[:1]),
     ]
 
 
@@ -63,6 +71,12 @@ def _best(run: Run, effects: Effects, found: Sequence[Search]) -> Tile:
         beyond = minus(_bare(best.retrained_loss - best.best_heuristic_loss, best.unit))
         words += f", {beyond} against the best of {len(best.heuristics)} named ones"
     return Tile(question, words + ".", change, link="search")
+
+
+def _remembered(found: Remembered) -> Tile:
+    others = ", ".join(f"{by} on {whose}" for whose, by in found.helped[1:3])
+    words = f"is what having a batch takes off the loss on that batch at the end, on average; {others}."
+    return Tile("What is remembered of a batch?", words, minus(amount(found.own, found.unit)), link="memorization")
 
 
 def _bare(value: float, unit: str) -> str:

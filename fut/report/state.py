@@ -17,6 +17,9 @@ from ..questions.curriculum import Curriculum
 from ..questions.datamodel import Datamodel
 from ..questions.verify import Verification
 from ..readouts import suffix
+from .domains import DomainOrders, domain_orders
+from .queries import Query, queries
+from .remembered import Remembered, remembered
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -24,12 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class State:
-    """verified: results of `fut verify`, those of most orders first. left_out: of `fut lds`. searched: of `fut search`.
+    """verified: results of `fut verify`, those of most orders first. left_out: of `fut lds`. searched: of `fut search`;
+    remembered: of `fut memorize`; domains: of `fut domains`; queries: of `fut whatif`, a row per read-out.
     answers: how many of every kind there are. unreadable: files that hold none of these, and why."""
 
     verified: list[Verification] = field(default_factory=list)
     left_out: list[Datamodel] = field(default_factory=list)
     searched: list[Curriculum] = field(default_factory=list)
+    remembered: list[Remembered] = field(default_factory=list)
+    domains: list[DomainOrders] = field(default_factory=list)
+    queries: list[Query] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
@@ -48,7 +55,7 @@ def read_state(path: Path) -> State:
     for file, found in _objects(path, files.ANSWERS, state):
         try:
             _answer(state, found)
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
             state.unreadable.append((_named(path, file), f"no answer that this version reads: {error!r}"))
     state.verified.sort(key=lambda v: -len(v.orders))
     state.left_out.sort(key=lambda d: -len(d.subsets))
@@ -59,6 +66,12 @@ def _answer(state: State, found: dict[str, Any]) -> None:
     question = found["question"]
     if question == "search":
         state.searched.append(Curriculum.from_dict(found))
+    elif question == "memorization":
+        state.remembered.append(remembered(found, len(state.remembered)))
+    elif question == "domains":
+        state.domains.append(domain_orders(found))
+    elif question == "whatif":
+        state.queries += queries(found)
     state.answers[question] += 1
 
 
