@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files as packaged
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,7 @@ def _answers_context(run: Run, state: State, found: list[Search]) -> dict[str, A
     }
 
 
+@cache
 def _environment() -> jinja2.Environment:
     """Everything that a template writes is escaped; JSON in script elements too, `<` among all."""
     found = jinja2.Environment(
