@@ -23,9 +23,9 @@ class Scale:
 
     @classmethod
     def of(cls, values: Iterable[float], unit: str) -> Scale:
-        """By the largest magnitude, in steps of a thousand."""
+        """By the largest magnitude, in steps of a thousand: it is shown as 0.1 to 100."""
         largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
-        exponent = 3 * math.floor(math.log10(largest) / 3) if largest > 0 else 0
+        exponent = 3 * math.floor((math.log10(largest) + 1) / 3) if largest > 0 else 0
         return cls(unit, exponent if exponent < 0 or largest >= 1e4 else 0)
 
     @property

@@ -60,10 +60,11 @@ def compared(found: Verification, drawn: bool) -> Comparison:
 def left_out(found: Datamodel, drawn: bool) -> Comparison:
     """A result of `fut lds`."""
     checked = found.verification
+    size = f"{_counted(len(found.subsets[0]))} ({100 * found.share:g} % of all)"
     words = (
-        f"{len(found.subsets)} random subsets of {_counted(len(found.subsets[0]))} ({100 * found.share:g} % of all) were left out "
-        f"in place, every other item in its step, and really retrained ({checked.retrain_seconds:.2g} s each). LDS, the linear "
-        "datamodeling score, is the Spearman correlation of estimated with retrained values over the subsets."
+        f"{len(found.subsets)} random subsets of {size} were left out in place, every other item in its step, and really "
+        f"retrained ({checked.retrain_seconds:.2g} s each). LDS, the linear datamodeling score, is the Spearman correlation of "
+        "estimated with retrained values over the subsets."
     )
     columns = {h.replace("Spearman", "LDS").replace("order", "subset"): cell for h, cell in COLUMNS.items()}
     names = _in_order(checked.estimators)

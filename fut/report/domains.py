@@ -16,8 +16,11 @@ MOST, PLACEMENTS = 12, 12
 
 @dataclass(frozen=True)
 class DomainOrders:
-    """One answer. labels: every domain with the number of its items. headline: the order of least value. orders: their
-    chart; placements: name, drawing and what late does against early; checked: how the estimates fared, in words."""
+    """One answer. labels: every domain with the number of its items. headline: the order of least value.
+
+    orders: their chart, `shown` of `count`; truths: whether any of those shown was retrained. placements: name, what late does
+    against early, and drawing. checked: how the estimates fared, in words.
+    """
 
     estimator: str
     readout: str
@@ -40,7 +43,6 @@ def domain_orders(found: Mapping[str, Any]) -> DomainOrders:
     kept = orders if len(orders) <= MOST else [*orders[:half], *orders[-half:]]
     rows = [_row(o, reference) for o in kept]
     placed = [_placement(p, reference, unit) for p in found["placements"][:PLACEMENTS]]
-    everything = [*orders, *(a for p in found["placements"] for a in p["answers"])]
     return DomainOrders(
         found["estimator"],
         found["readout"],
@@ -52,7 +54,7 @@ def domain_orders(found: Mapping[str, Any]) -> DomainOrders:
         placed,
         _checked(found.get("checked"), unit),
         str(found["note"]),
-        any(o.get("truth") is not None for o in everything),
+        any(o.get("truth") is not None for o in kept),
     )
 
 
@@ -88,7 +90,7 @@ def _placement(placement: Mapping[str, Any], reference: float, unit: str) -> tup
     drawn = curve(placement["places"], [a["delta"] for a in answers], unit, x_label, "change", band, truths)
     said = f"late minus early {minus(amount(late['delta'], unit, '+.5f'))}"
     if late["interval"] is not None:
-        low, high = (minus(amount(v, "", "+.2g")) for v in late["interval"])
+        low, high = (minus(amount(v, unit, "+.5f").removesuffix(unit).rstrip()) for v in late["interval"])
         said += f" (90 % interval {low} … {high})"
     if late.get("truth") is not None:
         said += f", really {minus(amount(late['truth'], unit, '+.5f'))}"

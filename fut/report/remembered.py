@@ -50,7 +50,7 @@ def remembered(found: Mapping[str, Any], place: int) -> Remembered:
     return Remembered(
         found["estimator"],
         len(items),
-        [(whose, minus(amount(absence[kind], unit, "+.5f"))) for kind, (whose, _) in KINDS.items()],
+        [(whose, minus(amount(absence[kind], unit))) for kind, (whose, _) in KINDS.items()],
         float(absence["own"]),
         unit,
         _kept(found["retention"]),
@@ -71,11 +71,13 @@ def _map(key: str, effects: Sequence[Sequence[float | None]], found: Mapping[str
 
 
 def _kept(retention: Mapping[str, Any]) -> str:
-    """What is left of an early batch, in words."""
+    """What is left of an early and of a late batch, in words."""
     if retention["share"] is None:
         return "On average nothing of a batch is remembered at the end."
-    first, best = retention["share"][0], retention["best_step"]
-    return f"Batches are remembered best from step {best}; at step 0, {100 * first:.0f} % of that is left at the end."
+    share, best = retention["share"], retention["best_step"]
+    ends = {"first": (0, share[0]), "last": (len(share) - 1, share[-1])}
+    left = [f"{minus(f'{100 * s:.0f}')} % at the {name} step" for name, (step, s) in ends.items() if step != best]
+    return f"A batch is remembered best from step {best}; of that is left at the end {' and '.join(left)}."
 
 
 def _curves(found: Mapping[str, Any]) -> list[tuple[str, Chart]]:
@@ -88,7 +90,7 @@ def _curves(found: Mapping[str, Any]) -> list[tuple[str, Chart]]:
                 forgetting["mean"],
                 unit,
                 "steps before the end",
-                "change of the loss",
+                "change",
                 band=(forgetting["low"], forgetting["high"]),
             ),
         )
@@ -98,7 +100,7 @@ def _curves(found: Mapping[str, Any]) -> list[tuple[str, Chart]]:
         drawn.append(
             (
                 "Retention: what is left at the end of a batch seen at each step, in percent of the best step",
-                curve(retention["step"], shares, "%", "step", "left at the end"),
+                curve(retention["step"], shares, "%", "step", "left"),
             )
         )
     bands = found["generalization"]["bands"]
@@ -107,7 +109,7 @@ def _curves(found: Mapping[str, Any]) -> list[tuple[str, Chart]]:
     drawn.append(
         (
             f"Generalization: what having a batch takes off the loss of held-out text, by likeness (Spearman {minus(rank)})",
-            bars(labels, bands["absence"], unit, "cosine of gradients", "taken off the loss"),
+            bars(labels, bands["absence"], unit, "cosine of gradients", "taken off"),
         )
     )
     return drawn
@@ -117,9 +119,11 @@ def _checked(checked: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the estimates against retrained cells, kind by kind."""
     header = ["retrained", "orders", "Spearman [90 % interval]", "heatmap error", "MAE", "skill", "coverage"]
     rows = []
-    for kind, found in checked.items():
-        measured, own = found["measures"], kind.removeprefix("absent ")
-        name = KINDS[own][0] if own in KINDS else own
+    known = [*KINDS, *(f"absent {kind}" for kind in KINDS)]
+    for kind in [k for k in known if k in checked]:
+        found, own = checked[kind], kind.removeprefix("absent ")
+        measured = found["measures"]
+        name = KINDS[own][0]
         rank = f"{number(measured['spearman'])} {interval(measured['spearman_interval'])}"
         cells = [
             f"{name}, batch left out" if own != kind else name,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..answers import perplexity
+from ..estimation import base_name
 from ..present import amount
 from ..questions.verify import Verification
 from .asked import ORDERS
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tile:
-    """question, and its answer: a figure and words. missing: the command that would give one. link: the section with more."""
+    """question, and its answer: a figure with its unit, and words. missing: the command that would give one, empty where it
+    is given. link: the section with more."""
 
     question: str
     words: str
     figure: str = ""
+    unit: str = ""
     missing: str = ""
     link: str = ""
 
@@ -48,58 +51,47 @@ def tiles(
     ]
 
 
-def _best(run: Run, effects: Effects, found: Sequence[Search]) -> Tile:
+def _best(run: Run, effects: Effects, searched: Sequence[Search]) -> Tile:
     question = "Which order is best?"
-    asked = [s for s in found if s.found.readout == effects.readout]
+    asked = [s.found for s in searched if s.found.readout == effects.readout]
     if not asked:
         return Tile(question, "Not searched for yet.", missing=command(run.path, "search", "--budget 60"))
-    best = asked[0].found
-    if best.retrained_loss is None:
-        change = minus(amount(best.estimated_loss - best.reference_loss, best.unit, "+.5f"))
+    found = asked[0]
+    if found.retrained_loss is None:
+        words = "against the reference order is estimated for the best order found; it is not retrained."
         return Tile(
-            question,
-            "against the reference order is estimated for the best order found; not retrained.",
-            change,
-            link="search",
+            question, words, _change(found.estimated_loss - found.reference_loss, found.unit), found.unit, link="search"
         )
-    change = minus(amount(best.retrained_loss - best.reference_loss, best.unit, "+.5f"))
-    words = "against the reference order, really retrained, for the best order found"
-    if best.best_random_loss is not None:
-        beyond = minus(_bare(best.retrained_loss - best.best_random_loss, best.unit))
-        words += f"; {beyond} against the best of {len(best.random_losses)} random orders"
-    if best.best_heuristic_loss is not None:
-        beyond = minus(_bare(best.retrained_loss - best.best_heuristic_loss, best.unit))
-        words += f", {beyond} against the best of {len(best.heuristics)} named ones"
-    return Tile(question, words + ".", change, link="search")
+    own, others = found.retrained_loss, []
+    if found.best_random_loss is not None:
+        others.append((found.best_random_loss, f"the best of {len(found.random_losses)} random orders"))
+    if found.best_heuristic_loss is not None:
+        others.append((found.best_heuristic_loss, f"the best of {len(found.heuristics)} named ones"))
+    beside = "".join(f"; {_change(own - value, found.unit)} against {name}" for value, name in others)
+    words = f"against the reference order, really retrained, for the best order found{beside}."
+    return Tile(question, words, _change(own - found.reference_loss, found.unit), found.unit, link="search")
 
 
-def _remembered(found: Remembered) -> Tile:
-    others = ", ".join(f"{by} on {whose}" for whose, by in found.helped[1:3])
-    words = f"is what having a batch takes off the loss on that batch at the end, on average; {others}."
-    return Tile("What is remembered of a batch?", words, minus(amount(found.own, found.unit)), link="memorization")
+def _change(value: float, unit: str) -> str:
+    """A signed difference as it is written everywhere, without its unit."""
+    return _bare(value, unit, "+.5f")
 
 
-def _bare(value: float, unit: str) -> str:
-    """A signed difference, as `amount` writes it, without its unit."""
-    return amount(value, unit, "+.5f").removesuffix(unit).rstrip()
+def _bare(value: float, unit: str, form: str) -> str:
+    return minus(amount(value, unit, form).removesuffix(unit).rstrip())
 
 
 def _matters(run: Run, effects: Effects) -> Tile:
-    question, found = "Does the order matter?", effects.retrained
+    question, found, unit = "Does the order matter?", effects.retrained, effects.unit
     if found is None:
         asked = command(run.path, "verify", f"--orders {ORDERS}")
-        return Tile(question, "Not known: no random orders have been retrained.", missing=asked)
-    share = f"{100 * found.better:.0f} % of them end below the reference order"
-    if effects.unit == "nats/token":
+        return Tile(question, "Not known: fewer than two random orders have been retrained.", missing=asked)
+    share = f"{100 * found.better:.0f} % of them end below the reference order."
+    if unit == "nats/token":
         low, high = (perplexity(found.mean + s * found.sd) for s in (-1, 1))
-        share += f". In perplexity, mean ± standard deviation is {low:.3f} to {high:.3f}"
-    spread = f"± {amount(found.sd, effects.unit, '.2g')}"
-    return Tile(
-        question,
-        f"is the standard deviation over {found.count} retrained random orders; {share}.",
-        spread,
-        link="effect",
-    )
+        share += f" In perplexity, mean ± standard deviation is {low:.3f} to {high:.3f}."
+    words = f"is the standard deviation over {found.count} retrained random orders; {share}"
+    return Tile(question, words, f"± {_bare(found.sd, unit, '.2g')}", unit, link="effect")
 
 
 def _trusted(run: Run, verified: Sequence[Verification]) -> Tile:
@@ -107,20 +99,27 @@ def _trusted(run: Run, verified: Sequence[Verification]) -> Tile:
     if not verified:
         asked = command(run.path, "verify", f"--orders {ORDERS}")
         return Tile(question, "Not known: they have not been compared with retraining.", missing=asked)
-    found = verified[0]
-    rows = {n: r for n, r in found.estimators.items() if n not in ("reference", "retrain", "replay-exact")}
-    if not rows:
-        return Tile(question, "Only the baseline has been compared with retraining.", link="accuracy")
-    best = max(rows, key=lambda n: rows[n].get("skill") or -math.inf)
+    found, count = verified[0], len(verified[0].orders)
+    rows = {n: r for n, r in found.estimators.items() if base_name(n) not in ("reference", "retrain", "replay-exact")}
+    best = max(rows, key=lambda n: rows[n].get("skill") or -math.inf, default="")
+    if not best or (rows[best].get("skill") or 0) <= 0:
+        words = f"No cheap estimator beats the answer “the order does not matter” on {count} retrained orders."
+        return Tile(question, words, link="accuracy")
     row = rows[best]
+    own, baseline = (_bare(row[name], found.unit, ".2g") for name in ("mae", "mae_reference"))
     words = (
-        f"less error than the answer “the order does not matter”: {best} is off by {amount(row['mae'], '', '.2g')} on average, "
-        f"that answer by {amount(row['mae_reference'], found.unit, '.2g')}, on {len(found.orders)} retrained random orders"
+        f"less error than the answer “the order does not matter”: {best} is off by {own} on average, that answer by {baseline} "
+        f"{found.unit}".rstrip()
+        + f", on {count} retrained random orders."
     )
     if row.get("spearman") is not None:
-        words += f". It ranks them with Spearman {row['spearman']:.2f}"
-    if row.get("skill", 0) <= 0:
-        return Tile(
-            question, f"No estimator beats the baseline on {len(found.orders)} retrained orders.", link="accuracy"
-        )
-    return Tile(question, words + ".", minus(f"{100 * row['skill']:.0f} %"), link="accuracy")
+        words += f" It ranks them with Spearman {row['spearman']:.2f}."
+    return Tile(question, words, minus(f"{100 * row['skill']:.0f} %"), link="accuracy")
+
+
+def _remembered(found: Remembered) -> Tile:
+    others = ", ".join(f"{by.removesuffix(found.unit).rstrip()} on {whose}" for whose, by in found.helped[1:3])
+    words = f"is what having a batch takes off the loss on it at the end, on average; {others}."
+    return Tile(
+        "What is remembered of a batch?", words, _bare(found.own, found.unit, ".5f"), found.unit, link="memorization"
+    )

@@ -98,7 +98,7 @@ def calibrations(run: Run, readout: str) -> list[Calibrated]:
     end, found = suffix(readout), []
     for file in sorted((run.path / DIRECTORY).glob(f"*{end}.json")):
         name = file.stem.removesuffix(end).replace("+", ":")
-        if "-readout-" in name:
+        if "-readout-" in name or "-edit-" in name:  # of other read-outs, or fitted to other orders than random ones
             continue
         try:
             fit = read_calibration(run, name, readout)

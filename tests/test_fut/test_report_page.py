@@ -47,6 +47,8 @@ def agree(opened: Opened, run: fut.Run, order: list[int]) -> None:
     truth = run.estimate([order], "positions", known=False)[0]
     assert opened.number("predicted") == pytest.approx(truth.loss, rel=1e-12)
     assert opened.number("delta") == pytest.approx(truth.delta, rel=1e-7, abs=1e-15)
+    raw = run.estimate([order], "positions", known=False, calibrated=False)[0]
+    assert opened.number("uncalibrated") == pytest.approx(raw.delta, rel=1e-9, abs=1e-15)
     assert opened.number("perplexity") == pytest.approx(truth.perplexity, rel=1e-12)
     assert truth.interval is not None
     assert [opened.number("low"), opened.number("high")] == pytest.approx(truth.interval, rel=1e-10)

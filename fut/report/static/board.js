@@ -85,6 +85,7 @@ function startBoard(data) {
     setData("delta", found.delta, amount(found.delta, main.unit, true));
     setData("low", low, low === null ? "" : amount(low, main.unit, false));
     setData("high", high, high === null ? "" : amount(high, main.unit, false));
+    if (element("uncalibrated")) setData("uncalibrated", main.sum(order), amount(main.sum(order), main.unit, true));
     element("interval").hidden = low === null || found.known;
     element("no-interval").hidden = low !== null || found.known;
     element("in-truth").hidden = !found.known;
