@@ -95,14 +95,14 @@ def ranked(rows: Sequence[Row], unit: str, about: str) -> Chart:
     """Rows in their sequence, each with its name above its value; all minus the reference order's value."""
     everything = [v for r in rows for v in (r.delta, *(r.interval or ()), *([] if r.truth is None else [r.truth]))]
     scale = Scale.of(everything, unit)
-    tall = 34.0
+    tall = 46.0
     frame = Chart(about, width=560, height=24 + tall * len(rows) + 54, left=12, right=12, top=24, bottom=54)
     left, top, right, _ = frame.inner
     x = Axis.around([0.0, *(scale(v) for v in everything)], left, right, 0.04)
     shapes: Shapes = [upright(x(0), frame, "reference"), Words(x(0), top - 9, "reference order", "mark", "middle")]
     for place, row in enumerate(rows):
-        at = top + place * tall + 26
-        shapes.append(Words(left, at - 9, row.name, "row"))
+        at = top + place * tall + 36
+        shapes.append(Words(left, at - 15, row.name, "row"))
         if row.interval is not None:
             shapes.append(line([(x(scale(v)), at) for v in row.interval], "interval"))
         shapes.append(Dot(x(scale(row.delta)), at, "estimate", f"{row.name}\nestimated {_said(row.delta, unit)}", 4.0))

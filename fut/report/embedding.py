@@ -44,7 +44,7 @@ def _card(run: Run, card: int, items: Sequence[int], held: Sequence[Held]) -> di
     per_pass = run.steps // run.config.data.epochs
     again = f", pass {card // per_pass}" if run.config.data.epochs > 1 else ""
     if len(items) == 1:
-        name, about = f"batch {card}", f"item {items[0]}{again}, content SHA-256 {held[items[0]].hash}"
+        name, about = f"batch {card}", f"item {items[0]}{again}, content SHA-256 {held[items[0]].hash[:12]}…"
     else:
         name, about = f"batch {card}", f"items {items[0]} to {items[-1]}{again}; they stay together here"
     first = held[items[0]]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..run import Run
 
 Shapes = list[Dot | Bar | Path | Words]
-ROW = 14.0
+ROW = 20.0
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,7 @@ def _progress(found: Curriculum) -> Chart | None:
         return None
     reference = found.reference_loss
     scale = Scale.of([v - reference for _, v in found.history], found.unit)
-    frame = Chart(
-        "the best estimate so far against the orders estimated", width=560, height=230, left=62, right=26, bottom=54
-    )
+    frame = Chart("the best estimate so far against the orders estimated", height=230, right=16)
     left, top, right, bottom = frame.inner
     x = Axis(0.0, float(max(found.evaluations, 1)), left, right)
     y = Axis.around([scale(v - reference) for _, v in found.history], bottom, top)
@@ -170,9 +168,9 @@ def _progress(found: Curriculum) -> Chart | None:
     ]
     return replace(
         frame,
-        x=x.ticks(6),
+        x=x.ticks(5),
         y=y.ticks(4),
         x_label="orders estimated",
-        y_label=f"best estimate [{scale.label}]",
+        y_label=f"estimate [{scale.label}]",
         shapes=(line(corners, "trace"), *dots),
     )

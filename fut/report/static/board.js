@@ -165,10 +165,11 @@ function startBoard(data) {
     showProfile(card, step);
   }
 
-  /* What the whole order would be worth with the card moved to each step. */
+  /* What moving the card to each step, all others kept in order, would add to the order shown. */
   function showProfile(card, from) {
     const bars = element("profile").querySelectorAll("rect");
-    const sums = order.map((_, to) => main.sum(moved(order, from, to)));
+    const now = main.sum(order);
+    const sums = order.map((_, to) => (to === from ? 0 : main.sum(moved(order, from, to)) - now));
     const reach = Math.max(...sums.map(Math.abs), 1e-300);
     sums.forEach((sum, to) => {
       const tall = (Math.abs(sum) / reach) * 30;
@@ -180,8 +181,8 @@ function startBoard(data) {
     const change = amount(sums[best], main.unit, true);
     element("profile-said").textContent =
       best === from
-        ? "No other step for this batch, all others kept in order, predicts less than its step now."
-        : `Least at step ${best}: ${change} against the reference order, before calibration.`;
+        ? "No step predicts less for this batch than the one where it is."
+        : `Least when moved to step ${best}: ${change} against the order shown${main.fit ? ", before calibration" : ""}.`;
   }
 
   /* --- changing */
@@ -203,7 +204,7 @@ function startBoard(data) {
     held = card;
     show(settled);
     showDetail(card);
-    say(`${data.cards[card].name} lifted from step ${settled.indexOf(card)}. Arrows move it, Enter puts it down, Escape puts it back.`);
+    say(`${data.cards[card].name} lifted from step ${settled.indexOf(card)}. Tap its new place, or move it by arrows; Enter puts it down, Escape puts it back.`);
   }
 
   function putDown(next) {
@@ -271,7 +272,10 @@ function startBoard(data) {
       showDetail(card);
       return settled.indexOf(card);
     },
-    over: (from, to) => show(place(from, to)),
+    over: (from, to) => {
+      show(place(from, to));
+      showDetail(lifted);
+    },
     drop: () => putDown(order),
     cancel: putBack,
   });
