@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import shutil
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import RECORDS, write_record
+from record import resumed, write_record
 
 import fut
 from fut.caching import seconds_per_gradient
@@ -93,10 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="adjoint-accuracy")
     arguments = cli.parse_args(argv)
-    started, path = time.time(), RECORDS / f"{arguments.name}.json"
-    rows = json.loads(path.read_text())["results"] if path.exists() else []
     kept = ("steps", "schedule", "items", "rate")
-    done = {tuple(row[k] for k in kept) for row in rows}
+    started, (rows, done) = time.time(), resumed(arguments.name, kept)
     for values in itertools.product(arguments.steps, arguments.schedules, arguments.items, arguments.rates):
         if values not in done:
             rows.append(measure(dict(zip(kept, values, strict=True)), arguments))

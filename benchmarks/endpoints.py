@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import shutil
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import RECORDS, write_record
+from record import resumed, write_record
 from scipy.stats import spearmanr
 
 import fut
@@ -122,9 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default=NAME)
     arguments = cli.parse_args(argv)
-    started, path = time.time(), RECORDS / f"{arguments.name}.json"
-    rows = json.loads(path.read_text())["results"] if path.exists() else []
-    done = {tuple(row[k] for k in KEPT) for row in rows}
+    started, (rows, done) = time.time(), resumed(arguments.name, KEPT)
     settings = [v for v in itertools.product(arguments.steps, arguments.items, arguments.rates) if v not in done]
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         measured = [pool.submit(measure, dict(zip(KEPT, values, strict=True)), arguments) for values in settings]

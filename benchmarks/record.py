@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ def write_record(name: str, settings: Mapping[str, Any], results: Any, started: 
     path = RECORDS / f"{name}.json"
     write_json(path, jsonable(record))
     return path
+
+
+def resumed(name: str, keys: Sequence[str]) -> tuple[list[Any], set[tuple[Any, ...]]]:
+    """Rows that an interrupted benchmark left in `records/<name>.json`, and the settings, by their keys, that they are of."""
+    path = RECORDS / f"{name}.json"
+    rows = json.loads(path.read_text())["results"] if path.exists() else []
+    return rows, {tuple(row[k] for k in keys) for row in rows}
 
 
 def _git(*arguments: str) -> str:

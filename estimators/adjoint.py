@@ -127,13 +127,45 @@ class Anchored:
         picked = picks.combine(self.table(low))
         return (1.0 - share) * picked + share * picks.combine(self.table(high)) if share else picked
 
+    def rows(self, index: int, items: Sequence[int]) -> Tensor:
+        """Gradients of some items at an anchor [len(items), k]."""
+        return self.table(index)[list(items)]
+
     def between(self, step: int) -> tuple[int, int, float]:
         """Indices of the anchors around a step, and the share of the later one; beyond the ends, the nearest."""
-        after = next((i for i, a in enumerate(self.anchors) if a >= step), len(self.anchors) - 1)
-        if self.anchors[after] <= step or after == 0:
-            return after, after, 0.0
-        low, high = self.anchors[after - 1], self.anchors[after]
-        return after - 1, after, (step - low) / (high - low)
+        return anchors_around(self.anchors, step)
+
+
+@dataclass(frozen=True)
+class StreamedAnchors:
+    """As `Anchored`, of which only the rows that are consumed are ever in memory: as many as a step's runs consume, twice.
+
+    rows: (index of the anchor, items) -> [len(items), k].
+    """
+
+    anchors: Sequence[int]
+    rows: Callable[[int, Sequence[int]], Tensor]
+
+    def pick(self, step: int, picks: Picks) -> Tensor:
+        """What n runs consume at a step [n, k], bit for bit as `Anchored.pick` has it."""
+        items = picks.unique() or [0]
+        places = {item: place for place, item in enumerate(items)}
+        low, high, share = self.between(step)
+        picked = picks.combine(self.rows(low, items), places)
+        return (1.0 - share) * picked + share * picks.combine(self.rows(high, items), places) if share else picked
+
+    def between(self, step: int) -> tuple[int, int, float]:
+        """As `Anchored.between`."""
+        return anchors_around(self.anchors, step)
+
+
+def anchors_around(anchors: Sequence[int], step: int) -> tuple[int, int, float]:
+    """Indices of the anchors around a step, and the share of the later one; beyond the ends, the nearest."""
+    after = next((i for i, a in enumerate(anchors) if a >= step), len(anchors) - 1)
+    if anchors[after] <= step or after == 0:
+        return after, after, 0.0
+    low, high = anchors[after - 1], anchors[after]
+    return after - 1, after, (step - low) / (high - low)
 
 
 @dataclass(frozen=True)

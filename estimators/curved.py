@@ -15,14 +15,13 @@ how far the rule moves a coordinate per unit of gradient, and L = P^-1/2 Q. No E
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .adjoint import Anchored
+from .adjoint import Anchored, StreamedAnchors
 from .errors import DivergenceError
 from .lanczos import Product, RitzPairs, lanczos, seeded_draw
 from .replay import Picks
@@ -71,18 +70,15 @@ def low_rank(product: Product, weight: Tensor, rank: int, seed: int) -> RitzPair
     return RitzPairs(pairs.values, torch.where(live, pairs.vectors / torch.where(live, root, 1.0), 0.0))
 
 
-class Presence(NamedTuple):
-    """touched [items, D]: whether an item's gradient is other than 0; scale [D]: one over the share of items where it is."""
+def scarcity(parts: Iterable[Tensor]) -> Tensor:
+    """One over the share of items that have a gradient other than 0, for every coordinate [D]; 1 where none has.
 
-    touched: Tensor
-    scale: Tensor
-
-
-def presence(table: Tensor) -> Presence:
-    """Where items have a gradient, from their gradients at an anchor [items, D]."""
-    touched = table != 0
-    share = touched.to(table.dtype).mean(0)
-    return Presence(touched, 1.0 / torch.where(share > 0, share, 1.0))
+    parts: the items' gradients at an anchor, some rows [n, D] at a time.
+    """
+    items, touched = 0, torch.zeros(1)
+    for rows in parts:
+        items, touched = items + len(rows), (rows != 0).to(rows.dtype).sum(0) + touched.to(rows)
+    return 1.0 / torch.where(touched > 0, touched / items, 1.0)
 
 
 @dataclass(frozen=True)
@@ -106,17 +102,17 @@ class CurvedTransition:
 
     gradients: of items at the anchors [items, D]. centre: (step) -> theta_t [D]. refreshed: the refresh steps.
     difference: (step, gamma [D]) -> grad L_B(gamma) - grad L_B(theta_t) [D], asked at refresh steps alone.
-    presence: (index of the anchor) -> where items have a gradient.
+    scarcity: (index of the anchor) -> `scarcity` there [D].
     """
 
     rule: Rule
     rate: Callable[[int], float]
-    gradients: Anchored
+    gradients: Anchored | StreamedAnchors
     centre: Callable[[int], Tensor]
     curvature: Curvature
     refreshed: Collection[int]
     difference: Callable[[int, Tensor], Tensor]
-    presence: Callable[[int], Presence]
+    scarcity: Callable[[int], Tensor]
 
     def start(self, state: State) -> State:
         """The state [n, D] that training starts from, with nothing put back yet."""
@@ -124,9 +120,9 @@ class CurvedTransition:
 
     def _share(self, step: int, picks: Picks) -> Tensor:
         """What share of the mean correction falls to what every run consumes [n, D]: its items' presence over the mean."""
-        touched, scale = self.presence(self.gradients.between(step)[0])
-        items = picks.unique()
-        rows = touched[items].to(scale) if items else torch.zeros_like(scale)[None]
+        anchor, items = self.gradients.between(step)[0], picks.unique()
+        scale = self.scarcity(anchor)
+        rows = (self.gradients.rows(anchor, items) != 0).to(scale) if items else torch.zeros_like(scale)[None]
         return picks.combine(rows, {item: row for row, item in enumerate(items)}) * scale
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:

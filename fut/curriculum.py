@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 EVALUATIONS = 600
 """Orders that are estimated where no budget is named."""
-CURSE = "an order chosen for its estimate has, on average, a worse loss than that: trust the retrained figure"
+CURSE = "an order chosen for its estimate has, on average, a worse loss than that: trust the retrained figure, else the re-evaluated one"
 SECOND_HALF = "from the half of the sampled coordinates that the search did not ask"
 REEVALUATED = {
     "replay-exact": "no interval: by replay about the reference run with exact curvature, which had no part in the search",
@@ -120,24 +120,12 @@ def search_run(run: Run, request: Request) -> Curriculum:
     truths = _retrained(run, asked, [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else [])
     sign = -1.0 if request.maximize else 1.0
     order = min(finalists, key=lambda o: sign * truths[o][0]) if truths else found.best
-    seconds = [spent for _, spent in truths.values()]
     gradients = inspection.costs(run, name)["precompute_gradients"]
     result = Curriculum(
         order=order.tolist(),
         **_judged(run, judge, name, asked, order),
-        retrained_loss=truths[order][0] if truths else None,
+        **_told(found, order, rivals, truths),
         reference_loss=run.readouts.at_reference(asked),
-        random_losses=[truths[o][0] for o in rivals.randoms if truths],
-        heuristics={n: truths[o][0] for n, o in rivals.named.items() if truths},
-        finalists=[
-            {"order": o.tolist(), "searched_loss": value, "retrained_loss": truths[o][0] if truths else None}
-            for o, value in found.finalists
-        ],
-        history=found.history,
-        evaluations=found.evaluations,
-        seconds=found.seconds,
-        retrain_seconds=float(np.mean(seconds)) if seconds else None,
-        retraining_seconds=float(np.sum(seconds)),
         precompute_gradients=gradients,
         precompute_training_runs=gradients / run.config.consumed,
         estimator=name,
@@ -148,6 +136,30 @@ def search_run(run: Run, request: Request) -> Curriculum:
     path.parent.mkdir(exist_ok=True)
     write_json(path, result.as_dict())
     return result
+
+
+Truths = dict[Order, tuple[float, float]]
+"""Value and seconds of retrained orders; empty where nothing was retrained."""
+
+
+def _told(found: Found, order: Order, rivals: Rivals, truths: Truths) -> dict[str, Any]:
+    """What the search and the retraining say, as the answer has it."""
+    finalists = [
+        {"order": o.tolist(), "searched_loss": value, "retrained_loss": truths[o][0] if truths else None}
+        for o, value in found.finalists
+    ]
+    seconds = [spent for _, spent in truths.values()]
+    return {
+        "retrained_loss": truths[order][0] if truths else None,
+        "random_losses": [truths[o][0] for o in rivals.randoms if truths],
+        "heuristics": {n: truths[o][0] for n, o in rivals.named.items() if truths},
+        "finalists": finalists,
+        "history": found.history,
+        "evaluations": found.evaluations,
+        "seconds": found.seconds,
+        "retrain_seconds": float(np.mean(seconds)) if seconds else None,
+        "retraining_seconds": float(np.sum(seconds)),
+    }
 
 
 def _estimators(run: Run, name: str, asked: ReadOut) -> tuple[Estimator, Estimator]:
@@ -174,7 +186,8 @@ def _rivals(run: Run, request: Request, space: Arrangements) -> Rivals:
     the start are left out, unless they were asked for."""
     same = run.reference.multiset_digest == space.start.multiset_digest
     drawn = random_orders(run.reference if same else space.start, request.verify, request.seed)
-    named = run.named_orders() if request.heuristics is None else {n: run.order(n) for n in request.heuristics}
+    usual = run.named_orders() if request.heuristics is None and request.verify else {}
+    named = usual if request.heuristics is None else {n: run.order(n) for n in request.heuristics}
     kept = comparable(space, named)
     if request.heuristics is not None and (left := sorted(set(named) - set(kept))):
         raise UsageError(
@@ -228,7 +241,7 @@ def _table(run: Run, readout: str) -> np.ndarray | None:
         return None
 
 
-def _retrained(run: Run, asked: ReadOut, orders: Sequence[Order]) -> dict[Order, tuple[float, float]]:
+def _retrained(run: Run, asked: ReadOut, orders: Sequence[Order]) -> Truths:
     """Value and seconds of every order, really trained; what has been trained before is recalled."""
     found = {}
     with run.progress("retraining", len(set(orders)) * run.steps) as tick:
@@ -252,7 +265,7 @@ def _judged(run: Run, judge: Estimator, name: str, asked: ReadOut, order: Order)
         again = {"reevaluated_loss": value, "reevaluated_by": other, "reevaluated_note": REEVALUATED[other]}
     except (FutError, EstimatorError) as error:
         again["reevaluated_note"] = f"not re-evaluated: {error}"
-    half = f"{SECOND_HALF}; " if judge.name == "adjoint" and getattr(judge, "sample", None) else ""
+    half = f"{SECOND_HALF}; " if isinstance(judge, Adjoint) and judge.sample == "second" else ""
     note = f"{found.note}{beyond}; {half}{CURSE}"
     return {"estimated_loss": found.loss, "interval": found.interval, "note": note} | again
 
@@ -261,5 +274,10 @@ def _beyond(fit: Calibrated, value: float) -> str:
     """How far outside the calibration's range an estimate lies: nothing within it."""
     if min(fit.estimates) <= value <= max(fit.estimates):
         return ""
-    away = abs(value - fit.fit.mean) / float(np.std(fit.estimates, ddof=1))
-    return f", fitted to random orders alone: this one lies outside their range, {away:.1f} of their standard deviations off"
+    spread, outside = (
+        float(np.std(fit.estimates, ddof=1)),
+        ", fitted to random orders alone: this one lies outside their range",
+    )
+    return (
+        f"{outside}, {abs(value - fit.fit.mean) / spread:.1f} of their standard deviations off" if spread else outside
+    )

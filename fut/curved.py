@@ -8,8 +8,8 @@ from functools import cache, cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from estimators.adjoint import Anchored
-from estimators.curved import Curvature, CurvedTransition, Presence, presence, refresh_steps
+from estimators.adjoint import Anchored, StreamedAnchors
+from estimators.curved import Curvature, CurvedTransition, refresh_steps, scarcity
 from estimators.errors import OrderError
 from estimators.lanczos import RitzPairs
 from estimators.order import Order
@@ -19,10 +19,11 @@ from storage import TermStore
 from .base import Base
 from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference
+from .expansion import ITEM_BLOCK
 
 COMMAND = "fut cache RUN --terms curved"
 KEPT = 1 << 30
-"""Bytes of tables up to which all of them stay in memory once read; beyond it, those of the current step alone."""
+"""Bytes of tables up to which all of them stay in memory once read; beyond it, the rows that a step consumes alone."""
 
 
 class Curved(Estimator):
@@ -62,15 +63,26 @@ class Curved(Estimator):
     @cached_property
     def transition(self) -> CurvedTransition:
         base, problem, dtype = self.base, self.problem, self.problem.objective.start().dtype
-        kept = base.nbytes() <= KEPT
+        kept, anchors = base.nbytes() <= KEPT, base.expansion.anchors
 
-        @lru_cache(maxsize=None if kept else 2)
+        @cache
         def gradients(anchor: int) -> Tensor:
             return self._read("gradient", anchor).to(dtype)
 
+        def read(anchor: int, items: Sequence[int]) -> Tensor:
+            return torch.from_numpy(self._terms.read_items("gradient", anchor, items)).to(problem.device, dtype)
+
+        @lru_cache(maxsize=2)
+        def rows(anchor: int, items: tuple[int, ...]) -> Tensor:
+            return read(anchor, items)
+
         @lru_cache(maxsize=None if kept else 1)
-        def present(anchor: int) -> Presence:
-            return presence(gradients(anchor))
+        def scarce(anchor: int) -> Tensor:
+            if kept:
+                return scarcity([gradients(anchor)])
+            count = problem.config.data.items
+            blocks = (range(i, min(i + ITEM_BLOCK, count)) for i in range(0, count, ITEM_BLOCK))
+            return scarcity(read(anchor, block) for block in blocks)
 
         @lru_cache(maxsize=None if kept else 1)
         def pairs(anchor: int) -> RitzPairs:
@@ -89,12 +101,14 @@ class Curved(Estimator):
         return CurvedTransition(
             problem.rule,
             problem.rate,
-            Anchored(base.expansion.anchors, gradients),
+            Anchored(anchors, gradients)
+            if kept
+            else StreamedAnchors(anchors, lambda anchor, items: rows(anchor, tuple(items))),
             centre,
             Curvature(base.curvature_anchors, pairs),
             frozenset(refresh_steps(base.steps, self.every)),
             lambda step, theta: base.mean_gradient(step, theta.clone()) - mean(step),
-            present,
+            scarce,
         )
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:

@@ -52,22 +52,23 @@ class BaseFootprint:
     def refresh(self) -> int:
         return self.footprint.planned(self.footprint.resident + 3 * self.footprint.vector + self.pooled)
 
-    def tables(self) -> int:
-        """Bytes of tables in memory while orders are replayed, with one more of the largest while it is read."""
-        f, base, items = self.footprint, self.base, self.base.problem.config.data.items
-        anchors, curvatures, centres = len(base.expansion.anchors), len(base.curvature_anchors), base.steps + 1
-        if base.nbytes() > KEPT:
-            anchors, curvatures, centres = min(2, anchors), 1, 1
-        rows = anchors * items + curvatures * base.rank + centres + len(base.refreshed)
-        touched = (anchors if base.nbytes() <= KEPT else 1) * items * base.size  # a byte each
-        return (rows + max(items, base.rank)) * f.vector + touched
+    def tables(self, orders: int) -> int:
+        """Bytes of tables in memory while so many orders are replayed, with one more of the largest while it is read."""
+        base, data = self.base, self.base.problem.config.data
+        anchors, curvatures, read = len(base.expansion.anchors), len(base.curvature_anchors), data.items
+        if base.nbytes() <= KEPT:
+            rows = anchors * (data.items + 1) + curvatures * base.rank + base.steps + 1
+        else:
+            read = min(data.items, max(orders * data.per_step, ITEM_BLOCK)) + ITEM_BLOCK
+            rows = 2 * min(data.items, orders * data.per_step) + base.rank + 2
+        return (rows + len(base.refreshed) + 2 * max(read, base.rank)) * self.footprint.vector
 
     def query(self, orders: int) -> int:
         """Orders replayed together: states, what is put back, and the temporaries of a step, beside one gradient."""
         f = self.footprint
         batch = min(orders, batch_size(2 * self.base.size))
         rows = batch * (2 * f.state + 4 + TEMPORARIES) * f.vector
-        return f.planned(f.resident + f.state * f.vector + self.tables() + rows + max(self.pooled, f.evaluation))
+        return f.planned(f.resident + f.state * f.vector + self.tables(batch) + rows + max(self.pooled, f.evaluation))
 
 
 def base_stages(costs: Costs, base: Base, made: type[StageCost]) -> Iterator[StageCost]:

@@ -26,6 +26,7 @@ from estimators.state import State
 from storage import CheckpointStore, TermStore
 
 from .config import AdjointConfig
+from .difference import check_cost
 from .folding import fold, has_names, term_specs
 from .functionals import bend_cost
 from .pooling import FEWER, pooled_products
@@ -125,7 +126,11 @@ class Expansion:
         products = config.pool if config.curvature == "pooled" else config.mixture
         sweep, slopes = 2 * products * len(self.names), [gradient_cost(n, self.problem) for n in self.names]
         return (
-            training * (config.mixture + sweep) + len(self.anchors) * items + sum(slopes) + self.functional_gradients()
+            training * (config.mixture + sweep)
+            + len(self.anchors) * items
+            + sum(slopes)
+            + self.functional_gradients()
+            + check_cost(self)
         )
 
     def functional_gradients(self) -> int:
@@ -253,6 +258,7 @@ class Expansion:
             indices = poisson_sample(probabilities, self.config.seed)
             chosen = probabilities[indices]
         arrays = {"indices": indices.numpy(), "probabilities": chosen.numpy()}
+        arrays["difference_error"] = self.swept.read_array(self.steps, "difference_error")
         if self.functionals:
             assert self.end is not None
             functionals = self.weight(self.steps)[len(self.names) :].double()

@@ -68,7 +68,7 @@ def require_tables(footprint: Footprint, estimator: Estimator) -> None:
     if estimator.name == "adjoint":
         nbytes = footprint.adjoint_tables()
     elif isinstance(estimator, Curved):
-        nbytes = BaseFootprint(footprint, estimator.base).tables()
+        nbytes = BaseFootprint(footprint, estimator.base).tables(1)
     elif estimator.needs and all(reference.tables.complete(n) for n in estimator.needs):
         nbytes = footprint.pairwise_tables(estimator.needs)
     else:

@@ -7,7 +7,7 @@ principal components, in the metric of H, of displacements of simulated orders. 
     ½ delta' H delta  ~  ½ sum_j s_j <q_j, delta>²,    q_j = H X u_j / sqrt|e_j|,  X' H X u_j = e_j u_j,  s_j = sign e_j,
 
 for X the simulated displacements (a Nyström approximation of H on their span), and gets the same backward sweep as the
-read-out itself. Principal components of the uncurved displacements serve as well as those of true ones (measured).
+read-out itself. The displacements are uncurved, of simulated orders: true ones would each cost a training.
 """
 
 from __future__ import annotations

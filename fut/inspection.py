@@ -14,6 +14,7 @@ from .base import SCRATCH, has_base
 from .calibration import DIRECTORY
 from .curved import refresh_interval
 from .data import detokenize
+from .difference import kept_error
 from .errors import UsageError
 from .estimation import ESTIMATORS, base_name, option
 from .folding import anchor_error
@@ -113,6 +114,7 @@ def info(run: Run) -> dict[str, Any]:
         "adjoint": (files.read_expansion_config(run.path) if expanded else run.config.adjoint).model_dump(),
         "adjoint_cached": expanded,
         "adjoint_anchor_error": anchor_error(run.expansion()) if expanded and run.expansion().complete() else None,
+        "adjoint_difference_error": kept_error(run.expansion()) if expanded else None,
         "curved": run.base().config.model_dump(),
         "curved_cached": has_base(run.path),
         "readouts": run.expansion().names,

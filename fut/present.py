@@ -19,6 +19,9 @@ from .questions.datamodel import Datamodel
 from .questions.verify import Verification
 from .readouts import PROBE, shortened
 
+COARSE = 0.03
+"""Relative error of a Hessian-vector product from which exact ones are advised."""
+
 
 def dumps(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False)
@@ -123,6 +126,7 @@ def info(found: dict[str, Any]) -> str:
         f"on disk: {nbytes(found['store_bytes'])}; terms: "
         + (f"{terms['done']} of {terms['total']} blocks" if terms["total"] else "none yet, run `fut cache`")
         + (f", adjoint cached for {shortened(found['readouts'])}" if found["adjoint_cached"] else ""),
+        *_checks(found),
     ]
     rows = [
         [n, f"{found['precompute_gradients'][n]:,}", f"{found['query_gradients'][n]:,}", nbytes(found["term_bytes"][n])]
@@ -130,6 +134,17 @@ def info(found: dict[str, Any]) -> str:
     ]
     header = ["estimator", "gradients before", "gradients per order", "reads"]
     return "\n".join(lines) + "\n\n" + columns([header, *rows])
+
+
+def _checks(found: dict[str, Any]) -> list[str]:
+    """What the expansion says of its own two approximations."""
+    lines = []
+    if (error := found["adjoint_anchor_error"]) is not None:
+        lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} nats/token")
+    if (error := found["adjoint_difference_error"]) is not None:
+        coarse = '; too coarse, set adjoint.products = "exact"' if error > COARSE else ""
+        lines.append(f"Hessian-vector products: central difference is {100 * error:.2g} % off an exact one{coarse}")
+    return lines
 
 
 def damages(path: Path, found: Sequence[Damage]) -> str:

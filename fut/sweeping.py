@@ -11,6 +11,7 @@ from torch import Tensor
 from estimators.adjoint import Sweep
 from estimators.state import State
 
+from .difference import difference_error
 from .functionals import principal_functionals
 from .progress import Progress
 from .readouts import make_readouts
@@ -57,10 +58,12 @@ def _start(expansion: Expansion) -> State:
     readouts = make_readouts(expansion.problem, expansion.names, expansion.user)
     slopes, signs = torch.stack([r.gradient(theta) for r in readouts]), torch.zeros(0, dtype=torch.float64)
     if expansion.functionals:
-        more, signs = principal_functionals(expansion, readouts[0], expansion.functionals)
-        slopes = torch.cat([slopes, more])
+        found, signs = principal_functionals(expansion, readouts[0], expansion.functionals)
+        slopes = torch.cat([slopes, found])
+    more = {"signs": signs.numpy()} if len(signs) else {}
+    more["difference_error"] = np.array([difference_error(expansion, theta, slopes[0])])
     costate = _sweep(expansion).start(slopes)
-    _write(expansion, expansion.steps, slopes, costate, **({"signs": signs.numpy()} if len(signs) else {}))
+    _write(expansion, expansion.steps, slopes, costate, **more)
     return costate
 
 

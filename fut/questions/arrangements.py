@@ -53,6 +53,12 @@ class Arrangements:
         """Step of every place [n]."""
         return np.repeat(np.arange(len(self.start)), [len(step) for step in self.start.steps])
 
+    @cached_property
+    def alike(self) -> list[Units]:
+        """Units of every item that occurs more than once."""
+        found, counts = np.unique(self.items, return_counts=True)
+        return [np.flatnonzero(self.items == item) for item in found[counts > 1]]
+
     def order(self, arrangement: Units) -> Order:
         """As an order; a step's items ascending, as they have no order."""
         held = self.items[arrangement].tolist()

@@ -146,7 +146,7 @@ class Curriculum:
     calibrated; `note` says what the figures rest on. reevaluated_loss: by `reevaluated_by`, which had no part in the search.
     retrained_loss: the truth. random_losses: of random orders really retrained. heuristics: named orders really retrained,
     by name. finalists: good orders that differ, really retrained, the first of them the best by estimate; `order` is the
-    best of them by retrained loss. history: (evaluations, best estimate so far).
+    best of them by retrained loss. history: (evaluations, best estimate so far, as it was searched: not calibrated).
     seconds: of the search alone. retraining_seconds: of all the retraining behind this answer, spent now or kept from
     earlier. retrain_seconds: of one order, on average. precompute_gradients: what the estimator cost before its first order.
     """
@@ -173,7 +173,7 @@ class Curriculum:
     method: str
     estimator: str
     seed: int
-    start: str
+    start: Any = None
     budget: dict[str, float | None] = field(default_factory=dict)
     constraints: dict[str, list[Any]] = field(default_factory=dict)
     maximize: bool = False
@@ -196,9 +196,9 @@ class Curriculum:
 
     @property
     def best_heuristic(self) -> str | None:
-        """The name of the best of the retrained named orders."""
+        """The name of the best of the retrained named orders; of several that train the same, the first in the alphabet."""
         best = self._best(list(self.heuristics.values()))
-        return next((name for name, loss in self.heuristics.items() if loss == best), None)
+        return min((name for name, loss in self.heuristics.items() if loss == best), default=None)
 
     @property
     def best_heuristic_loss(self) -> float | None:

@@ -28,28 +28,31 @@ class Surrogate:
     def __init__(self, space: Arrangements, costs: Floats) -> None:
         self.space, self.prior = space, costs
         steps = np.arange(len(space.start))
-        kernel = np.exp(-np.abs(steps[:, None] - steps) / max(REACH * len(steps), 1.0))
-        self.root: Floats = np.linalg.cholesky(kernel)  # [T, T]: a step's row are its features
-
-    def features(self, rows: Sequence[Units]) -> Floats:
-        """[m, n T], scaled so that a row's squared length is 1."""
-        steps = self.space.steps[np.argsort(np.stack(rows), axis=1)]  # of every unit
-        return self.root[steps].reshape(len(rows), -1) / np.sqrt(len(self.space.items))
+        self.kernel: Floats = np.exp(-np.abs(steps[:, None] - steps) / max(REACH * len(steps), 1.0))  # [T, T]
 
     def costs(self, rows: Sequence[Units], values: Sequence[float]) -> Floats:
         """The prior's costs, scaled and corrected by evaluated arrangements and their values."""
         rows, values = rows[-RECENT:], values[-RECENT:]
-        n = len(self.space.items)
         if len(rows) < 3:
             return self.prior
-        prior = self.prior[np.arange(n), np.stack(rows)].sum(axis=1)
-        spread = prior.std()
-        basis = np.ones((len(rows), 1)) if spread == 0 else np.stack([np.ones(len(rows)), prior - prior.mean()], 1)
-        features = self.features(rows)
-        covariance = features @ features.T + NOISE * np.eye(len(rows))
-        solved = np.linalg.solve(covariance, np.column_stack([basis, values]))
+        n, stacked = len(self.space.items), np.stack(rows)
+        prior = self.prior[np.arange(n), stacked].sum(axis=1)
+        varies = float(np.ptp(prior)) > 0
+        basis = np.stack([np.ones(len(rows)), prior - prior.mean()][: 1 + varies], axis=1)
+        steps = self.space.steps[np.argsort(stacked, axis=1)]  # of every unit [m, n]
+        for units in self.space.alike:
+            steps[:, units] = np.sort(steps[:, units], axis=1)  # an item's units are one another's equals
+        solved = np.linalg.solve(self._covariance(steps), np.column_stack([basis, values]))
         coefficients = np.linalg.lstsq(basis.T @ solved[:, :-1], basis.T @ solved[:, -1], rcond=None)[0]
         weights = solved[:, -1] - solved[:, :-1] @ coefficients
-        by_unit = (features.T @ weights).reshape(n, -1) @ self.root.T / np.sqrt(n)  # [units, T]
-        slope = coefficients[1] if spread else 1.0
-        return slope * self.prior + by_unit.T[self.space.steps]
+        stood = np.zeros((len(self.kernel), n))  # by how much weight a unit stood at a step
+        np.add.at(stood, (steps, np.arange(n)), weights[:, None])
+        learned = (self.kernel @ stood / n)[self.space.steps]
+        return (coefficients[1] if varies else 1.0) * self.prior + learned
+
+    def _covariance(self, steps: Units) -> Floats:
+        """Of the residuals of m arrangements [m, m]: the mean over units of the kernel between their steps, and noise."""
+        total = np.zeros((len(steps), len(steps)))
+        for own in steps.T:
+            total += self.kernel[own[:, None], own]
+        return total / steps.shape[1] + NOISE * np.eye(len(steps))

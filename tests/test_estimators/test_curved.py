@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators.adjoint import Anchored
+from estimators.adjoint import Anchored, StreamedAnchors
 from estimators.curved import (
     Curvature,
     CurvedTransition,
     curvature_anchors,
     low_rank,
-    presence,
     refresh_steps,
+    scarcity,
     sensitivity,
 )
 from estimators.errors import DivergenceError
@@ -75,7 +75,7 @@ def transition(rule: Rule, every: int, pairs: Callable[[int], RitzPairs], anchor
         Curvature(anchors, pairs),
         refresh_steps(N, every),
         lambda step, theta: mean(gradient, theta) - mean(gradient, CENTRE[step]),
-        lambda anchor: presence(tables[anchor]),
+        lambda anchor: scarcity([tables[anchor]]),
     )
 
 
@@ -178,10 +178,31 @@ def test_what_leads_too_far_is_said() -> None:
 def test_a_correction_falls_to_the_items_that_have_a_gradient_and_its_mean_stays() -> None:
     table = torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0], [1.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
     made = transition(rule_of("momentum"), 0, lambda index: exact_pairs(rule_of("momentum"), 0), [0])
-    made = replace(made, gradients=Anchored([0], lambda a: table), presence=lambda a: presence(table))
+    made = replace(made, gradients=Anchored([0], lambda a: table), scarcity=lambda a: scarcity([table[:1], table[1:]]))
     both = OrderBatch.pack([Order.of([[0, 1]]), Order.of([[2, 3]]), Order.of([[0, 0]])])
     assert made._share(0, both.at(0)).tolist() == [[1.0, 0.0, 2.0], [1.0, 0.0, 0.0], [1.0, 0.0, 4.0]]
     singles = OrderBatch.pack([Order.of([i]) for i in range(4)]).at(0)
     assert made._share(0, singles).mean(0).tolist() == [1.0, 0.0, 1.0]
     nothing = OrderBatch.pack([Order.of([[]])]).at(0)
     assert made._share(0, nothing).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_streamed_rows_are_those_of_whole_tables_and_no_others_are_read() -> None:
+    draw = torch.Generator().manual_seed(5)
+    tables = torch.randn(3, N, D, generator=draw, dtype=torch.float64)
+    asked: list[tuple[int, list[int]]] = []
+
+    def rows(index: int, items: Sequence[int]) -> Tensor:
+        asked.append((index, list(items)))
+        return tables[index][list(items)]
+
+    anchors = [0, 2, N - 1]
+    whole, streamed = Anchored(anchors, tables.__getitem__), StreamedAnchors(anchors, rows)
+    batch = OrderBatch.pack([Order.of([[t, 1] for t in range(N)]), Order.of([[N - 1 - t] for t in range(N)])])
+    for t in range(N):
+        asked.clear()
+        assert torch.equal(streamed.pick(t, batch.at(t)), whole.pick(t, batch.at(t)))
+        low, high, _ = whole.between(t)
+        assert asked == [(index, sorted({t, 1, N - 1 - t})) for index in ([low] if low == high else [low, high])]
+    nothing = OrderBatch.pack([Order.of([[]])]).at(0)
+    assert not streamed.pick(0, nothing).any()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import MakeRun, small_config
+from small import Cli, MakeRun, small_config
 from torch import Tensor
 
 import fut
@@ -20,10 +20,11 @@ from estimators.errors import OrderError
 from estimators.state import State
 from fut.config import AdjointConfig
 from fut.data import build_dataset
-from fut.derivatives import hessian_vector
+from fut.derivatives import hessian_vector, hessian_vector_difference
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import raw_estimates
-from fut.pooling import pooled_batch, pooled_products
+from fut.pooling import drawn_samples, pooled_batch, pooled_products
+from fut.progress import silent
 from storage import CheckpointStore, DiskFullError, IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -287,3 +288,24 @@ def test_scratch_is_no_larger_than_said(tmp_path: Path) -> None:
     expansion.build()
     headers = 40_000 * 3 * (run.steps + 1)  # HDF5's own, which a few thousand parameters do not outweigh
     assert expansion.scratch_bytes() / 2 < seen[0] < expansion.scratch_bytes() + headers
+
+
+def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
+    run = make_run(**FLOAT64)
+    run.cache(["adjoint"])
+    found = run.info()["adjoint_difference_error"]
+    assert 0 < found < 1e-3
+    problem, expansion = run.problem, run.expansion()
+    assert not expansion.scratch.exists()
+    own = fut.train(tmp_path / "run", run.config, device="cpu")
+    expansion = own.expansion()
+    expansion.run_centre(silent)
+    theta, direction = expansion.state(own.steps).theta, problem.probe_gradient(expansion.state(own.steps).theta)
+    batch = drawn_samples(problem.data.items, 1, np.random.default_rng([0, 23]))
+    exact = hessian_vector(problem.objective, theta, batch, direction)
+    difference = hessian_vector_difference(problem.objective, theta, batch, direction)
+    assert found == pytest.approx(((difference - exact).norm() / exact.norm()).item(), rel=1e-6)
+    assert "central difference is" in cli("info", run.path).out
+    run = fut.train(tmp_path / "exact", small_config(adjoint={"products": "exact"}), device="cpu")
+    run.cache(["adjoint"])
+    assert run.info()["adjoint_difference_error"] is None

@@ -161,21 +161,24 @@ def test_large_units_do_not_win_the_sample(tmp_path: Path) -> None:
     assert chosen[0].shape != run.expansion().probabilities.shape, "the other read-out should have had a say"
 
 
-@pytest.mark.parametrize("curvature", ["pooled", "items"])
-def test_costs_are_counted_for_every_readout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curvature: str) -> None:
+@pytest.mark.parametrize(("curvature", "functionals"), [("pooled", 0), ("items", 0), ("pooled", 3), ("items", 3)])
+def test_costs_are_counted_for_every_readout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curvature: str, functionals: int
+) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    config = AdjointConfig(readouts=["probe", "items"], curvature=curvature, pool=1, functionals=0)  # type: ignore[arg-type]
+    config = AdjointConfig(readouts=["probe", "items"], curvature=curvature, pool=1, functionals=functionals)  # type: ignore[arg-type]
     expansion, calls, one = run.expansion(config), [], derivatives.gradient
 
-    def counted(*arguments: Any) -> Tensor:
-        calls.append(1)
-        return one(*arguments)
+    def count(item: tuple[Tensor, ...]) -> None:
+        calls.append(min(1.0, len(item[0]) / run.config.data.batch))  # a probe chunk counts one
 
     both = derivatives.gradient_and_loss
-    monkeypatch.setattr(derivatives, "gradient", counted)
-    monkeypatch.setattr(derivatives, "gradient_and_loss", lambda *a: (calls.append(1), both(*a))[1])
+    exact = derivatives.hessian_vector
+    monkeypatch.setattr(derivatives, "hessian_vector", lambda o, t, i, u: (count(i), count(i), exact(o, t, i, u))[2])
+    monkeypatch.setattr(derivatives, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
+    monkeypatch.setattr(derivatives, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
     expansion.build()
-    assert len(calls) == expansion.gradients()
+    assert sum(calls) == expansion.gradients()
     kept = sum(np.prod(s.shape) * (8 if s.dtype == "float64" else 4) for s in expansion.terms().specs)
     assert expansion.nbytes() == pytest.approx(kept, rel=0.2)
 
