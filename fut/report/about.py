@@ -44,13 +44,18 @@ def _model(run: Run) -> str:
     model, made = run.config.model, run.manifest.identity["model"]["class"]
     size = f"{run.parameters:,} parameters"
     if made == BUILT_IN:
-        return f"A transformer of {size} ({model.layers} layers, width {model.width}, {model.heads} heads)"
+        layers, heads = _counted(model.layers, "layer"), _counted(model.heads, "head")
+        return f"A transformer of {size} ({layers}, width {model.width}, {heads})"
     return f"A model of {size} ({model.factory or made})"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _training(config: Config, source: str) -> str:
     data, schedule = config.data, config.schedule
-    batch = "1 sequence" if data.batch == 1 else f"{data.batch} sequences"
+    batch = _counted(data.batch, "sequence")
     tokens = f" of {data.context} tokens" if source != Dataset.source else ""
     pieces = f"{data.items} batches" if data.per_step == 1 else f"{data.items} items, {data.per_step} to a step,"
     size = f" of {batch}{tokens} each" if source != Dataset.source else ""

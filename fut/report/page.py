@@ -26,7 +26,7 @@ from .drawings import spread
 from .effects import Effects, gather_effects
 from .heatmaps import DARK, LIGHT, key_picture
 from .missing import Missing, command
-from .playing import board_context
+from .playing import board_context, measured_skill
 from .queries import MOST
 from .searches import Search, searches
 from .short import tiles
@@ -65,12 +65,16 @@ def make_page(run: Run, samples: int, estimator: str) -> Page:
     found = searches(run, state.searched)
     board = _board(run, [s.arrangement for s in found if s.arrangement])
     readout = board.tables[0].readout if isinstance(board, Board) else PROBE
-    effects = gather_effects(run, readout, state, samples if isinstance(board, Board) else 0, estimator)
     verified = [v for v in state.verified if v.readout == readout]
+    measured = measured_skill(verified, estimator)
+    distrusted = measured is not None and measured[0] <= 0
+    drawn = samples if isinstance(board, Board) and not distrusted else 0
+    effects = gather_effects(run, readout, state, drawn, estimator)
     asked = what_was_asked(run, state, readout)
     context = {
         "tiles": tiles(run, effects, verified, found, state.remembered),
         "asked": asked,
+        "distrusted": distrusted and samples > 0,
         "unreadable": state.unreadable,
         **_look(),
         **_words(run, effects),
@@ -121,6 +125,7 @@ def _words(run: Run, effects: Effects) -> dict[str, Any]:
         "command": command(run.path, "report"),
         "commands": {
             "estimate": command(run.path, "estimate", "--estimator positions"),
+            "by_default": command(run.path, "estimate", "--order swap:3,7"),
             "calibrate": command(run.path, "calibrate", "--estimator positions"),
             "every_item": command(run.path, "cache", "--terms adjoint --readouts probe,items"),
         },

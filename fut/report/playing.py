@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..present import number
 from ..questions.verify import Verification
 from .board import Board
 from .charts import Scale, minus
@@ -37,6 +38,7 @@ def board_context(
         "embedded": shown,
         "board_scale": Scale.of([shown["limit"]], main.unit).label or "its own unit",
         "board_trust": _trust(verified),
+        "board_warning": _warning(verified),
         "items_together": any(len(step) > 1 for step in board.items),
         "positions": _map(board, effects.unit),
     }
@@ -49,15 +51,33 @@ def _extremes(board: Board) -> list[float]:
     return values if main.calibrated is None else [main.calibrated.fit.correct(v) for v in values]
 
 
+def measured_skill(verified: Sequence[Verification], estimator: str) -> tuple[float, int] | None:
+    """An estimator's skill on this run and on how many orders it was measured; None where it was not."""
+    found = next((v for v in verified if estimator in v.estimators), None)
+    skill = found.estimators[estimator].get("skill") if found else None
+    return None if found is None or skill is None else (float(skill), len(found.orders))
+
+
 def _trust(verified: Sequence[Verification]) -> str:
     """How the board's estimator fared on this run, in words."""
-    found = next((v for v in verified if "positions" in v.estimators), None)
-    row = found.estimators["positions"] if found else {}
-    if found is None or row.get("spearman") is None:
+    measured = measured_skill(verified, "positions")
+    if measured is None:
         return "How good it is on this run has not been measured."
+    row = next(v.estimators["positions"] for v in verified if "positions" in v.estimators)
     return (
-        f"On {len(found.orders)} retrained random orders of this run it ranks them with Spearman {row['spearman']:.2f} and has "
-        f"skill {minus(format(row['skill'], '+.2f'))}."
+        f"On {measured[1]} retrained random orders of this run it ranks them with Spearman "
+        f"{minus(number(row.get('spearman'), '.2f'))} and has skill {minus(format(measured[0], '+,.2f'))}."
+    )
+
+
+def _warning(verified: Sequence[Verification]) -> str:
+    """That the board misleads on this run; empty where it does not, or where nobody has measured it."""
+    measured = measured_skill(verified, "positions")
+    if measured is None or measured[0] > 0:
+        return ""
+    return (
+        f"Do not trust the board on this run: on {measured[1]} retrained orders its estimator, positions, was no better than the "
+        f"answer “the order does not matter” (skill {minus(format(measured[0], '+,.2f'))})."
     )
 
 

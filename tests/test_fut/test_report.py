@@ -262,6 +262,19 @@ def test_an_older_result_lacks_columns_and_is_shown(asked: fut.Run) -> None:
     assert "coverage of 90 % intervals" not in said.partition("What if items")[0]
 
 
+def test_a_board_that_misleads_says_so(asked: fut.Run) -> None:
+    assert "Do not trust" not in words(asked.report().path)
+    file = asked.path / "verification/orders-4-seed-0.json"
+    content = json.loads(file.read_text())
+    content["estimators"]["positions"]["skill"] = -1234.5
+    file.write_text(json.dumps(content))
+    said = words(asked.report().path)
+    assert "Do not trust the board on this run: on 4 retrained orders" in said
+    assert "(skill −1,234.50)" in said
+    assert "No estimates of further random orders are drawn" in said
+    assert "No estimates of further" not in words(asked.report(estimator="adjoint", samples=3).path)
+
+
 def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
     said = cli("report", own_run, "--out", tmp_path / "page.html", "--device", "cpu", "--json").json
     assert said["path"] == str(tmp_path / "page.html")

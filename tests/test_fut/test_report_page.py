@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Browser, Opened, started
-from small import MakeRun
+from small import MakeRun, small_config
 
 import fut
 
@@ -33,6 +34,7 @@ def run(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
     found.calibrate(8, estimator="positions")
     found.retrain("swap:1,5")
     found.verify(3, estimators=["adjoint", "positions"])
+    found.search(evaluations=12, verify=2, finalists=1, heuristics=["reverse"])
     return found
 
 
@@ -207,6 +209,9 @@ def test_buttons_and_text_arrange_the_cards(browser: Browser, run: fut.Run, page
 def test_an_order_that_was_retrained_shows_its_truth(browser: Browser, run: fut.Run, page: Path) -> None:
     truth = run.retrain("swap:1,5").loss
     with browser.open(page) as opened:
+        assert opened.number("retrained") == run.reference_loss
+        opened.page.locator("#order-text").fill("6 0 1 2 3 4 5")
+        opened.page.locator("#order-text").press("Enter")
         assert opened.page.locator("#truth").is_hidden()
         opened.page.locator("#order-text").fill("0 5 2 3 4 1 6")
         opened.page.locator("#order-text").press("Enter")
@@ -214,6 +219,42 @@ def test_an_order_that_was_retrained_shows_its_truth(browser: Browser, run: fut.
         assert opened.number("retrained") == truth
         assert opened.number("retrained-delta") == pytest.approx(truth - run.reference_loss, rel=1e-9)
         assert opened.number("predicted") != truth
+
+
+def test_a_found_order_goes_to_the_board(browser: Browser, run: fut.Run, page: Path) -> None:
+    (found,) = (json.loads(f.read_text()) for f in (run.path / "answers").glob("search-*.json"))
+    with browser.open(page) as opened:
+        opened.page.locator("#search button.to-board").first.click()
+        opened.page.wait_for_timeout(250)
+        agree(opened, run, found["order"])
+        assert opened.number("retrained") == found["retrained_loss"]
+
+
+def test_hostile_text_is_shown_and_not_obeyed(browser: Browser, tmp_path: Path) -> None:
+    source, hostile = tmp_path / "text.txt", "</script><script>window.hacked=1</script><img src=x onerror='hacked=1'> "
+    source.write_text(hostile * 120)
+    made = fut.train(
+        tmp_path / "<i>run", small_config(data={"text": str(source), "context": 70, "probe": 2}), device="cpu"
+    )
+    made.cache(["adjoint"])
+    with browser.open(made.report().path) as opened:
+        card(opened, 2).click()
+        text = opened.page.locator("#detail-text p").first.text_content()
+        assert "</script><script>window.hacked=1" in text + text
+        assert opened.page.evaluate("window.hacked") is None
+        assert opened.page.locator("main script:not([type]), main img, h1 i").count() == 0
+        assert opened.page.locator("h1").inner_text() == "<i>run"
+
+
+def test_steps_of_several_items_move_whole(browser: Browser, make_run: MakeRun, tmp_path: Path) -> None:
+    made = make_run(cached=False, data={"items": 12, "per_step": 3, "batch": 1}, schedule={"rate": 1.5e-3})
+    made.cache(["adjoint"])
+    with browser.open(made.report(tmp_path / "page.html", samples=0).path) as opened:
+        drag(opened, 3, 0)
+        order = [[9, 10, 11], [0, 1, 2], [3, 4, 5], [6, 7, 8]]
+        delta = made.estimate([order], "positions", known=False)[0].delta
+        assert opened.number("delta") == pytest.approx(delta, rel=1e-9)
+        assert str(order).replace(" ", "") in opened.page.locator("#command").inner_text()
 
 
 def test_the_parts_on_the_cards_add_up(browser: Browser, run: fut.Run, page: Path) -> None:
@@ -293,7 +334,7 @@ def test_charts_tell_their_values(browser: Browser, run: fut.Run, page: Path) ->
         where, value = tip.inner_text().split("\n")
         assert where == "batch 1 at step 2"
         number, power = value.replace("−", "-").split(" ")[:2]
-        exponent = {"10⁻³": 1e-3, "10⁻⁶": 1e-6}[power]
+        exponent = {"nats/token": 1.0, "10⁻³": 1e-3, "10⁻⁶": 1e-6}[power]
         assert float(number) * exponent == pytest.approx(centred[2, 1], abs=0.0006 * exponent)
         opened.page.keyboard.press("Escape")
         assert tip.is_hidden()

@@ -100,8 +100,9 @@ function startBoard(data) {
   }
 
   function showTruth(known) {
-    const truth = known ? undefined : data.truths[order.map((card) => data.classes[card]).join(",")];
+    const truth = known ? main.reference : data.truths[order.map((card) => data.classes[card]).join(",")];
     element("truth").hidden = truth === undefined;
+    element("no-truth").hidden = truth !== undefined;
     if (truth === undefined) return;
     setData("retrained", truth, amount(truth, main.unit, false));
     setData("retrained-delta", truth - main.reference, amount(truth - main.reference, main.unit, true));
