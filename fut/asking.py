@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ from .questions.memorization import Memorization
 from .questions.verify import Verification
 from .questions.whatif import WhatIf
 from .readouts import PROBE
+from .report import SAMPLES, Report, write_report
 from .verification import verify_run
 from .whatif import WhatIfs, whatif_run
 
@@ -137,6 +139,10 @@ class Asking:
         `places`, `verify`, `seed`, `readout`, `estimator`, as in `fut.domains.domains_run`.
         """
         return domains_run(self._run, labels, orders, items, **options)
+
+    def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
+        """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""
+        return write_report(self._run, out, samples, estimator)
 
     def attributions(self, readout: str = PROBE) -> np.ndarray:
         """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
