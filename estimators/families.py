@@ -39,7 +39,7 @@ def zigzag(ranked: Sequence[int], folds: int) -> Places:
 def segment(ranked: Sequence[int], percent: int) -> Places:
     """Three segments: the lowest `percent` % of the places, then the middle, then the highest `percent` %.
 
-    Each segment keeps the reference order within, so that scores are sorted at the two ends of training alone.
+    Each segment keeps the reference order within, so that scores decide what stands at the two ends of training, and no more.
     """
     size = round(len(ranked) * percent / 100)
     parts = ranked[:size], ranked[size : len(ranked) - size], ranked[len(ranked) - size :]
@@ -56,7 +56,7 @@ def stair(ranked: Sequence[int], sections: int) -> Places:
 
 
 def saw(ranked: Sequence[int], sections: int) -> Places:
-    """`stair` with zigzag in place of folding around the cuts, so that scores never jump."""
+    """`stair` with zigzag in place of folding around the cuts, so that scores fall back by degrees and not at once."""
     return _around_cuts(ranked, sections, zigzag)
 
 

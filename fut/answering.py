@@ -28,6 +28,8 @@ class Answering:
     """
 
     _edit: str | None = None
+    _origin: Answering | None = None
+    _other: Answering | None = None
 
     def __init__(
         self, run: Run, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
@@ -39,18 +41,17 @@ class Answering:
 
     def for_edit(self, edit: str) -> Answering:
         """The same for orders that each are one edit of a kind of the reference order, which a calibration on such orders is
-        for, where there is one; tables are shared."""
-        if self.name != "retrain":
-            assert self.estimator
+        for, where there is one; the estimator is the same."""
         found = copy(self)
-        found._edit = edit
-        found.__dict__.pop("calibration", None)
+        found._edit, found._origin = edit, self
+        for name in ("calibration", "estimator"):
+            found.__dict__.pop(name, None)
         return found
 
-    def share(self, other: Answering) -> None:
-        """Hold in memory only once what another read-out's estimator of the same name reads as well."""
-        if self.name != "retrain":
-            self.estimator.share(other.estimator)
+    def beside(self, other: Answering) -> Answering:
+        """This one, holding in memory only once what another read-out's estimator of the same name reads as well."""
+        self._other = other
+        return self
 
     @cached_property
     def calibration(self) -> Calibrated | None:
@@ -61,7 +62,13 @@ class Answering:
 
     @cached_property
     def estimator(self) -> Estimator:
-        return self.run.estimator(self.name, readout=self.readout.name, **self._options)
+        if self._origin is not None:
+            return self._origin.estimator
+        made = self.run.estimator(self.name, readout=self.readout.name, **self._options)
+        if self._other is not None:
+            with suppress(NotCachedError):
+                made.share(self._other.estimator)
+        return made
 
     @cached_property
     def _canonical_reference(self) -> Order:
@@ -93,9 +100,8 @@ class Answering:
         """The read-out's true value by the place of every order that it is known for."""
         found = self.run.retrained.among(orders) if self.known else {}
         known = {i: self.run.readouts.truth(self.readout, truth) for i, truth in found.items()}
-        if (
-            self.calibration is not None
-        ):  # a fit would move the reference order's value, which every estimator gives exactly
+        if self.calibration is not None:
+            # a fit would move the reference order's value, which every estimator gives exactly
             known |= {i: self.reference for i, order in enumerate(orders) if self._is_reference(order)}
         return known
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from estimators.errors import OrderError
 from estimators.families import arranged
 from estimators.order import Order
 from estimators.positions import best_assignment
@@ -15,13 +17,18 @@ from .calibration import SEED, Calibrated, calibrate_run
 from .curriculum import Request, search_run
 from .datamodel import lds_run
 from .difficulty import Difficulty, difficulty, named_orders
+from .domains import domains_run
+from .memorization import GROUPS, MOST, asked_of, memorize_run
 from .querying import answer_queries
 from .questions.constraints import Constraints
 from .questions.curriculum import Curriculum
 from .questions.datamodel import Datamodel
+from .questions.domains import Domains
+from .questions.memorization import Memorization
 from .questions.verify import Verification
 from .questions.whatif import WhatIf
 from .readouts import PROBE
+from .report import SAMPLES, Report, write_report
 from .verification import verify_run
 from .whatif import WhatIfs, whatif_run
 
@@ -103,6 +110,40 @@ class Asking:
         """Retrain with random subsets left out in place and compare estimators with them: see `fut.datamodel`."""
         return lds_run(self._run, subsets, share, seed, estimators, readout)
 
+    def memorize(
+        self,
+        items: Sequence[int] | None = None,
+        most: int = MOST,
+        groups: int = GROUPS,
+        showing: int = -1,
+        calibrate: int = 0,
+        verify: int = 0,
+        seed: int = 0,
+        estimator: str | None = None,
+    ) -> Memorization:
+        """The loss on items, and on held-out text near and far, by the step an item stands at: see `fut.questions.memorization`.
+
+        Sweeps what is missing first (`fut memorize` says what it costs), retrains `calibrate` + `verify` cells and half as
+        many orders without an item, and keeps the answer in the run (`answers/`).
+        """
+        counts = {"groups": groups, "showing": showing, "calibrate": calibrate, "verify": verify, "seed": seed}
+        return memorize_run(self._run, asked_of(self._run, items, most, estimator=estimator, **counts))
+
+    def domains(
+        self, labels: Any, orders: Sequence[Sequence[str]] | None = None, items: Sequence[int] = (), **options: Any
+    ) -> Domains:
+        """What the order of whole domains, and the place of one of them or of one item, does to a read-out.
+
+        labels: a mapping of label to items, a list with one label per item, a JSON file of one of both, `source`, or `loss:3`.
+        orders: lists of all labels; None for all orders, or a sample. items: each put at every step. options: `most`,
+        `places`, `verify`, `seed`, `readout`, `estimator`, as in `fut.domains.domains_run`.
+        """
+        return domains_run(self._run, labels, orders, items, **options)
+
+    def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
+        """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""
+        return write_report(self._run, out, samples, estimator)
+
     def attributions(self, readout: str = PROBE) -> np.ndarray:
         """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
         return cast("Reweighting", self._run.estimator("reweighting", readout=readout)).attributions.cpu().numpy()
@@ -146,6 +187,10 @@ class Asking:
         self, scores: Sequence[float], family: str = "sort", number: int | None = None, descending: bool = False
     ) -> Order:
         """The order of a family by scores of your own, one per item: see `estimators.families`."""
+        if len(scores) != self._run.items:
+            raise OrderError(
+                f"arranged: expected {self._run.items} scores, one per item, got {len(scores)}; give them in the items' order"
+            )
         return arranged(self._run.reference, scores, family, number, descending)
 
     def named_orders(self) -> dict[str, Order]:

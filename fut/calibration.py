@@ -195,7 +195,8 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
     name, config = base_name(estimator), {}
     if name in ("adjoint", "positions"):
         expansion = run.expansion()
-        config = expansion.config.model_dump(mode="json", exclude={"readouts"})
+        later = set[str]() if expansion.config.fine else {"fine"}  # a field that earlier versions did not have
+        config = expansion.config.model_dump(mode="json", exclude={"readouts", *later})
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
     elif name == "curved":
         config = run.base().settings()

@@ -26,7 +26,10 @@ from .commands import (
     progress,
     say,
 )
+from .commands.domains import domains
 from .commands.lds import lds
+from .commands.memorize import memorize
+from .commands.report import report
 from .commands.search import search
 from .commands.whatif import InOrder, whatif
 from .config import CacheConfig, load_config, parse_config
@@ -212,6 +215,9 @@ def verify(
 
 
 app.command()(lds)
+app.command()(memorize)
+app.command()(domains)
+app.command()(report)
 app.command()(search)
 app.command(cls=InOrder)(whatif)
 

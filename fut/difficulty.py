@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difficulty:
-    """One score per item of a run [items], in `unit`; the larger, the more difficult the item is held to be."""
+    """One score per item of a run [items], in `unit`; what it measures is said at `MEASURES`."""
 
     key: str
     unit: str

@@ -68,8 +68,9 @@ def answer_queries(asked: WhatIfs, queries: Any) -> Iterator[dict[str, Any]]:
                 waiting.append((number, _read(line)))
             if len(waiting) >= size:
                 began = time.perf_counter()
-                yield from _answers(asked, waiting)
+                answers = _answers(asked, waiting)
                 waiting, size = [], _next_size(size, time.perf_counter() - began)
+                yield from answers
         if waiting:
             yield from _answers(asked, waiting)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ast
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -56,6 +57,16 @@ class RetrainedOrders:
         }
         self._store(order).write(len(order), {"theta": result.theta.cpu().numpy()}, attributes)
 
+    def losses(self) -> Iterator[tuple[Order, float]]:
+        """Every order that is known, as it was asked for, and its probe loss [nats/token]; no endpoint is read."""
+        for store in self._stores():
+            for step in store.steps():
+                held = store.read_attributes(step)
+                yield Order.of(ast.literal_eval(str(held["order"]))), float(held["loss"])
+
     def check(self) -> list[Damage]:
+        return [damage for store in self._stores() for damage in store.check()]
+
+    def _stores(self) -> list[CheckpointStore]:
         found = sorted(self.directory.iterdir()) if self.directory.exists() else []
-        return [damage for path in found for damage in CheckpointStore(path).check()]
+        return [CheckpointStore(path) for path in found]

@@ -166,11 +166,14 @@ class Run(Asking):
         """
         preparation.cache(self, names, config, readouts)
 
-    def expansion(self, config: AdjointConfig | None = None) -> Expansion:
-        """The expansion about the centre, as it is stored; with the run's own configuration where there is none yet."""
-        if config is None and files.has_expansion(self.path):
-            config = files.read_expansion_config(self.path)
-        chosen, directory = config or self.config.adjoint, self.path / files.ADJOINT
+    def expansion(self, config: AdjointConfig | None = None, part: str = files.ADJOINT) -> Expansion:
+        """The expansion about the centre, as it is stored; with the run's own configuration where there is none yet.
+
+        part: the directory of the run that holds it; `adjoint`, or `memorization` for that of `memorize`.
+        """
+        if config is None and files.has_expansion(self.path, part):
+            config = files.read_expansion_config(self.path, part)
+        chosen, directory = config or self.config.adjoint, self.path / part
         user, end = self.readouts.user, lambda: self.state(self.steps).theta
         return Expansion(directory, self.problem, chosen, lambda: self.state(0), user, end)
 

@@ -125,11 +125,8 @@ class WhatIfs:
 
     def _made(self, readout: str, estimator: str) -> Answering:
         made = Answering(self.run, estimator, readout, self.known)
-        for (_, name, _), held in self._askers.items():
-            if name == estimator:
-                made.share(held)
-                break
-        return made
+        like = next((held for (_, name, _), held in self._askers.items() if name == estimator), None)
+        return made if like is None else made.beside(like)
 
     @cached_property
     def _items(self) -> list[tuple[int, float]]:
@@ -148,7 +145,11 @@ class WhatIfs:
         if _consumed(order) != self._items:
             remarks.append(OTHER_ITEMS)
         if edit:
-            remarks.append(f"`fut calibrate RUN --edit {edit}` fits it to single edits, which are estimated better")
+            named = "" if asker.name == self.run.default_estimator else f" --estimator {asker.name}"
+            named += "" if asker.readout.name == PROBE else f" --readout {asker.readout.name}"
+            remarks.append(
+                f"`fut calibrate RUN --edit {edit}{named}` fits it to single edits, which are estimated better"
+            )
         return "; ".join(remarks)
 
     def changes(

@@ -104,6 +104,11 @@ class CheckpointStore:
                 )
             return found[name][()]
 
+    def read_attributes(self, step: int) -> Attributes:
+        """The numbers and strings of `step`, without its arrays. Raises as `read`."""
+        with self._opened(step) as (_, attributes):
+            return attributes
+
     def check(self) -> list[Damage]:
         """Reads every byte of content of every checkpoint; returns the damaged files."""
         damages = []

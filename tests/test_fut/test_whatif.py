@@ -94,6 +94,15 @@ def test_verifying_puts_the_truth_beside(own_run: Path) -> None:
     assert (known.source, known.loss, known.truth) == ("retrained", truth, None)
 
 
+def test_what_is_known_needs_no_estimator(make_run: MakeRun, tmp_path: Path) -> None:
+    made = make_run(cached=False, data={"seed": 11})
+    run = fut.open(shutil.copytree(made.path, tmp_path / "run"), device="cpu")
+    truth = run.retrain("swap:0,1").loss
+    assert run.whatif(edits=["swap:0,1"])["probe"].loss == truth
+    with pytest.raises(NotCachedError, match="fut cache"):
+        run.whatif(edits=["swap:0,2"])
+
+
 def test_a_shorter_order_is_answered_by_an_estimator_that_can(own_run: Path) -> None:
     run = fut.open(own_run, device="cpu")
     found = run.whatif(edits=["drop:2"])["probe"]
@@ -177,20 +186,29 @@ MIXED = queries(
     '{"id": 8, "readouts": ["item:3"]}',
     '{"id": 9, "readouts": ["os:getcwd"]}',
     "[4, 3, 2]",
+    b"\0.json\n",
     "random:7",
 )[:-1]
 
 
 def test_a_bad_line_is_named_and_the_rest_go_on(small_run: fut.Run) -> None:
     found = list(small_run.whatifs(io.BytesIO(MIXED), known=False))
-    assert [a["line"] for a in found] == [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert [a["line"] for a in found] == [1, *range(3, 14)]
     bad = {a["line"]: a["error"] for a in found if "error" in a}
     assert {a.get("id") for a in found} == {None, "x", 5, 8, 9}
-    expected = {5: "JSON list", 6: "got 9", 7: "UTF-8", 9: "fut cache", 10: "needs no import", 11: "expected 5 steps"}
+    expected = {
+        5: "JSON list",
+        6: "got 9",
+        7: "UTF-8",
+        9: "fut cache",
+        10: "needs no import",
+        11: "expected 5 steps",
+        12: "JSON list",
+    }
     assert bad.keys() == expected.keys()
     for line, said in expected.items():
         assert said in bad[line]
-    orders = {1: "reverse", 3: "reverse", 4: "swap:1,3", 8: "sort:loss", 12: "random:7"}
+    orders = {1: "reverse", 3: "reverse", 4: "swap:1,3", 8: "sort:loss", 13: "random:7"}
     for answer in found:
         if answer["line"] in orders:
             estimate = small_run.estimate([orders[answer["line"]]], known=False)[0]
@@ -340,8 +358,8 @@ def test_the_command_streams(small_run: fut.Run, fed: Callable[..., Said], cli: 
     assert said.status == 1
     assert said.err == ""
     found = [json.loads(line) for line in said.out.splitlines()]
-    assert sum("error" in a for a in found) == 6
-    assert len(found) == 11
+    assert sum("error" in a for a in found) == 7
+    assert len(found) == 12
     file = tmp_path / "queries.jsonl"
     file.write_bytes(queries("reverse", '{"id": 1}'))
     said = cli("whatif", small_run.path, "--queries", file, "--order", "swap:0,1", "--verify", *CPU)

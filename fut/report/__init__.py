@@ -1,0 +1,48 @@
+"""The report of a run: one self-contained HTML file, with a board on which batches are put into another order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storage import write_bytes
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+NAME = "report.html"
+SAMPLES = 512
+"""Random orders that are estimated, not trained, for the picture of the order effect."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a report was written, and what of the run it could not show: question -> command that would answer it."""
+
+    path: Path
+    nbytes: int
+    missing: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"path": str(self.path), "bytes": self.nbytes, "missing": self.missing}
+
+
+def write_report(
+    run: Run, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions"
+) -> Report:
+    """Write the report of a run, by default as `report.html` into its directory. The same run state gives the same bytes.
+
+    samples: random orders that are estimated by `estimator` for the picture of the order effect; 0 for none.
+    Raises UsageError where the file cannot be written; an existing one is replaced.
+    """
+    from .page import make_page  # templates are loaded where a page is made
+
+    path = Path(out) if out is not None else run.path / NAME
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"report: expected a file in an existing directory, got {path}; correct --out")
+    page = make_page(run, samples, estimator)
+    write_bytes(path, page.html)
+    return Report(path, len(page.html), page.missing)

@@ -1,0 +1,150 @@
+"""Charts as shapes in the coordinates of a small drawing, which a template writes as SVG; colours are the style sheet's.
+
+Drawings are at most 340 units wide, the width of a phone, so that their letters keep their size there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+WIDTH, HEIGHT = 340.0, 270.0
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 36.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values shown as value × 10^-exponent, so that their digits are few. unit: of the values, "" for none."""
+
+    unit: str
+    exponent: int
+
+    @classmethod
+    def of(cls, values: Iterable[float], unit: str) -> Scale:
+        """By the largest magnitude, in steps of a thousand: it is shown as 0.1 to 100."""
+        largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+        exponent = 3 * math.floor((math.log10(largest) + 1) / 3) if largest > 0 else 0
+        return cls(unit, exponent if exponent < 0 or largest >= 1e4 else 0)
+
+    @property
+    def label(self) -> str:
+        """The unit as an axis says it, e.g. `10⁻³ nats/token`."""
+        power = "10" + str(self.exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return " ".join(part for part in (power if self.exponent else "", self.unit) if part)
+
+    def __call__(self, value: float) -> float:
+        return value / 10.0**self.exponent
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    x: float
+    y: float
+    look: str
+    tip: str = ""
+    radius: float = 3.4
+
+
+@dataclass(frozen=True)
+class Bar:
+    x: float
+    y: float
+    width: float
+    height: float
+    look: str
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class Path:
+    """A line through points, as SVG writes it."""
+
+    points: str
+    look: str
+
+
+@dataclass(frozen=True)
+class Words:
+    x: float
+    y: float
+    text: str
+    look: str = ""
+    anchor: str = "start"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One drawing. about: in words, for those who do not see it. x, y: ticks in its coordinates; labels of both axes."""
+
+    about: str
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    right: float = RIGHT
+    top: float = TOP
+    bottom: float = BOTTOM
+    x: tuple[Tick, ...] = ()
+    y: tuple[Tick, ...] = ()
+    x_label: str = ""
+    y_label: str = ""
+    shapes: tuple[Dot | Bar | Path | Words, ...] = field(default=())
+
+    @property
+    def inner(self) -> tuple[float, float, float, float]:
+        """The plot's left, top, right and bottom edge."""
+        return self.left, self.top, self.width - self.right, self.height - self.bottom
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear map of values onto a drawing's edge, from `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    @classmethod
+    def around(cls, values: Iterable[float], start: float, end: float, margin: float = 0.05) -> Axis:
+        """Wide enough for all finite values, with a margin on both sides."""
+        finite = [v for v in values if math.isfinite(v)] or [0.0]
+        low, high = min(finite), max(finite)
+        space = margin * (high - low) if high > low else 1.0
+        return cls(low - space, high + space, start, end)
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 2)
+
+    def ticks(self, count: int = 5) -> tuple[Tick, ...]:
+        """At most about `count` round values, with as many digits as tell them apart."""
+        from matplotlib.ticker import MaxNLocator
+
+        found = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+        kept = [float(v) for v in found if self.low <= v <= self.high]
+        gap = min((b - a for a, b in pairwise(kept)), default=1.0)
+        digits = next((d for d in range(9) if abs(gap - round(gap, d)) < 1e-6 * gap), 9)
+        return tuple(Tick(self(v), minus(f"{v:.{digits}f}")) for v in kept)
+
+
+def minus(text: str) -> str:
+    """A number as printed: a true minus sign, and no minus before zero."""
+    return text.replace("-", "−" if any(c in "123456789" for c in text) else "")
+
+
+def line(points: Sequence[tuple[float, float]], look: str) -> Path:
+    return Path(" ".join(f"{x:g},{y:g}" for x, y in points), look)
+
+
+def upright(x: float, chart: Chart, look: str) -> Path:
+    """A line from the plot's lower to its upper edge."""
+    _, top, _, bottom = chart.inner
+    return line([(x, top), (x, bottom)], look)

@@ -1,0 +1,98 @@
+"""A real browser for tests of pages: found on this machine, or the tests say loudly what they did not test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SWITCHES = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
+UNTESTED = (
+    "NOT TESTED: the report's what-if board in a real browser (dragging, keys, touch, numbers against Python's). {} "
+    "Install a Chromium (`apt-get install chromium`, or `python -m playwright install chromium`), or name one in FUT_CHROMIUM"
+)
+
+
+def chromium(own: str) -> str:
+    """The Chromium to drive; skips with the reason where there is none. own: where playwright keeps its own, if it has one."""
+    named = os.environ.get("FUT_CHROMIUM")
+    if named:
+        assert Path(named).exists(), f"FUT_CHROMIUM: expected a Chromium, got {named}, which does not exist"
+        return named
+    found = next((path for name in NAMES if (path := shutil.which(name))), own if Path(own).exists() else None)
+    if found is None:
+        pytest.skip(UNTESTED.format(f"None of {', '.join(NAMES)} is on PATH."))
+    return found
+
+
+@dataclass
+class Opened:
+    """A page in the browser, and all that it must not do: errors, messages, requests other than for its own file."""
+
+    page: Any
+    complaints: list[str] = field(default_factory=list)
+
+    def number(self, name: str) -> float:
+        """The full value of a figure on the page."""
+        return float(self.page.locator(f"#{name}").get_attribute("value"))
+
+    @property
+    def order(self) -> list[int]:
+        """The cards in the order in which they are on the page."""
+        shown = self.page.eval_on_selector_all(
+            "#cards .card",
+            "cards => cards.map(c => { const b = c.parentElement.getBoundingClientRect();"
+            " return [Math.round(b.top), b.left, Number(c.dataset.card)] })",
+        )
+        return [card for _, _, card in sorted(shown)]
+
+
+class Browser:
+    """Opens pages, each in a context of its own."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    @contextmanager
+    def open(self, path: Path, width: int = 1100, height: int = 900, **context: Any) -> Iterator[Opened]:
+        """A page at a window size; it must neither complain nor ask for anything while it is open."""
+        inside = self.driver.new_context(viewport={"width": width, "height": height}, **context)
+        opened = Opened(inside.new_page())
+        heard = opened.complaints.append
+        opened.page.on("console", lambda m: heard(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None)
+        opened.page.on("pageerror", lambda e: heard(f"error: {e}"))
+        opened.page.on("request", lambda r: heard(f"request: {r.url[:99]}") if _foreign(r.url, path) else None)
+        try:
+            opened.page.goto(path.as_uri())
+            yield opened
+        finally:
+            inside.close()
+        assert opened.complaints == []
+
+
+def _foreign(url: str, path: Path) -> bool:
+    return url != path.as_uri() and not url.startswith("data:")
+
+
+@contextmanager
+def started() -> Iterator[Browser]:
+    """The browser, or a skip that says what was not tested."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip(UNTESTED.format("The Python package playwright is missing (`pip install playwright`)."))
+    with sync_playwright() as play:
+        found = chromium(play.chromium.executable_path)
+        switches = [*SWITCHES, *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else [])]
+        driver = play.chromium.launch(executable_path=found, args=switches)
+        try:
+            yield Browser(driver)
+        finally:
+            driver.close()

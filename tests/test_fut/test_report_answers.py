@@ -1,0 +1,212 @@
+"""Answers of other questions on the page, from files in the form in which those questions keep them."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small import MakeRun
+
+import fut
+from fut.report.domains import domain_orders
+from fut.report.queries import queries
+from fut.report.remembered import remembered
+
+HOSTILE = '<img src=x onerror=alert(1)></script>&"'
+
+
+def memorization(steps: int = 5, items: tuple[int, ...] = (0, 2, 3)) -> dict[str, Any]:
+    """A map of three items over five steps, as `fut memorize` keeps one."""
+    draw, n = np.random.default_rng(1), len(items)
+    effects = {k: (1e-3 * draw.normal(size=(n, steps))).tolist() for k in ("own", "near", "far", "probe")}
+    absence = {"own": [0.04, 0.05, 0.03], "near": [0.01] * n, "far": [-0.002] * n, "probe": [0.003] * n}
+    measures = {"spearman": 0.97, "spearman_interval": [0.9, 0.99], "mae": 0.00021, "skill": 0.8, "coverage": 0.92}
+    return {
+        "question": "memorization",
+        "estimator": "adjoint",
+        "unit": "nats/token",
+        "steps": steps,
+        "items": list(items),
+        "places": list(items),
+        "effects": effects,
+        "absence": absence,
+        "note": f"intervals rest on 16 retrained cells {HOSTILE}",
+        "forgetting": {"steps_ago": list(range(steps)), "mean": [-0.05, -0.04, -0.03, -0.03, -0.02], "low": [-0.06] * 5}
+        | {"high": [-0.01] * 5},
+        "retention": {"step": list(range(steps)), "share": [0.61, 0.7, 0.8, 0.9, 1.0], "best_step": 4},
+        "generalization": {
+            "absence": {k: float(np.mean(v)) for k, v in absence.items()},
+            "spearman": -0.31,
+            "bands": {"similarity": [-0.1, 0.0, 0.2], "absence": [-0.001, 0.002, 0.006]},
+        },
+        "checked": {
+            "own": {"cells": [[0, 1], [2, 3]], "truth": [1.0, 2.0], "estimates": [1.0, 2.0]}
+            | {"measures": measures | {"heatmap_error": 0.25}},
+            "absent own": {"cells": [[0]], "truth": [1.0], "estimates": [1.0]}
+            | {"measures": measures | {"heatmap_error": None, "spearman": None, "spearman_interval": None}},
+        },
+    }
+
+
+def entry(name: str, delta: float, truth: float | None = None, interval: bool = True) -> dict[str, Any]:
+    ends = [2.0 + delta - 0.001, 2.0 + delta + 0.001] if interval else None
+    labels = name.split(">")
+    return {"name": name, "labels": labels, "order": [0, 1], "loss": 2.0 + delta, "delta": delta} | {
+        "interval": ends,
+        "note": "",
+        "truth": truth,
+    }
+
+
+def domains() -> dict[str, Any]:
+    """Orders of three domains and two placements, as `fut domains` keeps them."""
+    orders = [entry("web>books>code", 0.002), entry("code>web>books", -0.004, 1.9957), entry("books>code>web", 0.001)]
+    placed = [entry("code", 0.001), entry("code", -0.002, 1.998)]
+    bare = [entry("item 3", 0.0, None, False), entry("item 3", 0.01, None, False)]
+    late = {"delta": -0.003, "interval": [-0.0044, -0.0016], "truth": None}
+    return {
+        "question": "domains",
+        "estimator": "adjoint",
+        "readout": "probe",
+        "unit": "nats/token",
+        "reference_loss": 2.0,
+        "labels": {"web": [0, 1], "books": [2], "code": [3, 4], HOSTILE: [5]},
+        "orders": orders,
+        "placements": [
+            {"name": "code", "kind": "domain", "places": [0, 3], "answers": placed, "late_minus_early": late},
+            {"name": "item 3", "kind": "item", "places": [0, 4], "answers": bare}
+            | {"late_minus_early": {"delta": 0.01, "interval": None, "truth": 0.011}},
+        ],
+        "checked": {"count": 2, "measures": {"spearman": 0.9, "mae": 0.0003, "skill": 0.7}},
+        "seed": 0,
+        "note": "calibrated",
+    }
+
+
+def whatif(edits: list[str]) -> dict[str, Any]:
+    """One question, as `fut whatif` keeps it."""
+    change = {"loss": 2.0, "reference": 2.1, "delta": -0.1, "interval": [1.9, 2.05], "delta_interval": [-0.2, -0.05]}
+    change |= {"perplexity": 7.39, "perplexity_delta": -0.777, "unit": "nats/token", "estimator": "adjoint"}
+    change |= {"source": "estimate", "note": "", "truth": 2.01, "true_delta": -0.09, "error": -0.01}
+    own = {"delta": 0.4, "delta_interval": None, "perplexity_delta": None, "unit": "", "source": "retrained"}
+    return {
+        "question": "whatif",
+        "start": "reverse",
+        "edits": edits,
+        "order": [0],
+        "digest": "d",
+        "asked": ["probe", "mine"],
+        "readouts": {"probe": change, "mine": change | own},
+    }
+
+
+def page_with(run: fut.Run, path: Path, *answers: dict[str, Any]) -> str:
+    """The page of a run with these answers."""
+    (run.path / "answers").mkdir(exist_ok=True)
+    for i, answer in enumerate(answers):
+        (run.path / "answers" / f"{answer['question']}-{i}.json").write_text(json.dumps(answer))
+    return run.report(path / "page.html", samples=0).path.read_text(encoding="utf-8")
+
+
+def words(text: str) -> str:
+    text = re.sub(r"<(script|style)\b.*?</\1>", " ", text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def test_all_kinds_stand_on_the_page(own_run: Path, tmp_path: Path) -> None:
+    run = fut.open(own_run, device="cpu")
+    text = page_with(run, tmp_path, memorization(), domains(), whatif(["swap:1,2", HOSTILE]))
+    said = words(text)
+    assert "Left out:" not in said
+    assert "0.04000 nats/token on the batch itself" in said
+    assert "A batch is remembered best from step 4; of that is left at the end 61 % at the first step." in said
+    assert "0.970 [0.90, 0.99]" in said
+    assert "the batch itself, batch left out" in said
+    assert "Least is estimated for code → web → books (−0.00400 nats/token against the reference order, really" in said
+    assert "web (2 items), books (1 items)" in said
+    assert "late minus early −0.00300 nats/token (90 % interval −0.00440 … −0.00160)" in said
+    assert "item 3 : late minus early +0.01000 nats/token, really +0.01100 nats/token" in said
+    assert f"reverse, swap:1,2, {HOSTILE}" in said
+    assert "−0.10000 nats/token −0.20000 … −0.05000 −0.7770 −0.09000 nats/token adjoint" in said
+    assert "the truth is known" in said
+    assert HOSTILE not in text
+    assert "<img" not in text
+
+
+def test_heatmaps_hold_their_values(own_run: Path, tmp_path: Path) -> None:
+    import base64
+
+    answer = memorization()
+    answer["effects"]["own"][1][2] = None
+    text = page_with(fut.open(own_run, device="cpu"), tmp_path, answer)
+    (held,) = re.findall(r'<script type="application/json" id="map-0-own">(.*?)</script>', text, re.DOTALL)
+    held = json.loads(held)
+    values = np.frombuffer(base64.b64decode(held["values"]), dtype="<f4").reshape(held["shape"])
+    expected = np.array(answer["effects"]["own"], dtype=float)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert np.isnan(values[1, 2])
+    assert held["names"] == [0, 2, 3]
+
+
+def test_several_answers_of_a_kind(own_run: Path, tmp_path: Path) -> None:
+    run = fut.open(own_run, device="cpu")
+    said = words(page_with(run, tmp_path, memorization(), memorization(), domains(), domains()))
+    assert "1 more set of maps" in said
+    assert "1 more answer about domains" in said
+    text = (tmp_path / "page.html").read_text()
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids)), sorted(i for i in ids if ids.count(i) > 1)
+
+
+def test_answers_of_few_words() -> None:
+    """Where a question left something open, the page says so and does not fail."""
+    bare = memorization() | {"checked": {}, "retention": {"step": [0], "share": None, "best_step": 0}}
+    found = remembered(bare, 0)
+    assert found.checked == []
+    assert len(found.curves) == 2
+    assert found.kept == "On average nothing of a batch is remembered at the end."
+    none = domain_orders(domains() | {"orders": [], "placements": [], "checked": None})
+    assert none.orders is None
+    assert none.headline == "No order of the domains was asked for."
+    one = domain_orders(domains() | {"orders": [entry("a>b", 0.1)]})
+    assert one.headline == "Estimated for a → b (+0.10000 nats/token against the reference order)."
+    many = domain_orders(domains() | {"orders": [entry(f"{i}>x", 0.001 * i) for i in range(30)]})
+    assert (many.shown, many.count) == (12, 30)
+    assert [row.asked for row in queries(whatif([]))] == ["reverse", "reverse"]
+    with pytest.raises(KeyError):
+        remembered({"unit": "nats/token"}, 0)
+
+
+def test_searches_are_shown_best_first(own_run: Path, tmp_path: Path) -> None:
+    run = fut.open(own_run, device="cpu")
+    first = run.search(evaluations=12, verify=0)
+    said = words(run.report(tmp_path / "page.html", samples=0).path.read_text())
+    assert "estimated, not retrained yet" in said
+    second = run.search(evaluations=20, verify=2, finalists=1, heuristics=["reverse"], seed=3)
+    assert first.retrained_loss is None
+    assert second.retrained_loss is not None
+    text = run.report(tmp_path / "page.html", samples=0).path.read_text()
+    said = words(text)
+    assert said.index("really retrained") < said.index("1 more search")
+    assert f"{second.retrained_loss:.5f} nats/token" in said.partition("1 more search")[0]
+    assert "reverse" in said
+    data = json.loads(re.findall(r'id="board-data">(.*?)</script>', text, re.DOTALL)[0])
+    assert second.order in [a["order"] for a in data["arrangements"]]
+
+
+def test_a_run_whose_items_are_split_by_a_found_order(make_run: MakeRun, tmp_path: Path) -> None:
+    import shutil
+
+    made = make_run(cached=False, data={"items": 12, "per_step": 3, "batch": 1})
+    run = fut.open(shutil.copytree(made.path, tmp_path / "run"), device="cpu")
+    run.cache(["adjoint"])
+    found = run.search(evaluations=20, verify=0)
+    text = run.report(tmp_path / "page.html", samples=0).path.read_text()
+    assert all(len(step) == 3 for step in found.order)
+    assert str(found.order) in words(text)
+    assert 'class="to-board"' not in text

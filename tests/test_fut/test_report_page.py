@@ -1,0 +1,340 @@
+"""The report in a real browser: the board's numbers are Python's however cards are moved, and the page behaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import Browser, Opened, started
+from small import MakeRun, small_config
+
+import fut
+
+READOUTS: dict[str, Any] = {"data": {"items": 7}, "adjoint": {"readouts": ["probe", "item:3", "accuracy"]}}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with started() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def run(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
+    """Seven batches, three read-outs; the board is calibrated for the probe loss alone, and one order is retrained."""
+    made = make_run(cached=False, **READOUTS)
+    path = Path(shutil.copytree(made.path, tmp_path_factory.mktemp("report") / "run"))
+    found = fut.open(path, device="cpu")
+    found.cache(["adjoint"])
+    found.calibrate(8, estimator="positions")
+    found.retrain("swap:1,5")
+    found.verify(3, estimators=["adjoint", "positions"])
+    found.search(evaluations=12, verify=2, finalists=1, heuristics=["reverse"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(run: fut.Run) -> Path:
+    return run.report().path
+
+
+def agree(opened: Opened, run: fut.Run, order: list[int]) -> None:
+    """All numbers that the board shows are those of Python, the differences to 1e-4 of themselves and much better."""
+    assert opened.order == order
+    truth = run.estimate([order], "positions", known=False)[0]
+    assert opened.number("predicted") == pytest.approx(truth.loss, rel=1e-12)
+    assert opened.number("delta") == pytest.approx(truth.delta, rel=1e-7, abs=1e-15)
+    raw = run.estimate([order], "positions", known=False, calibrated=False)[0]
+    assert opened.number("uncalibrated") == pytest.approx(raw.delta, rel=1e-9, abs=1e-15)
+    assert opened.number("perplexity") == pytest.approx(truth.perplexity, rel=1e-12)
+    assert truth.interval is not None
+    assert [opened.number("low"), opened.number("high")] == pytest.approx(truth.interval, rel=1e-10)
+    rows = opened.page.locator("#readouts tbody tr")
+    for i, readout in enumerate(["probe", "item:3", "accuracy"]):
+        expected = run.estimate([order], "positions", known=False, readout=readout)[0]
+        shown = [d.get_attribute("value") for d in rows.nth(i).locator("data").all()]
+        assert float(shown[0]) == pytest.approx(expected.loss, rel=1e-12)
+        assert float(shown[1]) == pytest.approx(expected.delta, rel=1e-7, abs=1e-15)
+        assert (shown[2] == "") == (expected.interval is None)
+
+
+def card(opened: Opened, number: int) -> Any:
+    return opened.page.locator(f'.card[data-card="{number}"]')
+
+
+def centre(opened: Opened, number: int) -> tuple[float, float]:
+    box = card(opened, number).bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def drag(opened: Opened, number: int, onto: int) -> None:
+    card(opened, number).scroll_into_view_if_needed()
+    start, end = centre(opened, number), centre(opened, onto)
+    mouse = opened.page.mouse
+    mouse.move(*start)
+    mouse.down()
+    mouse.move(*end, steps=6)
+    mouse.up()
+    opened.page.wait_for_timeout(200)  # cards slide into their places
+
+
+def test_dragging_by_mouse_predicts_what_python_does(browser: Browser, run: fut.Run, page: Path) -> None:
+    with browser.open(page) as opened:
+        agree(opened, run, [0, 1, 2, 3, 4, 5, 6])
+        drag(opened, 5, 1)
+        agree(opened, run, [0, 5, 1, 2, 3, 4, 6])
+        drag(opened, 0, 6)
+        agree(opened, run, [5, 1, 2, 3, 4, 6, 0])
+        assert abs(opened.number("delta")) > 1e-6
+        opened.page.locator("#swap-mode").check()
+        drag(opened, 6, 1)
+        agree(opened, run, [5, 6, 2, 3, 4, 1, 0])
+        opened.page.locator("#undo").click()
+        opened.page.wait_for_timeout(200)
+        agree(opened, run, [5, 1, 2, 3, 4, 6, 0])
+
+
+def test_a_drag_that_is_given_up_changes_nothing(browser: Browser, run: fut.Run, page: Path) -> None:
+    with browser.open(page) as opened:
+        card(opened, 2).scroll_into_view_if_needed()
+        opened.page.mouse.move(*centre(opened, 2))
+        opened.page.mouse.down()
+        opened.page.mouse.move(*centre(opened, 6), steps=5)
+        opened.page.wait_for_timeout(200)
+        assert opened.order != [0, 1, 2, 3, 4, 5, 6]
+        assert opened.number("delta") != 0, "the prediction follows while the card is in the air"
+        opened.page.keyboard.press("Escape")
+        opened.page.mouse.up()
+        opened.page.wait_for_timeout(200)
+        agree(opened, run, [0, 1, 2, 3, 4, 5, 6])
+        assert opened.page.locator(".ghost, .lifted").count() == 0
+
+
+def test_keys_move_a_card_and_say_so(browser: Browser, run: fut.Run, page: Path) -> None:
+    with browser.open(page) as opened:
+        keys = opened.page.keyboard
+        assert opened.page.locator('.card[tabindex="0"]').count() == 1, "one stop of the tab key"
+        card(opened, 0).focus()
+        for key in ("ArrowRight", "ArrowRight", "Enter", "ArrowRight", "End"):
+            keys.press(key)
+        opened.page.wait_for_timeout(300)
+        assert "batch 2 at step 6" in opened.page.locator("#live").inner_text()
+        assert card(opened, 2).get_attribute("aria-pressed") == "true"
+        keys.press("ArrowLeft")
+        keys.press("Enter")
+        opened.page.wait_for_timeout(300)
+        assert card(opened, 2).evaluate("c => c === document.activeElement")
+        agree(opened, run, [0, 1, 3, 4, 5, 2, 6])
+        said = opened.page.locator("#live").inner_text()
+        assert "batch 2 put down at step 5" in said
+        assert "nats/token" in said
+        assert ("below" if opened.number("delta") < 0 else "above") in said
+        for key in ("Space", "Home", "Escape"):
+            keys.press(key)
+        opened.page.wait_for_timeout(300)
+        agree(opened, run, [0, 1, 3, 4, 5, 2, 6])
+
+
+@pytest.mark.parametrize("rest", [300, 0])
+def test_a_finger_drags_after_resting_and_scrolls_otherwise(
+    browser: Browser, run: fut.Run, page: Path, rest: int
+) -> None:
+    with browser.open(page, 360, 740, is_mobile=True, has_touch=True) as opened:
+        card(opened, 3).scroll_into_view_if_needed()
+        opened.page.wait_for_timeout(100)
+        send = opened.page.context.new_cdp_session(opened.page).send
+        (x, y), (to_x, to_y) = centre(opened, 5), centre(opened, 1)
+        send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+        opened.page.wait_for_timeout(rest)
+        for share in (0.2, 0.4, 0.6, 0.8, 1.0):
+            at = {"x": x + share * (to_x - x), "y": y + share * (to_y - y)}
+            send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [at]})
+            opened.page.wait_for_timeout(20)
+        send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        opened.page.wait_for_timeout(250)
+        agree(opened, run, [0, 5, 1, 2, 3, 4, 6] if rest else [0, 1, 2, 3, 4, 5, 6])
+
+
+def test_taps_move_a_card_without_dragging(browser: Browser, run: fut.Run, page: Path) -> None:
+    with browser.open(page, 360, 740, is_mobile=True, has_touch=True) as opened:
+        card(opened, 4).tap()
+        card(opened, 1).tap()
+        opened.page.wait_for_timeout(250)
+        agree(opened, run, [0, 4, 1, 2, 3, 5, 6])
+
+
+def test_buttons_and_text_arrange_the_cards(browser: Browser, run: fut.Run, page: Path) -> None:
+    with browser.open(page) as opened:
+        at = opened.page.locator
+
+        def settled() -> None:
+            opened.page.wait_for_timeout(200)
+
+        at("#reverse").click()
+        settled()
+        agree(opened, run, [6, 5, 4, 3, 2, 1, 0])
+        at("#random").click()
+        settled()
+        agree(opened, run, [s[0] for s in run.order("random-steps:0").steps])
+        at("#arrange").select_option(label="lowest prediction")
+        settled()
+        best = [s[0] for s in run.best_order().steps]
+        agree(opened, run, best)
+        at("#arrange").select_option(label="sort:loss")
+        settled()
+        agree(opened, run, [s[0] for s in run.order("sort:loss").steps])
+        at("#order-text").fill("1 5 2 3 4 0 6")
+        at("#order-text").press("Enter")
+        settled()
+        agree(opened, run, [1, 5, 2, 3, 4, 0, 6])
+        for text, said in [
+            ("0,1,2", "expected 7 batches, got 3"),
+            ("0,1,2,3,4,5,5", "got batch 5 twice"),
+            ("0,1,2,3,4,5,7", "expected batch numbers 0 to 6, got “7”"),
+            ("-1,x", "got “-1”"),
+        ]:
+            at("#order-text").fill(text)
+            at("#order-form button").click()
+            assert said in at("#order-error").inner_text()
+        settled()
+        agree(opened, run, [1, 5, 2, 3, 4, 0, 6])
+        assert at("#command").inner_text() == f"fut estimate {run.path} --order 1,5,2,3,4,0,6 --estimator positions"
+
+
+def test_an_order_that_was_retrained_shows_its_truth(browser: Browser, run: fut.Run, page: Path) -> None:
+    truth = run.retrain("swap:1,5").loss
+    with browser.open(page) as opened:
+        assert opened.number("retrained") == run.reference_loss
+        opened.page.locator("#order-text").fill("6 0 1 2 3 4 5")
+        opened.page.locator("#order-text").press("Enter")
+        assert opened.page.locator("#truth").is_hidden()
+        opened.page.locator("#order-text").fill("0 5 2 3 4 1 6")
+        opened.page.locator("#order-text").press("Enter")
+        assert opened.page.locator("#truth").is_visible()
+        assert opened.number("retrained") == truth
+        assert opened.number("retrained-delta") == pytest.approx(truth - run.reference_loss, rel=1e-9)
+        assert opened.number("predicted") != truth
+
+
+def test_a_found_order_goes_to_the_board(browser: Browser, run: fut.Run, page: Path) -> None:
+    (found,) = (json.loads(f.read_text()) for f in (run.path / "answers").glob("search-*.json"))
+    with browser.open(page) as opened:
+        opened.page.locator("#search button.to-board").first.click()
+        opened.page.wait_for_timeout(250)
+        agree(opened, run, found["order"])
+        assert opened.number("retrained") == found["retrained_loss"]
+
+
+def test_hostile_text_is_shown_and_not_obeyed(browser: Browser, tmp_path: Path) -> None:
+    source, hostile = tmp_path / "text.txt", "</script><script>window.hacked=1</script><img src=x onerror='hacked=1'> "
+    source.write_text(hostile * 120)
+    made = fut.train(
+        tmp_path / "<i>run", small_config(data={"text": str(source), "context": 70, "probe": 2}), device="cpu"
+    )
+    made.cache(["adjoint"])
+    with browser.open(made.report().path) as opened:
+        card(opened, 2).click()
+        text = opened.page.locator("#detail-text p").first.text_content()
+        assert "</script><script>window.hacked=1" in text + text
+        assert opened.page.evaluate("window.hacked") is None
+        assert opened.page.locator("main script:not([type]), main img, h1 i").count() == 0
+        assert opened.page.locator("h1").inner_text() == "<i>run"
+
+
+def test_steps_of_several_items_move_whole(browser: Browser, make_run: MakeRun, tmp_path: Path) -> None:
+    made = make_run(cached=False, data={"items": 12, "per_step": 3, "batch": 1}, schedule={"rate": 1.5e-3})
+    made.cache(["adjoint"])
+    with browser.open(made.report(tmp_path / "page.html", samples=0).path) as opened:
+        drag(opened, 3, 0)
+        order = [[9, 10, 11], [0, 1, 2], [3, 4, 5], [6, 7, 8]]
+        delta = made.estimate([order], "positions", known=False)[0].delta
+        assert opened.number("delta") == pytest.approx(delta, rel=1e-9)
+        assert str(order).replace(" ", "") in opened.page.locator("#command").inner_text()
+
+
+def test_the_parts_on_the_cards_add_up(browser: Browser, run: fut.Run, page: Path) -> None:
+    table = run.positions()
+    order = [3, 0, 6, 1, 5, 2, 4]
+    delta = sum(table[t, i] - table[t, t] for t, i in enumerate(order))
+    with browser.open(page) as opened:
+        opened.page.locator("#order-text").fill(" ".join(map(str, order)))
+        opened.page.locator("#order-text").press("Enter")
+        parts = [p.replace("−", "-") for p in opened.page.locator(".card .worth").all_inner_texts()]
+        factor = opened.page.evaluate("JSON.parse(document.getElementById('board-data').textContent).factor")
+        assert sum(float(p or 0) for p in parts) * factor == pytest.approx(delta, abs=7 * 0.005 * factor)
+        assert np.abs(delta) > factor * 0.1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1100])
+def test_it_fits_and_is_legible(browser: Browser, page: Path, scheme: str, width: int) -> None:
+    with browser.open(page, width, 740, color_scheme=scheme, is_mobile=width < 500) as opened:
+        fits = opened.page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.clientWidth,"
+            " Array.from(document.querySelectorAll('main *')).filter(e => e.getBoundingClientRect().right > innerWidth + 1"
+            " && !e.closest('.scroll, .off-screen')).map(e => e.outerHTML.slice(0, 80))]"
+        )
+        assert fits[0] == fits[1] == width
+        assert fits[2] == []
+        opened.page.locator("#random").click()
+        faint = opened.page.evaluate(CONTRAST)
+        assert faint == [], faint
+
+
+CONTRAST = """() => {
+  const channels = (text) => {
+    const found = text.match(/[\\d.]+/g).map(Number);
+    return text.startsWith("color(srgb") ? [...found.slice(0, 3).map((c) => 255 * c), found[3] ?? 1]
+      : [...found.slice(0, 3), found[3] ?? 1];
+  };
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (e) => {
+    for (let at = e; at; at = at.parentElement) {
+      const colour = channels(getComputedStyle(at).backgroundColor);
+      if (colour[3] > 0) return colour;
+    }
+    return channels(getComputedStyle(document.body).backgroundColor);
+  };
+  const faint = [];
+  for (const e of document.querySelectorAll("body *")) {
+    const own = Array.from(e.childNodes).some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || ["SCRIPT", "STYLE", "OPTION", "TITLE", "NOSCRIPT"].includes(e.tagName.toUpperCase()) || e.disabled) continue;
+    if (!e.getClientRects().length || e.id === "tip") continue;
+    const style = getComputedStyle(e);
+    const ink = channels(e.closest("svg") ? style.fill : style.color);
+    const [a, b] = [light(ink), light(ground(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) faint.push(`${ratio.toFixed(2)} ${e.tagName} ${e.getAttribute("class")} ${e.textContent.slice(0, 30)}`);
+  }
+  return faint;
+}"""
+
+
+def test_charts_tell_their_values(browser: Browser, run: fut.Run, page: Path) -> None:
+    with browser.open(page) as opened:
+        tip, found = opened.page.locator("#tip"), run.positions()
+        dots = opened.page.locator("#accuracy svg").first
+        dots.scroll_into_view_if_needed()
+        dots.locator("circle").first.hover()
+        assert "retrained" in tip.inner_text()
+        assert "estimated" in tip.inner_text()
+        opened.page.mouse.move(1, 1)
+        cells = opened.page.locator("#positions svg[data-cells]")
+        cells.focus()
+        for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowDown"):
+            opened.page.keyboard.press(key)
+        centred = found - found.mean(axis=0) - found.mean(axis=1, keepdims=True) + found.mean()
+        where, value = tip.inner_text().split("\n")
+        assert where == "batch 1 at step 2"
+        number, power = value.replace("−", "-").split(" ")[:2]
+        exponent = {"nats/token": 1.0, "10⁻³": 1e-3, "10⁻⁶": 1e-6}[power]
+        assert float(number) * exponent == pytest.approx(centred[2, 1], abs=0.0006 * exponent)
+        opened.page.keyboard.press("Escape")
+        assert tip.is_hidden()
