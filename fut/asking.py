@@ -163,6 +163,7 @@ class Asking:
         estimator: str | None = None,
         readout: str = PROBE,
         maximize: bool = False,
+        also: Sequence[str] = (),
     ) -> Curriculum:
         """The order that would have trained best, as far as a budget of estimates finds it; then the truth about it.
 
@@ -170,12 +171,14 @@ class Asking:
         begins, in place of the best order under the table of positions; it arranges the start's items. method: `local`,
         `genetic` or `assignment`. verify: how many random orders are really retrained beside the found one, the next best
         `finalists` that differ, and the named orders in `heuristics` (None: all of them); 0 retrains nothing.
-        maximize: seek the greatest value of the read-out. See `fut.questions.curriculum`.
+        maximize: seek the greatest value of the read-out. also: other read-outs of the retrained orders, which were not
+        sought: the search fits the one that it seeks. See `fut.questions.curriculum`.
         """
         chosen = self._run.order(start) if start is not None and not isinstance(start, str) else start
         named, within = None if heuristics is None else tuple(heuristics), constraints or Constraints()
+        retraining = (verify, finalists, named, seed)
         asked = Request(
-            seconds, evaluations, chosen, method, verify, finalists, named, seed, within, estimator, readout, maximize
+            seconds, evaluations, chosen, method, *retraining, within, estimator, readout, maximize, tuple(also)
         )
         return search_run(self._run, asked)
 

@@ -18,12 +18,10 @@ from storage import write_json
 
 from . import inspection
 from . import layout as files
-from .adjoint import Adjoint
-from .answers import estimated
-from .calibration import Calibrated, read_calibration
 from .errors import FutError, NotCachedError, UsageError
-from .estimation import base_name, raw_estimates, require_movable
+from .estimation import raw_estimates
 from .estimator import Estimator
+from .judging import guide_and_judge, judged
 from .questions.arrangements import Arrangements
 from .questions.constraints import Constraints
 from .questions.curriculum import Curriculum
@@ -36,15 +34,6 @@ if TYPE_CHECKING:
 
 EVALUATIONS = 600
 """Orders that are estimated where no budget is named."""
-CURSE = (
-    "an order chosen for its estimate is, on average, worse than that: trust the retrained figure, else the "
-    "re-evaluated one"
-)
-SECOND_HALF = "from the half of the sampled coordinates that the search did not ask"
-REEVALUATED = {
-    "replay-exact": "no interval: by replay about the reference run with exact curvature, which had no part in the search",
-    "adjoint": "no interval: by the expansion about the centre, which had no part in the search",
-}
 
 
 @dataclass(frozen=True)
@@ -63,6 +52,7 @@ class Request:
     estimator: str | None = None
     readout: str = PROBE
     maximize: bool = False
+    also: Sequence[str] = ()
 
     def check(self) -> Request:
         """This request, if it can be meant; else a UsageError."""
@@ -76,6 +66,10 @@ class Request:
             raise UsageError(f"search: expected a budget of more than 0 seconds, got {self.seconds}; raise --budget")
         if self.method not in METHODS:
             raise UsageError(f"search: expected one of {', '.join(METHODS)}, got `{self.method}`; correct --method")
+        if self.also and not self.verify:
+            raise UsageError(
+                "search: expected --verify 1 or more with --also, got 0: other read-outs are those of retraining"
+            )
         if self.estimator in ("retrain", "reference"):
             raise UsageError(
                 f"search: expected an estimator that tells orders apart without training, got `{self.estimator}`; name another"
@@ -115,21 +109,24 @@ def search_run(run: Run, request: Request) -> Curriculum:
     the found order.
     """
     asked, name = run.readouts.get(request.check().readout), request.estimator or run.default_estimator
-    guide, judge = _estimators(run, name, asked)
+    guide, judge = guide_and_judge(run, name, asked)
     start = _start(run, request)
     space = Arrangements(start, request.constraints)
+    others = [run.readouts.get(other) for other in request.also]
     rivals = _rivals(run, request, space)  # what cannot be meant is refused before anything is spent
     found = _searched(run, request, start, guide)
     finalists = [order for order, _ in found.finalists]
-    truths = _retrained(run, asked, [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else [])
+    chosen = [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else []
+    truths = _retrained(run, [asked, *others], chosen)
     sign = -1.0 if request.maximize else 1.0
-    order = min(finalists, key=lambda o: sign * truths[o][0]) if truths else found.best
+    order = min(finalists, key=lambda o: sign * truths[o].value) if truths else found.best
     gradients = inspection.costs(run, name)["precompute_gradients"]
     result = Curriculum(
         order=order.tolist(),
-        **_judged(run, judge, name, asked, order),
+        **judged(run, judge, name, asked, order),
         **_told(found, order, rivals, truths),
         reference_loss=run.readouts.at_reference(asked),
+        also={o.name: _elsewhere(run, o, i, truths, order, rivals.randoms) for i, o in enumerate(others, 1)},
         precompute_gradients=gradients,
         precompute_training_runs=gradients / run.config.consumed,
         estimator=name,
@@ -153,21 +150,33 @@ def _start(run: Run, request: Request) -> Order:
     return start
 
 
-Truths = dict[Order, tuple[float, float]]
-"""Value and seconds of retrained orders; empty where nothing was retrained."""
+@dataclass(frozen=True)
+class Truth:
+    """Read-outs of a retrained order, the one that was asked for first, and the seconds that it took."""
+
+    values: list[float]
+    seconds: float
+
+    @property
+    def value(self) -> float:
+        return self.values[0]
+
+
+Truths = dict[Order, Truth]
+"""By order; empty where nothing was retrained."""
 
 
 def _told(found: Found, order: Order, rivals: Rivals, truths: Truths) -> dict[str, Any]:
     """What the search and the retraining say, as the answer has it."""
     finalists = [
-        {"order": o.tolist(), "searched_loss": value, "retrained_loss": truths[o][0] if truths else None}
+        {"order": o.tolist(), "searched_loss": value, "retrained_loss": truths[o].value if truths else None}
         for o, value in found.finalists
     ]
-    seconds = [spent for _, spent in truths.values()]
+    seconds = [truth.seconds for truth in truths.values()]
     return {
-        "retrained_loss": truths[order][0] if truths else None,
-        "random_losses": [truths[o][0] for o in rivals.randoms if truths],
-        "heuristics": {n: truths[o][0] for n, o in rivals.named.items() if truths},
+        "retrained_loss": truths[order].value if truths else None,
+        "random_losses": [truths[o].value for o in rivals.randoms if truths],
+        "heuristics": {n: truths[o].value for n, o in rivals.named.items() if truths},
         "finalists": finalists,
         "history": found.history,
         "evaluations": found.evaluations,
@@ -175,17 +184,6 @@ def _told(found: Found, order: Order, rivals: Rivals, truths: Truths) -> dict[st
         "retrain_seconds": float(np.mean(seconds)) if seconds else None,
         "retraining_seconds": float(np.sum(seconds)),
     }
-
-
-def _estimators(run: Run, name: str, asked: ReadOut) -> tuple[Estimator, Estimator]:
-    """The one that the search asks, and the one that judges what it found: two where coordinates are sampled."""
-    require_movable("search", [name])
-    whole = run.estimator(name, readout=asked.name)
-    whole.ready()
-    if not (isinstance(whole, Adjoint) and whole.sampled and whole.sample is None):
-        return whole, whole
-    first, second = (run.estimator(f"{name}:sample={half}", readout=asked.name) for half in ("first", "second"))
-    return first, second
 
 
 @dataclass(frozen=True)
@@ -256,43 +254,23 @@ def _table(run: Run, readout: str) -> np.ndarray | None:
         return None
 
 
-def _retrained(run: Run, asked: ReadOut, orders: Sequence[Order]) -> Truths:
-    """Value and seconds of every order, really trained; what has been trained before is recalled."""
+def _retrained(run: Run, readouts: Sequence[ReadOut], orders: Sequence[Order]) -> Truths:
+    """Read-outs of every order, really trained; what has been trained before is recalled."""
     found = {}
     with run.progress("retraining", len(set(orders)) * run.steps) as tick:
         for order in dict.fromkeys(orders):
-            truth = run.retrain(order, lambda step, state: tick())
-            found[order] = (run.readouts.truth(asked, truth), truth.seconds)
+            trained = run.retrain(order, lambda step, state: tick())
+            found[order] = Truth([run.readouts.truth(asked, trained) for asked in readouts], trained.seconds)
     return found
 
 
-def _judged(run: Run, judge: Estimator, name: str, asked: ReadOut, order: Order) -> dict[str, Any]:
-    """The order's estimate with its interval, or the word that it has none, and its estimate by another estimator."""
-    values, variances = raw_estimates(judge, [order])
-    fit = read_calibration(run, name, asked.name)
-    reference = run.readouts.at_reference(asked)
-    found = estimated(order, name, values[0], variances[0], reference, fit, asked)
-    beyond = "" if fit is None else _beyond(fit, values[0])
-    other = "replay-exact" if base_name(name) != "replay-exact" else "adjoint"
-    again: dict[str, Any] = {"reevaluated_loss": None, "reevaluated_by": None}
-    try:
-        value = raw_estimates(run.estimator(other, readout=asked.name), [order])[0][0]
-        again = {"reevaluated_loss": value, "reevaluated_by": other, "reevaluated_note": REEVALUATED[other]}
-    except (FutError, EstimatorError) as error:
-        again["reevaluated_note"] = f"not re-evaluated: {error}"
-    half = f"{SECOND_HALF}; " if isinstance(judge, Adjoint) and judge.sample == "second" else ""
-    note = f"{found.note}{beyond}; {half}{CURSE}"
-    return {"estimated_loss": found.loss, "interval": found.interval, "note": note} | again
-
-
-def _beyond(fit: Calibrated, value: float) -> str:
-    """How far outside the calibration's range an estimate lies: nothing within it."""
-    if min(fit.estimates) <= value <= max(fit.estimates):
-        return ""
-    spread, outside = (
-        float(np.std(fit.estimates, ddof=1)),
-        ", fitted to random orders alone: this one lies outside their range",
-    )
-    return (
-        f"{outside}, {abs(value - fit.fit.mean) / spread:.1f} of their standard deviations off" if spread else outside
-    )
+def _elsewhere(
+    run: Run, readout: ReadOut, place: int, truths: Truths, order: Order, randoms: Sequence[Order]
+) -> dict[str, Any]:
+    """Another read-out of the retrained orders, which the search did not seek; `place` among those that were taken."""
+    return {
+        "unit": readout.unit,
+        "found": truths[order].values[place],
+        "reference": run.readouts.at_reference(readout),
+        "random": [truths[o].values[place] for o in randoms],
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import mean
 from typing import Annotated
 
 import typer
@@ -46,6 +47,9 @@ def search(
     estimator: EstimatorName = None,
     readout: ReadOutName = PROBE,
     maximize: Annotated[bool, typer.Option("--maximize", help="seek the greatest value of the read-out")] = False,
+    also: Annotated[
+        str | None, typer.Option(help="comma-separated: other read-outs of the retrained orders, not sought")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -74,6 +78,7 @@ def search(
         estimator=estimator,
         readout=readout,
         maximize=maximize,
+        also=also.split(",") if also else (),
     )
     answer(found.as_dict(), text(found), as_json)
 
@@ -122,4 +127,14 @@ def _truths(found: Curriculum, value: Callable[[float], str]) -> list[str]:
     spread = (
         [] if found.random_sd is None else [f"order noise (sd of random orders): {found.random_sd:.2g} {found.unit}"]
     )
-    return ["", present.columns(rows), *spread]
+    return ["", present.columns(rows), *spread, *_elsewhere(found)]
+
+
+def _elsewhere(found: Curriculum) -> list[str]:
+    """The other read-outs, which the search did not seek."""
+    lines = []
+    for name, other in found.also.items():
+        values = {"found": other["found"], "reference": other["reference"], "mean of random": mean(other["random"])}
+        shown = ", ".join(f"{order} {present.amount(v, other['unit'])}" for order, v in values.items())
+        lines.append(f"{name}, which was not sought: {shown}")
+    return lines

@@ -28,6 +28,7 @@ class Curriculum(Shown):
     best of them by retrained loss. history: (evaluations, best estimate so far, as it was searched: not calibrated).
     seconds: of the search alone. retraining_seconds: of all the retraining behind this answer, spent now or kept from
     earlier. retrain_seconds: of one order, on average. precompute_gradients: what the estimator cost before its first order.
+    also: other read-outs of the retrained orders, each with its unit: of the found order, the reference, the random ones.
     """
 
     order: list[Any]
@@ -58,6 +59,7 @@ class Curriculum(Shown):
     maximize: bool = False
     readout: str = "probe"
     unit: str = "nats/token"
+    also: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def best_random_loss(self) -> float | None:
@@ -159,7 +161,7 @@ class Curriculum(Shown):
         return f"Best order found ({self.method}, {count})"
 
     def units(self) -> dict[str, str]:
-        return {"loss": self.unit, "gain": self.unit}
+        return {"loss": self.unit, "gain": self.unit} if not self.also else {}
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per order: the found one, estimated and really retrained, then its rivals; `gain` of the found order on each."""
@@ -172,6 +174,12 @@ class Curriculum(Shown):
         for name, loss in self.rivals.items():
             gain = self.gain(loss)
             rows.append({"order": name, "loss": loss, "gain": gain["value"], "gain_perplexity": gain["perplexity"]})
+        for name, other in self.also.items():
+            rows.append({"order": "found, retrained", "read-out": name, "loss": other["found"]})
+            mean = float(np.mean(other["random"]))
+            rows.append(
+                {"order": "mean of random orders", "read-out": name, "loss": mean, "gain": mean - other["found"]}
+            )
         return rows
 
     def notes(self) -> list[str]:

@@ -109,6 +109,20 @@ def test_another_read_out_may_be_sought_and_maximized(make_run: MakeRun) -> None
     assert least.history[-1][1] < run.readouts.at_reference(asked) < found.history[-1][1]
 
 
+def test_other_read_outs_of_the_retrained_orders_are_told(small_run: fut.Run, cli: Cli) -> None:
+    found = small_run.search(evaluations=10, verify=2, heuristics=[], also=["item:2", "accuracy"])
+    for name in ("item:2", "accuracy"):
+        asked, told = small_run.readouts.get(name), found.also[name]
+        assert told["found"] == small_run.readouts.truth(asked, small_run.retrain(found.order))
+        assert told["reference"] == small_run.readouts.at_reference(asked)
+        randoms = [small_run.retrain(o) for o in random_orders(small_run.reference, 2, 0)]
+        assert told["random"] == [small_run.readouts.truth(asked, r) for r in randoms]
+    assert found.also["accuracy"]["unit"] != "nats/token"
+    assert {row.get("read-out") for row in found.rows()} == {None, "item:2", "accuracy"}
+    asked_for = ["--evaluations", 10, "--verify", 2, "--heuristics", "none", "--also", "item:2"]
+    assert "item:2, which was not sought: found " in cli("search", small_run.path, *asked_for).out
+
+
 def test_a_search_begins_where_it_is_told(small_run: fut.Run) -> None:
     start = small_run.order("reverse").replace(0, 1)
     found = small_run.search(evaluations=3, start=start, method="genetic", verify=2)
@@ -210,6 +224,7 @@ BAD = {
     "start": (["--start", "drop:1"], "expected a start order of 5 steps, the length of the window, got 4"),
     "weights": (["--start", "without:1"], "a start order without weights"),
     "read-out": (["--readout", "item:3"], "got one for probe"),
+    "also": (["--also", "item:2", "--verify", "0"], "expected --verify 1 or more with --also, got 0"),
     "heuristic": (["--heuristics", "sideways"], "or one of identity, reverse"),
 }
 
