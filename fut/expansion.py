@@ -68,7 +68,7 @@ class Expansion:
 
     @property
     def fine(self) -> int:
-        """How many read-outs, the first ones, are swept with products on the whole pool."""
+        """How many read-outs, the first ones, are swept with products on the whole pool, and have a table of positions."""
         chosen = self.config.fine if self.config.curvature == "pooled" else 0
         return min(chosen or len(self.names), len(self.names))
 
@@ -109,7 +109,7 @@ class Expansion:
 
     @cached_property
     def swept(self) -> CheckpointStore:
-        """Weights w_t [r, D] and costates of every step, and of the end."""
+        """Weights w_t [r, D] of every step, and of the end, and costates of the fine read-outs."""
         return CheckpointStore(self.scratch / "sweep")
 
     @cached_property
@@ -151,13 +151,15 @@ class Expansion:
         kept = self.expected_coordinates
         items, r = self.problem.config.data.items, len(self.names)
         rows = len(self.anchors) * items + (1 + r + self.functionals) * (self.steps + 1)
-        return rows * kept * self.problem.objective.start().element_size() + 16 * kept + 8 * self.steps * r * items
+        return (
+            rows * kept * self.problem.objective.start().element_size() + 16 * kept + 8 * self.steps * self.fine * items
+        )
 
     def scratch_bytes(self) -> int:
         """Bytes of scratch while it is built: the centre, its mixtures' gradients, and weights and costates of the sweep."""
         start = self.problem.objective.start()
         state = 1 + len(self.problem.rule.init(start).memory)
-        per_step = state + self.config.mixture + len(self.names) * (1 + state) + self.functionals
+        per_step = state + self.config.mixture + len(self.names) + self.functionals + self.fine * state
         return per_step * (self.steps + 1) * start.numel() * start.element_size()
 
     def complete(self) -> bool:
@@ -243,7 +245,7 @@ class Expansion:
         return torch.from_numpy(self.swept.read_array(step, "weight")).to(self.problem.device)
 
     def costate(self, step: int) -> State:
-        """Sensitivities of the read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
+        """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)
 
     def _sweep_is_needed(self) -> bool:

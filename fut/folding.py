@@ -1,6 +1,6 @@
 """From whole-size scratch to the terms that stay: what the estimators read, on the sampled coordinates.
 
-Beside the adjoint's terms, the table of positions: values [T, r, items] of putting an item at a step, for r read-outs.
+Beside the adjoint's terms, the table of positions: values [T, r, items] of putting an item at a step, for the r fine read-outs.
 It takes the costate after the step (curvature of all that follows included), the rule's own next state, and item gradients
 interpolated from the anchors; on all coordinates where all are kept, else on the sample, weighted by 1/p: unbiased.
 """
@@ -38,7 +38,7 @@ def term_specs(expansion: Expansion) -> list[TermSpec]:
         "centre": (expansion.steps + 1, 1, k),
     }
     specs = [TermSpec(name, shape, expansion.problem.config.model.dtype) for name, shape in shapes.items()]
-    few = {"positions": (expansion.steps, r, n), "left_out": (len(expansion.anchors), r, n)}
+    few = {"positions": (expansion.steps, expansion.fine, n), "left_out": (len(expansion.anchors), expansion.fine, n)}
     return [*specs, *(TermSpec(name, shape, "float64") for name, shape in few.items())]
 
 
@@ -94,7 +94,7 @@ class PositionTable:
         """What values [r, items] at an anchor become, less what they are, once it is left out; 0 at the ends."""
         anchors = self.expansion.anchors
         if index in (0, len(anchors) - 1):
-            return np.zeros((len(self.expansion.names), self.expansion.problem.config.data.items))
+            return np.zeros((self.expansion.fine, self.expansion.problem.config.data.items))
         rest = [a for a in range(len(anchors)) if a != index]
 
         def without(name: str) -> Anchored:

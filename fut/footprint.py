@@ -224,8 +224,7 @@ class Footprint:
     def fold(self) -> int:
         """Folding: two states, and a step's weights and costates, each read and sampled."""
         return self.planned(
-            self.resident
-            + (2 * self.state + 2 * self.swept + 2 * self.state * len(self.expansion.names) + 2) * self.vector
+            self.resident + (2 * self.state + 2 * self.swept + 2 * self.state * self.expansion.fine + 2) * self.vector
         )
 
     def reweighting(self, wanted: Sensitivities) -> int:

@@ -32,6 +32,11 @@ class Positions(Estimator):
         super().__init__(reference)
         self.expansion: Expansion = expansion_of(reference, self.name)
         self.row = self.expansion.names.index(reference.readout.name)
+        if self.row >= self.expansion.fine:
+            raise NotCachedError(
+                f"positions: expected a read-out that was swept finely, got `{reference.readout.name}`, of which there is no "
+                "table; set adjoint.fine=0 and cache anew, or use --estimator adjoint"
+            )
 
     @cached_property
     def table(self) -> Tensor:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run_sweep(expansion: Expansion, progress: Progress) -> None:
-    """Write every step's weights [r + m, D] and read-outs' costates [r, D]; of the whole costates the latest is kept."""
+    """Write every step's weights [r + m, D] and fine read-outs' costates; of the whole costates the latest is kept."""
     done = min(expansion.latest.steps(), default=None)
     costate = _start(expansion) if done is None else _whole(expansion, done)
     sweep = _sweep(expansion)
@@ -69,7 +69,7 @@ def _start(expansion: Expansion) -> State:
 
 def _write(expansion: Expansion, step: int, weight: Tensor, costate: State, **more: np.ndarray) -> None:
     """A step's results, then the whole costate, then away with the one before: killed anywhere, the step is done again."""
-    kept = _packed(State(costate.theta[: len(expansion.names)], _first(costate, len(expansion.names)), {}))
+    kept = _packed(State(costate.theta[: expansion.fine], _first(costate, expansion.fine), {}))
     expansion.swept.write(step, {"weight": weight.cpu().numpy()} | kept | more, {}, replace=True)
     expansion.latest.write(step, _packed(costate), {}, replace=True)
     if expansion.latest.has(step + 1):

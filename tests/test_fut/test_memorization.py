@@ -164,8 +164,18 @@ def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun) -> Non
     batch = drawn_samples(fine.problem.data.items, small_size(fine.problem), np.random.default_rng([0, 17, 1]))
     rest = hessian_vectors_one_sided(fine.problem.objective, theta, batch, u[1:])
     assert torch.equal(near[1:], torch.stack(rest))
+    assert coarse.scratch_bytes() < fine.scratch_bytes()
     assert "fine" not in AdjointConfig().identity(), "expansions of versions without the field are still opened"
     assert AdjointConfig(fine=2).identity()["fine"] == 2
+
+
+def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
+    run = make_run(cached=False, adjoint={"readouts": ["probe", "item:1"], "fine": 1})
+    run.cache(["adjoint"])
+    assert run.positions().shape == (5, 5)
+    assert run.estimate(["reverse"], "adjoint", readout="item:1")[0].delta != 0
+    with pytest.raises(NotCachedError, match=r"swept finely, got `item:1`.* set adjoint\.fine=0"):
+        run.positions("item:1")
 
 
 def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, cli: Cli, tmp_path: Path) -> None:
@@ -230,8 +240,8 @@ def test_questions_that_cannot_be_answered_are_refused(mapped: fut.Run, cli: Cli
 
 
 def test_many_items_are_thinned_evenly_unless_named(mapped: fut.Run) -> None:
-    assert asked_of(mapped, None, 3).items == [0, 2, 4]
-    assert asked_of(mapped, [4, 1], 1).items == [4, 1]
+    assert asked_of(mapped, None, 3, groups=2).items == [0, 2, 4]
+    assert asked_of(mapped, [4, 1], 1, groups=2).items == [4, 1]
 
 
 def test_another_estimator_is_asked_read_out_by_read_out(small_run: fut.Run) -> None:

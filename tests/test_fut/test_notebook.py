@@ -51,6 +51,8 @@ def results(run: fut.Run) -> dict[str, Shown]:
         "estimate": run.estimate(["reverse"], "adjoint")[0],
         "calibration": run.calibrate(4),
         "verification": verification(),
+        "memorization": run.memorize(groups=2),
+        "domains": run.domains("loss:2", places=3),
         "datamodel": Datamodel([[0], [1], [2], [3]], 0.25, 0, verification()),
         "whatif": WhatIf("identity", ["swap:0,1"], [1, 0], "00ff", [change, accurate]),
         "whatif, one unit": WhatIf("identity", [], [0, 1], "00ff", [change]),

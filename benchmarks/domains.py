@@ -1,0 +1,81 @@
+"""Domain orders, placements of domains and of one poisoned batch: estimates against real retraining of every one.
+
+python benchmarks/domains.py --work /tmp/domains
+
+A run whose items come from consecutive zones of the text, in three domains of equal size, one item of the middle one
+replaced by random bytes. Calibrated on 8 random orders and 8 random moves; all orders that are asked about are retrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import write_record
+
+import fut
+from fut.config import load_config
+from fut.data import Dataset, build_dataset
+from fut.questions.domains import Domains, Entry, compare
+
+POISONED, LABELS, EVERY = 13, ("first", "second", "third"), 1000
+
+
+def poisoned_data(config: fut.Config) -> Dataset:
+    """The configured items, one of them replaced by uniformly random bytes."""
+    data, draw = build_dataset(config), torch.Generator().manual_seed(0)
+    noise = torch.randint(256, data.items[POISONED][0].shape, generator=draw)
+    items = (*data.items[:POISONED], (noise,), *data.items[POISONED + 1 :])
+    return Dataset(items, data.probe, data.warmup, data.source)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is asked, with its truth, and the accuracy of each part."""
+    data = {"items": arguments.steps, "heterogeneous": True, "text": arguments.text}
+    config = load_config(None, arguments.settings, data=data)
+    path = arguments.work / "run"
+    run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config, data=poisoned_data(config))
+    run.cache(["adjoint"])
+    run.calibrate(8)
+    run.calibrate(8, edit="move")
+    parts = np.array_split(np.arange(arguments.steps), len(LABELS))
+    labels = {label: part.tolist() for label, part in zip(LABELS, parts, strict=True)}
+    found = run.domains(labels, items=[POISONED], places=9, verify=EVERY)
+    return {"parameters": run.parameters, "accuracy": accuracies(found), **found.as_dict()}
+
+
+def accuracies(found: Domains) -> dict[str, Any]:
+    """By part: orders of whole domains, placements of one, and the step of the poisoned item."""
+    kinds: dict[str, list[Entry]] = {"orders": list(found.orders), "domain": [], "item": []}
+    for placed in found.placements:
+        kinds[placed.kind] += placed.answers
+    return {kind: compare(entries, found.reference_loss) for kind, entries in kinds.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--steps", type=int, default=32)
+    cli.add_argument("--text", default="")
+    cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
+    cli.add_argument("--work", type=Path, required=True)
+    cli.add_argument("--name", default="domains")
+    arguments = cli.parse_args(argv)
+    started = time.time()
+    found = measure(arguments)
+    for kind, of in found["accuracy"].items():
+        m = of["measures"]
+        print(
+            f"{kind}: n={of['count']} Spearman {m['spearman']:.3f} skill {m['skill']:+.2f} coverage {m['coverage']:.2f}"
+        )
+    write_record(arguments.name, vars(arguments) | {"poisoned": POISONED}, found, started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
