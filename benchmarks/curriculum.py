@@ -12,7 +12,6 @@ unfinished one goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import RECORDS, write_record
+from record import resumed, write_record
 from scipy.stats import norm, spearmanr
 
 import fut
@@ -172,9 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="curriculum")
     arguments = cli.parse_args(argv)
-    started, path = time.time(), RECORDS / f"{arguments.name}.json"
-    rows = json.loads(path.read_text())["results"] if path.exists() else []
-    done = {tuple(row[k] for k in KEPT) for row in rows}
+    started, (rows, done) = time.time(), resumed(arguments.name, KEPT)
     for values in [(steps, seed) for steps in arguments.steps for seed in range(arguments.seeds)]:
         if values not in done:
             rows.append(measure(dict(zip(KEPT, values, strict=True)), arguments))

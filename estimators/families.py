@@ -39,7 +39,7 @@ def zigzag(ranked: Sequence[int], folds: int) -> Places:
 def segment(ranked: Sequence[int], percent: int) -> Places:
     """Three segments: the lowest `percent` % of the places, then the middle, then the highest `percent` %.
 
-    Each segment keeps the reference order within, so that scores are sorted at the two ends of training alone.
+    Each segment keeps the reference order within, so that scores decide what stands at the two ends of training, and no more.
     """
     size = round(len(ranked) * percent / 100)
     parts = ranked[:size], ranked[size : len(ranked) - size], ranked[len(ranked) - size :]
@@ -56,7 +56,7 @@ def stair(ranked: Sequence[int], sections: int) -> Places:
 
 
 def saw(ranked: Sequence[int], sections: int) -> Places:
-    """`stair` with zigzag in place of folding around the cuts, so that scores never jump."""
+    """`stair` with zigzag in place of folding around the cuts, so that scores fall back by degrees and not at once."""
     return _around_cuts(ranked, sections, zigzag)
 
 
@@ -111,7 +111,7 @@ class FamilyName:
 
 
 def family_name(spec: str) -> FamilyName | None:
-    """The parts of `sort:KEY` or `FAMILY:KEY[:NUMBER]`, `:asc` or `:desc` behind; None where it begins otherwise.
+    """The parts of `sort:SCORE` or `FAMILY:SCORE[:NUMBER]`, `:asc` or `:desc` behind; None where it begins otherwise.
 
     OrderError for a name that begins like one and cannot be read.
     """
@@ -122,7 +122,7 @@ def family_name(spec: str) -> FamilyName | None:
     numbers = words[1:]
     limit = 0 if family == "sort" else 1
     if not words or not words[0] or len(numbers) > limit or not all(n.isdecimal() for n in numbers):
-        form = f"{family}:KEY" + (f":NUMBER ({FAMILIES[family].parameter})" if limit else "")
+        form = f"{family}:SCORE" + (f":NUMBER ({FAMILIES[family].parameter})" if limit else "")
         raise OrderError(f"order: expected `{form}`, then perhaps `:desc`, got `{spec}`; write `{family}:loss`, say")
     number = int(numbers[0]) if numbers else FAMILIES[family].usual if limit else None
     return FamilyName(family, words[0], number, direction == "desc")

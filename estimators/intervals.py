@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.stats import t as student
@@ -22,7 +24,8 @@ class Calibration:
     """truth = offset + slope * estimate + noise, fitted to m retrained orders [nats/token].
 
     sd: residual standard deviation on `freedom` degrees of freedom. mean, spread: mean and centred sum of squares of the
-    m estimates, from which the interval widens away from them.
+    m estimates, from which the interval widens away from them. anchored: the line was made to pass through the reference
+    order, `mean`, which every estimator answers exactly.
     """
 
     offset: float
@@ -32,6 +35,7 @@ class Calibration:
     count: int
     mean: float
     spread: float
+    anchored: bool = False
 
     def correct(self, estimate: float) -> float:
         """The calibrated estimate [nats/token]."""
@@ -43,18 +47,50 @@ class Calibration:
         sampling_variance: of the estimate, over the sample of coordinates [nats²]; the calibration orders' residuals hold
         its mean already, so that only what exceeds it would be added: pass the excess.
         """
-        leverage = 1 / self.count + (
+        leverage = (0 if self.anchored else 1 / self.count) + (
             (estimate - self.mean) ** 2 / self.spread if self.spread > 0 and self.slope != 1 else 0
         )
-        half = student.ppf(0.5 + level / 2, self.freedom) * float(
-            np.sqrt(self.sd**2 * (1 + leverage) + sampling_variance)
-        )
+        half = _quantile(0.5 + level / 2, self.freedom) * math.sqrt(self.sd**2 * (1 + leverage) + sampling_variance)
         centre = self.correct(estimate)
         return centre - half, centre + half
 
 
+@cache
+def _quantile(share: float, freedom: int) -> float:
+    """Student's quantile, which costs more than all else of an interval."""
+    return float(student.ppf(share, freedom))
+
+
 def calibrate(truth: Sequence[float], estimate: Sequence[float]) -> Calibration:
     """Fit offset (and, from 6 orders on, slope) by least squares; CalibrationError for fewer than 3 orders."""
+    true, guess = _checked(truth, estimate)
+    count, mean = len(true), float(guess.mean())
+    spread = float(((guess - mean) ** 2).sum())
+    fits = count >= 6 and spread > 0
+    slope = float(((guess - mean) * (true - true.mean())).sum() / spread) if fits else 1.0
+    offset = float(true.mean() - slope * mean)
+    freedom = count - 1 - fits
+    sd = float(np.sqrt(((true - offset - slope * guess) ** 2).sum() / freedom))
+    return Calibration(offset, slope, sd, freedom, count, mean, spread)
+
+
+def calibrate_anchored(truth: Sequence[float], estimate: Sequence[float], reference: float) -> Calibration:
+    """Fit a slope (from 6 orders on, else 1) through the reference order's value, for orders near to it.
+
+    Orders a single edit away from the reference err by far less than random ones, and without their common offset.
+    CalibrationError for fewer than 3 orders.
+    """
+    true, guess = _checked(truth, estimate)
+    changes, guesses, count = true - reference, guess - reference, len(true)
+    spread = float((guesses**2).sum())
+    fits = count >= 6 and spread > 0
+    slope = float((guesses * changes).sum() / spread) if fits else 1.0
+    freedom = count - fits
+    sd = float(np.sqrt(((changes - slope * guesses) ** 2).sum() / freedom))
+    return Calibration((1 - slope) * reference, slope, sd, freedom, count, reference, spread, anchored=True)
+
+
+def _checked(truth: Sequence[float], estimate: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     true, guess = np.asarray(truth, dtype=float), np.asarray(estimate, dtype=float)
     if len(true) != len(guess) or len(true) < 3:
         raise CalibrationError(
@@ -65,11 +101,4 @@ def calibrate(truth: Sequence[float], estimate: Sequence[float]) -> Calibration:
         raise CalibrationError(
             "calibration: expected finite losses, got NaN or infinity; the estimator diverges on this run"
         )
-    count, mean = len(true), float(guess.mean())
-    spread = float(((guess - mean) ** 2).sum())
-    fits = count >= 6 and spread > 0
-    slope = float(((guess - mean) * (true - true.mean())).sum() / spread) if fits else 1.0
-    offset = float(true.mean() - slope * mean)
-    freedom = count - 1 - fits
-    sd = float(np.sqrt(((true - offset - slope * guess) ** 2).sum() / freedom))
-    return Calibration(offset, slope, sd, freedom, count, mean, spread)
+    return true, guess

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,6 +34,10 @@ class Order:
     def __post_init__(self) -> None:
         if self.weights is None:
             return
+        plain = all(type(w) is float and w == 1.0 for given in self.weights for w in given)
+        if plain and [len(given) for given in self.weights] == [len(step) for step in self.steps]:
+            object.__setattr__(self, "weights", None)  # what most orders are, without a closer look
+            return
         if len(self.weights) != len(self.steps):
             raise OrderError(
                 f"order: expected weights for {len(self.steps)} steps, got {len(self.weights)}; give one list per step"
@@ -45,7 +50,10 @@ class Order:
     @classmethod
     def of(cls, sequence: Iterable[int | Iterable[int] | Mapping[str, Any]]) -> Order:
         """From item numbers, lists of item numbers, or `{"items": [3, 7], "weights": [1, 0.5]}`, one entry per step."""
-        read = [_step(position, entry) for position, entry in enumerate(sequence)]
+        entries = list(sequence)
+        if set(map(type, entries)) == {int}:
+            return cls(tuple(zip(cast("list[int]", entries), strict=True)))
+        read = [_step(position, entry) for position, entry in enumerate(entries)]
         return cls(tuple(step for step, _ in read), tuple(weights for _, weights in read))
 
     @classmethod
@@ -93,6 +101,11 @@ class Order:
 
         Weights that are all alike in a step become one. twins: for every item, the item that stands for its content.
         """
+        if self.weights is None:
+            if twins is None and max(map(len, self.steps), default=0) <= 1:
+                return self
+            named = self.steps if twins is None else ([twins[i] for i in step] for step in self.steps)
+            return Order(tuple(tuple(sorted(step)) for step in named))
         steps = []
         for step in self.entries:
             kept = sorted((i if twins is None else twins[i], w) for i, w in step if w > 0)
@@ -139,7 +152,7 @@ class Order:
         self._holds(old)
         return Order.of_entries([(new if i == old else i, w) for i, w in step] for step in self.entries)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over step lengths and item numbers (int64, little endian), and over the weights (float64) where there
         are any: equal exactly for equal orders."""
@@ -228,10 +241,10 @@ def _listed(position: int, entry: object) -> Sequence[object]:
 
 NAMES = (
     "identity, reverse, random:SEED, random-steps:SEED, swap:A,B, move:A,B, drop:I, without:I,J,…, repeat:I,STEP, "
-    "replace:I,J; of a run also sort:KEY, folding:KEY:N, zigzag:KEY:N, segment:KEY:N, stair:KEY:N, saw:KEY:N, with :desc for "
-    "high to low (KEY: length, loss, gradient-norm, perplexity-drop)"
+    "replace:I,J; of a run also sort:SCORE, folding:SCORE:N, zigzag:SCORE:N, segment:SCORE:N, stair:SCORE:N, saw:SCORE:N, "
+    "with :desc for high to low (SCORE: length, loss, gradient-norm, perplexity-drop)"
 )
-"""Named orders, as they are written; those by a KEY need a run, which alone knows its items."""
+"""Named orders, as they are written; those by a SCORE need a run, which alone knows its items."""
 
 
 def named_order(spec: str, reference: Order) -> Order:

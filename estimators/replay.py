@@ -63,6 +63,9 @@ class OrderBatch:
     @classmethod
     def pack(cls, orders: Sequence[Order], device: torch.device | str = "cpu") -> OrderBatch:
         """Pack orders of equal length in their canonical form; steps with fewer items are padded with weight 0."""
+        if all(order.weights is None and set(map(len, order.steps)) == {1} for order in orders):
+            alone = torch.tensor([order.steps for order in orders], dtype=torch.long, device=device)
+            return cls(alone, torch.ones_like(alone, dtype=torch.float64))
         plain = [order.canonical().entries for order in orders]
         width = max((len(step) for entries in plain for step in entries), default=1) or 1
         items = [[_padded([i for i, _ in step], 0, width) for step in entries] for entries in plain]

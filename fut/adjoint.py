@@ -33,6 +33,8 @@ HALVES = 2
 """Added to the expansion's seed for the draw of halves."""
 CACHED, MINIMUM = 1 << 16, 512
 """Numbers of one buffer that a batch replays at once, and the least width of a block."""
+Rows = slice | list[int]
+ALL = slice(None)
 
 
 class Adjoint(Estimator):
@@ -67,6 +69,8 @@ class Adjoint(Estimator):
                 f"adjoint: expected an expansion with functionals of `{reference.readout.name}` for a quadratic reading, got "
                 "none; set adjoint.functionals, name that read-out first, and cache anew"
             )
+        first = len(self.expansion.names)
+        self.rows = [self.row, *range(first, first + self.functionals)]
 
     @cached_property
     def _half(self) -> tuple[Tensor, Tensor] | None:
@@ -93,11 +97,17 @@ class Adjoint(Estimator):
         return bool((self.probabilities < 1).any())
 
     @cached_property
+    def _common(self) -> dict[str, Tensor]:
+        """What is replayed whatever the read-out, in memory, by name: [steps, items, k]."""
+        return self._read({"gradient": None, "norm": None, "centre": None})
+
+    @cached_property
     def _tables(self) -> dict[str, Tensor]:
         """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row and functionals."""
-        first = len(self.expansion.names)
-        own = [self.row, *range(first, first + self.functionals)]
-        terms, rows = self.expansion.terms(), {"gradient": None, "norm": None, "centre": None, "weight": own}
+        return self._common | self._read({"weight": self.rows})
+
+    def _read(self, rows: dict[str, list[int] | None]) -> dict[str, Tensor]:
+        terms = self.expansion.terms()
         missing = terms.missing(list(rows))
         if missing:
             raise NotCachedError(
@@ -117,6 +127,13 @@ class Adjoint(Estimator):
             if spec.name in rows
         }
 
+    def share(self, other: Estimator) -> None:
+        if isinstance(other, Adjoint) and (other.expansion.directory, other.sample) == (
+            self.expansion.directory,
+            self.sample,
+        ):
+            self._common = other._common
+
     @property
     def rebuilds(self) -> bool:
         return False
@@ -127,8 +144,8 @@ class Adjoint(Estimator):
     def width(self) -> int:
         return 2 * len(self.indices)
 
-    def _transition(self, block: slice) -> DualTransition:
-        """The replay on a block of the sampled coordinates."""
+    def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
+        """The replay on a block of the sampled coordinates. rows: of the weights that are in memory."""
         tables, expansion = self._tables, self.expansion
         gradients = Anchored(expansion.anchors, lambda a: tables["gradient"][a, :, block])
         norms = None
@@ -139,25 +156,32 @@ class Adjoint(Estimator):
             self.problem.rate,
             AnchoredGradients(gradients, norms, 1.0 / self.probabilities[block]),
         )
-        return DualTransition(inner, lambda t: tables["centre"][t, 0, block], lambda t: tables["weight"][t, :, block])
+        return DualTransition(
+            inner, lambda t: tables["centre"][t, 0, block], lambda t: tables["weight"][t, rows, block]
+        )
 
-    def _blocks(self, orders: int) -> list[slice]:
+    def _blocks(self, orders: int, rows: int = 1) -> list[slice]:
         """Coordinates replayed together: as many as stay in a core's cache, all where clipping needs the whole norm.
 
         Whole runs of MINIMUM coordinates, over which functionals are summed first: the sums do not depend on the blocks.
         """
         size = len(self.indices)
-        width = MINIMUM * max(1, CACHED // (orders * MINIMUM * (1 + self.functionals // 4)))
+        width = MINIMUM * max(1, CACHED // (orders * MINIMUM * (1 + (rows - 1) // 4)))
         width = size if self.problem.rule.clip is not None else width
         return [slice(first, min(first + width, size)) for first in range(0, size, width)]
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def require_length(self, orders: Sequence[Order]) -> None:
+        """OrderError unless all orders have as many steps as the read-out was swept for."""
         steps = self.problem.config.steps
         if any(len(order) != steps for order in orders):
             raise OrderError(
                 f"adjoint: expected orders of {steps} steps, the length its read-out was swept for, got "
-                f"{min(len(o) for o in orders)}; leave a step empty ([]) in place of dropping it, or use --estimator replay"
+                f"{min(len(o) for o in orders)}; leave an item out in its step (`without:ITEM`) in place of dropping it, or use "
+                "--estimator curved, replay-exact or retrain"
             )
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        self.require_length(orders)
         parts = []
         for block, found in self._contributions(orders, listener):
             found = found - self._reference[:, block]
@@ -165,17 +189,21 @@ class Adjoint(Estimator):
         return torch.cat([torch.cat(part, dim=-1).flatten(1) for part in zip(*parts, strict=True)], dim=-1)
 
     def _contributions(
-        self, orders: Sequence[Order], listener: Listener | None = None
+        self, orders: Sequence[Order], listener: Listener | None = None, rows: Rows = ALL
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Block by block, what its coordinates contribute to the linear part and to the functionals: [n, 1 + m, width]."""
+        """Block by block, what its coordinates contribute to the linear part and to the functionals: [n, 1 + m, width].
+
+        rows: of the weights that are in memory, in place of these; [n, rows, width].
+        """
         steps = self.problem.config.steps
         start, batch = self._start, self.batch(orders)
-        for block in (blocks := self._blocks(len(orders))):
-            transition = self._transition(block)
+        count = len(self._tables["weight"][0, rows])
+        for block in (blocks := self._blocks(len(orders), count)):
+            transition = self._transition(block, rows)
             here = State(start.theta[block], {k: b[block] for k, b in start.memory.items()}, start.clock)
-            begun = transition.start(here.rows(len(orders)), 1 + self.functionals)
+            begun = transition.start(here.rows(len(orders)), count)
             end = replay(transition, begun, batch, listener=listener if block is blocks[-1] else None)
-            yield block, transition.contributions(end, steps, self._tables["weight"][steps, :, block])
+            yield block, transition.contributions(end, steps, self._tables["weight"][steps, rows, block])
 
     @cached_property
     def _start(self) -> State:

@@ -4,51 +4,114 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from estimators.order import Order
 
 from .answers import Estimate, estimated, known_truth
-from .calibration import read_calibration
+from .calibration import Calibrated, read_calibration
 from .errors import NotCachedError
 from .estimation import raw_estimates
+from .estimator import Estimator
 
 if TYPE_CHECKING:
     from .run import Run
 
 
-def estimate(
-    run: Run, orders: Sequence[Order], name: str, known: bool, calibrated: bool, readout: str, **options: str
-) -> list[Estimate]:
-    """An answer per checked order; see `Run.estimate`."""
-    asked = run.readouts.get(readout)
-    reference = run.readouts.at_reference(asked)
-    if name == "retrain":
-        return [known_truth(o, name, run.readouts.truth(asked, run.retrain(o)), reference, asked) for o in orders]
-    calibration = read_calibration(run, name, asked.name) if calibrated and not options else None
-    found = [run.retrained.find(o) if known else None for o in orders]
-    truths = [None if f is None else run.readouts.truth(asked, f) for f in found]
-    if calibration is not None:  # a fit would move the reference order's value, which every estimator gives exactly
-        truths = [reference if _is_reference(run, o) else t for o, t in zip(orders, truths, strict=True)]
-    rest = [i for i, truth in enumerate(truths) if truth is None]
-    values, variances = _raw(run, [orders[i] for i in rest], name, readout=asked.name, **options)
-    figures = dict(zip(rest, zip(values, variances, strict=True), strict=True))
-    return [
-        estimated(order, name, *figures[i], reference, calibration, asked)
-        if truth is None
-        else known_truth(order, name, truth, reference, asked)
-        for i, (order, truth) in enumerate(zip(orders, truths, strict=True))
-    ]
+class Answering:
+    """One read-out of a run under any number of orders, by one estimator, whose tables are read once.
 
+    known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
+    calibration, if there is one. `name` may be `retrain`, which trains every order not trained yet.
+    """
 
-def _raw(run: Run, orders: Sequence[Order], name: str, **options: str) -> tuple[list[float], list[float]]:
-    if orders:
-        return raw_estimates(run.estimator(name, **options), orders)
-    with suppress(NotCachedError):  # a wrong name or option is refused even where nothing is left to estimate
-        run.estimator(name, **options)
-    return [], []
+    _edit: str | None = None
+    _origin: Answering | None = None
+    _other: Answering | None = None
 
+    def __init__(
+        self, run: Run, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
+    ) -> None:
+        self.run, self.name, self.known, self._options = run, name, known, options
+        self.readout = run.readouts.get(readout)
+        self.reference = run.readouts.at_reference(self.readout)
+        self._calibrated = calibrated and not options and name != "retrain"
 
-def _is_reference(run: Run, order: Order) -> bool:
-    """Whether the order consumes the reference order's very content at every step: equal items are one."""
-    return run.problem.canonical(order) == run.problem.canonical(run.reference)
+    def for_edit(self, edit: str) -> Answering:
+        """The same for orders that each are one edit of a kind of the reference order, which a calibration on such orders is
+        for, where there is one; the estimator is the same."""
+        found = copy(self)
+        found._edit, found._origin = edit, self
+        for name in ("calibration", "estimator"):
+            found.__dict__.pop(name, None)
+        return found
+
+    def beside(self, other: Answering) -> Answering:
+        """This one, holding in memory only once what another read-out's estimator of the same name reads as well."""
+        self._other = other
+        return self
+
+    @cached_property
+    def calibration(self) -> Calibrated | None:
+        if not self._calibrated:
+            return None
+        near = read_calibration(self.run, self.name, self.readout.name, self._edit) if self._edit else None
+        return near or read_calibration(self.run, self.name, self.readout.name)
+
+    @cached_property
+    def estimator(self) -> Estimator:
+        if self._origin is not None:
+            return self._origin.estimator
+        made = self.run.estimator(self.name, readout=self.readout.name, **self._options)
+        if self._other is not None:
+            with suppress(NotCachedError):
+                made.share(self._other.estimator)
+        return made
+
+    @cached_property
+    def _canonical_reference(self) -> Order:
+        return self.run.problem.canonical(self.run.reference)
+
+    def ready(self) -> None:
+        """NotCachedError, naming the command to run, if the store lacks what the estimator reads."""
+        if self.name != "retrain":
+            self.estimator.ready()
+
+    def __call__(self, orders: Sequence[Order]) -> list[Estimate]:
+        """An answer per checked order."""
+        asked, reference = self.readout, self.reference
+        if self.name == "retrain":
+            truths = [self.run.readouts.truth(asked, self.run.retrain(o)) for o in orders]
+            return [known_truth(o, self.name, t, reference, asked) for o, t in zip(orders, truths, strict=True)]
+        known = self._known(orders)
+        rest = [i for i in range(len(orders)) if i not in known]
+        values, variances = self._raw([orders[i] for i in rest])
+        figures = dict(zip(rest, zip(values, variances, strict=True), strict=True))
+        return [
+            known_truth(order, self.name, known[i], reference, asked)
+            if i in known
+            else estimated(order, self.name, *figures[i], reference, self.calibration, asked)
+            for i, order in enumerate(orders)
+        ]
+
+    def _known(self, orders: Sequence[Order]) -> dict[int, float]:
+        """The read-out's true value by the place of every order that it is known for."""
+        found = self.run.retrained.among(orders) if self.known else {}
+        known = {i: self.run.readouts.truth(self.readout, truth) for i, truth in found.items()}
+        if self.calibration is not None:
+            # a fit would move the reference order's value, which every estimator gives exactly
+            known |= {i: self.reference for i, order in enumerate(orders) if self._is_reference(order)}
+        return known
+
+    def _is_reference(self, order: Order) -> bool:
+        """Whether the order consumes the reference order's very content at every step: equal items are one."""
+        return self.run.problem.canonical(order) == self._canonical_reference
+
+    def _raw(self, orders: Sequence[Order]) -> tuple[list[float], list[float]]:
+        if orders:
+            return raw_estimates(self.estimator, orders)
+        with suppress(NotCachedError):  # a wrong name or option is refused even where nothing is left to estimate
+            assert self.estimator
+        return [], []

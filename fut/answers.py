@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from estimators.order import Order
 
+from .notebook import COLOURS, GREY, MARKERS, Shown, labelled
 from .readouts import PROBE, ReadOut
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from .calibration import Calibrated
 
 UNCALIBRATED = "no interval: this estimator is not calibrated on this run; `fut calibrate RUN` does that"
@@ -21,7 +24,7 @@ DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Shown):
     """The read-out under one order.
 
     loss: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
@@ -46,6 +49,62 @@ class Estimate:
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable(asdict(self) | {"perplexity": self.perplexity})
+
+    def title(self) -> str:
+        return Estimates([self]).title()
+
+    def rows(self) -> list[dict[str, Any]]:
+        return Estimates([self]).rows()
+
+    def units(self) -> dict[str, str]:
+        return Estimates([self]).units()
+
+    def notes(self) -> list[str]:
+        return [self.note]
+
+    def draw(self, axes: Axes) -> None:
+        Estimates([self]).draw(axes)
+
+
+class Estimates(list[Estimate], Shown):
+    """Estimates of one read-out under several orders, in the order that was asked; a list that shows itself in a notebook."""
+
+    @property
+    def _unit(self) -> str:
+        return self[0].unit if self else ""
+
+    def title(self) -> str:
+        named = self[0].readout if self else "nothing"
+        return f"{named} under {len(self)} order{'' if len(self) == 1 else 's'}; Δ against the reference order"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per order: its value, `delta` against the reference order, and the interval `low` … `high` of the value."""
+        return [
+            {"order": e.order[:12], "loss": e.loss, "delta": e.delta}
+            | dict(zip(("low", "high"), e.interval or (None, None), strict=True))
+            | {"perplexity": e.perplexity, "estimator": e.estimator, "source": e.source}
+            for e in self
+        ]
+
+    def units(self) -> dict[str, str]:
+        return dict.fromkeys(("loss", "delta", "low", "high"), self._unit)
+
+    def notes(self) -> list[str]:
+        return list(dict.fromkeys(e.note for e in self))
+
+    def draw(self, axes: Axes) -> None:
+        """`delta` of every order in turn, with its interval; retrained orders as squares."""
+        axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="reference")
+        for number, source in enumerate(("estimate", "retrained")):
+            chosen = [(place, e) for place, e in enumerate(self) if e.source == source]
+            ends = [e.interval or (math.nan, math.nan) for _, e in chosen]
+            spread = [[e.loss - low for (_, e), (low, _) in zip(chosen, ends, strict=True)]]
+            spread += [[high - e.loss for (_, e), (_, high) in zip(chosen, ends, strict=True)]]
+            style: dict[str, Any] = {"color": COLOURS[number], "fmt": MARKERS[number], "markersize": 4, "capsize": 2}
+            if chosen:
+                axes.errorbar([p for p, _ in chosen], [e.delta for _, e in chosen], spread, label=source, **style)
+        axes.set(xlabel="order, as asked", ylabel=labelled("Δ against the reference order", self._unit))
+        axes.legend(fontsize="small", frameon=False)
 
 
 @dataclass(frozen=True)
@@ -97,7 +156,7 @@ def estimated(
         note = BASELINE if estimator == "reference" else why + (sampling if variance else "")
         return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
     corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)
-    note = f"calibrated on {calibration.fit.count} retrained orders; interval of level 0.9"
+    note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
     return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
 
 

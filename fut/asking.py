@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from estimators.errors import OrderError
 from estimators.families import arranged
 from estimators.order import Order
 from estimators.positions import best_assignment
@@ -16,13 +17,20 @@ from .calibration import SEED, Calibrated, calibrate_run
 from .curriculum import Request, search_run
 from .datamodel import lds_run
 from .difficulty import Difficulty, difficulty, named_orders
+from .domains import domains_run
+from .memorization import GROUPS, MOST, asked_of, memorize_run
+from .querying import answer_queries
 from .questions.constraints import Constraints
 from .questions.curriculum import Curriculum
 from .questions.datamodel import Datamodel
+from .questions.domains import Domains
+from .questions.memorization import Memorization
 from .questions.verify import Verification
+from .questions.whatif import WhatIf
 from .readouts import PROBE
 from .report import SAMPLES, Report, write_report
 from .verification import verify_run
+from .whatif import WhatIfs, whatif_run
 
 if TYPE_CHECKING:
     from .positions import Positions
@@ -40,20 +48,97 @@ class Asking:
         return cast("Run", self)
 
     def calibrate(
-        self, orders: int = 8, seed: int = SEED, estimator: str | None = None, readout: str = PROBE
+        self,
+        orders: int = 8,
+        seed: int = SEED,
+        estimator: str | None = None,
+        readout: str = PROBE,
+        edit: str | None = None,
     ) -> Calibrated:
-        """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval."""
-        return calibrate_run(self._run, orders, seed, estimator or self._run.default_estimator, readout)
+        """Retrain a few random orders and fit the estimator to them; every later estimate carries a 90 % interval.
+
+        edit: `swap`, `move`, `repeat`, `replace` or `without`, for orders that are one such edit away from the reference
+        order: what-if questions about one edit of that kind then have the interval that such orders deserve.
+        """
+        return calibrate_run(self._run, orders, seed, estimator or self._run.default_estimator, readout, edit)
 
     def verify(self, orders: int = 32, seed: int = 0, estimators: Names = None, readout: str = PROBE) -> Verification:
         """Retrain random orders and compare every estimator with them: see `fut.questions.verify`."""
         return verify_run(self._run, orders, seed, estimators, readout)
+
+    def whatif(
+        self,
+        order: OrderLike = "identity",
+        edits: Sequence[Any] = (),
+        readouts: Sequence[str] = (PROBE,),
+        estimator: str | None = None,
+        verify: bool = False,
+        known: bool = True,
+        partial: bool = False,
+    ) -> WhatIf:
+        """What training in another order would have changed, per read-out; kept in the run (`answers/`).
+
+        edits: applied in turn to `order`, as `swap:3,7`, ("swap", 3, 7) or ("sort", "loss"): see `fut.questions.editing`.
+        estimator: None for the default, and for an order shorter than the window one that can answer it, which the answer
+        says. verify: retrain that order, and give the truth beside the estimate. known, partial: as in `estimate`, `order`.
+        """
+        return whatif_run(self._run, order, edits, readouts, estimator, verify, {"known": known, "partial": partial})
+
+    def whatifs(
+        self,
+        queries: Any,
+        readouts: Sequence[str] = (PROBE,),
+        estimator: str | None = None,
+        verify: bool = False,
+        known: bool = True,
+        partial: bool = False,
+        start: OrderLike = "identity",
+    ) -> Iterator[dict[str, Any]]:
+        """Answers to any number of what-if queries, in their order, in memory that does not grow with their number.
+
+        queries: a file of lines (a name, a JSON list, or a JSON object of `id`, `order`, `edits`, `readouts`), or an iterable
+        of such lines, orders and dicts. start: the order of those that name none. NotCachedError before the first answer; a
+        bad query has `error` in its answer, and the rest go on: see `fut.querying.answer_queries`.
+        """
+        asked = WhatIfs(self._run, estimator, readouts, start, known, verify, partial)
+        asked.ready()
+        return answer_queries(asked, queries)
 
     def lds(
         self, subsets: int = 48, share: float = 0.1, seed: int = 0, estimators: Names = None, readout: str = PROBE
     ) -> Datamodel:
         """Retrain with random subsets left out in place and compare estimators with them: see `fut.datamodel`."""
         return lds_run(self._run, subsets, share, seed, estimators, readout)
+
+    def memorize(
+        self,
+        items: Sequence[int] | None = None,
+        most: int = MOST,
+        groups: int = GROUPS,
+        showing: int = -1,
+        calibrate: int = 0,
+        verify: int = 0,
+        seed: int = 0,
+        estimator: str | None = None,
+    ) -> Memorization:
+        """The loss on items, and on held-out text near and far, by the step an item stands at: see `fut.questions.memorization`.
+
+        Sweeps what is missing first (`fut memorize` says what it costs), retrains `calibrate` + `verify` cells and half as
+        many orders without an item, and keeps the answer in the run (`answers/`).
+        """
+        counts = {"groups": groups, "showing": showing, "calibrate": calibrate, "verify": verify, "seed": seed}
+        return memorize_run(self._run, asked_of(self._run, items, most, estimator=estimator, **counts))
+
+    def domains(
+        self, labels: Any, orders: Sequence[Sequence[str]] | None = None, items: Sequence[int] = (), **options: Any
+    ) -> Domains:
+        """What the order of whole domains, and the place of one of them or of one item, does to a read-out.
+
+        labels: a mapping of label to items, a list with one label per item, a JSON file of one of both, `source`, or `loss:3`.
+        orders: lists of all labels; None for all orders, or a sample. items: each put at every step. options: `most`,
+        `places`, `verify`, `seed`, `readout`, `estimator`, as in `fut.domains.domains_run`.
+        """
+        return domains_run(self._run, labels, orders, items, **options)
 
     def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
         """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""
@@ -102,6 +187,10 @@ class Asking:
         self, scores: Sequence[float], family: str = "sort", number: int | None = None, descending: bool = False
     ) -> Order:
         """The order of a family by scores of your own, one per item: see `estimators.families`."""
+        if len(scores) != self._run.items:
+            raise OrderError(
+                f"arranged: expected {self._run.items} scores, one per item, got {len(scores)}; give them in the items' order"
+            )
         return arranged(self._run.reference, scores, family, number, descending)
 
     def named_orders(self) -> dict[str, Order]:

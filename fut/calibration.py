@@ -10,15 +10,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estimators.intervals import LEVEL, Calibration, calibrate
+from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
 from estimators.order import Order, random_order, random_orders
 from storage import FORMAT, Manifest
 
 from .errors import UsageError
 from .estimation import base_name, raw_estimates, require_movable
+from .notebook import COLOURS, Shown, labelled
+from .questions.editing import random_edits
 from .readouts import PROBE, ReadOut, require_same_value, suffix
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from .run import Run
 
 DIRECTORY = "calibration"
@@ -29,10 +33,11 @@ VALUE = "reference_value"
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class Calibrated(Shown):
     """A fitted calibration of an estimator of one read-out, and what it was fitted on, in the read-out's unit.
 
-    variance: mean sampling variance of those estimates.
+    variance: mean sampling variance of those estimates. edit: the kind of edit of the reference order that each of the
+    orders is one of, or None for random orders; anchor: then, the reference order's value, which the fit passes through.
     """
 
     fit: Calibration
@@ -45,6 +50,15 @@ class Calibrated:
     seed: int
     readout: str = PROBE
     unit: str = "nats/token"
+    edit: str | None = None
+    anchor: float | None = None
+
+    @property
+    def fitted_on(self) -> str:
+        """What it was fitted on, in words."""
+        return f"{self.fit.count} retrained orders" + (
+            f", each one `{self.edit}` away from the reference" if self.edit else ""
+        )
 
     def interval(self, estimate: float, variance: float = 0.0) -> tuple[float, float]:
         """90 % interval of the retrained loss, wider where the sample of coordinates is worse than it was here."""
@@ -67,19 +81,67 @@ class Calibrated:
             "estimated_losses": self.estimates,
             "sampling_variance": self.variance,
             "seed": self.seed,
+            "edit": self.edit,
         }
 
+    def title(self) -> str:
+        return f"{self.estimator} of {self.readout}: truth = {self.fit.offset:+.5f} {self.fit.slope:+.4f} × estimate"
 
-def calibrate_run(run: Run, count: int, seed: int, estimator: str, readout: str = PROBE) -> Calibrated:
-    """Retrain `count` random orders (kept, as every truth is), estimate them, fit, and store the fit in the run."""
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per retrained order: its true value, the estimate, and the calibrated one with its interval."""
+        rows = []
+        for digest, true, guess in zip(self.digests, self.truths, self.estimates, strict=True):
+            ends = dict(zip(("low", "high"), self.interval(guess), strict=True))
+            rows.append(
+                {"order": digest[:12], "true": true, "estimate": guess, "calibrated": self.fit.correct(guess)} | ends
+            )
+        return rows
+
+    def units(self) -> dict[str, str]:
+        return dict.fromkeys(("true", "estimate", "calibrated", "low", "high"), self.unit)
+
+    def notes(self) -> list[str]:
+        spread = f"{self.fit.sd:.2g} {self.unit}".rstrip()
+        return [
+            f"residual sd {spread} on {self.fit.freedom} degrees of freedom; low … high: 90 % interval of a new order"
+        ]
+
+    def draw(self, axes: Axes) -> None:
+        """True against estimated values, the fit, and its 90 % intervals."""
+        low, high = min(self.estimates), max(self.estimates)
+        at = [low + (high - low) * i / 40 for i in range(41)]
+        band = [self.interval(value) for value in at]
+        axes.plot(at, [self.fit.correct(value) for value in at], color=COLOURS[0], label="fit")
+        axes.fill_between(
+            at,
+            [b for b, _ in band],
+            [t for _, t in band],
+            color=COLOURS[0],
+            alpha=0.15,
+            linewidth=0,
+            label="90 % interval",
+        )
+        axes.scatter(self.estimates, self.truths, s=18, color=COLOURS[1], zorder=3, label="retrained orders")
+        axes.set(xlabel=labelled("estimate", self.unit), ylabel=labelled("retrained", self.unit))
+        axes.legend(fontsize="small", frameon=False)
+
+
+def calibrate_run(
+    run: Run, count: int, seed: int, estimator: str, readout: str = PROBE, edit: str | None = None
+) -> Calibrated:
+    """Retrain `count` random orders (kept, as every truth is), estimate them, fit, and store the fit in the run.
+
+    edit: a kind of edit, for orders one random edit of that kind away from the reference in place of random ones.
+    """
     if estimator in ("retrain", "reference"):
         raise UsageError(
             f"calibrate: expected an estimator, got `{estimator}`, which has nothing to calibrate; name another"
         )
-    require_movable("calibrate", [estimator])
+    if edit != "without":
+        require_movable("calibrate", [estimator])
     if count < 3:
         raise UsageError(f"calibrate: expected at least 3 orders, got {count}; 8 is a good number")
-    orders, asked = random_orders(run.reference, count, seed), run.readouts.get(readout)
+    orders, asked = _orders(run.reference, count, seed, edit), run.readouts.get(readout)
     estimates, variances = raw_estimates(run.estimator(estimator, readout=asked.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
         truths = [run.readouts.truth(asked, run.retrain(order, lambda step, state: tick())) for order in orders]
@@ -92,12 +154,19 @@ def calibrate_run(run: Run, count: int, seed: int, estimator: str, readout: str 
         "variance": sum(variances) / count,
         "seed": seed,
     } | _asked(asked)
-    calibrate(truths, estimates)  # refuses what cannot be fitted before anything is written
-    path = _path(run.path, estimator, asked.name)
+    content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(asked)}
+    found = _fitted(content)  # refuses what cannot be fitted before anything is written
+    path = _path(run.path, estimator, asked.name, edit)
     path.parent.mkdir(exist_ok=True)
     environment = {"basis": _basis(run, estimator, asked.name), VALUE: run.readouts.at_reference(asked)}
     Manifest("calibration", FORMAT, content, environment).write(path)
-    return _fitted(content)
+    return found
+
+
+def _orders(reference: Order, count: int, seed: int, edit: str | None) -> list[Order]:
+    if edit is None:
+        return random_orders(reference, count, seed)
+    return [drawn.apply(reference, lambda order, key: order) for drawn in random_edits(reference, edit, count, seed)]
 
 
 def _asked(readout: ReadOut) -> dict[str, str]:
@@ -105,12 +174,12 @@ def _asked(readout: ReadOut) -> dict[str, str]:
     return {} if readout.name == PROBE else {"readout": readout.name, "unit": readout.unit}
 
 
-def read_calibration(run: Run, estimator: str, readout: str = PROBE) -> Calibrated | None:
-    """The calibration of this estimator of a read-out on this run, if there is one.
+def read_calibration(run: Run, estimator: str, readout: str = PROBE, edit: str | None = None) -> Calibrated | None:
+    """The calibration of this estimator of a read-out on this run, if there is one: on random orders, or on a kind of edit.
 
     None where its terms have been made anew since. ModelError where a user's read-out is another function now.
     """
-    path = _path(run.path, estimator, readout)
+    path = _path(run.path, estimator, readout, edit)
     if not path.exists():
         return None
     found, asked = Manifest.read(path), run.readouts.get(readout)
@@ -126,7 +195,8 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
     name, config = base_name(estimator), {}
     if name in ("adjoint", "positions"):
         expansion = run.expansion()
-        config = expansion.config.model_dump(mode="json", exclude={"readouts"})
+        later = set[str]() if expansion.config.fine else {"fine"}  # a field that earlier versions did not have
+        config = expansion.config.model_dump(mode="json", exclude={"readouts", *later})
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
     elif name == "curved":
         config = run.base().settings()
@@ -150,8 +220,11 @@ def fresh_orders(reference: Order, count: int, seed: int, used: Collection[str])
 
 
 def _fitted(content: dict[str, Any]) -> Calibrated:
-    return Calibrated(calibrate(content["truths"], content["estimates"]), **content)
+    true, guess, anchor = content["truths"], content["estimates"], content.get("anchor")
+    fit = calibrate(true, guess) if anchor is None else calibrate_anchored(true, guess, anchor)
+    return Calibrated(fit, **content)
 
 
-def _path(run_path: Path, estimator: str, readout: str) -> Path:
-    return run_path / DIRECTORY / f"{estimator.replace(':', '+')}{suffix(readout)}.json"
+def _path(run_path: Path, estimator: str, readout: str, edit: str | None) -> Path:
+    near = "" if edit is None else f"-edit-{edit}"
+    return run_path / DIRECTORY / f"{estimator.replace(':', '+')}{suffix(readout)}{near}.json"

@@ -26,12 +26,16 @@ from .commands import (
     progress,
     say,
 )
+from .commands.domains import domains
 from .commands.lds import lds
+from .commands.memorize import memorize
 from .commands.report import report
 from .commands.search import search
+from .commands.whatif import InOrder, whatif
 from .config import CacheConfig, load_config, parse_config
 from .device import describe
 from .errors import EXPECTED, UsageError, exit_status
+from .questions.editing import CALIBRATED
 from .readouts import PROBE, suffix
 
 app = typer.Typer(
@@ -173,13 +177,17 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="seed of the orders; keep it apart from those you verify with")] = SEED,
     estimator: EstimatorName = None,
     readout: ReadOutName = PROBE,
+    edit: Annotated[
+        str | None,
+        typer.Option(help=f"orders one random edit away from the reference: {', '.join(CALIBRATED)}; for `fut whatif`"),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Retrain a few orders and fit an estimator to them: every later estimate then carries a 90 % interval."""
     run = open_run(path, device, as_json)
     say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.config.consumed} gradients", as_json)
-    found = run.calibrate(orders, seed, estimator, readout)
+    found = run.calibrate(orders, seed, estimator, readout, edit)
     answer(found.as_dict(), present.calibration(found), as_json)
 
 
@@ -207,8 +215,11 @@ def verify(
 
 
 app.command()(lds)
+app.command()(memorize)
+app.command()(domains)
 app.command()(report)
 app.command()(search)
+app.command(cls=InOrder)(whatif)
 
 
 @app.command()

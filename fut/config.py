@@ -118,6 +118,12 @@ class AdjointConfig(_Section):
     products: Literal["difference", "exact"] = Field(
         "difference", description="Hessian-vector products of the sweep, by central difference or torch.func"
     )
+    fine: int = Field(
+        0,
+        ge=0,
+        description="how many of the read-outs, the first ones, have products on the whole pool; the others have theirs as "
+        "functionals do, at an eighth of the cost; 0 for all",
+    )
     anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
     coordinates: int = Field(
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
@@ -130,9 +136,11 @@ class AdjointConfig(_Section):
     seed: int = Field(0, ge=0, lt=1 << 63)
 
     def identity(self) -> dict[str, Any]:
-        """What an expansion pins, read-outs aside; `products` where exact alone, as earlier versions had no such field."""
-        added = {"products"} if self.products == "difference" else set[str]()
-        return self.model_dump(mode="json", exclude={"readouts", *added})
+        """What an expansion pins, read-outs aside; fields that earlier versions did not have only where they are not the
+        default."""
+        added = {"products": "difference", "fine": 0}
+        usual = {name for name, default in added.items() if getattr(self, name) == default}
+        return self.model_dump(mode="json", exclude={"readouts", *usual})
 
 
 class CurvedConfig(_Section):

@@ -26,8 +26,9 @@ from .estimation import base_name, raw_estimates, require_movable
 from .estimator import Estimator
 from .questions.arrangements import Arrangements
 from .questions.constraints import Constraints
-from .questions.curriculum import METHODS, Curriculum, Found, comparable, search
+from .questions.curriculum import Curriculum
 from .questions.evaluating import Budget
+from .questions.searching import METHODS, Found, comparable, search
 from .readouts import PROBE, ReadOut
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
 
 EVALUATIONS = 600
 """Orders that are estimated where no budget is named."""
-CURSE = "an order chosen for its estimate has, on average, a worse loss than that: trust the retrained figure, else the re-evaluated one"
+CURSE = (
+    "an order chosen for its estimate has, on average, a worse loss than that: trust the retrained figure, else the "
+    "re-evaluated one"
+)
 SECOND_HALF = "from the half of the sampled coordinates that the search did not ask"
 REEVALUATED = {
     "replay-exact": "no interval: by replay about the reference run with exact curvature, which had no part in the search",

@@ -65,15 +65,20 @@ def _joint_digest(items: Sequence[Item]) -> str:
 
 def read_text(source: str) -> str:
     """The text of a file, of every file in a directory (sorted by name), or of CPython's language reference."""
+    return "\n".join(text for _, text in read_texts(source))
+
+
+def read_texts(source: str) -> list[tuple[str, str]]:
+    """The same in its parts, each with its name: files by their path within the directory, topics of the reference."""
     if not source:
         from pydoc_data.topics import topics
 
-        return "\n".join(topics[name] for name in sorted(topics))
+        return [(name, topics[name]) for name in sorted(topics)]
     path = Path(source)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     if not files:
         raise DataError(f"text: expected files in {path}, got an empty directory; give another --text")
-    return "\n".join(_read_file(p) for p in files)
+    return [(str(p.relative_to(path)) if path.is_dir() else p.name, _read_file(p)) for p in files]
 
 
 def _read_file(path: Path) -> str:
@@ -124,15 +129,20 @@ def build_dataset(config: Config) -> Dataset:
     )
     _require_enough(config, len(tokens), len(train), len(held_out))
     draw = np.random.default_rng([data.seed, 0])
-    needed = data.items * data.batch
-    chosen, rest = np.split(draw.permutation(len(train)), [needed])
-    if data.heterogeneous:
-        chosen = np.sort(chosen)
-    items = [_item(train, rows) for rows in chosen.reshape(data.items, data.batch)]
+    chosen, rest = deal(len(train), data, draw)
+    items = [_item(train, rows) for rows in chosen]
     size = data.batch * data.per_step
     warmup = [_item(train, draw.choice(rest, size, replace=False)) for _ in range(config.warmup.steps)]
     probe = _probe(held_out, data, np.random.default_rng([data.seed, 1]))
     return Dataset(tuple(items), probe, tuple(warmup), data.text or "CPython's language reference (pydoc_data.topics)")
+
+
+def deal(segments: int, data: DataConfig, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Which segments of the training share every item takes [items, batch], and the rest."""
+    chosen, rest = np.split(draw.permutation(segments), [data.items * data.batch])
+    if data.heterogeneous:
+        chosen = np.sort(chosen)
+    return chosen.reshape(data.items, data.batch), rest
 
 
 def _require_enough(config: Config, tokens: int, train: int, held_out: int) -> None:

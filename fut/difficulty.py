@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difficulty:
-    """One score per item of a run [items], in `unit`; the larger, the more difficult the item is held to be."""
+    """One score per item of a run [items], in `unit`; what it measures is said at `MEASURES`."""
 
     key: str
     unit: str
@@ -128,10 +128,11 @@ def _measured(run: Run, key: str) -> Difficulty:
     return Difficulty(key, measure.unit, scores)
 
 
-def sorted_order(run: Run, spec: str) -> Order | None:
+def sorted_order(run: Run, spec: str, start: Order | None = None) -> Order | None:
     """The order behind a name like `sort:loss` or `folding:loss:4:desc`; None where it is no such name.
 
-    OrderError where every item has the same score, as batches of one shape have the same length.
+    start: whose items are sorted into its steps, by default the reference order. OrderError where every item has the same
+    score, as batches of one shape have the same length.
     """
     asked = family_name(spec)
     if asked is None:
@@ -142,7 +143,7 @@ def sorted_order(run: Run, spec: str) -> Order | None:
             f"order: expected items that differ in {asked.key} for `{spec}`, got {run.items} items of {found.scores[0]:g} "
             f"{found.unit} each; sort by another of {', '.join(k for k in MEASURES if k != asked.key)}"
         )
-    return arranged(run.reference, found.scores, asked.family, asked.number, asked.descending)
+    return arranged(start or run.reference, found.scores, asked.family, asked.number, asked.descending)
 
 
 def named_orders(run: Run) -> dict[str, Order]:

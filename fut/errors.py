@@ -30,6 +30,10 @@ class ResourceError(FutError, MemoryError):
     """A stage that would need more memory than the machine has; the message says how much of each."""
 
 
+class ExtraError(FutError, ImportError):
+    """An optional package that is not installed; the message names the extra that installs it."""
+
+
 EXPECTED = (FutError, StorageError, EstimatorError)
 """Every error that the command line shows as one message, without a traceback."""
 

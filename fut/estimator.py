@@ -89,6 +89,9 @@ class Estimator(ABC):
         """Whether positions can be turned into parameters."""
         return True
 
+    def share(self, other: Estimator) -> None:  # noqa: B027
+        """Hold in memory only once what another estimator of the same run, of another read-out, holds already."""
+
     def ready(self) -> None:
         """NotCachedError, naming the command to run, if the store lacks a term that this estimator replays."""
         term_tables(self.reference, self)

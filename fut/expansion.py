@@ -66,6 +66,12 @@ class Expansion:
         """m, the functionals behind the first read-out's quadratic term; none without a pooled batch, which they need."""
         return self.config.functionals if self.config.curvature == "pooled" else 0
 
+    @property
+    def fine(self) -> int:
+        """How many read-outs, the first ones, are swept with products on the whole pool."""
+        chosen = self.config.fine if self.config.curvature == "pooled" else 0
+        return min(chosen or len(self.names), len(self.names))
+
     @cached_property
     def groups(self) -> list[tuple[int, ...]]:
         """What the centre averages over, step after step: `mixture` groups each, of as many items as a step consumes."""
@@ -124,19 +130,20 @@ class Expansion:
         """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
         config, items, training = self.config, self.problem.config.data.items, self.problem.config.consumed
         products = config.pool if config.curvature == "pooled" else config.mixture
-        sweep, slopes = 2 * products * len(self.names), [gradient_cost(n, self.problem) for n in self.names]
+        sweep, slopes = 2 * products * self.fine, [gradient_cost(n, self.problem) for n in self.names]
         return (
             training * (config.mixture + sweep)
             + len(self.anchors) * items
             + sum(slopes)
-            + self.functional_gradients()
+            + self.coarse_gradients()
             + check_cost(self)
         )
 
-    def functional_gradients(self) -> int:
-        """Those of them that the functionals take: finding them, and their products, on batches of half a step."""
+    def coarse_gradients(self) -> int:
+        """Those of them that functionals and coarse read-outs take: finding functionals, and products on half a step's batch."""
         m, first = self.functionals, self.names[0]
-        swept = self.problem.config.consumed * (1 + m) / FEWER if m else 0
+        rows = m + len(self.names) - self.fine
+        swept = self.problem.config.consumed * (1 + rows) / FEWER if rows else 0
         return round(swept) + bend_cost(self.problem, first, m, gradient_cost(first, self.problem))
 
     def nbytes(self) -> int:
@@ -245,7 +252,7 @@ class Expansion:
 
     def pooled_products(self, step: int, theta: Tensor, directions: Tensor) -> Tensor:
         """Hessian-vector products [r + m, D] of a step's pooled batch, of the read-outs first, then of their functionals."""
-        return pooled_products(self.problem, self.config, step, theta, directions, len(self.names))
+        return pooled_products(self.problem, self.config, step, theta, directions, self.fine)
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the probe loss at the centre's end."""

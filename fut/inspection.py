@@ -135,16 +135,16 @@ def check_path(path: Path) -> list[Damage]:
     if (path / files.SUMMARY).exists():
         small[files.SUMMARY] = files.read_summary
     damages += [d for name, read in small.items() if (d := _unreadable(path / name, read, path))]
-    kept = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.ADJOINT}/{files.MANIFEST}")]
-    kept += path.glob(f"{BASE}/{files.MANIFEST}")
-    kept += path.glob(f"{REWEIGHTING}/{files.MANIFEST}")
+    kept = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{BASE}/{files.MANIFEST}")]
+    kept += [file for part in files.SWEPT for file in path.glob(f"{part}/{files.MANIFEST}")]
     kept += path.glob(f"{files.DIFFICULTY}/*.json")
     damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]
     damages += _missing_checkpoints(path)
     damages += [
         d
+        for swept in (files.ADJOINT, files.MEMORIZATION)
         for part in ("sample", "scratch/centre", "scratch/sweep", "scratch/costate", "scratch/gradients")
-        for d in CheckpointStore(path / files.ADJOINT / part).check()
+        for d in CheckpointStore(path / swept / part).check()
     ]
     damages += [d for part in SCRATCH for d in CheckpointStore(path / BASE / part).check()]
     damages += [
@@ -153,7 +153,7 @@ def check_path(path: Path) -> list[Damage]:
         for d in CheckpointStore(path / REWEIGHTING / part).check()
     ]
     damages += _damaged_terms(path / files.TERMS) if files.has_terms(path) else []
-    built = [where for part in (files.ADJOINT, BASE, REWEIGHTING) if (where := path / part / "terms").exists()]
+    built = [where for part in (*files.SWEPT, BASE) if (where := path / part / "terms").exists()]
     return damages + [d for where in built for d in _damaged_terms(where)]
 
 

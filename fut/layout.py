@@ -45,7 +45,8 @@ from .terms import TermLayout
 MANIFEST, CONFIG, SUMMARY, ORDER = "manifest.json", "config.toml", "summary.json", "order.json"
 DATA, CHECKPOINTS, WARMUP, TERMS, ADJOINT = "data", "checkpoints", "warmup", "terms", "adjoint"
 RETRAINED, ENDPOINTS, VERIFICATION = "retrained", "endpoints", "verification"
-DIFFICULTY, ANSWERS = "difficulty", "answers"
+DIFFICULTY, MEMORIZATION, ANSWERS = "difficulty", "memorization", "answers"
+SWEPT = (ADJOINT, DIRECTORY, MEMORIZATION)
 PINS = "readout_values"
 BITWISE = ("torch", "device", "threads", "machine")
 """Fields of the environment that bitwise replay depends on."""
@@ -104,12 +105,12 @@ def require_same_environment(manifest: Manifest, now: dict[str, Any], path: Path
         )
 
 
-def has_expansion(path: Path) -> bool:
-    return (path / ADJOINT / MANIFEST).exists()
+def has_expansion(path: Path, part: str = ADJOINT) -> bool:
+    return (path / part / MANIFEST).exists()
 
 
-def read_expansion_config(path: Path) -> AdjointConfig:
-    identity = Manifest.read(path / ADJOINT / MANIFEST).identity
+def read_expansion_config(path: Path, part: str = ADJOINT) -> AdjointConfig:
+    identity = Manifest.read(path / part / MANIFEST).identity
     return AdjointConfig.model_validate(identity["adjoint"] | {"readouts": identity["readouts"]})
 
 
@@ -134,8 +135,8 @@ def readout_config(path: Path, config: Config, readouts: Sequence[str] | None) -
 
 
 def read_pins(path: Path) -> dict[str, float]:
-    """Values at the reference endpoint of the users' own read-outs that the run's expansion was swept for."""
-    held = [Manifest.read(f).environment for part in (ADJOINT, DIRECTORY) if (f := path / part / MANIFEST).exists()]
+    """Values at the reference endpoint of those read-outs that the run's expansions were swept for and nothing else pins."""
+    held = [Manifest.read(f).environment for part in SWEPT if (f := path / part / MANIFEST).exists()]
     return {name: value for environment in held for name, value in environment.get(PINS, {}).items()}
 
 
@@ -150,7 +151,7 @@ def claim_expansion(path: Path, expansion: Expansion | Sensitivities, pins: dict
 
 def sweep(path: Path) -> None:
     """Remove what killed calls left half-written in the term stores."""
-    built = (path / part / "terms" for part in (ADJOINT, BASE, DIRECTORY))
+    built = (path / part / "terms" for part in (*SWEPT, BASE))
     for store in (path / TERMS, *built):
         for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
             remove_parts(directory)
@@ -259,7 +260,7 @@ def read_order(path: Path) -> list[Any]:
         raise OrderError(
             f"order: expected a readable JSON file, got {path} ({error.strerror}); check the path"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or no possible path
         raise OrderError(
             f"order: expected a JSON list like [3, 1, 2, 0], got {path}: {error}; mend the file"
         ) from error

@@ -24,14 +24,15 @@ def pooled_products(
     step: int,
     theta: Tensor,
     directions: Tensor,
-    readouts: int,
+    fine: int,
     relative: float = 3e-4,
 ) -> Tensor:
     """Hessian-vector products [r + m, D] of a step's pooled batch along directions [r + m, D].
 
-    The first r, of the read-outs, by central differences on a batch of `pool` steps' size, two gradients of it each, or
-    exactly. The other m, of functionals, which need less, by one-sided differences on half a step's: a gradient each, and
-    one more. relative: step of the central differences, as in `derivatives.hessian_vector_difference`.
+    The first `fine` of them, usually those of the read-outs, by central differences on a batch of `pool` steps' size, two
+    gradients of it each, or exactly. The others, usually functionals, which need less, by one-sided differences on half a
+    step's: a gradient each, and one more. relative: step of the central differences, as in
+    `derivatives.hessian_vector_difference`.
     """
     batch, objective = pooled_batch(problem, config, step), problem.objective
 
@@ -40,10 +41,10 @@ def pooled_products(
             return derivatives.hessian_vector(objective, theta, batch, direction)
         return derivatives.hessian_vector_difference(objective, theta, batch, direction, relative)
 
-    found = [product(u) for u in directions[:readouts]]
-    if len(directions) > readouts:
+    found = [product(u) for u in directions[:fine]]
+    if len(directions) > fine:
         small = drawn_samples(problem.data.items, small_size(problem), np.random.default_rng([config.seed, 17, step]))
-        found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[readouts:])
+        found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
     return torch.stack(found)
 
 

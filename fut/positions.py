@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -60,18 +61,28 @@ class Positions(Estimator):
         steps = self.problem.config.steps
         for order in orders:
             if len(order) != steps or not all(order.steps):
-                raise OrderError(
-                    f"positions: expected orders of {steps} steps with an item in each, got {len(order)} steps, "
-                    f"{sum(not step for step in order.steps)} of them empty; use --estimator adjoint or replay"
-                )
-        return look_up(self.table, self.batch(orders))
+                self._refuse(len(order), sum(not step for step in order.steps))
+        batch = self.batch(orders)
+        idle = (batch.weights.sum(-1) == 0).sum(-1)  # steps whose items are all left out train as empty ones do
+        if idle.any():
+            self._refuse(steps, int(idle.max()))
+        return look_up(self.table, batch)
+
+    def _refuse(self, steps: int, empty: int) -> NoReturn:
+        raise OrderError(
+            f"positions: expected orders of {self.problem.config.steps} steps with an item in each, got {steps} steps, "
+            f"{empty} of them empty; use --estimator adjoint or replay"
+        )
 
     @cached_property
     def _own(self) -> Tensor:
         return self.positions([self.problem.reference])[0]
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.reference.loss + (p - self._own).sum().item() for p in positions]
+        total = torch.zeros_like(positions[:, 0])
+        for column in (positions - self._own).unbind(-1):  # step by step, so that no order depends on its batch
+            total = total + column
+        return (self.reference.loss + total).tolist()
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         raise UsageError(

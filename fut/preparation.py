@@ -12,6 +12,7 @@ from .base import has_base
 from .caching import CachePlan, fill, known_terms, plan_cache
 from .config import AdjointConfig, CacheConfig, CurvedConfig, ReweightingConfig, parse_config
 from .device import environment
+from .expansion import Expansion
 from .fitting import LESS, require_base, require_expansion, require_pairwise
 from .footprint import footprint_of
 from .memory import require_memory
@@ -69,8 +70,12 @@ def cache(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -
 
 def expand(run: Run, config: AdjointConfig | None) -> None:
     """Compute what the adjoint estimator reads."""
+    build_expansion(run, run.expansion(config))
+
+
+def build_expansion(run: Run, expansion: Expansion) -> None:
+    """Compute what is missing of an expansion about the centre, refused beforehand where it does not fit."""
     files.require_same_environment(run.manifest, environment(run.problem.device), run.path)
-    expansion = run.expansion(config)
     pins: dict[str, float] = {}
     if not expansion.complete():
         pins = run.readouts.pins(expansion.names)
@@ -130,7 +135,8 @@ def repair(run: Run) -> int:
         found = len(run.terms().repair())
     found += run.base().repair() if has_base(run.path) else 0
     found += run.sensitivities().repair() if stored_config(run.path) else 0
-    return found + (run.expansion().repair() if files.has_expansion(run.path) else 0)
+    swept = [part for part in (files.ADJOINT, files.MEMORIZATION) if files.has_expansion(run.path, part)]
+    return found + sum(run.expansion(part=part).repair() for part in swept)
 
 
 def _split(run: Run, names: Names) -> tuple[list[str], bool, bool]:

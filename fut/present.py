@@ -64,7 +64,7 @@ def calibration(found: Calibrated) -> str:
     return (
         f"{found.estimator}{named}: truth = {fit.offset:+.5f} {fit.slope:+.4f} × estimate, "
         f"residual sd {(format(fit.sd, '.6f') + ' ' + found.unit).rstrip()}, "
-        f"fitted on {fit.count} retrained orders ({fit.freedom} degrees of freedom); kept in the run"
+        f"fitted on {found.fitted_on} ({fit.freedom} degrees of freedom); kept in the run"
     )
 
 

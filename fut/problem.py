@@ -52,7 +52,11 @@ class Problem:
 
     def canonical(self, order: Order) -> Order:
         """The one form of all orders that train on the same content at every step; what is computed is computed for it."""
-        return order.canonical(self.twins)
+        return order.canonical(self.twins if self._has_twins else None)
+
+    @cached_property
+    def _has_twins(self) -> bool:
+        return self.twins != list(range(len(self.twins)))
 
     @property
     def stacked(self) -> bool:

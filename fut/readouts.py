@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from . import derivatives
 from .errors import ModelError, UsageError
+from .grouping import ALL, group_item, parse_group
 from .models import Item, load_hook, next_token_loss
 from .problem import Problem
 
 PROBE = "probe"
 TOLERANCE = 1e-4
 """How far, relatively, the same function's value at the same parameters may differ between two machines."""
-BUILT_IN = "probe, accuracy, items, item:NUMBER, package.module:name, or a name registered with `readouts=`"
+BUILT_IN = "probe, accuracy, items, item:NUMBER, groups:8, probe:2of8, package.module:name, or a name registered with `readouts=`"
 
 UserFunction = Callable[[nn.Module], Tensor]
 """A user's read-out: the module with the parameters in question -> a tensor holding one number."""
@@ -38,10 +39,14 @@ class ReadOut:
 
 
 def readout_names(specs: Sequence[str], items: int) -> list[str]:
-    """The read-outs that specifications stand for, each once: `items` as every `item:I`."""
+    """The read-outs that specifications stand for, each once: `items` as every `item:I`, `groups:8` as every `probe:Iof8`."""
     names: list[str] = []
     for spec in specs:
-        names += [f"item:{i}" for i in range(items)] if spec == "items" else [_canonical(spec, items)]
+        groups = parse_group(spec)
+        if groups is not None:
+            names += [group.name for group in groups]
+        else:
+            names += [f"item:{i}" for i in range(items)] if spec == "items" else [_canonical(spec, items)]
     return list(dict.fromkeys(names))
 
 
@@ -93,9 +98,9 @@ def check_registered(user: Mapping[str, UserFunction]) -> dict[str, UserFunction
     """A user's functions by name; UsageError for a name that means something else, or for what cannot be called."""
     for name, function in user.items():
         plain = isinstance(name, str) and name.replace("-", "_").isidentifier()
-        if not plain or name in (PROBE, "items", "item", "accuracy"):
+        if not plain or name in (PROBE, "items", "item", "accuracy", ALL):
             raise UsageError(
-                f"readouts: expected names of letters, digits, _ and - other than probe, items, item and accuracy, "
+                f"readouts: expected names of letters, digits, _ and - other than probe, items, item, groups and accuracy, "
                 f"got {name!r}; rename the read-out"
             )
         if not callable(function):
@@ -110,13 +115,9 @@ def _make(problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Read
     if name == PROBE:
         return ReadOut(name, "nats/token", problem.probe_loss, problem.probe_gradient)
     if name.startswith("item:"):
-        judged = (data.items[int(name.removeprefix("item:"))],)
-        return ReadOut(
-            name,
-            "nats/token",
-            lambda theta: derivatives.evaluate(objective, theta, judged),
-            lambda theta: derivatives.evaluate_gradient(objective, theta, judged),
-        )
+        return _mean_loss(problem, name, data.items[int(name.removeprefix("item:"))])
+    if (groups := parse_group(name)) is not None:
+        return _mean_loss(problem, name, group_item(data, groups[0]), pinned=True)
     if name == "accuracy":
         if objective.loss_function is not next_token_loss:
             raise UsageError(
@@ -125,6 +126,18 @@ def _make(problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Read
             )
         return _averaged(problem, name, "probability", next_token_probability, data.probe)
     return _averaged(problem, name, "", _user_function(name, user), [()], pinned=True)
+
+
+def _mean_loss(problem: Problem, name: str, item: Item, pinned: bool = False) -> ReadOut:
+    """The mean loss on one item's samples."""
+    objective, judged = problem.objective, (item,)
+    return ReadOut(
+        name,
+        "nats/token",
+        lambda theta: derivatives.evaluate(objective, theta, judged),
+        lambda theta: derivatives.evaluate_gradient(objective, theta, judged),
+        pinned,
+    )
 
 
 def _user_function(name: str, user: Mapping[str, UserFunction]) -> UserFunction:

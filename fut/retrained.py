@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,8 +28,11 @@ class RetrainedOrders:
     ) -> None:
         self.directory, self.device, self.canonical = directory, device, canonical
 
+    def _name(self, order: Order) -> str:
+        return self.canonical(order).digest[:32]
+
     def _store(self, order: Order) -> CheckpointStore:
-        return CheckpointStore(self.directory / self.canonical(order).digest[:32])
+        return CheckpointStore(self.directory / self._name(order))
 
     def find(self, order: Order) -> Retrained | None:
         """The truth about this order, if known."""
@@ -39,6 +42,12 @@ class RetrainedOrders:
         found = store.read(len(order))
         theta = torch.from_numpy(found.arrays["theta"]).to(self.device)
         return Retrained(float(found.attributes["loss"]), theta, float(found.attributes["seconds"]))
+
+    def among(self, orders: Sequence[Order]) -> dict[int, Retrained]:
+        """The truths that are known about any of the orders, by their places; the directory is listed once."""
+        names = {path.name for path in self.directory.iterdir()} if self.directory.exists() else set()
+        found = {i: self.find(order) for i, order in enumerate(orders) if names and self._name(order) in names}
+        return {i: truth for i, truth in found.items() if truth is not None}
 
     def keep(self, order: Order, result: Retrained) -> None:
         attributes: dict[str, int | float | str] = {

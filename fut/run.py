@@ -16,9 +16,10 @@ from estimators.replay import Listener
 from estimators.state import State
 from storage import CheckpointStore, Damage, Manifest, TermStore, require_same
 
-from . import answering, inspection, preparation
+from . import inspection, preparation
 from . import layout as files
-from .answers import Endpoint, Estimate
+from .answering import Answering
+from .answers import Endpoint, Estimates
 from .asking import Asking, Names
 from .base import DIRECTORY as BASE
 from .base import Base, has_base, read_configs
@@ -165,11 +166,14 @@ class Run(Asking):
         """
         preparation.cache(self, names, config, readouts)
 
-    def expansion(self, config: AdjointConfig | None = None) -> Expansion:
-        """The expansion about the centre, as it is stored; with the run's own configuration where there is none yet."""
-        if config is None and files.has_expansion(self.path):
-            config = files.read_expansion_config(self.path)
-        chosen, directory = config or self.config.adjoint, self.path / files.ADJOINT
+    def expansion(self, config: AdjointConfig | None = None, part: str = files.ADJOINT) -> Expansion:
+        """The expansion about the centre, as it is stored; with the run's own configuration where there is none yet.
+
+        part: the directory of the run that holds it; `adjoint`, or `memorization` for that of `memorize`.
+        """
+        if config is None and files.has_expansion(self.path, part):
+            config = files.read_expansion_config(self.path, part)
+        chosen, directory = config or self.config.adjoint, self.path / part
         user, end = self.readouts.user, lambda: self.state(self.steps).theta
         return Expansion(directory, self.problem, chosen, lambda: self.state(0), user, end)
 
@@ -220,7 +224,7 @@ class Run(Asking):
         calibrated: bool = True,
         readout: str = PROBE,
         **options: str,
-    ) -> list[Estimate]:
+    ) -> Estimates:
         """A read-out under each order, by default the probe loss, without training.
 
         readout: `probe`, `accuracy`, `item:3`, or a function of your own; see `fut.readouts`.
@@ -230,9 +234,8 @@ class Run(Asking):
         if isinstance(orders, (str, Path, Order)):
             raise OrderError(f"estimate: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
         checked = [self.order(o) for o in orders]
-        return answering.estimate(
-            self, checked, estimator or self.default_estimator, known, calibrated, readout, **options
-        )
+        asker = Answering(self, estimator or self.default_estimator, readout, known, calibrated, **options)
+        return Estimates(asker(checked))
 
     @cached_property
     def retrained(self) -> RetrainedOrders:

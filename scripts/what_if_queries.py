@@ -1,6 +1,9 @@
-"""Answer many orders offline: one specification per line in, one JSON estimate per line out.
+"""Answer many orders offline: one query per line in, one JSON answer per line out, in the same order.
 
-python scripts/what_if_queries.py RUN < orders.txt > answers.jsonl
+python scripts/what_if_queries.py RUN < queries.jsonl > answers.jsonl
+
+A line is a name (`random:7`), a list (`[3, 1, 2, 0]`), or an object: {"id": 1, "order": "reverse", "edits": [["swap", 3, 7]],
+"readouts": ["probe"]}, each field optional.
 """
 
 from __future__ import annotations
@@ -18,17 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("run", help="directory of a reference run")
     cli.add_argument("--estimator", default=None, help="default: the run's own default")
+    cli.add_argument("--readout", action="append", help="default: probe; again for more")
+    cli.add_argument("--verify", action="store_true", help="really train in every order as well")
     arguments = cli.parse_args(argv)
     run, bad = fut.open(arguments.run), 0
-    for number, line in enumerate(sys.stdin, 1):
-        if not line.strip():
-            continue
-        try:
-            spec = json.loads(line) if line.lstrip().startswith("[") else line.strip()
-            found = run.estimate([spec], arguments.estimator or run.default_estimator)[0].as_dict()
-        except ValueError as error:
-            found, bad = {"error": str(error)}, 1
-        print(json.dumps({"line": number, **found}), flush=True)
+    readouts = arguments.readout or ["probe"]
+    for found in run.whatifs(sys.stdin, readouts, arguments.estimator, arguments.verify):
+        bad |= "error" in found
+        print(json.dumps(found), flush=True)
     return bad
 
 

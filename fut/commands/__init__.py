@@ -16,6 +16,7 @@ from estimators.order import NAMES as ORDERS
 
 from .. import present
 from ..answers import jsonable
+from ..errors import UsageError
 from ..estimation import NAMES
 from ..progress import Progress, silent, terminal
 
@@ -59,3 +60,13 @@ def open_run(path: Path, device: str, quiet: bool) -> Run:
 
     sys.path.insert(0, os.getcwd())
     return opened(path, device=device, progress=progress(quiet))
+
+
+def numbers(option: str, text: str | None) -> list[int] | None:
+    """A comma-separated list of whole numbers from 0; None where the option is not given."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{option}: expected whole numbers from 0 like 0,3,7, got `{text}`; correct the list")
+    return [int(part) for part in parts]

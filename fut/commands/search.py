@@ -11,7 +11,8 @@ from .. import present
 from ..curriculum import EVALUATIONS
 from ..errors import UsageError
 from ..questions.constraints import Constraints
-from ..questions.curriculum import METHODS, Curriculum
+from ..questions.curriculum import Curriculum
+from ..questions.searching import METHODS
 from ..readouts import PROBE
 from . import Device, EstimatorName, Json, ReadOutName, RunPath, answer, open_run, say
 
@@ -113,18 +114,11 @@ def _truths(found: Curriculum, value: Callable[[float], str]) -> list[str]:
     """What retraining says, a row per loss, the best first."""
     if found.retrained_loss is None:
         return ["nothing was retrained: --verify K retrains the found order beside K random and the named ones"]
-    others = {
-        "reference order": found.reference_loss,
-        f"mean of {len(found.random_losses)} random orders": found.mean_random_loss,
-        f"best of {len(found.random_losses)} random orders": found.best_random_loss,
-        f"best named order, {found.best_heuristic} of {len(found.heuristics)}": found.best_heuristic_loss,
-    }
     rows = [["really retrained", "loss", "gain", "in perplexity"]]
     rows.append(["found order", value(found.retrained_loss), "", ""])
-    for name, loss in others.items():
+    for name, loss in found.rivals.items():
         gain = found.gain(loss)
-        if loss is not None and gain is not None:
-            rows.append([name, value(loss), f"{gain['value']:+.5f}", present.number(gain["perplexity"], "+.4f")])
+        rows.append([name, value(loss), f"{gain['value']:+.5f}", present.number(gain["perplexity"], "+.4f")])
     spread = (
         [] if found.random_sd is None else [f"order noise (sd of random orders): {found.random_sd:.2g} {found.unit}"]
     )

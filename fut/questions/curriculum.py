@@ -1,144 +1,23 @@
-"""Curriculum search: which order would have trained best? Pure functions of an `estimate(orders)` callable and a table."""
+"""What a curriculum search answers: the order that it found, what is expected of it, and the truth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-
-from estimators.order import Order
 
 from ..answers import jsonable, perplexity
-from .arrangements import Arrangements, Units
-from .assigning import assign
-from .constraints import Constraints
-from .evaluating import Budget, Estimate, Evaluator
-from .genetic import genetic
-from .local_search import LocalSearch
+from ..notebook import COLOURS, GREY, MARKERS, Shown, labelled
 
-METHODS = ("local", "genetic", "assignment")
-APART = 0.25
-"""Share of the units that stand in other steps in any two finalists."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a search came to. best: of least value (greatest, where that was sought); value: the estimate's, as it was searched.
-
-    history: (evaluations, best value so far), an entry for every improvement. finalists: good orders that differ, `best`
-    first, with their values.
-    """
-
-    best: Order
-    value: float
-    evaluations: int
-    seconds: float
-    history: list[tuple[int, float]]
-    finalists: list[tuple[Order, float]]
-
-
-def search(
-    estimate: Estimate,
-    start: Order,
-    table: ArrayLike | None = None,
-    *,
-    method: str = "local",
-    budget: Budget,
-    seed: int = 0,
-    constraints: Constraints | None = None,
-    from_start: bool = False,
-    maximize: bool = False,
-    finalists: int = 1,
-    tick: Callable[[int], object] = lambda count: None,
-) -> Found:
-    """The order of least estimate that a budget finds, among the start order's items over its places, within constraints.
-
-    table: first-order values of positions [T, items] in the estimate's unit, larger meaning a larger value; without one
-    the search learns its own. method: `local` (see `local_search`), `genetic` (see `genetic`), or `assignment`, the best
-    order under the table, estimated once. from_start: begin at `start`, in place of the assignment. maximize: seek the
-    greatest. tick: told how many orders have just been estimated.
-
-    The same arguments give the same result, unless the clock ends the search. ValueError for an unknown method or a spent budget
-    that allows no evaluation, OrderError for what cannot be arranged.
-    """
-    if method not in METHODS:
-        raise ValueError(f"search: expected a method among {', '.join(METHODS)}, got `{method}`; correct the name")
-    space, sign = Arrangements(start, constraints or Constraints()), -1.0 if maximize else 1.0
-    values = np.zeros((len(start), int(space.items.max()) + 1)) if table is None else np.asarray(table, dtype=float)
-    evaluator = Evaluator(space, lambda orders: [sign * v for v in estimate(orders)], budget, tick)
-    draw, costs = np.random.default_rng([seed, 41]), space.costs(sign * values)
-    begin = space.first if from_start or table is None else assign(space, costs)
-    if method == "assignment":
-        evaluator.values([begin])
-    elif method == "genetic":
-        genetic(evaluator, [begin] if from_start else [], draw)
-    else:
-        LocalSearch(evaluator, costs, draw).run([begin])
-    if evaluator.best is None:
-        raise ValueError(
-            f"search: expected a finite estimate within the budget, got none of {evaluator.evaluations}; allow more "
-            "evaluations or seconds, or use another estimator"
-        )
-    return _found(evaluator, sign, finalists)
-
-
-def _found(evaluator: Evaluator, sign: float, finalists: int) -> Found:
-    assert evaluator.best is not None
-    ranked = sorted(evaluator.seen.items(), key=lambda pair: pair[1])
-    chosen = distinct([order for order, value in ranked if math.isfinite(value)], finalists)
-    history = [(count, sign * value) for count, value in evaluator.history]
-    best, values = evaluator.space.order(evaluator.best), evaluator.seen
-    chosen = [best, *(order for order in chosen if order != best)][: max(finalists, 1)]
-    return Found(
-        best,
-        sign * evaluator.best_value,
-        evaluator.evaluations,
-        evaluator.seconds,
-        history,
-        [(order, sign * values[order]) for order in chosen],
-    )
-
-
-def distinct(ranked: Sequence[Order], count: int) -> list[Order]:
-    """The first `count` of the orders that differ from all chosen before them in at least APART of their steps."""
-    chosen: list[Order] = []
-    for order in ranked:
-        if len(chosen) == count:
-            break
-        if all(_apart(order, other) >= APART for other in chosen):
-            chosen.append(order)
-    return chosen
-
-
-def _apart(a: Order, b: Order) -> float:
-    return sum(x != y for x, y in zip(a.steps, b.steps, strict=True)) / len(a)
-
-
-def comparable(space: Arrangements, orders: Mapping[str, Order]) -> dict[str, Order]:
-    """Those of the named orders that hold the same items in steps of the same length, brought within the constraints."""
-    found = {}
-    sizes = [len(step) for step in space.start.steps]
-    for name, order in orders.items():
-        same = order.multiset_digest == space.start.multiset_digest and [len(s) for s in order.steps] == sizes
-        if same:
-            found[name] = space.order(space.repair(arrangement_of(space, order)))
-    return found
-
-
-def arrangement_of(space: Arrangements, order: Order) -> Units:
-    """The arrangement [n] behind an order of the space's items; of an item's several units, in their sequence."""
-    units: dict[int, list[int]] = {}
-    for unit, item in reversed(list(enumerate(space.items.tolist()))):
-        units.setdefault(item, []).append(unit)
-    return np.array([units[item].pop() for step in order.steps for item in step], dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Curriculum:
+class Curriculum(Shown):
     """The best order that a search found, what is expected of it, and what really training in it gives.
 
     Losses are values of the read-out in `unit`; lower is better, unless `maximize`. order: item numbers, a list per step
@@ -212,13 +91,11 @@ class Curriculum:
         """What the estimator's terms cost at the speed of the retraining measured here: training runs times seconds of one."""
         return None if self.retrain_seconds is None else self.precompute_training_runs * self.retrain_seconds
 
-    def gain(self, against: float | None) -> dict[str, float | None] | None:
+    def gain(self, against: float) -> dict[str, float | None]:
         """How much better than another loss the found order retrained is (estimated, where nothing was retrained).
 
         value: in `unit`, positive is better. perplexity: the same in exp(loss); None for a read-out in another unit.
         """
-        if against is None:
-            return None
         own = self.estimated_loss if self.retrained_loss is None else self.retrained_loss
         sign = -1.0 if self.maximize else 1.0
         nats = self.unit == "nats/token"
@@ -236,7 +113,19 @@ class Curriculum:
             "best_random": self.best_random_loss,
             "best_heuristic": self.best_heuristic_loss,
         }
-        return {name: self.gain(loss) for name, loss in others.items()}
+        return {name: None if loss is None else self.gain(loss) for name, loss in others.items()}
+
+    @property
+    def rivals(self) -> dict[str, float]:
+        """What the found order is compared with, by name: retrained losses."""
+        count = len(self.random_losses)
+        found = {
+            "reference order": self.reference_loss,
+            f"mean of {count} random orders": self.mean_random_loss,
+            f"best of {count} random orders": self.best_random_loss,
+            f"{self.best_heuristic}, the best of {len(self.heuristics)} named orders": self.best_heuristic_loss,
+        }
+        return {name: loss for name, loss in found.items() if loss is not None}
 
     def as_dict(self) -> dict[str, Any]:
         nats = self.unit == "nats/token"
@@ -264,3 +153,50 @@ class Curriculum:
     def from_dict(cls, content: Mapping[str, Any]) -> Curriculum:
         """From `as_dict`."""
         return cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
+
+    def title(self) -> str:
+        count = f"{self.evaluations} estimates by {self.estimator}"
+        return f"Best order found ({self.method}, {count})"
+
+    def units(self) -> dict[str, str]:
+        return {"loss": self.unit, "gain": self.unit}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per order: the found one, estimated and really retrained, then its rivals; `gain` of the found order on each."""
+        low, high = self.interval or (None, None)
+        rows = [{"order": "found, estimated", "loss": self.estimated_loss, "low": low, "high": high}]
+        if self.reevaluated_loss is not None:
+            rows.append({"order": f"found, by {self.reevaluated_by}", "loss": self.reevaluated_loss})
+        if self.retrained_loss is not None:
+            rows.append({"order": "found, retrained", "loss": self.retrained_loss})
+        for name, loss in self.rivals.items():
+            gain = self.gain(loss)
+            rows.append({"order": name, "loss": loss, "gain": gain["value"], "gain_perplexity": gain["perplexity"]})
+        return rows
+
+    def notes(self) -> list[str]:
+        return [self.note, self.reevaluated_note, f"order: {self.order}"]
+
+    def draw(self, axes: Axes) -> None:
+        """Retrained losses in rows: the found order with its estimate and interval, named orders, random orders."""
+        groups = {"random orders": self.random_losses, "named orders": list(self.heuristics.values())}
+        kinds = {name: losses for name, losses in groups.items() if losses}
+        for place, (name, losses) in enumerate(kinds.items()):
+            axes.plot(
+                losses, [place] * len(losses), MARKERS[place + 2], color=COLOURS[place + 2], alpha=0.6, label=name
+            )
+        place = len(kinds)
+        low, high = self.interval or (math.nan, math.nan)
+        ends = [[self.estimated_loss - low], [high - self.estimated_loss]]
+        axes.errorbar(
+            [self.estimated_loss], [place], xerr=ends, fmt=MARKERS[0], color=COLOURS[0], label="estimated", capsize=3
+        )
+        if self.retrained_loss is not None:
+            axes.plot([self.retrained_loss], [place], MARKERS[1], color=COLOURS[1], label="found, retrained")
+        axes.axvline(self.reference_loss, color=GREY, linewidth=1, linestyle="--", label="reference")
+        axes.set_yticks(range(place + 1), [*kinds, "found order"])
+        axes.set(
+            ylim=(-0.5, place + 0.5),
+            xlabel=labelled(self.readout if self.readout != "probe" else "probe loss", self.unit),
+        )
+        axes.legend(fontsize="small", frameon=False)

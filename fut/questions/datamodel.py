@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..notebook import Shown
 from .verify import Verification, accuracy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Subset = tuple[int, ...]
 
@@ -47,7 +51,7 @@ def additive(attributions: ArrayLike, steps: Sequence[Subset], subset: Subset) -
 
 
 @dataclass(frozen=True)
-class Datamodel:
+class Datamodel(Shown):
     """Estimators against subsets that have really been left out. subsets: the items left out of each; share: of all items.
 
     verification: the accuracy of every estimator on these subsets, the baseline `reference` among them; its Spearman
@@ -73,3 +77,22 @@ class Datamodel:
         """From `as_dict`."""
         found = Verification.from_dict({"orders": []} | dict(content))
         return cls(content["subsets"], content["share"], content["seed"], found)
+
+    def title(self) -> str:
+        return (
+            f"{self.verification.readout}: {len(self.subsets)} subsets of {self.share:g} of the items left out in place"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per estimator; `lds` is its Spearman correlation over the subsets."""
+        renamed = {"spearman": "lds"}
+        return [{renamed.get(k, k): v for k, v in row.items() if k != "coverage"} for row in self.verification.rows()]
+
+    def units(self) -> dict[str, str]:
+        return self.verification.units()
+
+    def notes(self) -> list[str]:
+        return ["low … high: 90 % bootstrap interval of lds; skill: 1 − mae / mae of `reference`"]
+
+    def draw(self, axes: Axes) -> None:
+        self.verification.draw(axes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,10 @@ from scipy.stats import rankdata
 from estimators.order import Order
 
 from ..answers import jsonable
+from ..notebook import Shown, draw_agreement
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Floats = NDArray[np.float64]
 BOOTSTRAP, BOOTSTRAP_SEED = 2000, 20_220
@@ -123,7 +127,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Shown):
     """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining."""
 
     orders: list[Any]
@@ -142,6 +146,28 @@ class Verification:
     def from_dict(cls, content: Mapping[str, Any]) -> Verification:
         """From `as_dict`; an estimate that was not finite comes back as None."""
         return cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
+
+    def title(self) -> str:
+        return f"{self.readout}: estimated against really retrained values of {len(self.true_losses)} orders"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per estimator."""
+        return [
+            {"estimator": name, "spearman": row["spearman"]}
+            | dict(zip(("low", "high"), row["spearman_interval"] or (None, None), strict=True))
+            | {key: row.get(key) for key in ("mae", "skill", "coverage", "seconds_per_order")}
+            for name, row in self.estimators.items()
+        ]
+
+    def units(self) -> dict[str, str]:
+        return {"mae": self.unit, "seconds_per_order": "s"}
+
+    def notes(self) -> list[str]:
+        return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`"]
+
+    def draw(self, axes: Axes) -> None:
+        shown = {name: values for name, values in self.estimated_losses.items() if name != "reference"}
+        draw_agreement(axes, self.true_losses, shown, self.reference_loss, self.unit)
 
 
 def verify(

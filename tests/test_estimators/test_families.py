@@ -100,7 +100,7 @@ def test_names_are_read_and_written(spec: str, expected: FamilyName | None) -> N
     "spec", ["sort", "sort:", "sort:desc", "sort:loss:3", "folding:loss:x", "saw:loss:3:4", "saw::3"]
 )
 def test_names_that_cannot_be_read_are_refused(spec: str) -> None:
-    with pytest.raises(OrderError, match=r"expected `(sort|folding|saw):KEY"):
+    with pytest.raises(OrderError, match=r"expected `(sort|folding|saw):SCORE"):
         family_name(spec)
 
 

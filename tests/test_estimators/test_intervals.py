@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from estimators.intervals import CalibrationError, calibrate
+from estimators.intervals import CalibrationError, calibrate, calibrate_anchored
 
 
 def test_an_affine_relation_is_recovered_exactly() -> None:
@@ -48,3 +48,21 @@ def test_sampling_variance_widens_the_interval() -> None:
 def test_what_cannot_be_fitted_is_refused(truth: list[float], guess: list[float]) -> None:
     with pytest.raises(CalibrationError, match="expected"):
         calibrate(truth, guess)
+
+
+def test_an_anchored_fit_passes_through_the_reference_and_covers() -> None:
+    draw, inside = np.random.default_rng(5), []
+    for _ in range(400):
+        guess = 2.0 + draw.normal(0, 0.01, 9)
+        true = 2.0 + 0.8 * (guess - 2.0) + draw.normal(0, 0.001, 9)
+        fit = calibrate_anchored(true[:8], guess[:8], 2.0)
+        low, high = fit.interval(guess[8])
+        inside.append(low <= true[8] <= high)
+        assert fit.correct(2.0) == pytest.approx(2.0, abs=1e-12)
+        assert fit.freedom == 7
+    assert 0.86 <= np.mean(inside) <= 0.94, "90 ± 1.5 %"
+    few = calibrate_anchored([2.1, 2.2, 2.4], [2.1, 2.2, 2.3], 2.0)
+    assert (few.slope, few.offset, few.freedom) == (1.0, 0.0, 3)
+    assert few.sd == pytest.approx(0.1 / np.sqrt(3))
+    with pytest.raises(CalibrationError, match="at least 3"):
+        calibrate_anchored([1.0], [1.0], 1.0)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from estimators.errors import OrderError
 from estimators.order import Order, named_order, random_order, random_orders, random_steps
+from estimators.replay import OrderBatch
 
 REFERENCE = Order.of(range(6))
 
@@ -217,3 +218,20 @@ def test_without_takes_any_number_of_items() -> None:
     for spec in ("without", "without:", "without:a", "without:-1"):
         with pytest.raises(OrderError, match="expected `without:N,N,…` with whole numbers"):
             named_order(spec, REBATCHED)
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=6), st.booleans())
+def test_plain_orders_take_a_short_way_to_the_same_form(steps: list[list[int]], named: bool) -> None:
+    twins = [0, 1, 0, 3, 1, 5] if named else None
+    plain, weighted = Order.of(steps), Order.of([{"items": s, "weights": [2.0] * len(s)} for s in steps])
+    assert plain.canonical(twins) == weighted.canonical(twins)
+    assert plain.canonical(twins).digest == weighted.canonical(twins).digest
+    assert Order.of([tuple(s) for s in steps]) == Order.of_entries([[(i, 1.0) for i in s] for s in steps]) == plain
+
+
+def test_plain_orders_are_packed_as_others_are() -> None:
+    plain = [Order.of([2, 0, 1]), Order.of([1, 1, 0])]
+    alone, among = OrderBatch.pack(plain), OrderBatch.pack([*plain, Order.of([[0, 1], [], [2]])])
+    assert alone.items.tolist() == among.items[:2, :, :1].tolist()
+    assert alone.weights.tolist() == among.weights[:2, :, :1].tolist()
+    assert (alone.weights.dtype, alone.items.dtype) == (among.weights.dtype, among.items.dtype)

@@ -7,16 +7,18 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from estimators.errors import OrderError
 from estimators.order import Order
 from fut.questions.arrangements import Arrangements
 from fut.questions.assigning import assign, total
 from fut.questions.constraints import Constraints
-from fut.questions.curriculum import Curriculum, Found, arrangement_of, comparable, distinct, search
+from fut.questions.curriculum import Curriculum
 from fut.questions.evaluating import BATCH, Budget, Evaluator
 from fut.questions.genetic import order_crossover
 from fut.questions.local_search import LocalSearch
+from fut.questions.searching import Found, arrangement_of, comparable, distinct, search
 from fut.questions.surrogate import Surrogate
 
 ITEMS = 7
@@ -270,8 +272,9 @@ def test_other_orders_are_compared_within_the_constraints() -> None:
     assert space.order(arrangement_of(space, order)) == order
 
 
-def test_the_answer_survives_json() -> None:
-    answer = Curriculum(
+@pytest.fixture
+def answer() -> Curriculum:
+    return Curriculum(
         order=[1, 0],
         estimated_loss=2.0,
         interval=(1.9, 2.1),
@@ -295,6 +298,9 @@ def test_the_answer_survives_json() -> None:
         estimator="adjoint",
         seed=0,
     )
+
+
+def test_the_answer_survives_json(answer: Curriculum) -> None:
     found = answer.as_dict()
     assert found["question"] == "search"
     assert found["best_random_loss"] == 2.1
@@ -317,6 +323,27 @@ def test_the_answer_survives_json() -> None:
         "value": pytest.approx(0.2),
         "perplexity": pytest.approx(np.exp(2.2) - np.exp(2)),
     }
+
+
+def test_the_answer_shows_itself(answer: Curriculum) -> None:
+    rows = {row["order"]: row for row in answer.rows()}
+    assert rows["found, retrained"]["loss"] == 2.05
+    assert rows["found, estimated"] | {"loss": 0} == {"order": "found, estimated", "loss": 0, "low": 1.9, "high": 2.1}
+    assert rows["best of 3 random orders"]["gain"] == pytest.approx(0.05)
+    assert rows["reverse, the best of 2 named orders"]["gain_perplexity"] == pytest.approx(np.exp(2.15) - np.exp(2.05))
+    page = answer._repr_html_()
+    assert all(text in page for text in ("found, by replay-exact", "loss [nats/token]", "order: [1, 0]"))
+    axes = Figure().subplots()
+    answer.draw(axes)
+    drawn = {line.get_label(): list(line.get_xdata()) for line in axes.get_lines()}
+    assert drawn["random orders"] == [2.3, 2.1, 2.2]
+    assert drawn["found, retrained"] == [2.05]
+    assert drawn["reference"] == [2.2, 2.2]
+    bare = Curriculum.from_dict(
+        answer.as_dict() | {"retrained_loss": None, "random_losses": [], "heuristics": {}, "interval": None}
+    )
+    assert [row["order"] for row in bare.rows()] == ["found, estimated", "found, by replay-exact", "reference order"]
+    bare.draw(Figure().subplots())
 
 
 def test_a_local_search_with_nothing_to_move_ends() -> None:

@@ -56,7 +56,7 @@ def test_names_are_orders_wherever_an_order_is_named(small_run: fut.Run, cli: Cl
     assert small_run.arranged([-s for s in scores]).tolist() == ranked[::-1]
     said = cli("estimate", small_run.path, "--order", "zigzag:loss:2:desc", "--json").json
     assert said["order"] == small_run.arranged(scores, "zigzag", 2, True).digest
-    assert "sort:KEY" in cli("estimate", small_run.path, "--order", "sorted").err
+    assert "sort:SCORE" in cli("estimate", small_run.path, "--order", "sorted").err
 
 
 def test_finer_items_fill_steps_in_turn(make_run: MakeRun) -> None:
@@ -117,6 +117,8 @@ def test_what_cannot_be_sorted_is_refused(small_run: fut.Run, cli: Cli) -> None:
         small_run.order("sort:length")
     with pytest.raises(UsageError, match="expected one of length, loss, gradient-norm, perplexity-drop, got `beauty`"):
         small_run.order("sort:beauty")
+    with pytest.raises(OrderError, match="expected 5 scores, one per item, got 6"):
+        small_run.arranged([1.0] * 6)
     with pytest.raises(OrderError, match="folds from 2 to 5"):
         small_run.order("folding:loss:6")
     said = cli("estimate", small_run.path, "--order", "sort:beauty", "--json")

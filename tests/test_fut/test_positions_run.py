@@ -98,7 +98,7 @@ def test_what_it_costs_is_said(make_run: MakeRun, cli: Cli) -> None:
 
 def test_what_positions_cannot_answer(make_run: MakeRun) -> None:
     run = make_run()
-    for order in ("drop:2", [0, 1, [], 3, 4]):
+    for order in ("drop:2", [0, 1, [], 3, 4], "without:2"):
         with pytest.raises(OrderError, match="expected orders of 5 steps with an item in each"):
             run.estimate([order], "positions", known=False)
     with pytest.raises(UsageError, match="rebuilds parameters"):
