@@ -288,6 +288,8 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
         (["--out", tmp_path / "no" / "page.html"], "correct --out"),
         (["--samples", -1], "expected --samples of 0 or more"),
         (["--estimator", "guess"], "estimator: expected one of"),
+        (["--estimator", "retrain"], "expected an estimator that does not train"),
+        (["--estimator", "reweighting"], "expected estimators of orders that move items"),
     ]:
         refused = cli("report", own_run, *arguments)
         assert (refused.status, message in refused.err) == (2, True), refused.err
