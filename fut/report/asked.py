@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from .. import layout as files
 from ..base import has_base
+from ..calibration import read_calibration
 from ..readouts import shortened
 from ..sensitivity import stored_config
+from .board import EDITS
 from .missing import command
 from .state import State, calibrations
 
@@ -39,6 +41,7 @@ def what_was_asked(run: Run, state: State, readout: str) -> list[Asked]:
         _terms(run),
         _calibrated("Intervals for estimates", default, fitted, command(path, "calibrate")),
         _calibrated("Intervals on the board", "positions", fitted, command(path, "calibrate", "--estimator positions")),
+        _nearby(run, readout),
         _counted(
             "How good are the estimates?",
             [len(v.orders) for v in state.verified],
@@ -78,6 +81,22 @@ def _calibrated(question: str, estimator: str, fitted: dict[str, int], asked: st
     count = fitted.get(estimator)
     state = f"{estimator}: calibrated on {count} retrained orders" if count else f"{estimator}: not calibrated"
     return Asked(question, bool(count), state, "" if count else asked)
+
+
+def _nearby(run: Run, readout: str) -> Asked:
+    """Whether the board's estimator is calibrated on single edits of the reference order."""
+    held = {edit: read_calibration(run, "positions", readout, edit) for edit in EDITS}
+    found = [edit for edit, fit in held.items() if fit is not None]
+    state = (
+        f"positions: calibrated on single {'s and '.join(found)}s"
+        if found
+        else "positions: not calibrated on single edits"
+    )
+    asked = next((edit for edit in EDITS if edit not in found), "")
+    options = f"--estimator positions --edit {asked}"
+    return Asked(
+        "Intervals after a single move", bool(found), state, command(run.path, "calibrate", options) if asked else ""
+    )
 
 
 def _counted(question: str, counts: Sequence[int], what: str, asked: str) -> Asked:

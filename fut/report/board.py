@@ -35,39 +35,51 @@ if TYPE_CHECKING:
 CARDS, ROOM = 512, 1 << 20
 """Most cards on a board, and bytes of tables in a page."""
 SEEDS = 16
+EDITS = ("swap", "move")
+"""Edits of the reference order that a board makes in one go."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One read-out's table worth [T, T], in its unit; reference: its value after the reference run."""
+    """One read-out's table worth [T, T], in its unit; reference: its value after the reference run.
+
+    calibrated: on random orders. edits: calibrations on orders that are one edit of a kind away from the reference order,
+    which go before that one for such orders, as `fut whatif` has it.
+    """
 
     readout: str
     unit: str
     reference: float
     worth: np.ndarray
     calibrated: Calibrated | None
+    edits: dict[str, Calibrated]
 
     def embedded(self) -> dict[str, Any]:
         """As JSON; numbers of the table as base64 of float64, little endian, row after row."""
-        fit = None
-        if self.calibrated is not None:
-            found = self.calibrated.fit
-            fit = {
-                "offset": found.offset,
-                "slope": found.slope,
-                "sd": found.sd,
-                "count": found.count,
-                "mean": found.mean,
-                "spread": found.spread,
-                "quantile": float(student.ppf(0.5 + LEVEL / 2, found.freedom)),
-            }
         return {
             "readout": self.readout,
             "unit": self.unit,
             "reference": self.reference,
             "worth": packed(self.worth),
-            "fit": fit,
+            "fit": None if self.calibrated is None else _fit(self.calibrated),
+            "edits": {edit: _fit(found) for edit, found in self.edits.items()},
         }
+
+
+def _fit(calibrated: Calibrated) -> dict[str, Any]:
+    """What the page needs for `Calibration.correct` and `interval`. least: the share of the variance that every interval has
+    beside the residual's own."""
+    found = calibrated.fit
+    return {
+        "offset": found.offset,
+        "slope": found.slope,
+        "sd": found.sd,
+        "count": found.count,
+        "least": 0.0 if found.anchored else 1 / found.count,
+        "mean": found.mean,
+        "spread": found.spread,
+        "quantile": float(student.ppf(0.5 + LEVEL / 2, found.freedom)),
+    }
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,9 @@ def make_board(run: Run, found: Sequence[Arrangement] = ()) -> Board | Missing:
 def _table(run: Run, readout: str) -> Table:
     found = positions_of(run, readout)
     asked, worth = found.reference, pooled(found.table.cpu().numpy(), run.reference.steps)
-    return Table(readout, asked.readout.unit, asked.loss, worth, read_calibration(run, "positions", readout))
+    near = {edit: read_calibration(run, "positions", readout, edit) for edit in EDITS}
+    held = {edit: fit for edit, fit in near.items() if fit is not None}
+    return Table(readout, asked.readout.unit, asked.loss, worth, read_calibration(run, "positions", readout), held)
 
 
 def _classes(run: Run) -> list[int]:

@@ -19,7 +19,6 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Spearman [90 % interval]": lambda row: (
         f"{present.number(row['spearman'])} {present.interval(row['spearman_interval'])}"
     ),
-    "Pearson": lambda row: present.number(row["pearson"]),
     "coverage of 90 % intervals": lambda row: present.number(row["coverage"], ".2f"),
     "skill before calibration": lambda row: present.number(row.get("skill_uncalibrated"), "+.2f"),
     "endpoint error": lambda row: present.number(row["endpoint_error"], ".2f"),

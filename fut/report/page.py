@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import NotCachedError, UsageError
+from ..estimation import require_movable
 from ..present import amount, loss
 from ..questions.verify import Verification
 from ..readouts import PROBE
@@ -61,6 +62,11 @@ def make_page(run: Run, samples: int, estimator: str) -> Page:
     """Everything that the run's directory says, as a page. samples: random orders to estimate by `estimator`, 0 for none."""
     if samples < 0:
         raise UsageError(f"report: expected --samples of 0 or more, got {samples}; 512 is a good number")
+    if estimator == "retrain":
+        raise UsageError(
+            "report: expected an estimator that does not train, got `retrain`; `fut verify` retrains random orders"
+        )
+    require_movable("report", [estimator])
     state = read_state(run.path)
     found = searches(run, state.searched)
     board = _board(run, [s.arrangement for s in found if s.arrangement])

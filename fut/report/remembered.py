@@ -76,8 +76,10 @@ def _kept(retention: Mapping[str, Any]) -> str:
         return "On average nothing of a batch is remembered at the end."
     share, best = retention["share"], retention["best_step"]
     ends = {"first": (0, share[0]), "last": (len(share) - 1, share[-1])}
-    left = [f"{minus(f'{100 * s:.0f}')} % at the {name} step" for name, (step, s) in ends.items() if step != best]
-    return f"A batch is remembered best from step {best}; of that is left at the end {' and '.join(left)}."
+    left = [
+        f"at the {name} step, {minus(f'{100 * s:.0f}')} % of that" for name, (step, s) in ends.items() if step != best
+    ]
+    return f"A batch is remembered best when it stands at step {best}; {', and '.join(left)}."
 
 
 def _curves(found: Mapping[str, Any]) -> list[tuple[str, Chart]]:

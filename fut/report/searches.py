@@ -147,7 +147,7 @@ def _progress(found: Curriculum) -> Chart | None:
         return None
     reference = found.reference_loss
     scale = Scale.of([v - reference for _, v in found.history], found.unit)
-    frame = Chart("the best estimate so far against the orders estimated", height=230, right=16)
+    frame = Chart("the best estimate so far against the orders estimated", height=230, left=60, right=16)
     left, top, right, bottom = frame.inner
     x = Axis(0.0, float(max(found.evaluations, 1)), left, right)
     y = Axis.around([scale(v - reference) for _, v in found.history], bottom, top)

@@ -63,6 +63,7 @@ def asked_once(small_run: fut.Run, tmp_path_factory: pytest.TempPathFactory) -> 
     run = fut.open(path, device="cpu")
     run.calibrate(6)
     run.calibrate(6, estimator="positions")
+    run.calibrate(3, estimator="positions", edit="swap")
     run.verify(4, estimators=["fut", "adjoint", "positions"])
     run.search(evaluations=40, verify=3, finalists=2, heuristics=["reverse", "sort:loss"])
     run.cache(["reweighting"])
@@ -288,6 +289,8 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
         (["--out", tmp_path / "no" / "page.html"], "correct --out"),
         (["--samples", -1], "expected --samples of 0 or more"),
         (["--estimator", "guess"], "estimator: expected one of"),
+        (["--estimator", "retrain"], "expected an estimator that does not train"),
+        (["--estimator", "reweighting"], "expected estimators of orders that move items"),
     ]:
         refused = cli("report", own_run, *arguments)
         assert (refused.status, message in refused.err) == (2, True), refused.err

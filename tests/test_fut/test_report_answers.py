@@ -124,7 +124,7 @@ def test_all_kinds_stand_on_the_page(own_run: Path, tmp_path: Path) -> None:
     said = words(text)
     assert "Left out:" not in said
     assert "0.04000 nats/token on the batch itself" in said
-    assert "A batch is remembered best from step 4; of that is left at the end 61 % at the first step." in said
+    assert "A batch is remembered best when it stands at step 4; at the first step, 61 % of that." in said
     assert "0.970 [0.90, 0.99]" in said
     assert "the batch itself, batch left out" in said
     assert "Least is estimated for code → web → books (−0.00400 nats/token against the reference order, really" in said

@@ -221,6 +221,44 @@ def test_an_order_that_was_retrained_shows_its_truth(browser: Browser, run: fut.
         assert opened.number("predicted") != truth
 
 
+def test_single_edits_have_a_calibration_of_their_own(browser: Browser, run: fut.Run, tmp_path: Path) -> None:
+    own = fut.open(shutil.copytree(run.path, tmp_path / "own"), device="cpu")
+    own.calibrate(7, estimator="positions", edit="swap")
+    with browser.open(own.report().path) as opened:
+        for order, edit in [("0 1 6 3 4 5 2", "swap:2,6"), ("0 1 3 2 4 5 6", "swap:2,3"), ("1 2 3 0 4 5 6", None)]:
+            opened.page.locator("#order-text").fill(order)
+            opened.page.locator("#order-text").press("Enter")
+            if edit is None:
+                opened.page.wait_for_timeout(250)
+                agree(opened, own, [int(card) for card in order.split()])
+                continue
+            expected = own.whatif(edits=[edit], estimator="positions", known=False)["probe"]
+            assert opened.number("delta") == pytest.approx(expected.delta, rel=1e-7)
+            assert [opened.number("low"), opened.number("high")] == pytest.approx(expected.interval, rel=1e-10)
+            command = f"fut whatif {own.path} --swap {edit.partition(':')[2]} --estimator positions"
+            assert opened.page.locator("#command").inner_text() == command
+            assert opened.page.locator("#basis").inner_text() == "(single swaps)"
+
+
+def test_every_single_edit_is_recognised(browser: Browser, run: fut.Run, page: Path) -> None:
+    cards, seen = list(range(7)), {}
+    for a in cards:
+        for b in cards:
+            if a != b:
+                swap, move = run.reference.swap(a, b), run.reference.move(a, b)
+                seen.setdefault(swap, set()).add(("swap", min(a, b), max(a, b)))
+                seen.setdefault(move, set()).add(("move", a, b))
+    with browser.open(page) as opened:
+        ask = "(order) => onlyEdits(order)"
+        for order, edits in seen.items():
+            found = {tuple(e) for e in opened.page.evaluate(ask, [i for (i,) in order.steps])}
+            assert found
+            assert found <= edits
+            assert {kind for kind, *_ in found} == {kind for kind, *_ in edits}
+        assert opened.page.evaluate(ask, [1, 2, 3, 0, 4, 6, 5]) == []
+        assert opened.page.evaluate(ask, cards) == []
+
+
 def test_a_found_order_goes_to_the_board(browser: Browser, run: fut.Run, page: Path) -> None:
     (found,) = (json.loads(f.read_text()) for f in (run.path / "answers").glob("search-*.json"))
     with browser.open(page) as opened:

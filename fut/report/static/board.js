@@ -95,7 +95,8 @@ function startBoard(data) {
     for (const [i, row] of Array.from(document.querySelectorAll("#readouts tbody tr")).entries()) showRow(row, tables[i]);
     element("order-text").value = order.join(", ");
     element("order-error").textContent = "";
-    element("command").textContent = commandFor(order);
+    element("basis").textContent = found.edit ? `(single ${found.edit[0]}s)` : "";
+    element("command").textContent = commandFor(order, found.edit);
     element("undo").disabled = !past.length;
   }
 
@@ -134,7 +135,8 @@ function startBoard(data) {
     set("gauge-interval", { x1: place(from), x2: place(to) });
   }
 
-  function commandFor(cards) {
+  function commandFor(cards, edit) {
+    if (edit) return `fut whatif ${data.run} --${edit[0]} ${edit[1]},${edit[2]} --estimator positions`;
     if (data.single) return `fut estimate ${data.run} --order ${cards.map((card) => data.cards[card].items[0]).join(",")} --estimator positions`;
     const listed = JSON.stringify(cards.map((card) => data.cards[card].items));
     return `fut estimate ${data.run} --order order.json --estimator positions   # order.json: ${listed}`;

@@ -26,7 +26,8 @@ class Table {
   }
 
   /* { value, delta, interval, known } in the read-out's unit; interval is null where the estimator is not calibrated,
-     known says that the value is the truth about the reference order. */
+     known says that the value is the truth about the reference order; edit is the single edit of it that the order is, where
+     the estimator is calibrated on such. */
   predict(order) {
     if (this.isReference(order)) {
       const interval = this.fit ? [this.reference, this.reference] : null;
@@ -34,12 +35,14 @@ class Table {
     }
     const added = this.sum(order);
     const raw = this.reference + added;
-    if (!this.fit) return { value: raw, delta: added, interval: null, known: false };
-    const { offset, slope, sd, count, mean, spread, quantile } = this.fit;
+    const edit = onlyEdits(order).find(([kind]) => kind in this.edits);
+    const fit = edit ? this.edits[edit[0]] : this.fit;
+    if (!fit) return { value: raw, delta: added, interval: null, known: false };
+    const { offset, slope, sd, least, mean, spread, quantile } = fit;
     const value = offset + slope * raw;
     const far = spread > 0 && slope !== 1 ? (raw - mean) ** 2 / spread : 0;
-    const half = quantile * sd * Math.sqrt(1 + 1 / count + far);
-    return { value, delta: value - this.reference, interval: [value - half, value + half], known: false };
+    const half = quantile * sd * Math.sqrt(1 + least + far);
+    return { value, delta: value - this.reference, interval: [value - half, value + half], known: false, edit };
   }
 }
 
@@ -47,6 +50,18 @@ class Table {
 function moved(order, from, to) {
   const found = order.slice();
   found.splice(to, 0, ...found.splice(from, 1));
+  return found;
+}
+
+/* The single edits of the reference order that this order is: ["swap", a, b], ["move", from, to], both, or none. */
+function onlyEdits(order) {
+  const off = order.map((card, step) => step).filter((step) => order[step] !== step);
+  if (!off.length) return [];
+  const [first, last] = [off[0], off[off.length - 1]];
+  const found = off.length === 2 ? [["swap", first, last]] : [];
+  const inner = order.slice(first, last + 1);
+  if (inner.slice(0, -1).every((card, i) => card === first + 1 + i)) found.push(["move", first, last]);
+  else if (inner.slice(1).every((card, i) => card === first + i)) found.push(["move", last, first]);
   return found;
 }
 
