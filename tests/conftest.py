@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import Cli, MakeRun, Said, small_config
+from small import ASKED, Cli, MakeRun, Said, small_config
 
 import fut
 from fut import cli as command_line
@@ -48,8 +48,7 @@ def small_run(make_run: MakeRun) -> fut.Run:
 @pytest.fixture
 def own_run(small_run: fut.Run, tmp_path: Path) -> Path:
     """A copy of the cached small run, without what other tests have asked of it, to be damaged at will."""
-    answers = shutil.ignore_patterns("retrained", "verification", "endpoints")
-    return Path(shutil.copytree(small_run.path, tmp_path / "own", ignore=answers))
+    return Path(shutil.copytree(small_run.path, tmp_path / "own", ignore=ASKED))
 
 
 @pytest.fixture

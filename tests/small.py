@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,11 @@ from fut.config import Config, load_config
 from storage import CheckpointStore, TermStore
 
 MakeRun = Callable[..., fut.Run]
+
+ASKED = shutil.ignore_patterns(
+    "retrained", "verification", "endpoints", "answers", "calibration", "difficulty", "memorization", "report.html"
+)
+"""What tests that share a run may have asked of it: left out where it is copied."""
 
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"items": 5, "batch": 2, "context": 12, "probe": 4},

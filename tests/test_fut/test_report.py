@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import Cli, MakeRun, small_config
+from small import ASKED, Cli, MakeRun, small_config
 from torch import nn
 
 import fut
@@ -58,8 +58,7 @@ def expanded(make_run: MakeRun, **sections: dict[str, Any]) -> fut.Run:
 @pytest.fixture(scope="module")
 def asked_once(small_run: fut.Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of which everything has been asked that the page shows."""
-    answers = shutil.ignore_patterns("retrained", "verification", "endpoints")
-    path = Path(shutil.copytree(small_run.path, tmp_path_factory.mktemp("asked") / "own", ignore=answers))
+    path = Path(shutil.copytree(small_run.path, tmp_path_factory.mktemp("asked") / "own", ignore=ASKED))
     run = fut.open(path, device="cpu")
     run.calibrate(6)
     run.calibrate(6, estimator="positions")
