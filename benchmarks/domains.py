@@ -2,8 +2,9 @@
 
 python benchmarks/domains.py --work /tmp/domains
 
-A run whose items come from consecutive zones of the text, in three domains of equal size, one item of the middle one
-replaced by random bytes. Calibrated on 8 random orders and 8 random moves; all orders that are asked about are retrained.
+Two runs whose items come from consecutive zones of the text, in three domains of equal size: as it is, and with one item of
+the middle domain replaced by random bytes. Calibrated on 8 random orders and 8 random moves; all orders that are asked about
+are retrained. The curve of the one item is estimated by `replay-exact` as well.
 """
 
 from __future__ import annotations
@@ -35,19 +36,29 @@ def poisoned_data(config: fut.Config) -> Dataset:
     return Dataset(items, data.probe, data.warmup, data.source)
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, poisoned: bool) -> dict[str, Any]:
     """Everything that is asked, with its truth, and the accuracy of each part."""
     data = {"items": arguments.steps, "heterogeneous": True, "text": arguments.text}
     config = load_config(None, arguments.settings, data=data)
-    path = arguments.work / "run"
-    run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config, data=poisoned_data(config))
+    path = arguments.work / ("poisoned" if poisoned else "clean")
+    given = {"data": poisoned_data(config)} if poisoned else {}
+    run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config, **given)
     run.cache(["adjoint"])
     run.calibrate(8)
     run.calibrate(8, edit="move")
     parts = np.array_split(np.arange(arguments.steps), len(LABELS))
     labels = {label: part.tolist() for label, part in zip(LABELS, parts, strict=True)}
     found = run.domains(labels, items=[POISONED], places=9, verify=EVERY)
-    return {"parameters": run.parameters, "accuracy": accuracies(found), **found.as_dict()}
+    exact = run.domains(labels, [list(LABELS)], [POISONED], places=2, estimator="replay-exact")
+    norms = run.difficulty("gradient-norm").scores
+    return {
+        "poisoned": poisoned,
+        "parameters": run.parameters,
+        "gradient_norm_over_median": norms[POISONED] / float(np.median(norms)),
+        "accuracy": accuracies(found) | {"item, replay-exact": accuracies(exact)["item"]},
+        "item_replay_exact": exact.as_dict()["placements"][-1],
+        **found.as_dict(),
+    }
 
 
 def accuracies(found: Domains) -> dict[str, Any]:
@@ -66,14 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="domains")
     arguments = cli.parse_args(argv)
-    started = time.time()
-    found = measure(arguments)
-    for kind, of in found["accuracy"].items():
-        m = of["measures"]
-        print(
-            f"{kind}: n={of['count']} Spearman {m['spearman']:.3f} skill {m['skill']:+.2f} coverage {m['coverage']:.2f}"
-        )
-    write_record(arguments.name, vars(arguments) | {"poisoned": POISONED}, found, started)
+    started, rows = time.time(), []
+    for poisoned in (False, True):
+        rows.append(measure(arguments, poisoned))
+        for kind, of in rows[-1]["accuracy"].items():
+            m = of["measures"]
+            shown = f"Spearman {m['spearman']:.3f} skill {m['skill']:+.2f} coverage {m['coverage']}"
+            print(f"poisoned={poisoned} {kind}: n={of['count']} {shown}", flush=True)
+    write_record(arguments.name, vars(arguments) | {"item": POISONED}, rows, started)
     return 0
 
 

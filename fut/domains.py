@@ -19,6 +19,7 @@ from .answers import Estimate
 from .difficulty import MEASURES, difficulty
 from .errors import UsageError
 from .estimation import require_movable
+from .outliers import outlier_note
 from .questions.blocks import arrangements
 from .questions.domains import Domains, compare, domains
 from .questions.labels import Labels, checked_labels, quantile_labels
@@ -95,6 +96,7 @@ def domains_run(
     single = [a.note for p in placed if p.kind == "item" for a in p.answers if a.delta]
     note = next((entry.note for entry in entries if entry.delta), entries[0].note)
     note += f"; of single items: {single[0]}" if single and single[0] != note else ""
+    note += outlier_note(run, items, name)
     about = asked.readout
     found = Domains(name, about.name, about.unit, asked.reference, labels, entries, placed, checked, note, seed)
     key = [labels, chosen, list(items), places, about.name, name]

@@ -15,6 +15,7 @@ from .errors import UsageError
 from .estimation import NAMES, base_name, require_movable
 from .grouping import Group, item_similarity, probe_groups
 from .map_estimates import SWEPT, estimate_of
+from .outliers import outlier_note
 from .questions.cells import LEAST, Floats, place_of
 from .questions.maps import (
     KINDS,
@@ -130,6 +131,7 @@ def _answer(run: Run, asked: Asked, near: Near, maps: Maps) -> Memorization:
         truths = [_truth(run, asked, near, cells, tick) for cells in (fitted_on, compared)]
     fitted = fit_maps(maps, places, fitted_on, truths[0])
     references = [[_reference(run, name) for name in names_of(i, row, near)] for row, i in enumerate(items)]
+    note = TRUTH if asked.estimator == "retrain" else _note(fitted, fitted_on) + _sampled(maps)
     return Memorization(
         asked.estimator,
         run.steps,
@@ -143,7 +145,7 @@ def _answer(run: Run, asked: Asked, near: Near, maps: Maps) -> Memorization:
         near.near,
         near.far,
         maps.group_absence.tolist(),
-        TRUTH if asked.estimator == "retrain" else _note(fitted, fitted_on) + _sampled(maps),
+        note + outlier_note(run, items, asked.estimator),
         _by_kind(fitted.half),
         _by_kind(fitted.absence_half),
         {kind: float(np.sqrt(maps.variances[k]).mean()) for k, kind in enumerate(KINDS)},

@@ -14,8 +14,10 @@ from small import Cli, MakeRun, small_config
 import fut
 from estimators.order import Order
 from fut.answers import Estimate
+from fut.difficulty import Difficulty
 from fut.domains import labels_of, widened
 from fut.errors import UsageError
+from fut.outliers import outlier_note
 from fut.questions.blocks import arrangements, domain_order, placed_block
 from fut.questions.domains import Domains, Entry, compare, difference, domains
 from fut.questions.labels import checked_labels, quantile_labels
@@ -209,6 +211,15 @@ def test_one_items_curve_is_not_shifted_by_what_random_orders_taught(asked: fut.
         assert a.interval is not None
         assert b.interval is not None
         assert a.interval[1] - a.interval[0] <= b.interval[1] - b.interval[0]
+
+
+def test_an_outlier_is_warned_of(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(cached=False, data={"items": 6})
+    assert outlier_note(run, range(6), "adjoint") == "", "at the start of training every text is as odd as any other"
+    monkeypatch.setattr("fut.outliers.difficulty", lambda *_: Difficulty("gradient-norm", "", [1, 1, 1, 1, 9, 1]))
+    assert "the gradient of item 4 is up to 9.0 times the median item's" in outlier_note(run, [4, 0], "adjoint")
+    assert outlier_note(run, [0, 1], "adjoint") == ""
+    assert outlier_note(run, [], "adjoint") == outlier_note(run, [4], "replay-exact") == ""
 
 
 def test_a_shift_widens_the_interval() -> None:
