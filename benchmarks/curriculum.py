@@ -163,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--steps", type=int, nargs="+", default=[32, 64])
     cli.add_argument("--seeds", type=int, default=5)
+    cli.add_argument("--first", type=int, default=0, help="the first of the seeds")
     cli.add_argument("--studied", type=int, default=2)
     cli.add_argument("--evaluations", type=int, default=600)
     cli.add_argument("--random", type=int, default=64, help="random orders retrained")
@@ -172,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="curriculum")
     arguments = cli.parse_args(argv)
     started, (rows, done) = time.time(), resumed(arguments.name, KEPT)
-    for values in [(steps, seed) for steps in arguments.steps for seed in range(arguments.seeds)]:
+    for values in [(steps, seed) for steps in arguments.steps for seed in range(arguments.first, arguments.seeds)]:
         if values not in done:
             rows.append(measure(dict(zip(KEPT, values, strict=True)), arguments))
             say(rows[-1])
