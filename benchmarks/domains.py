@@ -3,8 +3,8 @@
 python benchmarks/domains.py --work /tmp/domains
 
 Two runs whose items come from consecutive zones of the text, in three domains of equal size: as it is, and with one item of
-the middle domain replaced by random bytes. Calibrated on 8 random orders and 8 random moves; all orders that are asked about
-are retrained. The curve of the one item is estimated by `replay-exact` as well.
+the middle domain replaced by random bytes. Calibrated on 8 random orders and 8 random moves, and then on 8 of the domain orders
+themselves; all orders that are asked about are retrained. The curve of the one item is estimated by `replay-exact` as well.
 """
 
 from __future__ import annotations
@@ -49,13 +49,16 @@ def measure(arguments: argparse.Namespace, poisoned: bool) -> dict[str, Any]:
     parts = np.array_split(np.arange(arguments.steps), len(LABELS))
     labels = {label: part.tolist() for label, part in zip(LABELS, parts, strict=True)}
     found = run.domains(labels, items=[POISONED], places=9, verify=EVERY)
+    fitted = run.domains(labels, places=9, calibrate=8, verify=EVERY)
     exact = run.domains(labels, [list(LABELS)], [POISONED], places=2, estimator="replay-exact")
     norms = run.difficulty("gradient-norm").scores
     return {
         "poisoned": poisoned,
         "parameters": run.parameters,
         "gradient_norm_over_median": norms[POISONED] / float(np.median(norms)),
-        "accuracy": accuracies(found) | {"item, replay-exact": accuracies(exact)["item"]},
+        "accuracy": accuracies(found)
+        | {"orders and domain, calibrated on domain orders": fitted.checked}
+        | {"item, replay-exact": accuracies(exact)["item"]},
         "item_replay_exact": exact.as_dict()["placements"][-1],
         **found.as_dict(),
     }

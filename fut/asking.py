@@ -136,7 +136,7 @@ class Asking:
 
         labels: a mapping of label to items, a list with one label per item, a JSON file of one of both, `source`, or `loss:3`.
         orders: lists of all labels; None for all orders, or a sample. items: each put at every step. options: `most`,
-        `places`, `verify`, `seed`, `readout`, `estimator`, as in `fut.domains.domains_run`.
+        `places`, `calibrate`, `verify`, `seed`, `readout`, `estimator`, as in `fut.domains.domains_run`.
         """
         return domains_run(self._run, labels, orders, items, **options)
 

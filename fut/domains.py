@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from estimators.order import Order
 from storage import fingerprint, write_json
 
 from . import layout as files
-from .answering import Answering
-from .answers import Estimate
 from .difficulty import MEASURES, difficulty
+from .domain_estimates import Asking
 from .errors import UsageError
 from .estimation import require_movable
 from .outliers import outlier_note
 from .questions.blocks import arrangements
+from .questions.cells import LEAST
 from .questions.domains import Domains, compare, domains
 from .questions.labels import Labels, checked_labels, quantile_labels
 from .readouts import PROBE
@@ -32,8 +28,6 @@ if TYPE_CHECKING:
 SOURCE = "source"
 MOST, PLACES = 24, 5
 """Domain orders that are asked about at most, and places at which every domain is put."""
-SHARE = 2
-"""Retrained orders that move domains for every one that moves an item."""
 
 
 def labels_of(run: Run, given: Any) -> Labels:
@@ -76,6 +70,7 @@ def domains_run(
     *,
     most: int = MOST,
     places: int = PLACES,
+    calibrate: int = 0,
     verify: int = 0,
     seed: int = 0,
     readout: str = PROBE,
@@ -83,98 +78,39 @@ def domains_run(
 ) -> Domains:
     """Estimate domain orders and placements; the answer is kept in the run (`answers/`).
 
-    verify: how many of the orders that move domains to retrain and compare with, and half as many of those that move an item.
+    calibrate: how many of the orders that move domains to retrain for intervals that hold for such orders. verify: how many
+    others to retrain and compare with, and half as many of those that move an item.
     """
     labels, name = labels_of(run, given), estimator or run.default_estimator
-    _require(run, name, items, most, places, verify)
+    _require(run, name, items, most, places, (calibrate, verify))
     chosen = [tuple(o) for o in orders] if orders else arrangements(list(labels), most, seed)
-    asked = Asking(run, name, readout, verify, seed)
+    asked = Asking(run, name, readout, calibrate, verify, seed)
     entries, placed = domains(
         asked.estimate, asked.estimate_close, asked.truth, run.reference, labels, chosen, items, places
     )
-    checked = compare([*entries, *(a for p in placed for a in p.answers)], asked.reference)
+    checked = compare([*entries, *(a for p in placed for a in p.answers)], asked.reference, asked.fitted_on)
     single = [a.note for p in placed if p.kind == "item" for a in p.answers if a.delta]
     note = next((entry.note for entry in entries if entry.delta), entries[0].note)
     note += f"; of single items: {single[0]}" if single and single[0] != note else ""
     note += outlier_note(run, items, name)
     about = asked.readout
     found = Domains(name, about.name, about.unit, asked.reference, labels, entries, placed, checked, note, seed)
-    key = [labels, chosen, list(items), places, about.name, name]
+    key = [labels, chosen, list(items), places, about.name, name, calibrate]
     path = run.path / files.ANSWERS / f"domains-{fingerprint(key)[:12]}.json"
     path.parent.mkdir(exist_ok=True)
     write_json(path, found.as_dict())
     return found
 
 
-def _require(run: Run, name: str, items: Sequence[int], most: int, places: int, verify: int) -> None:
+def _require(run: Run, name: str, items: Sequence[int], most: int, places: int, counts: tuple[int, int]) -> None:
     require_movable("domains", [name])
-    if places < 2 or most < 2 or verify < 0 or verify in (1, 2):
+    if places < 2 or most < 2 or any(count < 0 or 0 < count < LEAST for count in counts):
         raise UsageError(
-            f"domains: expected at least 2 places, 2 orders, and 0 or at least 3 orders to retrain, got places={places}, "
-            f"most={most}, verify={verify}; raise them"
+            f"domains: expected at least 2 places, 2 orders, and 0 or at least {LEAST} orders to retrain, got places={places}, "
+            f"most={most}, calibrate={counts[0]}, verify={counts[1]}; raise them"
         )
     unknown = [item for item in items if not 0 <= item < run.items]
     if unknown or len(set(items)) < len(items):
         raise UsageError(
             f"domains: expected different items of 0..{run.items - 1}, got {', '.join(map(str, items))}; correct --items"
         )
-
-
-class Asking:
-    """One estimator of one read-out, and the truth about some of the orders that it is asked about."""
-
-    def __init__(self, run: Run, name: str, readout: str, verify: int, seed: int) -> None:
-        self._run, self._verify, self._seed = run, verify, seed
-        self._far = Answering(run, name, readout, known=False)
-        self._close = self._far.for_edit("move") if run.config.data.per_step == 1 else self._far
-        self._plain = Answering(run, name, readout, known=False, calibrated=False).beside(self._far)
-        self.readout, self.reference = self._far.readout, self._far.reference
-
-    def estimate(self, orders: Sequence[Order]) -> list[Estimate]:
-        """Of orders that move domains."""
-        answers = self._far(orders)
-        _retrain(self._run, orders, self._verify, self._seed)
-        return answers
-
-    def estimate_close(self, orders: Sequence[Order]) -> list[Estimate]:
-        """Of orders that move one item: by a calibration on such orders where there is one, else `widened`."""
-        answers, fit = self._close(orders), self._close.calibration
-        if fit is not None and fit.edit is None:
-            answers = [widened(*pair) for pair in zip(self._plain(orders), answers, strict=True)]
-        _retrain(self._run, orders, self._verify // SHARE, self._seed)
-        return answers
-
-    def truth(self, order: Order) -> float | None:
-        """The read-out's value, if the order, or the reference order with the same content, has really been trained."""
-        if self._run.problem.canonical(order) == self._run.problem.canonical(self._run.reference):
-            return self.reference
-        found = self._run.retrained.find(order)
-        return None if found is None else self._run.readouts.truth(self.readout, found)
-
-
-def widened(plain: Estimate, fitted: Estimate) -> Estimate:
-    """The answer about an order that moves one item: not shifted by a calibration on random orders, whose shift widens the
-    interval instead.
-
-    So near to the reference order, where estimates are exact, their common offset is not known to hold.
-    """
-    if fitted.interval is None or fitted.source == "retrained":
-        return fitted
-    half = (fitted.interval[1] - fitted.interval[0]) / 2 + abs(fitted.loss - plain.loss)
-    note = (
-        f"{fitted.note}, widened by the calibration's shift, which is known for random orders alone and not applied; "
-        "`fut calibrate RUN --edit move` fits it to orders like this one"
-    )
-    return replace(
-        fitted, loss=plain.loss, delta=plain.delta, interval=(plain.loss - half, plain.loss + half), note=note
-    )
-
-
-def _retrain(run: Run, orders: Sequence[Order], count: int, seed: int) -> None:
-    """`count` of the orders that train otherwise than the reference order does, drawn from the seed; all where they are fewer."""
-    own, canonical = run.problem.canonical(run.reference), run.problem.canonical
-    different = list({of: None for order in orders if (of := canonical(order)) != own})
-    drawn = np.random.default_rng([seed, 59]).permutation(len(different))[:count]
-    with run.progress("retraining", len(drawn) * run.steps) as tick:
-        for k in sorted(drawn.tolist()):
-            run.retrain(different[k], lambda step, state: tick())

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from .. import domains_shown
-from ..domains import MOST, PLACES, SHARE, domains_run
+from ..domain_estimates import SHARE
+from ..domains import MOST, PLACES, domains_run
 from ..readouts import PROBE
 from . import Device, EstimatorName, Json, ReadOutName, RunPath, answer, numbers, open_run, say
 
@@ -30,6 +31,9 @@ def domains(
     ] = None,
     most: Annotated[int, typer.Option(help="domain orders at most where none are named, drawn from --seed")] = MOST,
     places: Annotated[int, typer.Option(help="places at which every domain is put, from first to last")] = PLACES,
+    calibrate: Annotated[
+        int, typer.Option(help="of the orders that move domains to retrain for intervals that hold for them")
+    ] = 0,
     verify: Annotated[
         int, typer.Option(help="of these orders to retrain and compare with, and half as many that move an item")
     ] = 0,
@@ -43,8 +47,8 @@ def domains(
     """Domain after domain in every order, one domain early or late, one item at every step: what it does to the loss."""
     run = open_run(path, device, as_json)
     moved = numbers("--items", items) or []
-    if verify:
-        count = verify + (verify // SHARE if moved else 0)
+    if calibrate or verify:
+        count = calibrate + verify + (verify // SHARE if moved else 0)
         say(f"retraining at most {count} orders of {run.steps} steps, {count * run.config.consumed} gradients", as_json)
     arranged = [[label.strip() for label in order.split(",")] for order in orders] if orders else None
     found = domains_run(
@@ -54,6 +58,7 @@ def domains(
         moved,
         most=most,
         places=places,
+        calibrate=calibrate,
         verify=verify,
         seed=seed,
         readout=readout,

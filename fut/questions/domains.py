@@ -226,12 +226,15 @@ def difference(late: Entry, early: Entry) -> Difference:
     return Difference(delta, interval, truth)
 
 
-def compare(entries: Sequence[Entry], reference_loss: float) -> dict[str, Any] | None:
+def compare(
+    entries: Sequence[Entry], reference_loss: float, fitted_on: Callable[[Order], bool] = lambda order: False
+) -> dict[str, Any] | None:
     """Accuracy of the estimates of the orders whose truth is known, each order once, the reference order aside.
 
-    None for fewer than three.
+    fitted_on: whether a calibration saw the truth about an order, which is then left out. None for fewer than three.
     """
-    known = {str(e.order): (e.truth, e.loss, e.interval) for e in entries if e.truth is not None and e.delta}
+    different = [e for e in entries if e.truth is not None and e.delta and not fitted_on(Order.of(e.order))]
+    known = {str(e.order): (e.truth, e.loss, e.interval) for e in different}
     if len(known) < 3:
         return None
     truths, losses, intervals = zip(*known.values(), strict=True)

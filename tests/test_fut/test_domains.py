@@ -15,7 +15,8 @@ import fut
 from estimators.order import Order
 from fut.answers import Estimate
 from fut.difficulty import Difficulty
-from fut.domains import labels_of, widened
+from fut.domain_estimates import widened
+from fut.domains import labels_of
 from fut.errors import UsageError
 from fut.outliers import outlier_note
 from fut.questions.blocks import arrangements, domain_order, placed_block
@@ -140,7 +141,7 @@ def test_every_question_is_asked_in_its_place() -> None:
 
 
 def entry(loss: float, interval: tuple[float, float] | None = None, truth: float | None = None) -> Entry:
-    return Entry("x", [], [loss], loss, loss - 1.0, interval, "", truth)
+    return Entry("x", [], [int(loss)], loss, loss - 1.0, interval, "", truth)
 
 
 def test_a_difference_needs_both_intervals_and_both_truths() -> None:
@@ -153,7 +154,8 @@ def test_a_difference_needs_both_intervals_and_both_truths() -> None:
 
 def test_the_comparison_counts_every_retrained_order_once() -> None:
     known = [entry(v, (v - 1, v + 1), v + 0.1) for v in (2.0, 3.0, 5.0)]
-    found = compare([*known, known[0], entry(4.0), entry(1.0, None, 1.0)], 1.0)
+    seen = entry(7.0, None, 9.0)
+    found = compare([*known, known[0], entry(4.0), entry(1.0, None, 1.0), seen], 1.0, lambda o: o.steps == ((7,),))
     assert found is not None
     assert found["count"] == 3
     assert found["measures"]["mae"] == pytest.approx(0.1)
@@ -191,6 +193,25 @@ def test_a_run_answers_about_its_domains(asked: fut.Run, tmp_path: Path) -> None
     assert found.as_dict()["question"] == "domains"
     assert "books&gt;code&gt;web" in found._repr_html_()
     assert {row["kind"] for row in found.rows()} == {"order", "domain", "item"}
+
+
+def test_domain_orders_are_fitted_to_a_few_of_themselves(asked: fut.Run) -> None:
+    plain = asked.domains(LABELS, places=4)
+    asked.calibrate(4)
+    assert "random orders are what it was calibrated on" in asked.domains(LABELS, places=4).note
+    found = asked.domains(LABELS, places=4, calibrate=6, verify=100, seed=2)
+    assert found.note == "calibrated on 6 retrained orders of domains; interval of level 0.9"
+    entries = {str(e.order): e for e in (*found.orders, *(a for p in found.placements for a in p.answers))}
+    own = entries.pop(str(asked.reference.tolist()))
+    assert (own.delta, own.interval, own.truth) == (0.0, (own.loss, own.loss), asked.reference_loss)
+    assert found.checked is not None
+    assert found.checked["count"] == len(entries) - 6, "all others are compared, and none that was fitted to"
+    raw = {str(e.order): e for e in (*plain.orders, *(a for p in plain.placements for a in p.answers))}
+    pairs = sorted((raw[key].loss, entries[key].loss) for key in entries)
+    slopes = np.diff([b for _, b in pairs]) / np.diff([a for a, _ in pairs])
+    assert slopes == pytest.approx(np.full(len(slopes), slopes[0]), rel=1e-3), "one affine map of the plain estimates"
+    widths = [e.interval[1] - e.interval[0] for e in entries.values() if e.interval]
+    assert len(widths) == len(entries)
 
 
 def test_one_items_curve_is_not_shifted_by_what_random_orders_taught(asked: fut.Run) -> None:
@@ -304,6 +325,7 @@ def test_the_command_tells_and_draws(asked: fut.Run, cli: Cli, tmp_path: Path) -
         (("--orders", "web,books"), "expected every label once"),
         (("--places", 1), "at least 2 places"),
         (("--verify", 2), "at least 3 orders"),
+        (("--calibrate", 1), "at least 3 orders"),
         (("--items", "6"), "expected different items of 0..5"),
         (("--estimator", "reweighting"), "orders that move items"),
         (("--readout", "item:0"), "fut cache RUN"),
