@@ -129,7 +129,9 @@ class Workbench:
         told = [f"{k}-{v}" for k, v in sorted(changes.items())] + [f"relative-{relative:g}"] * (relative != 3e-4)
         path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
         start = lambda: self.run.state(0)  # noqa: E731
-        return VariedExpansion(path, self.run.problem, config, start, {}, relative, about_reference)
+        return VariedExpansion(
+            path, self.run.problem, config, start, relative=relative, about_reference=about_reference
+        )
 
     def build(self, expansion: VariedExpansion, kind: type[Estimator] = Adjoint) -> Estimator:
         """Compute it, and an estimator on it; its scratch stays readable."""
