@@ -65,8 +65,10 @@ class VariedExpansion(Expansion):
             return [tuple(step) for step in self.problem.reference.steps]
         return Expansion.groups.func(self)
 
-    def pooled_products(self, step: int, theta: Tensor, directions: Tensor) -> Tensor:
-        return pooled_products(self.problem, self.config, step, theta, directions, len(self.names), self.relative)
+    def pooled_products(self, step: int, directions: Tensor) -> Tensor:
+        return pooled_products(
+            self.problem, self.config, step, self.places(step), directions, len(self.names), self.relative
+        )
 
     def share(self, shared: Path) -> None:
         """Link the centre and the sweep of all expansions that have them in common into the scratch."""

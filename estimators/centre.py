@@ -1,7 +1,9 @@
 """The order-averaged trajectory of the lifted state: the point about which the adjoint estimator expands.
 
-Expanding about one order adds a random term that is linear in the order; the average over orders has none. Every step
-averages the *transition* over a few items, so that Adam's second moment carries mean(g²) and not (mean g)².
+Expanding about one order adds a random term that is linear in the order; the average over orders has none. Two averages:
+of the *transition* over a few items, step by step, so that Adam's second moment carries mean(g²) and not (mean g)²; or of
+whole runs under a few orders (`ensemble_orders`), whose spread says where runs go: curvature averaged there is the slope of
+the best linear fit to a response that bends (for normal displacements E[f'(x)], Stein 1981), and not the tangent in the middle.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import OrderError
-from .order import Order
+from .order import Order, random_order
 from .replay import Picks
 from .rule import Rule
 from .state import State
@@ -53,6 +55,25 @@ def balanced_groups(reference: Order, count: int, size: int, seed: int) -> list[
         return [[(item,) for item in step] for step in balanced_mixture(reference, count, seed).steps]
     drawn = balanced_mixture(Order(reference.steps * count), size, seed).steps
     return [list(drawn[first : first + count]) for first in range(0, len(drawn), count)]
+
+
+def ensemble_orders(reference: Order, count: int, seed: int) -> list[Order]:
+    """`count` orders over which every step of a random one occurs once in every `count`-th part of the window.
+
+    Each alone is a uniformly random order; together they are a Latin design: parts of the window change places in turn, and
+    steps are shuffled within each. Beyond as many as the window has steps, the design begins again with another random order.
+    Steps that differ in length move whole.
+    """
+    orders: list[Order] = []
+    while len(orders) < count:
+        steps = random_order(reference, seed, 19, len(orders)).entries
+        rows = min(count - len(orders), len(steps))
+        parts = np.array_split(np.arange(len(steps)), rows)
+        draw = np.random.default_rng([seed, 23, len(orders)])
+        for row in range(rows):
+            turned = [parts[(part + row) % rows] for part in range(rows)]
+            orders.append(Order.of_entries(steps[i] for part in turned for i in draw.permutation(part)))
+    return orders
 
 
 @dataclass(frozen=True)

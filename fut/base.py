@@ -33,7 +33,7 @@ from .problem import Problem
 from .progress import Progress, silent
 
 DIRECTORY = "curved"
-CENTRE_FIELDS = ("mixture", "anchors", "seed")
+CENTRE_FIELDS = ("centre", "mixture", "anchors", "seed")
 """What of the adjoint's configuration decides the centre and its anchors."""
 LOW_RANK_KEY, REFRESH_KEY = 13, 17
 SCRATCH = ("scratch/centre", "scratch/gradients")
@@ -124,10 +124,8 @@ class Base:
         return sum(self.stage_bytes().values())
 
     def scratch_bytes(self) -> int:
-        """Bytes of the centre's lifted states and of its mixtures' gradients, while the base is built."""
-        start = self.problem.objective.start()
-        vectors = 1 + len(self.problem.rule.init(start[:1]).memory) + self.adjoint.mixture
-        return vectors * (self.steps + 1) * start.numel() * start.element_size()
+        """Bytes of the centre's lifted states and of its gradients, while the base is built."""
+        return self.expansion.centre_bytes()
 
     # --- the store
 
@@ -158,7 +156,7 @@ class Base:
 
     def settings(self) -> dict[str, Any]:
         """What decides the base's numbers beside the run."""
-        adjoint = self.adjoint.model_dump(mode="json", include=set(CENTRE_FIELDS))
+        adjoint = {k: v for k, v in self.adjoint.identity().items() if k in CENTRE_FIELDS}
         return {"curved": self.config.model_dump(mode="json"), "adjoint": adjoint}
 
     def claim(self) -> None:
@@ -172,10 +170,10 @@ class Base:
     def repair(self) -> int:
         """Discard what is damaged, so that `build` computes it again; how many pieces that were."""
         count = 0
-        for store in (self.expansion.centre, self.expansion.mixed):
-            if store.check():
-                shutil.rmtree(store.directory)
-                count += 1
+        if any(store.check() for store in self.expansion.centre_stores):
+            for store in self.expansion.centre_stores:
+                shutil.rmtree(store.directory, ignore_errors=True)
+            count += 1
         return count + (len(self.terms(create=True).repair()) if (self.directory / "terms").exists() else 0)
 
     # --- stages
@@ -284,4 +282,4 @@ def has_base(path: Path) -> bool:
 def read_configs(path: Path) -> tuple[CurvedConfig, AdjointConfig]:
     """Configurations of a run directory's base, and of the centre that it is about."""
     identity = Manifest.read(path / DIRECTORY / MANIFEST).identity
-    return CurvedConfig.model_validate(identity["curved"]), AdjointConfig.model_validate(identity["adjoint"])
+    return CurvedConfig.model_validate(identity["curved"]), AdjointConfig.stored(identity["adjoint"])

@@ -103,10 +103,13 @@ ReadOuts = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
 class AdjointConfig(_Section):
     """The expansion about the centre that the adjoint estimator reads."""
 
+    centre: Literal["ensemble", "mixture"] = Field(
+        "ensemble",
+        description="what is expanded about: the mean of runs under a few orders, with curvature averaged over them, or one "
+        "trajectory of which every step averages transitions",
+    )
     mixture: int = Field(
-        4,
-        ge=1,
-        description="transitions averaged in every step of the centre, each of as many items as a step consumes",
+        4, ge=1, description="how many runs, or transitions in every step, each of as many items as a step consumes"
     )
     curvature: Literal["items", "pooled"] = Field(
         "pooled", description="Hessian-vector products of the mixture's items, or of one batch drawn from all items"
@@ -136,11 +139,19 @@ class AdjointConfig(_Section):
     seed: int = Field(0, ge=0, lt=1 << 63)
 
     def identity(self) -> dict[str, Any]:
-        """What an expansion pins, read-outs aside; fields that earlier versions did not have only where they are not the
-        default."""
-        added = {"products": "difference", "fine": 0}
-        usual = {name for name, default in added.items() if getattr(self, name) == default}
+        """What an expansion pins, read-outs aside; fields that earlier versions did not have only where they are not what
+        those did."""
+        usual = {name for name, value in ADDED.items() if getattr(self, name) == value}
         return self.model_dump(mode="json", exclude={"readouts", *usual})
+
+    @classmethod
+    def stored(cls, identity: dict[str, Any]) -> AdjointConfig:
+        """The configuration that an expansion of this or an earlier version pins."""
+        return cls.model_validate(ADDED | identity)
+
+
+ADDED = {"products": "difference", "fine": 0, "centre": "mixture"}
+"""What expansions of earlier versions were made with, which had no such fields."""
 
 
 class CurvedConfig(_Section):

@@ -18,24 +18,24 @@ import torch
 from torch import Tensor
 
 from estimators.adjoint import inclusion_probabilities, poisson_sample, spread_anchors
-from estimators.centre import CentreTransition, balanced_groups
+from estimators.centre import balanced_groups, ensemble_orders
 from estimators.order import Order
-from estimators.replay import OrderBatch, replay
 from estimators.rule import global_norm
 from estimators.state import State
 from storage import CheckpointStore, TermStore
 
+from .centring import run_centre
 from .config import AdjointConfig
 from .difference import check_cost
 from .folding import fold, has_names, term_specs
 from .functionals import bend_cost
-from .pooling import FEWER, pooled_products
+from .pooling import pooled_products, pooled_size, small_size
 from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, gradient_cost, readout_names
 from .sampling import contribution_scores, expected_coordinates
 from .sweeping import costate_from, run_sweep
-from .training import attributes_of, pack, read_state
+from .training import read_state
 
 ITEM_BLOCK = 8
 SAMPLED = 1 << 13
@@ -72,9 +72,21 @@ class Expansion:
         chosen = self.config.fine if self.config.curvature == "pooled" else 0
         return min(chosen or len(self.names), len(self.names))
 
+    @property
+    def ensemble(self) -> bool:
+        """Whether the centre is the mean of runs, and curvature is averaged over where they stand."""
+        return self.config.centre == "ensemble"
+
+    @cached_property
+    def members(self) -> list[Order]:
+        """The orders of an ensemble's runs."""
+        return ensemble_orders(self.problem.reference, self.config.mixture, self.config.seed)
+
     @cached_property
     def groups(self) -> list[tuple[int, ...]]:
         """What the centre averages over, step after step: `mixture` groups each, of as many items as a step consumes."""
+        if self.ensemble:
+            return [member.steps[step] for step in range(self.steps) for member in self.members]
         size = self.problem.config.data.per_step
         drawn = balanced_groups(self.problem.reference, self.config.mixture, size, self.config.seed)
         return [group for step in drawn for group in step]
@@ -104,8 +116,18 @@ class Expansion:
 
     @cached_property
     def mixed(self) -> CheckpointStore:
-        """Gradients [c, D] of every step's mixture at the centre."""
+        """Gradients [c, D] of every step's mixture; of an ensemble also the parameters [c, D] at which they are taken."""
         return CheckpointStore(self.scratch / "gradients")
+
+    @cached_property
+    def runs(self) -> CheckpointStore:
+        """The latest lifted states [c, D] of an ensemble's runs."""
+        return CheckpointStore(self.scratch / "runs")
+
+    @property
+    def centre_stores(self) -> tuple[CheckpointStore, ...]:
+        """What the centre's stage writes, of use together alone."""
+        return (self.centre, self.mixed, self.runs)
 
     @cached_property
     def swept(self) -> CheckpointStore:
@@ -129,10 +151,13 @@ class Expansion:
     def gradients(self) -> int:
         """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
         config, items, training = self.config, self.problem.config.data.items, self.problem.config.consumed
-        products = config.pool if config.curvature == "pooled" else config.mixture
-        sweep, slopes = 2 * products * self.fine, [gradient_cost(n, self.problem) for n in self.names]
+        slopes = [gradient_cost(n, self.problem) for n in self.names]
+        products = training * config.mixture
+        if config.curvature == "pooled":
+            products = self._drawn(pooled_size(self.problem, config, self.places_count))
         return (
-            training * (config.mixture + sweep)
+            training * config.mixture
+            + 2 * products * self.fine
             + len(self.anchors) * items
             + sum(slopes)
             + self.coarse_gradients()
@@ -143,8 +168,17 @@ class Expansion:
         """Those of them that functionals and coarse read-outs take: finding functionals, and products on half a step's batch."""
         m, first = self.functionals, self.names[0]
         rows = m + len(self.names) - self.fine
-        swept = self.problem.config.consumed * (1 + rows) / FEWER if rows else 0
-        return round(swept) + bend_cost(self.problem, first, m, gradient_cost(first, self.problem))
+        swept = self._drawn(small_size(self.problem, self.places_count)) * (1 + rows) if rows else 0
+        return swept + bend_cost(self.problem, first, m, gradient_cost(first, self.problem))
+
+    @property
+    def places_count(self) -> int:
+        """How many parameters a step's pooled batch is divided among: those of every run of an ensemble, else one."""
+        return self.config.mixture if self.ensemble else 1
+
+    def _drawn(self, size: int) -> int:
+        """Gradients of items that batches of `size` samples come to, one for every place and step."""
+        return round(self.steps * self.places_count * size / len(self.problem.data.items[0][0]))
 
     def nbytes(self) -> int:
         """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""
@@ -155,12 +189,26 @@ class Expansion:
             rows * kept * self.problem.objective.start().element_size() + 16 * kept + 8 * self.steps * self.fine * items
         )
 
+    def centre_bytes(self) -> int:
+        """Bytes of scratch of the centre: its lifted states, its mixtures' gradients, and where an ensemble's runs stand."""
+        state, mixture = self._vectors, self.config.mixture
+        runs = mixture * (self.steps + 2 * state) if self.ensemble else 0
+        return ((state + mixture) * (self.steps + 1) + runs) * self._vector_bytes
+
     def scratch_bytes(self) -> int:
-        """Bytes of scratch while it is built: the centre, its mixtures' gradients, and weights and costates of the sweep."""
+        """Bytes of scratch while it is built: the centre, and weights and costates of the sweep."""
+        swept = len(self.names) + self.functionals + self.fine * self._vectors
+        return self.centre_bytes() + swept * (self.steps + 1) * self._vector_bytes
+
+    @property
+    def _vectors(self) -> int:
+        """Vectors [D] of a lifted state."""
+        return 1 + len(self.problem.rule.init(self.problem.objective.start()[:1]).memory)
+
+    @property
+    def _vector_bytes(self) -> int:
         start = self.problem.objective.start()
-        state = 1 + len(self.problem.rule.init(start).memory)
-        per_step = state + self.config.mixture + len(self.names) + self.functionals + self.fine * state
-        return per_step * (self.steps + 1) * start.numel() * start.element_size()
+        return start.numel() * start.element_size()
 
     def complete(self) -> bool:
         """Whether every stage is done."""
@@ -192,8 +240,7 @@ class Expansion:
         """Discard what is damaged, so that `build` computes it again; how many pieces that were."""
         count = 0
         for stores in (
-            (self.centre,),
-            (self.mixed,),
+            self.centre_stores,
             (self.swept, self.latest),
             (self.sampled,),
         ):  # the sweep's go together
@@ -208,29 +255,8 @@ class Expansion:
     # --- stages
 
     def run_centre(self, progress: Progress) -> None:
-        done = max(self.centre.steps(), default=-1)
-        if done < 0:
-            state = self.start().rows(1)
-            self.centre.write(0, pack(state), attributes_of(state))
-            done = 0
-        state = self.state(done).rows(1)
-        latest: dict[int, Tensor] = {}
-
-        def gradient(step: int, theta: Tensor, number: int) -> Tensor:
-            items = self.groups[number]
-            latest[number] = self.problem.mean_gradient(theta, items, [1.0 / len(items)] * len(items))
-            return latest[number]
-
-        with progress("centre", self.steps - done) as tick:
-
-            def save(step: int, state: State) -> None:
-                found = torch.stack([latest.pop(number) for number in self.mixture.steps[step - 1]])
-                self.mixed.write(step - 1, {"gradient": found.cpu().numpy()}, {}, replace=True)
-                self.centre.write(step, pack(state), attributes_of(state))
-                tick()
-
-            transition = CentreTransition(self.problem.rule, self.problem.rate, gradient)
-            replay(transition, state, OrderBatch.pack([self.mixture], self.problem.device), done, save)
+        """Lifted states and gradients of the centre; resumed where it stopped."""
+        run_centre(self, progress)
 
     def state(self, step: int) -> State:
         """The centre's lifted state [D] before step `step`; scratch, there while the expansion is built."""
@@ -239,6 +265,12 @@ class Expansion:
     def gradients_of(self, step: int) -> Tensor:
         """Gradients of the step's mixture [c, D]; scratch."""
         return torch.from_numpy(self.mixed.read_array(step, "gradient")).to(self.problem.device)
+
+    def places(self, step: int) -> Tensor:
+        """Parameters at which the step's curvature is taken: of every run of an ensemble [c, D], else of the centre [1, D]."""
+        if not self.ensemble:
+            return self.state(step).theta[None]
+        return torch.from_numpy(self.mixed.read_array(step, "theta")).to(self.problem.device)
 
     def weight(self, step: int) -> Tensor:
         """w_t [r, D], and the read-outs' slopes for step T; scratch."""
@@ -252,9 +284,9 @@ class Expansion:
         terms = self.terms(create=True)
         return bool(terms.missing(has_names(terms, ("weight", "positions", "left_out"))))
 
-    def pooled_products(self, step: int, theta: Tensor, directions: Tensor) -> Tensor:
+    def pooled_products(self, step: int, directions: Tensor) -> Tensor:
         """Hessian-vector products [r + m, D] of a step's pooled batch, of the read-outs first, then of their functionals."""
-        return pooled_products(self.problem, self.config, step, theta, directions, self.fine)
+        return pooled_products(self.problem, self.config, step, self.places(step), directions, self.fine)
 
     def _draw_sample(self) -> None:
         """Which coordinates are kept, with which probabilities; and the probe loss at the centre's end."""

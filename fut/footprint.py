@@ -175,8 +175,13 @@ class Footprint:
         return self.planned(held + max(self.gradient + width * self.vector, step, self.evaluation))
 
     def centre(self) -> int:
-        """The centre: for each item of the mixture its gradient and the state after it; then their means, and a stack."""
+        """The centre: for each item of the mixture its gradient and the state after it; then their means, and a stack. Of an
+        ensemble the states of all runs, before and after a step, and their gradients, stacked."""
         mixture = self.expansion.config.mixture
+        if self.expansion.ensemble:
+            runs = self.resident + mixture * (2 * self.state + 2) * self.vector
+            step = (mixture * (self.state + 2 + TEMPORARIES) + self.state) * self.vector
+            return self.planned(runs + max(self.gradient, step))
         held = self.resident + (2 * self.state + mixture * (self.state + 1)) * self.vector
         step = (2 * mixture + self.state + 2 + TEMPORARIES) * self.vector
         return self.planned(held + max(self.gradient, step))
@@ -184,7 +189,8 @@ class Footprint:
     def sweep(self) -> int:
         """The backward sweep of r read-outs: mixture gradients, and for each item a costate pulled back and a sensitivity."""
         mixture, readouts, s = self.expansion.config.mixture, self.swept, self.state
-        held = self.resident + (s + readouts * s + mixture * (readouts * (s + 1) + 2)) * self.vector
+        places = self.expansion.places_count + 1
+        held = self.resident + (s + places + readouts * s + mixture * (readouts * (s + 1) + 2)) * self.vector
         step = readouts * (mixture + 3 * s + TEMPORARIES) * self.vector
         start = self.resident + (s + 2 + readouts) * self.vector + self.probe_gradient + self.functionals()
         return self.planned(max(held + self.product, held + step, start))

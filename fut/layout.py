@@ -111,7 +111,7 @@ def has_expansion(path: Path, part: str = ADJOINT) -> bool:
 
 def read_expansion_config(path: Path, part: str = ADJOINT) -> AdjointConfig:
     identity = Manifest.read(path / part / MANIFEST).identity
-    return AdjointConfig.model_validate(identity["adjoint"] | {"readouts": identity["readouts"]})
+    return AdjointConfig.stored(identity["adjoint"] | {"readouts": identity["readouts"]})
 
 
 def readout_config(path: Path, config: Config, readouts: Sequence[str] | None) -> AdjointConfig:

@@ -210,9 +210,7 @@ class Costs:
         e, found, config = self.expansion, self.footprint, self.expansion.config
         centre, anchors = self.problem.config.consumed * config.mixture, len(e.anchors) * self.items
         sweep = e.gradients() - centre - anchors
-        state, vector, rows = found.state * found.vector, found.vector, self.steps + 1
-        scratch = [rows * (state + config.mixture * vector)]
-        scratch.append(max(e.scratch_bytes() - scratch[0], 0))
+        scratch = [e.centre_bytes(), e.scratch_bytes() - e.centre_bytes()]
         kept = e.expected_coordinates
         anchored = anchors * kept * found.theta.element_size()
         pulls = self.steps * config.mixture * 2 * len(e.names) * self.step

@@ -22,19 +22,36 @@ def pooled_products(
     problem: Problem,
     config: AdjointConfig,
     step: int,
-    theta: Tensor,
+    places: Tensor,
     directions: Tensor,
     fine: int,
     relative: float = 3e-4,
 ) -> Tensor:
-    """Hessian-vector products [r + m, D] of a step's pooled batch along directions [r + m, D].
+    """Hessian-vector products [r + m, D] of a step's pooled batch along directions [r + m, D], the mean over places [p, D].
 
-    The first `fine` of them, usually those of the read-outs, by central differences on a batch of `pool` steps' size, two
-    gradients of it each, or exactly. The others, usually functionals, which need less, by one-sided differences on half a
-    step's: a gradient each, and one more. relative: step of the central differences, as in
-    `derivatives.hessian_vector_difference`.
+    The batch is divided among the places. The first `fine` products, usually those of the read-outs, by central differences
+    on a batch of `pool` steps' size, two gradients of it each, or exactly. The others, usually functionals, which need less,
+    by one-sided differences on half a step's: a gradient each, and one more. relative: step of the central differences, as
+    in `derivatives.hessian_vector_difference`.
     """
-    batch, objective = pooled_batch(problem, config, step), problem.objective
+    count, total = len(places), torch.zeros_like(directions)
+    for place, theta in enumerate(places):
+        total += _products_at(problem, config, (step, place, count), theta, directions, fine, relative)
+    return total / count
+
+
+def _products_at(
+    problem: Problem,
+    config: AdjointConfig,
+    at: tuple[int, int, int],
+    theta: Tensor,
+    directions: Tensor,
+    fine: int,
+    relative: float,
+) -> Tensor:
+    """Products [r + m, D] of one place's part. at: the step, which of how many places."""
+    step, place, count = at
+    batch, objective = pooled_batch(problem, config, step, place, count), problem.objective
 
     def product(direction: Tensor) -> Tensor:
         if config.products == "exact":
@@ -43,30 +60,50 @@ def pooled_products(
 
     found = [product(u) for u in directions[:fine]]
     if len(directions) > fine:
-        small = drawn_samples(problem.data.items, small_size(problem), np.random.default_rng([config.seed, 17, step]))
+        draw = np.random.default_rng(_key(config, 17, step, place, count))
+        small = drawn_samples(problem.data.items, small_size(problem, count), draw)
         found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
     return torch.stack(found)
 
 
-def small_size(problem: Problem) -> int:
-    """Samples of the batch on which functionals' products are taken."""
-    return max(1, problem.config.data.per_step * len(problem.data.items[0][0]) // FEWER)
+def _key(config: AdjointConfig, kind: int, step: int, place: int, count: int) -> list[int]:
+    return [config.seed, kind, step] + ([place] if count > 1 else [])
 
 
-def pooled_batch(problem: Problem, config: AdjointConfig, step: int) -> Item:
-    """A batch as large as what `pool` steps consume, its samples drawn from all items without replacement."""
-    return mixed_batch(problem, config.pool, [config.seed, 11, step], "use `items`", "adjoint.curvature")
+def pooled_size(problem: Problem, config: AdjointConfig, places: int = 1) -> int:
+    """Samples of each place's part of a step's pooled batch, one at least."""
+    return max(1, round(config.pool * _per_step(problem) / places))
+
+
+def small_size(problem: Problem, places: int = 1) -> int:
+    """Samples of each place's part of the batch on which functionals' products are taken, one at least."""
+    return max(1, _per_step(problem) // (FEWER * places))
+
+
+def _per_step(problem: Problem) -> int:
+    return problem.config.data.per_step * len(problem.data.items[0][0])
+
+
+def pooled_batch(problem: Problem, config: AdjointConfig, step: int, place: int = 0, count: int = 1) -> Item:
+    """One of `count` places' part of a batch as large as what `pool` steps consume, its samples drawn from all items without
+    replacement."""
+    key = _key(config, 11, step, place, count)
+    return _drawn_alike(problem, pooled_size(problem, config, count), key, "use `items`", "adjoint.curvature")
 
 
 def mixed_batch(problem: Problem, pool: int, key: Sequence[int], advice: str, field: str) -> Item:
     """A batch as large as what `pool` steps consume, its samples drawn from all items by a generator seeded with `key`."""
-    items, draw = problem.data.items, np.random.default_rng(list(key))
-    sizes = {tuple(t.shape[1:] for t in item) for item in items}
+    return _drawn_alike(problem, pool * _per_step(problem), key, advice, field)
+
+
+def _drawn_alike(problem: Problem, size: int, key: Sequence[int], advice: str, field: str) -> Item:
+    """`size` samples of all items by a generator seeded with `key`; UsageError where the items differ in shape."""
+    sizes = {tuple(t.shape[1:] for t in item) for item in problem.data.items}
     if len(sizes) > 1:
         raise UsageError(
             f"{field}: expected items of one shape to pool samples from, got {len(sizes)} shapes; {advice}"
         )
-    return drawn_samples(items, pool * problem.config.data.per_step * len(items[0][0]), draw)
+    return drawn_samples(problem.data.items, size, np.random.default_rng(list(key)))
 
 
 def drawn_samples(items: Sequence[Item], size: int, draw: np.random.Generator) -> Item:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,9 +36,12 @@ def run_sweep(expansion: Expansion, progress: Progress) -> None:
 def _sweep(expansion: Expansion) -> Sweep:
     config, problem = expansion.config, expansion.problem
 
-    def product(theta: Tensor, number: int, direction: Tensor) -> Tensor:
-        """Hessian-vector product [D] of a group's mean loss."""
-        items = expansion.groups[number]
+    places = lru_cache(maxsize=1)(expansion.places)
+
+    def product(centre: Tensor, number: int, direction: Tensor) -> Tensor:
+        """Hessian-vector product [D] of a group's mean loss; of an ensemble, where its run stands."""
+        items, step = expansion.groups[number], number // config.mixture
+        theta = places(step)[number % config.mixture] if expansion.ensemble else centre
         parts = [problem.product(theta, i, direction, config.products == "exact") / len(items) for i in items]
         return torch.stack(parts).sum(0)
 
@@ -48,7 +52,9 @@ def _sweep(expansion: Expansion) -> Sweep:
         expansion.state,
         lambda step, number: expansion.gradients_of(step)[number % config.mixture],
         product,
-        expansion.pooled_products if config.curvature == "pooled" else None,
+        (lambda step, theta, directions: expansion.pooled_products(step, directions))
+        if config.curvature == "pooled"
+        else None,
     )
 
 
