@@ -20,7 +20,7 @@ from estimators.adjoint import (
     sampling_variance,
     spread_anchors,
 )
-from estimators.centre import CentreTransition, balanced_mixture
+from estimators.centre import CentreTransition, balanced_mixture, ensemble_orders
 from estimators.errors import OrderError
 from estimators.order import Order
 from estimators.replay import CachedGradients, CurvedGradients, OrderBatch, RuleTransition, TrueGradients, replay
@@ -119,6 +119,37 @@ def test_a_centre_of_every_item_is_the_mean_transition() -> None:
     found = centre(0, OrderBatch.pack([mixture]).at(0), rule.init(START).rows(1)).row(0)
     assert torch.allclose(found.memory["v"], 0.05 * table.square().mean(0), rtol=1e-12)
     assert torch.allclose(found.memory["m"], 0.1 * table.mean(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_an_ensemble_has_every_step_once_in_every_part_of_the_window(count: int) -> None:
+    orders = ensemble_orders(REFERENCE, count, seed=3)
+    assert all(sorted(order.steps) == sorted(REFERENCE.steps) for order in orders)
+    width = N // count
+    for item in REFERENCE.steps:
+        assert sorted(order.steps.index(item) // width for order in orders) == list(range(count))
+    assert orders == ensemble_orders(REFERENCE, count, seed=3)
+    assert orders != ensemble_orders(REFERENCE, count, seed=4)
+
+
+def test_an_ensemble_larger_than_the_window_begins_again() -> None:
+    orders = ensemble_orders(REFERENCE, N + 2, seed=0)
+    assert len(orders) == N + 2
+    assert all(sorted(order.steps) == sorted(REFERENCE.steps) for order in orders)
+    first = [order.steps[0] for order in orders[:N]]
+    assert len(set(first)) == N, "the first N are a Latin square"
+
+
+def test_orders_of_an_ensemble_make_batches_anew_and_keep_weights_and_lengths() -> None:
+    reference = Order.of_entries(
+        [[(0, 1.0), (1, 0.5)], [(2, 1.0), (3, 1.0)], [(4, 2.0), (5, 1.0)], [(1, 1.0), (0, 1.0)]]
+    )
+    orders = ensemble_orders(reference, 2, seed=1)
+    pairs = sorted(pair for step in reference.entries for pair in step)
+    for order in orders:
+        assert sorted(pair for step in order.entries for pair in step) == pairs
+        assert [len(step) for step in order.steps] == [2, 2, 2, 2]
+    assert {tuple(sorted(s)) for s in orders[0].steps} != {tuple(sorted(s)) for s in reference.steps}
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 6])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import fut
 from estimators.adjoint import spread_anchors
-from estimators.centre import balanced_mixture
+from estimators.centre import balanced_mixture, ensemble_orders
 from estimators.errors import OrderError
 from estimators.state import State
 from fut.config import AdjointConfig
@@ -23,32 +23,48 @@ from fut.data import build_dataset
 from fut.derivatives import hessian_vector, hessian_vector_difference
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import raw_estimates
-from fut.pooling import drawn_samples, pooled_batch, pooled_products
+from fut.pooling import drawn_samples, pooled_batch, pooled_products, pooled_size
 from fut.progress import silent
 from storage import CheckpointStore, DiskFullError, IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 
 
-def written_out(run: fut.Run, order: list[int], mixture: int, anchors: int) -> float:
+def mean_of(states: list[State]) -> State:
+    memory = {k: sum(z.memory[k] for z in states) / len(states) for k in states[0].memory}
+    return State(sum(z.theta for z in states) / len(states), memory, states[0].clock)  # type: ignore[arg-type]
+
+
+def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], list[list[tuple[int, Tensor]]]]:
+    """The centre's lifted states, and of every step the items and the parameters at which their gradients are taken."""
+    problem, rule, T = run.problem, run.problem.rule, run.steps
+    centre, seen, runs = [run.state(0)], [], [run.state(0)] * mixture
+    mixed = balanced_mixture(run.reference, mixture, 0).steps
+    orders = [order.steps for order in ensemble_orders(run.reference, mixture, 0)]
+    for t in range(T):
+        if kind == "mixture":
+            runs = [centre[t]] * mixture
+        items = mixed[t] if kind == "mixture" else [order[t][0] for order in orders]
+        seen.append([(i, z.theta) for i, z in zip(items, runs, strict=True)])
+        taken = zip(items, runs, strict=True)
+        runs = [rule.step(z, problem.gradient(z.theta, i), problem.rate(t))[0] for i, z in taken]
+        centre.append(mean_of(runs))
+    return centre, seen
+
+
+def written_out(run: fut.Run, order: list[int], kind: str, mixture: int, anchors: int) -> float:
     """The estimate by explicit loops, exact Hessian-vector products and no store: phi(centre) + dual-weighted read-out."""
     problem, rule, T = run.problem, run.problem.rule, run.steps
-    mixed = balanced_mixture(run.reference, mixture, 0).steps
-    centre = [run.state(0)]
-    for t in range(T):
-        nexts = [rule.step(centre[t], problem.gradient(centre[t].theta, i), problem.rate(t))[0] for i in mixed[t]]
-        mean = {k: sum(z.memory[k] for z in nexts) / mixture for k in nexts[0].memory}
-        centre.append(State(sum(z.theta for z in nexts) / mixture, mean, nexts[0].clock))  # type: ignore[arg-type]
+    centre, seen = trajectories(run, kind, mixture)
     slope = problem.probe_gradient(centre[T].theta)
     costate = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
     weights: list[Tensor] = [slope] * T
     for t in reversed(range(T)):
-        z = centre[t]
-        pulled = [rule.pullback(z, problem.gradient(z.theta, i), problem.rate(t), costate) for i in mixed[t]]
-        products = [problem.product(z.theta, i, u) for i, (_, u) in zip(mixed[t], pulled, strict=True)]
+        pulled = [rule.pullback(centre[t], problem.gradient(at, i), problem.rate(t), costate) for i, at in seen[t]]
+        products = [problem.product(at, i, u) for (i, at), (_, u) in zip(seen[t], pulled, strict=True)]
         weights[t] = sum(products) / mixture  # type: ignore[assignment]
-        theta = sum(p.theta for p, _ in pulled) / mixture + weights[t]
-        costate = State(theta, {k: sum(p.memory[k] for p, _ in pulled) / mixture for k in z.memory}, {})  # type: ignore[arg-type]
+        before = mean_of([p for p, _ in pulled])
+        costate = State(before.theta + weights[t], before.memory, {})
     chosen = spread_anchors(T, anchors)
     value, y = 0.0, run.state(0)
     for t, item in enumerate(order):
@@ -60,11 +76,12 @@ def written_out(run: fut.Run, order: list[int], mixture: int, anchors: int) -> f
     return value + (slope @ (y.theta - centre[T].theta)).item()
 
 
+@pytest.mark.parametrize("kind", ["ensemble", "mixture"])
 @pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [1, 0, 2, 4, 3], [0, 0, 1, 4, 4]])
-def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int]) -> None:
-    run = make_run(**FLOAT64, adjoint={"mixture": 2, "curvature": "items"})
+def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int], kind: str) -> None:
+    run = make_run(**FLOAT64, adjoint={"centre": kind, "mixture": 2, "curvature": "items"})
     found = run.estimate([order], "adjoint", known=False)[0]
-    expected = written_out(run, order, 2, 3) - written_out(run, list(range(5)), 2, 3)
+    expected = written_out(run, order, kind, 2, 3) - written_out(run, list(range(5)), kind, 2, 3)
     assert expected != 0
     assert found.delta == pytest.approx(expected, rel=1e-5), "central differences alone may tell them apart"
 
@@ -218,8 +235,45 @@ def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
     theta = run.state(2).theta
     direction = problem.probe_gradient(theta)
     exact = sum(problem.product(theta, i, direction) for i in range(run.items)) / run.items
-    found = pooled_products(problem, expansion.config, 2, theta, direction[None], 1)[0]
+    found = pooled_products(problem, expansion.config, 2, theta[None], direction[None], 1)[0]
     assert (found - exact).norm() < 1e-3 * exact.norm()  # type: ignore[union-attr]
+
+
+def test_a_pool_is_divided_among_the_places_and_averaged_over_them(make_run: MakeRun) -> None:
+    run = make_run(**FLOAT64, adjoint={"pool": 15})
+    problem, config = run.problem, run.expansion().config
+    places = torch.stack([run.state(t).theta for t in (0, 2, 4)])
+    samples = len(problem.data.items[0][0])
+    assert [pooled_size(problem, config, n) for n in (1, 3, 40)] == [
+        15 * samples,
+        5 * samples,
+        max(1, samples * 15 // 40),
+    ]
+    direction = problem.probe_gradient(places[0])
+    all_items = [
+        (theta, i) for theta in places for i in range(run.items)
+    ]  # a third of 15 steps is every sample there is
+    exact = torch.stack([problem.product(theta, i, direction) for theta, i in all_items]).mean(0)
+    found = pooled_products(problem, config, 2, places, direction[None], 1)[0]
+    assert (found - exact).norm() < 1e-3 * exact.norm()
+    one = torch.stack([problem.product(places[0], i, direction) for i in range(run.items)]).mean(0)
+    assert (one - exact).norm() > 1e-2 * exact.norm(), "or places would not matter"
+
+
+def test_an_ensemble_is_of_orders_as_they_are_really_trained(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(adjoint={"mixture": 3}), device="cpu")
+    expansion = run.expansion()
+    expansion.run_centre(silent)
+    ends = [run.retrain(order).theta for order in expansion.members]
+    assert torch.equal(expansion.state(run.steps).theta, torch.stack(ends).sum(0) / 3)
+    assert len(expansion.runs.steps()) == 1, "of the runs only the latest states are kept"
+    for t in range(run.steps):
+        places = expansion.places(t)
+        mean = torch.stack(list(places)).sum(0) / 3
+        assert torch.equal(mean if t else run.state(0).theta, expansion.state(t).theta)
+        for row, order in enumerate(expansion.members):
+            own = run.problem.gradient(places[row], order.steps[t][0])
+            assert torch.equal(expansion.gradients_of(t)[row], own)
 
 
 @pytest.mark.parametrize("curvature", ["pooled", "items"])
@@ -230,7 +284,7 @@ def test_exact_products_are_what_differences_come_near_to(make_run: MakeRun, cur
     assert 0 < np.linalg.norm(exact - near) < 1e-3 * np.linalg.norm(exact)
     theta = runs[0].state(2).theta
     u = runs[0].problem.probe_gradient(theta)
-    found = runs[0].expansion().pooled_products(2, theta, u[None])[0]
+    found = pooled_products(runs[0].problem, runs[0].expansion().config, 2, theta[None], u[None], 1)[0]
     batch = pooled_batch(runs[0].problem, runs[0].expansion().config, 2)
     assert torch.equal(found, hessian_vector(runs[0].problem.objective, theta, batch, u))
 
@@ -239,6 +293,13 @@ def test_the_form_of_products_is_pinned_only_where_it_is_not_the_first_one() -> 
     plain, exact = AdjointConfig().identity(), AdjointConfig(products="exact").identity()
     assert "products" not in plain, "expansions of versions without the field are still opened"
     assert exact == plain | {"products": "exact"}
+
+
+def test_an_expansion_of_a_version_without_ensembles_is_one_about_a_mixture() -> None:
+    mixture = AdjointConfig(centre="mixture")
+    assert "centre" not in mixture.identity()
+    assert AdjointConfig.stored(mixture.identity()) == mixture
+    assert AdjointConfig.stored(AdjointConfig().identity()) == AdjointConfig()
 
 
 def test_samples_cannot_be_pooled_from_items_of_several_shapes(tmp_path: Path) -> None:
