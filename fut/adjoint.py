@@ -44,7 +44,8 @@ class Adjoint(Estimator):
     and phi(theta_T) the read-out's true value at the reference endpoint: the reference order, and any order that trains on
     the same content, gives the reference exactly. For the expansion's first read-out a holds the quadratic term as well,
     ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> that are estimated as the read-out itself is (`fut.functionals`),
-    offset by those of the reference run's true displacement: uncorrected, a common error of c_j would be multiplied by c_j.
+    corrected by those of true displacements, of the reference run and of an ensemble's own runs (`_response`): uncorrected, a
+    common error of c_j would be multiplied by c_j.
 
     A *position* is what every sampled coordinate contributes to the linear part beyond the reference order's, then partial
     sums of the m functionals and of their sampling variances: [n, k + 2 m C].
@@ -215,17 +216,39 @@ class Adjoint(Estimator):
         """Contributions of the reference order [1 + m, k]."""
         return torch.cat([found[0] for _, found in self._contributions([self.problem.reference])], dim=-1)
 
-    def _quadratic(self, position: Tensor) -> tuple[float, float]:
-        """½ sum_j s_j c_j² beyond the reference run's, and its sampling variance to first order.
+    def _functionals(self, position: Tensor) -> Tensor:
+        """What an order adds to the functionals, and the sampling variances of that: [2, m], float64."""
+        m = self.functionals
+        return position[len(self.indices) :].double().view(2, m, -1 if m else 0).sum(-1)
 
-        The functionals are offset as the estimate is: what the order adds, on top of those of the true reference run.
+    @cached_property
+    def _response(self) -> tuple[Tensor, Tensor, float]:
+        """(mean [m], origin [m], gain): a functional of an order that adds `a` to it is mean + gain (a - origin).
+
+        Of an ensemble the true values of its own runs are known, as the reference run's are: the gain is that of the regression
+        of true on estimated values, in common for all functionals, between 0 and 1. A functional that cannot be told is read
+        as the same for all orders, and not squared. Without an ensemble, gain 1 about the reference run.
         """
-        size, m = len(self.indices), self.functionals
-        added, variances = position[size:].double().view(2, m, -1 if m else 0).sum(-1)
-        known, signs = (of[:m] for of in self.expansion.bend)
-        base = quadratic_part(known, torch.zeros_like(known), signs)
-        values = known + added
-        return quadratic_part(values, variances, signs) - base, (values.square() * variances).sum().item()
+        known = self.expansion.bend[0][: self.functionals]
+        own = self.expansion.own_bend[:, : self.functionals]
+        nothing = torch.zeros_like(known)
+        if len(own) < 2 or not self.functionals:
+            return known, nothing, 1.0
+        added = [self._functionals(p)[0] for p in self.positions(self.expansion.members)]
+        true, guess = torch.stack([known, *own]), torch.stack([nothing, *added])
+        mean, origin = true.mean(0), guess.mean(0)
+        spread = (guess - origin).square().sum()
+        gain = ((guess - origin) * (true - mean)).sum() / spread if spread > 0 else torch.tensor(1.0)
+        return mean, origin, float(gain.clamp(0, 1))
+
+    def _quadratic(self, position: Tensor) -> tuple[float, float]:
+        """½ sum_j s_j c_j² beyond the reference order's, and its sampling variance to first order."""
+        added, variances = self._functionals(position)
+        mean, origin, gain = self._response
+        signs, nothing = self.expansion.bend[1][: self.functionals], torch.zeros_like(mean)
+        values, base = mean + gain * (added - origin), mean - gain * origin
+        change = quadratic_part(values, gain**2 * variances, signs) - quadratic_part(base, nothing, signs)
+        return change, (values.square() * gain**2 * variances).sum().item()
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         inverse, size = 1.0 / self.probabilities, len(self.indices)

@@ -305,6 +305,9 @@ class Expansion:
             functionals = self.weight(self.steps)[len(self.names) :].double()
             known = functionals @ (self.end() - end.theta).double()
             arrays |= {"signs": self.swept.read_array(self.steps, "signs"), "known": known.cpu().numpy()}
+            if self.ensemble:
+                ends = read_state(self.runs, self.steps, self.problem.device).theta
+                arrays["own"] = ((ends - end.theta).double() @ functionals.T).cpu().numpy()
         self.sampled.write(0, arrays, {"centre_loss": self.problem.probe_loss(end.theta)})
 
     def terms(self, create: bool = False) -> TermStore:
@@ -336,6 +339,13 @@ class Expansion:
         found = (self.sampled.read_array(0, name) if self.functionals else np.zeros(0) for name in names)
         known, signs = (torch.from_numpy(array).to(self.problem.device) for array in found)
         return known, signs
+
+    @cached_property
+    def own_bend(self) -> Tensor:
+        """Of the functionals, values along the true displacements of an ensemble's own runs: [c, m], float64."""
+        if not (self.ensemble and self.functionals):
+            return torch.zeros(0, self.functionals, dtype=torch.float64)
+        return torch.from_numpy(self.sampled.read_array(0, "own")).to(self.problem.device)
 
     def _run_anchors(self, terms: TermStore, progress: Progress) -> None:
         missing = terms.missing(["gradient", "norm"])
