@@ -152,12 +152,12 @@ class Expansion:
         """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
         config, items, training = self.config, self.problem.config.data.items, self.problem.config.consumed
         slopes = [gradient_cost(n, self.problem) for n in self.names]
-        products = training * config.mixture
+        products: float = training * config.mixture
         if config.curvature == "pooled":
             products = self._drawn(pooled_size(self.problem, config, self.places_count))
         return (
             training * config.mixture
-            + 2 * products * self.fine
+            + round(2 * products * self.fine)
             + len(self.anchors) * items
             + sum(slopes)
             + self.coarse_gradients()
@@ -169,16 +169,16 @@ class Expansion:
         m, first = self.functionals, self.names[0]
         rows = m + len(self.names) - self.fine
         swept = self._drawn(small_size(self.problem, self.places_count)) * (1 + rows) if rows else 0
-        return swept + bend_cost(self.problem, first, m, gradient_cost(first, self.problem))
+        return round(swept) + bend_cost(self.problem, first, m, gradient_cost(first, self.problem))
 
     @property
     def places_count(self) -> int:
         """How many parameters a step's pooled batch is divided among: those of every run of an ensemble, else one."""
         return self.config.mixture if self.ensemble else 1
 
-    def _drawn(self, size: int) -> int:
+    def _drawn(self, size: int) -> float:
         """Gradients of items that batches of `size` samples come to, one for every place and step."""
-        return round(self.steps * self.places_count * size / len(self.problem.data.items[0][0]))
+        return self.steps * self.places_count * size / len(self.problem.data.items[0][0])
 
     def nbytes(self) -> int:
         """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""

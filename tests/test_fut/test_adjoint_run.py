@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from centres import mean_of, trajectories
 from small import Cli, MakeRun, small_config
 from torch import Tensor
 
 import fut
 from estimators.adjoint import spread_anchors
-from estimators.centre import balanced_mixture, ensemble_orders
 from estimators.errors import OrderError
 from estimators.state import State
 from fut.config import AdjointConfig
@@ -28,28 +28,6 @@ from fut.progress import silent
 from storage import CheckpointStore, DiskFullError, IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
-
-
-def mean_of(states: list[State]) -> State:
-    memory = {k: sum(z.memory[k] for z in states) / len(states) for k in states[0].memory}
-    return State(sum(z.theta for z in states) / len(states), memory, states[0].clock)  # type: ignore[arg-type]
-
-
-def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], list[list[tuple[int, Tensor]]]]:
-    """The centre's lifted states, and of every step the items and the parameters at which their gradients are taken."""
-    problem, rule, T = run.problem, run.problem.rule, run.steps
-    centre, seen, runs = [run.state(0)], [], [run.state(0)] * mixture
-    mixed = balanced_mixture(run.reference, mixture, 0).steps
-    orders = [order.steps for order in ensemble_orders(run.reference, mixture, 0)]
-    for t in range(T):
-        if kind == "mixture":
-            runs = [centre[t]] * mixture
-        items = mixed[t] if kind == "mixture" else [order[t][0] for order in orders]
-        seen.append([(i, z.theta) for i, z in zip(items, runs, strict=True)])
-        taken = zip(items, runs, strict=True)
-        runs = [rule.step(z, problem.gradient(z.theta, i), problem.rate(t))[0] for i, z in taken]
-        centre.append(mean_of(runs))
-    return centre, seen
 
 
 def written_out(run: fut.Run, order: list[int], kind: str, mixture: int, anchors: int) -> float:

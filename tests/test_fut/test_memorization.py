@@ -24,7 +24,7 @@ from fut.errors import NotCachedError, UsageError
 from fut.inspection import check_path
 from fut.map_estimates import expansion_for, plan_memorize
 from fut.memorization import asked_of
-from fut.pooling import drawn_samples, small_size
+from fut.pooling import drawn_samples, pooled_products, small_size
 from fut.questions.cells import with_item_at
 from fut.questions.maps import KINDS
 from fut.questions.memorization import Memorization
@@ -151,15 +151,14 @@ def test_the_runs_own_expansion_serves_where_it_was_swept_for_all(make_run: Make
     assert found.effects["own"][0][0] == pytest.approx(single.delta, rel=1e-9)
 
 
-def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun) -> None:
-    fine, coarse = (
-        make_run(cached=False, adjoint={"readouts": ["probe", "items"], "functionals": 0, "fine": n}).expansion()
-        for n in (0, 1)
-    )
+@pytest.mark.parametrize(("centre", "coarsely"), [("mixture", 5 * 6 / 2), ("ensemble", 5 * 6 * 4 / 2)])
+def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre: str, coarsely: float) -> None:
+    adjoint = {"centre": centre, "readouts": ["probe", "items"], "functionals": 0}
+    fine, coarse = (make_run(cached=False, adjoint=adjoint | {"fine": n}).expansion() for n in (0, 1))
     saved = fine.gradients() - coarse.gradients()
-    assert saved == 5 * 5 * 4 - round(5 * (1 + 5) / 2), "five items' products over five steps"
+    assert saved == 5 * 5 * 4 - coarsely, "five items' products over five steps; a sample of two for each of four runs"
     theta, u = fine.problem.objective.start(), torch.eye(3, fine.problem.objective.size)
-    exact, near = fine.pooled_products(1, theta, u), coarse.pooled_products(1, theta, u)
+    exact, near = (pooled_products(e.problem, e.config, 1, theta[None], u, e.fine) for e in (fine, coarse))
     assert torch.equal(exact[0], near[0]), "the first is swept as it was"
     batch = drawn_samples(fine.problem.data.items, small_size(fine.problem), np.random.default_rng([0, 17, 1]))
     rest = hessian_vectors_one_sided(fine.problem.objective, theta, batch, u[1:])

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from centres import mean_of, trajectories
 from small import Cli, MakeRun, small_config
 
 import fut
 from estimators.adjoint import spread_anchors
-from estimators.centre import balanced_mixture
 from estimators.errors import OrderError
 from estimators.state import State
 from fut import folding
@@ -27,12 +27,7 @@ ADJOINT = {"mixture": 2, "curvature": "items"}
 def written_out(run: fut.Run, anchors: Sequence[int] | None = None) -> np.ndarray:
     """M [T, items] by explicit loops and exact Hessian-vector products, up to a constant of every step."""
     problem, rule, T = run.problem, run.problem.rule, run.steps
-    mixed = balanced_mixture(run.reference, 2, 0).steps
-    centre = [run.state(0)]
-    for t in range(T):
-        nexts = [rule.step(centre[t], problem.gradient(centre[t].theta, i), problem.rate(t))[0] for i in mixed[t]]
-        memory = {k: (nexts[0].memory[k] + nexts[1].memory[k]) / 2 for k in nexts[0].memory}
-        centre.append(State((nexts[0].theta + nexts[1].theta) / 2, memory, nexts[0].clock))
+    centre, seen = trajectories(run, run.config.adjoint.centre, 2)
     slope = problem.probe_gradient(centre[T].theta)
     after = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
     anchors, table = anchors or spread_anchors(T, 3), np.zeros((T, run.items))
@@ -45,15 +40,16 @@ def written_out(run: fut.Run, anchors: Sequence[int] | None = None) -> np.ndarra
             moved = rule.step(z, (1 - share) * ends[0] + share * ends[1], step)[0]
             table[t, i] = (after.theta @ moved.theta).item()
             table[t, i] += sum((after.memory[k] @ moved.memory[k]).item() for k in z.memory)
-        pulled = [rule.pullback(z, problem.gradient(z.theta, i), step, after) for i in mixed[t]]
-        bent = [problem.product(z.theta, i, u) for i, (_, u) in zip(mixed[t], pulled, strict=True)]
-        theta = (pulled[0][0].theta + pulled[1][0].theta + bent[0] + bent[1]) / 2
-        after = State(theta, {k: (pulled[0][0].memory[k] + pulled[1][0].memory[k]) / 2 for k in z.memory}, {})
+        pulled = [rule.pullback(z, problem.gradient(at, i), step, after) for i, at in seen[t]]
+        bent = [problem.product(at, i, u) for (i, at), (_, u) in zip(seen[t], pulled, strict=True)]
+        before = mean_of([p for p, _ in pulled])
+        after = State(before.theta + (bent[0] + bent[1]) / 2, before.memory, {})
     return table
 
 
-def test_the_table_is_its_formula(make_run: MakeRun) -> None:
-    run = make_run(**FLOAT64, adjoint=ADJOINT)
+@pytest.mark.parametrize("kind", ["ensemble", "mixture"])
+def test_the_table_is_its_formula(make_run: MakeRun, kind: str) -> None:
+    run = make_run(**FLOAT64, adjoint=ADJOINT | {"centre": kind})
     found, expected = run.positions(), written_out(run)
     found, expected = (m - m.mean(axis=1, keepdims=True) for m in (found, expected))
     assert np.abs(expected).max() > 1e-5
