@@ -73,9 +73,16 @@ class VariedExpansion(Expansion):
     def share(self, shared: Path) -> None:
         """Link the centre and the sweep of all expansions that have them in common into the scratch."""
         c = self.config
-        centre = f"centre-{'reference' if self.about_reference else c.mixture}"
+        kind = "-ensemble" * self.ensemble
+        centre = f"centre-{'reference' if self.about_reference else c.mixture}{kind}"
         sweep = f"{centre}-{c.curvature}-{c.pool}-{c.products}-{self.relative:g}"
-        for name, where in (("centre", centre), ("gradients", centre), ("sweep", sweep), ("costate", sweep)):
+        for name, where in (
+            ("centre", centre),
+            ("gradients", centre),
+            ("runs", centre),
+            ("sweep", sweep),
+            ("costate", sweep),
+        ):
             target, link = shared / where / name, self.scratch / name
             target.mkdir(parents=True, exist_ok=True)
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -126,8 +133,8 @@ class Workbench:
         return self.run.estimator("reference").reference
 
     def expansion(self, relative: float = 3e-4, about_reference: bool = False, **changes: Any) -> VariedExpansion:
-        """One that differs from the default as said; nothing is computed."""
-        config = AdjointConfig(**{"coordinates": 10**9, "functionals": 0} | changes)
+        """One that differs from the default, which is about a mixture, as said; nothing is computed."""
+        config = AdjointConfig(**{"centre": "mixture", "coordinates": 10**9, "functionals": 0} | changes)
         told = [f"{k}-{v}" for k, v in sorted(changes.items())] + [f"relative-{relative:g}"] * (relative != 3e-4)
         path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
         start = lambda: self.run.state(0)  # noqa: E731
@@ -171,6 +178,11 @@ class Workbench:
         for count in (1, 2, 8):
             yield self.varied("centre", f"c = {count}", mixture=count)
         yield self.varied("centre", "reference order", mixture=1, about_reference=True)
+
+    def _ensemble(self) -> Iterator[Variant]:
+        for count, pool in ((2, 2), (4, 2), (8, 2), (8, 4), (16, 8)):
+            yield self.varied("ensemble", f"{count} runs, pool = {pool}", centre="ensemble", mixture=count, pool=pool)
+        yield self.varied("ensemble", "mixture of 8, pool = 4", mixture=8, pool=4)
 
     def _anchors(self) -> Iterator[Variant]:
         for count in (2, 5, 9, self.run.steps):

@@ -1,6 +1,6 @@
 """Ablations of the adjoint: what each of its parts is worth, one changed at a time, against really retrained orders.
 
-python benchmarks/ablations.py --settings 32-iid 32-heterogeneous --work DIR          (seven ablations, about half an hour)
+python benchmarks/ablations.py --settings 32-iid 32-heterogeneous --work DIR          (eight ablations, about half an hour)
 python benchmarks/ablations.py --settings 64-heterogeneous --groups centre anchors curvature --work DIR
 python benchmarks/ablations.py --table full                           (or compact: from the record, trains nothing)
 
@@ -8,6 +8,7 @@ One reference run per setting (built-in model, demo text, cosine schedule); n ra
 and shared by all variants. Resumes: what the record holds already, by setting and variant, is skipped. Groups:
 
 centre       what is expanded about: a mean over c items a step, or the reference order itself
+ensemble     the centre as the mean of real runs, curvature averaged over where they stand
 anchors      checkpoints at which item gradients are taken
 coordinates  how many are kept, three samples each
 curvature    each item's own Hessian, or that of a batch as large as `pool` steps
@@ -41,7 +42,7 @@ from fut.estimation import raw_estimates
 from fut.questions.verify import accuracy
 
 ORDER_SEED = 2000
-GROUPS = ("centre", "anchors", "coordinates", "curvature", "products", "order", "moments")
+GROUPS = ("centre", "ensemble", "anchors", "coordinates", "curvature", "products", "order", "moments")
 
 
 def opened(setting: str, arguments: argparse.Namespace) -> fut.Run:

@@ -1,0 +1,44 @@
+"""The ablations' workbench: variants differ from the default in what they say, and share what they have in common."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import small_config
+
+import fut
+from fut.estimation import raw_estimates
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def workbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    run = fut.train(tmp_path / "run", small_config(data={"items": 6}), device="cpu")
+    return importlib.import_module("ablation_variants").Workbench(run, tmp_path / "variants")
+
+
+def test_variants_differ_and_share_what_they_have_in_common(workbench: Any) -> None:
+    orders = [workbench.run.order("reverse")]
+
+    def asked(**changes: Any) -> float:
+        return raw_estimates(workbench.build(workbench.expansion(**changes)), orders)[0][0]
+
+    default = asked()
+    assert asked(anchors=3) == default, "the same, written out"
+    changed = [asked(mixture=2), asked(centre="ensemble"), asked(pool=1), asked(about_reference=True, mixture=1)]
+    assert len({default, *changed}) == 1 + len(changed)
+    centres = {path.name for path in (workbench.directory / "shared").glob("centre-*") if "pooled" not in path.name}
+    assert centres == {"centre-4", "centre-2", "centre-4-ensemble", "centre-reference"}
+
+
+def test_the_step_of_differences_is_the_one_that_is_named(workbench: Any) -> None:
+    coarse, usual = workbench.expansion(relative=1e-2), workbench.expansion()
+    assert (coarse.relative, usual.relative) == (1e-2, 3e-4)
+    assert not usual.about_reference
+    assert workbench.expansion(about_reference=True, mixture=1).groups == list(workbench.run.reference.steps)
