@@ -33,8 +33,8 @@ from .problem import Problem
 from .progress import Progress, silent
 
 DIRECTORY = "curved"
-CENTRE_FIELDS = ("centre", "mixture", "anchors", "seed")
-"""What of the adjoint's configuration decides the centre and its anchors."""
+CENTRE_FIELDS = ("mixture", "anchors", "seed")
+"""What of the adjoint's configuration decides the base's centre, which is of mixtures, and its anchors."""
 LOW_RANK_KEY, REFRESH_KEY = 13, 17
 SCRATCH = ("scratch/centre", "scratch/gradients")
 
@@ -55,8 +55,9 @@ class Base:
 
     @cached_property
     def expansion(self) -> Expansion:
-        """The centre and its anchors; of its stages only the first is run here."""
-        return Expansion(self.directory, self.problem, self.adjoint, self.start)
+        """The centre, always that of mixtures, and its anchors; of its stages only the first is run here."""
+        mixture = self.adjoint.model_copy(update={"centre": "mixture"})
+        return Expansion(self.directory, self.problem, mixture, self.start)
 
     @property
     def steps(self) -> int:
@@ -156,7 +157,7 @@ class Base:
 
     def settings(self) -> dict[str, Any]:
         """What decides the base's numbers beside the run."""
-        adjoint = {k: v for k, v in self.adjoint.identity().items() if k in CENTRE_FIELDS}
+        adjoint = self.adjoint.model_dump(mode="json", include=set(CENTRE_FIELDS))
         return {"curved": self.config.model_dump(mode="json"), "adjoint": adjoint}
 
     def claim(self) -> None:
@@ -237,6 +238,8 @@ class Base:
         """Terms of a complete expansion about the same centre, with the same anchors and all coordinates."""
         donor = self.donor
         if donor is None or any(getattr(donor.config, f) != getattr(self.adjoint, f) for f in CENTRE_FIELDS):
+            return None
+        if donor.ensemble:
             return None
         if not donor.complete() or len(donor.indices) < self.size or donor.terms().item_block != ITEM_BLOCK:
             return None

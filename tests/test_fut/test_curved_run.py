@@ -191,7 +191,8 @@ def test_killed_between_and_within_stages_it_resumes_to_the_same_numbers(tmp_pat
 
 
 def test_gradients_are_borrowed_from_a_fitting_expansion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, expected = trained(tmp_path / "run"), trained(tmp_path / "expected")
+    about = {"adjoint": {"centre": "mixture"}}
+    run, expected = trained(tmp_path / "run", **about), trained(tmp_path / "expected", **about)
     run.cache(["adjoint"])
     plan = run.plan_cache(["curved"])
     assert plan.gradients == run.base().gradients() - 3 * 5
@@ -203,6 +204,12 @@ def test_gradients_are_borrowed_from_a_fitting_expansion(tmp_path: Path, monkeyp
     other = trained(tmp_path / "other")
     other.expand(AdjointConfig(anchors=2, coordinates=300))
     assert other.base()._lender is None
+    ensemble = trained(tmp_path / "ensemble")
+    ensemble.cache(["adjoint"])
+    assert ensemble.base()._lender is None, "the base is about mixtures"
+    ensemble.cache(["curved"])
+    found, others = (r.base().terms().read("centre", 5) for r in (ensemble, run))
+    assert np.array_equal(found, others)
 
 
 @pytest.mark.parametrize("name", ["lowrank", "gradient", "centre", "refresh", "eigenvalue"])
