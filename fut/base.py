@@ -27,6 +27,7 @@ from .claiming import MANIFEST, claim
 from .config import AdjointConfig, CurvedConfig
 from .errors import UsageError
 from .expansion import ITEM_BLOCK, Expansion
+from .expense import centre_bytes
 from .models import Item
 from .pooling import mixed_batch
 from .problem import Problem
@@ -126,7 +127,7 @@ class Base:
 
     def scratch_bytes(self) -> int:
         """Bytes of the centre's lifted states and of its gradients, while the base is built."""
-        return self.expansion.centre_bytes()
+        return centre_bytes(self.expansion)
 
     # --- the store
 

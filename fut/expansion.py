@@ -24,15 +24,14 @@ from estimators.rule import global_norm
 from estimators.state import State
 from storage import CheckpointStore, TermStore
 
+from . import expense
 from .centring import run_centre
 from .config import AdjointConfig
-from .difference import check_cost
 from .folding import fold, has_names, term_specs
-from .functionals import bend_cost
-from .pooling import pooled_products, pooled_size, small_size
+from .pooling import pooled_products
 from .problem import Problem
 from .progress import Progress, silent
-from .readouts import UserFunction, gradient_cost, readout_names
+from .readouts import UserFunction, readout_names
 from .sampling import contribution_scores, expected_coordinates
 from .sweeping import costate_from, run_sweep
 from .training import read_state
@@ -148,67 +147,22 @@ class Expansion:
         """How many coordinates are kept, in expectation: as configured, else all of a small model and 8,192 of a large one."""
         return expected_coordinates(self.problem.objective.size, self.config.coordinates, SAMPLED)
 
-    def gradients(self) -> int:
-        """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
-        config, items, training = self.config, self.problem.config.data.items, self.problem.config.consumed
-        slopes = [gradient_cost(n, self.problem) for n in self.names]
-        products: float = training * config.mixture
-        if config.curvature == "pooled":
-            products = self._drawn(pooled_size(self.problem, config, self.places_count))
-        return (
-            training * config.mixture
-            + round(2 * products * self.fine)
-            + len(self.anchors) * items
-            + sum(slopes)
-            + self.coarse_gradients()
-            + check_cost(self)
-        )
-
-    def coarse_gradients(self) -> int:
-        """Those of them that functionals and coarse read-outs take: finding functionals, and products on half a step's batch."""
-        m, first = self.functionals, self.names[0]
-        rows = m + len(self.names) - self.fine
-        swept = self._drawn(small_size(self.problem, self.places_count)) * (1 + rows) if rows else 0
-        return round(swept) + bend_cost(self.problem, first, m, gradient_cost(first, self.problem))
-
     @property
     def places_count(self) -> int:
         """How many parameters a step's pooled batch is divided among: those of every run of an ensemble, else one."""
         return self.config.mixture if self.ensemble else 1
 
-    def _drawn(self, size: int) -> float:
-        """Gradients of items that batches of `size` samples come to, one for every place and step."""
-        return self.steps * self.places_count * size / len(self.problem.data.items[0][0])
+    def gradients(self) -> int:
+        """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
+        return expense.gradients(self)
 
     def nbytes(self) -> int:
-        """Bytes that stay on disk, before compression; about as many again per step of scratch while it is built."""
-        kept = self.expected_coordinates
-        items, r = self.problem.config.data.items, len(self.names)
-        rows = len(self.anchors) * items + (1 + r + self.functionals) * (self.steps + 1)
-        return (
-            rows * kept * self.problem.objective.start().element_size() + 16 * kept + 8 * self.steps * self.fine * items
-        )
-
-    def centre_bytes(self) -> int:
-        """Bytes of scratch of the centre: its lifted states, its mixtures' gradients, and where an ensemble's runs stand."""
-        state, mixture = self._vectors, self.config.mixture
-        runs = mixture * (self.steps + 2 * state) if self.ensemble else 0
-        return ((state + mixture) * (self.steps + 1) + runs) * self._vector_bytes
+        """Bytes that stay on disk, before compression."""
+        return expense.kept_bytes(self)
 
     def scratch_bytes(self) -> int:
-        """Bytes of scratch while it is built: the centre, and weights and costates of the sweep."""
-        swept = len(self.names) + self.functionals + self.fine * self._vectors
-        return self.centre_bytes() + swept * (self.steps + 1) * self._vector_bytes
-
-    @property
-    def _vectors(self) -> int:
-        """Vectors [D] of a lifted state."""
-        return 1 + len(self.problem.rule.init(self.problem.objective.start()[:1]).memory)
-
-    @property
-    def _vector_bytes(self) -> int:
-        start = self.problem.objective.start()
-        return start.numel() * start.element_size()
+        """Bytes of scratch while it is built."""
+        return expense.scratch_bytes(self)
 
     def complete(self) -> bool:
         """Whether every stage is done."""

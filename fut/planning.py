@@ -25,6 +25,7 @@ from .data import Dataset
 from .device import choose_device, describe
 from .errors import UsageError
 from .estimation import batch_size
+from .expense import centre_bytes
 from .footprint import Footprint, footprint_of, numbers, timed
 from .inspection import NEEDS
 from .layout import checkpoint_bytes
@@ -210,7 +211,7 @@ class Costs:
         e, found, config = self.expansion, self.footprint, self.expansion.config
         centre, anchors = self.problem.config.consumed * config.mixture, len(e.anchors) * self.items
         sweep = e.gradients() - centre - anchors
-        scratch = [e.centre_bytes(), e.scratch_bytes() - e.centre_bytes()]
+        scratch = [centre_bytes(e), e.scratch_bytes() - centre_bytes(e)]
         kept = e.expected_coordinates
         anchored = anchors * kept * found.theta.element_size()
         pulls = self.steps * config.mixture * 2 * len(e.names) * self.step

@@ -1,0 +1,75 @@
+"""What an expansion costs, before it is computed: gradients, bytes that stay, and bytes of scratch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .difference import check_cost
+from .functionals import bend_cost
+from .pooling import pooled_size, small_size
+from .readouts import gradient_cost
+
+if TYPE_CHECKING:
+    from .expansion import Expansion
+
+
+def gradients(expansion: Expansion) -> int:
+    """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
+    config, problem = expansion.config, expansion.problem
+    training = problem.config.consumed
+    products: float = training * config.mixture
+    if config.curvature == "pooled":
+        products = _drawn(expansion, pooled_size(problem, config, expansion.places_count))
+    return (
+        training * config.mixture
+        + round(2 * products * expansion.fine)
+        + len(expansion.anchors) * problem.config.data.items
+        + sum(gradient_cost(n, problem) for n in expansion.names)
+        + _coarse(expansion)
+        + check_cost(expansion)
+    )
+
+
+def _coarse(expansion: Expansion) -> int:
+    """Those of them that functionals and coarse read-outs take: finding functionals, and products on half a step's batch."""
+    problem, m, first = expansion.problem, expansion.functionals, expansion.names[0]
+    rows = m + len(expansion.names) - expansion.fine
+    swept = _drawn(expansion, small_size(problem, expansion.places_count)) * (1 + rows) if rows else 0
+    return round(swept) + bend_cost(problem, first, m, gradient_cost(first, problem))
+
+
+def _drawn(expansion: Expansion, size: int) -> float:
+    """Gradients of items that batches of `size` samples come to, one for every place and step."""
+    return expansion.steps * expansion.places_count * size / len(expansion.problem.data.items[0][0])
+
+
+def kept_bytes(expansion: Expansion) -> int:
+    """Bytes that stay on disk, before compression."""
+    kept, steps = expansion.expected_coordinates, expansion.steps
+    items, r = expansion.problem.config.data.items, len(expansion.names)
+    rows = len(expansion.anchors) * items + (1 + r + expansion.functionals) * (steps + 1)
+    width = expansion.problem.objective.start().element_size()
+    return rows * kept * width + 16 * kept + 8 * steps * expansion.fine * items
+
+
+def centre_bytes(expansion: Expansion) -> int:
+    """Bytes of scratch of the centre: its lifted states, its mixtures' gradients, and where an ensemble's runs stand."""
+    state, mixture, steps = _state(expansion), expansion.config.mixture, expansion.steps
+    runs = mixture * (steps + 2 * state) if expansion.ensemble else 0
+    return ((state + mixture) * (steps + 1) + runs) * _vector_bytes(expansion)
+
+
+def scratch_bytes(expansion: Expansion) -> int:
+    """Bytes of scratch while it is built: the centre, and weights and costates of the sweep."""
+    swept = len(expansion.names) + expansion.functionals + expansion.fine * _state(expansion)
+    return centre_bytes(expansion) + swept * (expansion.steps + 1) * _vector_bytes(expansion)
+
+
+def _state(expansion: Expansion) -> int:
+    """Vectors [D] of a lifted state."""
+    return 1 + len(expansion.problem.rule.init(expansion.problem.objective.start()[:1]).memory)
+
+
+def _vector_bytes(expansion: Expansion) -> int:
+    start = expansion.problem.objective.start()
+    return start.numel() * start.element_size()
