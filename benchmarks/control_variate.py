@@ -1,0 +1,94 @@
+"""Sampled coordinates with the table of positions as a control variate: what is left of the sampling error.
+
+python benchmarks/control_variate.py --items iid heterogeneous --work DIR
+
+The adjoint on a sample of coordinates errs by the sample; the table of positions on the same sample errs almost alike, and
+what it is on all coordinates can be known once, T x items numbers. So: sampled adjoint + (table on all - table on the sample).
+An experiment with estimators as they are: both expansions are built whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ablation_variants import Workbench
+from record import write_record
+from scipy.stats import spearmanr
+
+import fut
+from estimators.order import random_orders
+from fut.adjoint import Adjoint
+from fut.config import load_config
+from fut.estimation import raw_estimates
+from fut.estimator import Estimator
+from fut.positions import Positions
+
+ORDER_SEED, SEEDS = 2000, (0, 1, 2)
+
+
+def measure(items: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of one setting: all coordinates, then every share and seed with and without the control variate."""
+    path = arguments.work / items
+    data = {"items": arguments.steps, "heterogeneous": items == "heterogeneous"}
+    run = fut.train(path / "run", load_config(None, (), data=data))
+    orders = random_orders(run.reference, arguments.orders, ORDER_SEED)
+    true = np.array([run.retrain(order).loss for order in orders])
+    bench = Workbench(run, path / "variants")
+
+    def ask(estimator: Estimator) -> np.ndarray:
+        return np.array(raw_estimates(estimator, orders)[0])
+
+    def built(**changes: Any) -> tuple[np.ndarray, np.ndarray]:
+        adjoint = bench.build(bench.expansion(centre="ensemble", **changes))
+        assert isinstance(adjoint, Adjoint)
+        return ask(adjoint), ask(Positions(adjoint.reference))
+
+    whole, table = built()
+
+    def row(name: str, found: np.ndarray, **more: Any) -> dict[str, Any]:
+        result = {
+            "items": items,
+            "estimate": name,
+            **more,
+            "spearman": float(spearmanr(found, true)[0]),
+            "residual_sd": float((found - true).std(ddof=1)),
+            "sampling_sd": float((found - whole).std(ddof=1)),
+        }
+        print(result, file=sys.stderr, flush=True)
+        return result
+
+    rows = [row("all coordinates", whole, true_sd=float(true.std(ddof=1))), row("table on all", table)]
+    for share in arguments.shares:
+        for seed in SEEDS:
+            kept = run.parameters // share
+            sampled, sampled_table = built(coordinates=kept, seed=seed)
+            rows.append(row("sampled", sampled, kept=kept, seed=seed))
+            rows.append(row("with control variate", sampled + table - sampled_table, kept=kept, seed=seed))
+    shutil.rmtree(path)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--steps", type=int, default=32)
+    cli.add_argument("--items", nargs="+", default=["iid", "heterogeneous"])
+    cli.add_argument("--shares", type=int, nargs="+", default=[32, 128, 512])
+    cli.add_argument("--orders", type=int, default=48)
+    cli.add_argument("--work", type=Path, required=True)
+    arguments = cli.parse_args(argv)
+    started, rows = time.time(), list[dict[str, Any]]()
+    for items in arguments.items:
+        rows += measure(items, arguments)
+        write_record("control-variate", vars(arguments) | {"order_seed": ORDER_SEED}, rows, started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
