@@ -50,27 +50,24 @@ def measure(items: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         assert isinstance(adjoint, Adjoint)
         return ask(adjoint), ask(Positions(adjoint.reference))
 
-    whole, table = built()
+    rows: list[dict[str, Any]] = []
+    for seed in SEEDS:  # of the expansion and of the sample: each sample is compared with all coordinates of its own
+        whole, table = built(seed=seed)
 
-    def row(name: str, found: np.ndarray, **more: Any) -> dict[str, Any]:
-        result = {
-            "items": items,
-            "estimate": name,
-            **more,
-            "spearman": float(spearmanr(found, true)[0]),
-            "residual_sd": float((found - true).std(ddof=1)),
-            "sampling_sd": float((found - whole).std(ddof=1)),
-        }
-        print(result, file=sys.stderr, flush=True)
-        return result
+        def add(name: str, found: np.ndarray, kept: int, whole: np.ndarray = whole, seed: int = seed) -> None:
+            row = {"items": items, "estimate": name, "kept": kept, "seed": seed, "true_sd": float(true.std(ddof=1))}
+            row["spearman"] = float(spearmanr(found, true)[0])
+            row["residual_sd"] = float((found - true).std(ddof=1))
+            row["sampling_sd"] = float((found - whole).std(ddof=1))
+            print(row, file=sys.stderr, flush=True)
+            rows.append(row)
 
-    rows = [row("all coordinates", whole, true_sd=float(true.std(ddof=1))), row("table on all", table)]
-    for share in arguments.shares:
-        for seed in SEEDS:
-            kept = run.parameters // share
+        add("adjoint", whole, run.parameters)
+        add("table", table, run.parameters)
+        for kept in (run.parameters // share for share in arguments.shares):
             sampled, sampled_table = built(coordinates=kept, seed=seed)
-            rows.append(row("sampled", sampled, kept=kept, seed=seed))
-            rows.append(row("with control variate", sampled + table - sampled_table, kept=kept, seed=seed))
+            add("adjoint", sampled, kept)
+            add("adjoint + control variate", sampled + table - sampled_table, kept)
     shutil.rmtree(path)
     return rows
 
