@@ -143,7 +143,14 @@ def check_path(path: Path) -> list[Damage]:
     damages += [
         d
         for swept in (files.ADJOINT, files.MEMORIZATION)
-        for part in ("sample", "scratch/centre", "scratch/sweep", "scratch/costate", "scratch/gradients")
+        for part in (
+            "sample",
+            "scratch/centre",
+            "scratch/sweep",
+            "scratch/costate",
+            "scratch/gradients",
+            "scratch/runs",
+        )
         for d in CheckpointStore(path / swept / part).check()
     ]
     damages += [d for part in SCRATCH for d in CheckpointStore(path / BASE / part).check()]

@@ -194,17 +194,26 @@ def test_a_calibration_is_not_used_on_terms_made_anew(own_run: Path) -> None:
     assert run.estimate(["reverse"], "replay-exact", known=False)[0].interval is not None, "it replays no terms"
 
 
-def test_scratch_of_a_killed_expansion_is_checked_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["centre", "gradients", "runs"])
+def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(tmp_path: Path, part: str) -> None:
+    whole = fut.train(tmp_path / "whole", small_config(), device="cpu")
+    whole.expand()
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     run.progress = _interrupting
     with pytest.raises(StoppedError):
         run.expand()
-    store = CheckpointStore(tmp_path / "run/adjoint/scratch/centre")
+    store = CheckpointStore(tmp_path / "run/adjoint/scratch" / part)
     path = store.path(store.steps()[0])
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
     assert [d.path for d in run.check()] == [str(path)]
+    run = fut.open(tmp_path / "run", device="cpu")
+    assert run.repair() == 1
+    run.expand()
+    assert run.check() == []
+    ours, theirs = (r.expansion().terms().read("weight", 0) for r in (run, whole))
+    assert np.array_equal(ours, theirs)
 
 
 def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
