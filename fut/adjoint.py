@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -254,6 +255,15 @@ class Adjoint(Estimator):
         inverse, size = 1.0 / self.probabilities, len(self.indices)
         linear = [(p[:size].double() * inverse).sum().item() for p in positions]
         return [self.reference.loss + value + self._quadratic(p)[0] for value, p in zip(linear, positions, strict=True)]
+
+    def own_error(self) -> float | None:
+        """Standard deviation of estimate minus truth over an ensemble's own runs, in the first read-out's unit; common offsets
+        left out. A first idea of the error before any order is retrained, from few runs. None where there are no two."""
+        members = self.expansion.members if self.expansion.ensemble and self.row == 0 else []
+        if len(members) < 2:
+            return None
+        found = np.array(self.losses(self.positions(members), len(members[0])))
+        return float((found - self.expansion.own_values).std(ddof=1))
 
     def variances(self, positions: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept.

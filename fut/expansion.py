@@ -31,7 +31,7 @@ from .folding import fold, has_names, term_specs
 from .pooling import pooled_products
 from .problem import Problem
 from .progress import Progress, silent
-from .readouts import UserFunction, readout_names
+from .readouts import UserFunction, make_readouts, readout_names
 from .sampling import contribution_scores, expected_coordinates
 from .sweeping import costate_from, run_sweep
 from .training import read_state
@@ -259,8 +259,11 @@ class Expansion:
             functionals = self.weight(self.steps)[len(self.names) :].double()
             known = functionals @ (self.end() - end.theta).double()
             arrays |= {"signs": self.swept.read_array(self.steps, "signs"), "known": known.cpu().numpy()}
-            if self.ensemble:
-                ends = read_state(self.runs, self.steps, self.problem.device).theta
+        if self.ensemble:
+            ends = read_state(self.runs, self.steps, self.problem.device).theta
+            (first,) = make_readouts(self.problem, self.names[:1], self.user)
+            arrays["own_values"] = np.array([first.value(theta) for theta in ends])
+            if self.functionals:
                 arrays["own"] = ((ends - end.theta).double() @ functionals.T).cpu().numpy()
         self.sampled.write(0, arrays, {"centre_loss": self.problem.probe_loss(end.theta)})
 
@@ -300,6 +303,11 @@ class Expansion:
         if not (self.ensemble and self.functionals):
             return torch.zeros(0, self.functionals, dtype=torch.float64)
         return torch.from_numpy(self.sampled.read_array(0, "own")).to(self.problem.device)
+
+    @property
+    def own_values(self) -> np.ndarray:
+        """The first read-out at the ends of an ensemble's own runs [c], float64, which is the truth about their orders."""
+        return self.sampled.read_array(0, "own_values")
 
     def _run_anchors(self, terms: TermStore, progress: Progress) -> None:
         missing = terms.missing(["gradient", "norm"])

@@ -211,7 +211,8 @@ class Footprint:
     def sample(self) -> int:
         """Drawing coordinates: simulated orders, m states and noise, and scores in double precision; else an evaluation."""
         config, s, d = self.expansion.config, self.state, self.theta.numel()
-        held = self.resident + s * self.vector
+        runs = config.mixture * s if self.expansion.ensemble else 0  # whose ends are evaluated
+        held = self.resident + (s + runs) * self.vector
         if self.expansion.expected_coordinates >= d:
             return self.planned(held + self.evaluation)
         m, r = config.simulated, self.swept

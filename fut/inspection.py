@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, TermStore
 
 from . import layout as files
+from .adjoint import Adjoint
 from .base import DIRECTORY as BASE
 from .base import SCRATCH, has_base
 from .calibration import DIRECTORY
 from .curved import refresh_interval
 from .data import detokenize
 from .difference import kept_error
-from .errors import UsageError
+from .errors import FutError, UsageError
 from .estimation import ESTIMATORS, base_name, option
 from .folding import anchor_error
 from .retrained import RetrainedOrders
@@ -115,6 +116,7 @@ def info(run: Run) -> dict[str, Any]:
         "adjoint_cached": expanded,
         "adjoint_anchor_error": anchor_error(run.expansion()) if expanded and run.expansion().complete() else None,
         "adjoint_difference_error": kept_error(run.expansion()) if expanded else None,
+        "adjoint_own_error": _own_error(run) if expanded and run.expansion().complete() else None,
         "curved": run.base().config.model_dump(),
         "curved_cached": has_base(run.path),
         "readouts": run.expansion().names,
@@ -162,6 +164,15 @@ def check_path(path: Path) -> list[Damage]:
     damages += _damaged_terms(path / files.TERMS) if files.has_terms(path) else []
     built = [where for part in (*files.SWEPT, BASE) if (where := path / part / "terms").exists()]
     return damages + [d for where in built for d in _damaged_terms(where)]
+
+
+def _own_error(run: Run) -> float | None:
+    """What the adjoint errs by on the runs that its own expansion is made of; None where it cannot be asked here."""
+    try:
+        estimator = run.estimator("adjoint", readout=run.expansion().names[0])
+    except FutError:  # tables that do not fit this machine's memory, or a user's read-out that is not registered
+        return None
+    return estimator.own_error() if isinstance(estimator, Adjoint) else None
 
 
 def _damaged_terms(path: Path) -> list[Damage]:

@@ -219,7 +219,9 @@ class Costs:
         return [
             StageCost("adjoint: centre", centre, centre * (self.item + self.step), 0, scratch[0], found.centre()),
             StageCost("adjoint: backward sweep", sweep, sweep * self.item + pulls, 0, scratch[1], found.sweep()),
-            StageCost("adjoint: sample", 0, simulated + self.probe, 16 * kept, 0, found.sample()),
+            StageCost(
+                "adjoint: sample", 0, simulated + (1 + e.places_count) * self.probe, 16 * kept, 0, found.sample()
+            ),
             StageCost("adjoint: anchors", anchors, anchors * self.item, anchored, 0, found.anchors()),
             StageCost("adjoint: fold", 0, 0.0, e.nbytes() - anchored - 16 * kept, 0, found.fold()),
         ]

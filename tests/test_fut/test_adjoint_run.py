@@ -323,6 +323,21 @@ def test_an_expansion_that_does_not_fit_the_disk_is_refused_before_it_begins(
     assert not (tmp_path / "run" / "adjoint").exists()
 
 
+def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
+    run = make_run(adjoint={"mixture": 3})
+    run.cache(["adjoint"])
+    members = run.expansion().members
+    truth = [run.retrain(order).loss for order in members]
+    guess = [e.loss for e in run.estimate([order.steps for order in members], "adjoint", known=False, calibrated=False)]
+    error = run.info()["adjoint_own_error"]
+    assert error == pytest.approx(np.std(np.array(guess) - np.array(truth), ddof=1), rel=1e-6)
+    assert error > 0
+    assert f"off by {error:.2g} (standard deviation) on the 3 runs" in cli("info", run.path).out
+    alone = fut.train(tmp_path / "run", small_config(adjoint={"centre": "mixture"}), device="cpu")
+    alone.cache(["adjoint"])
+    assert alone.info()["adjoint_own_error"] is None
+
+
 def test_scratch_is_no_larger_than_said(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     expansion, seen = run.expansion(), []
