@@ -129,9 +129,8 @@ def test_what_cannot_be_sorted_is_refused(small_run: fut.Run, cli: Cli) -> None:
 def test_a_score_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     item = (torch.ones(2, 1) * 500, torch.zeros(2, 1))
     loss = lambda module, x, y: (module(x) - y).square().mean()  # noqa: E731
-    config = small_config(data={"items": 1}, warmup={"steps": 0}, schedule={"rate": 1e-6})
-    run = fut.train(
-        tmp_path / "run", config, module=nn.Linear(1, 1), loss=loss, data=Dataset((item,), (item,)), device="cpu"
-    )
+    config, module = small_config(data={"items": 1}, warmup={"steps": 0}, schedule={"rate": 1e-6}), nn.Linear(1, 1)
+    nn.init.ones_(module.weight)  # a loss of 250,000, whatever the bias: its perplexity is infinite
+    run = fut.train(tmp_path / "run", config, module=module, loss=loss, data=Dataset((item,), (item,)), device="cpu")
     with pytest.raises(UsageError, match="finite perplexity-drop of item 0, got"):
         run.difficulty("perplexity-drop")
