@@ -37,8 +37,9 @@ from .terms import TermLayout
 SAFETY, SAFETY_ON_HEAP, MAPPED = 1.3, 1.75, 32 << 20
 LIBRARIES = {"cpu": 128 << 20, "cuda": 64 << 20}
 """Bytes beyond tensors: on the CPU code and tables that are loaded on first use, on CUDA the matrix products' workspace."""
-GAPS = 1.5
-"""What an ensemble's products take beyond one of the whole batch: their small batches of two sizes leave the heap with gaps."""
+GAPS = 0.5
+"""Share of a product on the whole batch by which an ensemble's sweep exceeds it: small batches of two sizes leave the heap with
+gaps."""
 TEMPORARIES = 6
 ATTENDED = 4
 """Gradients' memory that an exact product is taken for where it might not fit: tangents, and whole attention matrices."""
@@ -195,8 +196,8 @@ class Footprint:
         held = self.resident + (s + places + readouts * s + mixture * (readouts * (s + 1) + 2)) * self.vector
         step = readouts * (mixture + 3 * s + TEMPORARIES) * self.vector
         start = self.resident + (s + 2 + readouts) * self.vector + self.probe_gradient + self.functionals()
-        product = round(GAPS * self.product) if self.expansion.ensemble else self.product
-        return self.planned(max(held + product, held + step, start))
+        gaps = round(GAPS * self.product) if self.expansion.ensemble else 0
+        return self.planned(max(held + self.product, held + step, start) + gaps)
 
     @property
     def swept(self) -> int:
