@@ -19,6 +19,7 @@ from .difference import kept_error
 from .errors import FutError, UsageError
 from .estimation import ESTIMATORS, base_name, option
 from .folding import anchor_error
+from .readouts import PROBE
 from .retrained import RetrainedOrders
 from .sensitivity import DIRECTORY as REWEIGHTING
 from .sensitivity import stored_config
@@ -167,10 +168,12 @@ def check_path(path: Path) -> list[Damage]:
 
 
 def _own_error(run: Run) -> float | None:
-    """What the adjoint errs by on the runs that its own expansion is made of; None where it cannot be asked here."""
+    """What the adjoint errs by on the runs that its own expansion is made of [nats/token]; None where it cannot be asked here."""
+    if run.expansion().names[0] != PROBE:  # its own runs are judged by the first read-out, in a unit of its own
+        return None
     try:
-        estimator = run.estimator("adjoint", readout=run.expansion().names[0])
-    except FutError:  # tables that do not fit this machine's memory, or a user's read-out that is not registered
+        estimator = run.estimator("adjoint")
+    except FutError:  # tables that do not fit this machine's memory
         return None
     return estimator.own_error() if isinstance(estimator, Adjoint) else None
 

@@ -141,8 +141,8 @@ def _checks(found: dict[str, Any]) -> list[str]:
     lines = []
     if (error := found["adjoint_own_error"]) is not None:
         lines.append(
-            f"adjoint: off by {error:.2g} (standard deviation) on the {found['adjoint']['mixture']} runs that it is made of, "
-            "a common offset aside; `fut calibrate` gives intervals"
+            f"adjoint: off by {error:.2g} nats/token (standard deviation) on the {found['adjoint']['mixture']} runs that it is "
+            "made of, a common offset aside; `fut calibrate` gives intervals"
         )
     if (error := found["adjoint_anchor_error"]) is not None:
         lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} nats/token")

@@ -332,10 +332,13 @@ def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make
     error = run.info()["adjoint_own_error"]
     assert error == pytest.approx(np.std(np.array(guess) - np.array(truth), ddof=1), rel=1e-6)
     assert error > 0
-    assert f"off by {error:.2g} (standard deviation) on the 3 runs" in cli("info", run.path).out
+    assert f"off by {error:.2g} nats/token (standard deviation) on the 3 runs" in cli("info", run.path).out
     alone = fut.train(tmp_path / "run", small_config(adjoint={"centre": "mixture"}), device="cpu")
     alone.cache(["adjoint"])
     assert alone.info()["adjoint_own_error"] is None
+    other = make_run(adjoint={"readouts": ["accuracy", "probe"]}, cached=False)
+    other.cache(["adjoint"])
+    assert other.info()["adjoint_own_error"] is None, "which would be a probability's, under nats/token"
 
 
 def test_scratch_is_no_larger_than_said(tmp_path: Path) -> None:
