@@ -10,10 +10,12 @@ where lambda_{t,i} is the sensitivity of the read-out to a gradient injected at 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -183,10 +185,15 @@ class AnchoredGradients:
         return gradient, sampled_norm(picks, gradient, self.norms.pick(step, picks).squeeze(-1), self.weight)
 
 
-def spread_anchors(steps: int, count: int) -> list[int]:
-    """`count` anchor steps spread evenly over 0..steps-1, both ends among them."""
+def spread_anchors(steps: int, count: int, rate: Callable[[int], float] | None = None) -> list[int]:
+    """`count` anchor steps spread evenly over 0..steps-1, both ends among them; with a rate evenly over the sum of the learning
+    rates before each step, so that they are dense where parameters move fast. Fewer where two fall on one step."""
     count = max(1, min(count, steps))
-    return sorted({round(i * (steps - 1) / max(count - 1, 1)) for i in range(count)})
+    passed = list(itertools.accumulate((rate(t) for t in range(steps - 1)), initial=0.0)) if rate else [0.0]
+    if not passed[-1]:
+        return sorted({round(i * (steps - 1) / max(count - 1, 1)) for i in range(count)})
+    wanted = [i * passed[-1] / max(count - 1, 1) for i in range(count)]
+    return sorted({round(round(float(t), 6)) for t in np.interp(wanted, passed, range(steps))})
 
 
 def inclusion_probabilities(scores: Tensor, size: int, uniform: float = 0.1) -> Tensor:
@@ -240,12 +247,17 @@ def partial_sums(contributions: Tensor, probabilities: Tensor, run: int) -> tupl
     """
     weight = (1.0 / probabilities).to(contributions)
     spread = ((1.0 - probabilities) / probabilities.square()).to(contributions)
+    return _run_sums(contributions * weight, run), _run_sums(contributions.square() * spread, run)
 
-    def summed(x: Tensor) -> Tensor:
-        padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % run))
-        return padded.unflatten(-1, (-1, run)).sum(-1)
 
-    return summed(contributions * weight), summed(contributions.square() * spread)
+def weighted_sums(contributions: Tensor, weights: Tensor, run: int) -> Tensor:
+    """Sums over runs of `run` coordinates with several weights: [n, 1, k], [g, k] -> [n, g, C]; summed as `partial_sums`."""
+    return torch.cat([_run_sums(contributions * weight.to(contributions), run) for weight in weights], dim=1)
+
+
+def _run_sums(x: Tensor, run: int) -> Tensor:
+    padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % run))
+    return padded.unflatten(-1, (-1, run)).sum(-1)
 
 
 def quadratic_part(values: Tensor, variances: Tensor, signs: Tensor) -> float:

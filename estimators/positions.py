@@ -8,7 +8,8 @@ costs one look-up a step, and the best order under M is a linear assignment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,32 +22,48 @@ from .replay import OrderBatch
 from .rule import Rule
 from .state import State
 
+CACHED = 1 << 16
+"""Numbers of one buffer that are worked on at once."""
 
-def item_values(
-    rule: Rule,
-    rate: float,
-    before: State,
-    after: State,
-    costate: State,
-    gradients: Tensor,
-    norms: Tensor,
-    weight: Tensor,
-) -> Tensor:
-    """One step's row of M for r read-outs, in double precision: [r, items], in the read-outs' unit.
 
-    before, after: lifted states [k] of the centre before and after the step. costate: after the step, buffers [r, k].
-    gradients: the items' [items, k]; norms: [items], over all coordinates, for clipping. weight: [k], 1/p of a coordinate.
-    Item by item, so that equal items get equal bits.
+class StepStates(NamedTuple):
+    """Lifted states [k] of the centre before and after a step, and the costate after it, buffers [r, k]."""
+
+    before: State
+    after: State
+    costate: State
+
+    def part(self, coordinates: Tensor | slice) -> StepStates:
+        """The same on some of the coordinates."""
+        return StepStates(*(_taken(state, coordinates) for state in self))
+
+
+def item_values(rule: Rule, rate: float, states: StepStates, gradients: Tensor, norms: Tensor) -> Tensor:
+    """What every coordinate adds to one step's row of M for r read-outs, in double precision: [r, items, k].
+
+    gradients: the items' [items, k]; norms: [items], over all coordinates, for clipping. A row of M is the sum over all
+    coordinates; over a sample of them, weighted by the inverse of their probabilities, it is unbiased.
     """
-    before, after, costate = (_double(state) for state in (before, after, costate))
-    values = []
-    for gradient, norm in zip(gradients.double(), norms.double(), strict=True):
-        moved = rule.step(before, gradient, rate, norm)[0]
-        value = costate.theta @ (weight * (moved.theta - after.theta))
-        for name, buffer in costate.memory.items():
-            value = value + buffer @ (weight * (moved.memory[name] - after.memory[name]))
-        values.append(value)
-    return torch.stack(values, dim=-1)
+    before, after, costate = (_double(state) for state in states)
+    moved = rule.step(before.rows(len(gradients)), gradients.double(), rate, norms.double())[0]
+    values = costate.theta[:, None] * (moved.theta - after.theta)
+    for name, buffer in costate.memory.items():
+        values += buffer[:, None] * (moved.memory[name] - after.memory[name])
+    return values
+
+
+def chunked_values(
+    rule: Rule, rate: float, states: StepStates, gradients: Tensor, norms: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """`item_values` of as many coordinates at a time as stay in a core's cache, and which these are."""
+    width = max(1, CACHED // len(gradients))
+    for first in range(0, gradients.shape[1], width):
+        here = slice(first, first + width)
+        yield here, item_values(rule, rate, states.part(here), gradients[:, here], norms)
+
+
+def _taken(state: State, coordinates: Tensor | slice) -> State:
+    return State(state.theta[..., coordinates], {k: b[..., coordinates] for k, b in state.memory.items()}, state.clock)
 
 
 def _double(state: State) -> State:

@@ -14,24 +14,22 @@ from estimators.adjoint import (
     Anchored,
     AnchoredGradients,
     DualTransition,
-    independent_halves,
     partial_sums,
     quadratic_part,
-    sampling_variance,
+    weighted_sums,
 )
+from estimators.control import signed_variance
 from estimators.errors import OrderError
 from estimators.order import Order
 from estimators.replay import Listener, RuleTransition, replay
 from estimators.state import State
 
+from .control import SUMS, Control, Half, control_of, part_of
 from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference, expansion_of, one_of
 from .expansion import Expansion
 
 AdjointReading = Literal["linear", "quadratic"]
-Half = Literal["first", "second"]
-HALVES = 2
-"""Added to the expansion's seed for the draw of halves."""
 CACHED, MINIMUM = 1 << 16, 512
 """Numbers of one buffer that a batch replays at once, and the least width of a block."""
 Rows = slice | list[int]
@@ -48,8 +46,10 @@ class Adjoint(Estimator):
     corrected by those of true displacements, of the reference run and of an ensemble's own runs (`_response`): uncorrected, a
     common error of c_j would be multiplied by c_j.
 
-    A *position* is what every sampled coordinate contributes to the linear part beyond the reference order's, then partial
-    sums of the m functionals and of their sampling variances: [n, k + 2 m C].
+    Where coordinates are sampled, the linear part has the table of positions for a control variate (`fut.control`).
+
+    A *position* is what an order adds to the reference order's: partial sums over sampled coordinates of the linear part and of
+    the m functionals, and of what their sampling variances are known from, then what the control variate adds.
 
     reading: `quadratic` (the default where there are functionals), or `linear`, without them. sample: `first` or `second` for
     one of two independent halves of the sampled coordinates, so that what was chosen by one can be judged by the other; both
@@ -75,23 +75,25 @@ class Adjoint(Estimator):
         self.rows = [self.row, *range(first, first + self.functionals)]
 
     @cached_property
-    def _half(self) -> tuple[Tensor, Tensor] | None:
-        """Which of the expansion's coordinates are replayed, and their probabilities: [k]; None for all of them."""
-        if self.sample is None:
-            return None
-        first, second, either = independent_halves(self.expansion.probabilities, self.expansion.config.seed + HALVES)
-        held = torch.nonzero(first if self.sample == "first" else second).squeeze(-1)
-        return held, either[held]
+    def _part(self) -> tuple[Tensor | None, Tensor]:
+        """Which of the expansion's coordinates are replayed [k], None for all of them, and their probabilities."""
+        return part_of(self.expansion, self.sample)
 
     @cached_property
     def indices(self) -> Tensor:
         """Coordinates that are replayed, ascending [k]."""
-        return self.expansion.indices if self._half is None else self.expansion.indices[self._half[0]]
+        held = self._part[0]
+        return self.expansion.indices if held is None else self.expansion.indices[held]
 
     @property
     def probabilities(self) -> Tensor:
         """Their inclusion probabilities [k], float64."""
-        return self.expansion.probabilities if self._half is None else self._half[1]
+        return self._part[1]
+
+    @cached_property
+    def control(self) -> Control | None:
+        """The linear part's control variate; None where there is none."""
+        return control_of(self.expansion, self.row, self.sample)
 
     @property
     def sampled(self) -> bool:
@@ -116,7 +118,7 @@ class Adjoint(Estimator):
                 f"adjoint: expected a complete expansion, got one with {len(missing)} blocks missing; run `fut cache RUN`"
             )
 
-        held = None if self._half is None else self._half[0].cpu()
+        held = None if self._part[0] is None else self._part[0].cpu()
 
         def read(name: str, step: int) -> Tensor:
             chosen = rows[name]
@@ -184,11 +186,23 @@ class Adjoint(Estimator):
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         self.require_length(orders)
-        parts = []
+        values, spreads = [], []
         for block, found in self._contributions(orders, listener):
-            found = found - self._reference[:, block]
-            parts.append([found[:, 0], *partial_sums(found[:, 1:], self.probabilities[block], MINIMUM)])
-        return torch.cat([torch.cat(part, dim=-1).flatten(1) for part in zip(*parts, strict=True)], dim=-1)
+            found = (found - self._reference[:, block]).double()
+            linear = self._sums(found[:, :1], block, self.control)
+            others = partial_sums(found[:, 1:], self.probabilities[block], MINIMUM)
+            values.append(torch.cat([linear[0], others[0]], dim=1))
+            spreads.append(torch.cat([linear[1], others[1]], dim=1))
+        parts = [torch.cat(part, dim=-1).flatten(1) for part in (values, spreads)]
+        return torch.cat(
+            parts if self.control is None else [*parts, self.control.looked_up(self.batch(orders))], dim=-1
+        )
+
+    def _sums(self, found: Tensor, block: slice, control: Control | None) -> tuple[Tensor, Tensor]:
+        """Partial sums [n, 1, C] of contributions [n, 1, k], and what their variance is known from: the variance of each
+        [n, 1, C], or with a control variate partial sums with random signs [n, SIGNS, C]."""
+        sums, variances = partial_sums(found, self.probabilities[block], MINIMUM)
+        return sums, variances if control is None else weighted_sums(found, control.weights[:, block], MINIMUM)
 
     def _contributions(
         self, orders: Sequence[Order], listener: Listener | None = None, rows: Rows = ALL
@@ -217,10 +231,26 @@ class Adjoint(Estimator):
         """Contributions of the reference order [1 + m, k]."""
         return torch.cat([found[0] for _, found in self._contributions([self.problem.reference])], dim=-1)
 
+    @property
+    def _known_from(self) -> int:
+        """Rows of a position that the linear part's variance is known from."""
+        return 1 if self.control is None else len(self.control.weights)
+
+    def _summed(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of the linear part and of the functionals [1 + m], and what their variances are known from [rows + m]."""
+        m, rows, extra = self.functionals, self._known_from, 0 if self.control is None else SUMS
+        size = len(position) - extra
+        sums = position[:size].view(1 + m + rows + m, -1).sum(-1)
+        values, known = sums[: 1 + m], sums[1 + m :]
+        if extra:
+            values[0] += position[size]
+            known[:rows] += position[size + 1 :]
+        return values, known
+
     def _functionals(self, position: Tensor) -> Tensor:
         """What an order adds to the functionals, and the sampling variances of that: [2, m], float64."""
-        m = self.functionals
-        return position[len(self.indices) :].double().view(2, m, -1 if m else 0).sum(-1)
+        values, known = self._summed(position)
+        return torch.stack([values[1:], known[self._known_from :]])
 
     @cached_property
     def _response(self) -> tuple[Tensor, Tensor, float]:
@@ -252,9 +282,7 @@ class Adjoint(Estimator):
         return change, (values.square() * gain**2 * variances).sum().item()
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        inverse, size = 1.0 / self.probabilities, len(self.indices)
-        linear = [(p[:size].double() * inverse).sum().item() for p in positions]
-        return [self.reference.loss + value + self._quadratic(p)[0] for value, p in zip(linear, positions, strict=True)]
+        return [self.reference.loss + self._summed(p)[0][0].item() + self._quadratic(p)[0] for p in positions]
 
     def own_error(self) -> float | None:
         """Standard deviation of estimate minus truth over an ensemble's own runs, in the first read-out's unit; common offsets
@@ -270,8 +298,11 @@ class Adjoint(Estimator):
 
         That of the linear part, and of each functional's square to first order; covariances of the parts are left out.
         """
-        linear = sampling_variance(positions[:, : len(self.indices)], self.probabilities).tolist()
-        return [v + self._quadratic(p)[1] for v, p in zip(linear, positions, strict=True)]
+        return [self._linear_variance(p) + self._quadratic(p)[1] for p in positions]
+
+    def _linear_variance(self, position: Tensor) -> float:
+        known = self._summed(position)[1][: self._known_from]
+        return (known.sum() if self.control is None else signed_variance(known)).item()
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         raise UsageError(

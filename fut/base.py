@@ -23,10 +23,11 @@ from estimators.state import State
 from storage import Block, Manifest, TermSpec, TermStore
 
 from . import derivatives
+from .anchoring import ITEM_BLOCK
 from .claiming import MANIFEST, claim
 from .config import AdjointConfig, CurvedConfig
 from .errors import UsageError
-from .expansion import ITEM_BLOCK, Expansion
+from .expansion import Expansion
 from .expense import centre_bytes
 from .models import Item
 from .pooling import mixed_batch
@@ -56,8 +57,8 @@ class Base:
 
     @cached_property
     def expansion(self) -> Expansion:
-        """The centre, always that of mixtures, and its anchors; of its stages only the first is run here."""
-        mixture = self.adjoint.model_copy(update={"centre": "mixture"})
+        """The centre, always that of mixtures, and its anchors, evenly over steps; of its stages only the first is run here."""
+        mixture = self.adjoint.model_copy(update={"centre": "mixture", "spacing": "steps"})
         return Expansion(self.directory, self.problem, mixture, self.start)
 
     @property
@@ -240,7 +241,7 @@ class Base:
         donor = self.donor
         if donor is None or any(getattr(donor.config, f) != getattr(self.adjoint, f) for f in CENTRE_FIELDS):
             return None
-        if donor.ensemble:
+        if donor.ensemble or donor.anchors != self.expansion.anchors:
             return None
         if not donor.complete() or len(donor.indices) < self.size or donor.terms().item_block != ITEM_BLOCK:
             return None

@@ -128,6 +128,9 @@ class AdjointConfig(_Section):
         "functionals do, at an eighth of the cost; 0 for all",
     )
     anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
+    spacing: Literal["rate", "steps"] = Field(
+        "rate", description="whether anchors are spread evenly over the sum of learning rates, or over steps"
+    )
     coordinates: int = Field(
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
     )
@@ -150,7 +153,7 @@ class AdjointConfig(_Section):
         return cls.model_validate(ADDED | identity)
 
 
-ADDED = {"products": "difference", "fine": 0, "centre": "mixture"}
+ADDED = {"products": "difference", "fine": 0, "centre": "mixture", "spacing": "steps"}
 """What expansions of earlier versions were made with, which had no such fields."""
 
 

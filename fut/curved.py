@@ -16,10 +16,10 @@ from estimators.order import Order
 from estimators.replay import Listener, replay
 from storage import TermStore
 
+from .anchoring import ITEM_BLOCK
 from .base import Base
 from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference
-from .expansion import ITEM_BLOCK
 
 COMMAND = "fut cache RUN --terms curved"
 KEPT = 1 << 30

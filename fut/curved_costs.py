@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from .anchoring import ITEM_BLOCK
 from .base import Base
 from .curved import KEPT
 from .estimation import batch_size
-from .expansion import ITEM_BLOCK
 from .footprint import TEMPORARIES, Footprint
 
 if TYPE_CHECKING:

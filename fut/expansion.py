@@ -1,7 +1,7 @@
 """The expansion about the centre: what the adjoint estimator reads, computed stage by stage, each resumable.
 
-Stages: centre (mixture gradients a step), sweep (Hessian-vector products, backwards), sample (arithmetic), anchors
-(item gradients at a few checkpoints of the centre). Whole-size scratch is deleted once the terms are folded out of it.
+Stages: centre (mixture gradients a step), anchors (item gradients at a few checkpoints of the centre), sweep (Hessian-vector
+products, backwards), sample (arithmetic), fold. Whole-size scratch is deleted once the terms are folded out of it.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from estimators.adjoint import inclusion_probabilities, poisson_sample, spread_anchors
+from estimators.adjoint import spread_anchors
 from estimators.centre import balanced_groups, ensemble_orders
 from estimators.order import Order
-from estimators.rule import global_norm
 from estimators.state import State
 from storage import CheckpointStore, TermStore
 
 from . import expense
+from .anchoring import ITEM_BLOCK, run_anchors
 from .centring import run_centre
 from .config import AdjointConfig
-from .folding import fold, has_names, term_specs
+from .folding import ANCHORED, FOLDED, fold, has_names, term_specs
 from .pooling import pooled_products
 from .problem import Problem
 from .progress import Progress, silent
-from .readouts import UserFunction, make_readouts, readout_names
-from .sampling import contribution_scores, expected_coordinates
+from .readouts import UserFunction, readout_names
+from .sampling import draw_sample, expected_coordinates
 from .sweeping import costate_from, run_sweep
 from .training import read_state
 
-ITEM_BLOCK = 8
 SAMPLED = 1 << 13
 
 
@@ -98,7 +97,8 @@ class Expansion:
 
     @cached_property
     def anchors(self) -> list[int]:
-        return spread_anchors(self.steps, self.config.anchors)
+        rate = self.problem.rate if self.config.spacing == "rate" else None
+        return spread_anchors(self.steps, self.config.anchors, rate)
 
     @property
     def steps(self) -> int:
@@ -129,6 +129,15 @@ class Expansion:
         return (self.centre, self.mixed, self.runs)
 
     @cached_property
+    def anchored(self) -> CheckpointStore:
+        """Gradients [ITEM_BLOCK, D] of blocks of items at the anchors, and their norms; `anchored_key` numbers them."""
+        return CheckpointStore(self.scratch / "anchors")
+
+    def anchored_key(self, anchor: int, first: int) -> int:
+        """The number of the block of items that begins with item `first`, at an anchor."""
+        return anchor * -(-self.problem.config.data.items // ITEM_BLOCK) + first // ITEM_BLOCK
+
+    @cached_property
     def swept(self) -> CheckpointStore:
         """Weights w_t [r, D] of every step, and of the end, and costates of the fine read-outs."""
         return CheckpointStore(self.scratch / "sweep")
@@ -139,6 +148,11 @@ class Expansion:
         return CheckpointStore(self.scratch / "costate")
 
     @cached_property
+    def tamed(self) -> CheckpointStore:
+        """How the control variates of the fine read-outs take the table of positions: shares and bounds [fine, D]."""
+        return CheckpointStore(self.scratch / "tamed")
+
+    @cached_property
     def sampled(self) -> CheckpointStore:
         return CheckpointStore(self.directory / "sample")
 
@@ -146,6 +160,11 @@ class Expansion:
     def expected_coordinates(self) -> int:
         """How many coordinates are kept, in expectation: as configured, else all of a small model and 8,192 of a large one."""
         return expected_coordinates(self.problem.objective.size, self.config.coordinates, SAMPLED)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all coordinates are kept."""
+        return self.expected_coordinates >= self.problem.objective.size
 
     @property
     def places_count(self) -> int:
@@ -180,13 +199,13 @@ class Expansion:
         drawn = self.sampled.has(0)
         if not drawn or self.terms(create=True).missing():
             self.run_centre(progress)
-            if not drawn or self._sweep_is_needed():
+            if not drawn or self._lacks(*ANCHORED, *FOLDED[2:]):
+                run_anchors(self, progress)
+            if not drawn or self._lacks(*FOLDED[1:]):
                 run_sweep(self, progress)
             if not drawn:
-                self._draw_sample()
-            terms = self.terms(create=True)
-            self._run_anchors(terms, progress)
-            fold(self, terms)
+                draw_sample(self)
+            fold(self, self.terms(create=True), progress)
         shutil.rmtree(self.scratch, ignore_errors=True)
         return self.terms()
 
@@ -195,6 +214,8 @@ class Expansion:
         count = 0
         for stores in (
             self.centre_stores,
+            (self.anchored,),
+            (self.tamed,),
             (self.swept, self.latest),
             (self.sampled,),
         ):  # the sweep's go together
@@ -234,38 +255,14 @@ class Expansion:
         """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)
 
-    def _sweep_is_needed(self) -> bool:
+    def _lacks(self, *names: str) -> bool:
+        """Whether any of the named terms is incomplete."""
         terms = self.terms(create=True)
-        return bool(terms.missing(has_names(terms, ("weight", "positions", "left_out"))))
+        return bool((held := has_names(terms, names)) and terms.missing(held))
 
     def pooled_products(self, step: int, directions: Tensor) -> Tensor:
         """Hessian-vector products [r + m, D] of a step's pooled batch, of the read-outs first, then of their functionals."""
         return pooled_products(self.problem, self.config, step, self.places(step), directions, self.fine)
-
-    def _draw_sample(self) -> None:
-        """Which coordinates are kept, with which probabilities; and the probe loss at the centre's end."""
-        end = self.state(self.steps)
-        size, kept = self.problem.objective.size, self.expected_coordinates
-        if kept >= size:
-            indices, chosen = torch.arange(size), torch.ones(size, dtype=torch.float64)
-        else:
-            probabilities = inclusion_probabilities(contribution_scores(self, self.config.simulated), kept).cpu()
-            indices = poisson_sample(probabilities, self.config.seed)
-            chosen = probabilities[indices]
-        arrays = {"indices": indices.numpy(), "probabilities": chosen.numpy()}
-        arrays["difference_error"] = self.swept.read_array(self.steps, "difference_error")
-        if self.functionals:
-            assert self.end is not None
-            functionals = self.weight(self.steps)[len(self.names) :].double()
-            known = functionals @ (self.end() - end.theta).double()
-            arrays |= {"signs": self.swept.read_array(self.steps, "signs"), "known": known.cpu().numpy()}
-        if self.ensemble:
-            ends = read_state(self.runs, self.steps, self.problem.device).theta
-            (first,) = make_readouts(self.problem, self.names[:1], self.user)
-            arrays["own_values"] = np.array([first.value(theta) for theta in ends])
-            if self.functionals:
-                arrays["own"] = ((ends - end.theta).double() @ functionals.T).cpu().numpy()
-        self.sampled.write(0, arrays, {"centre_loss": self.problem.probe_loss(end.theta)})
 
     def terms(self, create: bool = False) -> TermStore:
         """The term store; opened for reading, or created and compared in full."""
@@ -308,14 +305,3 @@ class Expansion:
     def own_values(self) -> np.ndarray:
         """The first read-out at the ends of an ensemble's own runs [c], float64, which is the truth about their orders."""
         return self.sampled.read_array(0, "own_values")
-
-    def _run_anchors(self, terms: TermStore, progress: Progress) -> None:
-        missing = terms.missing(["gradient", "norm"])
-        with progress("anchors", len(missing)) as tick:
-            for block in missing:
-                theta = self.state(self.anchors[block.step]).theta
-                found = self.problem.item_gradients(theta, range(block.first, block.last))
-                values = {"gradient": found[:, self.indices], "norm": global_norm(found)[:, None]}
-                wanted = terms.missing_names(block, ["gradient", "norm"])
-                terms.write(block, {name: values[name].cpu().numpy() for name in wanted})
-                tick()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .control import ROWS
 from .difference import check_cost
 from .functionals import bend_cost
 from .pooling import pooled_size, small_size
@@ -49,7 +50,15 @@ def kept_bytes(expansion: Expansion) -> int:
     items, r = expansion.problem.config.data.items, len(expansion.names)
     rows = len(expansion.anchors) * items + (1 + r + expansion.functionals) * (steps + 1)
     width = expansion.problem.objective.start().element_size()
-    return rows * kept * width + 16 * kept + 8 * steps * expansion.fine * items
+    few = (steps + len(expansion.anchors)) * expansion.fine * items * 8 + len(expansion.anchors) * items * width
+    few += 0 if expansion.whole else steps * expansion.fine * items * (8 + ROWS * width)
+    return rows * kept * width + 16 * kept + few
+
+
+def anchor_bytes(expansion: Expansion) -> int:
+    """Bytes of scratch of the anchors: item gradients on all coordinates, and their norms."""
+    count = len(expansion.anchors) * expansion.problem.config.data.items
+    return count * (_vector_bytes(expansion) + expansion.problem.objective.start().element_size())
 
 
 def centre_bytes(expansion: Expansion) -> int:
@@ -60,9 +69,11 @@ def centre_bytes(expansion: Expansion) -> int:
 
 
 def scratch_bytes(expansion: Expansion) -> int:
-    """Bytes of scratch while it is built: the centre, and weights and costates of the sweep."""
+    """Bytes of scratch while it is built: the centre, anchors, and weights and costates of the sweep."""
     swept = len(expansion.names) + expansion.functionals + expansion.fine * _state(expansion)
-    return centre_bytes(expansion) + swept * (expansion.steps + 1) * _vector_bytes(expansion)
+    control = 0 if expansion.whole else 16 * expansion.fine * expansion.problem.objective.size
+    kept = swept * (expansion.steps + 1) * _vector_bytes(expansion)
+    return centre_bytes(expansion) + anchor_bytes(expansion) + kept + control
 
 
 def _state(expansion: Expansion) -> int:

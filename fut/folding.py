@@ -2,12 +2,13 @@
 
 Beside the adjoint's terms, the table of positions: values [T, r, items] of putting an item at a step, for the r fine read-outs.
 It takes the costate after the step (curvature of all that follows included), the rule's own next state, and item gradients
-interpolated from the anchors; on all coordinates where all are kept, else on the sample, weighted by 1/p: unbiased.
+interpolated from the anchors, on all coordinates. Where only a sample of them is kept, the same table as the
+adjoint's control variate takes it (`fut.control`), on all coordinates and in weighted sums over the sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from estimators.adjoint import Anchored
-from estimators.positions import item_values
+from estimators.adjoint import Anchored, anchors_around
+from estimators.positions import StepStates, chunked_values
 from storage import Block, TermSpec, TermStore
+
+from .anchoring import ITEM_BLOCK, AnchoredItems
+from .control import ROWS, all_weights
+from .progress import Progress, silent
+from .sampling import tamed_tables
 
 if TYPE_CHECKING:
     from .expansion import Expansion
 
-FOLDED = ("centre", "weight", "positions", "left_out")
+ANCHORED = ("gradient", "norm")
+FOLDED = ("centre", "weight", "positions", "controlled_positions", "sampled_positions", "left_out")
+"""Terms that are folded, `TABLES` of them from the anchors' gradients."""
 
 
 def term_specs(expansion: Expansion) -> list[TermSpec]:
@@ -37,24 +45,38 @@ def term_specs(expansion: Expansion) -> list[TermSpec]:
         "weight": (expansion.steps + 1, r + expansion.functionals, k),
         "centre": (expansion.steps + 1, 1, k),
     }
-    specs = [TermSpec(name, shape, expansion.problem.config.model.dtype) for name, shape in shapes.items()]
+    dtype = expansion.problem.config.model.dtype
+    specs = [TermSpec(name, shape, dtype) for name, shape in shapes.items()]
     few = {"positions": (expansion.steps, expansion.fine, n), "left_out": (len(expansion.anchors), expansion.fine, n)}
-    return [*specs, *(TermSpec(name, shape, "float64") for name, shape in few.items())]
+    specs += [TermSpec(name, shape, "float64") for name, shape in few.items()]
+    if not expansion.whole:
+        specs.append(TermSpec("controlled_positions", few["positions"], "float64"))
+        specs.append(TermSpec("sampled_positions", (expansion.steps, expansion.fine * ROWS, n), dtype))
+    return specs
 
 
-def fold(expansion: Expansion, terms: TermStore) -> None:
-    """Write what is missing: the centre's parameters and the sweep's weights on the sample, and the table of positions."""
-    kept, folded = expansion.indices.cpu().numpy(), has_names(terms, FOLDED)
-    table = PositionTable(expansion, terms)
-    for block in terms.missing(folded):
-        values = {
-            "centre": lambda b=block: expansion.centre.read_array(b.step, "theta")[None, kept],
-            "weight": lambda b=block: expansion.swept.read_array(b.step, "weight")[b.first : b.last, kept],
-            "positions": lambda b=block: table.row(b.step)[b.first : b.last],
-            "left_out": lambda b=block: table.left_out(b.step)[b.first : b.last],
-        }
-        for name in terms.missing_names(block, folded):
-            terms.write(Block(block.step, block.first, block.last), {name: np.ascontiguousarray(values[name]())})
+def fold(expansion: Expansion, terms: TermStore, progress: Progress = silent) -> None:
+    """Write what is missing: gradients, the centre and the sweep's weights on the sample, and the tables of positions."""
+    kept, table = expansion.indices.cpu().numpy(), PositionTable(expansion, terms)
+    makers: dict[str, Callable[[Block], np.ndarray]] = {
+        "gradient": lambda b: expansion.anchored.read_array(expansion.anchored_key(b.step, b.first), "gradient")[
+            :, kept
+        ],
+        "norm": lambda b: expansion.anchored.read_array(expansion.anchored_key(b.step, b.first), "norm"),
+        "centre": lambda b: expansion.centre.read_array(b.step, "theta")[None, kept],
+        "weight": lambda b: expansion.swept.read_array(b.step, "weight")[b.first : b.last, kept],
+        "positions": lambda b: table.row(b.step)[0, b.first : b.last],
+        "controlled_positions": lambda b: table.row(b.step)[1, b.first : b.last],
+        "sampled_positions": lambda b: table.sampled(b.step)[b.first : b.last],
+        "left_out": lambda b: table.left_out(b.step)[b.first : b.last],
+    }
+    parts = [has_names(terms, names) for names in (ANCHORED, FOLDED)]  # the table on the sample reads the gradients
+    with progress("fold", sum(len(terms.missing(names)) for names in parts)) as tick:
+        for names in parts:
+            for block in terms.missing(names):
+                for name in terms.missing_names(block, names):
+                    terms.write(block, {name: np.ascontiguousarray(makers[name](block))})
+                tick()
 
 
 def has_names(terms: TermStore, names: tuple[str, ...]) -> list[str]:
@@ -77,18 +99,29 @@ def anchor_error(expansion: Expansion, row: int = 0) -> float | None:
 
 
 class PositionTable:
-    """The table of positions, a step at a time, from scratch and the anchors' gradients."""
+    """The tables of positions, a step at a time, from scratch and the anchors' gradients."""
 
     def __init__(self, expansion: Expansion, terms: TermStore) -> None:
         self.expansion = expansion
-        self.row = lru_cache(maxsize=1)(lambda step: self._values(step, self.tables["gradient"], self.tables["norm"]))
-        self.left_out = lru_cache(maxsize=1)(self._left_out)
+        self.row = lru_cache(maxsize=1)(lambda step: self._values(step, range(len(expansion.anchors))))
+        self.left_out, self.sampled = lru_cache(maxsize=1)(self._left_out), lru_cache(maxsize=1)(self._sampled)
+        self.items = AnchoredItems(expansion)
 
         def reader(name: str) -> Callable[[int], Tensor]:
             return lru_cache(maxsize=3)(lambda a: torch.from_numpy(terms.read(name, a)).to(expansion.problem.device))
 
-        self.readers = {name: reader(name) for name in ("gradient", "norm")}
-        self.tables = {name: Anchored(expansion.anchors, read) for name, read in self.readers.items()}
+        self.kept = {name: Anchored(expansion.anchors, reader(name)) for name in ("gradient", "norm")}
+        self.weights = lru_cache(maxsize=1)(lambda: all_weights(expansion))
+        self.tamed = lru_cache(maxsize=1)(lambda: tamed_tables(expansion))
+
+    def _interpolated(self, step: int, among: Sequence[int], first: int) -> tuple[Tensor, Tensor]:
+        """Gradients [ITEM_BLOCK, D] of a block of items, and their norms, between the anchors that are `among` all of them."""
+        low, high, share = anchors_around([self.expansion.anchors[a] for a in among], step)
+        before = self.items.block(among[low], first)
+        if not share:
+            return before
+        after = self.items.block(among[high], first)
+        return (1.0 - share) * before[0] + share * after[0], (1.0 - share) * before[1] + share * after[1]
 
     def _left_out(self, index: int) -> np.ndarray:
         """What values [r, items] at an anchor become, less what they are, once it is left out; 0 at the ends."""
@@ -96,24 +129,36 @@ class PositionTable:
         if index in (0, len(anchors) - 1):
             return np.zeros((self.expansion.fine, self.expansion.problem.config.data.items))
         rest = [a for a in range(len(anchors)) if a != index]
+        found = self._values(anchors[index], rest) - self._values(anchors[index], range(len(anchors)))
+        return np.ascontiguousarray(found[0])
 
-        def without(name: str) -> Anchored:
-            return Anchored([anchors[a] for a in rest], lambda a: self.readers[name](rest[a]))
+    def _states(self, step: int) -> StepStates:
+        """Of a step, on all coordinates."""
+        after = self.expansion.costate(step + 1)
+        return StepStates(self.expansion.state(step), self.expansion.state(step + 1), after)
 
-        found = self._values(anchors[index], without("gradient"), without("norm"))
-        return found - self._values(anchors[index], self.tables["gradient"], self.tables["norm"])
+    def _values(self, step: int, among: Sequence[int]) -> np.ndarray:
+        """Values [1, r, items] of a step on all coordinates, float64, with gradients from the anchors `among` all; where
+        coordinates are sampled, also as the control variate takes them: [2, r, items]."""
+        problem, states, whole = self.expansion.problem, self._states(step), self.expansion.whole
+        items, fine = problem.config.data.items, self.expansion.fine
+        total = torch.zeros(1 if whole else 2, fine, items, dtype=torch.float64, device=problem.device)
+        for first in range(0, items, ITEM_BLOCK):
+            gradients, block = self._interpolated(step, among, first), slice(first, first + ITEM_BLOCK)
+            for here, found in chunked_values(problem.rule, problem.rate(step), states, *gradients):
+                total[0, :, block] += found.sum(-1)
+                if not whole:
+                    total[1, :, block] += self.tamed().part(here)(found).sum(-1)
+        return total.cpu().numpy()
 
-    def _values(self, step: int, gradients: Anchored, norms: Anchored) -> np.ndarray:
-        """Values [r, items] of a step, float64."""
-        expansion, problem, indices = self.expansion, self.expansion.problem, self.expansion.indices
-        values: Tensor = item_values(
-            problem.rule,
-            problem.rate(step),
-            expansion.state(step).restrict(indices),
-            expansion.state(step + 1).restrict(indices),
-            expansion.costate(step + 1).restrict(indices),
-            gradients(step),
-            norms(step).squeeze(-1),
-            1.0 / expansion.probabilities,
+    def _sampled(self, step: int) -> np.ndarray:
+        """The weighted sums over every sample [r * samples * sums, items] of a step's values, as they are taken."""
+        problem, indices, weights = self.expansion.problem, self.expansion.indices, self.weights()
+        states, tamed = self._states(step).part(indices), self.tamed().part(indices)
+        gradient, norm = self.kept["gradient"](step), self.kept["norm"](step).squeeze(-1)
+        total = torch.zeros(
+            self.expansion.fine, len(weights), len(gradient), dtype=torch.float64, device=problem.device
         )
-        return values.cpu().numpy()
+        for here, found in chunked_values(problem.rule, problem.rate(step), states, gradient, norm):
+            total += weights[:, here] @ tamed.part(here)(found).mT
+        return total.flatten(0, 1).to(problem.objective.dtype).cpu().numpy()

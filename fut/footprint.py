@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 
 from . import derivatives
+from .anchoring import HELD, ITEM_BLOCK
 from .config import AdjointConfig, CacheConfig
+from .control import ROWS, SUMS
 from .estimation import batch_size
-from .expansion import ITEM_BLOCK, Expansion
+from .expansion import Expansion
 from .functionals import BUFFERS, SAMPLES, simulated_together
 from .memory import available_bytes, peak_bytes
 from .models import Item
@@ -220,23 +222,30 @@ class Footprint:
         if self.expansion.expected_coordinates >= d:
             return self.planned(held + self.evaluation)
         m, r = config.simulated, self.swept
-        simulated = m * (2 * s + TEMPORARIES + 2 * r) + config.mixture + s + 2
-        scores = 8 * d * (2 * m * r + 8)
+        fine, rows = self.expansion.fine, r + self.expansion.fine
+        vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + config.mixture + s * (2 + fine)
+        scores = m * rows * self.vector + 8 * d * (4 * m * (1 + self.expansion.fine) + r + 8)
         spread = 8 * d * (2 * config.mixture + 3)
-        return self.planned(held + max(simulated * self.vector, scores, spread, self.evaluation))
+        return self.planned(held + max(vectors * self.vector, scores, spread, self.evaluation))
 
     def anchors(self) -> int:
-        """Anchors: gradients of the last block of items and of this one, then stacked, and their sampled coordinates."""
+        """Anchors: gradients of the last block of items and of this one, then stacked."""
         rows = min(ITEM_BLOCK, self.problem.config.data.items)
-        kept = 3 * rows * self.expansion.expected_coordinates * self.theta.element_size()
-        held = self.resident + (self.state + 2 * rows) * self.vector + kept
+        held = self.resident + (self.state + 2 * rows) * self.vector
         return self.planned(held + max(self.gradient, rows * self.vector))
 
     def fold(self) -> int:
-        """Folding: two states, and a step's weights and costates, each read and sampled."""
-        return self.planned(
-            self.resident + (2 * self.state + 2 * self.swept + 2 * self.state * self.expansion.fine + 2) * self.vector
+        """Folding: two states, and a step's weights and costates, each read and sampled; then item gradients on all coordinates,
+        as many as are kept in memory, and a block of them interpolated; the samples' weights and sums."""
+        e, items = self.expansion, self.problem.config.data.items
+        states = (2 * self.state + 2 * self.state * e.fine + 2) * self.vector
+        states += 0 if e.whole else 32 * e.fine * self.theta.numel()
+        rows = min(ITEM_BLOCK, items)
+        gradients = (
+            min(len(e.anchors) * items * self.vector, max(2 * rows * self.vector, HELD)) + 3 * rows * self.vector
         )
+        sampled = 0 if e.whole else e.expected_coordinates * (16 * ROWS + 6 * items * self.theta.element_size())
+        return self.planned(self.resident + max(2 * self.swept * self.vector, states + gradients + sampled))
 
     def reweighting(self, wanted: Sensitivities) -> int:
         """The sweep along the reference run: a step's item gradients, a state, and every read-out's costate and weights."""
@@ -268,7 +277,8 @@ class Footprint:
         gradient = len(self.expansion.anchors) * self.problem.config.data.items * (k + 1)
         row = (self.expansion.steps + 1) * k  # of the centre, and of one read-out's weights
         weight = (1 + self.expansion.functionals) * row
-        return width * (gradient + row + weight + max(gradient, weight))
+        control = 0 if self.expansion.whole else 2 * SUMS * (self.expansion.steps * self.problem.config.data.items + k)
+        return width * (gradient + row + weight + max(gradient, weight)) + 8 * control
 
     def pairwise_tables(self, names: Sequence[str]) -> int:
         """Bytes of the named terms of the checkpoints that are in memory at once."""

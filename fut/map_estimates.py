@@ -13,10 +13,11 @@ from estimators.replay import batches
 from storage import IdentityError
 
 from . import layout as files
+from .anchoring import ITEM_BLOCK
 from .caching import seconds_per_gradient
 from .config import AdjointConfig
 from .estimation import batch_size
-from .expansion import ITEM_BLOCK, Expansion
+from .expansion import Expansion
 from .footprint import footprint_of
 from .memory import require_memory
 from .preparation import build_expansion

@@ -25,7 +25,7 @@ from .data import Dataset
 from .device import choose_device, describe
 from .errors import UsageError
 from .estimation import batch_size
-from .expense import centre_bytes
+from .expense import anchor_bytes, centre_bytes
 from .footprint import Footprint, footprint_of, numbers, timed
 from .inspection import NEEDS
 from .layout import checkpoint_bytes
@@ -36,6 +36,8 @@ from .progress import Progress, silent
 from .sensitivity import Sensitivities
 
 CALIBRATED, QUERIES = 8, 1000
+TABLE = 3.0
+"""Steps of the rule on all parameters that one entry of the table of positions takes as long as, in double precision."""
 NOTE = (
     "an estimate: gradients and steps timed and measured here, once; reading and writing files takes no seconds in it; "
     "bytes on disk before compression; memory is the most that the stage holds beyond what the process starts with"
@@ -211,19 +213,25 @@ class Costs:
         e, found, config = self.expansion, self.footprint, self.expansion.config
         centre, anchors = self.problem.config.consumed * config.mixture, len(e.anchors) * self.items
         sweep = e.gradients() - centre - anchors
-        scratch = [centre_bytes(e), e.scratch_bytes() - centre_bytes(e)]
-        kept = e.expected_coordinates
-        anchored = anchors * kept * found.theta.element_size()
+        scratch = [centre_bytes(e), anchor_bytes(e)]
+        kept = 0 if e.whole else e.expected_coordinates
         pulls = self.steps * config.mixture * 2 * len(e.names) * self.step
-        simulated = 2 * self.steps * config.simulated * self.step if kept < self.problem.objective.size else 0.0
+        simulated = 3 * self.steps * config.simulated * self.step if kept else 0.0
+        table = TABLE * self.steps * self.items * e.fine * self.step
+        swept = e.scratch_bytes() - sum(scratch)
         return [
             StageCost("adjoint: centre", centre, centre * (self.item + self.step), 0, scratch[0], found.centre()),
-            StageCost("adjoint: backward sweep", sweep, sweep * self.item + pulls, 0, scratch[1], found.sweep()),
+            StageCost("adjoint: anchors", anchors, anchors * self.item, 0, scratch[1], found.anchors()),
+            StageCost("adjoint: backward sweep", sweep, sweep * self.item + pulls, 0, swept, found.sweep()),
             StageCost(
-                "adjoint: sample", 0, simulated + (1 + e.places_count) * self.probe, 16 * kept, 0, found.sample()
+                "adjoint: sample",
+                0,
+                simulated + (1 + e.places_count) * self.probe,
+                16 * e.expected_coordinates,
+                0,
+                found.sample(),
             ),
-            StageCost("adjoint: anchors", anchors, anchors * self.item, anchored, 0, found.anchors()),
-            StageCost("adjoint: fold", 0, 0.0, e.nbytes() - anchored - 16 * kept, 0, found.fold()),
+            StageCost("adjoint: fold", 0, table, e.nbytes() - 16 * e.expected_coordinates, 0, found.fold()),
         ]
 
     def reweighting(self) -> StageCost:

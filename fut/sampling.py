@@ -1,11 +1,22 @@
-"""Samples: which coordinates matter, by their contributions under simulated orders; batches drawn from all items."""
+"""Samples: which coordinates matter, by their contributions under simulated orders, and which of them are kept."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from estimators.adjoint import StreamedAnchors, inclusion_probabilities, poisson_sample
+from estimators.control import Tamed
+from estimators.order import random_orders
+from estimators.replay import OrderBatch
+from estimators.state import State
+
+from .anchoring import AnchoredItems
+from .readouts import make_readouts
+from .training import read_state
 
 if TYPE_CHECKING:
     from .expansion import Expansion
@@ -15,47 +26,112 @@ ALL_UP_TO = 1 << 17
 """Parameters of a model of which all coordinates are kept, where nothing else is configured."""
 
 
+SIMULATED = 1 << 20
+"""Added to the expansion's seed for the random orders that are simulated."""
+
+
 def expected_coordinates(size: int, configured: int, sampled: int) -> int:
     """How many coordinates of `size` are kept, in expectation: as configured; by default (0) all of a small model and
     `sampled` of a large one."""
     return min(size, configured or (size if size <= ALL_UP_TO else sampled))
 
 
-def contribution_scores(expansion: Expansion, simulated: int) -> Tensor:
-    """E|contribution| of every coordinate [D], without any gradient beyond the centre's own.
+def draw_sample(expansion: Expansion) -> None:
+    """Keep coordinates and their probabilities, what is known of true endpoints, and the probe loss at the centre's end."""
+    end = expansion.state(expansion.steps)
+    if expansion.whole:
+        indices = torch.arange(len(end.theta))
+        chosen = torch.ones(len(end.theta), dtype=torch.float64)
+    else:
+        found = simulated_contributions(expansion, expansion.config.simulated)
+        scores = contribution_scores(expansion, found, _keep_tamed(expansion, found))
+        probabilities = inclusion_probabilities(scores, expansion.expected_coordinates).cpu()
+        indices = poisson_sample(probabilities, expansion.config.seed)
+        chosen = probabilities[indices]
+    arrays = {"indices": indices.numpy(), "probabilities": chosen.numpy()}
+    arrays["difference_error"] = expansion.swept.read_array(expansion.steps, "difference_error")
+    loss = expansion.problem.probe_loss(end.theta)
+    expansion.sampled.write(0, arrays | _known(expansion, end.theta), {"centre_loss": loss})
 
-    The mean over read-outs, and as much again for the functionals, each scaled to a total of 1 first, so that none counts
-    more for being in larger units.
 
-    A simulated order draws, at every step, normal gradients around the mixture's mean with the spread between items
-    seen along the centre (coordinate by coordinate), and replays the true rule on them.
+def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
+    """Functionals of true displacements from the centre's end, and their signs; read-outs of an ensemble's own runs."""
+    arrays = dict[str, np.ndarray]()
+    functionals = expansion.weight(expansion.steps)[len(expansion.names) :].double()
+    if expansion.functionals:
+        assert expansion.end is not None
+        known = functionals @ (expansion.end() - centre).double()
+        arrays |= {"signs": expansion.swept.read_array(expansion.steps, "signs"), "known": known.cpu().numpy()}
+    if expansion.ensemble:
+        ends = read_state(expansion.runs, expansion.steps, expansion.problem.device).theta
+        (first,) = make_readouts(expansion.problem, expansion.names[:1], expansion.user)
+        arrays["own_values"] = np.array([first.value(theta) for theta in ends])
+        if expansion.functionals:
+            arrays["own"] = ((ends - centre).double() @ functionals.T).cpu().numpy()
+    return arrays
+
+
+def contribution_scores(expansion: Expansion, found: Simulated, tamed: Tamed) -> Tensor:
+    """E|contribution| of every coordinate [D].
+
+    Of a fine read-out what its control variate leaves of it. The mean over read-outs, and as much again for the functionals,
+    each scaled to a total of 1 first, so that none counts more for being in larger units.
     """
-    problem, spread = expansion.problem, gradient_spread(expansion)
-    draw = torch.Generator().manual_seed(expansion.config.seed + 1)
-    state = expansion.start().rows(simulated)
-    total = torch.zeros(simulated, len(expansion.weight(0)), len(spread), device=problem.device)
-    for step in range(expansion.steps + 1):
-        total += (state.theta - expansion.state(step).theta)[:, None] * expansion.weight(step)
-        if step < expansion.steps:
-            noise = torch.randn(state.theta.shape, generator=draw).to(state.theta)
-            gradient = expansion.gradients_of(step).mean(0) + spread * noise
-            state = problem.rule.step(state, gradient, problem.rate(step))[0]
-    scores = total.double().abs().mean(dim=0)
-    scores = scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
-    readouts = len(expansion.names)
-    parts = [part.mean(dim=0) for part in (scores[:readouts], scores[readouts:]) if len(part)]
+    fine, readouts, scores = found.table.shape[1], len(expansion.names), []
+    for row in range(found.values.shape[1]):
+        left = found.values[:, row].double()
+        if row < fine:
+            left -= tamed.share[row] * found.table[:, row]
+        score = left.abs().mean(dim=0)
+        scores.append(score / score.sum().clamp(min=torch.finfo(score.dtype).tiny))
+    parts = [torch.stack(part).mean(dim=0) for part in (scores[:readouts], scores[readouts:]) if part]
     return torch.stack(parts).mean(dim=0)
 
 
-def gradient_spread(expansion: Expansion) -> Tensor:
-    """Standard deviation of item gradients about their step's mean [D], pooled over the window."""
-    previous: Tensor | None = None
-    total = torch.zeros(expansion.problem.objective.size, dtype=torch.float64, device=expansion.problem.device)
-    for step in range(expansion.steps):
-        found = expansion.gradients_of(step).double()
-        if len(found) > 1:
-            total += found.var(0)
-        elif previous is not None:
-            total += (found[0] - previous).square() / 2  # with one item a step, neighbours in time stand in
-        previous = found[0]
-    return (total / expansion.steps).sqrt().to(expansion.problem.objective.dtype)
+def tamed_tables(expansion: Expansion) -> Tamed:
+    """How the fine read-outs' tables are taken by their control variates; scratch, computed again where it is not there."""
+    if not expansion.tamed.has(0):
+        _keep_tamed(expansion, simulated_contributions(expansion, expansion.config.simulated))
+    read, device = expansion.tamed.read_array, expansion.problem.device
+    return Tamed(*(torch.from_numpy(read(0, name)).to(device) for name in Tamed._fields))
+
+
+def _keep_tamed(expansion: Expansion, found: Simulated) -> Tamed:
+    tamed = Tamed.of(found.values[:, : expansion.fine], found.table)
+    expansion.tamed.write(0, {name: array.cpu().numpy() for name, array in tamed._asdict().items()}, {}, replace=True)
+    return tamed
+
+
+class Simulated(NamedTuple):
+    """Contributions of every coordinate to n simulated orders' read-outs and functionals, values [n, r + m, D], and to their
+    entries in the table of positions, for the fine read-outs [n, fine, D]."""
+
+    values: Tensor
+    table: Tensor
+
+
+def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
+    """Of random orders, by the replay that estimates them, on all coordinates: no gradient beyond the anchors'."""
+    problem, steps, fine = expansion.problem, expansion.steps, expansion.fine
+    orders = random_orders(problem.reference, simulated, expansion.config.seed + SIMULATED)
+    batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
+    gradients = StreamedAnchors(expansion.anchors, AnchoredItems(expansion).rows)
+    state, centre = expansion.start().rows(simulated), expansion.state(0)
+    total = torch.zeros(simulated, len(expansion.weight(0)), len(centre.theta), device=problem.device)
+    table = torch.zeros(simulated, fine, len(centre.theta), device=problem.device)
+    for step in range(steps):
+        total += (state.theta - centre.theta)[:, None] * expansion.weight(step)
+        gradient = gradients.pick(step, batch.at(step))
+        moved = problem.rule.step(centre.rows(simulated), gradient, problem.rate(step))[0]
+        centre = expansion.state(step + 1)
+        _place(table, expansion.costate(step + 1), moved, centre)
+        state = problem.rule.step(state, gradient, problem.rate(step))[0]
+    return Simulated(total + (state.theta - centre.theta)[:, None] * expansion.weight(steps), table)
+
+
+def _place(table: Tensor, costate: State, moved: State, centre: State) -> None:
+    """Add a step's entries in the table of positions [n, fine, D]."""
+    for row, slope in enumerate(costate.theta):
+        table[:, row] += slope * (moved.theta - centre.theta)
+        for name, buffer in costate.memory.items():
+            table[:, row] += buffer[row] * (moved.memory[name] - centre.memory[name])

@@ -25,8 +25,8 @@ from estimators.reweighting import first_order_values, response_squares
 from estimators.state import State
 from storage import CheckpointStore, Manifest, TermSpec, TermStore
 
+from .anchoring import ITEM_BLOCK
 from .config import ReweightingConfig
-from .expansion import ITEM_BLOCK
 from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, gradient_cost, make_readouts, readout_names

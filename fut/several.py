@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from estimators.adjoint import partial_sums
+from estimators.control import signed_variance
 from estimators.order import Order
-from estimators.replay import Listener
+from estimators.replay import Listener, OrderBatch
 
-from .adjoint import MINIMUM, Adjoint
+from .adjoint import Adjoint
+from .control import Control, control_of
 from .errors import NotCachedError
 from .estimator import Reference
 from .readouts import shortened
@@ -41,10 +43,26 @@ class SeveralReadOuts(Adjoint):
         self, orders: Sequence[Order], names: Sequence[str], listener: Listener | None = None
     ) -> tuple[Tensor, Tensor]:
         """Changes of the named read-outs against the reference order, and their sampling variances: twice [n, r], float64."""
-        rows, parts = [self.names.index(name) for name in names], []
+        held = [self.names.index(name) for name in names]
+        controls, parts = [self._controls[row] for row in held], []
         self.require_length(orders)
-        for block, found in self._contributions(orders, listener, rows):
-            beyond = (found - self._reference[rows, block]).double()
-            parts.append(torch.stack(partial_sums(beyond, self.probabilities[block], MINIMUM), dim=1))
-        values, variances = torch.cat(parts, dim=-1).sum(-1).unbind(1)
+        for block, found in self._contributions(orders, listener, held):
+            beyond = (found - self._reference[held, block]).double()
+            sums = [self._sums(beyond[:, j : j + 1], block, control) for j, control in enumerate(controls)]
+            parts.append([torch.cat(pair, dim=1) for pair in sums])
+        joined = [torch.cat(part, dim=-1).sum(-1) for part in zip(*parts, strict=True)]
+        batch = self.batch(orders)
+        corrected = [self._corrected(sums, control, batch) for sums, control in zip(joined, controls, strict=True)]
+        values, variances = torch.stack(corrected, dim=1).unbind(-1)
         return values, variances
+
+    @cached_property
+    def _controls(self) -> list[Control | None]:
+        return [control_of(self.expansion, row, self.sample) for row in self.rows]
+
+    def _corrected(self, sums: Tensor, control: Control | None, batch: OrderBatch) -> Tensor:
+        """Value and variance [n, 2] from an order's sums [n, 1 + what the variance is known from]."""
+        if control is None:
+            return sums
+        found = sums + control.looked_up(batch)
+        return torch.stack([found[:, 0], signed_variance(found[:, 1:])], dim=-1)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import torch
 from torch import Tensor
 
 import fut
+from estimators.adjoint import spread_anchors
 from estimators.centre import balanced_mixture, ensemble_orders
 from estimators.state import State
 
@@ -30,3 +35,26 @@ def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], li
         runs = [rule.step(z, problem.gradient(z.theta, i), problem.rate(t))[0] for i, z in taken]
         centre.append(mean_of(runs))
     return centre, seen
+
+
+def written_out_table(run: fut.Run, anchors: Sequence[int] | None = None) -> np.ndarray:
+    """M by coordinate [T, items, D], by explicit loops and exact Hessian-vector products."""
+    problem, rule, T = run.problem, run.problem.rule, run.steps
+    centre, seen = trajectories(run, run.config.adjoint.centre, 2)
+    slope = problem.probe_gradient(centre[T].theta)
+    after = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
+    anchors, table = anchors or spread_anchors(T, 3, problem.rate), np.zeros((T, run.items, run.parameters))
+    for t in reversed(range(T)):
+        z, end, step = centre[t], centre[t + 1], problem.rate(t)
+        low, high = max(a for a in anchors if a <= t), min(a for a in anchors if a >= t)
+        share = (t - low) / (high - low) if high > low else 0.0
+        for i in range(run.items):
+            ends = [problem.gradient(centre[a].theta, i) for a in (low, high)]
+            moved = rule.step(z, (1 - share) * ends[0] + share * ends[1], step)[0]
+            table[t, i] = (after.theta * (moved.theta - end.theta)).numpy()
+            table[t, i] += sum((after.memory[k] * (moved.memory[k] - end.memory[k])).numpy() for k in z.memory)
+        pulled = [rule.pullback(z, problem.gradient(at, i), step, after) for i, at in seen[t]]
+        bent = [problem.product(at, i, u) for (i, at), (_, u) in zip(seen[t], pulled, strict=True)]
+        before = mean_of([p for p, _ in pulled])
+        after = State(before.theta + (bent[0] + bent[1]) / 2, before.memory, {})
+    return table

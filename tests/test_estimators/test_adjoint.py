@@ -166,6 +166,18 @@ def test_a_mixture_of_more_items_than_there_are_is_refused() -> None:
         balanced_mixture(REFERENCE, 7, seed=0)
 
 
+@pytest.mark.parametrize("rate", [1e-3, 0.3, 0.0])
+@pytest.mark.parametrize(("steps", "count"), [(32, 3), (64, 5), (31, 4), (4, 9), (5, 1), (1, 3)])
+def test_anchors_at_a_constant_rate_are_even_over_steps(steps: int, count: int, rate: float) -> None:
+    assert spread_anchors(steps, count, lambda _: rate) == spread_anchors(steps, count)
+
+
+def test_anchors_are_dense_where_the_rate_is_high() -> None:
+    rates = [4.0] * 4 + [1.0] * 16 + [0.0] * 5
+    assert spread_anchors(25, 5, rates.__getitem__) == [0, 2, 4, 12, 24], "steps without a rate move nothing"
+    assert spread_anchors(25, 40, rates.__getitem__)[-1] == 24
+
+
 def test_anchors_interpolate_linearly_and_hold_at_the_ends() -> None:
     assert spread_anchors(32, 3) == [0, 16, 31]
     assert spread_anchors(4, 9) == [0, 1, 2, 3]

@@ -12,7 +12,7 @@ from estimators.adjoint import Sweep
 from estimators.centre import CentreTransition
 from estimators.errors import OrderError
 from estimators.order import Order
-from estimators.positions import best_assignment, item_values, look_up
+from estimators.positions import StepStates, best_assignment, chunked_values, item_values, look_up
 from estimators.replay import OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.rules import make_rule
 from estimators.state import State
@@ -52,8 +52,8 @@ def table_of(rule: object) -> torch.Tensor:
     rows = []
     for t in range(N):
         found = torch.stack([gradient(states[t].theta, i) for i in range(N)])
-        norms, weight = found.norm(dim=-1), torch.ones(D, dtype=torch.float64)
-        rows.append(item_values(rule, rate(t), states[t], states[t + 1], costates[t + 1], found, norms, weight))  # type: ignore[arg-type]
+        here = StepStates(states[t], states[t + 1], costates[t + 1])
+        rows.append(item_values(rule, rate(t), here, found, found.norm(dim=-1)).sum(-1))  # type: ignore[arg-type]
     return torch.stack(rows)
 
 
@@ -82,18 +82,26 @@ def test_it_is_its_definition_for_adamw() -> None:
     )
     after = rule.step(before, SLOPES[1], 0.1)[0]
     costate = State(SLOPES, {"m": 2 * SLOPES, "v": -SLOPES.flip(-1)}, {})
-    weight = torch.linspace(1, 3, D, dtype=torch.float64)
-    found = item_values(rule, 0.1, before, after, costate, SHIFTS, SHIFTS.norm(dim=-1), weight)
+    found = item_values(rule, 0.1, StepStates(before, after, costate), SHIFTS, SHIFTS.norm(dim=-1))
     for r, i in itertools.product(range(2), range(N)):
         moved = rule.step(before, SHIFTS[i], 0.1)[0]
-        expected = sum(
-            (weight * c[r] * (a - b)).sum()
-            for c, a, b in [
-                (costate.theta, moved.theta, after.theta),
-                *((costate.memory[k], moved.memory[k], after.memory[k]) for k in ("m", "v")),
-            ]
-        )
-        assert found[r, i].item() == pytest.approx(float(expected), rel=1e-12)
+        pairs = [(costate.theta, moved.theta, after.theta)]
+        pairs += [(costate.memory[k], moved.memory[k], after.memory[k]) for k in ("m", "v")]
+        assert torch.allclose(found[r, i], sum(c[r] * (a - b) for c, a, b in pairs), rtol=1e-12, atol=0)  # type: ignore[arg-type]
+
+
+def test_chunks_are_parts_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = make_rule("adamw", betas=(0.9, 0.95))
+    before = State(
+        START, {"m": 0.1 * SLOPES[0], "v": SLOPES[1].square()}, rule.step(rule.init(START), SHIFTS[0], 0.1)[0].clock
+    )
+    after = rule.step(before, SLOPES[1], 0.1)[0]
+    here = StepStates(before, after, State(SLOPES, {"m": 2 * SLOPES, "v": -SLOPES.flip(-1)}, {}))
+    every = item_values(rule, 0.1, here, SHIFTS, SHIFTS.norm(dim=-1))
+    monkeypatch.setattr("estimators.positions.CACHED", 2 * N)
+    places, parts = zip(*chunked_values(rule, 0.1, here, SHIFTS, SHIFTS.norm(dim=-1)), strict=True)
+    assert [place.start for place in places] == [0, 2, 4]
+    assert torch.equal(torch.cat(parts, dim=-1), every)
 
 
 def test_a_step_of_several_items_counts_their_mean() -> None:
