@@ -26,6 +26,7 @@ import fut
 from estimators.order import random_orders
 from fut import derivatives
 from fut.config import load_config
+from fut.estimation import raw_estimates
 
 ORDER_SEED = 2000
 
@@ -40,10 +41,10 @@ def measure(steps: int, schedule: str, items: str, orders: int, work: Path, sett
     chosen = random_orders(run.reference, orders, ORDER_SEED)
     found = [run.retrain(order) for order in chosen]
     truth = np.array([f.loss for f in found])
-    terms, problem, estimator = run.expansion().terms(), run.problem, run.estimator("adjoint")
-    positions = estimator.positions(chosen)
-    response = positions[:, : run.parameters].double().sum(1).numpy()  # the linear part, beyond the reference order's
-    whole = np.array(estimator.losses(positions, steps))
+    terms, problem = run.expansion().terms(), run.problem
+    linear_alone = raw_estimates(run.estimator("adjoint", reading="linear"), chosen)[0]
+    response = np.array(linear_alone) - run.reference_loss  # beyond the reference order's
+    whole = np.array(raw_estimates(run.estimator("adjoint"), chosen)[0])
     centre, slope = (torch.from_numpy(terms.read(name, steps)[0]) for name in ("centre", "weight"))
     linear, quadratic = [], []
     for f in found:

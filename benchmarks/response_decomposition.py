@@ -1,0 +1,159 @@
+"""Where the linear response is lost: along really retrained orders, what first order leaves of every single step.
+
+python benchmarks/response_decomposition.py --steps 64 --orders 16 --work DIR
+
+With L_t the sweep's costate along the centre and y_t the retrained order, <L_T, y_T - z_T> is the sum over steps of
+e_t = <L_{t+1}, y_{t+1} - z_{t+1}> - <L_t, y_t - z_t>. The table of positions stands for e_t by
+M[t, i] = <L_{t+1}, R_t(z_t, g_i) - z_{t+1}>, g_i interpolated from the anchors. With delta_t = gamma_t - theta_t and lambda_t the
+mean injection, e_t - M[t, i] is exactly
+
+    anchors     what the item's own gradient at the centre's step changes of M[t, i]
+  + items       <lambda_t, H_i delta_t> - <w_t, delta_t>: the item's own curvature in place of the mean
+  + bending     <lambda_t, g_i(gamma_t) - g_i(theta_t) - H_i delta_t>: the gradient is no linear function of the displacement
+  + rule        the rest: the update rule is none of the gradient and of its memory.
+
+All coordinates, no sample; the centre, the anchors and the sweep as configured, without functionals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import write_record
+
+import fut
+from estimators.adjoint import StreamedAnchors
+from estimators.order import Order, random_orders
+from estimators.replay import OrderBatch
+from estimators.state import State
+from fut.anchoring import AnchoredItems, run_anchors
+from fut.config import AdjointConfig, load_config
+from fut.expansion import Expansion
+from fut.progress import silent
+from fut.sweeping import run_sweep
+
+ORDER_SEED = 2000
+PARTS = ("anchors", "items", "bending", "rule")
+
+
+class Steps:
+    """The parts of an order's every step, from an expansion whose scratch is there."""
+
+    def __init__(self, expansion: Expansion) -> None:
+        self.of, self.problem, self.rule = expansion, expansion.problem, expansion.problem.rule
+        self.gradients = StreamedAnchors(expansion.anchors, AnchoredItems(expansion).rows)
+        self.centre = [expansion.state(step) for step in range(expansion.steps + 1)]
+        self.weights = [expansion.weight(step)[0] for step in range(expansion.steps)]
+        self.costates = [None, *(self._costate(step) for step in range(1, expansion.steps + 1))]
+        self.injections = [self._injection(step) for step in range(expansion.steps)]
+
+    def _costate(self, step: int) -> State:
+        found = self.of.costate(step)
+        return State(found.theta[0], {k: b[0] for k, b in found.memory.items()}, {})
+
+    def _injection(self, step: int) -> torch.Tensor:
+        """Mean sensitivity [D] to a gradient injected at a step, as the sweep has it."""
+        after = self.of.costate(step + 1)
+        pulled = [
+            self.rule.pullback(self.centre[step], gradient, self.problem.rate(step), after)[1][0]
+            for gradient in self.of.gradients_of(step)
+        ]
+        return torch.stack(pulled).mean(0)
+
+    def _valued(self, step: int, state: State) -> float:
+        """<L_step, state - centre's>."""
+        costate, centre = self.costates[step], self.centre[step]
+        if costate is None:
+            return 0.0
+        value = costate.theta.double() @ (state.theta - centre.theta).double()
+        return float(
+            value + sum(b.double() @ (state.memory[k] - centre.memory[k]).double() for k, b in costate.memory.items())
+        )
+
+    def parts(self, order: Order) -> np.ndarray:
+        """[T, 2 + 4]: e_t, M[t, i], and what the one has beyond the other, part by part."""
+        batch, state, rows = OrderBatch.pack([order], self.problem.device), self.centre[0], []
+        for step, (item,) in enumerate(order.steps):
+            centre, rate = self.centre[step], self.problem.rate(step)
+            anchored = self.gradients.pick(step, batch.at(step))[0]
+            there, here = (self.problem.gradient(at.theta, item) for at in (state, centre))
+            after = self.rule.step(state, there, rate)[0]
+            delta = state.theta - centre.theta
+            bent = self.problem.product(centre.theta, item, delta, exact=False) if delta.any() else delta
+            change = self._valued(step + 1, after) - self._valued(step, state)
+            table, exact = (self._valued(step + 1, self.rule.step(centre, g, rate)[0]) for g in (anchored, here))
+            injection = self.injections[step].double()
+            items = float(injection @ bent.double() - self.weights[step].double() @ delta.double())
+            bending = float(injection @ (there - here - bent).double())
+            rows.append([change, table, exact - table, items, bending, change - exact - items - bending])
+            state = after
+        return np.array(rows)
+
+
+def measure(steps: int, schedule: str, items: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row: standard deviations over orders of the response, of what the table leaves of it, and of its parts."""
+    data = {"items": steps, "heterogeneous": items == "heterogeneous", "text": arguments.text}
+    config = load_config(None, arguments.settings, data=data, schedule={"kind": schedule})
+    path = arguments.work / f"{steps}-{schedule}-{items}"
+    run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config)
+    adjoint = AdjointConfig.model_validate(run.config.adjoint.model_dump() | {"functionals": 0})
+    expansion = Expansion(path / "response", run.problem, adjoint, lambda: run.state(0))
+    expansion.run_centre(silent)
+    run_anchors(expansion, silent)
+    run_sweep(expansion, silent)
+    of, found = Steps(expansion), []
+    for order in random_orders(run.reference, arguments.orders, ORDER_SEED):
+        found.append(of.parts(order).sum(0))
+        print(dict(zip(("true", "table", *PARTS), found[-1].round(5), strict=True)), file=sys.stderr, flush=True)
+    change, table, *parts = np.array(found).T
+    left = change - table
+    shutil.rmtree(path)
+    return {
+        "steps": steps,
+        "schedule": schedule,
+        "items": items,
+        "parameters": run.parameters,
+        "true_sd": float(change.std(ddof=1)),
+        "correlation": float(np.corrcoef(change, table)[0, 1]),
+        "left_sd": float(left.std(ddof=1)),
+        "parts": {
+            name: {
+                "mean": float(part.mean()),
+                "sd": float(part.std(ddof=1)),
+                "left_without": float((left - part).std(ddof=1)),
+            }
+            for name, part in zip(PARTS, parts, strict=True)
+        },
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--steps", type=int, nargs="+", default=[64])
+    cli.add_argument("--schedules", nargs="+", default=["cosine"])
+    cli.add_argument("--items", nargs="+", default=["iid"])
+    cli.add_argument("--orders", type=int, default=24)
+    cli.add_argument("--text", default="")
+    cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
+    cli.add_argument("--work", type=Path, required=True)
+    cli.add_argument("--name", default="response-decomposition")
+    arguments = cli.parse_args(argv)
+    started, rows = time.time(), list[dict[str, Any]]()
+    for setting in itertools.product(arguments.steps, arguments.schedules, arguments.items):
+        rows.append(measure(*setting, arguments))
+        print(rows[-1], file=sys.stderr, flush=True)
+        write_record(arguments.name, vars(arguments) | {"order_seed": ORDER_SEED}, rows, started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
