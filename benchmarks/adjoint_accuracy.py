@@ -61,6 +61,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "retrain_seconds": found.retrain_seconds,
         "seconds_per_order_of_many": many,
         "store_in_lifted_states": directory_bytes(run.path / "adjoint") / state_bytes,
+        "own_error": run.estimator("adjoint").own_error(),
         "true_losses": found.true_losses,
         "estimated_losses": found.estimated_losses["adjoint"],
     }

@@ -265,7 +265,7 @@ class Adjoint(Estimator):
         nothing = torch.zeros_like(known)
         if len(own) < 2 or not self.functionals:
             return known, nothing, 1.0
-        added = [self._functionals(p)[0] for p in self.positions(self.expansion.members)]
+        added = [self._functionals(p)[0] for p in self._members]
         true, guess = torch.stack([known, *own]), torch.stack([nothing, *added])
         mean, origin = true.mean(0), guess.mean(0)
         spread = (guess - origin).square().sum()
@@ -284,13 +284,21 @@ class Adjoint(Estimator):
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         return [self.reference.loss + self._summed(p)[0][0].item() + self._quadratic(p)[0] for p in positions]
 
+    @cached_property
+    def _members(self) -> Tensor:
+        """Positions of an ensemble's own runs."""
+        return self.positions(self.expansion.members)
+
     def own_error(self) -> float | None:
         """Standard deviation of estimate minus truth over an ensemble's own runs, in the first read-out's unit; common offsets
-        left out. A first idea of the error before any order is retrained, from few runs. None where there are no two."""
+        left out. A first idea of the error before any order is retrained, from few runs. None below three: two are mirror images about
+        their mean, where errors of even order are alike."""
         members = self.expansion.members if self.expansion.ensemble and self.row == 0 else []
-        if len(members) < 2:
-            return None
-        found = np.array(self.losses(self.positions(members), len(members[0])))
+        return self._own_error if len(members) > 2 else None
+
+    @cached_property
+    def _own_error(self) -> float:
+        found = np.array(self.losses(self._members, self.problem.config.steps))
         return float((found - self.expansion.own_values).std(ddof=1))
 
     def variances(self, positions: Tensor) -> list[float]:

@@ -89,10 +89,11 @@ class Answering:
         rest = [i for i in range(len(orders)) if i not in known]
         values, variances = self._raw([orders[i] for i in rest])
         figures = dict(zip(rest, zip(values, variances, strict=True), strict=True))
+        own_error = self.estimator.own_error() if rest and self.calibration is None else None
         return [
             known_truth(order, self.name, known[i], reference, asked)
             if i in known
-            else estimated(order, self.name, *figures[i], reference, self.calibration, asked)
+            else estimated(order, self.name, *figures[i], reference, self.calibration, asked, own_error)
             for i, order in enumerate(orders)
         ]
 

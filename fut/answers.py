@@ -145,15 +145,23 @@ def estimated(
     reference: float,
     calibration: Calibrated | None,
     readout: ReadOut,
+    own_error: float | None = None,
 ) -> Estimate:
-    """An estimator's figure: calibrated, with its interval, or with the word that it has none."""
+    """An estimator's figure: calibrated, with its interval, or with the word that it has none.
+
+    own_error: what the estimator errs by on runs that it is made of (standard deviation), where it is made of real ones.
+    """
     asked = {"readout": readout.name, "unit": readout.unit}
     if not math.isfinite(loss):
         return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED, **asked)
     if calibration is None:
         sampling = f"; its sampling error over coordinates alone is {variance**0.5:.2g} {readout.unit}".rstrip()
         why = IN_PLACE if estimator.partition(":")[0] == "reweighting" else UNCALIBRATED
-        note = BASELINE if estimator == "reference" else why + (sampling if variance else "")
+        first = f"; on the real runs that it is made of it errs by {own_error or 0:.2g} {readout.unit}".rstrip()
+        proxies = (first + " (standard deviation, a common offset aside)") * (own_error is not None) + sampling * (
+            variance > 0
+        )
+        note = BASELINE if estimator == "reference" else why + proxies
         return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
     corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)
     note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"

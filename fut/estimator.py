@@ -84,6 +84,11 @@ class Estimator(ABC):
         """Known sampling variance of each estimate, in the unit's square; 0 where nothing was sampled."""
         return [0.0] * len(positions)
 
+    def own_error(self) -> float | None:
+        """Standard deviation of estimate minus truth over the real runs that the estimator is made of, in its unit; None where it
+        is made of none."""
+        return None
+
     @property
     def rebuilds(self) -> bool:
         """Whether positions can be turned into parameters."""

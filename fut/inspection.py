@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, TermStore
 
 from . import layout as files
-from .adjoint import Adjoint
 from .base import DIRECTORY as BASE
 from .base import SCRATCH, has_base
 from .calibration import DIRECTORY
@@ -175,7 +174,7 @@ def _own_error(run: Run) -> float | None:
         estimator = run.estimator("adjoint")
     except FutError:  # tables that do not fit this machine's memory
         return None
-    return estimator.own_error() if isinstance(estimator, Adjoint) else None
+    return estimator.own_error()
 
 
 def _damaged_terms(path: Path) -> list[Damage]:
