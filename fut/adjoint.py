@@ -291,8 +291,8 @@ class Adjoint(Estimator):
 
     def own_error(self) -> float | None:
         """Standard deviation of estimate minus truth over an ensemble's own runs, in the first read-out's unit; common offsets
-        left out. A first idea of the error before any order is retrained, from few runs. None below three: two are mirror images about
-        their mean, where errors of even order are alike."""
+        left out. A first idea of the error before any order is retrained, from few runs. None below three: two are mirror images
+        about their mean, where errors of even order are alike."""
         members = self.expansion.members if self.expansion.ensemble and self.row == 0 else []
         return self._own_error if len(members) > 2 else None
 
