@@ -37,6 +37,11 @@ from .sweeping import costate_from, run_sweep
 from .training import read_state
 
 SAMPLED = 1 << 13
+PARTS = (
+    "sample",
+    *(f"scratch/{part}" for part in ("centre", "gradients", "runs", "anchors", "sweep", "costate", "tamed")),
+)
+"""Directories of an expansion's checkpoint stores."""
 
 
 @dataclass(frozen=True)

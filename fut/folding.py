@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ANCHORED = ("gradient", "norm")
 FOLDED = ("centre", "weight", "positions", "controlled_positions", "sampled_positions", "left_out")
-"""Terms that are folded, `TABLES` of them from the anchors' gradients."""
+"""Terms that are folded first, since a table on the sample reads them, and then."""
 
 
 def term_specs(expansion: Expansion) -> list[TermSpec]:
@@ -70,7 +70,7 @@ def fold(expansion: Expansion, terms: TermStore, progress: Progress = silent) ->
         "sampled_positions": lambda b: table.sampled(b.step)[b.first : b.last],
         "left_out": lambda b: table.left_out(b.step)[b.first : b.last],
     }
-    parts = [has_names(terms, names) for names in (ANCHORED, FOLDED)]  # the table on the sample reads the gradients
+    parts = [has_names(terms, names) for names in (ANCHORED, FOLDED)]
     with progress("fold", sum(len(terms.missing(names)) for names in parts)) as tick:
         for names in parts:
             for block in terms.missing(names):

@@ -219,14 +219,20 @@ class Footprint:
         config, s, d = self.expansion.config, self.state, self.theta.numel()
         runs = config.mixture * s if self.expansion.ensemble else 0  # whose ends are evaluated
         held = self.resident + (s + runs) * self.vector
-        if self.expansion.expected_coordinates >= d:
+        if self.expansion.whole:
             return self.planned(held + self.evaluation)
-        m, r = config.simulated, self.swept
-        fine, rows = self.expansion.fine, r + self.expansion.fine
-        vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + config.mixture + s * (2 + fine)
-        scores = m * rows * self.vector + 8 * d * (4 * m * (1 + self.expansion.fine) + r + 8)
-        spread = 8 * d * (2 * config.mixture + 3)
-        return self.planned(held + max(vectors * self.vector, scores, spread, self.evaluation))
+        m, r, fine = config.simulated, self.swept, self.expansion.fine
+        vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + s * (2 + fine)
+        scores = m * (r + fine) * self.vector + 8 * d * (4 * m * (1 + fine) + r + 8)
+        return self.planned(held + max(self.held_items + vectors * self.vector, scores, self.evaluation))
+
+    @property
+    def held_items(self) -> int:
+        """Item gradients on all coordinates that are kept in memory for reading them again, and a block of them interpolated."""
+        items = self.problem.config.data.items
+        rows = min(ITEM_BLOCK, items)
+        every = len(self.expansion.anchors) * items * self.vector
+        return min(every, max(2 * rows * self.vector, HELD)) + 3 * rows * self.vector
 
     def anchors(self) -> int:
         """Anchors: gradients of the last block of items and of this one, then stacked."""
@@ -240,12 +246,8 @@ class Footprint:
         e, items = self.expansion, self.problem.config.data.items
         states = (2 * self.state + 2 * self.state * e.fine + 2) * self.vector
         states += 0 if e.whole else 32 * e.fine * self.theta.numel()
-        rows = min(ITEM_BLOCK, items)
-        gradients = (
-            min(len(e.anchors) * items * self.vector, max(2 * rows * self.vector, HELD)) + 3 * rows * self.vector
-        )
         sampled = 0 if e.whole else e.expected_coordinates * (16 * ROWS + 6 * items * self.theta.element_size())
-        return self.planned(self.resident + max(2 * self.swept * self.vector, states + gradients + sampled))
+        return self.planned(self.resident + max(2 * self.swept * self.vector, states + self.held_items + sampled))
 
     def reweighting(self, wanted: Sensitivities) -> int:
         """The sweep along the reference run: a step's item gradients, a state, and every read-out's costate and weights."""

@@ -17,6 +17,7 @@ from .data import detokenize
 from .difference import kept_error
 from .errors import FutError, UsageError
 from .estimation import ESTIMATORS, base_name, option
+from .expansion import PARTS
 from .folding import anchor_error
 from .readouts import PROBE
 from .retrained import RetrainedOrders
@@ -145,14 +146,7 @@ def check_path(path: Path) -> list[Damage]:
     damages += [
         d
         for swept in (files.ADJOINT, files.MEMORIZATION)
-        for part in (
-            "sample",
-            "scratch/centre",
-            "scratch/sweep",
-            "scratch/costate",
-            "scratch/gradients",
-            "scratch/runs",
-        )
+        for part in PARTS
         for d in CheckpointStore(path / swept / part).check()
     ]
     damages += [d for part in SCRATCH for d in CheckpointStore(path / BASE / part).check()]
