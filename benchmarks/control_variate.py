@@ -45,7 +45,7 @@ def measure(items: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         return np.array(raw_estimates(estimator, orders)[0])
 
     rows: list[dict[str, Any]] = []
-    for seed in SEEDS:  # of the expansion and of the sample: each sample is compared with all coordinates of its own
+    for seed in SEEDS:  # of the sample alone: the workbench's expansions share the centre and the sweep
         adjoint = bench.build(bench.expansion(centre="ensemble", seed=seed))
         whole = ask(adjoint)
 
