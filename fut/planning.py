@@ -216,7 +216,7 @@ class Costs:
         scratch = [centre_bytes(e), anchor_bytes(e)]
         kept = 0 if e.whole else e.expected_coordinates
         pulls = self.steps * config.mixture * 2 * len(e.names) * self.step
-        simulated = 3 * self.steps * config.simulated * self.step if kept else 0.0
+        simulated = (3 + found.swept / 2) * self.steps * config.simulated * self.step if kept else 0.0
         table = TABLE * self.steps * self.items * e.fine * self.step
         swept = e.scratch_bytes() - sum(scratch)
         return [
