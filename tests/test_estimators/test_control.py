@@ -1,0 +1,50 @@
+"""Control variates over samples of coordinates: unbiased, with the variance they state, and tame."""
+
+from __future__ import annotations
+
+import torch
+
+from estimators.adjoint import poisson_sample
+from estimators.control import SIGNS, Tamed, control_weights, signed_variance
+
+draw = torch.Generator().manual_seed(7)
+VALUES = torch.randn(400, dtype=torch.float64, generator=draw)
+TABLE = VALUES + 0.2 * torch.randn(400, dtype=torch.float64, generator=draw)
+P = 0.05 + 0.95 * torch.rand(400, dtype=torch.float64, generator=draw) ** 3
+
+
+def test_estimates_are_unbiased_with_the_variance_that_the_signed_sums_state() -> None:
+    found, stated = [], []
+    for seed in range(600):
+        kept = poisson_sample(P, seed)
+        weights = control_weights(P[kept], seed + 10_000)
+        sums = weights @ (VALUES - TABLE)[kept]
+        found.append(float(sums[0] + TABLE.sum()))
+        stated.append(float(signed_variance(sums[1:])))
+    errors = torch.tensor(found) - VALUES.sum()
+    variance = float(((VALUES - TABLE).square() * (1 - P) / P).sum())
+    assert abs(errors.mean()) < 4 * (variance / 600) ** 0.5
+    assert abs(errors.var() / variance - 1) < 0.25
+    assert abs(torch.tensor(stated).mean() / variance - 1) < 0.1
+    assert variance < 0.1 * float((VALUES.square() * (1 - P) / P).sum()), "than without"
+
+
+def test_what_is_surely_kept_has_no_variance() -> None:
+    weights = control_weights(torch.ones(5, dtype=torch.float64), 3)
+    assert weights.shape == (1 + SIGNS, 5)
+    assert weights[0].tolist() == [1.0] * 5
+    assert not weights[1:].any()
+    assert torch.equal(control_weights(P, 4), control_weights(P, 4))
+    assert not torch.equal(control_weights(P, 4), control_weights(P, 5))
+
+
+def test_the_share_is_a_regression_held_between_nothing_and_all() -> None:
+    table = torch.tensor([[1.0, 1.0, 2.0, 0.0, 1.0], [2.0, 1.0, -1.0, 0.0, 1.0]])[:, None]  # [n, r, k]
+    values = torch.tensor([[0.5, 3.0, -2.0, 1.0, 1.0], [1.0, 3.0, 1.0, 1.0, -1.0]])[:, None]
+    tamed = Tamed.of(values, table)
+    assert tamed.share.tolist() == [[0.5, 1.0, 0.0, 0.0, 0.0]]
+    assert tamed.bound.tolist() == [[1.0, 3.0, 2.0, 1.0, 1.0]]
+    entries = torch.tensor([[[0.4, -9.0, 1.0, 1.0, 1.0], [-4.0, 2.0, 1.0, 1.0, 1.0]]], dtype=torch.float64)
+    assert tamed(entries).tolist() == [[[0.2, -3.0, 0.0, 0.0, 0.0], [-0.5, 2.0, 0.0, 0.0, 0.0]]]
+    part = tamed.part(slice(1, 2))
+    assert part(entries[..., 1:2]).tolist() == [[[-3.0], [2.0]]]
