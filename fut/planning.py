@@ -36,7 +36,7 @@ from .progress import Progress, silent
 from .sensitivity import Sensitivities
 
 CALIBRATED, QUERIES = 8, 1000
-TABLE = 3.0
+TABLE = 5.0
 """Steps of the rule on all parameters that one entry of the table of positions takes as long as, in double precision."""
 NOTE = (
     "an estimate: gradients and steps timed and measured here, once; reading and writing files takes no seconds in it; "
