@@ -12,7 +12,8 @@ mean injection, e_t - M[t, i] is exactly
   + bending     <lambda_t, g_i(gamma_t) - g_i(theta_t) - H_i delta_t>: the gradient is no linear function of the displacement
   + rule        the rest: the update rule is none of the gradient and of its memory.
 
-All coordinates, no sample; the centre, the anchors and the sweep as configured, without functionals.
+The adjoint's linear reading of the same orders, which replays the rule itself, is set beside the table. All coordinates, no
+sample; the centre, the anchors and the sweep as configured, without functionals.
 """
 
 from __future__ import annotations
@@ -79,9 +80,14 @@ class Steps:
             value + sum(b.double() @ (state.memory[k] - centre.memory[k]).double() for k, b in costate.memory.items())
         )
 
+    def _weighed(self, step: int, state: State) -> float:
+        """<w_step, state's parameters - centre's>."""
+        return float(self.weights[step].double() @ (state.theta - self.centre[step].theta).double())
+
     def parts(self, order: Order) -> np.ndarray:
-        """[T, 2 + 4]: e_t, M[t, i], and what the one has beyond the other, part by part."""
+        """[T, 3 + 4]: e_t, the adjoint's part, M[t, i], and what the first has beyond the last, part by part."""
         batch, state, rows = OrderBatch.pack([order], self.problem.device), self.centre[0], []
+        uncurved = state
         for step, (item,) in enumerate(order.steps):
             centre, rate = self.centre[step], self.problem.rate(step)
             anchored = self.gradients.pick(step, batch.at(step))[0]
@@ -92,10 +98,13 @@ class Steps:
             change = self._valued(step + 1, after) - self._valued(step, state)
             table, exact = (self._valued(step + 1, self.rule.step(centre, g, rate)[0]) for g in (anchored, here))
             injection = self.injections[step].double()
-            items = float(injection @ bent.double() - self.weights[step].double() @ delta.double())
+            items = float(injection @ bent.double()) - self._weighed(step, state)
             bending = float(injection @ (there - here - bent).double())
-            rows.append([change, table, exact - table, items, bending, change - exact - items - bending])
-            state = after
+            adjoint = self._weighed(step, uncurved)
+            state, uncurved = after, self.rule.step(uncurved, anchored, rate)[0]
+            if step == len(order) - 1:
+                adjoint += self._valued(step + 1, State(uncurved.theta, self.centre[-1].memory, {}))
+            rows.append([change, adjoint, table, exact - table, items, bending, change - exact - items - bending])
         return np.array(rows)
 
 
@@ -113,8 +122,12 @@ def measure(steps: int, schedule: str, items: str, arguments: argparse.Namespace
     of, found = Steps(expansion), []
     for order in random_orders(run.reference, arguments.orders, ORDER_SEED):
         found.append(of.parts(order).sum(0))
-        print(dict(zip(("true", "table", *PARTS), found[-1].round(5), strict=True)), file=sys.stderr, flush=True)
-    change, table, *parts = np.array(found).T
+        print(
+            dict(zip(("true", "adjoint", "table", *PARTS), found[-1].round(5), strict=True)),
+            file=sys.stderr,
+            flush=True,
+        )
+    change, adjoint, table, *parts = np.array(found).T
     left = change - table
     shutil.rmtree(path)
     return {
@@ -125,6 +138,8 @@ def measure(steps: int, schedule: str, items: str, arguments: argparse.Namespace
         "true_sd": float(change.std(ddof=1)),
         "correlation": float(np.corrcoef(change, table)[0, 1]),
         "left_sd": float(left.std(ddof=1)),
+        "adjoint_correlation": float(np.corrcoef(change, adjoint)[0, 1]),
+        "adjoint_left_sd": float((change - adjoint).std(ddof=1)),
         "parts": {
             name: {
                 "mean": float(part.mean()),
