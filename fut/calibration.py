@@ -14,6 +14,7 @@ from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchor
 from estimators.order import Order, random_order, random_orders
 from storage import FORMAT, Manifest
 
+from .config import ADDED
 from .errors import UsageError
 from .estimation import base_name, raw_estimates, require_movable
 from .notebook import COLOURS, Shown, labelled
@@ -195,7 +196,9 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
     name, config = base_name(estimator), {}
     if name in ("adjoint", "positions"):
         expansion = run.expansion()
-        later = set[str]() if expansion.config.fine else {"fine"}  # a field that earlier versions did not have
+        later = {
+            n for n in ("fine", "spacing") if getattr(expansion.config, n) == ADDED[n]
+        }  # earlier versions had no such
         config = expansion.config.model_dump(mode="json", exclude={"readouts", *later})
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
     elif name == "curved":

@@ -18,6 +18,7 @@ import fut
 from estimators.adjoint import spread_anchors
 from estimators.errors import OrderError
 from estimators.state import State
+from fut import calibration
 from fut.config import AdjointConfig
 from fut.data import build_dataset
 from fut.derivatives import hessian_vector, hessian_vector_difference
@@ -385,3 +386,13 @@ def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path,
     run = fut.train(tmp_path / "exact", small_config(adjoint={"products": "exact"}), device="cpu")
     run.cache(["adjoint"])
     assert run.info()["adjoint_difference_error"] is None
+
+
+@pytest.mark.parametrize(("spacing", "pinned"), [("steps", False), ("rate", True)])
+def test_a_calibration_of_a_version_with_even_anchors_is_one_of_even_anchors(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, spacing: str, pinned: bool
+) -> None:
+    run, seen = make_run(adjoint={"spacing": spacing}), list[Any]()
+    monkeypatch.setattr("fut.calibration.json.dumps", lambda content, **_: str(seen.append(content)))
+    calibration._basis(run, "adjoint", "probe")
+    assert ("spacing" in seen[0]["terms"]) == pinned
