@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,9 @@ from fut.data import build_dataset
 from fut.derivatives import hessian_vector, hessian_vector_difference
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import raw_estimates
-from fut.expansion import Expansion
 from fut.pooling import drawn_samples, pooled_batch, pooled_products, pooled_size
 from fut.progress import silent
-from fut.sampling import draw_sample
-from storage import CheckpointStore, DiskFullError, IdentityError
+from storage import IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 
@@ -73,43 +71,6 @@ def test_all_coordinates_sampled_is_no_sample(make_run: MakeRun) -> None:
     assert [e.loss for e in plain.estimate(orders)] == [e.loss for e in sampled.estimate(orders)]
 
 
-class StoppedError(Exception):
-    """As a key would interrupt it, but not pytest."""
-
-
-@contextmanager
-def _interrupting(label: str, total: int) -> Any:
-    """A progress that stops the work in the middle of every stage."""
-
-    def tick() -> None:
-        tick.left -= 1  # type: ignore[attr-defined]
-        if tick.left == 0:  # type: ignore[attr-defined]
-            raise StoppedError
-
-    tick.left = max(1, total // 2)  # type: ignore[attr-defined]
-    yield tick
-
-
-def test_an_interrupted_expansion_resumes_to_the_same_numbers(tmp_path: Path) -> None:
-    whole = fut.train(tmp_path / "whole", small_config(), device="cpu")
-    whole.expand()
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    stops, run.progress = 0, _interrupting
-    for _ in range(40):
-        try:
-            run.expand()
-            break
-        except StoppedError:
-            stops += 1
-            run = fut.open(tmp_path / "run", device="cpu", progress=_interrupting)
-    assert stops >= 3, "every stage should have been interrupted"
-    assert not (tmp_path / "run" / "adjoint" / "scratch").exists()
-    for spec in whole.expansion().terms().specs:
-        for step in range(spec.shape[0]):
-            ours, theirs = (r.expansion().terms().read(spec.name, step) for r in (run, whole))
-            assert np.array_equal(ours, theirs), (spec.name, step)
-
-
 def test_another_expansion_configuration_is_refused_by_name(make_run: MakeRun) -> None:
     run = make_run()
     with pytest.raises(IdentityError, match=r"adjoint\.mixture"):
@@ -124,24 +85,6 @@ def test_what_the_adjoint_cannot_answer(make_run: MakeRun) -> None:
         run.endpoint("reverse", "adjoint")
     with pytest.raises(NotCachedError, match="fut cache"):
         make_run(cached=False, data={"seed": 5}).estimate(["reverse"])
-
-
-def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    run.expand()
-    assert run.check() == []
-    chunk = next(p for p in (tmp_path / "run/adjoint/terms/arrays/weight/c").rglob("*") if p.is_file())
-    content = bytearray(chunk.read_bytes())
-    content[len(content) // 2] ^= 1
-    chunk.write_bytes(content)
-    assert any("weight" in damage.path for damage in run.check())
-    with pytest.raises(OSError, match="weight"):
-        run.estimate(["reverse"], "adjoint", known=False)
-    content[len(content) // 2] ^= 1
-    assert run.repair() == 1
-    run.cache(["adjoint"])
-    assert chunk.read_bytes() == bytes(content), "the block is computed again as it was"
-    assert run.check() == []
 
 
 def test_calibration_gives_intervals_and_is_kept(tmp_path: Path) -> None:
@@ -185,42 +128,6 @@ def test_a_calibration_is_not_used_on_terms_made_anew(own_run: Path) -> None:
     run.cache(["update", "jvp"], run.config.cache.model_copy(update={"size": 32}))
     assert run.estimate(["reverse"], "fut", known=False)[0].interval is None
     assert run.estimate(["reverse"], "replay-exact", known=False)[0].interval is not None, "it replays no terms"
-
-
-@pytest.mark.parametrize(
-    ("part", "stage"),
-    [
-        ("centre", "centre"),
-        ("gradients", "centre"),
-        ("runs", "centre"),
-        ("anchors", "backward sweep"),
-        ("costate", "backward sweep"),
-        ("tamed", "fold"),
-    ],
-)
-def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(
-    tmp_path: Path, part: str, stage: str
-) -> None:
-    few = small_config(adjoint={"coordinates": 600})
-    whole = fut.train(tmp_path / "whole", few, device="cpu")
-    whole.expand()
-    run = fut.train(tmp_path / "run", few, device="cpu")
-    run.progress = lambda label, total: (_interrupting if label == stage else silent)(label, total)
-    with pytest.raises(StoppedError):
-        run.expand()
-    store = CheckpointStore(tmp_path / "run/adjoint/scratch" / part)
-    path = store.path(store.steps()[0])
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
-    assert [d.path for d in run.check()] == [str(path)]
-    run = fut.open(tmp_path / "run", device="cpu")
-    assert run.repair() == 1
-    run.expand()
-    assert run.check() == []
-    ours, theirs = (r.expansion().terms() for r in (run, whole))
-    for spec in theirs.specs:
-        assert all(np.array_equal(ours.read(spec.name, t), theirs.read(spec.name, t)) for t in range(spec.shape[0]))
 
 
 def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
@@ -320,18 +227,6 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
     assert [raw_estimates(run.estimator("adjoint"), [o])[0][0] for o in orders] == expected
 
 
-def test_an_expansion_that_does_not_fit_the_disk_is_refused_before_it_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    expansion = run.expansion()
-    needed = expansion.scratch_bytes() + expansion.nbytes()
-    monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
-    with pytest.raises(DiskFullError, match="the expansion and its scratch"):
-        run.expand()
-    assert not (tmp_path / "run" / "adjoint").exists()
-
-
 def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
     run = make_run(adjoint={"mixture": 3})
     run.cache(["adjoint"])
@@ -351,20 +246,6 @@ def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make
     other = make_run(adjoint={"readouts": ["accuracy", "probe"]}, cached=False)
     other.cache(["adjoint"])
     assert other.info()["adjoint_own_error"] is None, "which would be a probability's, under nats/token"
-
-
-def test_scratch_is_no_larger_than_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    expansion, seen = run.expansion(), []
-
-    def measured(of: Expansion) -> None:
-        seen.append(sum(p.stat().st_size for p in of.scratch.rglob("*.h5")))
-        draw_sample(of)
-
-    monkeypatch.setattr("fut.expansion.draw_sample", measured)
-    expansion.build()
-    headers = 40_000 * 4 * (run.steps + 1)  # HDF5's own, which a few thousand parameters do not outweigh
-    assert expansion.scratch_bytes() / 2 < seen[0] < expansion.scratch_bytes() + headers
 
 
 def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
@@ -393,6 +274,6 @@ def test_a_calibration_of_a_version_with_even_anchors_is_one_of_even_anchors(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, spacing: str, pinned: bool
 ) -> None:
     run, seen = make_run(adjoint={"spacing": spacing}), list[Any]()
-    monkeypatch.setattr("fut.calibration.json.dumps", lambda content, **_: str(seen.append(content)))
+    monkeypatch.setattr("fut.calibration.json", SimpleNamespace(dumps=lambda content, **_: str(seen.append(content))))
     calibration._basis(run, "adjoint", "probe")
     assert ("spacing" in seen[0]["terms"]) == pinned

@@ -1,0 +1,136 @@
+"""The expansion, killed, damaged, and on a full disk."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small import small_config
+
+import fut
+from fut.expansion import Expansion
+from fut.progress import silent
+from fut.sampling import draw_sample
+from storage import CheckpointStore, DiskFullError
+
+FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
+
+
+class StoppedError(Exception):
+    """As a key would interrupt it, but not pytest."""
+
+
+@contextmanager
+def _interrupting(label: str, total: int) -> Any:
+    """A progress that stops the work in the middle of every stage."""
+
+    def tick() -> None:
+        tick.left -= 1  # type: ignore[attr-defined]
+        if tick.left == 0:  # type: ignore[attr-defined]
+            raise StoppedError
+
+    tick.left = max(1, total // 2)  # type: ignore[attr-defined]
+    yield tick
+
+
+def test_an_interrupted_expansion_resumes_to_the_same_numbers(tmp_path: Path) -> None:
+    whole = fut.train(tmp_path / "whole", small_config(), device="cpu")
+    whole.expand()
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    stops, run.progress = 0, _interrupting
+    for _ in range(40):
+        try:
+            run.expand()
+            break
+        except StoppedError:
+            stops += 1
+            run = fut.open(tmp_path / "run", device="cpu", progress=_interrupting)
+    assert stops >= 3, "every stage should have been interrupted"
+    assert not (tmp_path / "run" / "adjoint" / "scratch").exists()
+    for spec in whole.expansion().terms().specs:
+        for step in range(spec.shape[0]):
+            ours, theirs = (r.expansion().terms().read(spec.name, step) for r in (run, whole))
+            assert np.array_equal(ours, theirs), (spec.name, step)
+
+
+def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run.expand()
+    assert run.check() == []
+    chunk = next(p for p in (tmp_path / "run/adjoint/terms/arrays/weight/c").rglob("*") if p.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    assert any("weight" in damage.path for damage in run.check())
+    with pytest.raises(OSError, match="weight"):
+        run.estimate(["reverse"], "adjoint", known=False)
+    content[len(content) // 2] ^= 1
+    assert run.repair() == 1
+    run.cache(["adjoint"])
+    assert chunk.read_bytes() == bytes(content), "the block is computed again as it was"
+    assert run.check() == []
+
+
+@pytest.mark.parametrize(
+    ("part", "stage"),
+    [
+        ("centre", "centre"),
+        ("gradients", "centre"),
+        ("runs", "centre"),
+        ("anchors", "backward sweep"),
+        ("costate", "backward sweep"),
+        ("tamed", "fold"),
+    ],
+)
+def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(
+    tmp_path: Path, part: str, stage: str
+) -> None:
+    few = small_config(adjoint={"coordinates": 600})
+    whole = fut.train(tmp_path / "whole", few, device="cpu")
+    whole.expand()
+    run = fut.train(tmp_path / "run", few, device="cpu")
+    run.progress = lambda label, total: (_interrupting if label == stage else silent)(label, total)
+    with pytest.raises(StoppedError):
+        run.expand()
+    store = CheckpointStore(tmp_path / "run/adjoint/scratch" / part)
+    path = store.path(store.steps()[0])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert [d.path for d in run.check()] == [str(path)]
+    run = fut.open(tmp_path / "run", device="cpu")
+    assert run.repair() == 1
+    run.expand()
+    assert run.check() == []
+    ours, theirs = (r.expansion().terms() for r in (run, whole))
+    for spec in theirs.specs:
+        assert all(np.array_equal(ours.read(spec.name, t), theirs.read(spec.name, t)) for t in range(spec.shape[0]))
+
+
+def test_an_expansion_that_does_not_fit_the_disk_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    expansion = run.expansion()
+    needed = expansion.scratch_bytes() + expansion.nbytes()
+    monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
+    with pytest.raises(DiskFullError, match="the expansion and its scratch"):
+        run.expand()
+    assert not (tmp_path / "run" / "adjoint").exists()
+
+
+def test_scratch_is_no_larger_than_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    expansion, seen = run.expansion(), []
+
+    def measured(of: Expansion) -> None:
+        seen.append(sum(p.stat().st_size for p in of.scratch.rglob("*.h5")))
+        draw_sample(of)
+
+    monkeypatch.setattr("fut.expansion.draw_sample", measured)
+    expansion.build()
+    headers = 40_000 * 4 * (run.steps + 1)  # HDF5's own, which a few thousand parameters do not outweigh
+    assert expansion.scratch_bytes() / 2 < seen[0] < expansion.scratch_bytes() + headers
