@@ -1,4 +1,4 @@
-"""Item gradients at a few checkpoints of the centre, on all coordinates: scratch, block by block of items."""
+"""Item gradients at a few checkpoints of the centre, block by block of items: on all coordinates as scratch, or on the sample."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from estimators.rule import global_norm
+from storage import TermStore
 
 from .progress import Progress
 
@@ -33,6 +34,19 @@ def run_anchors(expansion: Expansion, progress: Progress) -> None:
             found = expansion.problem.item_gradients(theta, range(first, min(first + ITEM_BLOCK, count)))
             arrays = {"gradient": found.cpu().numpy(), "norm": global_norm(found)[:, None].cpu().numpy()}
             expansion.anchored.write(expansion.anchored_key(anchor, first), arrays, {})
+            tick()
+
+
+def run_sampled_anchors(expansion: Expansion, terms: TermStore, progress: Progress) -> None:
+    """Write the gradients on the kept coordinates [ITEM_BLOCK, k] and norms of every block that the terms lack."""
+    missing = terms.missing(["gradient", "norm"])
+    with progress("anchors", len(missing)) as tick:
+        for block in missing:
+            theta = expansion.state(expansion.anchors[block.step]).theta
+            found = expansion.problem.item_gradients(theta, range(block.first, block.last))
+            values = {"gradient": found[:, expansion.indices], "norm": global_norm(found)[:, None]}
+            wanted = terms.missing_names(block, ["gradient", "norm"])
+            terms.write(block, {name: values[name].cpu().numpy() for name in wanted})
             tick()
 
 

@@ -135,6 +135,11 @@ class AdjointConfig(_Section):
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
     )
     simulated: int = Field(4, ge=1, description="simulated orders behind the sampling probabilities")
+    control: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether the table of positions is taken on all coordinates as a control variate of a sample of them; auto: "
+        "while it has at most 32768 entries (steps times items), as each takes a step of the rule on all parameters",
+    )
     readouts: ReadOuts = Field(
         ["probe"],
         description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
@@ -153,7 +158,7 @@ class AdjointConfig(_Section):
         return cls.model_validate(ADDED | identity)
 
 
-ADDED = {"products": "difference", "fine": 0, "centre": "mixture", "spacing": "steps"}
+ADDED = {"products": "difference", "fine": 0, "centre": "mixture", "spacing": "steps", "control": "never"}
 """What expansions of earlier versions were made with, which had no such fields."""
 
 

@@ -1,7 +1,8 @@
 """The expansion about the centre: what the adjoint estimator reads, computed stage by stage, each resumable.
 
 Stages: centre (mixture gradients a step), anchors (item gradients at a few checkpoints of the centre), sweep (Hessian-vector
-products, backwards), sample (arithmetic), fold. Whole-size scratch is deleted once the terms are folded out of it.
+products, backwards), sample (arithmetic), fold; without a control variate the anchors come after the sample, on which alone
+their gradients are then kept. Whole-size scratch is deleted once the terms are folded out of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from estimators.state import State
 from storage import CheckpointStore, TermStore
 
 from . import expense
-from .anchoring import ITEM_BLOCK, run_anchors
+from .anchoring import ITEM_BLOCK, run_anchors, run_sampled_anchors
 from .centring import run_centre
 from .config import AdjointConfig
 from .folding import ANCHORED, FOLDED, fold, has_names, term_specs
@@ -36,7 +37,8 @@ from .sampling import draw_sample, expected_coordinates
 from .sweeping import costate_from, run_sweep
 from .training import read_state
 
-SAMPLED = 1 << 13
+SAMPLED, ENTRIES = 1 << 13, 1 << 15
+"""Coordinates of a large model that are kept, and entries of a table up to which it is a control variate, by default."""
 PARTS = (
     "sample",
     *(f"scratch/{part}" for part in ("centre", "gradients", "runs", "anchors", "sweep", "costate", "tamed")),
@@ -172,6 +174,16 @@ class Expansion:
         return self.expected_coordinates >= self.problem.objective.size
 
     @property
+    def controlled(self) -> bool:
+        """Whether a sample of coordinates has a control variate, and item gradients are scratch on all of them."""
+        entries = self.steps * self.problem.config.data.items
+        return (
+            not self.whole
+            and self.config.control != "never"
+            and (self.config.control == "always" or entries <= ENTRIES)
+        )
+
+    @property
     def places_count(self) -> int:
         """How many parameters a step's pooled batch is divided among: those of every run of an ensemble, else one."""
         return self.config.mixture if self.ensemble else 1
@@ -204,13 +216,16 @@ class Expansion:
         drawn = self.sampled.has(0)
         if not drawn or self.terms(create=True).missing():
             self.run_centre(progress)
-            if not drawn or self._lacks(*ANCHORED, *FOLDED[2:]):
+            if self.controlled and (not drawn or self._lacks(*ANCHORED, *FOLDED[2:])):
                 run_anchors(self, progress)
             if not drawn or self._lacks(*FOLDED[1:]):
                 run_sweep(self, progress)
             if not drawn:
                 draw_sample(self)
-            fold(self, self.terms(create=True), progress)
+            terms = self.terms(create=True)
+            if not self.controlled:
+                run_sampled_anchors(self, terms, progress)
+            fold(self, terms, progress)
         shutil.rmtree(self.scratch, ignore_errors=True)
         return self.terms()
 

@@ -51,12 +51,14 @@ def kept_bytes(expansion: Expansion) -> int:
     rows = len(expansion.anchors) * items + (1 + r + expansion.functionals) * (steps + 1)
     width = expansion.problem.objective.start().element_size()
     few = (steps + len(expansion.anchors)) * expansion.fine * items * 8 + len(expansion.anchors) * items * width
-    few += 0 if expansion.whole else steps * expansion.fine * items * (8 + ROWS * width)
+    few += 0 if not expansion.controlled else steps * expansion.fine * items * (8 + ROWS * width)
     return rows * kept * width + 16 * kept + few
 
 
 def anchor_bytes(expansion: Expansion) -> int:
-    """Bytes of scratch of the anchors: item gradients on all coordinates, and their norms."""
+    """Bytes of scratch of the anchors, with a control variate: item gradients on all coordinates, and their norms."""
+    if not expansion.controlled:
+        return 0
     count = len(expansion.anchors) * expansion.problem.config.data.items
     return count * (_vector_bytes(expansion) + expansion.problem.objective.start().element_size())
 
@@ -71,7 +73,7 @@ def centre_bytes(expansion: Expansion) -> int:
 def scratch_bytes(expansion: Expansion) -> int:
     """Bytes of scratch while it is built: the centre, anchors, and weights and costates of the sweep."""
     swept = len(expansion.names) + expansion.functionals + expansion.fine * _state(expansion)
-    control = 0 if expansion.whole else 16 * expansion.fine * expansion.problem.objective.size
+    control = 0 if not expansion.controlled else 16 * expansion.fine * expansion.problem.objective.size
     kept = swept * (expansion.steps + 1) * _vector_bytes(expansion)
     return centre_bytes(expansion) + anchor_bytes(expansion) + kept + control
 

@@ -2,8 +2,9 @@
 
 Beside the adjoint's terms, the table of positions: values [T, r, items] of putting an item at a step, for the r fine read-outs.
 It takes the costate after the step (curvature of all that follows included), the rule's own next state, and item gradients
-interpolated from the anchors, on all coordinates. Where only a sample of them is kept, the same table as the
-adjoint's control variate takes it (`fut.control`), on all coordinates and in weighted sums over the sample.
+interpolated from the anchors. Where a sample of coordinates has a control variate (`fut.control`) the table is of all of them,
+and is also kept as the control variate takes it, on all coordinates and in weighted sums over the sample. Without one it is of
+the sample, weighted by 1/p: unbiased.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def term_specs(expansion: Expansion) -> list[TermSpec]:
     specs = [TermSpec(name, shape, dtype) for name, shape in shapes.items()]
     few = {"positions": (expansion.steps, expansion.fine, n), "left_out": (len(expansion.anchors), expansion.fine, n)}
     specs += [TermSpec(name, shape, "float64") for name, shape in few.items()]
-    if not expansion.whole:
+    if expansion.controlled:
         specs.append(TermSpec("controlled_positions", few["positions"], "float64"))
         specs.append(TermSpec("sampled_positions", (expansion.steps, expansion.fine * ROWS, n), dtype))
     return specs
@@ -129,8 +130,7 @@ class PositionTable:
         if index in (0, len(anchors) - 1):
             return np.zeros((self.expansion.fine, self.expansion.problem.config.data.items))
         rest = [a for a in range(len(anchors)) if a != index]
-        found = self._values(anchors[index], rest) - self._values(anchors[index], range(len(anchors)))
-        return np.ascontiguousarray(found[0])
+        return self._values(anchors[index], rest)[0] - self._values(anchors[index], range(len(anchors)))[0]
 
     def _states(self, step: int) -> StepStates:
         """Of a step, on all coordinates."""
@@ -138,18 +138,34 @@ class PositionTable:
         return StepStates(self.expansion.state(step), self.expansion.state(step + 1), after)
 
     def _values(self, step: int, among: Sequence[int]) -> np.ndarray:
-        """Values [1, r, items] of a step on all coordinates, float64, with gradients from the anchors `among` all; where
-        coordinates are sampled, also as the control variate takes them: [2, r, items]."""
-        problem, states, whole = self.expansion.problem, self._states(step), self.expansion.whole
-        items, fine = problem.config.data.items, self.expansion.fine
-        total = torch.zeros(1 if whole else 2, fine, items, dtype=torch.float64, device=problem.device)
+        """Values [1, r, items] of a step, float64, with gradients from the anchors `among` all: on all coordinates, with a
+        control variate also as that takes them, [2, r, items]; without one on the sample."""
+        if not self.expansion.controlled:
+            return self._of_sample(step, among)
+        problem, states, fine = self.expansion.problem, self._states(step), self.expansion.fine
+        items = problem.config.data.items
+        total = torch.zeros(2, fine, items, dtype=torch.float64, device=problem.device)
         for first in range(0, items, ITEM_BLOCK):
             gradients, block = self._interpolated(step, among, first), slice(first, first + ITEM_BLOCK)
             for here, found in chunked_values(problem.rule, problem.rate(step), states, *gradients):
                 total[0, :, block] += found.sum(-1)
-                if not whole:
-                    total[1, :, block] += self.tamed().part(here)(found).sum(-1)
+                total[1, :, block] += self.tamed().part(here)(found).sum(-1)
         return total.cpu().numpy()
+
+    def _kept_at(self, name: str, among: Sequence[int]) -> Callable[[int], Tensor]:
+        """A term of the kept coordinates at the anchors `among` all of them."""
+        read = self.kept[name].table
+        return lambda a: read(among[a])
+
+    def _of_sample(self, step: int, among: Sequence[int]) -> np.ndarray:
+        """Values [1, r, items] of a step from the kept coordinates, weighted by the inverse of their probabilities."""
+        problem, states = self.expansion.problem, self._states(step).part(self.expansion.indices)
+        anchors, weight = [self.expansion.anchors[a] for a in among], 1.0 / self.expansion.probabilities
+        gradient, norm = (Anchored(anchors, self._kept_at(name, among))(step) for name in ANCHORED)
+        total = torch.zeros(self.expansion.fine, len(gradient), dtype=torch.float64, device=problem.device)
+        for here, found in chunked_values(problem.rule, problem.rate(step), states, gradient, norm.squeeze(-1)):
+            total += (found * weight[here]).sum(-1)
+        return total[None].cpu().numpy()
 
     def _sampled(self, step: int) -> np.ndarray:
         """The weighted sums over every sample [r * samples * sums, items] of a step's values, as they are taken."""

@@ -222,9 +222,12 @@ class Footprint:
         if self.expansion.whole:
             return self.planned(held + self.evaluation)
         m, r, fine = config.simulated, self.swept, self.expansion.fine
-        vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + s * (2 + fine)
+        vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + s * (2 + fine) + 2 * config.mixture
         scores = m * (r + fine) * self.vector + 8 * d * (4 * m * (1 + fine) + r + 8)
-        return self.planned(held + max(self.held_items + vectors * self.vector, scores, self.evaluation))
+        simulated = vectors * self.vector + (
+            self.held_items if self.expansion.controlled else 8 * d * (2 * config.mixture + 3)
+        )
+        return self.planned(held + max(simulated, scores, self.evaluation))
 
     @property
     def held_items(self) -> int:
@@ -235,9 +238,14 @@ class Footprint:
         return min(every, max(2 * rows * self.vector, HELD)) + 3 * rows * self.vector
 
     def anchors(self) -> int:
-        """Anchors: gradients of the last block of items and of this one, then stacked."""
+        """Anchors: gradients of the last block of items and of this one, then stacked, and what is kept of them."""
         rows = min(ITEM_BLOCK, self.problem.config.data.items)
-        held = self.resident + (self.state + 2 * rows) * self.vector
+        kept = (
+            0
+            if self.expansion.controlled
+            else 3 * rows * self.expansion.expected_coordinates * self.theta.element_size()
+        )
+        held = self.resident + (self.state + 2 * rows) * self.vector + kept
         return self.planned(held + max(self.gradient, rows * self.vector))
 
     def fold(self) -> int:
@@ -245,9 +253,12 @@ class Footprint:
         as many as are kept in memory, and a block of them interpolated; the samples' weights and sums."""
         e, items = self.expansion, self.problem.config.data.items
         states = (2 * self.state + 2 * self.state * e.fine + 2) * self.vector
-        states += 0 if e.whole else 32 * e.fine * self.theta.numel()
-        sampled = 0 if e.whole else e.expected_coordinates * (16 * ROWS + 6 * items * self.theta.element_size())
-        return self.planned(self.resident + max(2 * self.swept * self.vector, states + self.held_items + sampled))
+        k, width = e.expected_coordinates, self.theta.element_size()
+        sampled = k * items * width * (2 * len(e.anchors) + 4)  # gradients of the sample, and between its anchors
+        if e.controlled:
+            states += 32 * e.fine * self.theta.numel() + self.held_items
+            sampled += 16 * ROWS * k
+        return self.planned(self.resident + max(2 * self.swept * self.vector, states + sampled))
 
     def reweighting(self, wanted: Sensitivities) -> int:
         """The sweep along the reference run: a step's item gradients, a state, and every read-out's costate and weights."""
@@ -279,7 +290,11 @@ class Footprint:
         gradient = len(self.expansion.anchors) * self.problem.config.data.items * (k + 1)
         row = (self.expansion.steps + 1) * k  # of the centre, and of one read-out's weights
         weight = (1 + self.expansion.functionals) * row
-        control = 0 if self.expansion.whole else 2 * SUMS * (self.expansion.steps * self.problem.config.data.items + k)
+        control = (
+            0
+            if not self.expansion.controlled
+            else 2 * SUMS * (self.expansion.steps * self.problem.config.data.items + k)
+        )
         return width * (gradient + row + weight + max(gradient, weight)) + 8 * control
 
     def pairwise_tables(self, names: Sequence[str]) -> int:

@@ -214,25 +214,24 @@ class Costs:
         centre, anchors = self.problem.config.consumed * config.mixture, len(e.anchors) * self.items
         sweep = e.gradients() - centre - anchors
         scratch = [centre_bytes(e), anchor_bytes(e)]
-        kept = 0 if e.whole else e.expected_coordinates
+        kept, k = e.expected_coordinates, 0 if e.whole else e.expected_coordinates
         pulls = self.steps * config.mixture * 2 * len(e.names) * self.step
-        simulated = (3 + found.swept / 2) * self.steps * config.simulated * self.step if kept else 0.0
-        table = TABLE * self.steps * self.items * e.fine * self.step
-        swept = e.scratch_bytes() - sum(scratch)
-        return [
+        simulated = (3 + found.swept / 2) * self.steps * config.simulated * self.step if k else 0.0
+        share = 1.0 if e.controlled else kept / self.problem.objective.size  # of the coordinates in a table
+        table = TABLE * self.steps * self.items * e.fine * self.step * share
+        anchored = 0 if e.controlled else anchors * kept * found.theta.element_size()
+        swept, sampled = e.scratch_bytes() - sum(scratch), 16 * kept
+        stages = [
             StageCost("adjoint: centre", centre, centre * (self.item + self.step), 0, scratch[0], found.centre()),
-            StageCost("adjoint: anchors", anchors, anchors * self.item, 0, scratch[1], found.anchors()),
             StageCost("adjoint: backward sweep", sweep, sweep * self.item + pulls, 0, swept, found.sweep()),
-            StageCost(
-                "adjoint: sample",
-                0,
-                simulated + (1 + e.places_count) * self.probe,
-                16 * e.expected_coordinates,
-                0,
-                found.sample(),
-            ),
-            StageCost("adjoint: fold", 0, table, e.nbytes() - 16 * e.expected_coordinates, 0, found.fold()),
+            StageCost("adjoint: sample", 0, simulated + (1 + e.places_count) * self.probe, sampled, 0, found.sample()),
+            StageCost("adjoint: fold", 0, table, e.nbytes() - anchored - sampled, 0, found.fold()),
         ]
+        at = 1 if e.controlled else 3  # before the sweep, or on the sample
+        stages.insert(
+            at, StageCost("adjoint: anchors", anchors, anchors * self.item, anchored, scratch[1], found.anchors())
+        )
+        return stages
 
     def reweighting(self) -> StageCost:
         """The expansion about the reference run, which is made on request alone, as configured."""

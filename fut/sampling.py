@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,7 +45,8 @@ def draw_sample(expansion: Expansion) -> None:
         chosen = torch.ones(len(end.theta), dtype=torch.float64)
     else:
         found = simulated_contributions(expansion, expansion.config.simulated)
-        scores = contribution_scores(expansion, found, _keep_tamed(expansion, found))
+        tamed = _keep_tamed(expansion, found) if expansion.controlled else None
+        scores = contribution_scores(expansion, found, tamed)
         probabilities = inclusion_probabilities(scores, expansion.expected_coordinates).cpu()
         indices = poisson_sample(probabilities, expansion.config.seed)
         chosen = probabilities[indices]
@@ -71,7 +73,7 @@ def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
     return arrays
 
 
-def contribution_scores(expansion: Expansion, found: Simulated, tamed: Tamed) -> Tensor:
+def contribution_scores(expansion: Expansion, found: Simulated, tamed: Tamed | None) -> Tensor:
     """E|contribution| of every coordinate [D].
 
     Of a fine read-out what its control variate leaves of it. The mean over read-outs, and as much again for the functionals,
@@ -80,7 +82,7 @@ def contribution_scores(expansion: Expansion, found: Simulated, tamed: Tamed) ->
     fine, readouts, scores = found.table.shape[1], len(expansion.names), []
     for row in range(found.values.shape[1]):
         left = found.values[:, row].double()
-        if row < fine:
+        if row < fine and tamed is not None:
             left -= tamed.share[row] * found.table[:, row]
         score = left.abs().mean(dim=0)
         scores.append(score / score.sum().clamp(min=torch.finfo(score.dtype).tiny))
@@ -111,22 +113,46 @@ class Simulated(NamedTuple):
 
 
 def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
-    """Of random orders, by the replay that estimates them, on all coordinates: no gradient beyond the anchors'."""
-    problem, steps, fine = expansion.problem, expansion.steps, expansion.fine
+    """Of random orders, by the replay that estimates them, on all coordinates; no gradient is computed anew."""
+    problem, steps = expansion.problem, expansion.steps
+    gradients = (
+        _real_gradients(expansion, simulated) if expansion.controlled else _normal_gradients(expansion, simulated)
+    )
+    state, centre = expansion.start().rows(simulated), expansion.state(0)
+    total = torch.zeros(simulated, len(expansion.weight(0)), len(centre.theta), device=problem.device)
+    table = torch.zeros(
+        simulated, expansion.fine if expansion.controlled else 0, len(centre.theta), device=problem.device
+    )
+    for step in range(steps):
+        total += (state.theta - centre.theta)[:, None] * expansion.weight(step)
+        gradient, before = gradients(step), centre
+        centre = expansion.state(step + 1)
+        if expansion.controlled:
+            moved = problem.rule.step(before.rows(simulated), gradient, problem.rate(step))[0]
+            _place(table, expansion.costate(step + 1), moved, centre)
+        state = problem.rule.step(state, gradient, problem.rate(step))[0]
+    return Simulated(total + (state.theta - centre.theta)[:, None] * expansion.weight(steps), table)
+
+
+def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:
+    """Gradients [n, D] of what random orders consume at a step, from the anchors."""
+    problem = expansion.problem
     orders = random_orders(problem.reference, simulated, expansion.config.seed + SIMULATED)
     batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
     gradients = StreamedAnchors(expansion.anchors, AnchoredItems(expansion).rows)
-    state, centre = expansion.start().rows(simulated), expansion.state(0)
-    total = torch.zeros(simulated, len(expansion.weight(0)), len(centre.theta), device=problem.device)
-    table = torch.zeros(simulated, fine, len(centre.theta), device=problem.device)
-    for step in range(steps):
-        total += (state.theta - centre.theta)[:, None] * expansion.weight(step)
-        gradient = gradients.pick(step, batch.at(step))
-        moved = problem.rule.step(centre.rows(simulated), gradient, problem.rate(step))[0]
-        centre = expansion.state(step + 1)
-        _place(table, expansion.costate(step + 1), moved, centre)
-        state = problem.rule.step(state, gradient, problem.rate(step))[0]
-    return Simulated(total + (state.theta - centre.theta)[:, None] * expansion.weight(steps), table)
+    return lambda step: gradients.pick(step, batch.at(step))
+
+
+def _normal_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:
+    """Normal gradients [n, D] around a step's mean, with the spread between items seen along the centre: where item gradients on
+    all coordinates are not kept."""
+    draw, spread = torch.Generator().manual_seed(expansion.config.seed + 1), gradient_spread(expansion)
+
+    def gradients(step: int) -> Tensor:
+        noise = torch.randn((simulated, len(spread)), generator=draw).to(spread)
+        return expansion.gradients_of(step).mean(0) + spread * noise
+
+    return gradients
 
 
 def _place(table: Tensor, costate: State, moved: State, centre: State) -> None:
@@ -135,3 +161,17 @@ def _place(table: Tensor, costate: State, moved: State, centre: State) -> None:
         table[:, row] += slope * (moved.theta - centre.theta)
         for name, buffer in costate.memory.items():
             table[:, row] += buffer[row] * (moved.memory[name] - centre.memory[name])
+
+
+def gradient_spread(expansion: Expansion) -> Tensor:
+    """Standard deviation of item gradients about their step's mean [D], pooled over the window."""
+    previous: Tensor | None = None
+    total = torch.zeros(expansion.problem.objective.size, dtype=torch.float64, device=expansion.problem.device)
+    for step in range(expansion.steps):
+        found = expansion.gradients_of(step).double()
+        if len(found) > 1:
+            total += found.var(0)
+        elif previous is not None:
+            total += (found[0] - previous).square() / 2  # with one item a step, neighbours in time stand in
+        previous = found[0]
+    return (total / expansion.steps).sqrt().to(expansion.problem.objective.dtype)

@@ -20,6 +20,7 @@ from fut.adjoint import Adjoint
 from fut.config import AdjointConfig
 from fut.control import SAMPLES, part_of
 from fut.estimation import raw_estimates
+from fut.expense import anchor_bytes
 from fut.several import SeveralReadOuts
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -115,3 +116,16 @@ def test_estimates_are_bitwise_the_reference_and_alike_in_any_batch(few: Few) ->
     assert together[1][0] == 0
     alone = [raw_estimates(estimator, [order]) for order in orders]
     assert together == ([a[0][0] for a in alone], [a[1][0] for a in alone])
+
+
+@pytest.mark.parametrize(
+    ("control", "entries", "there"), [("auto", 25, True), ("auto", 24, False), ("always", 0, True)]
+)
+def test_large_tables_are_no_control_variates_unless_asked_for(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, control: str, entries: int, there: bool
+) -> None:
+    monkeypatch.setattr("fut.expansion.ENTRIES", entries)
+    expansion = make_run(adjoint={"coordinates": 600, "control": control}, cached=False).expansion()
+    assert expansion.controlled == there
+    assert (anchor_bytes(expansion) > 0) == there
+    assert not make_run(adjoint={"control": "always"}, cached=False).expansion().controlled, "all coordinates are kept"

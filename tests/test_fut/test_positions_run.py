@@ -15,6 +15,7 @@ from estimators.errors import OrderError
 from fut import folding
 from fut.config import AdjointConfig
 from fut.errors import NotCachedError, UsageError
+from fut.estimation import raw_estimates
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 ADJOINT = {"mixture": 2, "curvature": "items"}
@@ -37,6 +38,21 @@ def test_the_table_is_of_all_coordinates_whatever_is_kept(tmp_path: Path, make_r
     run.expand(AdjointConfig(coordinates=600))
     assert len(run.expansion().indices) < run.parameters / 2
     assert np.array_equal(run.positions(), exact)
+
+
+def test_without_a_control_variate_the_table_is_of_the_sample(tmp_path: Path, make_run: MakeRun) -> None:
+    exact = make_run(**FLOAT64).positions()
+    run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
+    run.expand(AdjointConfig(coordinates=1500, control="never"))
+    found = run.positions()
+    assert len(run.expansion().indices) < run.parameters / 2
+    assert run.estimator("adjoint").control is None  # type: ignore[attr-defined]
+    assert not np.array_equal(found, exact)
+    assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.9
+    assert run.info()["adjoint_anchor_error"] > 0
+    losses, variances = raw_estimates(run.estimator("adjoint"), [run.order("reverse")])
+    whole = raw_estimates(make_run(**FLOAT64).estimator("adjoint"), [run.order("reverse")])[0]
+    assert 0 < abs(losses[0] - whole[0]) < 4 * variances[0] ** 0.5
 
 
 def test_the_best_order_beats_the_reference_on_the_table_and_in_truth(tmp_path: Path) -> None:
