@@ -99,7 +99,7 @@ class DualTransition:
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         delta = state.theta - self.centre(step)
-        gathered = state.memory["gathered"] + delta[:, None] * self.weights(step)
+        gathered = torch.addcmul(state.memory["gathered"], delta[:, None], self.weights(step))
         memory = {k: b for k, b in state.memory.items() if k != "gathered"}
         after = self.inner(step, picks, State(state.theta, memory, state.clock))
         return State(after.theta, after.memory | {"gathered": gathered}, after.clock)
