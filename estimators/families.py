@@ -41,7 +41,7 @@ def segment(ranked: Sequence[int], percent: int) -> Places:
 
     Each segment keeps the reference order within, so that scores decide what stands at the two ends of training, and no more.
     """
-    size = round(len(ranked) * percent / 100)
+    size = min(round(len(ranked) * percent / 100), len(ranked) // 2)
     parts = ranked[:size], ranked[size : len(ranked) - size], ranked[len(ranked) - size :]
     return [place for part in parts for place in sorted(part)]
 

@@ -51,6 +51,13 @@ def test_finer_items_fill_the_steps_in_turn_and_keep_their_weights() -> None:
     assert found.entries == (((1, 1.0), (3, 0.5)), ((0, 1.0), (0, 1.0), (4, 2.0)), ((2, 1.0),))
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 8])
+def test_two_halves_of_an_odd_number_hold_every_item_once(count: int) -> None:
+    found = arranged(Order.of(range(count)), [float(-i) for i in range(count)], "segment", 50).tolist()
+    assert sorted(found) == list(range(count))
+    assert found[: count // 2] == list(range(count - count // 2, count))
+
+
 @given(
     st.lists(st.floats(-10, 10), min_size=2, max_size=40),
     st.sampled_from([*FAMILIES, "sort"]),
