@@ -157,10 +157,10 @@ def estimated(
     if calibration is None:
         sampling = f"; its sampling error over coordinates alone is {variance**0.5:.2g} {readout.unit}".rstrip()
         why = IN_PLACE if estimator.partition(":")[0] == "reweighting" else UNCALIBRATED
-        first = f"; on the real runs that it is made of it errs by {own_error or 0:.2g} {readout.unit}".rstrip()
-        proxies = (first + " (standard deviation, a common offset aside)") * (own_error is not None) + sampling * (
-            variance > 0
-        )
+        first = f"; on the few real runs that it is made of it errs by {own_error or 0:.2g} {readout.unit}".rstrip()
+        proxies = (first + " (standard deviation, a common offset aside), on others rather by more") * (
+            own_error is not None
+        ) + sampling * (variance > 0)
         note = BASELINE if estimator == "reference" else why + proxies
         return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
     corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)

@@ -238,7 +238,10 @@ def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make
     assert error > 0
     assert f"off by {error:.2g} nats/token (standard deviation) on the 3 runs" in cli("info", run.path).out
     estimate = run.estimate(["reverse"], known=False, calibrated=False)[0]
-    assert f"on the real runs that it is made of it errs by {error:.2g} nats/token (standard deviation" in estimate.note
+    assert (
+        f"on the few real runs that it is made of it errs by {error:.2g} nats/token (standard deviation"
+        in estimate.note
+    )
     assert "errs by" not in make_run(adjoint={"mixture": 2}).estimate(["reverse"], known=False)[0].note, "mirror images"
     alone = fut.train(tmp_path / "run", small_config(adjoint={"centre": "mixture"}), device="cpu")
     alone.cache(["adjoint"])
