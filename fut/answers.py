@@ -155,17 +155,22 @@ def estimated(
     if not math.isfinite(loss):
         return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED, **asked)
     if calibration is None:
-        sampling = f"; its sampling error over coordinates alone is {variance**0.5:.2g} {readout.unit}".rstrip()
-        why = IN_PLACE if estimator.partition(":")[0] == "reweighting" else UNCALIBRATED
-        first = f"; on the few real runs that it is made of it errs by {own_error or 0:.2g} {readout.unit}".rstrip()
-        proxies = (first + " (standard deviation, a common offset aside), on others rather by more") * (
-            own_error is not None
-        ) + sampling * (variance > 0)
-        note = BASELINE if estimator == "reference" else why + proxies
+        note = BASELINE if estimator == "reference" else _uncalibrated(estimator, variance, readout.unit, own_error)
         return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
     corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)
     note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
     return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
+
+
+def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float | None) -> str:
+    """Why there is no interval, and what is known of the error without one."""
+    parts = [IN_PLACE if estimator.partition(":")[0] == "reweighting" else UNCALIBRATED]
+    if own_error is not None:
+        off = f"on the few real runs that it is made of it errs by {own_error:.2g} {unit}".rstrip()
+        parts.append(f"{off} (standard deviation, a common offset aside), on others rather by more")
+    if variance:
+        parts.append(f"its sampling error over coordinates alone is {variance**0.5:.2g} {unit}".rstrip())
+    return "; ".join(parts)
 
 
 def known_truth(order: Order, estimator: str, loss: float, reference: float, readout: ReadOut) -> Estimate:
