@@ -14,6 +14,8 @@ from estimators.order import Order
 from estimators.positions import look_up
 from estimators.replay import OrderBatch
 
+from .errors import NotCachedError
+
 if TYPE_CHECKING:
     from .expansion import Expansion
 
@@ -82,10 +84,18 @@ class Control:
 
 
 def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | None:
-    """The control variate of a read-out; None where all coordinates are kept, or where there is no table to know it by."""
+    """The control variate of a read-out; None where the expansion has none: all coordinates are kept, or no table of them.
+
+    NotCachedError where blocks of it are missing: estimates without it would be others, and not those that were calibrated.
+    """
     terms, names = expansion.terms(), ("controlled_positions", "sampled_positions")
-    if not set(names) <= {spec.name for spec in terms.specs} or row >= expansion.fine or terms.missing(list(names)):
+    if not set(names) <= {spec.name for spec in terms.specs} or row >= expansion.fine:
         return None
+    if missing := terms.missing(list(names)):
+        raise NotCachedError(
+            f"adjoint: expected a complete control variate, got {len(missing)} blocks missing; run `fut cache` on "
+            f"{expansion.directory.parent}"
+        )
     first = SUMS * (len(SAMPLES) * row + SAMPLES.index(sample))
 
     def tables(name: str, rows: list[int]) -> Tensor:

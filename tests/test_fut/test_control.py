@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from fut import sampling
 from fut.adjoint import Adjoint
 from fut.config import AdjointConfig
 from fut.control import SAMPLES, part_of
+from fut.errors import NotCachedError
 from fut.estimation import raw_estimates
 from fut.expense import anchor_bytes
 from fut.several import SeveralReadOuts
@@ -129,3 +131,20 @@ def test_large_tables_are_no_control_variates_unless_asked_for(
     assert expansion.controlled == there
     assert (anchor_bytes(expansion) > 0) == there
     assert not make_run(adjoint={"control": "always"}, cached=False).expansion().controlled, "all coordinates are kept"
+
+
+@pytest.mark.parametrize("name", ["controlled_positions", "sampled_positions"])
+def test_a_damaged_control_variate_is_not_done_without(few: Few, tmp_path: Path, name: str) -> None:
+    path = Path(shutil.copytree(few.run.path, tmp_path / "own"))
+    run = fut.open(path, device="cpu")
+    expected = run.estimate(["reverse"], known=False)[0].loss
+    chunk = next(p for p in (path / f"adjoint/terms/arrays/{name}/c").rglob("*") if p.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    run = fut.open(path, device="cpu")
+    assert run.repair() == 1
+    with pytest.raises(NotCachedError, match="control variate, got 1 blocks missing"):
+        run.estimate(["reverse"], known=False)
+    run.cache(["adjoint"])
+    assert run.estimate(["reverse"], known=False)[0].loss == expected
