@@ -24,6 +24,7 @@ from estimators.order import Order
 from estimators.replay import Listener, RuleTransition, replay
 from estimators.state import State
 
+from .bending import Bend, bend_of
 from .control import SUMS, Control, Half, control_of, part_of
 from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference, expansion_of, one_of
@@ -42,14 +43,14 @@ class Adjoint(Estimator):
     The estimate is phi(theta_T) + [a(order) - a(reference order)], where a is the dual-weighted read-out about the centre
     and phi(theta_T) the read-out's true value at the reference endpoint: the reference order, and any order that trains on
     the same content, gives the reference exactly. For the expansion's first read-out a holds the quadratic term as well,
-    ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> that are estimated as the read-out itself is (`fut.functionals`),
-    corrected by those of true displacements, of the reference run and of an ensemble's own runs (`_response`): uncorrected, a
-    common error of c_j would be multiplied by c_j.
+    ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> (`fut.functionals`) that are looked up (`fut.bending`), corrected by
+    those of true displacements, of the reference run and of an ensemble's own runs (`_response`): uncorrected, a common error
+    of c_j would be multiplied by c_j.
 
     Where coordinates are sampled, the linear part has the table of positions for a control variate (`fut.control`).
 
-    A *position* is what an order adds to the reference order's: partial sums over sampled coordinates of the linear part and of
-    the m functionals, and of what their sampling variances are known from, then what the control variate adds.
+    A *position* is what an order adds to the reference order's: partial sums over sampled coordinates of the linear part, and of
+    what its sampling variance is known from; then what the control variate adds, and the m functionals.
 
     reading: `quadratic` (the default where there are functionals), or `linear`, without them. sample: `first` or `second` for
     one of two independent halves of the sampled coordinates, so that what was chosen by one can be judged by the other; both
@@ -71,8 +72,7 @@ class Adjoint(Estimator):
                 f"adjoint: expected an expansion with functionals of `{reference.readout.name}` for a quadratic reading, got "
                 "none; set adjoint.functionals, name that read-out first, and cache anew"
             )
-        first = len(self.expansion.names)
-        self.rows = [self.row, *range(first, first + self.functionals)]
+        self.rows = [self.row]
 
     @cached_property
     def _part(self) -> tuple[Tensor | None, Tensor]:
@@ -95,6 +95,11 @@ class Adjoint(Estimator):
         """The linear part's control variate; None where there is none."""
         return control_of(self.expansion, self.row, self.sample)
 
+    @cached_property
+    def bend(self) -> Bend | None:
+        """The functionals of orders; None for a linear reading."""
+        return bend_of(self.expansion, self.sample) if self.functionals else None
+
     @property
     def sampled(self) -> bool:
         """Whether an estimate has a sampling error over coordinates."""
@@ -107,7 +112,7 @@ class Adjoint(Estimator):
 
     @cached_property
     def _tables(self) -> dict[str, Tensor]:
-        """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row and functionals."""
+        """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row."""
         return self._common | self._read({"weight": self.rows})
 
     def _read(self, rows: dict[str, list[int] | None]) -> dict[str, Tensor]:
@@ -144,6 +149,8 @@ class Adjoint(Estimator):
 
     def ready(self) -> None:
         assert self._tables
+        assert self.control is None or self.control.table.numel()
+        assert self.bend is None or self.bend.table.numel()
 
     def width(self) -> int:
         return 2 * len(self.indices)
@@ -167,7 +174,7 @@ class Adjoint(Estimator):
     def _blocks(self, orders: int, rows: int = 1) -> list[slice]:
         """Coordinates replayed together: as many as stay in a core's cache, all where clipping needs the whole norm.
 
-        Whole runs of MINIMUM coordinates, over which functionals are summed first: the sums do not depend on the blocks.
+        Whole runs of MINIMUM coordinates, which are summed first: the sums do not depend on the blocks.
         """
         size = len(self.indices)
         width = MINIMUM * max(1, CACHED // (orders * MINIMUM * (1 + (rows - 1) // 4)))
@@ -188,15 +195,12 @@ class Adjoint(Estimator):
         self.require_length(orders)
         values, spreads = [], []
         for block, found in self._contributions(orders, listener):
-            found = (found - self._reference[:, block]).double()
-            linear = self._sums(found[:, :1], block, self.control)
-            others = partial_sums(found[:, 1:], self.probabilities[block], MINIMUM)
-            values.append(torch.cat([linear[0], others[0]], dim=1))
-            spreads.append(torch.cat([linear[1], others[1]], dim=1))
+            sums = self._sums((found - self._reference[:, block]).double(), block, self.control)
+            values.append(sums[0])
+            spreads.append(sums[1])
         parts = [torch.cat(part, dim=-1).flatten(1) for part in (values, spreads)]
-        return torch.cat(
-            parts if self.control is None else [*parts, self.control.looked_up(self.batch(orders))], dim=-1
-        )
+        batch = self.batch(orders)
+        return torch.cat([*parts, *(t.looked_up(batch) for t in (self.control, self.bend) if t is not None)], dim=-1)
 
     def _sums(self, found: Tensor, block: slice, control: Control | None) -> tuple[Tensor, Tensor]:
         """Partial sums [n, 1, C] of contributions [n, 1, k], and what their variance is known from: the variance of each
@@ -207,9 +211,9 @@ class Adjoint(Estimator):
     def _contributions(
         self, orders: Sequence[Order], listener: Listener | None = None, rows: Rows = ALL
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Block by block, what its coordinates contribute to the linear part and to the functionals: [n, 1 + m, width].
+        """Block by block, what its coordinates contribute to the linear part [n, 1, width].
 
-        rows: of the weights that are in memory, in place of these; [n, rows, width].
+        rows: of the weights that are in memory; [n, rows, width].
         """
         steps = self.problem.config.steps
         start, batch = self._start, self.batch(orders)
@@ -228,7 +232,7 @@ class Adjoint(Estimator):
 
     @cached_property
     def _reference(self) -> Tensor:
-        """Contributions of the reference order [1 + m, k]."""
+        """Contributions of the reference order [rows, k]."""
         return torch.cat([found[0] for _, found in self._contributions([self.problem.reference])], dim=-1)
 
     @property
@@ -236,21 +240,18 @@ class Adjoint(Estimator):
         """Rows of a position that the linear part's variance is known from."""
         return 1 if self.control is None else len(self.control.weights)
 
-    def _summed(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of the linear part and of the functionals [1 + m], and what their variances are known from [rows + m]."""
-        m, rows, extra = self.functionals, self._known_from, 0 if self.control is None else SUMS
-        size = len(position) - extra
-        sums = position[:size].view(1 + m + rows + m, -1).sum(-1)
-        values, known = sums[: 1 + m], sums[1 + m :]
-        if extra:
-            values[0] += position[size]
-            known[:rows] += position[size + 1 :]
-        return values, known
+    def _summed(self, position: Tensor) -> Tensor:
+        """The sum of the linear part, then what its variance is known from: [1 + rows], float64."""
+        extra, last = 0 if self.control is None else SUMS, 0 if self.bend is None else self.bend.sums
+        size = len(position) - extra - last
+        sums = position[:size].view(1 + self._known_from, -1).sum(-1)
+        return sums + position[size : size + extra] if extra else sums
 
-    def _functionals(self, position: Tensor) -> Tensor:
-        """What an order adds to the functionals, and the sampling variances of that: [2, m], float64."""
-        values, known = self._summed(position)
-        return torch.stack([values[1:], known[self._known_from :]])
+    def _functionals(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """What an order adds to the functionals [m], and with random signs, where coordinates are sampled [m, signs]; float64."""
+        if self.bend is None:
+            return torch.zeros(0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64)
+        return self.bend.split(position[-self.bend.sums :])
 
     @cached_property
     def _response(self) -> tuple[Tensor, Tensor, float]:
@@ -260,10 +261,9 @@ class Adjoint(Estimator):
         of true on estimated values, in common for all functionals, between 0 and 1. A functional that cannot be told is read
         as the same for all orders, and not squared. Without an ensemble, gain 1 about the reference run.
         """
-        known = self.expansion.bend[0][: self.functionals]
-        own = self.expansion.own_bend[:, : self.functionals]
+        known, own = self.expansion.bend[0], self.expansion.own_bend
         nothing = torch.zeros_like(known)
-        if len(own) < 2 or not self.functionals:
+        if len(own) < 2:
             return known, nothing, 1.0
         added = [self._functionals(p)[0] for p in self._members]
         true, guess = torch.stack([known, *own]), torch.stack([nothing, *added])
@@ -274,15 +274,19 @@ class Adjoint(Estimator):
 
     def _quadratic(self, position: Tensor) -> tuple[float, float]:
         """½ sum_j s_j c_j² beyond the reference order's, and its sampling variance to first order."""
-        added, variances = self._functionals(position)
+        added, signed = self._functionals(position)
+        if not len(added):
+            return 0.0, 0.0
         mean, origin, gain = self._response
-        signs, nothing = self.expansion.bend[1][: self.functionals], torch.zeros_like(mean)
+        signs, nothing = self.expansion.bend[1], torch.zeros_like(mean)
         values, base = mean + gain * (added - origin), mean - gain * origin
-        change = quadratic_part(values, gain**2 * variances, signs) - quadratic_part(base, nothing, signs)
-        return change, (values.square() * gain**2 * variances).sum().item()
+        if not signed.numel():
+            return quadratic_part(values, nothing, signs) - quadratic_part(base, nothing, signs), 0.0
+        change = quadratic_part(values, gain**2 * signed_variance(signed), signs) - quadratic_part(base, nothing, signs)
+        return change, signed_variance(gain * (signs * values) @ signed).item()
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.reference.loss + self._summed(p)[0][0].item() + self._quadratic(p)[0] for p in positions]
+        return [self.reference.loss + self._summed(p)[0].item() + self._quadratic(p)[0] for p in positions]
 
     @cached_property
     def _members(self) -> Tensor:
@@ -309,7 +313,7 @@ class Adjoint(Estimator):
         return [self._linear_variance(p) + self._quadratic(p)[1] for p in positions]
 
     def _linear_variance(self, position: Tensor) -> float:
-        known = self._summed(position)[1][: self._known_from]
+        known = self._summed(position)[1:]
         return (known.sum() if self.control is None else signed_variance(known)).item()
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:

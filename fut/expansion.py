@@ -271,6 +271,10 @@ class Expansion:
         """w_t [r, D], and the read-outs' slopes for step T; scratch."""
         return torch.from_numpy(self.swept.read_array(step, "weight")).to(self.problem.device)
 
+    def injection(self, step: int) -> Tensor:
+        """Sensitivities of the functionals to a gradient injected at a step [m, D]; scratch."""
+        return torch.from_numpy(self.swept.read_array(step, "injection")).to(self.problem.device)
+
     def costate(self, step: int) -> State:
         """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)

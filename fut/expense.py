@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .bending import sums_of
 from .control import ROWS
 from .difference import check_cost
 from .functionals import bend_cost
@@ -48,9 +49,10 @@ def kept_bytes(expansion: Expansion) -> int:
     """Bytes that stay on disk, before compression."""
     kept, steps = expansion.expected_coordinates, expansion.steps
     items, r = expansion.problem.config.data.items, len(expansion.names)
-    rows = len(expansion.anchors) * items + (1 + r + expansion.functionals) * (steps + 1)
+    rows = len(expansion.anchors) * items + (1 + r) * (steps + 1)
     width = expansion.problem.objective.start().element_size()
     few = (steps + len(expansion.anchors)) * expansion.fine * items * 8 + len(expansion.anchors) * items * width
+    few += steps * expansion.functionals * sums_of(expansion) * items * 8
     few += 0 if not expansion.controlled else steps * expansion.fine * items * (8 + ROWS * width)
     return rows * kept * width + 16 * kept + few
 

@@ -4,7 +4,7 @@ Beside the adjoint's terms, the table of positions: values [T, r, items] of putt
 It takes the costate after the step (curvature of all that follows included), the rule's own next state, and item gradients
 interpolated from the anchors. Where a sample of coordinates has a control variate (`fut.control`) the table is of all of them,
 and is also kept as the control variate takes it, on all coordinates and in weighted sums over the sample. Without one it is of
-the sample, weighted by 1/p: unbiased.
+the sample, weighted by 1/p: unbiased. So is the table of the functionals (`fut.bending`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from estimators.positions import StepStates, chunked_values
 from storage import Block, TermSpec, TermStore
 
 from .anchoring import ITEM_BLOCK, AnchoredItems
+from .bending import sample_weighted, sums_of, weighted_by
 from .control import ROWS, all_weights
 from .progress import Progress, silent
 from .sampling import tamed_tables
@@ -30,25 +31,27 @@ if TYPE_CHECKING:
     from .expansion import Expansion
 
 ANCHORED = ("gradient", "norm")
-FOLDED = ("centre", "weight", "positions", "controlled_positions", "sampled_positions", "left_out")
+FOLDED = ("centre", "weight", "positions", "controlled_positions", "sampled_positions", "left_out", "functionals")
 """Terms that are folded first, since a table on the sample reads them, and then."""
 
 
 def term_specs(expansion: Expansion) -> list[TermSpec]:
-    """The terms of an expansion: weights of read-outs, then of functionals, and their slopes as those of step T.
+    """The terms of an expansion: weights of read-outs, and their slopes as those of step T.
 
-    Positions, and what leaving an anchor out does to them, are in double precision, as they are few.
+    Positions, what leaving an anchor out does to them, and functionals are in double precision, as they are few.
     """
     k, n, r = len(expansion.indices), expansion.problem.config.data.items, len(expansion.names)
     shapes = {
         "gradient": (len(expansion.anchors), n, k),
         "norm": (len(expansion.anchors), n, 1),
-        "weight": (expansion.steps + 1, r + expansion.functionals, k),
+        "weight": (expansion.steps + 1, r, k),
         "centre": (expansion.steps + 1, 1, k),
     }
     dtype = expansion.problem.config.model.dtype
     specs = [TermSpec(name, shape, dtype) for name, shape in shapes.items()]
     few = {"positions": (expansion.steps, expansion.fine, n), "left_out": (len(expansion.anchors), expansion.fine, n)}
+    if expansion.functionals:
+        few["functionals"] = (expansion.steps, expansion.functionals * sums_of(expansion), n)
     specs += [TermSpec(name, shape, "float64") for name, shape in few.items()]
     if expansion.controlled:
         specs.append(TermSpec("controlled_positions", few["positions"], "float64"))
@@ -70,6 +73,7 @@ def fold(expansion: Expansion, terms: TermStore, progress: Progress = silent) ->
         "controlled_positions": lambda b: table.row(b.step)[1, b.first : b.last],
         "sampled_positions": lambda b: table.sampled(b.step)[b.first : b.last],
         "left_out": lambda b: table.left_out(b.step)[b.first : b.last],
+        "functionals": lambda b: table.functionals(b.step)[b.first : b.last],
     }
     parts = [has_names(terms, names) for names in (ANCHORED, FOLDED)]
     with progress("fold", sum(len(terms.missing(names)) for names in parts)) as tick:
@@ -106,6 +110,7 @@ class PositionTable:
         self.expansion = expansion
         self.row = lru_cache(maxsize=1)(lambda step: self._values(step, range(len(expansion.anchors))))
         self.left_out, self.sampled = lru_cache(maxsize=1)(self._left_out), lru_cache(maxsize=1)(self._sampled)
+        self.functionals = lru_cache(maxsize=1)(self._functionals)
         self.items = AnchoredItems(expansion)
 
         def reader(name: str) -> Callable[[int], Tensor]:
@@ -166,6 +171,16 @@ class PositionTable:
         for here, found in chunked_values(problem.rule, problem.rate(step), states, gradient, norm.squeeze(-1)):
             total += (found * weight[here]).sum(-1)
         return total[None].cpu().numpy()
+
+    def _functionals(self, step: int) -> np.ndarray:
+        """What items add to the functionals [m * sums, items] at a step, float64: on all coordinates, or on the sample."""
+        injection, items = self.expansion.injection(step), self.expansion.problem.config.data.items
+        if not self.expansion.controlled:
+            weighted = sample_weighted(self.expansion, injection[:, self.expansion.indices])
+            return weighted_by(weighted, self.kept["gradient"](step)).cpu().numpy()
+        anchors = range(len(self.expansion.anchors))
+        blocks = [self._interpolated(step, anchors, first)[0] for first in range(0, items, ITEM_BLOCK)]
+        return torch.cat([weighted_by(injection, gradients) for gradients in blocks], dim=1).cpu().numpy()
 
     def _sampled(self, step: int) -> np.ndarray:
         """The weighted sums over every sample [r * samples * sums, items] of a step's values, as they are taken."""

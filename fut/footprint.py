@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from . import derivatives
+from .adjoint import CACHED, MINIMUM
 from .anchoring import HELD, ITEM_BLOCK
+from .bending import sums_of
 from .config import AdjointConfig, CacheConfig
 from .control import ROWS, SUMS
 from .estimation import batch_size
@@ -221,7 +223,8 @@ class Footprint:
         held = self.resident + (s + runs) * self.vector
         if self.expansion.whole:
             return self.planned(held + self.evaluation)
-        m, r, fine = config.simulated, self.swept, self.expansion.fine
+        m, fine = config.simulated, self.expansion.fine
+        r = len(self.expansion.names) if self.expansion.controlled else self.swept
         vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + s * (2 + fine) + 2 * config.mixture
         scores = m * (r + fine) * self.vector + 8 * d * (4 * m * (1 + fine) + r + 8)
         simulated = vectors * self.vector + (
@@ -289,13 +292,10 @@ class Footprint:
         k, width = self.expansion.expected_coordinates, self.theta.element_size()
         gradient = len(self.expansion.anchors) * self.problem.config.data.items * (k + 1)
         row = (self.expansion.steps + 1) * k  # of the centre, and of one read-out's weights
-        weight = (1 + self.expansion.functionals) * row
-        control = (
-            0
-            if not self.expansion.controlled
-            else 2 * SUMS * (self.expansion.steps * self.problem.config.data.items + k)
-        )
-        return width * (gradient + row + weight + max(gradient, weight)) + 8 * control
+        entries = self.expansion.steps * self.problem.config.data.items
+        bend = 2 * self.expansion.functionals * sums_of(self.expansion) * entries
+        control = 0 if not self.expansion.controlled else 2 * SUMS * (entries + k)
+        return width * (gradient + 2 * row + max(gradient, row)) + 8 * (control + bend)
 
     def pairwise_tables(self, names: Sequence[str]) -> int:
         """Bytes of the named terms of the checkpoints that are in memory at once."""
@@ -303,13 +303,15 @@ class Footprint:
         return TABLES_KEPT * self.theta.element_size() * sum(sizes[n] for n in names)
 
     def adjoint_query(self, orders: int) -> int:
-        """The adjoint: all its tables, and for every order of a batch a position, its state and sums in double precision."""
-        k = self.expansion.expected_coordinates
+        """The adjoint: all its tables, and for every order of a batch the states and sums of a block of coordinates, the latter
+        in double precision, and a position."""
+        k, width = self.expansion.expected_coordinates, self.theta.element_size()
         batch = min(orders, batch_size(2 * k))
-        positions = batch * k * (3 * self.theta.element_size() + 24) + 24 * k
-        positions += (
-            2 * (1 + self.expansion.functionals) * k * self.theta.element_size()
-        )  # those of the reference order
+        block = k if self.problem.rule.clip is not None else min(k, max(MINIMUM, CACHED // batch))
+        positions = (
+            batch * (block * ((2 * self.state + 1) * width + 24) + 8 * (2 * SUMS * k // MINIMUM + SUMS)) + 24 * k
+        )
+        positions += 2 * k * width  # that of the reference order
         opened = self.resident + self.state * self.vector
         return self.planned(opened + max(self.evaluation, self.adjoint_tables() + positions))
 

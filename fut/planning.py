@@ -216,7 +216,8 @@ class Costs:
         scratch = [centre_bytes(e), anchor_bytes(e)]
         kept, k = e.expected_coordinates, 0 if e.whole else e.expected_coordinates
         pulls = self.steps * config.mixture * 2 * len(e.names) * self.step
-        simulated = (3 + found.swept / 2) * self.steps * config.simulated * self.step if k else 0.0
+        rows = len(e.names) if e.controlled else found.swept
+        simulated = (3 + rows / 2) * self.steps * config.simulated * self.step if k else 0.0
         share = 1.0 if e.controlled else kept / self.problem.objective.size  # of the coordinates in a table
         table = TABLE * self.steps * self.items * e.fine * self.step * share
         anchored = 0 if e.controlled else anchors * kept * found.theta.element_size()

@@ -59,11 +59,12 @@ def draw_sample(expansion: Expansion) -> None:
 def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
     """Functionals of true displacements from the centre's end, and their signs; read-outs of an ensemble's own runs."""
     arrays = dict[str, np.ndarray]()
-    functionals = expansion.weight(expansion.steps)[len(expansion.names) :].double()
     if expansion.functionals:
         assert expansion.end is not None
+        read = expansion.swept.read_array
+        functionals = torch.from_numpy(read(expansion.steps, "functional")).to(centre).double()
         known = functionals @ (expansion.end() - centre).double()
-        arrays |= {"signs": expansion.swept.read_array(expansion.steps, "signs"), "known": known.cpu().numpy()}
+        arrays |= {"signs": read(expansion.steps, "signs"), "known": known.cpu().numpy()}
     if expansion.ensemble:
         ends = read_state(expansion.runs, expansion.steps, expansion.problem.device).theta
         (first,) = make_readouts(expansion.problem, expansion.names[:1], expansion.user)
@@ -76,8 +77,8 @@ def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
 def contribution_scores(expansion: Expansion, found: Simulated, tamed: Tamed | None) -> Tensor:
     """E|contribution| of every coordinate [D].
 
-    Of a fine read-out what its control variate leaves of it. The mean over read-outs, and as much again for the functionals,
-    each scaled to a total of 1 first, so that none counts more for being in larger units.
+    Of a fine read-out what its control variate leaves of it. The mean over read-outs, and as much again for functionals whose
+    table is of the sample, each scaled to a total of 1 first, so that none counts more for being in larger units.
     """
     fine, readouts, scores = found.table.shape[1], len(expansion.names), []
     for row in range(found.values.shape[1]):
@@ -105,8 +106,8 @@ def _keep_tamed(expansion: Expansion, found: Simulated) -> Tamed:
 
 
 class Simulated(NamedTuple):
-    """Contributions of every coordinate to n simulated orders' read-outs and functionals, values [n, r + m, D], and to their
-    entries in the table of positions, for the fine read-outs [n, fine, D]."""
+    """Contributions of every coordinate to n simulated orders: to their read-outs and, without a control variate, functionals,
+    values [n, r + m, D]; with one, to their entries in the table of positions, for the fine read-outs [n, fine, D]."""
 
     values: Tensor
     table: Tensor
@@ -119,19 +120,23 @@ def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
         _real_gradients(expansion, simulated) if expansion.controlled else _normal_gradients(expansion, simulated)
     )
     state, centre = expansion.start().rows(simulated), expansion.state(0)
-    total = torch.zeros(simulated, len(expansion.weight(0)), len(centre.theta), device=problem.device)
+    r, m = len(expansion.names), 0 if expansion.controlled else expansion.functionals
+    total = torch.zeros(simulated, r + m, len(centre.theta), device=problem.device)
     table = torch.zeros(
         simulated, expansion.fine if expansion.controlled else 0, len(centre.theta), device=problem.device
     )
     for step in range(steps):
-        total += (state.theta - centre.theta)[:, None] * expansion.weight(step)
+        total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.weight(step)
         gradient, before = gradients(step), centre
+        if m:
+            total[:, r:] += (gradient - expansion.gradients_of(step).mean(0))[:, None] * expansion.injection(step)
         centre = expansion.state(step + 1)
         if expansion.controlled:
             moved = problem.rule.step(before.rows(simulated), gradient, problem.rate(step))[0]
             _place(table, expansion.costate(step + 1), moved, centre)
         state = problem.rule.step(state, gradient, problem.rate(step))[0]
-    return Simulated(total + (state.theta - centre.theta)[:, None] * expansion.weight(steps), table)
+    total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.weight(steps)
+    return Simulated(total, table)
 
 
 def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:

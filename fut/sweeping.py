@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 
 def run_sweep(expansion: Expansion, progress: Progress) -> None:
-    """Write every step's weights [r + m, D] and fine read-outs' costates; of the whole costates the latest is kept."""
+    """Write every step's weights of the read-outs [r, D], injections of the functionals [m, D], and fine read-outs' costates; of
+    the whole costates the latest is kept."""
     done = min(expansion.latest.steps(), default=None)
     costate = _start(expansion) if done is None else _whole(expansion, done)
     sweep = _sweep(expansion)
     with progress("backward sweep", expansion.steps if done is None else done) as tick:
         for found in sweep.backward(costate, (expansion.steps if done is None else done) - 1):
-            _write(expansion, found.step, found.weight, found.costate)
+            held = len(expansion.names)
+            arrays = {"weight": found.weight[:held], "injection": found.injection[held:]}
+            _write(expansion, found.step, found.costate, arrays)
             tick()
 
 
@@ -62,21 +65,20 @@ def _start(expansion: Expansion) -> State:
     """The costate at the end: slopes of the read-outs, and functionals of the first of them."""
     theta = expansion.state(expansion.steps).theta
     readouts = make_readouts(expansion.problem, expansion.names, expansion.user)
-    slopes, signs = torch.stack([r.gradient(theta) for r in readouts]), torch.zeros(0, dtype=torch.float64)
+    slopes = torch.stack([r.gradient(theta) for r in readouts])
+    arrays = {"weight": slopes, "difference_error": torch.tensor([difference_error(expansion, theta, slopes[0])])}
     if expansion.functionals:
-        found, signs = principal_functionals(expansion, readouts[0], expansion.functionals)
-        slopes = torch.cat([slopes, found])
-    more = {"signs": signs.numpy()} if len(signs) else {}
-    more["difference_error"] = np.array([difference_error(expansion, theta, slopes[0])])
+        arrays["functional"], arrays["signs"] = principal_functionals(expansion, readouts[0], expansion.functionals)
+        slopes = torch.cat([slopes, arrays["functional"]])
     costate = _sweep(expansion).start(slopes)
-    _write(expansion, expansion.steps, slopes, costate, **more)
+    _write(expansion, expansion.steps, costate, arrays)
     return costate
 
 
-def _write(expansion: Expansion, step: int, weight: Tensor, costate: State, **more: np.ndarray) -> None:
+def _write(expansion: Expansion, step: int, costate: State, arrays: dict[str, Tensor]) -> None:
     """A step's results, then the whole costate, then away with the one before: killed anywhere, the step is done again."""
     kept = _packed(State(costate.theta[: expansion.fine], _first(costate, expansion.fine), {}))
-    expansion.swept.write(step, {"weight": weight.cpu().numpy()} | kept | more, {}, replace=True)
+    expansion.swept.write(step, {name: found.cpu().numpy() for name, found in arrays.items()} | kept, {}, replace=True)
     expansion.latest.write(step, _packed(costate), {}, replace=True)
     if expansion.latest.has(step + 1):
         expansion.latest.remove(step + 1)

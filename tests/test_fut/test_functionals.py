@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from conftest import MakeRun
+from small import MakeRun, flip, small_config
 from torch import Tensor
 
+import fut
 from estimators.adjoint import Anchored, inclusion_probabilities, partial_sums, poisson_sample, quadratic_part
-from estimators.order import random_order
+from estimators.control import signed_variance
+from estimators.order import Order, random_order
 from fut import derivatives, functionals
 from fut.adjoint import MINIMUM, Adjoint
-from fut.errors import UsageError
+from fut.bending import bend_of
+from fut.config import AdjointConfig
+from fut.errors import NotCachedError, UsageError
 from fut.expansion import Expansion
 from fut.functionals import principal_functionals, simulated_displacements
 from fut.readouts import make_readouts
+from storage import TermStore
 
 FLOAT64 = {"model": {"dtype": "float64"}}
 
@@ -60,19 +67,19 @@ def test_the_strongest_directions_come_first(make_run: MakeRun, kept: None) -> N
     assert shares[0] > shares[1] > shares[2]
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("ensemble", 1e-3), ("ensemble", 0.3), ("mixture", 1e-3)])
-def test_the_estimate_is_the_linear_one_and_half_the_squares(make_run: MakeRun, kind: str, rate: float) -> None:
-    run = make_run(**FLOAT64, adjoint={"functionals": 3, "centre": kind}, schedule={"rate": rate})
-    run.cache(["adjoint"])
+@pytest.mark.parametrize(("kind", "rate"), [("ensemble", 1e-3), ("ensemble", 0.03), ("mixture", 1e-3)])
+def test_the_estimate_is_the_linear_one_and_half_the_squares(
+    make_run: MakeRun, kept: None, kind: str, rate: float
+) -> None:
+    run = make_run(**FLOAT64, adjoint={"functionals": 4, "centre": kind}, schedule={"rate": rate})
     order = random_order(run.reference, 5)
     expansion = run.expansion()
     found = [slow_functionals(run, o) for o in (order, run.reference)]
-    terms = expansion.terms()
-    centre, slopes = (torch.from_numpy(terms.read(name, run.steps)) for name in ("centre", "weight"))
-    known = slopes[1:] @ (run.state(run.steps).theta - centre[0])  # what the reference run's functionals really are
-    added, mean, origin, gain = found[0][1] - found[1][1], known, torch.zeros(3).double(), 1.0
+    centre, slopes = expansion.state(run.steps).theta, slopes_of(expansion)
+    known = slopes @ (run.state(run.steps).theta - centre)  # what the reference run's functionals really are
+    added, mean, origin, gain = found[0][1] - found[1][1], known, torch.zeros(4).double(), 1.0
     if kind == "ensemble":
-        true = torch.stack([known, *(slopes[1:] @ (run.retrain(o).theta - centre[0]) for o in expansion.members)])
+        true = torch.stack([known, *(slopes @ (run.retrain(o).theta - centre) for o in expansion.members)])
         guess = torch.stack([slow_functionals(run, o)[1] - found[1][1] for o in (run.reference, *expansion.members)])
         mean, origin = true.mean(0), guess.mean(0)
         gain = float(np.polyfit((guess - origin).flatten(), (true - mean).flatten(), 1)[0])
@@ -85,19 +92,99 @@ def test_the_estimate_is_the_linear_one_and_half_the_squares(make_run: MakeRun, 
     assert abs(float(expected) - float(found[0][0] - found[1][0])) > 1e-9  # the squares do count
 
 
-def slow_functionals(run, order):  # type: ignore[no-untyped-def]
-    """Linear part and functionals [m] of an order, by a plain loop over steps."""
+def slow_functionals(run: fut.Run, order: Order) -> tuple[Tensor, Tensor]:
+    """Linear part and functionals [m] of an order, by a plain loop over steps, from the scratch of the sweep."""
     expansion, problem = run.expansion(), run.problem
     terms = expansion.terms()
     tables = [torch.from_numpy(terms.read("gradient", a)) for a in range(len(expansion.anchors))]
     gradients = Anchored(expansion.anchors, lambda a: tables[a])
-    state, total = run.state(0), 0.0
+    state, total, bent = run.state(0), torch.tensor(0.0), torch.zeros(expansion.functionals, dtype=torch.float64)
     for step in range(run.steps + 1):
-        weight = torch.from_numpy(terms.read("weight", step))
+        weight = torch.from_numpy(terms.read("weight", step))[0]
         total = total + weight @ (state.theta - torch.from_numpy(terms.read("centre", step)[0]))
         if step < run.steps:
-            state = problem.rule.step(state, gradients(step)[order.steps[step][0]], problem.rate(step))[0]
-    return total[0], total[1:]
+            gradient = gradients(step)[order.steps[step][0]]
+            bent = bent + expansion.injection(step) @ gradient
+            state = problem.rule.step(state, gradient, problem.rate(step))[0]
+    return total, bent
+
+
+def slopes_of(expansion: Expansion) -> Tensor:
+    """The functionals [m, D], from the scratch of the sweep."""
+    return torch.from_numpy(expansion.swept.read_array(expansion.steps, "functional"))
+
+
+@pytest.mark.parametrize(("name", "rate", "error"), [("sgd", 1e-2, 0.02), ("adamw", 1e-4, 0.25)])
+def test_looked_up_functionals_are_those_of_real_training(
+    make_run: MakeRun, kept: None, name: str, rate: float, error: float
+) -> None:
+    """At a low rate, against the endpoints of retrained orders; to first order in gradients, of which AdamW is no linear rule."""
+    sections = {"rule": {"name": name, "options": {}}, "schedule": {"rate": rate}, "data": {"batch": 16}}
+    run = make_run(**FLOAT64, **sections, adjoint={"functionals": 5, "anchors": 5}, warmup={"steps": 40, "ramp": 2})
+    slopes, bend = slopes_of(run.expansion()), bend_of(run.expansion(), None)
+    orders = [random_order(run.reference, 7, i) for i in range(6)]
+    found = bend.looked_up(run.estimator("adjoint").batch(orders))
+    true = torch.stack([slopes @ (run.retrain(o).theta - run.state(run.steps).theta) for o in orders])
+    assert (found - true).norm() < error * true.norm()
+
+
+@pytest.mark.parametrize("per_step", [1, 2])
+def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_step: int
+) -> None:
+    """Without a control variate; with one the table is of all coordinates, whatever the sample."""
+    data = {"items": 4 * per_step, "per_step": per_step, "batch": 1}
+    config = small_config(model={"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}, data=data)
+
+    def table(seed: int, **changes: object) -> tuple[fut.Run, Tensor, Tensor]:
+        run = fut.train(tmp_path / f"{seed}{len(changes)}{changes.get('control')}", config, device="cpu")
+        monkeypatch.setattr("fut.sampling.poisson_sample", lambda p, _: poisson_sample(p, seed))
+        run.expand(AdjointConfig.model_validate({"functionals": 2} | changes))
+        bend = bend_of(run.expansion(), None)
+        order = run.order("reverse")
+        return run, *bend.split(bend.looked_up(run.estimator("adjoint").batch([order]))[0])
+
+    exact, signed = table(0)[1:]
+    assert signed.numel() == 0
+    run, controlled, signed = table(1, coordinates=400, control="always")
+    assert run.expansion().controlled
+    assert signed.numel() == 0
+    assert controlled.tolist() == pytest.approx(exact.tolist(), rel=1e-9)
+    few = [table(seed, coordinates=400, control="never")[1:] for seed in range(12)]
+    errors = torch.stack([values - exact for values, _ in few])
+    stated = torch.stack([signed_variance(s) for _, s in few])
+    assert 0.2 < errors.square().sum() / stated.sum() < 5
+    assert (errors.sum(0).square() < 12 * stated.sum(0)).all(), "no bias beyond the error of twelve means"
+    halves = [bend_of(run.expansion(), half) for half in ("first", "second")]
+    assert torch.equal(halves[0].table, halves[1].table), "of all coordinates, whichever half is replayed"
+
+
+def test_functionals_of_an_earlier_version_are_refused(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such an expansion has weights of its functionals, and no table of them."""
+    run = fut.open(own_run, device="cpu")
+    specs = [s for s in run.expansion().terms().specs if s.name != "functionals"]
+    monkeypatch.setattr(TermStore, "specs", specs)
+    with pytest.raises(
+        NotCachedError,
+        match=r"a table of its functionals, got one of an earlier version; remove .*adjoint, then run",
+    ):
+        run.estimate(["reverse"], known=False)
+    assert run.estimate(["reverse"], "adjoint:reading=linear", known=False)[0].delta
+
+
+def test_missing_functionals_are_not_done_without(own_run: Path) -> None:
+    expected = fut.open(own_run, device="cpu").estimate(["reverse"], known=False)[0].loss
+    chunk = next(p for p in (own_run / "adjoint/terms/arrays/functionals/c").rglob("*") if p.is_file())
+    flip(chunk, len(chunk.read_bytes()) // 2)
+    run = fut.open(own_run, device="cpu")
+    assert any("functionals" in damage.path for damage in run.check())
+    with pytest.raises(OSError, match="functionals"):
+        run.estimate(["reverse"], known=False)
+    assert run.repair() == 1
+    with pytest.raises(NotCachedError, match="a complete table of functionals, got 1 blocks missing"):
+        run.estimate(["reverse"], known=False)
+    run.cache(["adjoint"])
+    assert run.estimate(["reverse"], known=False)[0].loss == expected
 
 
 def test_sums_do_not_depend_on_the_batch(small_run) -> None:  # type: ignore[no-untyped-def]
@@ -117,8 +204,8 @@ def test_other_readouts_are_read_linearly(make_run: MakeRun) -> None:
     counts = {name: run.estimator("adjoint", readout=name).functionals for name in ("probe", "item:1")}
     assert counts == {"probe": 2, "item:1": 0}
     assert [tuple(s.shape) for s in run.expansion().terms().specs if s.name == "weight"] == [
-        (run.steps + 1, 4, run.parameters)
-    ]
+        (run.steps + 1, 2, run.parameters)
+    ], "functionals are looked up, and replayed by nobody"
 
 
 def test_without_functionals_the_reading_is_linear(make_run: MakeRun) -> None:

@@ -1,0 +1,119 @@
+"""The quadratic term's functionals, order by order: look-ups in a table, one for every step.
+
+A functional c_j = <q_j, delta_T> of the final displacement needs less accuracy than the read-out itself, of which its square
+is a correction: it is taken to first order in every gradient,
+
+    c_j(order)  ~  const + sum_t <lambda_jt, g_order(t)>,
+
+with lambda_jt the mean sensitivity of c_j to a gradient injected at step t, from the backward sweep, and item gradients
+interpolated from the anchors. Linear in the gradients, it holds for steps of several items, weighted ones and empty ones. On all
+coordinates it is exact; on a sample without a control variate it is weighted by 1/p, unbiased, and its sampling variance is
+known from sums with random signs (`estimators.control`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from estimators.order import Order
+from estimators.positions import look_up
+from estimators.replay import OrderBatch
+
+from .control import SAMPLES, weights_of
+from .errors import NotCachedError
+
+if TYPE_CHECKING:
+    from .expansion import Expansion
+
+SIGNED = 4
+"""Sums with random signs of every functional on a sample: few, since there are many functionals."""
+CHUNK = 1 << 16
+"""Coordinates that are summed at once, in double precision."""
+
+
+def exact(expansion: Expansion) -> bool:
+    """Whether the table is of all coordinates."""
+    return expansion.whole or expansion.controlled
+
+
+def sums_of(expansion: Expansion) -> int:
+    """Rows of the table for every functional: one, or on a sample those of `fut.control.SAMPLES`, each with random signs too."""
+    return 1 if exact(expansion) else len(SAMPLES) * (1 + SIGNED)
+
+
+def sample_weighted(expansion: Expansion, injection: Tensor) -> Tensor:
+    """Injections [m, k] on the kept coordinates as the table's rows take them: [m * sums, k]."""
+    if exact(expansion):
+        return injection
+    rows = []
+    for sample in SAMPLES:
+        held, weights = weights_of(expansion, sample)
+        spread = torch.zeros(1 + SIGNED, injection.shape[1], dtype=torch.float64, device=injection.device)
+        spread[:, slice(None) if held is None else held] = weights[: 1 + SIGNED]
+        rows.append(spread)
+    return (injection.double()[:, None] * torch.cat(rows)).flatten(0, 1)
+
+
+def weighted_by(injection: Tensor, gradients: Tensor) -> Tensor:
+    """Inner products [rows, items] of injections [rows, k] and gradients [items, k], in double precision."""
+    pairs = zip(injection.split(CHUNK, dim=1), gradients.split(CHUNK, dim=1), strict=True)
+    return torch.stack([a.double() @ b.double().T for a, b in pairs]).sum(0)
+
+
+@dataclass(frozen=True)
+class Bend:
+    """What orders add to the functionals.
+
+    table: [T, m, sums, items], float64: the functionals', then where coordinates are sampled those with random signs.
+    reference: the order that nothing is added to.
+    """
+
+    table: Tensor
+    reference: Order
+
+    @property
+    def sums(self) -> int:
+        """Numbers of an order that `looked_up` gives."""
+        return self.table.shape[1] * self.table.shape[2]
+
+    def looked_up(self, batch: OrderBatch) -> Tensor:
+        """What n orders add beyond the reference order: [n, m * sums], float64."""
+        return self._total(batch) - self._total(OrderBatch.pack([self.reference], self.table.device))
+
+    def _total(self, batch: OrderBatch) -> Tensor:
+        rows = self.table.flatten(1, 2)
+        found = torch.stack([look_up(rows[:, j], batch) for j in range(rows.shape[1])], dim=1)
+        total = torch.zeros_like(found[..., 0])
+        for column in found.unbind(-1):  # step by step, so that no order depends on its batch
+            total = total + column
+        return total
+
+    def split(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """Functionals [m], and their sums with random signs [m, SIGNED] (none where they are exact), of `looked_up`'s row."""
+        sums = found.unflatten(-1, self.table.shape[1:3])
+        return sums[..., 0], sums[..., 1:]
+
+
+def bend_of(expansion: Expansion, sample: str | None) -> Bend:
+    """The functionals' table on a sample; NotCachedError where it is missing, or blocks of it are."""
+    terms, again = expansion.terms(), f"run `fut cache` on {expansion.directory.parent}"
+    if "functionals" not in {spec.name for spec in terms.specs}:
+        raise NotCachedError(
+            f"adjoint: expected an expansion with a table of its functionals, got one of an earlier version; remove "
+            f"{expansion.directory}, then {again}"
+        )
+    if missing := terms.missing(["functionals"]):
+        raise NotCachedError(
+            f"adjoint: expected a complete table of functionals, got {len(missing)} blocks missing; {again}"
+        )
+    m, problem = expansion.functionals, expansion.problem
+    table = torch.stack([torch.from_numpy(terms.read("functionals", t)) for t in range(expansion.steps)])
+    table = table.unflatten(1, (m, sums_of(expansion)))
+    if not exact(expansion):
+        first = (1 + SIGNED) * SAMPLES.index(sample)
+        table = table[:, :, first : first + 1 + SIGNED]
+    return Bend(table.to(problem.device), problem.canonical(problem.reference))
