@@ -115,6 +115,10 @@ class AdjointConfig(_Section):
         "pooled", description="Hessian-vector products of the mixture's items, or of one batch drawn from all items"
     )
     pool: int = Field(2, ge=1, description="size of that batch, in steps (items per step each)")
+    draw: Literal["balanced", "independent"] = Field(
+        "balanced",
+        description="whether every sample occurs once in consecutive batches before any occurs again, or each step draws anew",
+    )
     functionals: int = Field(
         8, ge=0, description="directions along which the first read-out is read quadratically; 0 for a linear reading"
     )
@@ -158,7 +162,14 @@ class AdjointConfig(_Section):
         return cls.model_validate(ADDED | identity)
 
 
-ADDED = {"products": "difference", "fine": 0, "centre": "mixture", "spacing": "steps", "control": "never"}
+ADDED = {
+    "products": "difference",
+    "fine": 0,
+    "centre": "mixture",
+    "spacing": "steps",
+    "control": "never",
+    "draw": "independent",
+}
 """What expansions of earlier versions were made with, which had no such fields."""
 
 

@@ -1,4 +1,8 @@
-"""Curvature of a batch drawn from all items: one such product stands for the mean of many items' own."""
+"""Curvature of a batch drawn from all items: one such product stands for the mean of many items' own.
+
+Directions change little from step to step, and so do displacements: what counts is the mean of many steps' batches. They are
+balanced: over consecutive batches every sample of the items occurs once, in a random order, before any occurs again.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from .errors import UsageError
 from .models import Item
 from .problem import Problem
 
+FINE, FUNCTIONAL = 11, 17
+"""Kinds of batches, drawn apart: of read-outs' products, and of functionals'."""
 FEWER = 2
 """How many times smaller than a step's the batch is on which functionals' products are taken."""
 
@@ -60,14 +66,19 @@ def _products_at(
 
     found = [product(u) for u in directions[:fine]]
     if len(directions) > fine:
-        draw = np.random.default_rng(_key(config, 17, step, place, count))
-        small = drawn_samples(problem.data.items, small_size(problem, count), draw)
+        small = _batch(problem, config, FUNCTIONAL, at, small_size(problem, count))
         found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
     return torch.stack(found)
 
 
-def _key(config: AdjointConfig, kind: int, step: int, place: int, count: int) -> list[int]:
-    return [config.seed, kind, step] + ([place] if count > 1 else [])
+def _batch(problem: Problem, config: AdjointConfig, kind: int, at: tuple[int, int, int], size: int) -> Item:
+    """`size` samples, all where they are fewer, for one place of a step. at: the step, which of how many places."""
+    (step, place, count), items = at, problem.data.items
+    if config.draw == "balanced":
+        size = min(size, sum(len(item[0]) for item in items))
+        return balanced_samples(items, (step * count + place) * size, size, [config.seed, kind])
+    key = [config.seed, kind, step] + ([place] if count > 1 else [])
+    return drawn_samples(items, size, np.random.default_rng(key))
 
 
 def pooled_size(problem: Problem, config: AdjointConfig, places: int = 1) -> int:
@@ -85,31 +96,47 @@ def _per_step(problem: Problem) -> int:
 
 
 def pooled_batch(problem: Problem, config: AdjointConfig, step: int, place: int = 0, count: int = 1) -> Item:
-    """One of `count` places' part of a batch as large as what `pool` steps consume, its samples drawn from all items without
-    replacement."""
-    key = _key(config, 11, step, place, count)
-    return _drawn_alike(problem, pooled_size(problem, config, count), key, "use `items`", "adjoint.curvature")
+    """One of `count` places' part of a batch as large as what `pool` steps consume, its samples drawn from all items."""
+    _require_alike(problem, "use `items`", "adjoint.curvature")
+    return _batch(problem, config, FINE, (step, place, count), pooled_size(problem, config, count))
 
 
 def mixed_batch(problem: Problem, pool: int, key: Sequence[int], advice: str, field: str) -> Item:
     """A batch as large as what `pool` steps consume, its samples drawn from all items by a generator seeded with `key`."""
-    return _drawn_alike(problem, pool * _per_step(problem), key, advice, field)
+    _require_alike(problem, advice, field)
+    return drawn_samples(problem.data.items, pool * _per_step(problem), np.random.default_rng(list(key)))
 
 
-def _drawn_alike(problem: Problem, size: int, key: Sequence[int], advice: str, field: str) -> Item:
-    """`size` samples of all items by a generator seeded with `key`; UsageError where the items differ in shape."""
+def _require_alike(problem: Problem, advice: str, field: str) -> None:
+    """UsageError where the items differ in shape."""
     sizes = {tuple(t.shape[1:] for t in item) for item in problem.data.items}
     if len(sizes) > 1:
         raise UsageError(
             f"{field}: expected items of one shape to pool samples from, got {len(sizes)} shapes; {advice}"
         )
-    return drawn_samples(problem.data.items, size, np.random.default_rng(list(key)))
 
 
 def drawn_samples(items: Sequence[Item], size: int, draw: np.random.Generator) -> Item:
     """An item of `size` samples drawn from all items, all of them where they are fewer, in the order of the items."""
     total = sum(len(item[0]) for item in items)
-    chosen = np.sort(draw.choice(total, min(total, size), replace=False))
+    return _gathered(items, draw.choice(total, min(total, size), replace=False))
+
+
+def balanced_samples(items: Sequence[Item], first: int, size: int, key: Sequence[int]) -> Item:
+    """Samples `first` to `first + size` of an endless sequence in which every run of all samples is a random permutation of them,
+    the n-th by a generator seeded with `key` and n."""
+    total, chosen, at = sum(len(item[0]) for item in items), list[int](), first
+    while len(chosen) < size:
+        n, place = divmod(at, total)
+        permuted = np.random.default_rng([*key, n]).permutation(total)[place : place + size - len(chosen)]
+        chosen += permuted.tolist()
+        at += len(permuted)
+    return _gathered(items, np.array(chosen))
+
+
+def _gathered(items: Sequence[Item], numbers: np.ndarray) -> Item:
+    """The samples of these numbers, counted through all items, in the order of the items."""
+    chosen = np.sort(numbers)
     owners = np.repeat(np.arange(len(items)), [len(item[0]) for item in items])
     within = np.concatenate([np.arange(len(item[0])) for item in items])
     rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in chosen]

@@ -24,7 +24,7 @@ from fut.errors import NotCachedError, UsageError
 from fut.inspection import check_path
 from fut.map_estimates import expansion_for, plan_memorize
 from fut.memorization import asked_of
-from fut.pooling import drawn_samples, pooled_products, small_size
+from fut.pooling import balanced_samples, pooled_products, small_size
 from fut.questions.cells import with_item_at
 from fut.questions.maps import KINDS
 from fut.questions.memorization import Memorization
@@ -160,7 +160,8 @@ def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre
     theta, u = fine.problem.objective.start(), torch.eye(3, fine.problem.objective.size)
     exact, near = (pooled_products(e.problem, e.config, 1, theta[None], u, e.fine) for e in (fine, coarse))
     assert torch.equal(exact[0], near[0]), "the first is swept as it was"
-    batch = drawn_samples(fine.problem.data.items, small_size(fine.problem), np.random.default_rng([0, 17, 1]))
+    size = small_size(fine.problem)
+    batch = balanced_samples(fine.problem.data.items, size, size, [0, 17])
     rest = hessian_vectors_one_sided(fine.problem.objective, theta, batch, u[1:])
     assert torch.equal(near[1:], torch.stack(rest))
     assert coarse.scratch_bytes() < fine.scratch_bytes()
