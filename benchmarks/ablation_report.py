@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 BOOTSTRAP, BOOTSTRAP_SEED = 2000, 20_220
 DEFAULT = "default"
-GROUPS = ("centre", "ensemble", "anchors", "coordinates", "curvature", "products", "order", "moments")
+GROUPS = ("centre", "ensemble", "anchors", "coordinates", "curvature", "precompute", "products", "order", "moments")
 Row = dict[str, Any]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import fut
 from estimators.adjoint import DualTransition
-from fut.adjoint import Adjoint
+from fut.adjoint import ALL, Adjoint, Rows
 from fut.config import AdjointConfig
 from fut.derivatives import hessian_vector, hessian_vector_difference
 from fut.estimator import Estimator, Reference
@@ -75,7 +75,7 @@ class VariedExpansion(Expansion):
         c = self.config
         kind = "-ensemble" * self.ensemble
         centre = f"centre-{'reference' if self.about_reference else c.mixture}{kind}"
-        sweep = f"{centre}-{c.curvature}-{c.pool}-{c.products}-{self.relative:g}"
+        sweep = f"{centre}-{c.curvature}-{c.pool}-{c.draw}-{c.products}-{self.relative:g}-{c.functionals}"
         for name, where in (
             ("centre", centre),
             ("gradients", centre),
@@ -93,8 +93,8 @@ class VariedExpansion(Expansion):
 class Unweighted(Adjoint):
     """Order 0: the displacement without curvature, read linearly about the centre."""
 
-    def _transition(self, block: slice) -> DualTransition:
-        whole = super()._transition(block)
+    def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
+        whole = super()._transition(block, rows)
         return replace(whole, weights=lambda t: torch.zeros_like(whole.weights(t)))
 
 
@@ -109,8 +109,8 @@ class Frozen(Adjoint):
             [expansion.state(t + 1).restrict(expansion.indices).memory["v"] for t in range(expansion.steps)]
         )
 
-    def _transition(self, block: slice) -> DualTransition:
-        whole = super()._transition(block)
+    def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
+        whole = super()._transition(block, rows)
         inner = whole.inner
         frozen = FrozenSecondMoment(inner.rule, inner.rate, inner.gradients, lambda t: self._seconds[t, block])
         return replace(whole, inner=frozen)
@@ -138,8 +138,9 @@ class Workbench:
         told = [f"{k}-{v}" for k, v in sorted(changes.items())] + [f"relative-{relative:g}"] * (relative != 3e-4)
         path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
         start = lambda: self.run.state(0)  # noqa: E731
+        end = lambda: self.run.state(self.run.steps).theta  # noqa: E731
         return VariedExpansion(
-            path, self.run.problem, config, start, relative=relative, about_reference=about_reference
+            path, self.run.problem, config, start, end=end, relative=relative, about_reference=about_reference
         )
 
     def build(self, expansion: VariedExpansion, kind: type[Estimator] = Adjoint) -> Estimator:
@@ -198,6 +199,24 @@ class Workbench:
         yield self.varied("curvature", "items", curvature="items")
         for pool in (1, 4, 8):
             yield self.varied("curvature", f"pool = {pool}", pool=pool)
+        for pool in (1, 2, 8):
+            yield self.varied("curvature", f"pool = {pool}, drawn anew every step", pool=pool, draw="independent")
+
+    def _precompute(self) -> Iterator[Variant]:
+        """The estimator as it comes, but for all coordinates, with less and with more spent on it."""
+        for runs, pool, anchors in (
+            (2, 1, 2),
+            (2, 1, 3),
+            (4, 1, 3),
+            (4, 2, 3),
+            (8, 2, 3),
+            (8, 4, 5),
+            (16, 4, 5),
+            (16, 8, 9),
+        ):
+            changes = {"mixture": runs, "pool": pool, "anchors": anchors}
+            value = f"{runs} runs, pool = {pool}, A = {anchors}"
+            yield self.varied("precompute", value, centre="ensemble", functionals=8, **changes)
 
     def _products(self) -> Iterator[Variant]:
         exact = self.varied("products", "exact", products="exact")

@@ -11,7 +11,8 @@ centre       what is expanded about: a mean over c items a step, or the referenc
 ensemble     the centre as the mean of real runs, curvature averaged over where they stand
 anchors      checkpoints at which item gradients are taken
 coordinates  how many are kept, three samples each
-curvature    each item's own Hessian, or that of a batch as large as `pool` steps
+curvature    each item's own Hessian, or that of a batch as large as `pool` steps, balanced over steps or not
+precompute   the estimator as it comes, quadratic reading and all, with less and with more spent on it
 products     Hessian-vector products: exact, or by central difference with relative step h; and their own error
 order        no curvature, first order exactly at query time, adjoint, table of positions
 moments      moments of the reference run or the centre, or the new order's own
@@ -42,7 +43,7 @@ from fut.estimation import raw_estimates
 from fut.questions.verify import accuracy
 
 ORDER_SEED = 2000
-GROUPS = ("centre", "ensemble", "anchors", "coordinates", "curvature", "products", "order", "moments")
+GROUPS = ("centre", "ensemble", "anchors", "coordinates", "curvature", "precompute", "products", "order", "moments")
 
 
 def opened(setting: str, arguments: argparse.Namespace) -> fut.Run:

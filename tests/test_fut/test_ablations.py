@@ -19,7 +19,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def workbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
-    run = fut.train(tmp_path / "run", small_config(data={"items": 6}), device="cpu")
+    cache = {"sketch": "identity", "products": "difference"}
+    run = fut.train(tmp_path / "run", small_config(data={"items": 8}, cache=cache), device="cpu")
     return importlib.import_module("ablation_variants").Workbench(run, tmp_path / "variants")
 
 
@@ -42,3 +43,17 @@ def test_the_step_of_differences_is_the_one_that_is_named(workbench: Any) -> Non
     assert (coarse.relative, usual.relative) == (1e-2, 3e-4)
     assert not usual.about_reference
     assert workbench.expansion(about_reference=True, mixture=1).groups == list(workbench.run.reference.steps)
+
+
+def test_every_variant_can_be_asked(workbench: Any) -> None:
+    orders, names = [workbench.run.order(spec) for spec in ("reverse", "random:1")], set()
+    groups = importlib.import_module("ablations").GROUPS
+    for variant in workbench.variants(list(groups)):
+        estimator = variant.make()
+        estimator.ready()
+        losses = raw_estimates(estimator, orders)[0]
+        assert len(losses) == 2, (variant.group, variant.value)
+        assert variant.runs() >= 0
+        names.add((variant.group, variant.value, variant.seed))
+    assert len(names) > 50
+    assert {group for group, *_ in names} == {"default", *groups}
