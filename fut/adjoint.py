@@ -15,7 +15,6 @@ from estimators.adjoint import (
     AnchoredGradients,
     DualTransition,
     partial_sums,
-    quadratic_part,
     weighted_sums,
 )
 from estimators.control import signed_variance
@@ -44,8 +43,8 @@ class Adjoint(Estimator):
     and phi(theta_T) the read-out's true value at the reference endpoint: the reference order, and any order that trains on
     the same content, gives the reference exactly. For the expansion's first read-out a holds the quadratic term as well,
     ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> (`fut.functionals`) that are looked up (`fut.bending`), corrected by
-    those of true displacements, of the reference run and of an ensemble's own runs (`_response`): uncorrected, a common error
-    of c_j would be multiplied by c_j.
+    those of true displacements, of the reference run and of an ensemble's own runs: uncorrected, a common error of c_j would
+    be multiplied by c_j.
 
     Where coordinates are sampled, the linear part has the table of positions for a control variate (`fut.control`).
 
@@ -247,43 +246,9 @@ class Adjoint(Estimator):
         sums = position[:size].view(1 + self._known_from, -1).sum(-1)
         return sums + position[size : size + extra] if extra else sums
 
-    def _functionals(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """What an order adds to the functionals [m], and with random signs, where coordinates are sampled [m, signs]; float64."""
-        if self.bend is None:
-            return torch.zeros(0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64)
-        return self.bend.split(position[-self.bend.sums :])
-
-    @cached_property
-    def _response(self) -> tuple[Tensor, Tensor, float]:
-        """(mean [m], origin [m], gain): a functional of an order that adds `a` to it is mean + gain (a - origin).
-
-        Of an ensemble the true values of its own runs are known, as the reference run's are: the gain is that of the regression
-        of true on estimated values, in common for all functionals, between 0 and 1. A functional that cannot be told is read
-        as the same for all orders, and not squared. Without an ensemble, gain 1 about the reference run.
-        """
-        known, own = self.expansion.bend[0], self.expansion.own_bend
-        nothing = torch.zeros_like(known)
-        if len(own) < 2:
-            return known, nothing, 1.0
-        added = [self._functionals(p)[0] for p in self._members]
-        true, guess = torch.stack([known, *own]), torch.stack([nothing, *added])
-        mean, origin = true.mean(0), guess.mean(0)
-        spread = (guess - origin).square().sum()
-        gain = ((guess - origin) * (true - mean)).sum() / spread if spread > 0 else torch.tensor(1.0)
-        return mean, origin, float(gain.clamp(0, 1))
-
     def _quadratic(self, position: Tensor) -> tuple[float, float]:
-        """½ sum_j s_j c_j² beyond the reference order's, and its sampling variance to first order."""
-        added, signed = self._functionals(position)
-        if not len(added):
-            return 0.0, 0.0
-        mean, origin, gain = self._response
-        signs, nothing = self.expansion.bend[1], torch.zeros_like(mean)
-        values, base = mean + gain * (added - origin), mean - gain * origin
-        if not signed.numel():
-            return quadratic_part(values, nothing, signs) - quadratic_part(base, nothing, signs), 0.0
-        change = quadratic_part(values, gain**2 * signed_variance(signed), signs) - quadratic_part(base, nothing, signs)
-        return change, signed_variance(gain * (signs * values) @ signed).item()
+        """What the quadratic term changes against the reference order, and its sampling variance."""
+        return (0.0, 0.0) if self.bend is None else self.bend.read(position[-self.bend.sums :])
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         return [self.reference.loss + self._summed(p)[0].item() + self._quadratic(p)[0] for p in positions]

@@ -13,12 +13,16 @@ known from sums with random signs (`estimators.control`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from estimators.adjoint import quadratic_part
+from estimators.control import signed_variance
 from estimators.order import Order
 from estimators.positions import look_up
 from estimators.replay import OrderBatch
@@ -64,16 +68,33 @@ def weighted_by(injection: Tensor, gradients: Tensor) -> Tensor:
     return torch.stack([a.double() @ b.double().T for a, b in pairs]).sum(0)
 
 
+class Response(NamedTuple):
+    """How an order's functionals are read: one that adds `a` has mean + gain (a - origin), [m] each but for the gain.
+
+    A functional that cannot be told is then read as the same for all orders, and its error is not squared.
+    """
+
+    mean: Tensor
+    origin: Tensor
+    gain: float
+
+
 @dataclass(frozen=True)
 class Bend:
-    """What orders add to the functionals.
+    """What orders add to the functionals, and the quadratic term of that.
 
     table: [T, m, sums, items], float64: the functionals', then where coordinates are sampled those with random signs.
-    reference: the order that nothing is added to.
+    reference: the order that nothing is added to. signs: of the functionals' squares [m]. known: the functionals of the
+    reference run's true displacement [m]. members, own: orders of an ensemble's runs, and the functionals of theirs [c, m]; of a
+    mixture none.
     """
 
     table: Tensor
     reference: Order
+    signs: Tensor
+    known: Tensor
+    members: Sequence[Order]
+    own: Tensor
 
     @property
     def sums(self) -> int:
@@ -97,6 +118,28 @@ class Bend:
         sums = found.unflatten(-1, self.table.shape[1:3])
         return sums[..., 0], sums[..., 1:]
 
+    @cached_property
+    def response(self) -> Response:
+        """About the reference run with gain 1; of an ensemble, whose true values are known too, about the mean of all these runs,
+        with the gain of the regression of true on estimated values, in common for all functionals, between 0 and 1."""
+        nothing = torch.zeros_like(self.known)
+        if len(self.own) < 2:
+            return Response(self.known, nothing, 1.0)
+        added = self.split(self.looked_up(OrderBatch.pack(self.members, self.table.device)))[0]
+        true, guess = torch.cat([self.known[None], self.own]), torch.cat([nothing[None], added])
+        mean, origin = true.mean(0), guess.mean(0)
+        spread = (guess - origin).square().sum()
+        gain = ((guess - origin) * (true - mean)).sum() / spread if spread > 0 else torch.tensor(1.0)
+        return Response(mean, origin, float(gain.clamp(0, 1)))
+
+    def read(self, found: Tensor) -> tuple[float, float]:
+        """½ sum_j s_j c_j² beyond the reference order's, and its sampling variance to first order, from `looked_up`'s row."""
+        (added, signed), (mean, origin, gain) = self.split(found), self.response
+        values, base, nothing = mean + gain * (added - origin), mean - gain * origin, torch.zeros_like(mean)
+        spread = gain**2 * signed_variance(signed) if signed.numel() else nothing
+        change = quadratic_part(values, spread, self.signs) - quadratic_part(base, nothing, self.signs)
+        return change, signed_variance(gain * (self.signs * values) @ signed).item() if signed.numel() else 0.0
+
 
 def bend_of(expansion: Expansion, sample: str | None) -> Bend:
     """The functionals' table on a sample; NotCachedError where it is missing, or blocks of it are."""
@@ -116,4 +159,6 @@ def bend_of(expansion: Expansion, sample: str | None) -> Bend:
     if not exact(expansion):
         first = (1 + SIGNED) * SAMPLES.index(sample)
         table = table[:, :, first : first + 1 + SIGNED]
-    return Bend(table.to(problem.device), problem.canonical(problem.reference))
+    (known, signs), members = expansion.bend, expansion.members if expansion.ensemble else []
+    orders = [problem.canonical(order) for order in (problem.reference, *members)]
+    return Bend(table.to(problem.device), orders[0], signs, known, orders[1:], expansion.own_bend)
