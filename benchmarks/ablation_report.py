@@ -134,6 +134,8 @@ STYLES = {
     "anchors": ("#E69F00", "s"),
     "coordinates": ("#009E73", "D"),
     "curvature": ("#CC79A7", "^"),
+    "ensemble": ("#8B5A2B", "<"),
+    "precompute": ("#7A7A00", ">"),
     "products": ("#56B4E9", "v"),
     "order": ("#D55E00", "P"),
     "moments": ("#444444", "X"),
