@@ -54,10 +54,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class VariedExpansion(Expansion):
-    """relative: step of the central differences. about_reference: the reference run itself in the centre's place."""
+    """relative: step of the central differences. about_reference: the reference run itself in the centre's place. batches: seed of the
+    batches that curvature is taken on, whatever the configuration's."""
 
     relative: float = 3e-4
     about_reference: bool = False
+    batches: int = 0
 
     @cached_property
     def groups(self) -> list[tuple[int, ...]]:
@@ -66,8 +68,9 @@ class VariedExpansion(Expansion):
         return Expansion.groups.func(self)
 
     def pooled_products(self, step: int, directions: Tensor) -> Tensor:
+        config = self.config.model_copy(update={"seed": self.batches})
         return pooled_products(
-            self.problem, self.config, step, self.places(step), directions, len(self.names), self.relative
+            self.problem, config, step, self.places(step), directions, len(self.names), self.relative
         )
 
     def share(self, shared: Path) -> None:
@@ -75,7 +78,9 @@ class VariedExpansion(Expansion):
         c = self.config
         kind = "-ensemble" * self.ensemble
         centre = f"centre-{'reference' if self.about_reference else c.mixture}{kind}"
-        sweep = f"{centre}-{c.curvature}-{c.pool}-{c.draw}-{c.products}-{self.relative:g}-{c.functionals}"
+        sweep = (
+            f"{centre}-{c.curvature}-{c.pool}-{c.draw}-{c.products}-{self.relative:g}-{c.functionals}-{self.batches}"
+        )
         for name, where in (
             ("centre", centre),
             ("gradients", centre),
