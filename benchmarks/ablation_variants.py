@@ -54,8 +54,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class VariedExpansion(Expansion):
-    """relative: step of the central differences. about_reference: the reference run itself in the centre's place. batches: seed of the
-    batches that curvature is taken on, whatever the configuration's."""
+    """relative: step of the central differences. about_reference: the reference run itself in the centre's place. batches: seed
+    of the batches that curvature is taken on, whatever the configuration's."""
 
     relative: float = 3e-4
     about_reference: bool = False
