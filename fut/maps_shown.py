@@ -61,7 +61,7 @@ def memorization(found: Memorization) -> str:
         columns([header, *rows]),
         "",
         _kept(found),
-        f"similarity with the item and what held-out text gains from it: Spearman {number(general['spearman'], '.2f')} over "
+        f"similarity with the item and what held-out text gains from it: Spearman {number(general['spearman'], '.3f')} over "
         f"{len(found.items) * len(found.groups)} pairs of item and group",
         found.note,
     ]

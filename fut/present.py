@@ -279,7 +279,7 @@ def _panel(axis: Any, found: Verification, name: str) -> None:
     axis.axhline(0, color="#D55E00", linewidth=1, linestyle="--", label="baseline")
     axis.scatter(true, guess, s=16, color="#0072B2", alpha=0.8, linewidths=0)
     axis.set_title(
-        f"{name}\nSpearman {number(row['spearman'], '.2f')}, skill {number(row['skill'], '+.2f')}", fontsize=9
+        f"{name}\nSpearman {number(row['spearman'], '.3f')}, skill {number(row['skill'], '+.2f')}", fontsize=9
     )
     axis.set_xlabel(f"retrained − reference{unit}", fontsize=8)
     axis.set_ylabel("estimated − reference" + unit.replace("\n", " "), fontsize=8)

@@ -103,6 +103,6 @@ def _checked(checked: Mapping[str, Any] | None, unit: str) -> str:
     measured = checked["measures"]
     return (
         f"{checked['count']} of these orders were really retrained: the estimates rank them with Spearman "
-        f"{minus(number(measured['spearman'], '.2f'))} and are off by {amount(measured['mae'], unit, '.2g')} on average "
+        f"{minus(number(measured['spearman'], '.3f'))} and are off by {amount(measured['mae'], unit, '.2g')} on average "
         f"(skill {minus(number(measured['skill'], '+.2f'))})."
     )

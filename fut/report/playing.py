@@ -66,7 +66,7 @@ def _trust(verified: Sequence[Verification]) -> str:
     row = next(v.estimators["positions"] for v in verified if "positions" in v.estimators)
     return (
         f"On {measured[1]} retrained random orders of this run it ranks them with Spearman "
-        f"{minus(number(row.get('spearman'), '.2f'))} and has skill {minus(format(measured[0], '+,.2f'))}."
+        f"{minus(number(row.get('spearman'), '.3f'))} and has skill {minus(format(measured[0], '+,.2f'))}."
     )
 
 

@@ -106,7 +106,7 @@ def _curves(found: Mapping[str, Any]) -> list[tuple[str, Chart]]:
             )
         )
     bands = found["generalization"]["bands"]
-    rank = number(found["generalization"].get("spearman"), ".2f")
+    rank = number(found["generalization"].get("spearman"), ".3f")
     labels = [f"{s:.2f}" for s in bands["similarity"]]
     drawn.append(
         (

@@ -113,7 +113,7 @@ def _trusted(run: Run, verified: Sequence[Verification]) -> Tile:
         + f", on {count} retrained random orders."
     )
     if row.get("spearman") is not None:
-        words += f" It ranks them with Spearman {row['spearman']:.2f}."
+        words += f" It ranks them with Spearman {row['spearman']:.3f}."
     return Tile(question, words, minus(f"{100 * row['skill']:.0f} %"), link="accuracy")
 
 
