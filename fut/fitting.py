@@ -11,6 +11,7 @@ from .estimator import Estimator
 from .footprint import Footprint, footprint_of
 from .memory import require_memory
 from .problem import Problem
+from .query_footprint import QueryFootprint
 
 LESS = "lower data.batch, data.context or the model's size"
 ADVICE = {
@@ -66,11 +67,11 @@ def require_tables(footprint: Footprint, estimator: Estimator) -> None:
     """ResourceError unless the tables that an estimator loads fit the memory that is there; none where they are not cached."""
     reference = estimator.reference
     if estimator.name == "adjoint":
-        nbytes = footprint.adjoint_tables()
+        nbytes = QueryFootprint(footprint).adjoint_tables()
     elif isinstance(estimator, Curved):
         nbytes = BaseFootprint(footprint, estimator.base).tables(1)
     elif estimator.needs and all(reference.tables.complete(n) for n in estimator.needs):
-        nbytes = footprint.pairwise_tables(estimator.needs)
+        nbytes = QueryFootprint(footprint).pairwise_tables(estimator.needs)
     else:
         return
     advice = ADVICE.get(estimator.name.rstrip("+"), LESS)

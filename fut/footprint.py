@@ -23,12 +23,9 @@ import torch
 from torch import Tensor
 
 from . import derivatives
-from .adjoint import CACHED, MINIMUM
 from .anchoring import HELD, ITEM_BLOCK
-from .bending import sums_of
 from .config import AdjointConfig, CacheConfig
-from .control import ROWS, SUMS
-from .estimation import batch_size
+from .control import ROWS
 from .expansion import Expansion
 from .functionals import BUFFERS, SAMPLES, simulated_together
 from .memory import available_bytes, peak_bytes
@@ -45,12 +42,10 @@ GAPS = 0.5
 """Share of a product on the whole batch by which an ensemble's sweep exceeds it: small batches of two sizes leave the heap with
 gaps."""
 TEMPORARIES = 6
-ATTENDED = 4
-"""Gradients' memory that an exact product is taken for where it might not fit: tangents, and whole attention matrices."""
-TABLES_KEPT = 4
-"""Checkpoints of one term in memory at once: the last three, and the one being read."""
 HASHED = 1 << 18
 """Coordinates of a sketch's tile; twelve of its words of eight bytes per nonzero live at once."""
+ATTENDED = 4
+"""Gradients' memory that an exact product is taken for where it might not fit: tangents, and whole attention matrices."""
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -278,54 +273,12 @@ class Footprint:
         held = self.resident + (s + rows) * self.vector + stored  # what the block before was written from, or encoded
         phases = [rows * self.vector + self.gradient, rows * self.vector + stored]
         if {"update", "jvp", "second"} & set(names):
-            phases += [rows * (2 * s + TEMPORARIES) * self.vector, 3 * rows * self.vector + _hashes(self.layout.sketch)]
+            phases += [rows * (2 * s + TEMPORARIES) * self.vector, 3 * rows * self.vector + hashes(self.layout.sketch)]
         if {"jvp", "second"} & set(names):
             exact = self.layout.config.products == "exact" and "jvp" in names
             product = self.exact_product if exact else self.gradient + 3 * self.vector
             phases.append((3 * rows + s + TEMPORARIES) * self.vector + product)
         return self.planned(held + max(phases))
-
-    # --- queries
-
-    def adjoint_tables(self) -> int:
-        """Bytes of the adjoint's terms in memory, and of the largest of them once more while it is stacked."""
-        k, width = self.expansion.expected_coordinates, self.theta.element_size()
-        gradient = len(self.expansion.anchors) * self.problem.config.data.items * (k + 1)
-        row = (self.expansion.steps + 1) * k  # of the centre, and of one read-out's weights
-        entries = self.expansion.steps * self.problem.config.data.items
-        bend = 2 * self.expansion.functionals * sums_of(self.expansion) * entries
-        control = 0 if not self.expansion.controlled else 2 * SUMS * (entries + k)
-        return width * (gradient + 2 * row + max(gradient, row)) + 8 * (control + bend)
-
-    def pairwise_tables(self, names: Sequence[str]) -> int:
-        """Bytes of the named terms of the checkpoints that are in memory at once."""
-        sizes = {s.name: s.shape[1] * s.shape[2] for s in self.layout.specs()} if names else {}
-        return TABLES_KEPT * self.theta.element_size() * sum(sizes[n] for n in names)
-
-    def adjoint_query(self, orders: int) -> int:
-        """The adjoint: all its tables, and for every order of a batch the states and sums of a block of coordinates, the latter
-        in double precision, and a position."""
-        k, width = self.expansion.expected_coordinates, self.theta.element_size()
-        batch = min(orders, batch_size(2 * k))
-        block = k if self.problem.rule.clip is not None else min(k, max(MINIMUM, CACHED // batch))
-        positions = (
-            batch * (block * ((2 * self.state + 1) * width + 24) + 8 * (2 * SUMS * k // MINIMUM + SUMS)) + 24 * k
-        )
-        positions += 2 * k * width  # that of the reference order
-        opened = self.resident + self.state * self.vector
-        return self.planned(opened + max(self.evaluation, self.adjoint_tables() + positions))
-
-    def query(self, name: str, needs: Sequence[str]) -> int:
-        """One order by another estimator: the tables it streams, its own state, and its read-out."""
-        held = self.resident + 2 * self.state * self.vector + self.pairwise_tables(needs)
-        step = (2 * self.state + TEMPORARIES) * self.vector
-        if name == "replay-exact":
-            return self.planned(held + 2 * self.vector + max(self.exact_product, self.gradient, step, self.evaluation))
-        linear = None if name == "reference" else self.layout.sample if name == "replay" else self.layout.sketch
-        if linear is None or linear.kind == "identity":
-            return self.planned(held + max(step, self.evaluation))
-        readout = self.probe_gradient + _hashes(linear)
-        return self.planned(held + max(step, readout))
 
 
 def footprint_of(problem: Problem, adjoint: AdjointConfig, cache: CacheConfig) -> Footprint:
@@ -334,7 +287,7 @@ def footprint_of(problem: Problem, adjoint: AdjointConfig, cache: CacheConfig) -
     return Footprint(problem, expansion, TermLayout.of(problem, cache))
 
 
-def _hashes(sketch: Sketch) -> int:
+def hashes(sketch: Sketch) -> int:
     """Bytes of the hashes of one tile of a sketch, of its sorted copies and of its entries."""
     if sketch.kind in ("identity", "coordinates"):
         return 8 * sketch.dimension

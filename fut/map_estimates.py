@@ -21,6 +21,7 @@ from .expansion import Expansion
 from .footprint import footprint_of
 from .memory import require_memory
 from .preparation import build_expansion
+from .query_footprint import QueryFootprint
 from .questions.maps import Changes, Estimate
 from .readouts import PROBE, shortened
 from .several import SeveralReadOuts
@@ -107,7 +108,8 @@ class Sweeps:
         reference = replace(run.readouts.reference(PROBE), expansion=expansion)
         rows = min(ITEM_BLOCK, len(asked.items)) + 1 + asked.groups
         weights = rows * (run.steps + 1) * expansion.expected_coordinates * run.problem.objective.start().element_size()
-        tables = footprint_of(run.problem, expansion.config, run.cache_config).adjoint_tables()
+        footprint = footprint_of(run.problem, expansion.config, run.cache_config)
+        tables = QueryFootprint(footprint).adjoint_tables()
         require_memory(
             "tables of the maps", tables + 3 * weights, run.problem.device, "lower --groups or adjoint.coordinates"
         )

@@ -33,6 +33,7 @@ from .memory import available_bytes
 from .models import Loss
 from .problem import Problem, build_problem
 from .progress import Progress, silent
+from .query_footprint import QueryFootprint
 from .sensitivity import Sensitivities
 
 CALIBRATED, QUERIES = 8, 1000
@@ -286,16 +287,16 @@ class Costs:
         kept = self.expansion.expected_coordinates
         together = min(orders, batch_size(2 * kept))
         seconds = (orders + 1) * self.steps * kept * self.replayed(together)
-        return StageCost(stage, 0, seconds, 0, 0, self.footprint.adjoint_query(orders))
+        return StageCost(stage, 0, seconds, 0, 0, QueryFootprint(self.footprint).adjoint(orders))
 
     def queries(self) -> Iterator[StageCost]:
         """One order by each estimator, and many by the adjoint."""
-        found, single = self.footprint, self.replayed(1)
-        yield StageCost("query: reference", 0, 0.0, 0, 0, found.query("reference", ()))
+        asked, single = QueryFootprint(self.footprint), self.replayed(1)
+        yield StageCost("query: reference", 0, 0.0, 0, 0, asked.other("reference", ()))
         for name in self.paired:
             width = self.layout.sample.size if name == "replay" else self.layout.sketch.size
             seconds = self.steps * width * single + self.probe
-            yield StageCost(f"query: {name}", 0, seconds, 0, 0, found.query(name, self.needs(name)))
+            yield StageCost(f"query: {name}", 0, seconds, 0, 0, asked.other(name, self.needs(name)))
         yield from self.exact_query()
         if self.problem.rule.smooth:
             yield base_query(self, self.base, StageCost)
@@ -305,7 +306,7 @@ class Costs:
     def exact_query(self) -> Iterator[StageCost]:
         found, of = self.footprint, self.problem
         try:
-            peak = found.query("replay-exact", ())
+            peak = QueryFootprint(found).other("replay-exact", ())
             product = timed(lambda: of.product(found.theta, 0, found.theta).sum().item())
         except (NotImplementedError, RuntimeError) as error:
             self.notes.append(f"replay-exact is left out: no forward derivative of the module ({str(error)[:100]})")
