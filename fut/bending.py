@@ -154,11 +154,11 @@ def bend_of(expansion: Expansion, sample: str | None) -> Bend:
             f"adjoint: expected a complete table of functionals, got {len(missing)} blocks missing; {again}"
         )
     m, problem = expansion.functionals, expansion.problem
-    table = torch.stack([torch.from_numpy(terms.read("functionals", t)) for t in range(expansion.steps)])
-    table = table.unflatten(1, (m, sums_of(expansion)))
-    if not exact(expansion):
-        first = (1 + SIGNED) * SAMPLES.index(sample)
-        table = table[:, :, first : first + 1 + SIGNED]
+    count = 1 if exact(expansion) else 1 + SIGNED
+    first = 0 if exact(expansion) else count * SAMPLES.index(sample)
+    rows = [j * sums_of(expansion) + first + row for j in range(m) for row in range(count)]
+    read = [torch.from_numpy(terms.read_items("functionals", t, rows)) for t in range(expansion.steps)]
+    table = torch.stack(read).unflatten(1, (m, count)).to(problem.device)
     (known, signs), members = expansion.bend, expansion.members if expansion.ensemble else []
     orders = [problem.canonical(order) for order in (problem.reference, *members)]
-    return Bend(table.to(problem.device), orders[0], signs, known, orders[1:], expansion.own_bend)
+    return Bend(table, orders[0], signs, known, orders[1:], expansion.own_bend)

@@ -150,11 +150,19 @@ def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
     assert run.expansion().controlled
     assert signed.numel() == 0
     assert controlled.tolist() == pytest.approx(exact.tolist(), rel=1e-9)
-    few = [table(seed, coordinates=400, control="never")[1:] for seed in range(12)]
-    errors = torch.stack([values - exact for values, _ in few])
-    stated = torch.stack([signed_variance(s) for _, s in few])
+    few = [table(seed, coordinates=400, control="never") for seed in range(12)]
+    errors = torch.stack([values - exact for _, values, _ in few])
+    stated = torch.stack([signed_variance(s) for *_, s in few])
     assert 0.2 < errors.square().sum() / stated.sum() < 5
     assert (errors.sum(0).square() < 12 * stated.sum(0)).all(), "no bias beyond the error of twelve means"
+    sampled, parts = few[0][0], list[Tensor]()
+    batch = sampled.estimator("adjoint").batch([sampled.order("reverse")])
+    for half in ("first", "second"):
+        bend = bend_of(sampled.expansion(), half)
+        values, signs = bend.split(bend.looked_up(batch)[0])
+        assert (values - exact).square().sum() < 16 * signed_variance(signs).sum()
+        parts.append(values)
+    assert not torch.equal(*parts), "two samples, two estimates"
     halves = [bend_of(run.expansion(), half) for half in ("first", "second")]
     assert torch.equal(halves[0].table, halves[1].table), "of all coordinates, whichever half is replayed"
 
