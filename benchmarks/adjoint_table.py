@@ -20,6 +20,8 @@ from record import RECORDS
 from estimators.intervals import calibrate
 
 SPLITS, CALIBRATION, SEED = 300, 8, 0
+NORMAL = 3.29
+"""Width / sd of the interval that holds 90 % of a normal distribution: what the spread of the losses alone says."""
 
 
 def resplit(row: dict[str, Any]) -> dict[str, float]:
@@ -43,8 +45,8 @@ def resplit(row: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def line(name: str, row: dict[str, Any]) -> str:
-    found, many = row["accuracy"], resplit(row)
+def line(name: str, row: dict[str, Any], many: dict[str, float]) -> str:
+    found = row["accuracy"]
     low, high = found["spearman_interval"]
     cells = [
         name,
@@ -65,6 +67,16 @@ def line(name: str, row: dict[str, Any]) -> str:
     return "| " + " | ".join(cells).replace("-", "−") + " |"
 
 
+def summary(every: list[dict[str, float]]) -> str:
+    """Coverage and width over all settings, none of which any constant of an interval was fitted to."""
+    coverage, width = ([many[name] for many in every] for name in ("coverage", "width"))
+    return (
+        f"{len(every)} settings: coverage {np.mean(coverage):.3f} on average, {min(coverage):.2f} to {max(coverage):.2f}; width "
+        f"{np.mean(width):.2f} standard deviations on average, {sum(w > NORMAL for w in width)} of them wider than {NORMAL}, the "
+        "90 % of a normal distribution of losses"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     header = (
@@ -72,10 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "runs | store / state |"
     )
     print(header + "\n" + "|---" * (header.count("|") - 1) + "|")
+    every: list[dict[str, float]] = []
     for path in sorted(RECORDS.glob("adjoint-accuracy*.json")):
         rows = json.loads(path.read_text(encoding="utf-8"))["results"]
         for row in sorted(rows, key=lambda r: (r["items"] != "iid", r["schedule"] != "cosine", r["rate"], r["steps"])):
-            print(line(path.stem.removeprefix("adjoint-accuracy").strip("-") or "default", row))
+            every.append(resplit(row))
+            print(line(path.stem.removeprefix("adjoint-accuracy").strip("-") or "default", row, every[-1]))
+    print("\n" + summary(every))
     return 0
 
 
