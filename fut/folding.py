@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -69,11 +69,11 @@ def fold(expansion: Expansion, terms: TermStore, progress: Progress = silent) ->
         "norm": lambda b: expansion.anchored.read_array(expansion.anchored_key(b.step, b.first), "norm"),
         "centre": lambda b: expansion.centre.read_array(b.step, "theta")[None, kept],
         "weight": lambda b: expansion.swept.read_array(b.step, "weight")[b.first : b.last, kept],
-        "positions": lambda b: table.row(b.step)[0, b.first : b.last],
-        "controlled_positions": lambda b: table.row(b.step)[1, b.first : b.last],
+        "positions": lambda b: table.row(b.step).values[0, b.first : b.last],
+        "controlled_positions": lambda b: table.row(b.step).values[1, b.first : b.last],
         "sampled_positions": lambda b: table.sampled(b.step)[b.first : b.last],
         "left_out": lambda b: table.left_out(b.step)[b.first : b.last],
-        "functionals": lambda b: table.functionals(b.step)[b.first : b.last],
+        "functionals": lambda b: table.row(b.step).functionals[b.first : b.last],
     }
     parts = [has_names(terms, names) for names in (ANCHORED, FOLDED)]
     with progress("fold", sum(len(terms.missing(names)) for names in parts)) as tick:
@@ -103,14 +103,21 @@ def anchor_error(expansion: Expansion, row: int = 0) -> float | None:
     return float(np.sqrt(expansion.steps * np.mean([values.var() for values in found])))
 
 
+class Row(NamedTuple):
+    """A step of the tables, float64. values: of positions [1, r, items]; with a control variate also as that takes them
+    [2, r, items]. functionals: what items add to them [m * sums, items]."""
+
+    values: np.ndarray
+    functionals: np.ndarray
+
+
 class PositionTable:
-    """The tables of positions, a step at a time, from scratch and the anchors' gradients."""
+    """The tables of positions and of functionals, a step at a time, from scratch and the anchors' gradients."""
 
     def __init__(self, expansion: Expansion, terms: TermStore) -> None:
         self.expansion = expansion
         self.row = lru_cache(maxsize=1)(lambda step: self._values(step, range(len(expansion.anchors))))
         self.left_out, self.sampled = lru_cache(maxsize=1)(self._left_out), lru_cache(maxsize=1)(self._sampled)
-        self.functionals = lru_cache(maxsize=1)(self._functionals)
         self.items = AnchoredItems(expansion)
 
         def reader(name: str) -> Callable[[int], Tensor]:
@@ -135,52 +142,51 @@ class PositionTable:
         if index in (0, len(anchors) - 1):
             return np.zeros((self.expansion.fine, self.expansion.problem.config.data.items))
         rest = [a for a in range(len(anchors)) if a != index]
-        return self._values(anchors[index], rest)[0] - self._values(anchors[index], range(len(anchors)))[0]
+        without, of_all = (self._values(anchors[index], among) for among in (rest, range(len(anchors))))
+        return without.values[0] - of_all.values[0]
 
     def _states(self, step: int) -> StepStates:
         """Of a step, on all coordinates."""
         after = self.expansion.costate(step + 1)
         return StepStates(self.expansion.state(step), self.expansion.state(step + 1), after)
 
-    def _values(self, step: int, among: Sequence[int]) -> np.ndarray:
-        """Values [1, r, items] of a step, float64, with gradients from the anchors `among` all: on all coordinates, with a
-        control variate also as that takes them, [2, r, items]; without one on the sample."""
+    def _values(self, step: int, among: Sequence[int]) -> Row:
+        """A step's row with gradients from the anchors `among` all: on all coordinates; without a control variate on the
+        sample."""
         if not self.expansion.controlled:
             return self._of_sample(step, among)
         problem, states, fine = self.expansion.problem, self._states(step), self.expansion.fine
         items = problem.config.data.items
         total = torch.zeros(2, fine, items, dtype=torch.float64, device=problem.device)
+        injection, bent = self._injection(step), []
         for first in range(0, items, ITEM_BLOCK):
             gradients, block = self._interpolated(step, among, first), slice(first, first + ITEM_BLOCK)
+            bent.append(weighted_by(injection, gradients[0]))
             for here, found in chunked_values(problem.rule, problem.rate(step), states, *gradients):
                 total[0, :, block] += found.sum(-1)
                 total[1, :, block] += self.tamed().part(here)(found).sum(-1)
-        return total.cpu().numpy()
+        return Row(total.cpu().numpy(), torch.cat(bent, dim=1).cpu().numpy())
+
+    def _injection(self, step: int) -> Tensor:
+        """Sensitivities of the functionals to a gradient injected at a step [m, D]; [0, D] where there are none."""
+        expansion = self.expansion
+        return expansion.injection(step) if expansion.functionals else expansion.state(step).theta[None][:0]
 
     def _kept_at(self, name: str, among: Sequence[int]) -> Callable[[int], Tensor]:
         """A term of the kept coordinates at the anchors `among` all of them."""
         read = self.kept[name].table
         return lambda a: read(among[a])
 
-    def _of_sample(self, step: int, among: Sequence[int]) -> np.ndarray:
-        """Values [1, r, items] of a step from the kept coordinates, weighted by the inverse of their probabilities."""
+    def _of_sample(self, step: int, among: Sequence[int]) -> Row:
+        """A step's row from the kept coordinates, weighted by the inverse of their probabilities."""
         problem, states = self.expansion.problem, self._states(step).part(self.expansion.indices)
         anchors, weight = [self.expansion.anchors[a] for a in among], 1.0 / self.expansion.probabilities
         gradient, norm = (Anchored(anchors, self._kept_at(name, among))(step) for name in ANCHORED)
         total = torch.zeros(self.expansion.fine, len(gradient), dtype=torch.float64, device=problem.device)
         for here, found in chunked_values(problem.rule, problem.rate(step), states, gradient, norm.squeeze(-1)):
             total += (found * weight[here]).sum(-1)
-        return total[None].cpu().numpy()
-
-    def _functionals(self, step: int) -> np.ndarray:
-        """What items add to the functionals [m * sums, items] at a step, float64: on all coordinates, or on the sample."""
-        injection, items = self.expansion.injection(step), self.expansion.problem.config.data.items
-        if not self.expansion.controlled:
-            weighted = sample_weighted(self.expansion, injection[:, self.expansion.indices])
-            return weighted_by(weighted, self.kept["gradient"](step)).cpu().numpy()
-        anchors = range(len(self.expansion.anchors))
-        blocks = [self._interpolated(step, anchors, first)[0] for first in range(0, items, ITEM_BLOCK)]
-        return torch.cat([weighted_by(injection, gradients) for gradients in blocks], dim=1).cpu().numpy()
+        injection = sample_weighted(self.expansion, self._injection(step)[:, self.expansion.indices])
+        return Row(total[None].cpu().numpy(), weighted_by(injection, gradient).cpu().numpy())
 
     def _sampled(self, step: int) -> np.ndarray:
         """The weighted sums over every sample [r * samples * sums, items] of a step's values, as they are taken."""
