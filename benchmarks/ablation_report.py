@@ -141,6 +141,7 @@ STYLES = {
     "moments": ("#444444", "X"),
 }
 LABELS = {
+    **{f"pool = {pool}, drawn anew every step": f"pool={pool} anew" for pool in (1, 2, 8)},
     "reference order": "ref.",
     "order 0 about the centre": "order 0",
     "replay (order 0 about the reference)": "replay",
@@ -180,6 +181,8 @@ def _panel(axis: Any, results: Row, setting: str, measure: str) -> None:
     for group, (colour, marker) in STYLES.items():
         points = [(_x(rows), _left(rows, measure), rows[0]["variant"]) for rows in rows_of(results, setting, group)]
         points = [p for p in points if p[1] is not None]
+        if not points:
+            continue
         x, y = [p[0] for p in points], [p[1] for p in points]
         axis.plot(x, y, color=colour, marker=marker, linestyle="", label=group)
         named += [(*point, colour) for point in _merged(points)]
