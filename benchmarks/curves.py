@@ -17,6 +17,12 @@ from record import RECORDS
 SIZES = ("balanced", "279k-balanced", "1m-balanced", "2780k-balanced")
 """Records of the default on models of four sizes."""
 PRECOMPUTE = "ablations-1m"
+SPENT = {
+    "1m-balanced": "4 runs, pool = 2, A = 3",
+    "1m-balanced-16": "16 runs, pool = 4, A = 5",
+    "1m-balanced-24": "24 runs, pool = 8, A = 5, twice the coordinates",
+}
+"""Records of one size and T = 64, by what was spent."""
 MEASURES = {"spearman": "Spearman", "skill": "calibrated skill"}
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "osD^"
 Row = dict[str, Any]
@@ -53,10 +59,16 @@ def by_precompute() -> dict[str, list[Row]]:
             figures = {
                 "runs": row["precompute_training_runs"],
                 "spearman": row["accuracy"]["spearman"],
+                "interval": row["accuracy"]["spearman_interval"],
                 "skill": row["calibrated"]["skill"],
                 "variant": row["variant"],
             }
-            found.setdefault(row["setting"], []).append(figures)
+            found.setdefault(f"{row['setting']}, all coordinates", []).append(figures)
+    for name, variant in SPENT.items():
+        path = RECORDS / f"adjoint-accuracy-{name}.json"
+        rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+        alike = [_figures(row) | {"variant": variant} for row in rows if row["steps"] == 64]
+        found.setdefault("64-iid, 8,192 coordinates", []).extend(alike)
     return {setting: sorted(rows, key=lambda r: r["runs"]) for setting, rows in found.items()}
 
 
@@ -78,7 +90,7 @@ def table(sizes: list[Row], spent: dict[str, list[Row]]) -> str:
     for setting, rows in spent.items():
         lines += [
             "",
-            f"T = {setting.replace('-', ', ')}",
+            f"T = {setting.replace('-iid', '')}",
             "",
             "| spent | runs | Spearman | calibrated skill |",
             "|---" * 4 + "|",
@@ -96,11 +108,13 @@ def picture(sizes: list[Row], spent: dict[str, list[Row]]) -> None:
     for (left, right), (measure, label) in zip(axes, MEASURES.items(), strict=True):
         groups = {f"T = {t}": [r for r in sizes if r["steps"] == t] for t in sorted({r["steps"] for r in sizes})}
         _lines(left, groups, "parameters", measure)
-        named = {f"T = {s.replace('-', ', ').replace('iid', 'mixed items')}": rows for s, rows in spent.items()}
+        named = {f"T = {s.replace('-iid', '')}": rows for s, rows in spent.items()}
         _lines(right, named, "runs", measure)
         left.set_ylabel(label)
     axes[1, 0].set_xlabel("parameters (the default, 17 to 18 training runs)")
-    axes[1, 1].set_xlabel("precompute, training runs (1,065,344 parameters, all coordinates)")
+    axes[1, 1].set_xlabel("precompute, training runs (1,065,344 parameters)")
+    for axis in axes[:, 1]:
+        axis.set_xscale("linear")
     figure.suptitle("The adjoint against real retraining: AdamW, cosine from 10⁻³, mixed items, n = 48", fontsize=11)
     figure.savefig(RECORDS / "curves.png")
 
@@ -109,7 +123,7 @@ def _lines(axis: Any, groups: dict[str, list[Row]], along: str, measure: str) ->
     for (label, rows), colour, marker in zip(groups.items(), COLOURS, MARKERS, strict=False):
         x, y = [r[along] for r in rows], [r[measure] for r in rows]
         axis.plot(x, y, marker=marker, color=colour, label=label)
-        if measure == "spearman" and "interval" in rows[0]:
+        if measure == "spearman":
             axis.fill_between(x, *zip(*(r["interval"] for r in rows), strict=True), color=colour, alpha=0.15)
     axis.set_xscale("log")
     axis.grid(alpha=0.25)
