@@ -141,14 +141,19 @@ class Bend:
         return change, signed_variance(gain * (self.signs * values) @ signed).item() if signed.numel() else 0.0
 
 
+def outdated(expansion: Expansion) -> NotCachedError:
+    """What is said of an expansion whose functionals were to be replayed: its weights have other rows, and there is no table."""
+    return NotCachedError(
+        f"adjoint: expected an expansion with a table of its functionals, got one of an earlier version; remove "
+        f"{expansion.directory}, then run `fut cache` on {expansion.directory.parent}"
+    )
+
+
 def bend_of(expansion: Expansion, sample: str | None) -> Bend:
     """The functionals' table on a sample; NotCachedError where it is missing, or blocks of it are."""
     terms, again = expansion.terms(), f"run `fut cache` on {expansion.directory.parent}"
     if "functionals" not in {spec.name for spec in terms.specs}:
-        raise NotCachedError(
-            f"adjoint: expected an expansion with a table of its functionals, got one of an earlier version; remove "
-            f"{expansion.directory}, then {again}"
-        )
+        raise outdated(expansion)
     if missing := terms.missing(["functionals"]):
         raise NotCachedError(
             f"adjoint: expected a complete table of functionals, got {len(missing)} blocks missing; {again}"

@@ -26,6 +26,7 @@ from storage import CheckpointStore, TermStore
 
 from . import expense
 from .anchoring import ITEM_BLOCK, run_anchors, run_sampled_anchors
+from .bending import outdated
 from .centring import run_centre
 from .config import AdjointConfig
 from .folding import ANCHORED, FOLDED, fold, has_names, term_specs
@@ -289,7 +290,8 @@ class Expansion:
         return pooled_products(self.problem, self.config, step, self.places(step), directions, self.fine)
 
     def terms(self, create: bool = False) -> TermStore:
-        """The term store; opened for reading, or created and compared in full."""
+        """The term store; opened for reading, or created and compared in full: NotCachedError for one of an earlier version that
+        replayed its functionals."""
         path = self.directory / "terms"
         if not create:
             return TermStore.open(path)
@@ -297,6 +299,8 @@ class Expansion:
         if (path / "manifest.json").exists() and (held := {s.name for s in TermStore.open(path).specs}) < {
             s.name for s in specs
         }:
+            if self.functionals and "functionals" not in held:
+                raise outdated(self)
             specs = [s for s in specs if s.name in held]  # of an earlier version, which kept no table of positions
         return TermStore.create_or_open(path, specs, self.identity(), ITEM_BLOCK)
 

@@ -165,10 +165,9 @@ def _own_error(run: Run) -> float | None:
     if run.expansion().names[0] != PROBE:  # its own runs are judged by the first read-out, in a unit of its own
         return None
     try:
-        estimator = run.estimator("adjoint")
-    except FutError:  # tables that do not fit this machine's memory
+        return run.estimator("adjoint").own_error()
+    except FutError:  # tables that do not fit this machine's memory, or of an earlier version
         return None
-    return estimator.own_error()
 
 
 def _damaged_terms(path: Path) -> list[Damage]:

@@ -14,7 +14,7 @@ import fut
 from estimators.adjoint import Anchored, inclusion_probabilities, partial_sums, poisson_sample, quadratic_part
 from estimators.control import signed_variance
 from estimators.order import Order, random_order
-from fut import derivatives, functionals
+from fut import derivatives, functionals, inspection
 from fut.adjoint import MINIMUM, Adjoint
 from fut.bending import bend_of
 from fut.config import AdjointConfig
@@ -178,6 +178,9 @@ def test_functionals_of_an_earlier_version_are_refused(own_run: Path, monkeypatc
     ):
         run.estimate(["reverse"], known=False)
     assert run.estimate(["reverse"], "adjoint:reading=linear", known=False)[0].delta
+    with pytest.raises(NotCachedError, match="got one of an earlier version"):
+        run.expansion().terms(create=True)
+    assert inspection._own_error(run) is None, "what cannot be asked is no reason to say nothing else"
 
 
 def test_missing_functionals_are_not_done_without(own_run: Path) -> None:
