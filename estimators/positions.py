@@ -76,6 +76,16 @@ def look_up(table: Tensor, batch: OrderBatch) -> Tensor:
     return torch.stack(steps, dim=-1)
 
 
+def summed(tables: Tensor, batch: OrderBatch) -> Tensor:
+    """What n orders are worth under several tables [T, rows, items]: [n, rows], added up step by step, so that no order depends
+    on its batch."""
+    found = torch.stack([look_up(tables[:, j], batch) for j in range(tables.shape[1])], dim=1)
+    total = torch.zeros_like(found[..., 0])
+    for column in found.unbind(-1):
+        total = total + column
+    return total
+
+
 def best_assignment(table: np.ndarray) -> Order:
     """The order of least sum under a table [T, items], every item once; OrderError unless there are as many as steps."""
     steps, items = table.shape

@@ -24,10 +24,10 @@ from torch import Tensor
 from estimators.adjoint import quadratic_part
 from estimators.control import signed_variance
 from estimators.order import Order
-from estimators.positions import look_up
+from estimators.positions import summed
 from estimators.replay import OrderBatch
 
-from .control import SAMPLES, weights_of
+from .control import SAMPLES, SUMS
 from .errors import NotCachedError
 
 if TYPE_CHECKING:
@@ -49,17 +49,13 @@ def sums_of(expansion: Expansion) -> int:
     return 1 if exact(expansion) else len(SAMPLES) * (1 + SIGNED)
 
 
-def sample_weighted(expansion: Expansion, injection: Tensor) -> Tensor:
-    """Injections [m, k] on the kept coordinates as the table's rows take them: [m * sums, k]."""
-    if exact(expansion):
-        return injection
-    rows = []
-    for sample in SAMPLES:
-        held, weights = weights_of(expansion, sample)
-        spread = torch.zeros(1 + SIGNED, injection.shape[1], dtype=torch.float64, device=injection.device)
-        spread[:, slice(None) if held is None else held] = weights[: 1 + SIGNED]
-        rows.append(spread)
-    return (injection.double()[:, None] * torch.cat(rows)).flatten(0, 1)
+def sample_weighted(injection: Tensor, weights: Tensor) -> Tensor:
+    """Injections [m, k] on the kept coordinates as the table's rows of a sample take them: [m * sums, k].
+
+    weights: of the samples' sums, as `fut.control.all_weights` has them, of which the first few with random signs are used.
+    """
+    chosen = weights.unflatten(0, (len(SAMPLES), SUMS))[:, : 1 + SIGNED].flatten(0, 1)
+    return (injection.double()[:, None] * chosen).flatten(0, 1)
 
 
 def weighted_by(injection: Tensor, gradients: Tensor) -> Tensor:
@@ -103,15 +99,8 @@ class Bend:
 
     def looked_up(self, batch: OrderBatch) -> Tensor:
         """What n orders add beyond the reference order: [n, m * sums], float64."""
-        return self._total(batch) - self._total(OrderBatch.pack([self.reference], self.table.device))
-
-    def _total(self, batch: OrderBatch) -> Tensor:
-        rows = self.table.flatten(1, 2)
-        found = torch.stack([look_up(rows[:, j], batch) for j in range(rows.shape[1])], dim=1)
-        total = torch.zeros_like(found[..., 0])
-        for column in found.unbind(-1):  # step by step, so that no order depends on its batch
-            total = total + column
-        return total
+        rows, own = self.table.flatten(1, 2), OrderBatch.pack([self.reference], self.table.device)
+        return summed(rows, batch) - summed(rows, own)
 
     def split(self, found: Tensor) -> tuple[Tensor, Tensor]:
         """Functionals [m], and their sums with random signs [m, SIGNED] (none where they are exact), of `looked_up`'s row."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from estimators.adjoint import independent_halves
 from estimators.control import SIGNS, control_weights
 from estimators.order import Order
-from estimators.positions import look_up
+from estimators.positions import summed
 from estimators.replay import OrderBatch
 
 from .errors import NotCachedError
@@ -72,15 +72,8 @@ class Control:
 
     def looked_up(self, batch: OrderBatch) -> Tensor:
         """What n orders' sums are corrected by, beyond the reference order's: [n, 1 + SIGNS], float64."""
-        own = self._total(OrderBatch.pack([self.reference], self.table.device))
-        return self._total(batch) - own
-
-    def _total(self, batch: OrderBatch) -> Tensor:
-        found = torch.stack([look_up(self.table[:, j], batch) for j in range(self.table.shape[1])], dim=1)
-        total = torch.zeros_like(found[..., 0])
-        for column in found.unbind(-1):  # step by step, so that no order depends on its batch
-            total = total + column
-        return total
+        own = OrderBatch.pack([self.reference], self.table.device)
+        return summed(self.table, batch) - summed(self.table, own)
 
 
 def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | None:

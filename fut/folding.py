@@ -185,7 +185,9 @@ class PositionTable:
         total = torch.zeros(self.expansion.fine, len(gradient), dtype=torch.float64, device=problem.device)
         for here, found in chunked_values(problem.rule, problem.rate(step), states, gradient, norm.squeeze(-1)):
             total += (found * weight[here]).sum(-1)
-        injection = sample_weighted(self.expansion, self._injection(step)[:, self.expansion.indices])
+        injection = self._injection(step)[:, self.expansion.indices]
+        if not self.expansion.whole:
+            injection = sample_weighted(injection, self.weights())
         return Row(total[None].cpu().numpy(), weighted_by(injection, gradient).cpu().numpy())
 
     def _sampled(self, step: int) -> np.ndarray:
