@@ -219,7 +219,7 @@ def _name(axis: Any, points: list[tuple[float, float, str, str]]) -> None:
     inside = axis.get_window_extent()
     turns = np.exp(2j * np.pi * np.arange(16) / 16)
     for (x, y), (at, value, text, colour) in sorted(zip(places, points, strict=True), key=lambda p: tuple(p[0])):
-        width, height = 4.3 * scale * len(text), 7.5 * scale
+        width, height = 4.3 * scale * len(text), 9.5 * scale
         for reach in range(9, 200, 4):
             found = [(x + d.real * (reach * scale + width / 2), y + d.imag * reach * scale) for d in turns]
             boxes = [(a - width / 2, b - height / 2, a + width / 2, b + height / 2) for a, b in found]

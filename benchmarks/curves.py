@@ -68,7 +68,7 @@ def by_precompute() -> dict[str, list[Row]]:
         path = RECORDS / f"adjoint-accuracy-{name}.json"
         rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
         alike = [_figures(row) | {"variant": variant} for row in rows if row["steps"] == 64]
-        found.setdefault("64-iid, 8,192 coordinates", []).extend(alike)
+        found.setdefault("64-iid, 8,192 coordinates (last: 16,384)", []).extend(alike)
     return {setting: sorted(rows, key=lambda r: r["runs"]) for setting, rows in found.items()}
 
 
@@ -115,7 +115,9 @@ def picture(sizes: list[Row], spent: dict[str, list[Row]]) -> None:
     axes[1, 1].set_xlabel("precompute, training runs (1,065,344 parameters)")
     for axis in axes[:, 1]:
         axis.set_xscale("linear")
-    figure.suptitle("The adjoint against real retraining: AdamW, cosine from 10⁻³, mixed items, n = 48", fontsize=11)
+    figure.suptitle(
+        "The adjoint against real retraining: AdamW, cosine from 10⁻³, mixed items, n = 48; shaded: 90 %", fontsize=11
+    )
     figure.savefig(RECORDS / "curves.png")
 
 
