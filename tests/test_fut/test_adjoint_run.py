@@ -280,3 +280,25 @@ def test_a_calibration_of_a_version_with_even_anchors_is_one_of_even_anchors(
     monkeypatch.setattr("fut.calibration.json", SimpleNamespace(dumps=lambda content, **_: str(seen.append(content))))
     calibration._basis(run, "adjoint", "probe")
     assert ("spacing" in seen[0]["terms"]) == pinned
+
+
+def test_a_calibration_of_replayed_functionals_is_none_of_looked_up_ones(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(adjoint={"functionals": 2})
+    run.cache(["adjoint"])
+    names, dumps = ("adjoint", "positions"), calibration.json.dumps
+
+    def earlier(content: dict[str, Any], **options: Any) -> str:
+        terms = {k: v for k, v in content["terms"].items() if k != "bend"}
+        return str(dumps(content | {"terms": terms}, **options))
+
+    with monkeypatch.context() as patch:  # as the version wrote them that replayed functionals
+        patch.setattr("fut.calibration.json", SimpleNamespace(dumps=earlier))
+        for name in names:
+            run.calibrate(4, estimator=name)
+    kept = {name: calibration.read_calibration(run, name) for name in names}
+    assert kept["adjoint"] is None
+    assert kept["positions"] is not None, "no functional is read there"
+    run.calibrate(4)
+    assert calibration.read_calibration(run, "adjoint") is not None
