@@ -1,6 +1,8 @@
 """The records of `adjoint_accuracy.py` as one table, with coverage over many ways to choose the calibration orders.
 
-python benchmarks/adjoint_table.py            (reads records/adjoint-accuracy*.json, trains nothing)
+python benchmarks/adjoint_table.py > benchmarks/records/adjoint-accuracy.md   (reads records, trains nothing)
+python benchmarks/adjoint_table.py 1m-balanced wikitext-balanced              (only these)
+python benchmarks/adjoint_table.py --grid balanced grid                       (a row a setting, a column a number of steps)
 
 One calibration on 8 orders is one draw, and its coverage scatters by about 0.1. So the n retrained orders are split at random
 into 8 to calibrate on and n - 8 to judge, 300 times.
@@ -12,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,17 +80,46 @@ def summary(every: list[dict[str, float]]) -> str:
     )
 
 
+def grid(paths: Sequence[Path]) -> None:
+    """Print Spearman / calibrated skill / coverage of some records, steps in columns; and a line on their intervals."""
+    cells, every = dict[tuple[str, ...], dict[int, str]](), list[dict[str, float]]()
+    for path in paths:
+        for row in _rows(path):
+            every.append(resplit(row))
+            setting = (row["schedule"], f"{row['rate']:g}", row["items"])
+            cell = f"{row['accuracy']['spearman']:.3f} / {every[-1]['skill']:.2f} / {every[-1]['coverage']:.2f}"
+            cells.setdefault(setting, {})[row["steps"]] = cell.replace("-", "−")
+    columns = sorted({steps for of in cells.values() for steps in of})
+    print("| schedule | rate | items | " + " | ".join(f"T = {steps}" for steps in columns) + " |")
+    print("|---" * (3 + len(columns)) + "|")
+    for setting in sorted(cells, key=lambda s: (s[0] != "cosine", float(s[1]), s[2] != "iid")):
+        print("| " + " | ".join([*setting, *(cells[setting].get(steps, "–") for steps in columns)]) + " |")
+    print("\n" + summary(every))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = json.loads(path.read_text(encoding="utf-8"))["results"]
+    return sorted(rows, key=lambda r: (r["items"] != "iid", r["schedule"] != "cosine", r["rate"], r["steps"]))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("records", nargs="*", help="NAME of records/adjoint-accuracy-NAME.json; all by default")
+    cli.add_argument("--grid", action="store_true", help="Spearman / calibrated skill / coverage alone, by T")
+    arguments = cli.parse_args(argv)
+    paths = [RECORDS / f"adjoint-accuracy-{name}.json" for name in arguments.records]
+    paths = paths or sorted(RECORDS.glob("adjoint-accuracy*.json"))
+    if arguments.grid:
+        grid(paths)
+        return 0
     header = (
         "| record | D | items | schedule | rate | T | sd | Spearman [90 %] | skill | calibrated | coverage ± sd | width / sd | "
         "runs | store / state |"
     )
     print(header + "\n" + "|---" * (header.count("|") - 1) + "|")
     every: list[dict[str, float]] = []
-    for path in sorted(RECORDS.glob("adjoint-accuracy*.json")):
-        rows = json.loads(path.read_text(encoding="utf-8"))["results"]
-        for row in sorted(rows, key=lambda r: (r["items"] != "iid", r["schedule"] != "cosine", r["rate"], r["steps"])):
+    for path in paths:
+        for row in _rows(path):
             every.append(resplit(row))
             print(line(path.stem.removeprefix("adjoint-accuracy").strip("-") or "default", row, every[-1]))
     print("\n" + summary(every))
