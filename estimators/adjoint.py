@@ -43,7 +43,8 @@ class Sweep:
     mixture: the items of every step. state: (step) -> lifted state [D], streamed. gradient: (step, item) -> g_i(theta_t)
     [D]. product: (theta [D], item, direction [D]) -> H_i(theta) u [D].
     pooled: (step, theta [D], directions [r, D]) -> H u [r, D] for a batch drawn from many items; where given, one such
-    product of the mean injection stands for the mean of the items' own, at the cost of one item whatever the mixture's size.
+    product of the mean injection stands for the mean of the items' own, at the cost of one batch whatever the mixture's size.
+    own: how many of the read-outs, the first ones, have the items' own products even so.
     """
 
     rule: Rule
@@ -53,6 +54,7 @@ class Sweep:
     gradient: Callable[[int, int], Tensor]
     product: Callable[[Tensor, int, Tensor], Tensor]
     pooled: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    own: int = 0
 
     def start(self, slopes: Tensor) -> State:
         """Costate at the end: the read-outs' gradients [r, D], nothing on the memory."""
@@ -64,18 +66,40 @@ class Sweep:
         start = len(self.mixture) - 1 if first is None else first
         for step in range(start, -1, -1):
             state, items = self.state(step), self.mixture.steps[step]
-            pulled = [self.rule.pullback(state, self.gradient(step, i), self.rate(step), costate) for i in items]
-            injection = torch.stack([u for _, u in pulled]).sum(0) / len(items)
-            weight = self._weight(step, state.theta, items, [u for _, u in pulled], injection)
+            gradients = [self.gradient(step, i) for i in items]
+            pulled = [self.rule.pullback(state, g, self.rate(step), costate) for g in gradients]
+            own = torch.stack([u for _, u in pulled])
+            injection = own.sum(0) / len(items) if self.pooled is None else mean_touched(own, torch.stack(gradients))
+            weight = self._weight(step, state.theta, items, own, injection)
             before = mean_state([p for p, _ in pulled])
             costate = State(before.theta + weight, before.memory, {})
             yield Sensitivity(step, weight, injection, costate)
 
-    def _weight(self, step: int, theta: Tensor, items: Sequence[int], own: list[Tensor], mean: Tensor) -> Tensor:
-        if self.pooled is not None:
-            return self.pooled(step, theta, mean)
-        products = [torch.stack([self.product(theta, i, u) for u in us]) for i, us in zip(items, own, strict=True)]
-        return torch.stack(products).sum(0) / len(items)
+    def _weight(self, step: int, theta: Tensor, items: Sequence[int], own: Tensor, mean: Tensor) -> Tensor:
+        """w_t [r, D]. own: the items' injections [c, r, D]; mean: what stands for them in pooled products [r, D]."""
+        rows = len(mean) if self.pooled is None else self.own
+        parts = []
+        if rows:
+            each = [
+                torch.stack([self.product(theta, i, u) for u in us[:rows]]) for i, us in zip(items, own, strict=True)
+            ]
+            parts.append(torch.stack(each).sum(0) / len(items))
+        if self.pooled is not None and rows < len(mean):
+            parts.append(self.pooled(step, theta, mean[rows:]))
+        return torch.cat(parts)
+
+
+def mean_touched(injections: Tensor, gradients: Tensor) -> Tensor:
+    """Mean sensitivity [r, D] of a step's items [c, r, D] over those whose gradient [c, D] is not zero; 0 where all are.
+
+    What stands for the mean of H_i lambda_i is H lambda, with H the mean of many items'. Both factors go with whether an item
+    touches a coordinate (a token's embedding, if it has the token): one that does not has no curvature there, but answers to a
+    gradient with all the steepness of a second moment that has not begun, up to 1/eps. So lambda is the mean given that an
+    item touches the coordinate, and the share of items that do is in H alone.
+    """
+    touched = gradients != 0
+    count = touched.sum(0).clamp(min=1)
+    return (injections * touched[:, None]).sum(0) / count
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,9 @@ CHUNK = 1 << 16
 """Coordinates that are summed at once, in double precision."""
 
 
-def exact(expansion: Expansion) -> bool:
-    """Whether the table is of all coordinates."""
-    return expansion.whole or expansion.controlled
-
-
 def sums_of(expansion: Expansion) -> int:
     """Rows of the table for every functional: one, or on a sample those of `fut.control.SAMPLES`, each with random signs too."""
-    return 1 if exact(expansion) else len(SAMPLES) * (1 + SIGNED)
+    return 1 if expansion.of_all else len(SAMPLES) * (1 + SIGNED)
 
 
 def sample_weighted(injection: Tensor, weights: Tensor) -> Tensor:
@@ -148,8 +143,8 @@ def bend_of(expansion: Expansion, sample: str | None) -> Bend:
             f"adjoint: expected a complete table of functionals, got {len(missing)} blocks missing; {again}"
         )
     m, problem = expansion.functionals, expansion.problem
-    count = 1 if exact(expansion) else 1 + SIGNED
-    first = 0 if exact(expansion) else count * SAMPLES.index(sample)
+    count = 1 if expansion.of_all else 1 + SIGNED
+    first = 0 if expansion.of_all else count * SAMPLES.index(sample)
     rows = [j * sums_of(expansion) + first + row for j in range(m) for row in range(count)]
     read = [torch.from_numpy(terms.read_items("functionals", t, rows)) for t in range(expansion.steps)]
     table = torch.stack(read).unflatten(1, (m, count)).to(problem.device)

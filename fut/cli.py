@@ -32,7 +32,7 @@ from .commands.memorize import memorize
 from .commands.report import report
 from .commands.search import search
 from .commands.whatif import InOrder, whatif
-from .config import CacheConfig, load_config, parse_config
+from .config import AdjointConfig, CacheConfig, adjoint_settings, load_config, parse_config
 from .device import describe
 from .errors import EXPECTED, UsageError, exit_status
 from .questions.editing import CALIBRATED
@@ -86,12 +86,10 @@ def plan(
     if not what.is_dir() and what.suffix == ".toml":
         data = {} if text is None else {"text": text}
         found = planned(load_config(what, settings or (), data=data), device=device, progress=progress(as_json))
-    elif text is not None or settings:
-        raise UsageError(
-            f"plan: expected --text and --set with a TOML file, got {what}; a run's configuration is fixed"
-        )
+    elif text is not None:
+        raise UsageError(f"plan: expected --text with a TOML file, got {what}; a run's text is fixed")
     else:
-        found = plan_path(what, device=device, progress=progress(as_json))
+        found = plan_path(what, settings=settings or (), device=device, progress=progress(as_json))
     answer(found.as_dict(), present.costs(found), as_json)
 
 
@@ -114,27 +112,33 @@ def cache(
 ) -> None:
     """Compute the terms that the estimators replay; resumes, and recomputes what `fut check` found damaged."""
     run = open_run(path, device, as_json)
-    config = _cache_config(run, settings)
+    config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
     names, asked = terms.split(",") if terms else None, readouts.split(",") if readouts else None
     repaired = run.repair()
     say(f"caching on {describe(run.problem.device)}", as_json)
-    plan: CachePlan = run.plan_cache(names, config, asked)
+    plan: CachePlan = run.plan_cache(names, config, asked, adjoint)
     say(present.plan(plan, repaired), as_json)
-    run.cache(names, config, asked)
+    run.cache(names, config, asked, adjoint)
     info = run.info()
     answer({"plan": vars(plan), "repaired": repaired} | info, present.info(info), as_json)
 
 
 def _cache_config(run: Any, settings: list[str] | None) -> CacheConfig:
-    current = run.cache_config.model_dump(mode="json")
-    if not settings:
-        return run.cache_config
-    if any(not s.strip().startswith("cache.") for s in settings):
+    current, given = run.cache_config.model_dump(mode="json"), settings or []
+    if any(not s.strip().startswith(("cache.", "adjoint.")) for s in given):
         raise UsageError(
-            f"--set: expected keys of the section `cache`, got {', '.join(settings)}; the rest is fixed by the run"
+            f"--set: expected keys of the sections `cache` and `adjoint`, got {', '.join(given)}; the rest is fixed by the run"
         )
-    changed = load_config(None, settings).cache.model_dump(mode="json", exclude_unset=True)
+    own = [s for s in given if s.strip().startswith("cache.")]
+    if not own:
+        return run.cache_config
+    changed = load_config(None, own).cache.model_dump(mode="json", exclude_unset=True)
     return parse_config({"cache": current | changed}).cache
+
+
+def _adjoint_config(run: Any, settings: list[str] | None) -> AdjointConfig | None:
+    """What --set says of the expansion: changes of the stored configuration, or else of the run's own."""
+    return adjoint_settings(run.expansion().config, [s for s in settings or () if s.strip().startswith("adjoint.")])
 
 
 @app.command()

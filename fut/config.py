@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -285,6 +285,18 @@ def parse_config(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_explain(e) for e in error.errors()]
         raise UsageError("configuration: " + "; ".join(lines)) from error
+
+
+def adjoint_settings(current: AdjointConfig, settings: Sequence[str]) -> AdjointConfig | None:
+    """The expansion's configuration with `adjoint.key=value` settings, None without any; UsageError for other sections."""
+    if not settings:
+        return None
+    if any(not s.strip().startswith("adjoint.") for s in settings):
+        raise UsageError(
+            f"--set: expected keys of the section `adjoint`, got {', '.join(settings)}; the rest is fixed by the run"
+        )
+    changed = load_config(None, settings).adjoint.model_dump(mode="json", exclude_unset=True)
+    return parse_config({"adjoint": current.model_dump(mode="json") | changed}).adjoint
 
 
 def _explain(error: Any) -> str:

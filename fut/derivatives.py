@@ -14,6 +14,8 @@ from .models import Item, Objective
 
 STACKED = 1 << 13
 """Numbers of input that one pass takes together: beyond them, stacking items saves no time and only costs memory."""
+STEP = 3e-4
+"""Length of a difference of gradients, relative to the parameters."""
 GRADIENT_BYTES = 1 << 28
 """Bytes of item gradients that one pass makes at most."""
 
@@ -137,7 +139,7 @@ def hessian_vector(objective: Objective, theta: Tensor, item: Item, direction: T
 
 
 def hessian_vector_difference(
-    objective: Objective, theta: Tensor, item: Item, direction: Tensor, step: float = 3e-4
+    objective: Objective, theta: Tensor, item: Item, direction: Tensor, step: float = STEP
 ) -> Tensor:
     """Central difference of two gradients at theta ± h u, h = step |theta| / |u|: H u to O(h²), for any kernel.
 
@@ -147,9 +149,11 @@ def hessian_vector_difference(
 
 
 def central_difference(
-    slope: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, step: float = 3e-4
+    slope: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, step: float = STEP
 ) -> Tensor:
     """Derivative [D] of a gradient `slope` (theta -> [D]) along a direction, as in `hessian_vector_difference`."""
+    if not direction.any():
+        return torch.zeros_like(direction)
     scale = theta.norm()
     h = step * torch.where(scale > 0, scale, 1.0) / direction.norm().clamp(min=torch.finfo(theta.dtype).tiny)
     up, down = (slope(theta + sign * h * direction) for sign in (1, -1))
@@ -157,15 +161,25 @@ def central_difference(
 
 
 def hessian_vectors_one_sided(
-    objective: Objective, theta: Tensor, item: Item, directions: Tensor, step: float = 3e-4
+    objective: Objective, theta: Tensor, item: Item, directions: Tensor, step: float = STEP
 ) -> list[Tensor]:
     """Products H u for several directions [m, D] by one-sided differences, to O(h): m + 1 gradients in place of 2 m."""
-    here, scale = gradient(objective, theta, item), theta.norm()
-    found = []
-    for direction in directions:
-        h = step * torch.where(scale > 0, scale, 1.0) / direction.norm().clamp(min=torch.finfo(theta.dtype).tiny)
-        found.append((gradient(objective, theta + h * direction, item) - here) / h)
-    return found
+    here = gradient(objective, theta, item)
+    return [one_sided_difference(lambda at: gradient(objective, at, item), theta, u, here, step) for u in directions]
+
+
+def one_sided_difference(
+    slope: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, here: Tensor, step: float = STEP
+) -> Tensor:
+    """Derivative [D] of a gradient `slope` (theta -> [D]) along a direction, to O(h): one gradient and its value `here`.
+
+    A negative step looks the other way: over steps that take turns errors of first order cancel.
+    """
+    if not direction.any():
+        return torch.zeros_like(direction)
+    scale = theta.norm()
+    h = step * torch.where(scale > 0, scale, 1.0) / direction.norm().clamp(min=torch.finfo(theta.dtype).tiny)
+    return (slope(theta + h * direction) - here) / h
 
 
 def hessian_vector_mean(objective: Objective, theta: Tensor, items: Sequence[Item], direction: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +11,7 @@ from torch import Tensor
 from storage import MissingError
 
 from . import derivatives
-from .data import Item
-from .pooling import drawn_samples, small_size
+from .pooling import alike, drawn_samples, small_size
 
 if TYPE_CHECKING:
     from .expansion import Expansion
@@ -31,7 +29,7 @@ def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> 
         return math.nan
     problem, items = expansion.problem, expansion.problem.data.items
     draw = np.random.default_rng([expansion.config.seed, SAMPLE_KEY])
-    batch = drawn_samples(items, small_size(problem), draw) if _alike(items) else items[0]
+    batch = drawn_samples(items, small_size(problem), draw) if alike(items) else items[0]
     try:
         exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
     except (RuntimeError, NotImplementedError):
@@ -55,8 +53,4 @@ def check_cost(expansion: Expansion) -> int:
     if expansion.config.products == "exact":
         return 0
     items = expansion.problem.data.items
-    return round(4 * small_size(expansion.problem) / len(items[0][0])) if _alike(items) else 4
-
-
-def _alike(items: Sequence[Item]) -> bool:
-    return len({tuple(t.shape[1:] for t in item) for item in items}) == 1
+    return round(4 * small_size(expansion.problem) / len(items[0][0])) if alike(items) else 4

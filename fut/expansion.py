@@ -30,7 +30,7 @@ from .bending import outdated
 from .centring import run_centre
 from .config import AdjointConfig
 from .folding import ANCHORED, FOLDED, fold, has_names, term_specs
-from .pooling import pooled_products
+from .pooling import alike, pooled_products
 from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, readout_names
@@ -68,15 +68,19 @@ class Expansion:
         return readout_names(self.config.readouts, self.problem.config.data.items)
 
     @property
+    def pools(self) -> bool:
+        """Whether there are products on batches drawn from all items: not where those differ in shape."""
+        return self.config.curvature == "pooled" or alike(self.problem.data.items)
+
+    @property
     def functionals(self) -> int:
-        """m, the functionals behind the first read-out's quadratic term; none without a pooled batch, which they need."""
-        return self.config.functionals if self.config.curvature == "pooled" else 0
+        """m, the functionals behind the first read-out's quadratic term; none without drawn batches, which they need."""
+        return self.config.functionals if self.pools else 0
 
     @property
     def fine(self) -> int:
-        """How many read-outs, the first ones, are swept with products on the whole pool, and have a table of positions."""
-        chosen = self.config.fine if self.config.curvature == "pooled" else 0
-        return min(chosen or len(self.names), len(self.names))
+        """How many read-outs, the first ones, are swept with all the products they can have, and have a table of positions."""
+        return min((self.config.fine if self.pools else 0) or len(self.names), len(self.names))
 
     @property
     def ensemble(self) -> bool:
@@ -185,6 +189,11 @@ class Expansion:
         )
 
     @property
+    def of_all(self) -> bool:
+        """Whether tables are of all coordinates, and that of positions is held too (`estimators.control.Tamed`)."""
+        return self.whole or self.controlled
+
+    @property
     def places_count(self) -> int:
         """How many parameters a step's pooled batch is divided among: those of every run of an ensemble, else one."""
         return self.config.mixture if self.ensemble else 1
@@ -286,8 +295,10 @@ class Expansion:
         return bool((held := has_names(terms, names)) and terms.missing(held))
 
     def pooled_products(self, step: int, directions: Tensor) -> Tensor:
-        """Hessian-vector products [r + m, D] of a step's pooled batch, of the read-outs first, then of their functionals."""
-        return pooled_products(self.problem, self.config, step, self.places(step), directions, self.fine)
+        """Hessian-vector products [n, D] on drawn batches: of the fine read-outs first, unless they have the items' own, of the
+        others and of functionals."""
+        fine = self.fine if self.config.curvature == "pooled" else 0
+        return pooled_products(self.problem, self.config, step, self.places(step), directions, fine)
 
     def terms(self, create: bool = False) -> TermStore:
         """The term store; opened for reading, or created and compared in full: NotCachedError for one of an earlier version that

@@ -19,12 +19,12 @@ def gradients(expansion: Expansion) -> int:
     """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
     config, problem = expansion.config, expansion.problem
     training = problem.config.consumed
-    products: float = training * config.mixture
+    products: float = training * config.mixture * (2 if config.products == "exact" else 1)
     if config.curvature == "pooled":
-        products = _drawn(expansion, pooled_size(problem, config, expansion.places_count))
+        products = 2 * _drawn(expansion, pooled_size(problem, config, expansion.places_count))
     return (
         training * config.mixture
-        + round(2 * products * expansion.fine)
+        + round(products * expansion.fine)
         + len(expansion.anchors) * problem.config.data.items
         + sum(gradient_cost(n, problem) for n in expansion.names)
         + _coarse(expansion)
@@ -53,7 +53,7 @@ def kept_bytes(expansion: Expansion) -> int:
     width = expansion.problem.objective.start().element_size()
     few = (steps + len(expansion.anchors)) * expansion.fine * items * 8 + len(expansion.anchors) * items * width
     few += steps * expansion.functionals * sums_of(expansion) * items * 8
-    few += 0 if not expansion.controlled else steps * expansion.fine * items * (8 + ROWS * width)
+    few += steps * expansion.fine * items * (8 * expansion.of_all + ROWS * width * expansion.controlled)
     return rows * kept * width + 16 * kept + few
 
 
@@ -75,7 +75,7 @@ def centre_bytes(expansion: Expansion) -> int:
 def scratch_bytes(expansion: Expansion) -> int:
     """Bytes of scratch while it is built: the centre, anchors, and weights and costates of the sweep."""
     swept = len(expansion.names) + expansion.functionals + expansion.fine * _state(expansion)
-    control = 0 if not expansion.controlled else 16 * expansion.fine * expansion.problem.objective.size
+    control = 0 if not expansion.of_all else 16 * expansion.fine * expansion.problem.objective.size
     kept = swept * (expansion.steps + 1) * _vector_bytes(expansion)
     return centre_bytes(expansion) + anchor_bytes(expansion) + kept + control
 

@@ -2,9 +2,10 @@
 
 Beside the adjoint's terms, the table of positions: values [T, r, items] of putting an item at a step, for the r fine read-outs.
 It takes the costate after the step (curvature of all that follows included), the rule's own next state, and item gradients
-interpolated from the anchors. Where a sample of coordinates has a control variate (`fut.control`) the table is of all of them,
-and is also kept as the control variate takes it, on all coordinates and in weighted sums over the sample. Without one it is of
-the sample, weighted by 1/p: unbiased. So is the table of the functionals (`fut.bending`).
+interpolated from the anchors. Where all coordinates are kept, or a sample of them has a control variate (`fut.control`), it is of
+all of them, and is kept a second time with every coordinate's entries held within what simulated orders had there
+(`estimators.control.Tamed`); a control variate also takes it in weighted sums over the sample. Without one it is of the sample,
+weighted by 1/p: unbiased. So is the table of the functionals (`fut.bending`).
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def term_specs(expansion: Expansion) -> list[TermSpec]:
     if expansion.functionals:
         few["functionals"] = (expansion.steps, expansion.functionals * sums_of(expansion), n)
     specs += [TermSpec(name, shape, "float64") for name, shape in few.items()]
-    if expansion.controlled:
+    if expansion.of_all:
         specs.append(TermSpec("controlled_positions", few["positions"], "float64"))
+    if expansion.controlled:
         specs.append(TermSpec("sampled_positions", (expansion.steps, expansion.fine * ROWS, n), dtype))
     return specs
 
@@ -70,7 +72,7 @@ def fold(expansion: Expansion, terms: TermStore, progress: Progress = silent) ->
         "centre": lambda b: expansion.centre.read_array(b.step, "theta")[None, kept],
         "weight": lambda b: expansion.swept.read_array(b.step, "weight")[b.first : b.last, kept],
         "positions": lambda b: table.row(b.step).values[0, b.first : b.last],
-        "controlled_positions": lambda b: table.row(b.step).values[1, b.first : b.last],
+        "controlled_positions": lambda b: table.row(b.step).values[-1, b.first : b.last],
         "sampled_positions": lambda b: table.sampled(b.step)[b.first : b.last],
         "left_out": lambda b: table.left_out(b.step)[b.first : b.last],
         "functionals": lambda b: table.row(b.step).functionals[b.first : b.last],
@@ -104,7 +106,7 @@ def anchor_error(expansion: Expansion, row: int = 0) -> float | None:
 
 
 class Row(NamedTuple):
-    """A step of the tables, float64. values: of positions [1, r, items]; with a control variate also as that takes them
+    """A step of the tables, float64. values: of positions [1, r, items]; where they are of all coordinates also held
     [2, r, items]. functionals: what items add to them [m * sums, items]."""
 
     values: np.ndarray
@@ -143,7 +145,7 @@ class PositionTable:
             return np.zeros((self.expansion.fine, self.expansion.problem.config.data.items))
         rest = [a for a in range(len(anchors)) if a != index]
         without, of_all = (self._values(anchors[index], among) for among in (rest, range(len(anchors))))
-        return without.values[0] - of_all.values[0]
+        return without.values[-1] - of_all.values[-1]
 
     def _states(self, step: int) -> StepStates:
         """Of a step, on all coordinates."""
@@ -182,13 +184,16 @@ class PositionTable:
         problem, states = self.expansion.problem, self._states(step).part(self.expansion.indices)
         anchors, weight = [self.expansion.anchors[a] for a in among], 1.0 / self.expansion.probabilities
         gradient, norm = (Anchored(anchors, self._kept_at(name, among))(step) for name in ANCHORED)
-        total = torch.zeros(self.expansion.fine, len(gradient), dtype=torch.float64, device=problem.device)
+        kinds, fine = 1 + self.expansion.whole, self.expansion.fine
+        total = torch.zeros(kinds, fine, len(gradient), dtype=torch.float64, device=problem.device)
         for here, found in chunked_values(problem.rule, problem.rate(step), states, gradient, norm.squeeze(-1)):
-            total += (found * weight[here]).sum(-1)
+            total[0] += (found * weight[here]).sum(-1)
+            if self.expansion.whole:
+                total[1] += self.tamed().part(here)(found).sum(-1)
         injection = self._injection(step)[:, self.expansion.indices]
         if not self.expansion.whole:
             injection = sample_weighted(injection, self.weights())
-        return Row(total[None].cpu().numpy(), weighted_by(injection, gradient).cpu().numpy())
+        return Row(total.cpu().numpy(), weighted_by(injection, gradient).cpu().numpy())
 
     def _sampled(self, step: int) -> np.ndarray:
         """The weighted sums over every sample [r * samples * sums, items] of a step's values, as they are taken."""

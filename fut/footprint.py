@@ -212,20 +212,22 @@ class Footprint:
         return (2 * SAMPLES * m + 2 * m + BUFFERS * together + self.expansion.config.mixture) * self.vector
 
     def sample(self) -> int:
-        """Drawing coordinates: simulated orders, m states and noise, and scores in double precision; else an evaluation."""
+        """Drawing coordinates: simulated orders, and an evaluation."""
+        runs = self.expansion.config.mixture * self.state if self.expansion.ensemble else 0  # whose ends are evaluated
+        simulated = 0 if self.expansion.whole else self.simulated()
+        return self.planned(self.resident + (self.state + runs) * self.vector + max(simulated, self.evaluation))
+
+    def simulated(self) -> int:
+        """Simulated orders, m states and noise, and scores in double precision."""
         config, s, d = self.expansion.config, self.state, self.theta.numel()
-        runs = config.mixture * s if self.expansion.ensemble else 0  # whose ends are evaluated
-        held = self.resident + (s + runs) * self.vector
-        if self.expansion.whole:
-            return self.planned(held + self.evaluation)
         m, fine = config.simulated, self.expansion.fine
-        r = len(self.expansion.names) if self.expansion.controlled else self.swept
+        r = len(self.expansion.names) if self.expansion.of_all else self.swept
         vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + s * (2 + fine) + 2 * config.mixture
         scores = m * (r + fine) * self.vector + 8 * d * (4 * m * (1 + fine) + r + 8)
         simulated = vectors * self.vector + (
-            self.held_items if self.expansion.controlled else 8 * d * (2 * config.mixture + 3)
+            self.held_items if self.expansion.of_all else 8 * d * (2 * config.mixture + 3)
         )
-        return self.planned(held + max(simulated, scores, self.evaluation))
+        return max(simulated, scores)
 
     @property
     def held_items(self) -> int:
@@ -253,10 +255,12 @@ class Footprint:
         states = (2 * self.state + 2 * self.state * e.fine + 2) * self.vector
         k, width = e.expected_coordinates, self.theta.element_size()
         sampled = k * items * width * (2 * len(e.anchors) + 4)  # gradients of the sample, and between its anchors
+        if e.of_all:
+            states += 32 * e.fine * self.theta.numel() + self.held_items * e.controlled
         if e.controlled:
-            states += 32 * e.fine * self.theta.numel() + self.held_items
             sampled += 16 * ROWS * k
-        return self.planned(self.resident + max(2 * self.swept * self.vector, states + sampled))
+        simulated = self.simulated() if e.whole else 0  # before the table, which is held by what they find
+        return self.planned(self.resident + max(2 * self.swept * self.vector, states + sampled, simulated))
 
     def reweighting(self, wanted: Sensitivities) -> int:
         """The sweep along the reference run: a step's item gradients, a state, and every read-out's costate and weights."""

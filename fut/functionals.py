@@ -31,21 +31,26 @@ CHUNKS = 2
 """Chunks of the probe set on which its curvature is taken: the directions need no more."""
 SPACE, BUFFERS = 1 << 27, 14
 """Bytes that simulated orders take while they are replayed, and vectors that each of them takes."""
+RESOLVED = 1e-6
+"""Share of the largest eigenvalue below which a functional is rounding: it is 0 then, and its square counts nothing. A window
+of one step, or a centre of one run, has fewer directions than functionals."""
 STEP = 1e-3
 """Length of a difference along a displacement, relative to the parameters."""
 
 
 def principal_functionals(expansion: Expansion, readout: ReadOut, count: int) -> tuple[Tensor, Tensor]:
-    """Functionals q [count, D] of the displacement at the end of the window, and their signs [count]."""
+    """Functionals q [count, D] of the displacement at the end of the window, and their signs [count]; 0, where there are fewer
+    directions than that."""
     theta = expansion.state(expansion.steps).theta
     moved = simulated_displacements(expansion, SAMPLES * count)
     bent = _bend(expansion.problem, readout, theta, moved)
     gram = _products(moved, bent).cpu().numpy()
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     chosen = np.argsort(-np.abs(values), kind="stable")[:count]
-    scale = np.abs(values[chosen]).clip(np.finfo(np.float64).tiny) ** -0.5
+    kept = np.abs(values[chosen]) > RESOLVED * np.abs(values).max()
+    scale = np.where(kept, np.abs(values[chosen]), np.inf) ** -0.5
     mixing = torch.from_numpy((vectors[:, chosen] * scale).T.copy()).to(bent)
-    return mixing @ bent, torch.from_numpy(np.sign(values[chosen]))
+    return mixing @ bent, torch.from_numpy(np.sign(values[chosen]) * kept)
 
 
 def simulated_displacements(expansion: Expansion, count: int) -> Tensor:
@@ -89,6 +94,9 @@ def _bend(problem: Problem, readout: ReadOut, theta: Tensor, moved: Tensor) -> T
     here, scale = gradient(theta), theta.norm()
     rows = []
     for delta in moved:
+        if not delta.any():
+            rows.append(torch.zeros_like(delta))
+            continue
         h = STEP * torch.where(scale > 0, scale, 1.0) / delta.norm().clamp(min=torch.finfo(theta.dtype).tiny)
         rows.append((gradient(theta + h * delta) - here) / h)
     return torch.stack(rows)

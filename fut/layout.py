@@ -114,16 +114,19 @@ def read_expansion_config(path: Path, part: str = ADJOINT) -> AdjointConfig:
     return AdjointConfig.stored(identity["adjoint"] | {"readouts": identity["readouts"]})
 
 
-def readout_config(path: Path, config: Config, readouts: Sequence[str] | None) -> AdjointConfig:
+def readout_config(
+    path: Path, config: Config, readouts: Sequence[str] | None, chosen: AdjointConfig | None = None
+) -> AdjointConfig:
     """The expansion's configuration, swept for these read-outs if any are named; the stored one where it has them all.
 
-    IdentityError where there is an expansion without them: it is not thrown away unasked.
+    chosen: one that is asked for, in place of the stored one or the run's. IdentityError where there is an expansion without
+    the read-outs: it is not thrown away unasked. (That a chosen one is not the stored one is found when it is claimed.)
     """
-    stored = read_expansion_config(path) if has_expansion(path) else None
+    stored = read_expansion_config(path) if chosen is None and has_expansion(path) else None
     if readouts is None:
-        return stored or config.adjoint
+        return chosen or stored or config.adjoint
     if stored is None:
-        adjoint = config.adjoint.model_dump(mode="json") | {"readouts": list(readouts)}
+        adjoint = (chosen or config.adjoint).model_dump(mode="json") | {"readouts": list(readouts)}
         return parse_config({"adjoint": adjoint}).adjoint
     held, wanted = (readout_names(specs, config.data.items) for specs in (stored.readouts, readouts))
     if set(wanted) <= set(held):

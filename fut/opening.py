@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from storage import CheckpointStore, remove_parts, require_same
 
 from . import layout as files
-from .config import Config
+from .config import Config, adjoint_settings
 from .data import Dataset
 from .device import choose_device, environment
 from .errors import UsageError
@@ -43,16 +43,19 @@ def open_run(
     return Run(path, device=device, module=module, loss=loss, readouts=readouts, progress=progress)
 
 
-def plan_path(path: Path | str, *, device: str = "auto", progress: Progress = silent) -> Plan:
-    """The plan of a run directory whose training may not be finished."""
+def plan_path(
+    path: Path | str, *, settings: Sequence[str] = (), device: str = "auto", progress: Progress = silent
+) -> Plan:
+    """The plan of a run directory whose training may not be finished. settings: `adjoint.key=value`, of an expansion made so."""
     where = Path(path)
     if (where / files.SUMMARY).exists():
-        return open_run(where, device=device, progress=progress).plan()
+        run = open_run(where, device=device, progress=progress)
+        return run.plan(adjoint_settings(run.expansion().config, settings))
     manifest, config = files.read_manifest(where), files.read_config(where)
     data = files.read_dataset(where) if CheckpointStore(where / files.DATA).has(0) else None
     problem = build_problem(config, choose_device(device), data=data)
     require_same(manifest.identity, problem.identity, f"run {where}")
-    return plan_problem(problem, config.adjoint, config.cache, progress)
+    return plan_problem(problem, adjoint_settings(config.adjoint, settings) or config.adjoint, config.cache, progress)
 
 
 def train(

@@ -215,10 +215,11 @@ class Costs:
         centre, anchors = self.problem.config.consumed * config.mixture, len(e.anchors) * self.items
         sweep = e.gradients() - centre - anchors
         scratch = [centre_bytes(e), anchor_bytes(e)]
-        kept, k = e.expected_coordinates, 0 if e.whole else e.expected_coordinates
+        kept = e.expected_coordinates
         pulls = self.steps * config.mixture * 2 * len(e.names) * self.step
-        rows = len(e.names) if e.controlled else found.swept
-        simulated = (3 + rows / 2) * self.steps * config.simulated * self.step if k else 0.0
+        rows = len(e.names) if e.of_all else found.swept
+        simulated = (3 + rows / 2) * self.steps * config.simulated * self.step
+        drawn = 0.0 if e.whole else simulated
         share = 1.0 if e.controlled else kept / self.problem.objective.size  # of the coordinates in a table
         table = TABLE * self.steps * self.items * e.fine * self.step * share
         anchored = 0 if e.controlled else anchors * kept * found.theta.element_size()
@@ -226,8 +227,8 @@ class Costs:
         stages = [
             StageCost("adjoint: centre", centre, centre * (self.item + self.step), 0, scratch[0], found.centre()),
             StageCost("adjoint: backward sweep", sweep, sweep * self.item + pulls, 0, swept, found.sweep()),
-            StageCost("adjoint: sample", 0, simulated + (1 + e.places_count) * self.probe, sampled, 0, found.sample()),
-            StageCost("adjoint: fold", 0, table, e.nbytes() - anchored - sampled, 0, found.fold()),
+            StageCost("adjoint: sample", 0, drawn + (1 + e.places_count) * self.probe, sampled, 0, found.sample()),
+            StageCost("adjoint: fold", 0, table + simulated - drawn, e.nbytes() - anchored - sampled, 0, found.fold()),
         ]
         at = 1 if e.controlled else 3  # before the sweep, or on the sample
         stages.insert(

@@ -57,7 +57,8 @@ def _products_at(
 ) -> Tensor:
     """Products [r + m, D] of one place's part. at: the step, which of how many places."""
     step, place, count = at
-    batch, objective = pooled_batch(problem, config, step, place, count), problem.objective
+    objective = problem.objective
+    batch = pooled_batch(problem, config, step, place, count) if fine else ()
 
     def product(direction: Tensor) -> Tensor:
         if config.products == "exact":
@@ -97,23 +98,30 @@ def _per_step(problem: Problem) -> int:
 
 def pooled_batch(problem: Problem, config: AdjointConfig, step: int, place: int = 0, count: int = 1) -> Item:
     """One of `count` places' part of a batch as large as what `pool` steps consume, its samples drawn from all items."""
-    _require_alike(problem, "use `items`", "adjoint.curvature")
+    require_alike(problem, "use `items`", "adjoint.curvature")
     return _batch(problem, config, FINE, (step, place, count), pooled_size(problem, config, count))
 
 
 def mixed_batch(problem: Problem, pool: int, key: Sequence[int], advice: str, field: str) -> Item:
     """A batch as large as what `pool` steps consume, its samples drawn from all items by a generator seeded with `key`."""
-    _require_alike(problem, advice, field)
+    require_alike(problem, advice, field)
     return drawn_samples(problem.data.items, pool * _per_step(problem), np.random.default_rng(list(key)))
 
 
-def _require_alike(problem: Problem, advice: str, field: str) -> None:
-    """UsageError where the items differ in shape."""
-    sizes = {tuple(t.shape[1:] for t in item) for item in problem.data.items}
-    if len(sizes) > 1:
-        raise UsageError(
-            f"{field}: expected items of one shape to pool samples from, got {len(sizes)} shapes; {advice}"
-        )
+def alike(items: Sequence[Item]) -> bool:
+    """Whether samples of the items can stand in one batch."""
+    return len(_shapes(items)) == 1
+
+
+def require_alike(problem: Problem, advice: str, field: str) -> None:
+    """UsageError where the items' samples differ in shape."""
+    if not alike(problem.data.items):
+        count = len(_shapes(problem.data.items))
+        raise UsageError(f"{field}: expected items of one shape to pool samples from, got {count} shapes; {advice}")
+
+
+def _shapes(items: Sequence[Item]) -> set[tuple[torch.Size, ...]]:
+    return {tuple(t.shape[1:] for t in item) for item in items}
 
 
 def drawn_samples(items: Sequence[Item], size: int, draw: np.random.Generator) -> Item:

@@ -13,10 +13,17 @@ from estimators.errors import OrderError
 from estimators.order import Order
 from estimators.positions import look_up
 from estimators.replay import Listener
+from storage import TermStore
 
 from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference, expansion_of
 from .expansion import Expansion
+
+
+def held_name(terms: TermStore) -> str | None:
+    """The term that has the table: as it is held, where tables are of all coordinates; None in one of an early version."""
+    names = {spec.name for spec in terms.specs}
+    return next((name for name in ("controlled_positions", "positions") if name in names), None)
 
 
 class Positions(Estimator):
@@ -42,14 +49,15 @@ class Positions(Estimator):
     def table(self) -> Tensor:
         """M [T, items], float64, in the read-out's unit; each step's values up to a constant of the step."""
         terms, wanted = self.expansion.terms(), f"run `fut cache` on {self.expansion.directory.parent}"
-        if "positions" not in {spec.name for spec in terms.specs}:
+        name = held_name(terms)
+        if name is None:
             raise NotCachedError(
                 f"positions: expected an expansion with a table of positions, got one of an earlier version; remove "
                 f"{self.expansion.directory}, then {wanted}"
             )
-        if missing := terms.missing(["positions"]):
+        if missing := terms.missing([name]):
             raise NotCachedError(f"positions: expected a complete table, got {len(missing)} blocks missing; {wanted}")
-        rows = [terms.read_items("positions", t, [self.row])[0] for t in range(self.expansion.steps)]
+        rows = [terms.read_items(name, t, [self.row])[0] for t in range(self.expansion.steps)]
         return torch.stack([torch.from_numpy(row) for row in rows]).to(self.problem.device)
 
     @property

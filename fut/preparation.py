@@ -36,24 +36,28 @@ def open_terms(run: Run, config: CacheConfig | None) -> TermStore:
         raise IdentityError(f"{error}; or remove {path} to cache anew") from error
 
 
-def plan(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -> CachePlan:
+def plan(
+    run: Run, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None = None
+) -> CachePlan:
     """What `cache` would still cost."""
     pairwise, adjoint, curved = _split(run, names)
     layout = TermLayout.of(run.problem, config or run.cache_config)
     terms = run.terms(config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
-    expansion = run.expansion(files.readout_config(run.path, run.config, readouts)) if adjoint else None
+    expansion = run.expansion(expansion_config(run, readouts, adjoint_config)) if adjoint else None
     base = run.base() if curved else None
     about = run.sensitivities(_reweighting(run, readouts)) if REWEIGHTING in (names or ()) else None
     wanted = known_terms(layout, pairwise)
     return plan_cache(run.problem, layout, terms, wanted, run.state(0), expansion, base, about)
 
 
-def cache(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -> None:
+def cache(
+    run: Run, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None = None
+) -> None:
     """Compute what is missing of the named terms."""
     files.require_same_environment(run.manifest, environment(run.problem.device), run.path)
     pairwise, adjoint, curved = _split(run, names)
     if adjoint:
-        expand(run, files.readout_config(run.path, run.config, readouts))
+        expand(run, expansion_config(run, readouts, adjoint_config))
     if curved:
         curve(run)
     if REWEIGHTING in (names or ()):
@@ -66,6 +70,11 @@ def cache(run: Run, names: Names, config: CacheConfig | None, readouts: Names) -
             chosen = footprint_of(run.problem, run.expansion().config, config or run.cache_config)
             require_pairwise(chosen, wanted)
         fill(run.problem, run.layout, terms, run.state, wanted, run.progress)
+
+
+def expansion_config(run: Run, readouts: Names, chosen: AdjointConfig | None) -> AdjointConfig:
+    """The configuration that the run's expansion is computed with."""
+    return files.readout_config(run.path, run.config, readouts, chosen)
 
 
 def expand(run: Run, config: AdjointConfig | None) -> None:

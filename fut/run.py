@@ -147,24 +147,41 @@ class Run(Asking):
         """The term store, created if absent; IdentityError if it was made with another cache configuration."""
         return preparation.open_terms(self, config)
 
-    def plan(self) -> Plan:
-        """What every stage costs, from the reference run to a thousand queries: see `fut.planning`."""
-        return plan_problem(self.problem, self.expansion().config, self.cache_config, self.progress, self.base().config)
+    def plan(self, adjoint: AdjointConfig | None = None) -> Plan:
+        """What every stage costs, from the reference run to a thousand queries: see `fut.planning`.
 
-    def plan_cache(self, names: Names = None, config: CacheConfig | None = None, readouts: Names = None) -> CachePlan:
+        adjoint: how an expansion would be made, in place of the stored or the configured one.
+        """
+        chosen = adjoint or self.expansion().config
+        return plan_problem(self.problem, chosen, self.cache_config, self.progress, self.base().config)
+
+    def plan_cache(
+        self,
+        names: Names = None,
+        config: CacheConfig | None = None,
+        readouts: Names = None,
+        adjoint: AdjointConfig | None = None,
+    ) -> CachePlan:
         """What `cache` would still cost."""
-        return preparation.plan(self, names, config, readouts)
+        return preparation.plan(self, names, config, readouts, adjoint)
 
-    def cache(self, names: Names = None, config: CacheConfig | None = None, readouts: Names = None) -> None:
+    def cache(
+        self,
+        names: Names = None,
+        config: CacheConfig | None = None,
+        readouts: Names = None,
+        adjoint: AdjointConfig | None = None,
+    ) -> None:
         """Compute what is missing of the named terms; resumes where an interrupted call stopped.
 
         names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), terms of every
         (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more); all of
         these for None; and, on request alone, `curved` for what endpoints are rebuilt from (which None goes on with where it
         was begun) and `reweighting` for what that estimator reads. readouts: what the expansion is
-        swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them.
+        swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them. adjoint: how the expansion
+        is made, in place of the run's own configuration; refused where the run has one that was made otherwise.
         """
-        preparation.cache(self, names, config, readouts)
+        preparation.cache(self, names, config, readouts, adjoint)
 
     def expansion(self, config: AdjointConfig | None = None, part: str = files.ADJOINT) -> Expansion:
         """The expansion about the centre, as it is stored; with the run's own configuration where there is none yet.

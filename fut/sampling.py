@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -106,8 +106,8 @@ def _keep_tamed(expansion: Expansion, found: Simulated) -> Tamed:
 
 
 class Simulated(NamedTuple):
-    """Contributions of every coordinate to n simulated orders: to their read-outs and, without a control variate, functionals,
-    values [n, r + m, D]; with one, to their entries in the table of positions, for the fine read-outs [n, fine, D]."""
+    """Contributions of every coordinate to n simulated orders: to their read-outs and, of a sample without a control variate,
+    functionals, values [n, r + m, D]; else to their entries in the table of positions, for the fine read-outs [n, fine, D]."""
 
     values: Tensor
     table: Tensor
@@ -116,22 +116,18 @@ class Simulated(NamedTuple):
 def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
     """Of random orders, by the replay that estimates them, on all coordinates; no gradient is computed anew."""
     problem, steps = expansion.problem, expansion.steps
-    gradients = (
-        _real_gradients(expansion, simulated) if expansion.controlled else _normal_gradients(expansion, simulated)
-    )
+    gradients = _real_gradients(expansion, simulated) if expansion.of_all else _normal_gradients(expansion, simulated)
     state, centre = expansion.start().rows(simulated), expansion.state(0)
-    r, m = len(expansion.names), 0 if expansion.controlled else expansion.functionals
+    r, m = len(expansion.names), 0 if expansion.of_all else expansion.functionals
     total = torch.zeros(simulated, r + m, len(centre.theta), device=problem.device)
-    table = torch.zeros(
-        simulated, expansion.fine if expansion.controlled else 0, len(centre.theta), device=problem.device
-    )
+    table = torch.zeros(simulated, expansion.fine if expansion.of_all else 0, len(centre.theta), device=problem.device)
     for step in range(steps):
         total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.weight(step)
         gradient, before = gradients(step), centre
         if m:
             total[:, r:] += (gradient - expansion.gradients_of(step).mean(0))[:, None] * expansion.injection(step)
         centre = expansion.state(step + 1)
-        if expansion.controlled:
+        if expansion.of_all:
             moved = problem.rule.step(before.rows(simulated), gradient, problem.rate(step))[0]
             _place(table, expansion.costate(step + 1), moved, centre)
         state = problem.rule.step(state, gradient, problem.rate(step))[0]
@@ -144,8 +140,17 @@ def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Ten
     problem = expansion.problem
     orders = random_orders(problem.reference, simulated, expansion.config.seed + SIMULATED)
     batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
-    gradients = StreamedAnchors(expansion.anchors, AnchoredItems(expansion).rows)
+    rows = _kept_rows(expansion) if expansion.whole else AnchoredItems(expansion).rows
+    gradients = StreamedAnchors(expansion.anchors, rows)
     return lambda step: gradients.pick(step, batch.at(step))
+
+
+def _kept_rows(expansion: Expansion) -> Callable[[int, Sequence[int]], Tensor]:
+    """Gradients of some items at an anchor, from the terms, which have them on all coordinates."""
+    terms = expansion.terms()
+    return lambda anchor, items: torch.from_numpy(terms.read_items("gradient", anchor, items)).to(
+        expansion.problem.device
+    )
 
 
 def _normal_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from estimators.adjoint import Sweep
 from estimators.state import State
 
+from .derivatives import STEP, one_sided_difference
 from .difference import difference_error
 from .functionals import principal_functionals
 from .progress import Progress
@@ -42,11 +43,17 @@ def _sweep(expansion: Expansion) -> Sweep:
     places = lru_cache(maxsize=1)(expansion.places)
 
     def product(centre: Tensor, number: int, direction: Tensor) -> Tensor:
-        """Hessian-vector product [D] of a group's mean loss; of an ensemble, where its run stands."""
-        items, step = expansion.groups[number], number // config.mixture
-        theta = places(step)[number % config.mixture] if expansion.ensemble else centre
-        parts = [problem.product(theta, i, direction, config.products == "exact") / len(items) for i in items]
-        return torch.stack(parts).sum(0)
+        """Hessian-vector product [D] of a group's mean loss, at the centre, or of an ensemble where its run stands: exact, or by
+        a one-sided difference, since the gradient there is known; forwards and backwards in turn."""
+        items, (step, row) = expansion.groups[number], divmod(number, config.mixture)
+        theta = places(step)[row] if expansion.ensemble else centre
+        if config.products == "exact":
+            return problem.mean_product(theta, items, direction, exact=True)
+        shares, sign = [1.0 / len(items)] * len(items), -1 if (step + row) % 2 else 1
+        here = expansion.gradients_of(step)[row]
+        return one_sided_difference(
+            lambda at: problem.mean_gradient(at, items, shares), theta, direction, here, sign * STEP
+        )
 
     return Sweep(
         problem.rule,
@@ -55,9 +62,8 @@ def _sweep(expansion: Expansion) -> Sweep:
         expansion.state,
         lambda step, number: expansion.gradients_of(step)[number % config.mixture],
         product,
-        (lambda step, theta, directions: expansion.pooled_products(step, directions))
-        if config.curvature == "pooled"
-        else None,
+        (lambda step, theta, directions: expansion.pooled_products(step, directions)) if expansion.pools else None,
+        0 if config.curvature == "pooled" else expansion.fine,
     )
 
 
