@@ -35,7 +35,7 @@ from .problem import Problem
 from .progress import Progress, silent
 
 DIRECTORY = "curved"
-CENTRE_FIELDS = ("mixture", "anchors", "seed")
+CENTRE_FIELDS = ("mixture", "anchors", "seed", "apart")
 """What of the adjoint's configuration decides the base's centre, which is of mixtures, and its anchors."""
 LOW_RANK_KEY, REFRESH_KEY = 13, 17
 SCRATCH = ("scratch/centre", "scratch/gradients")
@@ -159,7 +159,7 @@ class Base:
 
     def settings(self) -> dict[str, Any]:
         """What decides the base's numbers beside the run."""
-        adjoint = self.adjoint.model_dump(mode="json", include=set(CENTRE_FIELDS))
+        adjoint = {k: v for k, v in self.adjoint.identity().items() if k in CENTRE_FIELDS}
         return {"curved": self.config.model_dump(mode="json"), "adjoint": adjoint}
 
     def claim(self) -> None:

@@ -198,7 +198,7 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
     if name in ("adjoint", "positions"):
         expansion = run.expansion()
         later = {
-            n for n in ("fine", "spacing", "control", "draw") if getattr(expansion.config, n) == ADDED[n]
+            n for n in ("fine", "spacing", "control", "draw", "apart") if getattr(expansion.config, n) == ADDED[n]
         }  # earlier versions had no such
         config = expansion.config.model_dump(mode="json", exclude={"readouts", *later})
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}

@@ -149,6 +149,11 @@ class AdjointConfig(_Section):
         description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
     )
     seed: int = Field(0, ge=0, lt=1 << 63)
+    apart: bool = Field(
+        True,
+        description="whether the centre's orders are drawn apart from random orders of the same seed, which a verification may "
+        "hold out; not so in expansions of earlier versions",
+    )
 
     def identity(self) -> dict[str, Any]:
         """What an expansion pins, read-outs aside; fields that earlier versions did not have only where they are not what
@@ -169,6 +174,7 @@ ADDED = {
     "spacing": "steps",
     "control": "never",
     "draw": "independent",
+    "apart": False,
 }
 """What expansions of earlier versions were made with, which had no such fields."""
 

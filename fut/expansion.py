@@ -30,7 +30,7 @@ from .bending import outdated
 from .centring import run_centre
 from .config import AdjointConfig
 from .folding import ANCHORED, FOLDED, fold, has_names, term_specs
-from .pooling import alike, pooled_products
+from .pooling import alike, pooled_products, require_alike
 from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, readout_names
@@ -40,6 +40,8 @@ from .training import read_state
 
 SAMPLED, ENTRIES = 1 << 13, 1 << 15
 """Coordinates of a large model that are kept, and entries of a table up to which it is a control variate, by default."""
+APART = 1 << 62
+"""Added to the expansion's seed for the centre's orders."""
 PARTS = (
     "sample",
     *(f"scratch/{part}" for part in ("centre", "gradients", "runs", "anchors", "sweep", "costate", "tamed")),
@@ -87,10 +89,15 @@ class Expansion:
         """Whether the centre is the mean of runs, and curvature is averaged over where they stand."""
         return self.config.centre == "ensemble"
 
+    @property
+    def centre_seed(self) -> int:
+        """Of the orders that the centre is made of: not that of random orders, some of which would be among them."""
+        return self.config.seed + (APART if self.config.apart else 0)
+
     @cached_property
     def members(self) -> list[Order]:
         """The orders of an ensemble's runs."""
-        return ensemble_orders(self.problem.reference, self.config.mixture, self.config.seed)
+        return ensemble_orders(self.problem.reference, self.config.mixture, self.centre_seed)
 
     @cached_property
     def groups(self) -> list[tuple[int, ...]]:
@@ -98,7 +105,7 @@ class Expansion:
         if self.ensemble:
             return [member.steps[step] for step in range(self.steps) for member in self.members]
         size = self.problem.config.data.per_step
-        drawn = balanced_groups(self.problem.reference, self.config.mixture, size, self.config.seed)
+        drawn = balanced_groups(self.problem.reference, self.config.mixture, size, self.centre_seed)
         return [group for step in drawn for group in step]
 
     @cached_property
@@ -213,6 +220,12 @@ class Expansion:
     def complete(self) -> bool:
         """Whether every stage is done."""
         return self.sampled.has(0) and (self.directory / "terms").exists() and not self.terms().missing()
+
+    def require_possible(self) -> None:
+        """OrderError or UsageError, before anything is computed, for a centre or for batches that these items cannot make."""
+        _ = self.groups
+        if self.config.curvature == "pooled":
+            require_alike(self.problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
 
     def identity(self) -> dict[str, Any]:
         return {

@@ -19,6 +19,8 @@ from .errors import FutError, UsageError
 from .estimation import ESTIMATORS, base_name, option
 from .expansion import PARTS
 from .folding import anchor_error
+from .layout import directory_bytes
+from .positions import TABLES
 from .readouts import PROBE
 from .retrained import RetrainedOrders
 from .sensitivity import DIRECTORY as REWEIGHTING
@@ -68,7 +70,7 @@ def store_bytes(run: Run, name: str) -> int:
     if name == "replay-exact":
         return run.checkpoints.nbytes()
     if name == "positions":
-        return directory_bytes(run.path / files.ADJOINT / "terms" / "arrays" / "positions")
+        return max(directory_bytes(run.path / files.ADJOINT / "terms" / "arrays" / n) for n in TABLES)
     if name in ("adjoint", BASE, REWEIGHTING):
         return directory_bytes(run.path / name)
     return sum(directory_bytes(run.path / files.TERMS / "arrays" / n) for n in needs(run, name))
@@ -82,10 +84,6 @@ def costs(run: Run, spec: str) -> dict[str, int]:
         "query_gradients": query_gradients(run, spec),
         "store_bytes": store_bytes(run, name),
     }
-
-
-def directory_bytes(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.exists() else 0
 
 
 def info(run: Run) -> dict[str, Any]:

@@ -152,6 +152,11 @@ def claim_expansion(path: Path, expansion: Expansion | Sensitivities, pins: dict
     claim(expansion.directory, "expansion", expansion.identity(), {PINS: pins} if pins else {})
 
 
+def directory_bytes(path: Path) -> int:
+    """Bytes of all files under a directory; 0 where there is none."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.exists() else 0
+
+
 def sweep(path: Path) -> None:
     """Remove what killed calls left half-written in the term stores."""
     built = (path / part / "terms" for part in (*SWEPT, BASE))

@@ -98,7 +98,7 @@ def _per_step(problem: Problem) -> int:
 
 def pooled_batch(problem: Problem, config: AdjointConfig, step: int, place: int = 0, count: int = 1) -> Item:
     """One of `count` places' part of a batch as large as what `pool` steps consume, its samples drawn from all items."""
-    require_alike(problem, "use `items`", "adjoint.curvature")
+    require_alike(problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
     return _batch(problem, config, FINE, (step, place, count), pooled_size(problem, config, count))
 
 

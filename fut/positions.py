@@ -19,11 +19,14 @@ from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference, expansion_of
 from .expansion import Expansion
 
+TABLES = ("controlled_positions", "positions")
+"""Terms that the table may be: as it is held, where tables are of all coordinates, or as it comes."""
+
 
 def held_name(terms: TermStore) -> str | None:
-    """The term that has the table: as it is held, where tables are of all coordinates; None in one of an early version."""
+    """The term that has the table; None in an expansion of an early version."""
     names = {spec.name for spec in terms.specs}
-    return next((name for name in ("controlled_positions", "positions") if name in names), None)
+    return next((name for name in TABLES if name in names), None)
 
 
 class Positions(Estimator):

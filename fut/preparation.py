@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage import IdentityError, MemoryTerms, TermStore, require_free
@@ -86,10 +87,13 @@ def build_expansion(run: Run, expansion: Expansion) -> None:
     """Compute what is missing of an expansion about the centre, refused beforehand where it does not fit."""
     files.require_same_environment(run.manifest, environment(run.problem.device), run.path)
     pins: dict[str, float] = {}
+    expansion.require_possible()
     if not expansion.complete():
         pins = run.readouts.pins(expansion.names)
         require_expansion(footprint_of(run.problem, expansion.config, run.cache_config))
-        require_free(run.path, expansion.scratch_bytes() + expansion.nbytes(), "the expansion and its scratch")
+        _require_rest(
+            expansion.directory, expansion.scratch_bytes() + expansion.nbytes(), "the expansion and its scratch"
+        )
     files.claim_expansion(run.path, expansion, pins)
     expansion.build(run.progress)
 
@@ -100,7 +104,7 @@ def curve(run: Run, config: CurvedConfig | None = None) -> None:
     base = run.base(config)
     if not base.complete():
         require_base(footprint_of(run.problem, base.adjoint, run.cache_config), base)
-        require_free(run.path, base.scratch_bytes() + base.nbytes(), "the low-rank curvature and its scratch")
+        _require_rest(base.directory, base.scratch_bytes() + base.nbytes(), "the low-rank curvature and its scratch")
     base.claim()
     base.build(run.progress)
 
@@ -112,9 +116,14 @@ def sensitise(run: Run, config: ReweightingConfig) -> None:
         pins = run.readouts.pins(found.names)
         footprint = footprint_of(run.problem, run.expansion().config, run.cache_config)
         require_memory("reweighting", footprint.reweighting(found), run.problem.device, LESS)
-        require_free(run.path, found.scratch_bytes() + found.nbytes(), "the expansion about the reference run")
+        _require_rest(found.directory, found.scratch_bytes() + found.nbytes(), "the expansion about the reference run")
     files.claim_expansion(run.path, found, pins)
     found.build(run.progress)
+
+
+def _require_rest(directory: Path, nbytes: int, what: str) -> None:
+    """DiskFullError unless what is still to be written of so many bytes fits: not what an interrupted call left there."""
+    require_free(directory.parent, max(0, nbytes - files.directory_bytes(directory)), what)
 
 
 def _reweighting(run: Run, readouts: Names) -> ReweightingConfig:

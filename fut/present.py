@@ -17,7 +17,7 @@ from .estimation import NAMES
 from .planning import Plan
 from .questions.datamodel import Datamodel
 from .questions.verify import Verification
-from .readouts import PROBE, shortened
+from .readouts import PROBE, shortened, unit_of
 
 COARSE = 0.03
 """Relative error of a Hessian-vector product from which exact ones are advised."""
@@ -145,7 +145,8 @@ def _checks(found: dict[str, Any]) -> list[str]:
             "made of, a common offset aside; `fut calibrate` gives intervals"
         )
     if (error := found["adjoint_anchor_error"]) is not None:
-        lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} nats/token")
+        unit = unit_of(found["readouts"][0]) or f"in the unit of `{found['readouts'][0]}`"
+        lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} {unit}")
     if (error := found["adjoint_difference_error"]) is not None:
         coarse = '; too coarse, set adjoint.products = "exact"' if error > COARSE else ""
         lines.append(f"Hessian-vector products: central difference is {100 * error:.2g} % off an exact one{coarse}")

@@ -19,6 +19,9 @@ TOLERANCE = 1e-4
 """How far, relatively, the same function's value at the same parameters may differ between two machines."""
 BUILT_IN = "probe, accuracy, items, item:NUMBER, groups:8, probe:2of8, package.module:name, or a name registered with `readouts=`"
 
+NATS, LOSSES = "nats/token", (PROBE, "item")
+"""The unit of a loss, and what the names of losses begin with."""
+
 UserFunction = Callable[[nn.Module], Tensor]
 """A user's read-out: the module with the parameters in question -> a tensor holding one number."""
 
@@ -36,6 +39,11 @@ class ReadOut:
     value: Callable[[Tensor], float]
     gradient: Callable[[Tensor], Tensor]
     pinned: bool = False
+
+
+def unit_of(name: str) -> str:
+    """nats/token, or probability; "" for a user's function."""
+    return NATS if name.partition(":")[0] in LOSSES and "." not in name else "probability" if name == "accuracy" else ""
 
 
 def readout_names(specs: Sequence[str], items: int) -> list[str]:

@@ -49,6 +49,8 @@ def draw_sample(expansion: Expansion) -> None:
         scores = contribution_scores(expansion, found, tamed)
         probabilities = inclusion_probabilities(scores, expansion.expected_coordinates).cpu()
         indices = poisson_sample(probabilities, expansion.config.seed)
+        if not len(indices):  # of one coordinate or two, in expectation
+            indices = probabilities.argmax()[None]
         chosen = probabilities[indices]
     arrays = {"indices": indices.numpy(), "probabilities": chosen.numpy()}
     arrays["difference_error"] = expansion.swept.read_array(expansion.steps, "difference_error")

@@ -24,8 +24,9 @@ def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], li
     """The centre's lifted states, and of every step the items and the parameters at which their gradients are taken."""
     problem, rule, T = run.problem, run.problem.rule, run.steps
     centre, seen, runs = [run.state(0)], [], [run.state(0)] * mixture
-    mixed = balanced_mixture(run.reference, mixture, 0).steps
-    orders = [order.steps for order in ensemble_orders(run.reference, mixture, 0)]
+    seed = run.expansion().centre_seed
+    mixed = balanced_mixture(run.reference, mixture, seed).steps
+    orders = [order.steps for order in ensemble_orders(run.reference, mixture, seed)]
     for t in range(T):
         if kind == "mixture":
             runs = [centre[t]] * mixture

@@ -183,7 +183,11 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "short text": (["train", "--out", "NEW", "--text", "SHORT"], 1, "text too short: expected at least"),
     "not UTF-8": (["train", "--out", "NEW", "--text", "BINARY"], 1, "expected UTF-8"),
     "no tokenizer": (["train", "--out", "NEW", "--set", "data.tokenizer=no.such:thing"], 2, "is it on PYTHONPATH?"),
-    "cache of the rest": (["cache", "RUN", "--set", "data.items=3"], 2, "expected keys of the section `cache`"),
+    "cache of the rest": (
+        ["cache", "RUN", "--set", "data.items=3"],
+        2,
+        "expected keys of the sections `cache` and `adjoint`",
+    ),
     "cache of another": (["cache", "RUN", "--set", "cache.size=7", *CPU], 1, "cache.size"),
     "NaN": (["train", "--out", "NEW", *CPU, *arguments(schedule={"rate": 1e30})], 1, "expected a finite loss, got nan"),
 }

@@ -26,7 +26,7 @@ from fut.expense import anchor_bytes
 from fut.several import SeveralReadOuts
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
-PLAIN = {"mixture": 2, "curvature": "items"}
+PLAIN = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
 
 
 def sampled(path: Path, **changes: object) -> fut.Run:

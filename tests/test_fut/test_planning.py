@@ -161,7 +161,16 @@ def test_an_interrupted_run_is_planned(own_run: Path, cli: Cli) -> None:
 def test_a_runs_configuration_is_not_overridden(own_run: Path, cli: Cli) -> None:
     said = cli("plan", own_run, "--set", "data.items=3")
     assert said.status == 2
-    assert "expected --text and --set with a TOML file" in said.err
+    assert "expected keys of the section `adjoint`" in said.err
+    assert "expected --text with a TOML file" in cli("plan", own_run, "--text", "book.txt").err
+
+
+def test_another_expansion_can_be_planned(own_run: Path, cli: Cli) -> None:
+    def centre(*settings: str) -> int:
+        stages = json.loads(cli("plan", own_run, "--json", *settings).out)["stages"]
+        return int(next(s["gradients"] for s in stages if s["stage"] == "adjoint: centre"))
+
+    assert centre("--set", "adjoint.mixture=3", "--set", "adjoint.pool=1") == 3 * centre("--set", "adjoint.mixture=1")
 
 
 def test_what_cannot_be_sketched_or_differentiated_is_left_out_with_a_word(small_run: fut.Run) -> None:

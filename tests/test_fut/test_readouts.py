@@ -157,7 +157,7 @@ def test_large_units_do_not_win_the_sample(tmp_path: Path) -> None:
         chosen.append(opened.expansion().probabilities)
         shutil.rmtree(tmp_path / "run" / "adjoint")
     run.expand(AdjointConfig(coordinates=800))
-    assert torch.allclose(chosen[0], chosen[1], rtol=1e-3)
+    assert torch.allclose(chosen[0], chosen[1], rtol=1e-2)
     assert chosen[0].shape != run.expansion().probabilities.shape, "the other read-out should have had a say"
 
 
