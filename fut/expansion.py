@@ -14,15 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from estimators.adjoint import spread_anchors
 from estimators.centre import balanced_groups, ensemble_orders
 from estimators.order import Order
 from estimators.state import State
-from storage import CheckpointStore, TermStore
+from storage import TermStore
 
 from . import expense
 from .anchoring import ITEM_BLOCK, run_anchors, run_sampled_anchors
@@ -35,22 +33,17 @@ from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, readout_names
 from .sampling import draw_sample, expected_coordinates
-from .sweeping import costate_from, run_sweep
-from .training import read_state
+from .stores import Stores
+from .sweeping import run_sweep
 
 SAMPLED, ENTRIES = 1 << 13, 1 << 15
 """Coordinates of a large model that are kept, and entries of a table up to which it is a control variate, by default."""
 APART = 1 << 62
 """Added to the expansion's seed for the centre's orders."""
-PARTS = (
-    "sample",
-    *(f"scratch/{part}" for part in ("centre", "gradients", "runs", "anchors", "sweep", "costate", "tamed")),
-)
-"""Directories of an expansion's checkpoint stores."""
 
 
 @dataclass(frozen=True)
-class Expansion:
+class Expansion(Stores):
     """Directory, problem and configuration of one expansion.
 
     start: the lifted state [D] that every order starts from. user: a user's own read-outs, by name. end: the reference
@@ -122,58 +115,6 @@ class Expansion:
     @property
     def steps(self) -> int:
         return self.problem.config.steps
-
-    @property
-    def scratch(self) -> Path:
-        return self.directory / "scratch"
-
-    @cached_property
-    def centre(self) -> CheckpointStore:
-        """Lifted states of the centre."""
-        return CheckpointStore(self.scratch / "centre")
-
-    @cached_property
-    def mixed(self) -> CheckpointStore:
-        """Gradients [c, D] of every step's mixture; of an ensemble also the parameters [c, D] at which they are taken."""
-        return CheckpointStore(self.scratch / "gradients")
-
-    @cached_property
-    def runs(self) -> CheckpointStore:
-        """The latest lifted states [c, D] of an ensemble's runs."""
-        return CheckpointStore(self.scratch / "runs")
-
-    @property
-    def centre_stores(self) -> tuple[CheckpointStore, ...]:
-        """What the centre's stage writes, of use together alone."""
-        return (self.centre, self.mixed, self.runs)
-
-    @cached_property
-    def anchored(self) -> CheckpointStore:
-        """Gradients [ITEM_BLOCK, D] of blocks of items at the anchors, and their norms; `anchored_key` numbers them."""
-        return CheckpointStore(self.scratch / "anchors")
-
-    def anchored_key(self, anchor: int, first: int) -> int:
-        """The number of the block of items that begins with item `first`, at an anchor."""
-        return anchor * -(-self.problem.config.data.items // ITEM_BLOCK) + first // ITEM_BLOCK
-
-    @cached_property
-    def swept(self) -> CheckpointStore:
-        """Weights w_t [r, D] of every step, and of the end, and costates of the fine read-outs."""
-        return CheckpointStore(self.scratch / "sweep")
-
-    @cached_property
-    def latest(self) -> CheckpointStore:
-        """The whole costate of the latest step that is swept."""
-        return CheckpointStore(self.scratch / "costate")
-
-    @cached_property
-    def tamed(self) -> CheckpointStore:
-        """How the control variates of the fine read-outs take the table of positions: shares and bounds [fine, D]."""
-        return CheckpointStore(self.scratch / "tamed")
-
-    @cached_property
-    def sampled(self) -> CheckpointStore:
-        return CheckpointStore(self.directory / "sample")
 
     @property
     def expected_coordinates(self) -> int:
@@ -249,8 +190,16 @@ class Expansion:
             if not self.controlled:
                 run_sampled_anchors(self, terms, progress)
             fold(self, terms, progress)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._discard_scratch()
         return self.terms()
+
+    def _discard_scratch(self) -> None:
+        """All of it at once: what a kill leaves half removed must not be gone on with, should a damaged term need it again."""
+        gone = self.directory / "discarded"
+        shutil.rmtree(gone, ignore_errors=True)
+        if self.scratch.exists():
+            self.scratch.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def repair(self) -> int:
         """Discard what is damaged, so that `build` computes it again; how many pieces that were."""
@@ -275,32 +224,6 @@ class Expansion:
     def run_centre(self, progress: Progress) -> None:
         """Lifted states and gradients of the centre; resumed where it stopped."""
         run_centre(self, progress)
-
-    def state(self, step: int) -> State:
-        """The centre's lifted state [D] before step `step`; scratch, there while the expansion is built."""
-        return read_state(self.centre, step, self.problem.device)
-
-    def gradients_of(self, step: int) -> Tensor:
-        """Gradients of the step's mixture [c, D]; scratch."""
-        return torch.from_numpy(self.mixed.read_array(step, "gradient")).to(self.problem.device)
-
-    def places(self, step: int) -> Tensor:
-        """Parameters at which the step's curvature is taken: of every run of an ensemble [c, D], else of the centre [1, D]."""
-        if not self.ensemble:
-            return self.state(step).theta[None]
-        return torch.from_numpy(self.mixed.read_array(step, "theta")).to(self.problem.device)
-
-    def weight(self, step: int) -> Tensor:
-        """w_t [r, D], and the read-outs' slopes for step T; scratch."""
-        return torch.from_numpy(self.swept.read_array(step, "weight")).to(self.problem.device)
-
-    def injection(self, step: int) -> Tensor:
-        """Sensitivities of the functionals to a gradient injected at a step [m, D]; scratch."""
-        return torch.from_numpy(self.swept.read_array(step, "injection")).to(self.problem.device)
-
-    def costate(self, step: int) -> State:
-        """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
-        return costate_from(self.swept.read(step).arrays, self.problem.device)
 
     def _lacks(self, *names: str) -> bool:
         """Whether any of the named terms is incomplete."""
@@ -327,33 +250,3 @@ class Expansion:
                 raise outdated(self)
             specs = [s for s in specs if s.name in held]  # of an earlier version, which kept no table of positions
         return TermStore.create_or_open(path, specs, self.identity(), ITEM_BLOCK)
-
-    @cached_property
-    def indices(self) -> Tensor:
-        """Sampled coordinates, ascending [k]."""
-        return torch.from_numpy(self.sampled.read_array(0, "indices")).to(self.problem.device)
-
-    @cached_property
-    def probabilities(self) -> Tensor:
-        """Their inclusion probabilities [k], float64."""
-        return torch.from_numpy(self.sampled.read_array(0, "probabilities")).to(self.problem.device)
-
-    @cached_property
-    def bend(self) -> tuple[Tensor, Tensor]:
-        """Of the functionals, values along the reference run's true displacement, and signs of their squares: [m], float64."""
-        names = ("known", "signs")
-        found = (self.sampled.read_array(0, name) if self.functionals else np.zeros(0) for name in names)
-        known, signs = (torch.from_numpy(array).to(self.problem.device) for array in found)
-        return known, signs
-
-    @cached_property
-    def own_bend(self) -> Tensor:
-        """Of the functionals, values along the true displacements of an ensemble's own runs: [c, m], float64."""
-        if not (self.ensemble and self.functionals):
-            return torch.zeros(0, self.functionals, dtype=torch.float64)
-        return torch.from_numpy(self.sampled.read_array(0, "own")).to(self.problem.device)
-
-    @property
-    def own_values(self) -> np.ndarray:
-        """The first read-out at the ends of an ensemble's own runs [c], float64, which is the truth about their orders."""
-        return self.sampled.read_array(0, "own_values")

@@ -76,7 +76,8 @@ def scratch_bytes(expansion: Expansion) -> int:
     """Bytes of scratch while it is built: the centre, anchors, and weights and costates of the sweep."""
     swept = len(expansion.names) + expansion.functionals + expansion.fine * _state(expansion)
     control = 0 if not expansion.of_all else 16 * expansion.fine * expansion.problem.objective.size
-    kept = swept * (expansion.steps + 1) * _vector_bytes(expansion)
+    whole = 2 * (len(expansion.names) + expansion.functionals) * _state(expansion)  # costates of this step and the last
+    kept = (swept * (expansion.steps + 1) + whole) * _vector_bytes(expansion)
     return centre_bytes(expansion) + anchor_bytes(expansion) + kept + control
 
 

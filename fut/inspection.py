@@ -17,7 +17,6 @@ from .data import detokenize
 from .difference import kept_error
 from .errors import FutError, UsageError
 from .estimation import ESTIMATORS, base_name, option
-from .expansion import PARTS
 from .folding import anchor_error
 from .layout import directory_bytes
 from .positions import TABLES
@@ -25,6 +24,7 @@ from .readouts import PROBE
 from .retrained import RetrainedOrders
 from .sensitivity import DIRECTORY as REWEIGHTING
 from .sensitivity import stored_config
+from .stores import PARTS
 from .terms import COST
 
 if TYPE_CHECKING:
