@@ -2,8 +2,8 @@
 
 python benchmarks/cold.py --work DIR
 
-An embedding has a gradient where the token stands, and nowhere else. Where Adam's second moment has not seen it yet, to first order
-its answer is up to 1/eps. For every setting: n random orders really retrained, and estimated
+An embedding has a gradient where the token stands, and nowhere else. Where Adam's second moment has not seen it yet, to first
+order its answer is up to 1/eps. For every setting: n random orders really retrained, and estimated
     by the default, whose drawn batches count injections where an item touches the coordinate (`estimators.adjoint.mean_touched`);
     so, but with the plain mean over items, as it was before;
     by the items' own products (`adjoint.curvature = "items"`);

@@ -1,4 +1,4 @@
-"""A tokenizer of words, so that most rows of the embedding are touched by few items, as with any vocabulary that people train on."""
+"""A tokenizer of words: most rows of the embedding are touched by few items, as with any vocabulary that people train on."""
 
 from __future__ import annotations
 
