@@ -18,7 +18,7 @@ from .config import ADDED
 from .errors import UsageError
 from .estimation import base_name, raw_estimates, require_movable
 from .notebook import COLOURS, Shown, labelled
-from .positions import held_name
+from .positions import reads_held
 from .questions.editing import random_edits
 from .readouts import PROBE, ReadOut, require_same_value, suffix
 
@@ -204,7 +204,7 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
         if name == "adjoint" and expansion.functionals and readout == expansion.names[0]:
             config["bend"] = "table"  # earlier versions replayed the functionals
-        if name == "positions" and held_name(expansion.terms()) == "controlled_positions":
+        if name == "positions" and reads_held(expansion):
             config["table"] = "held"  # earlier versions read the table as it comes
     elif name == "curved":
         config = run.base().settings()

@@ -112,7 +112,8 @@ class AdjointConfig(_Section):
         4, ge=1, description="how many runs, or transitions in every step, each of as many items as a step consumes"
     )
     curvature: Literal["items", "pooled"] = Field(
-        "pooled", description="Hessian-vector products of the mixture's items, or of one batch drawn from all items"
+        "pooled",
+        description="Hessian-vector products of the centre's own items, or of one batch drawn from all items",
     )
     pool: int = Field(2, ge=1, description="size of that batch, in steps (items per step each)")
     draw: Literal["balanced", "independent"] = Field(
@@ -123,7 +124,9 @@ class AdjointConfig(_Section):
         8, ge=0, description="directions along which the first read-out is read quadratically; 0 for a linear reading"
     )
     products: Literal["difference", "exact"] = Field(
-        "difference", description="Hessian-vector products of the sweep, by central difference or torch.func"
+        "difference",
+        description="Hessian-vector products of the sweep, by difference (central; one-sided for items, whose gradients are known) "
+        "or torch.func",
     )
     fine: int = Field(
         0,

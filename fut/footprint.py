@@ -133,7 +133,7 @@ class Footprint:
     def product(self) -> int:
         """Bytes of the sweep's Hessian-vector product: a gradient of as many items as are pooled, and three vectors."""
         config = self.expansion.config
-        pool = config.pool if config.curvature == "pooled" else 1
+        pool = config.pool if config.curvature == "pooled" else self.problem.config.data.per_step
         return pool * self.exact_product if config.products == "exact" else self.pooled_gradient(pool) + 3 * self.vector
 
     @cached_property

@@ -29,6 +29,12 @@ def held_name(terms: TermStore) -> str | None:
     return next((name for name in TABLES if name in names), None)
 
 
+def reads_held(expansion: Expansion) -> bool:
+    """Whether what is read of an expansion is its held table; one that is not there yet will have it where it can."""
+    built = (expansion.directory / "terms").exists()
+    return held_name(expansion.terms()) == TABLES[0] if built else expansion.of_all
+
+
 class Positions(Estimator):
     """First order in every single placement, blind to how placements act on one another: T look-ups an order.
 

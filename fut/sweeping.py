@@ -40,7 +40,7 @@ def run_sweep(expansion: Expansion, progress: Progress) -> None:
 def _sweep(expansion: Expansion) -> Sweep:
     config, problem = expansion.config, expansion.problem
 
-    places = lru_cache(maxsize=1)(expansion.places)
+    places, gradients = (lru_cache(maxsize=1)(read) for read in (expansion.places, expansion.gradients_of))
 
     def product(centre: Tensor, number: int, direction: Tensor) -> Tensor:
         """Hessian-vector product [D] of a group's mean loss, at the centre, or of an ensemble where its run stands: exact, or by
@@ -50,7 +50,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         if config.products == "exact":
             return problem.mean_product(theta, items, direction, exact=True)
         shares, sign = [1.0 / len(items)] * len(items), -1 if (step + row) % 2 else 1
-        here = expansion.gradients_of(step)[row]
+        here = gradients(step)[row]
         return one_sided_difference(
             lambda at: problem.mean_gradient(at, items, shares), theta, direction, here, sign * STEP
         )
@@ -60,7 +60,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         problem.rate,
         expansion.mixture,
         expansion.state,
-        lambda step, number: expansion.gradients_of(step)[number % config.mixture],
+        lambda step, number: gradients(step)[number % config.mixture],
         product,
         (lambda step, theta, directions: expansion.pooled_products(step, directions)) if expansion.pools else None,
         0 if config.curvature == "pooled" else expansion.fine,

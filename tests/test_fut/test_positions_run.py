@@ -16,6 +16,7 @@ from estimators.control import Tamed
 from estimators.errors import OrderError
 from estimators.order import random_orders
 from fut import folding, sampling
+from fut.calibration import read_calibration
 from fut.config import AdjointConfig
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import raw_estimates
@@ -183,3 +184,19 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
     error = run.info()["adjoint_anchor_error"]
     assert error == pytest.approx(float(np.sqrt(run.steps * expected.var())), rel=1e-4)
     assert make_run(adjoint={"anchors": 2}).info()["adjoint_anchor_error"] is None
+
+
+def test_a_calibration_is_of_the_table_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier version kept the table as it comes, and what was fitted to that is not used for one that is held."""
+    run, specs = fut.train(tmp_path / "run", small_config(), device="cpu"), folding.term_specs
+    with monkeypatch.context() as earlier:
+        earlier.setattr("fut.expansion.term_specs", lambda e: [s for s in specs(e) if s.name != TABLES[0]])
+        run.expand()
+    assert np.array_equal(run.positions(), as_it_comes(run))
+    run.calibrate(4, estimator="positions")
+    assert read_calibration(run, "positions") is not None
+    shutil.rmtree(tmp_path / "run" / "adjoint")
+    assert read_calibration(run, "positions") is None
+    run.expand()
+    assert read_calibration(run, "positions") is None
+    assert not np.array_equal(run.positions(), as_it_comes(run))
