@@ -125,7 +125,7 @@ class AdjointConfig(_Section):
     )
     products: Literal["difference", "exact"] = Field(
         "difference",
-        description="Hessian-vector products of the sweep, by difference (central; one-sided for items, whose gradients are known) "
+        description="Hessian-vector products of the sweep, by difference (one-sided for items, whose gradients are known) "
         "or torch.func",
     )
     fine: int = Field(
