@@ -30,7 +30,7 @@ FLOAT64 = {"model": {"dtype": "float64"}}
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scratch stays, so that a test can look at the centre's whole states."""
-    monkeypatch.setattr("fut.expansion.shutil.rmtree", lambda *a, **k: None)
+    monkeypatch.setattr(Expansion, "_discard_scratch", lambda expansion: None)
 
 
 def probe_bend(expansion: Expansion, delta: Tensor) -> Tensor:
