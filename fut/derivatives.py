@@ -16,6 +16,8 @@ STACKED = 1 << 13
 """Numbers of input that one pass takes together: beyond them, stacking items saves no time and only costs memory."""
 STEP = 3e-4
 """Length of a difference of gradients, relative to the parameters."""
+KNOWN_STEP = 1e-4
+"""The same from one gradient that is known already: shorter, as its error is of first order."""
 GRADIENT_BYTES = 1 << 28
 """Bytes of item gradients that one pass makes at most."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from estimators.adjoint import Sweep
 from estimators.state import State
 
-from .derivatives import STEP, one_sided_difference
+from .derivatives import KNOWN_STEP, one_sided_difference
 from .difference import difference_error
 from .functionals import principal_functionals
 from .progress import Progress
@@ -52,7 +52,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         shares, sign = [1.0 / len(items)] * len(items), -1 if (step + row) % 2 else 1
         here = gradients(step)[row]
         return one_sided_difference(
-            lambda at: problem.mean_gradient(at, items, shares), theta, direction, here, sign * STEP
+            lambda at: problem.mean_gradient(at, items, shares), theta, direction, here, sign * KNOWN_STEP
         )
 
     return Sweep(
