@@ -59,7 +59,8 @@ def looked_up(run: fut.Run, orders: Sequence[Order], term: str) -> np.ndarray:
 
 
 def variant(path: Path, orders: Sequence[Order], truth: np.ndarray, curvature: str, touched: bool) -> dict[str, Any]:
-    """What every reading of one expansion is worth."""
+    """What every reading of one expansion is worth; one that a killed call left may be of another kind, and goes."""
+    shutil.rmtree(path / "adjoint", ignore_errors=True)
     with patch("estimators.adjoint.mean_touched", mean_touched if touched else plain_mean):
         run = fut.open(path)
         run.expand(run.config.adjoint.model_copy(update={"curvature": curvature}))
