@@ -31,6 +31,7 @@ from .problem import Problem
 from .progress import Progress, silent
 from .readouts import UserFunction, gradient_cost, make_readouts, readout_names
 from .sampling import expected_coordinates
+from .stores import Sample
 from .training import unpack
 
 DIRECTORY = "reweighting"
@@ -48,7 +49,7 @@ def stored_config(path: Path) -> ReweightingConfig | None:
 
 
 @dataclass(frozen=True)
-class Sensitivities:
+class Sensitivities(Sample):
     """Directory, problem and configuration of one expansion about the reference run.
 
     state: the reference run's lifted state [D] before a step. user: a user's own read-outs, by name.
@@ -268,13 +269,3 @@ class Sensitivities:
         if not create:
             return TermStore.open(path)
         return TermStore.create_or_open(path, self._specs(), self.identity(), ITEM_BLOCK)
-
-    @cached_property
-    def indices(self) -> Tensor:
-        """Sampled coordinates, ascending [k]."""
-        return torch.from_numpy(self.sampled.read_array(0, "indices")).to(self.problem.device)
-
-    @cached_property
-    def probabilities(self) -> Tensor:
-        """Their inclusion probabilities [k], float64."""
-        return torch.from_numpy(self.sampled.read_array(0, "probabilities")).to(self.problem.device)

@@ -25,11 +25,31 @@ PARTS = (
 """Directories of an expansion's checkpoint stores."""
 
 
-class Stores(ABC):
+class Sample(ABC):
+    """The coordinates that are kept, as a checkpoint store has them."""
+
+    problem: Problem
+
+    @property
+    @abstractmethod
+    def sampled(self) -> CheckpointStore:
+        """Indices and probabilities, at step 0."""
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """Sampled coordinates, ascending [k]."""
+        return torch.from_numpy(self.sampled.read_array(0, "indices")).to(self.problem.device)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Their inclusion probabilities [k], float64."""
+        return torch.from_numpy(self.sampled.read_array(0, "probabilities")).to(self.problem.device)
+
+
+class Stores(Sample):
     """The checkpoint stores of an expansion in its directory, and what is read from them."""
 
     directory: Path
-    problem: Problem
 
     @property
     @abstractmethod
@@ -118,16 +138,6 @@ class Stores(ABC):
     def costate(self, step: int) -> State:
         """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)
-
-    @cached_property
-    def indices(self) -> Tensor:
-        """Sampled coordinates, ascending [k]."""
-        return torch.from_numpy(self.sampled.read_array(0, "indices")).to(self.problem.device)
-
-    @cached_property
-    def probabilities(self) -> Tensor:
-        """Their inclusion probabilities [k], float64."""
-        return torch.from_numpy(self.sampled.read_array(0, "probabilities")).to(self.problem.device)
 
     @cached_property
     def bend(self) -> tuple[Tensor, Tensor]:

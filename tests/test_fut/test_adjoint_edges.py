@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import Cli, MakeRun, small_config
+from small import Cli, MakeRun, flip, small_config
 
 import fut
 from estimators.adjoint import mean_touched
@@ -114,3 +114,21 @@ def test_an_anchors_error_is_in_the_read_outs_unit(make_run: MakeRun, cli: Cli) 
     run.cache(["adjoint"])
     (line,) = [line for line in cli("info", run.path).out.splitlines() if line.startswith("anchors:")]
     assert line.endswith(" probability")
+
+
+def test_a_kill_while_scratch_goes_leaves_none_of_it_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    expansion = run.expansion()
+    with monkeypatch.context() as killed:
+        killed.setattr("fut.expansion.shutil.rmtree", lambda *a, **k: None)
+        run.expand()
+    assert not expansion.scratch.exists()
+    expected = expansion.terms().read("centre", 2)
+    flip(next(p for p in (expansion.directory / "terms/arrays/centre/c").rglob("*") if p.is_file()), 40)
+    assert run.repair() >= 1
+    run.cache(["adjoint"])
+    assert not run.check()
+    assert np.array_equal(run.expansion().terms().read("centre", 2), expected)
+    assert not (expansion.directory / "discarded").exists()
