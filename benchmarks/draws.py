@@ -2,8 +2,8 @@
 
 python benchmarks/draws.py --steps 32 64 --items iid heterogeneous --work DIR
 
-An ensemble of a few runs is a sample of orders, and curvature is taken on drawn batches: another seed of the expansion draws others,
-and nothing else changes. Variants are settings of `adjoint`, such as `mixture=6,pool=1`.
+An ensemble of a few runs is a sample of orders, and curvature is taken on drawn batches: another seed of the expansion draws
+others, and nothing else changes. Variants are settings of `adjoint`, such as `mixture=6,pool=1`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for key in (k for k in wanted if k not in done):
             rows.append(dict(zip(KEYS, key, strict=True)) | drawn(run, key[2], key[3], arguments))
             accuracy = rows[-1]["accuracy"]
-            print(key, f"Spearman {accuracy['spearman']:.3f}, skill {accuracy['skill']:.2f}", file=sys.stderr, flush=True)
+            print(
+                key, f"Spearman {accuracy['spearman']:.3f}, skill {accuracy['skill']:.2f}", file=sys.stderr, flush=True
+            )
             write_record(arguments.name, vars(arguments) | {"order_seed": ORDER_SEED}, rows, started)
         shutil.rmtree(run.path)
     return 0
