@@ -110,11 +110,16 @@ class DualTransition:
     that a sample of coordinates knows its own variance.
     inner: the replay, of all coordinates or of a sample of them. centre: (step) -> theta_t [k]. weights: (step) ->
     w_t [r, k].
+    response: (step, what runs consume, theta [n, k]) -> what curvature that the replay has itself adds to its gradients [n, k].
+    To first order that moves the read-out by its product with the injection lambda_t [r, k], which is taken off again,
+    coordinate by coordinate: the sum stays exact to first order whatever the response is; only what comes after changes.
     """
 
     inner: Transition
     centre: Callable[[int], Tensor]
     weights: Callable[[int], Tensor]
+    response: Callable[[int, Picks, Tensor], Tensor] | None = None
+    injections: Callable[[int], Tensor] | None = None
 
     def start(self, state: State, readouts: int) -> State:
         n, k = state.theta.shape
@@ -124,6 +129,9 @@ class DualTransition:
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         delta = state.theta - self.centre(step)
         gathered = torch.addcmul(state.memory["gathered"], delta[:, None], self.weights(step))
+        if self.response is not None and self.injections is not None:
+            bent = self.response(step, picks, state.theta)
+            gathered = torch.addcmul(gathered, bent[:, None], self.injections(step), value=-1.0)
         memory = {k: b for k, b in state.memory.items() if k != "gathered"}
         after = self.inner(step, picks, State(state.theta, memory, state.clock))
         return State(after.theta, after.memory | {"gathered": gathered}, after.clock)

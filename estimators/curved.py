@@ -21,13 +21,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .adjoint import Anchored, StreamedAnchors
+from .adjoint import Anchored, AnchoredGradients, StreamedAnchors
 from .errors import DivergenceError
 from .lanczos import Product, RitzPairs, lanczos, seeded_draw
 from .replay import Picks
 from .rule import Rule
 from .state import State
 
+Rows = Anchored | StreamedAnchors
 QUANTILE_OF = 1 << 20
 """Coordinates, evenly spaced, that the clamp's quantile is taken over."""
 
@@ -83,17 +84,57 @@ def scarcity(parts: Iterable[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Curvature:
-    """K_t of the nearest anchor. anchors: steps, ascending. pairs: (index of the anchor) -> values [r] and rows [r, D]."""
+    """K_t of the nearest anchor. anchors: steps, ascending. pairs: (index of the anchor) -> values [r] and rows [r, D].
+
+    On a sample of k coordinates rows are [r, k] and weight [k] is the inverse of their probabilities: L^T delta is estimated
+    from them, and K_t delta is of them.
+    """
 
     anchors: Sequence[int]
     pairs: Callable[[int], RitzPairs]
+    weight: Tensor | float = 1.0
 
     def __call__(self, step: int, delta: Tensor) -> Tensor:
         """K_t delta [n, D] for delta [n, D]; row by row, so that a row has the same bits alone and in a stack."""
         nearest = min(range(len(self.anchors)), key=lambda i: abs(self.anchors[i] - step))
         values, rows = self.pairs(nearest)
         scale = values.to(delta)
-        return torch.stack([(scale * (rows @ own.clone())) @ rows for own in delta])
+        return torch.stack([(scale * (rows @ (own * self.weight))) @ rows for own in delta])
+
+
+def touching(gradients: Rows, step: int, picks: Picks, scarcity: Callable[[int], Tensor]) -> Tensor:
+    """What share of mean curvature's response falls to what every run consumes [n, k]: its items' presence over the mean's."""
+    anchor, items = gradients.between(step)[0], picks.unique()
+    scale = scarcity(anchor)
+    rows = (gradients.rows(anchor, items) != 0).to(scale) if items else torch.zeros_like(scale)[None]
+    return picks.combine(rows, {item: row for row, item in enumerate(items)}) * scale
+
+
+@dataclass(frozen=True)
+class BentGradients:
+    """Gradients of a replay about the centre, of all coordinates or a sample: g_i + s_i K_t delta_t, with no gradient anew.
+
+    inner: g_i from the anchors. centre: (step) -> theta_t [k]. scarcity: (index of the anchor) -> `scarcity` there [k].
+    """
+
+    inner: AnchoredGradients
+    centre: Callable[[int], Tensor]
+    curvature: Curvature
+    scarcity: Callable[[int], Tensor]
+
+    def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+        gradient, norm = self.inner(step, picks, theta)
+        bent = gradient + self.response(step, picks, theta)
+        if norm is not None:  # of all coordinates, of which these are a sample
+            added = [(b.square() - g.square()) * self.inner.weight for b, g in zip(bent, gradient, strict=True)]
+            more = torch.stack([a.sum() for a in added]).to(norm)
+            norm = (norm.square() + more).clamp(min=0.0).sqrt()
+        return bent, norm
+
+    def response(self, step: int, picks: Picks, theta: Tensor) -> Tensor:
+        """s_i K_t delta_t [n, k]."""
+        response = self.curvature(step, theta - self.centre(step))
+        return response * touching(self.inner.gradients, step, picks, self.scarcity)
 
 
 @dataclass(frozen=True)
@@ -107,7 +148,7 @@ class CurvedTransition:
 
     rule: Rule
     rate: Callable[[int], float]
-    gradients: Anchored | StreamedAnchors
+    gradients: Rows
     centre: Callable[[int], Tensor]
     curvature: Curvature
     refreshed: Collection[int]
@@ -118,20 +159,15 @@ class CurvedTransition:
         """The state [n, D] that training starts from, with nothing put back yet."""
         return State(state.theta, state.memory | {"remainder": torch.zeros_like(state.theta)}, state.clock)
 
-    def _share(self, step: int, picks: Picks) -> Tensor:
-        """What share of the mean correction falls to what every run consumes [n, D]: its items' presence over the mean."""
-        anchor, items = self.gradients.between(step)[0], picks.unique()
-        scale = self.scarcity(anchor)
-        rows = (self.gradients.rows(anchor, items) != 0).to(scale) if items else torch.zeros_like(scale)[None]
-        return picks.combine(rows, {item: row for row, item in enumerate(items)}) * scale
-
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         memory = dict(state.memory)
         remainder = memory.pop("remainder")
         bent = self.curvature(step, state.theta - self.centre(step))
         if step in self.refreshed:
             remainder = torch.stack([self.difference(step, own) for own in state.theta]) - bent
-        gradient = self.gradients.pick(step, picks) + (bent + remainder) * self._share(step, picks)
+        gradient = self.gradients.pick(step, picks) + (bent + remainder) * touching(
+            self.gradients, step, picks, self.scarcity
+        )
         if not torch.isfinite(gradient).all():
             raise DivergenceError(
                 f"curved: expected finite gradients, got NaN or infinity at step {step}: the order leads too far from the "

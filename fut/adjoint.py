@@ -18,6 +18,7 @@ from estimators.adjoint import (
     weighted_sums,
 )
 from estimators.control import signed_variance
+from estimators.curved import scarcity
 from estimators.errors import OrderError
 from estimators.order import Order
 from estimators.replay import Listener, RuleTransition, replay
@@ -28,6 +29,8 @@ from .control import SUMS, Control, Half, control_of, part_of
 from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference, expansion_of, one_of
 from .expansion import Expansion
+from .folding import LOW_RANK
+from .lowrank import bent
 
 AdjointReading = Literal["linear", "quadratic"]
 CACHED, MINIMUM = 1 << 16, 512
@@ -46,6 +49,7 @@ class Adjoint(Estimator):
     those of true displacements, of the reference run and of an ensemble's own runs: uncorrected, a common error of c_j would
     be multiplied by c_j.
 
+    With `adjoint.rank` the replay has low-rank curvature (`fut.lowrank`), whose first-order part is taken off again.
     Where coordinates are sampled, the linear part has the table of positions for a control variate (`fut.control`).
 
     A *position* is what an order adds to the reference order's: partial sums over sampled coordinates of the linear part, and of
@@ -107,12 +111,14 @@ class Adjoint(Estimator):
     @cached_property
     def _common(self) -> dict[str, Tensor]:
         """What is replayed whatever the read-out, in memory, by name: [steps, items, k]."""
-        return self._read({"gradient": None, "norm": None, "centre": None})
+        curved = {name: None for name in LOW_RANK[:2] if self.expansion.rank}
+        return self._read({"gradient": None, "norm": None, "centre": None, **curved})
 
     @cached_property
     def _tables(self) -> dict[str, Tensor]:
         """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row."""
-        return self._common | self._read({"weight": self.rows})
+        answers = {"answer": self.rows} if self.expansion.rank else {}
+        return self._common | self._read({"weight": self.rows, **answers})
 
     def _read(self, rows: dict[str, list[int] | None]) -> dict[str, Tensor]:
         terms = self.expansion.terms()
@@ -127,7 +133,9 @@ class Adjoint(Estimator):
         def read(name: str, step: int) -> Tensor:
             chosen = rows[name]
             found = terms.read(name, step) if chosen is None else terms.read_items(name, step, chosen)
-            return torch.from_numpy(found if held is None or name == "norm" else found[..., held.numpy()])
+            if held is None or name in ("norm", "eigenvalue"):
+                return torch.from_numpy(found)
+            return torch.from_numpy(found[..., held.numpy()])
 
         return {
             spec.name: torch.stack([read(spec.name, t) for t in range(spec.shape[0])]).to(self.problem.device)
@@ -161,23 +169,39 @@ class Adjoint(Estimator):
         norms = None
         if len(self.indices) < self.problem.objective.size:
             norms = Anchored(expansion.anchors, lambda a: tables["norm"][a])
-        inner = RuleTransition(
-            self.problem.rule,
-            self.problem.rate,
-            AnchoredGradients(gradients, norms, 1.0 / self.probabilities[block]),
-        )
-        return DualTransition(
-            inner, lambda t: tables["centre"][t, 0, block], lambda t: tables["weight"][t, rows, block]
-        )
+
+        def centre(step: int) -> Tensor:
+            return tables["centre"][step, 0, block]
+
+        def weights(step: int) -> Tensor:
+            return tables["weight"][step, rows, block]
+
+        consumed = AnchoredGradients(gradients, norms, 1.0 / self.probabilities[block])
+        rule, rate = self.problem.rule, self.problem.rate
+        if not expansion.rank:
+            return DualTransition(RuleTransition(rule, rate, consumed), centre, weights)
+        curved = bent(expansion, consumed, tables, centre, self._scarce)
+        inner = RuleTransition(rule, rate, curved)
+        return DualTransition(inner, centre, weights, curved.response, lambda t: tables["answer"][t, rows, block])
+
+    @cached_property
+    def _scarce(self) -> Tensor:
+        """One over the share of items that touch each coordinate at the anchors [A, k]."""
+        return torch.stack([scarcity([rows]) for rows in self._common["gradient"]])
+
+    @property
+    def _coupled(self) -> bool:
+        """Whether coordinates must be replayed together: for a norm to clip, or curvature that is no diagonal."""
+        return self.problem.rule.clip is not None or bool(self.expansion.rank)
 
     def _blocks(self, orders: int, rows: int = 1) -> list[slice]:
-        """Coordinates replayed together: as many as stay in a core's cache, all where clipping needs the whole norm.
+        """Coordinates replayed together: as many as stay in a core's cache, all where they act on one another.
 
         Whole runs of MINIMUM coordinates, which are summed first: the sums do not depend on the blocks.
         """
         size = len(self.indices)
         width = MINIMUM * max(1, CACHED // (orders * MINIMUM * (1 + (rows - 1) // 4)))
-        width = size if self.problem.rule.clip is not None else width
+        width = size if self._coupled else width
         return [slice(first, min(first + width, size)) for first in range(0, size, width)]
 
     def require_length(self, orders: Sequence[Order]) -> None:

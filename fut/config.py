@@ -134,6 +134,13 @@ class AdjointConfig(_Section):
         description="how many of the read-outs, the first ones, have products on the whole pool; the others have theirs as "
         "functionals do, at an eighth of the cost; 0 for all",
     )
+    rank: int = Field(
+        0,
+        ge=0,
+        description="Ritz pairs of curvature with which orders are replayed, at each of `curvatures` checkpoints of the centre; "
+        "what they do to first order is in the sweep already, and is taken off; 0 for a replay without curvature",
+    )
+    curvatures: int = Field(4, ge=1, description="checkpoints of the centre at which those are taken")
     anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
     spacing: Literal["rate", "steps"] = Field(
         "rate", description="whether anchors are spread evenly over the sum of learning rates, or over steps"
@@ -178,6 +185,8 @@ ADDED = {
     "control": "never",
     "draw": "independent",
     "apart": False,
+    "rank": 0,
+    "curvatures": 4,
 }
 """What expansions of earlier versions were made with, which had no such fields."""
 

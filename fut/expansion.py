@@ -1,8 +1,9 @@
 """The expansion about the centre: what the adjoint estimator reads, computed stage by stage, each resumable.
 
-Stages: centre (mixture gradients a step), anchors (item gradients at a few checkpoints of the centre), sweep (Hessian-vector
-products, backwards), sample (arithmetic), fold; without a control variate the anchors come after the sample, on which alone
-their gradients are then kept. Whole-size scratch is deleted once the terms are folded out of it.
+Stages: centre (mixture gradients a step), anchors (item gradients at a few checkpoints of the centre), low rank (curvature at a
+few checkpoints, where the replay is to have some), sweep (Hessian-vector products, backwards), sample (arithmetic), fold; without
+a control variate the anchors come after the sample, on which alone their gradients are then kept. Whole-size scratch is deleted
+once the terms are folded out of it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from estimators.adjoint import spread_anchors
 from estimators.centre import balanced_groups, ensemble_orders
+from estimators.curved import Curvature, curvature_anchors
 from estimators.order import Order
 from estimators.state import State
 from storage import TermStore
@@ -28,6 +30,7 @@ from .bending import outdated
 from .centring import run_centre
 from .config import AdjointConfig
 from .folding import ANCHORED, FOLDED, fold, has_names, term_specs
+from .lowrank import read_pairs, run_low_rank
 from .pooling import alike, pooled_products, require_alike
 from .problem import Problem
 from .progress import Progress, silent
@@ -71,6 +74,21 @@ class Expansion(Stores):
     def functionals(self) -> int:
         """m, the functionals behind the first read-out's quadratic term; none without drawn batches, which they need."""
         return self.config.functionals if self.pools else 0
+
+    @property
+    def rank(self) -> int:
+        """r, Ritz pairs of curvature in the replay; none without drawn batches, which they need."""
+        return min(self.config.rank, self.problem.objective.size) if self.pools else 0
+
+    @cached_property
+    def curvatures(self) -> list[int]:
+        """Checkpoints of the centre at which these are taken; none where there are none."""
+        return curvature_anchors(self.steps, self.config.curvatures) if self.rank else []
+
+    @cached_property
+    def low_rank(self) -> Curvature:
+        """The replay's curvature on all coordinates; from scratch."""
+        return Curvature(self.curvatures, lru_cache(maxsize=1)(lambda index: read_pairs(self, index)))
 
     @property
     def fine(self) -> int:
@@ -183,6 +201,7 @@ class Expansion(Stores):
             if self.controlled and (not drawn or self._lacks(*ANCHORED, *FOLDED[2:])):
                 run_anchors(self, progress)
             if not drawn or self._lacks(*FOLDED[1:]):
+                run_low_rank(self, progress)
                 run_sweep(self, progress)
             if not drawn:
                 draw_sample(self)
@@ -208,6 +227,7 @@ class Expansion(Stores):
             self.centre_stores,
             (self.anchored,),
             (self.tamed,),
+            (self.bent,),
             (self.swept, self.latest),
             (self.sampled,),
         ):  # the sweep's go together

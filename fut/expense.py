@@ -8,6 +8,7 @@ from .bending import sums_of
 from .control import ROWS
 from .difference import check_cost
 from .functionals import bend_cost
+from .lowrank import products
 from .pooling import pooled_size, small_size
 from .readouts import gradient_cost
 
@@ -26,10 +27,20 @@ def gradients(expansion: Expansion) -> int:
         training * config.mixture
         + round(products * expansion.fine)
         + len(expansion.anchors) * problem.config.data.items
+        + low_rank_gradients(expansion)
         + sum(gradient_cost(n, problem) for n in expansion.names)
         + _coarse(expansion)
         + check_cost(expansion)
     )
+
+
+def low_rank_gradients(expansion: Expansion) -> int:
+    """Those of them that the replay's curvature takes."""
+    if not expansion.rank:
+        return 0
+    size = pooled_size(expansion.problem, expansion.config, expansion.places_count) * expansion.places_count
+    count = 2 * len(expansion.curvatures) * products(expansion)
+    return round(count * size / len(expansion.problem.data.items[0][0]))
 
 
 def _coarse(expansion: Expansion) -> int:
@@ -54,7 +65,9 @@ def kept_bytes(expansion: Expansion) -> int:
     few = (steps + len(expansion.anchors)) * expansion.fine * items * 8 + len(expansion.anchors) * items * width
     few += steps * expansion.functionals * sums_of(expansion) * items * 8
     few += steps * expansion.fine * items * (8 * expansion.of_all + ROWS * width * expansion.controlled)
-    return rows * kept * width + 16 * kept + few
+    curved = len(expansion.curvatures) * expansion.rank
+    rows += curved + r * steps * bool(curved)
+    return rows * kept * width + 16 * kept + few + 8 * curved
 
 
 def anchor_bytes(expansion: Expansion) -> int:
@@ -73,11 +86,13 @@ def centre_bytes(expansion: Expansion) -> int:
 
 
 def scratch_bytes(expansion: Expansion) -> int:
-    """Bytes of scratch while it is built: the centre, anchors, and weights and costates of the sweep."""
-    swept = len(expansion.names) + expansion.functionals + expansion.fine * _state(expansion)
+    """Bytes of scratch while it is built: the centre, anchors, low-rank curvature, and weights and costates of the sweep."""
+    swept = len(expansion.names) * (1 + bool(expansion.rank)) + expansion.functionals
+    swept += expansion.fine * _state(expansion)
     control = 0 if not expansion.of_all else 16 * expansion.fine * expansion.problem.objective.size
     whole = 2 * (len(expansion.names) + expansion.functionals) * _state(expansion)  # costates of this step and the last
-    kept = (swept * (expansion.steps + 1) + whole) * _vector_bytes(expansion)
+    curved = len(expansion.curvatures) * expansion.rank
+    kept = (swept * (expansion.steps + 1) + whole + curved) * _vector_bytes(expansion)
     return centre_bytes(expansion) + anchor_bytes(expansion) + kept + control
 
 

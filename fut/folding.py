@@ -32,7 +32,17 @@ if TYPE_CHECKING:
     from .expansion import Expansion
 
 ANCHORED = ("gradient", "norm")
-FOLDED = ("centre", "weight", "positions", "controlled_positions", "sampled_positions", "left_out", "functionals")
+LOW_RANK = ("lowrank", "eigenvalue", "answer")
+FOLDED = (
+    "centre",
+    "weight",
+    "positions",
+    "controlled_positions",
+    "sampled_positions",
+    "left_out",
+    "functionals",
+    *LOW_RANK,
+)
 """Terms that are folded first, since a table on the sample reads them, and then."""
 
 
@@ -49,7 +59,12 @@ def term_specs(expansion: Expansion) -> list[TermSpec]:
         "centre": (expansion.steps + 1, 1, k),
     }
     dtype = expansion.problem.config.model.dtype
+    if expansion.rank:
+        shapes["lowrank"] = (len(expansion.curvatures), expansion.rank, k)
+        shapes["answer"] = (expansion.steps, r, k)
     specs = [TermSpec(name, shape, dtype) for name, shape in shapes.items()]
+    if expansion.rank:
+        specs.append(TermSpec("eigenvalue", (len(expansion.curvatures), 1, expansion.rank), "float64"))
     few = {"positions": (expansion.steps, expansion.fine, n), "left_out": (len(expansion.anchors), expansion.fine, n)}
     if expansion.functionals:
         few["functionals"] = (expansion.steps, expansion.functionals * sums_of(expansion), n)
@@ -76,6 +91,9 @@ def fold(expansion: Expansion, terms: TermStore, progress: Progress = silent) ->
         "sampled_positions": lambda b: table.sampled(b.step)[b.first : b.last],
         "left_out": lambda b: table.left_out(b.step)[b.first : b.last],
         "functionals": lambda b: table.row(b.step).functionals[b.first : b.last],
+        "lowrank": lambda b: expansion.bent.read_array(b.step, "lowrank")[b.first : b.last, kept],
+        "answer": lambda b: expansion.swept.read_array(b.step, "answer")[b.first : b.last, kept],
+        "eigenvalue": lambda b: expansion.bent.read_array(b.step, "eigenvalue")[None],
     }
     parts = [has_names(terms, names) for names in (ANCHORED, FOLDED)]
     with progress("fold", sum(len(terms.missing(names)) for names in parts)) as tick:

@@ -28,6 +28,7 @@ from .config import AdjointConfig, CacheConfig
 from .control import ROWS
 from .expansion import Expansion
 from .functionals import BUFFERS, SAMPLES, simulated_together
+from .lowrank import products
 from .memory import available_bytes, peak_bytes
 from .models import Item
 from .problem import Problem
@@ -198,6 +199,13 @@ class Footprint:
         gaps = round(GAPS * self.product) if self.expansion.ensemble else 0
         return self.planned(max(held + self.product, held + step, start) + gaps)
 
+    def low_rank(self) -> int:
+        """The replay's curvature: where runs stand, a state, Krylov vectors, turned and scaled to Ritz vectors, and a product."""
+        rows, places = products(self.expansion), self.expansion.places_count + 1
+        held = self.resident + (rows + places + self.state + 4) * self.vector
+        gaps = round(GAPS * self.product) if self.expansion.ensemble else 0
+        return self.planned(held + max(self.product + gaps, (3 * rows + TEMPORARIES) * self.vector))
+
     @property
     def swept(self) -> int:
         """r + m, rows of the sweep: read-outs, and functionals of the first."""
@@ -224,6 +232,8 @@ class Footprint:
         r = len(self.expansion.names) if self.expansion.of_all else self.swept
         vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + s * (2 + fine) + 2 * config.mixture
         scores = m * (r + fine) * self.vector + 8 * d * (4 * m * (1 + fine) + r + 8)
+        if self.expansion.rank:  # one anchor's and the next, and what they answer
+            vectors += 2 * self.expansion.rank + 3 * m + 2 * r
         simulated = vectors * self.vector + (
             self.held_items if self.expansion.of_all else 8 * d * (2 * config.mixture + 3)
         )

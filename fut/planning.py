@@ -25,7 +25,7 @@ from .data import Dataset
 from .device import choose_device, describe
 from .errors import UsageError
 from .estimation import batch_size
-from .expense import anchor_bytes, centre_bytes
+from .expense import anchor_bytes, centre_bytes, low_rank_gradients
 from .footprint import Footprint, footprint_of, numbers, timed
 from .inspection import NEEDS
 from .layout import checkpoint_bytes
@@ -210,10 +210,11 @@ class Costs:
         return StageCost("reference run", self.problem.config.consumed + warmup, seconds, nbytes, 0, found.training())
 
     def expanding(self) -> list[StageCost]:
-        """The five stages of the expansion; their gradients and bytes sum to what the expansion says of itself."""
+        """The stages of the expansion; their gradients and bytes sum to what the expansion says of itself."""
         e, found, config = self.expansion, self.footprint, self.expansion.config
         centre, anchors = self.problem.config.consumed * config.mixture, len(e.anchors) * self.items
-        sweep = e.gradients() - centre - anchors
+        curved = low_rank_gradients(e)
+        sweep = e.gradients() - centre - anchors - curved
         scratch = [centre_bytes(e), anchor_bytes(e)]
         kept = e.expected_coordinates
         pulls = self.steps * config.mixture * 2 * len(e.names) * self.step
@@ -234,6 +235,9 @@ class Costs:
         stages.insert(
             at, StageCost("adjoint: anchors", anchors, anchors * self.item, anchored, scratch[1], found.anchors())
         )
+        if e.rank:
+            at = 1 + e.controlled  # before the sweep
+            stages.insert(at, StageCost("adjoint: low rank", curved, curved * self.item, 0, 0, found.low_rank()))
         return stages
 
     def reweighting(self) -> StageCost:

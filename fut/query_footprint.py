@@ -27,6 +27,7 @@ class QueryFootprint:
         k, items = e.expected_coordinates, e.problem.config.data.items
         gradient = len(e.anchors) * items * (k + 1)
         row = (e.steps + 1) * k  # of the centre, and of the read-out's weights
+        row += len(e.curvatures) * e.rank * k + bool(e.rank) * (len(e.anchors) + e.steps) * k
         bend = 2 * e.functionals * sums_of(e) * e.steps * items
         control = 2 * SUMS * (e.steps * items + k) if e.controlled else 0
         return width * (gradient + 2 * row + max(gradient, row)) + 8 * (control + bend)
@@ -42,8 +43,11 @@ class QueryFootprint:
         of, width = self.of, self.of.theta.element_size()
         k = of.expansion.expected_coordinates
         batch = min(orders, batch_size(2 * k))
-        block = k if of.problem.rule.clip is not None else min(k, max(MINIMUM, CACHED // batch))
-        replayed = block * ((2 * of.state + 1) * width + 24) + 8 * SUMS * (2 * k // MINIMUM + 1)
+        coupled = of.problem.rule.clip is not None or of.expansion.rank
+        block = k if coupled else min(k, max(MINIMUM, CACHED // batch))
+        replayed = block * ((2 * of.state + 1 + 5 * bool(of.expansion.rank)) * width + 24) + 8 * SUMS * (
+            2 * k // MINIMUM + 1
+        )
         reference = 2 * k * width + 24 * k
         opened = of.resident + of.state * of.vector
         return of.planned(opened + max(of.evaluation, self.adjoint_tables() + batch * replayed + reference))

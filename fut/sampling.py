@@ -124,13 +124,19 @@ def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
     total = torch.zeros(simulated, r + m, len(centre.theta), device=problem.device)
     table = torch.zeros(simulated, expansion.fine if expansion.of_all else 0, len(centre.theta), device=problem.device)
     for step in range(steps):
-        total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.weight(step)
+        delta = state.theta - centre.theta
+        total[:, :r] += delta[:, None] * expansion.weight(step)
         gradient, before = gradients(step), centre
+        plain = gradient
+        if expansion.rank:  # as replayed, but for how scarce an item's touch is
+            response = expansion.low_rank(step, delta) * (gradient != 0)
+            total[:, :r] -= response[:, None] * expansion.answer(step)
+            gradient = gradient + response
         if m:
-            total[:, r:] += (gradient - expansion.gradients_of(step).mean(0))[:, None] * expansion.injection(step)
+            total[:, r:] += (plain - expansion.gradients_of(step).mean(0))[:, None] * expansion.injection(step)
         centre = expansion.state(step + 1)
         if expansion.of_all:
-            moved = problem.rule.step(before.rows(simulated), gradient, problem.rate(step))[0]
+            moved = problem.rule.step(before.rows(simulated), plain, problem.rate(step))[0]
             _place(table, expansion.costate(step + 1), moved, centre)
         state = problem.rule.step(state, gradient, problem.rate(step))[0]
     total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.weight(steps)

@@ -20,7 +20,7 @@ from .training import read_state
 
 PARTS = (
     "sample",
-    *(f"scratch/{part}" for part in ("centre", "gradients", "runs", "anchors", "sweep", "costate", "tamed")),
+    *(f"scratch/{part}" for part in ("centre", "gradients", "runs", "anchors", "lowrank", "sweep", "costate", "tamed")),
 )
 """Directories of an expansion's checkpoint stores."""
 
@@ -95,6 +95,11 @@ class Stores(Sample):
         return anchor * -(-self.problem.config.data.items // ITEM_BLOCK) + first // ITEM_BLOCK
 
     @cached_property
+    def bent(self) -> CheckpointStore:
+        """Ritz values [r] and vectors [r, D] of mean curvature at a few checkpoints of the centre."""
+        return CheckpointStore(self.scratch / "lowrank")
+
+    @cached_property
     def swept(self) -> CheckpointStore:
         """Weights w_t [r, D] of every step, and of the end, and costates of the fine read-outs."""
         return CheckpointStore(self.scratch / "sweep")
@@ -134,6 +139,10 @@ class Stores(Sample):
     def injection(self, step: int) -> Tensor:
         """Sensitivities of the functionals to a gradient injected at a step [m, D]; scratch."""
         return torch.from_numpy(self.swept.read_array(step, "injection")).to(self.problem.device)
+
+    def answer(self, step: int) -> Tensor:
+        """Sensitivities of the read-outs to a gradient injected at a step [r, D], where the replay has curvature; scratch."""
+        return torch.from_numpy(self.swept.read_array(step, "answer")).to(self.problem.device)
 
     def costate(self, step: int) -> State:
         """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def run_sweep(expansion: Expansion, progress: Progress) -> None:
-    """Write every step's weights of the read-outs [r, D], injections of the functionals [m, D], and fine read-outs' costates; of
-    the whole costates the latest is kept."""
+    """Write every step's weights of the read-outs [r, D], injections of the functionals [m, D], and fine read-outs' costates;
+    where the replay has curvature also the read-outs' injections, `answer` [r, D]. Of the whole costates the latest is kept."""
     done = min(expansion.latest.steps(), default=None)
     costate = _start(expansion) if done is None else _whole(expansion, done)
     sweep = _sweep(expansion)
@@ -33,6 +33,8 @@ def run_sweep(expansion: Expansion, progress: Progress) -> None:
         for found in sweep.backward(costate, (expansion.steps if done is None else done) - 1):
             held = len(expansion.names)
             arrays = {"weight": found.weight[:held], "injection": found.injection[held:]}
+            if expansion.rank:
+                arrays["answer"] = found.injection[:held]
             _write(expansion, found.step, found.costate, arrays)
             tick()
 
