@@ -90,6 +90,42 @@ def test_for_linear_rules_the_sweep_is_the_curved_replay_exactly(name: str, opti
     assert torch.allclose(found, (end.theta - states[-1].theta) @ SLOPES.T, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
+def test_whatever_curvature_the_replay_has_is_taken_off_to_first_order(name: str) -> None:
+    """Of a linear rule all of it, so that nothing changes; where it is the sweep's own, all of the correction."""
+    rule = make_rule(name)
+    plain, states = estimates(rule, REFERENCE, 1.0)
+    gradients = lambda step, item: HESSIANS[item] @ (states[step].theta - CENTRES[item]) + CENTRES[item]  # noqa: E731
+    sweep = Sweep(rule, rate, REFERENCE, states.__getitem__, gradients, lambda theta, item, u: HESSIANS[item] @ u)
+    found = {s.step: s for s in sweep.backward(sweep.start(SLOPES))}
+    tables = [torch.stack([gradients(t, i) for i in range(N)]) for t in range(N)]
+
+    def curved(matrices: Tensor) -> tuple[Tensor, Tensor]:
+        """The estimate, and the replay alone read linearly."""
+        response = lambda step, picks, theta: (theta - states[step].theta) @ matrices[step]  # noqa: E731
+
+        class Bent:
+            def __call__(self, step: int, picks: Any, theta: Tensor) -> tuple[Tensor, None]:
+                return picks.combine(tables[step]) + response(step, picks, theta), None
+
+        dual = DualTransition(
+            RuleTransition(rule, rate, Bent()),
+            lambda t: states[t].theta,
+            lambda t: found[t].weight,
+            response,
+            lambda t: found[t].injection,
+        )
+        end = replay(dual, dual.start(states[0].rows(len(ORDERS)), 2), OrderBatch.pack(ORDERS))
+        return dual.contributions(end, N, SLOPES).sum(-1), (end.theta - states[-1].theta) @ SLOPES.T
+
+    arbitrary = torch.randn(N, D, D, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    other = curved(arbitrary + arbitrary.transpose(1, 2))[0]
+    assert torch.allclose(other, plain, rtol=0, atol=1e-12) == (name != "adamw")
+    whole, alone = curved(HESSIANS)
+    assert torch.allclose(whole, alone, rtol=0, atol=1e-12)
+    assert not torch.allclose(whole, curved(torch.zeros_like(HESSIANS))[1], rtol=0, atol=1e-6)
+
+
 def test_for_adamw_the_error_is_second_order_in_curvature() -> None:
     rule = make_rule("adamw", betas=(0.9, 0.95), weight_decay=0.1)
     errors = []

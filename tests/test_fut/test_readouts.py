@@ -163,12 +163,21 @@ def test_large_units_do_not_win_the_sample(tmp_path: Path) -> None:
     assert chosen[0].shape != run.expansion().probabilities.shape, "the other read-out should have had a say"
 
 
-@pytest.mark.parametrize(("curvature", "functionals"), [("pooled", 0), ("items", 0), ("pooled", 3), ("items", 3)])
+@pytest.mark.parametrize(
+    ("curvature", "functionals", "rank"),
+    [("pooled", 0, 0), ("items", 0, 0), ("pooled", 3, 0), ("items", 3, 0), ("pooled", 0, 2), ("items", 3, 1)],
+)
 def test_costs_are_counted_for_every_readout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curvature: str, functionals: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curvature: str, functionals: int, rank: int
 ) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    config = AdjointConfig(readouts=["probe", "items"], curvature=curvature, pool=1, functionals=functionals)  # type: ignore[arg-type]
+    config = AdjointConfig(
+        readouts=["probe", "items"],
+        curvature=curvature,
+        pool=1,
+        functionals=functionals,
+        rank=rank,  # type: ignore[arg-type]
+    )
     expansion, calls, one = run.expansion(config), [], derivatives.gradient
 
     def count(item: tuple[Tensor, ...]) -> None:
