@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adjoint_table import resplit
 from record import resumed, write_record
 
 import fut
 from fut.config import adjoint_settings, load_config
+from fut.inspection import directory_bytes
 
 ORDER_SEED = 2000
 KEYS = ("steps", "items", "variant", "seed")
@@ -45,14 +47,37 @@ def drawn(run: fut.Run, variant: str, seed: int, arguments: argparse.Namespace) 
     chosen = [f"adjoint.{s}" for s in variant.split(",") if s and s != "default"]
     copy.cache(["adjoint"], adjoint=adjoint_settings(copy.config.adjoint, [*chosen, f"adjoint.seed={seed}"]))
     found = copy.verify(arguments.orders, ORDER_SEED, ["adjoint", "positions"])
+    nbytes = directory_bytes(path / "adjoint")
     shutil.rmtree(path)
     rows = found.estimators
-    return {
+    result = {
         "true_sd": found.as_dict()["true_sd"],
+        "reference_loss": run.reference_loss,
         "accuracy": rows["adjoint"],
         "positions": rows["positions"],
         "precompute_training_runs": rows["adjoint"]["precompute_gradients"] / run.steps,
+        "store_in_lifted_states": nbytes / (run.checkpoints.nbytes() / (run.steps + 1)),
+        "true_losses": found.true_losses,
+        "estimated_losses": found.estimated_losses["adjoint"],
     }
+    return result | {"calibrated": resplit(result)}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line of each setting and variant: means over draws, and their ranges."""
+    lines = [
+        "| T | items | variant | draws | runs | Spearman | calibrated skill | coverage |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for key in dict.fromkeys(tuple(row[k] for k in KEYS[:3]) for row in rows):
+        same = [row for row in rows if tuple(row[k] for k in KEYS[:3]) == key]
+        parts = [[row["accuracy"]["spearman"] for row in same]] + [
+            [row["calibrated"][name] for row in same] for name in ("skill", "coverage")
+        ]
+        cells = [f"{sum(p) / len(p):.3f} ({min(p):.3f}–{max(p):.3f})" for p in parts]
+        runs = f"{same[0]['precompute_training_runs']:.1f}"
+        lines.append("| " + " | ".join([*map(str, key), str(len(same)), runs, *cells]) + " |")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,10 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--orders", type=int, default=48)
     cli.add_argument("--text", default="")
     cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
-    cli.add_argument("--work", type=Path, required=True)
+    cli.add_argument("--work", type=Path)
     cli.add_argument("--name", default="draws")
+    cli.add_argument("--table", action="store_true", help="print the record's table; nothing is computed")
     arguments = cli.parse_args(argv)
     started, (rows, done) = time.time(), resumed(arguments.name, KEYS)
+    if arguments.table:
+        print(table(rows))
+        return 0
+    if arguments.work is None:
+        cli.error("expected --work DIR, an empty directory or one of an interrupted call")
     for steps, items in itertools.product(arguments.steps, arguments.items):
         wanted = [(steps, items, *rest) for rest in itertools.product(arguments.variants, arguments.seeds)]
         if done.issuperset(wanted):
