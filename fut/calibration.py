@@ -14,13 +14,13 @@ from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchor
 from estimators.order import Order, random_order, random_orders
 from storage import FORMAT, Manifest
 
-from .config import ADDED
 from .errors import UsageError
 from .estimation import base_name, raw_estimates, require_movable
 from .notebook import COLOURS, Shown, labelled
 from .positions import reads_held
 from .questions.editing import random_edits
 from .readouts import PROBE, ReadOut, require_same_value, suffix
+from .sections import ADDED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +32,8 @@ SEED = 1_000_003
 """Default seed of calibration orders, apart from the seeds that anybody verifies with."""
 TRIES = 20
 VALUE = "reference_value"
+LATER = ("fine", "spacing", "control", "draw", "apart", "rank", "curvatures")
+"""Fields of an expansion's configuration that came after the first calibrations."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,7 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
     name, config = base_name(estimator), {}
     if name in ("adjoint", "positions"):
         expansion = run.expansion()
-        later = {
-            n for n in ("fine", "spacing", "control", "draw", "apart") if getattr(expansion.config, n) == ADDED[n]
-        }  # earlier versions had no such
+        later = {n for n in LATER if getattr(expansion.config, n) == ADDED[n]}  # earlier versions had no such
         config = expansion.config.model_dump(mode="json", exclude={"readouts", *later})
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
         if name == "adjoint" and expansion.functionals and readout == expansion.names[0]:

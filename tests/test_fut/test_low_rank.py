@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from estimators.adjoint import mean_touched, spread_anchors
 from estimators.curved import curvature_anchors, sensitivity
 from estimators.order import random_orders
 from estimators.state import State
+from fut.calibration import _basis
 from fut.config import AdjointConfig
 from fut.estimation import raw_estimates
 from fut.pooling import pooled_products
@@ -93,7 +96,16 @@ def test_the_pairs_are_of_mean_curvature_in_the_rules_metric(tmp_path: Path, mon
         assert values.min() > 0
 
 
-def test_without_rank_nothing_is_pinned_or_kept(make_run: MakeRun) -> None:
+def test_without_rank_nothing_is_pinned_or_kept(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    runs, dumps = [make_run(adjoint=adjoint) for adjoint in ({}, CURVED)], json.dumps
+    with monkeypatch.context() as patched:
+        patched.setattr("json.dumps", lambda content, **options: (seen.append(content), dumps(content, **options))[1])
+        for run in runs:
+            _basis(run, "adjoint", "probe")
+    terms = [content["terms"] for content in seen if "terms" in content]
+    assert "rank" not in terms[0], "so that calibrations of earlier versions stay of use"
+    assert (terms[1]["rank"], terms[1]["curvatures"]) == (3, 2)
     assert not {"rank", "curvatures"} & set(AdjointConfig().identity())
     assert AdjointConfig(rank=2).identity()["rank"] == 2
     names = {spec.name for spec in make_run().expansion().terms().specs}
