@@ -55,7 +55,7 @@ def drawn(run: fut.Run, variant: str, seed: int, arguments: argparse.Namespace) 
         "reference_loss": run.reference_loss,
         "accuracy": rows["adjoint"],
         "positions": rows["positions"],
-        "precompute_training_runs": rows["adjoint"]["precompute_gradients"] / run.steps,
+        "precompute_training_runs": rows["adjoint"]["precompute_gradients"] / run.config.consumed,
         "store_in_lifted_states": nbytes / (run.checkpoints.nbytes() / (run.steps + 1)),
         "true_losses": found.true_losses,
         "estimated_losses": found.estimated_losses["adjoint"],

@@ -112,7 +112,8 @@ class DualTransition:
     w_t [r, k].
     response: (step, what runs consume, theta [n, k]) -> what curvature that the replay has itself adds to its gradients [n, k].
     To first order that moves the read-out by its product with the injection lambda_t [r, k], which is taken off again,
-    coordinate by coordinate: the sum stays exact to first order whatever the response is; only what comes after changes.
+    coordinate by coordinate: the sum stays exact to first order whatever the response is, if it is 0 where no injection is
+    known; only what comes after changes.
     """
 
     inner: Transition
@@ -120,6 +121,10 @@ class DualTransition:
     weights: Callable[[int], Tensor]
     response: Callable[[int, Picks, Tensor], Tensor] | None = None
     injections: Callable[[int], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.response is None) != (self.injections is None):
+            raise ValueError("dual transition: expected a response together with injections, got one of the two")
 
     def start(self, state: State, readouts: int) -> State:
         n, k = state.theta.shape

@@ -16,7 +16,7 @@ how far the rule moves a coordinate per unit of gradient, and L = P^-1/2 Q. No E
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -114,13 +114,16 @@ def touching(gradients: Rows, step: int, picks: Picks, scarcity: Callable[[int],
 class BentGradients:
     """Gradients of a replay about the centre, of all coordinates or a sample: g_i + s_i K_t delta_t, with no gradient anew.
 
-    inner: g_i from the anchors. centre: (step) -> theta_t [k]. scarcity: (index of the anchor) -> `scarcity` there [k].
+    inner: g_i from the anchors. centre: (step) -> theta_t [k]. scarcity: (index of the anchor) -> `scarcity` there [k]. known:
+    (step) -> where the sweep knows what a gradient does [k], bool: elsewhere nothing is added, as it could not be taken off.
     """
 
     inner: AnchoredGradients
     centre: Callable[[int], Tensor]
     curvature: Curvature
     scarcity: Callable[[int], Tensor]
+    known: Callable[[int], Tensor]
+    latest: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
 
     def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         gradient, norm = self.inner(step, picks, theta)
@@ -128,13 +131,18 @@ class BentGradients:
         if norm is not None:  # of all coordinates, of which these are a sample
             added = [(b.square() - g.square()) * self.inner.weight for b, g in zip(bent, gradient, strict=True)]
             more = torch.stack([a.sum() for a in added]).to(norm)
-            norm = (norm.square() + more).clamp(min=0.0).sqrt()
+            least = torch.stack([b.square().sum() for b in bent]).to(norm)  # of these coordinates alone
+            norm = (norm.square() + more).maximum(least).sqrt()
         return bent, norm
 
     def response(self, step: int, picks: Picks, theta: Tensor) -> Tensor:
-        """s_i K_t delta_t [n, k]."""
-        response = self.curvature(step, theta - self.centre(step))
-        return response * touching(self.inner.gradients, step, picks, self.scarcity)
+        """s_i K_t delta_t [n, k]; asked again for the same parameters, what was found."""
+        if self.latest and self.latest[0][0] == step and self.latest[0][1] is theta:
+            return self.latest[0][2]
+        share = touching(self.inner.gradients, step, picks, self.scarcity) * self.known(step)
+        found = self.curvature(step, theta - self.centre(step)) * share
+        self.latest[:] = [(step, theta, found)]
+        return found
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,7 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
     if name in ("adjoint", "positions"):
         expansion = run.expansion()
         later = {n for n in LATER if getattr(expansion.config, n) == ADDED[n]}  # earlier versions had no such
+        later |= set() if expansion.config.rank else {"curvatures"}
         config = expansion.config.model_dump(mode="json", exclude={"readouts", *later})
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
         if name == "adjoint" and expansion.functionals and readout == expansion.names[0]:

@@ -85,9 +85,8 @@ class Expansion(Stores):
         """Checkpoints of the centre at which these are taken; none where there are none."""
         return curvature_anchors(self.steps, self.config.curvatures) if self.rank else []
 
-    @cached_property
     def low_rank(self) -> Curvature:
-        """The replay's curvature on all coordinates; from scratch."""
+        """The replay's curvature on all coordinates; from scratch, one anchor at a time in memory."""
         return Curvature(self.curvatures, lru_cache(maxsize=1)(lambda index: read_pairs(self, index)))
 
     @property
@@ -185,6 +184,8 @@ class Expansion(Stores):
         _ = self.groups
         if self.config.curvature == "pooled":
             require_alike(self.problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
+        if self.config.rank:
+            require_alike(self.problem, "set adjoint.rank = 0", "adjoint.rank")
 
     def identity(self) -> dict[str, Any]:
         return {

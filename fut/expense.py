@@ -91,9 +91,13 @@ def scratch_bytes(expansion: Expansion) -> int:
     swept += expansion.fine * _state(expansion)
     control = 0 if not expansion.of_all else 16 * expansion.fine * expansion.problem.objective.size
     whole = 2 * (len(expansion.names) + expansion.functionals) * _state(expansion)  # costates of this step and the last
-    curved = len(expansion.curvatures) * expansion.rank
-    kept = (swept * (expansion.steps + 1) + whole + curved) * _vector_bytes(expansion)
-    return centre_bytes(expansion) + anchor_bytes(expansion) + kept + control
+    kept = (swept * (expansion.steps + 1) + whole) * _vector_bytes(expansion)
+    return centre_bytes(expansion) + anchor_bytes(expansion) + low_rank_bytes(expansion) + kept + control
+
+
+def low_rank_bytes(expansion: Expansion) -> int:
+    """Bytes of scratch of the replay's curvature."""
+    return len(expansion.curvatures) * expansion.rank * _vector_bytes(expansion)
 
 
 def _state(expansion: Expansion) -> int:

@@ -23,6 +23,7 @@ ADVICE = {
     "low-rank curvature": f"lower curved.rank or curved.pool, or {LESS}",
     "refresh gradients": f"lower curved.pool, or {LESS}",
     "curved": "lower curved.rank or adjoint.anchors",
+    "low rank": "lower adjoint.rank",
     "replay": "lower cache.coordinates or data.items",
     "fut": "lower cache.size or data.items",
 }
@@ -40,6 +41,7 @@ def require_expansion(footprint: Footprint) -> None:
     """ResourceError unless every stage of the expansion fits the memory that is there."""
     peaks = {
         "centre": footprint.centre,
+        **({"low rank": footprint.low_rank} if footprint.expansion.rank else {}),
         "backward sweep": footprint.sweep,
         "sample": footprint.sample,
         "anchors": footprint.anchors,

@@ -231,7 +231,7 @@ class Footprint:
         m, fine = config.simulated, self.expansion.fine
         r = len(self.expansion.names) if self.expansion.of_all else self.swept
         vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + s * (2 + fine) + 2 * config.mixture
-        scores = m * (r + fine) * self.vector + 8 * d * (4 * m * (1 + fine) + r + 8)
+        scores = (m * (r + fine) + self.expansion.rank) * self.vector + 8 * d * (4 * m * (1 + fine) + r + 8)
         if self.expansion.rank:  # one anchor's and the next, and what they answer
             vectors += 2 * self.expansion.rank + 3 * m + 2 * r
         simulated = vectors * self.vector + (

@@ -71,10 +71,13 @@ def bent(
     scarce: Tensor,
 ) -> BentGradients:
     """Gradients of the replay on the coordinates of the tables `lowrank` [n, r, k], with curvature in them. scarce: [A, k]."""
+    answers = tables["answer"]
     values, rows = tables["eigenvalue"][:, 0], tables["lowrank"]
     weight = torch.as_tensor(inner.weight).to(rows)
     curvature = Curvature(expansion.curvatures, lambda index: RitzPairs(values[index], rows[index]), weight)
-    return BentGradients(inner, centre, curvature, lambda anchor: scarce[anchor])
+    return BentGradients(
+        inner, centre, curvature, lambda anchor: scarce[anchor], lambda step: (answers[step] != 0).any(0)
+    )
 
 
 def read_pairs(expansion: Expansion, index: int) -> RitzPairs:

@@ -106,7 +106,7 @@ class Sweeps:
 
     def __init__(self, run: Run, expansion: Expansion, asked: Asked) -> None:
         reference = replace(run.readouts.reference(PROBE), expansion=expansion)
-        rows = min(ITEM_BLOCK, len(asked.items)) + 1 + asked.groups
+        rows = (min(ITEM_BLOCK, len(asked.items)) + 1 + asked.groups) * (1 + bool(expansion.rank))
         weights = rows * (run.steps + 1) * expansion.expected_coordinates * run.problem.objective.start().element_size()
         footprint = footprint_of(run.problem, expansion.config, run.cache_config)
         tables = QueryFootprint(footprint).adjoint_tables()

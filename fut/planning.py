@@ -25,7 +25,7 @@ from .data import Dataset
 from .device import choose_device, describe
 from .errors import UsageError
 from .estimation import batch_size
-from .expense import anchor_bytes, centre_bytes, low_rank_gradients
+from .expense import anchor_bytes, centre_bytes, low_rank_bytes, low_rank_gradients
 from .footprint import Footprint, footprint_of, numbers, timed
 from .inspection import NEEDS
 from .layout import checkpoint_bytes
@@ -215,7 +215,7 @@ class Costs:
         centre, anchors = self.problem.config.consumed * config.mixture, len(e.anchors) * self.items
         curved = low_rank_gradients(e)
         sweep = e.gradients() - centre - anchors - curved
-        scratch = [centre_bytes(e), anchor_bytes(e)]
+        scratch = [centre_bytes(e), anchor_bytes(e), low_rank_bytes(e)]
         kept = e.expected_coordinates
         pulls = self.steps * config.mixture * 2 * len(e.names) * self.step
         rows = len(e.names) if e.of_all else found.swept
@@ -237,7 +237,9 @@ class Costs:
         )
         if e.rank:
             at = 1 + e.controlled  # before the sweep
-            stages.insert(at, StageCost("adjoint: low rank", curved, curved * self.item, 0, 0, found.low_rank()))
+            stages.insert(
+                at, StageCost("adjoint: low rank", curved, curved * self.item, 0, scratch[2], found.low_rank())
+            )
         return stages
 
     def reweighting(self) -> StageCost:
@@ -291,7 +293,8 @@ class Costs:
     def adjoint_query(self, orders: int, stage: str) -> StageCost:
         kept = self.expansion.expected_coordinates
         together = min(orders, batch_size(2 * kept))
-        seconds = (orders + 1) * self.steps * kept * self.replayed(together)
+        curved = 4 * self.expansion.rank * self.flop if self.expansion.rank else 0.0
+        seconds = (orders + 1) * self.steps * kept * (self.replayed(together) + curved)
         return StageCost(stage, 0, seconds, 0, 0, QueryFootprint(self.footprint).adjoint(orders))
 
     def queries(self) -> Iterator[StageCost]:

@@ -123,14 +123,16 @@ def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
     r, m = len(expansion.names), 0 if expansion.of_all else expansion.functionals
     total = torch.zeros(simulated, r + m, len(centre.theta), device=problem.device)
     table = torch.zeros(simulated, expansion.fine if expansion.of_all else 0, len(centre.theta), device=problem.device)
+    curvature = expansion.low_rank() if expansion.rank else None
     for step in range(steps):
         delta = state.theta - centre.theta
         total[:, :r] += delta[:, None] * expansion.weight(step)
         gradient, before = gradients(step), centre
         plain = gradient
-        if expansion.rank:  # as replayed, but for how scarce an item's touch is
-            response = expansion.low_rank(step, delta) * (gradient != 0)
-            total[:, :r] -= response[:, None] * expansion.answer(step)
+        if curvature is not None:  # as replayed, but for how scarce an item's touch is
+            answer = expansion.answer(step)
+            response = curvature(step, delta) * ((gradient != 0) & (answer != 0).any(0))
+            total[:, :r] -= response[:, None] * answer
             gradient = gradient + response
         if m:
             total[:, r:] += (plain - expansion.gradients_of(step).mean(0))[:, None] * expansion.injection(step)

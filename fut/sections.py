@@ -132,7 +132,8 @@ class AdjointConfig(Section):
         0,
         ge=0,
         description="Ritz pairs of curvature with which orders are replayed, at each of `curvatures` checkpoints of the centre; "
-        "what they do to first order is in the sweep already, and is taken off; 0 for a replay without curvature",
+        "what they do to first order is in the sweep already, and is taken off (of a linear rule without clipping that is all); "
+        "0 for a replay without curvature",
     )
     curvatures: int = Field(4, ge=1, description="checkpoints of the centre at which those are taken")
     anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
@@ -163,6 +164,7 @@ class AdjointConfig(Section):
         """What an expansion pins, read-outs aside; fields that earlier versions did not have only where they are not what
         those did."""
         usual = {name for name, value in ADDED.items() if getattr(self, name) == value}
+        usual |= set() if self.rank else {"curvatures"}  # of no effect then
         return self.model_dump(mode="json", exclude={"readouts", *usual})
 
     @classmethod

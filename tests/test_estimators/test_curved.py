@@ -19,6 +19,7 @@ from estimators.curved import (
     refresh_steps,
     scarcity,
     sensitivity,
+    touching,
 )
 from estimators.errors import DivergenceError
 from estimators.lanczos import RitzPairs
@@ -180,11 +181,15 @@ def test_a_correction_falls_to_the_items_that_have_a_gradient_and_its_mean_stays
     made = transition(rule_of("momentum"), 0, lambda index: exact_pairs(rule_of("momentum"), 0), [0])
     made = replace(made, gradients=Anchored([0], lambda a: table), scarcity=lambda a: scarcity([table[:1], table[1:]]))
     both = OrderBatch.pack([Order.of([[0, 1]]), Order.of([[2, 3]]), Order.of([[0, 0]])])
-    assert made._share(0, both.at(0)).tolist() == [[1.0, 0.0, 2.0], [1.0, 0.0, 0.0], [1.0, 0.0, 4.0]]
+    assert touching(made.gradients, 0, both.at(0), made.scarcity).tolist() == [
+        [1.0, 0.0, 2.0],
+        [1.0, 0.0, 0.0],
+        [1.0, 0.0, 4.0],
+    ]
     singles = OrderBatch.pack([Order.of([i]) for i in range(4)]).at(0)
-    assert made._share(0, singles).mean(0).tolist() == [1.0, 0.0, 1.0]
+    assert touching(made.gradients, 0, singles, made.scarcity).mean(0).tolist() == [1.0, 0.0, 1.0]
     nothing = OrderBatch.pack([Order.of([[]])]).at(0)
-    assert made._share(0, nothing).tolist() == [[0.0, 0.0, 0.0]]
+    assert touching(made.gradients, 0, nothing, made.scarcity).tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_streamed_rows_are_those_of_whole_tables_and_no_others_are_read() -> None:

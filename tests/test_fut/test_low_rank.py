@@ -21,9 +21,12 @@ from estimators.order import random_orders
 from estimators.state import State
 from fut.calibration import _basis
 from fut.config import AdjointConfig
+from fut.data import build_dataset
+from fut.errors import ResourceError, UsageError
 from fut.estimation import raw_estimates
+from fut.layout import directory_bytes
 from fut.pooling import pooled_products
-from fut.progress import silent
+from fut.several import SeveralReadOuts
 from storage import DamagedError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -63,7 +66,7 @@ def written_out(run: fut.Run, order: list[int]) -> float:
         values, rows = pairs[min(range(len(curvatures)), key=lambda n: abs(curvatures[n] - t))]
         touch = (tables[low] != 0).double().mean(0)
         scarce = torch.where(touch > 0, 1 / touch.clamp(min=1e-9), 1.0) * (tables[low][item] != 0)
-        response = (values * (rows @ delta)) @ rows * scarce
+        response = (values * (rows @ delta)) @ rows * scarce * (answers[t] != 0)
         value += (weights[t] @ delta - answers[t] @ response).item()
         given = tables[low][item] if not share else (1 - share) * tables[low][item] + share * tables[low + 1][item]
         y = rule.step(y, given + response, problem.rate(t))[0]
@@ -87,7 +90,7 @@ def test_the_pairs_are_of_mean_curvature_in_the_rules_metric(tmp_path: Path, mon
     run.expand(AdjointConfig.model_validate(CURVED | {"products": "exact"}))
     expansion = run.expansion()
     for index, step in enumerate(expansion.curvatures):
-        values, rows = expansion.low_rank.pairs(index)
+        values, rows = expansion.low_rank().pairs(index)
         weight = sensitivity(run.problem.rule, expansion.state(step), 0.99)
         vectors = rows * weight / weight.max()  # P L, for which (P L)' H (P L) is diagonal
         bent = pooled_products(run.problem, expansion.config, step, expansion.places(step), vectors, fine=3)
@@ -186,21 +189,90 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
-    run = make_run(adjoint=CURVED)
+    run = make_run(**FLOAT64, adjoint=CURVED)
     stages = [s for s in run.plan().stages if s.stage.startswith("adjoint:")]
     assert "adjoint: low rank" in [s.stage for s in stages]
     expansion = run.expansion()
     assert sum(s.gradients for s in stages) == expansion.gradients()
     assert sum(s.bytes_kept for s in stages) == expansion.nbytes()
     assert sum(s.bytes_scratch for s in stages) == expansion.scratch_bytes()
+    kept = sum(np.prod(spec.shape) * 8 for spec in expansion.terms().specs) + 16 * run.parameters
+    assert expansion.nbytes() == kept, "all coordinates are kept, in double precision"
     assert "adjoint: low rank" in cli("plan", run.path).out
+
+
+def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fut.expansion.Expansion._discard_scratch", lambda self: None)
+    found = []
+    for rank in (0, 8):
+        run = fut.train(tmp_path / str(rank), small_config(data={"context": 40}), device="cpu")
+        run.expand(AdjointConfig(rank=rank, functionals=0))
+        found.append((run.expansion().scratch_bytes(), directory_bytes(run.path / "adjoint" / "scratch")))
+    said, taken = (after - before for before, after in zip(*found, strict=True))
+    assert said == (8 * 4 + run.steps + 1) * run.parameters * 4
+    assert 0.9 < taken / said < 1.3
+
+
+def test_a_stage_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    monkeypatch.setattr("fut.footprint.Footprint.low_rank", lambda self: 1 << 60)
+    with pytest.raises(ResourceError, match=r"low rank.*lower adjoint\.rank"):
+        run.expand(AdjointConfig.model_validate(CURVED))
+    assert not (run.path / "adjoint").exists()
+
+
+def test_items_of_several_shapes_are_refused(tmp_path: Path) -> None:
+    config = small_config()
+    data = build_dataset(config)
+    short = tuple((item[0][:, : 8 + i],) for i, item in enumerate(data.items))
+    run = fut.train(tmp_path / "run", config, data=fut.Dataset(short, data.probe, data.warmup), device="cpu")
+    with pytest.raises(UsageError, match=r"adjoint\.rank: expected items of one shape.*set adjoint\.rank = 0"):
+        run.expand(AdjointConfig(curvature="items", rank=2))
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"data": {"items": 1}},
+        {"adjoint": {"centre": "mixture"}},
+        {"adjoint": {"mixture": 1}},
+        {"adjoint": {"coordinates": 600, "control": "never"}},
+        {"data": {"items": 6, "per_step": 2}, "adjoint": {"coordinates": 900}},
+        {"data": {"items": 6, "per_step": 3}, "rule": {"options": {"clip": 0.3}}, "adjoint": {"coordinates": 900}},
+        {"rule": {"name": "sgd", "options": {}}},
+    ],
+)
+def test_it_serves_every_window(tmp_path: Path, sections: dict[str, dict[str, Any]]) -> None:
+    """The reference order, and one that trains on the same content, are the reference; another one is not far off the truth."""
+    sections = sections | {"adjoint": CURVED | sections.get("adjoint", {})}
+    run = fut.train(tmp_path / "run", small_config(**FLOAT64, **sections), device="cpu")
+    run.cache(["adjoint"])
+    same, other = run.estimate(["identity", "reverse"], known=False, calibrated=False)
+    assert same.loss == run.reference_loss
+    truth = run.retrain(run.order("reverse")).loss - run.reference_loss
+    assert abs(other.delta - truth) <= 0.7 * abs(truth) + 1e-15
+    if sections["adjoint"].get("coordinates"):
+        halves = [
+            run.estimate(["reverse"], f"adjoint:sample={half}", known=False)[0].delta for half in ("first", "second")
+        ]
+        assert halves[0] != halves[1]
+    if run.config.data.per_step > 1:
+        without = run.estimate(["without:0"], known=False, calibrated=False)[0].delta
+        assert without != 0
+
+
+def test_a_rank_beyond_the_parameters_is_all_of_them(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    assert run.expansion(AdjointConfig(rank=10**9)).rank == run.parameters
 
 
 def test_several_readouts_have_it_as_one_has(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
-    run.expand(AdjointConfig.model_validate(CURVED | {"readouts": ["probe", "item:2"]}))
-    alone = fut.train(tmp_path / "alone", small_config(**FLOAT64), device="cpu")
-    alone.expand(AdjointConfig.model_validate(CURVED | {"readouts": ["item:2"], "functionals": 0}))
-    found = [r.estimate(["reverse"], readout="item:2", known=False, calibrated=False)[0].loss for r in (run, alone)]
-    assert found[0] == pytest.approx(found[1], rel=1e-9)
-    run.expansion().build(silent)
+    names = ["probe", "item:2", "item:0"]
+    run.expand(AdjointConfig.model_validate(CURVED | {"readouts": names, "coordinates": 900}))
+    orders = [run.order("reverse"), run.order("random:3")]
+    several = SeveralReadOuts(run.readouts.reference("probe"), ["item:0", "probe", "item:2"])
+    values = several.changes(orders, ["item:2", "item:0"])[0]
+    for column, name in enumerate(("item:2", "item:0")):
+        alone = run.estimate([order.steps for order in orders], "adjoint:reading=linear", readout=name, known=False)
+        assert values[:, column].tolist() == pytest.approx([e.delta for e in alone], rel=1e-9)
