@@ -29,8 +29,8 @@ from .control import SUMS, Control, Half, control_of, part_of
 from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference, expansion_of, one_of
 from .expansion import Expansion
-from .folding import LOW_RANK
-from .lowrank import bent
+from .folding import RITZ
+from .lowrank import curved_gradients
 
 AdjointReading = Literal["linear", "quadratic"]
 CACHED, MINIMUM = 1 << 16, 512
@@ -111,7 +111,7 @@ class Adjoint(Estimator):
     @cached_property
     def _common(self) -> dict[str, Tensor]:
         """What is replayed whatever the read-out, in memory, by name: [steps, items, k]."""
-        curved = {name: None for name in LOW_RANK[:2] if self.expansion.rank}
+        curved = {name: None for name in RITZ if self.expansion.rank}
         return self._read({"gradient": None, "norm": None, "centre": None, **curved})
 
     @cached_property
@@ -180,7 +180,7 @@ class Adjoint(Estimator):
         rule, rate = self.problem.rule, self.problem.rate
         if not expansion.rank:
             return DualTransition(RuleTransition(rule, rate, consumed), centre, weights)
-        curved = bent(expansion, consumed, tables, centre, self._scarce)
+        curved = curved_gradients(expansion, consumed, tables, centre, self._scarce)
         inner = RuleTransition(rule, rate, curved)
         return DualTransition(inner, centre, weights, curved.response, lambda t: tables["answer"][t, rows, block])
 

@@ -228,7 +228,7 @@ class Expansion(Stores):
             self.centre_stores,
             (self.anchored,),
             (self.tamed,),
-            (self.bent,),
+            (self.ritz,),
             (self.swept, self.latest),
             (self.sampled,),
         ):  # the sweep's go together

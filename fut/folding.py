@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from .expansion import Expansion
 
 ANCHORED = ("gradient", "norm")
-LOW_RANK = ("lowrank", "eigenvalue", "answer")
+RITZ = ("lowrank", "eigenvalue")
+"""What the replay's curvature is read from, where it has some."""
 FOLDED = (
     "centre",
     "weight",
@@ -41,7 +42,8 @@ FOLDED = (
     "sampled_positions",
     "left_out",
     "functionals",
-    *LOW_RANK,
+    *RITZ,
+    "answer",
 )
 """Terms that are folded first, since a table on the sample reads them, and then."""
 
@@ -91,9 +93,9 @@ def fold(expansion: Expansion, terms: TermStore, progress: Progress = silent) ->
         "sampled_positions": lambda b: table.sampled(b.step)[b.first : b.last],
         "left_out": lambda b: table.left_out(b.step)[b.first : b.last],
         "functionals": lambda b: table.row(b.step).functionals[b.first : b.last],
-        "lowrank": lambda b: expansion.bent.read_array(b.step, "lowrank")[b.first : b.last, kept],
+        "lowrank": lambda b: expansion.ritz.read_array(b.step, "lowrank")[b.first : b.last, kept],
         "answer": lambda b: expansion.swept.read_array(b.step, "answer")[b.first : b.last, kept],
-        "eigenvalue": lambda b: expansion.bent.read_array(b.step, "eigenvalue")[None],
+        "eigenvalue": lambda b: expansion.ritz.read_array(b.step, "eigenvalue")[None],
     }
     parts = [has_names(terms, names) for names in (ANCHORED, FOLDED)]
     with progress("fold", sum(len(terms.missing(names)) for names in parts)) as tick:

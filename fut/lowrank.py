@@ -34,14 +34,14 @@ SEEDS = 1 << 31
 
 def run_low_rank(expansion: Expansion, progress: Progress) -> None:
     """Write the Ritz pairs of every curvature anchor; nothing where the replay has none."""
-    missing = [i for i in range(len(expansion.curvatures)) if not expansion.bent.has(i)]
+    missing = [i for i in range(len(expansion.curvatures)) if not expansion.ritz.has(i)]
     if not missing:
         return
     with progress("low-rank curvature", len(missing)) as tick:
         for index in missing:
             pairs = _pairs(expansion, expansion.curvatures[index])
             arrays = {"eigenvalue": pairs.values.cpu().numpy(), "lowrank": pairs.vectors.cpu().numpy()}
-            expansion.bent.write(index, arrays, {}, replace=True)
+            expansion.ritz.write(index, arrays, {}, replace=True)
             tick()
 
 
@@ -63,7 +63,7 @@ def _pairs(expansion: Expansion, step: int) -> RitzPairs:
     return RitzPairs(found.values[: expansion.rank].clamp(min=0.0), found.vectors[: expansion.rank])
 
 
-def bent(
+def curved_gradients(
     expansion: Expansion,
     inner: AnchoredGradients,
     tables: Mapping[str, Tensor],
@@ -82,5 +82,5 @@ def bent(
 
 def read_pairs(expansion: Expansion, index: int) -> RitzPairs:
     """The Ritz pairs of a curvature anchor on all coordinates; scratch."""
-    read, device = expansion.bent.read_array, expansion.problem.device
+    read, device = expansion.ritz.read_array, expansion.problem.device
     return RitzPairs(torch.from_numpy(read(index, "eigenvalue")), torch.from_numpy(read(index, "lowrank")).to(device))

@@ -95,7 +95,7 @@ class Stores(Sample):
         return anchor * -(-self.problem.config.data.items // ITEM_BLOCK) + first // ITEM_BLOCK
 
     @cached_property
-    def bent(self) -> CheckpointStore:
+    def ritz(self) -> CheckpointStore:
         """Ritz values [r] and vectors [r, D] of mean curvature at a few checkpoints of the centre."""
         return CheckpointStore(self.scratch / "lowrank")
 
