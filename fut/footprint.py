@@ -270,7 +270,10 @@ class Footprint:
         if e.controlled:
             sampled += 16 * ROWS * k
         simulated = self.simulated() if e.whole else 0  # before the table, which is held by what they find
-        return self.planned(self.resident + max(2 * self.swept * self.vector, states + sampled, simulated))
+        read = (
+            2 * max(self.swept, e.rank) * self.vector
+        )  # a step's weights, or a checkpoint's Ritz vectors, before they are sampled
+        return self.planned(self.resident + max(read, states + sampled, simulated))
 
     def reweighting(self, wanted: Sensitivities) -> int:
         """The sweep along the reference run: a step's item gradients, a state, and every read-out's costate and weights."""
