@@ -11,6 +11,7 @@ from typing import Any
 
 import fut
 from fut.config import Config, load_config
+from fut.data import build_dataset
 from storage import CheckpointStore, TermStore
 
 MakeRun = Callable[..., fut.Run]
@@ -32,6 +33,14 @@ def small_config(**sections: dict[str, Any]) -> Config:
     """The small configuration with some keys changed."""
     merged = {name: SMALL.get(name, {}) | sections.get(name, {}) for name in {*SMALL, *sections}}
     return load_config(None, (), **merged)
+
+
+def uneven_run(path: Path) -> fut.Run:
+    """A run whose items differ in length, so that their samples cannot stand in one batch."""
+    config = small_config()
+    data = build_dataset(config)
+    short = tuple((item[0][:, : 8 + i],) for i, item in enumerate(data.items))
+    return fut.train(path, config, data=fut.Dataset(short, data.probe, data.warmup), device="cpu")
 
 
 def contents(run: Path) -> dict[str, Any]:

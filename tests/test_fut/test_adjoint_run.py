@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from centres import mean_of, trajectories
-from small import Cli, MakeRun, small_config
+from small import Cli, MakeRun, small_config, uneven_run
 from torch import Tensor
 
 import fut
@@ -208,10 +208,7 @@ def test_an_expansion_of_a_version_without_ensembles_is_one_about_a_mixture() ->
 
 
 def test_samples_cannot_be_pooled_from_items_of_several_shapes(tmp_path: Path) -> None:
-    config = small_config()
-    data = build_dataset(config)
-    short = tuple((item[0][:, : 8 + i],) for i, item in enumerate(data.items))
-    run = fut.train(tmp_path / "run", config, data=fut.Dataset(short, data.probe, data.warmup), device="cpu")
+    run = uneven_run(tmp_path / "run")
     with pytest.raises(UsageError, match=r"got 5 shapes; set adjoint.curvature = .items."):
         run.expand()
     assert not (run.path / "adjoint").exists(), "refused before anything is pinned"

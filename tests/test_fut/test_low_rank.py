@@ -1,4 +1,4 @@
-"""The adjoint's replay with low-rank curvature: against loops written out, on a sample, resumed, planned and refused nothing."""
+"""The adjoint's replay with low-rank curvature: against loops written out, on a sample, resumed, planned, and refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from centres import mean_of, trajectories
-from small import Cli, MakeRun, flip, small_config
+from small import Cli, MakeRun, flip, small_config, uneven_run
 from torch import Tensor
 
 import fut
@@ -21,7 +21,6 @@ from estimators.order import random_orders
 from estimators.state import State
 from fut.calibration import _basis
 from fut.config import AdjointConfig
-from fut.data import build_dataset
 from fut.errors import ResourceError, UsageError
 from fut.estimation import raw_estimates
 from fut.layout import directory_bytes
@@ -222,10 +221,7 @@ def test_a_stage_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_items_of_several_shapes_are_refused(tmp_path: Path) -> None:
-    config = small_config()
-    data = build_dataset(config)
-    short = tuple((item[0][:, : 8 + i],) for i, item in enumerate(data.items))
-    run = fut.train(tmp_path / "run", config, data=fut.Dataset(short, data.probe, data.warmup), device="cpu")
+    run = uneven_run(tmp_path / "run")
     with pytest.raises(UsageError, match=r"adjoint\.rank: expected items of one shape.*set adjoint\.rank = 0"):
         run.expand(AdjointConfig(curvature="items", rank=2))
 
@@ -243,7 +239,7 @@ def test_items_of_several_shapes_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_it_serves_every_window(tmp_path: Path, sections: dict[str, dict[str, Any]]) -> None:
-    """The reference order, and one that trains on the same content, are the reference; another one is not far off the truth."""
+    """The reference order is the reference bit for bit; another order is nearer to the truth than to no change."""
     sections = sections | {"adjoint": CURVED | sections.get("adjoint", {})}
     run = fut.train(tmp_path / "run", small_config(**FLOAT64, **sections), device="cpu")
     run.cache(["adjoint"])
