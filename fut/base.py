@@ -38,6 +38,8 @@ DIRECTORY = "curved"
 CENTRE_FIELDS = ("mixture", "anchors", "seed", "apart")
 """What of the adjoint's configuration decides the base's centre, which is of mixtures, and its anchors."""
 LOW_RANK_KEY, REFRESH_KEY = 13, 17
+ANCHORS = 3
+"""Anchors where the adjoint's are chosen by a sweep, which there is none of here."""
 SCRATCH = ("scratch/centre", "scratch/gradients")
 
 
@@ -58,7 +60,8 @@ class Base:
     @cached_property
     def expansion(self) -> Expansion:
         """The centre, always that of mixtures, and its anchors, evenly over steps; of its stages only the first is run here."""
-        mixture = self.adjoint.model_copy(update={"centre": "mixture", "spacing": "steps"})
+        anchors = self.adjoint.anchors or ANCHORS
+        mixture = self.adjoint.model_copy(update={"centre": "mixture", "spacing": "steps", "anchors": anchors})
         return Expansion(self.directory, self.problem, mixture, self.start)
 
     @property

@@ -32,7 +32,7 @@ SEED = 1_000_003
 """Default seed of calibration orders, apart from the seeds that anybody verifies with."""
 TRIES = 20
 VALUE = "reference_value"
-LATER = ("fine", "spacing", "control", "draw", "apart", "rank", "curvatures")
+LATER = ("fine", "spacing", "control", "draw", "apart", "rank", "curvatures", "anchor_error")
 """Fields of an expansion's configuration that came after the first calibrations."""
 
 
@@ -200,8 +200,7 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
     if name in ("adjoint", "positions"):
         expansion = run.expansion()
         later = {n for n in LATER if getattr(expansion.config, n) == ADDED[n]}  # earlier versions had no such
-        later |= set() if expansion.config.rank else {"curvatures"}
-        config = expansion.config.model_dump(mode="json", exclude={"readouts", *later})
+        config = expansion.config.model_dump(mode="json", exclude={"readouts", *later, *expansion.config.idle()})
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
         if name == "adjoint" and expansion.functionals and readout == expansion.names[0]:
             config["bend"] = "table"  # earlier versions replayed the functionals

@@ -1,9 +1,9 @@
 """The expansion about the centre: what the adjoint estimator reads, computed stage by stage, each resumable.
 
-Stages: centre (mixture gradients a step), anchors (item gradients at a few checkpoints of the centre), low rank (curvature at a
-few checkpoints, where the replay is to have some), sweep (Hessian-vector products, backwards), sample (arithmetic), fold; without
-a control variate the anchors come after the sample, on which alone their gradients are then kept. Whole-size scratch is deleted
-once the terms are folded out of it.
+Stages: centre (mixture gradients a step), low rank (curvature at a few checkpoints, where the replay is to have some), sweep
+(Hessian-vector products, backwards), anchors (how many, where that is not configured, and item gradients there), sample
+(arithmetic), fold; without a control variate the gradients come after the sample, on which alone they are then kept. Whole-size
+scratch is deleted once the terms are folded out of it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from . import expense
 from .anchoring import ITEM_BLOCK, run_anchors, run_sampled_anchors
 from .bending import outdated
 from .centring import run_centre
+from .choosing import COUNTS, Choice, read_choice, run_choice
 from .config import AdjointConfig
 from .folding import ANCHORED, FOLDED, fold, has_names, term_specs
 from .lowrank import read_pairs, run_low_rank
@@ -124,10 +125,29 @@ class Expansion(Stores):
         count = self.config.mixture
         return Order.of(range(step * count, (step + 1) * count) for step in range(self.steps))
 
-    @cached_property
+    @property
     def anchors(self) -> list[int]:
+        """Steps at which item gradients are taken: as configured, or as chosen, and before that the most there may be."""
+        if self.config.anchors:
+            return self.spread(self.config.anchors)
+        return self.spread(COUNTS[-1]) if self.choice is None else self.choice.anchors
+
+    @property
+    def choice(self) -> Choice | None:
+        """How many anchors were found to be enough; None where that is configured, and before."""
+        waiting = (
+            self.config.anchors or self.directory == Path() or not self.chosen.has(0)
+        )  # no directory: a plan alone
+        return None if waiting else self._choice
+
+    @cached_property
+    def _choice(self) -> Choice:
+        return read_choice(self.chosen)
+
+    def spread(self, count: int) -> list[int]:
+        """So many anchors."""
         rate = self.problem.rate if self.config.spacing == "rate" else None
-        return spread_anchors(self.steps, self.config.anchors, rate)
+        return spread_anchors(self.steps, count, rate)
 
     @property
     def steps(self) -> int:
@@ -177,7 +197,12 @@ class Expansion(Stores):
 
     def complete(self) -> bool:
         """Whether every stage is done."""
-        return self.sampled.has(0) and (self.directory / "terms").exists() and not self.terms().missing()
+        return self._settled and (self.directory / "terms").exists() and not self.terms().missing()
+
+    @property
+    def _settled(self) -> bool:
+        """Whether coordinates are drawn, and anchors chosen."""
+        return self.sampled.has(0) and (bool(self.config.anchors) or self.chosen.has(0))
 
     def require_possible(self) -> None:
         """OrderError or UsageError, before anything is computed, for a centre or for batches that these items cannot make."""
@@ -196,15 +221,17 @@ class Expansion(Stores):
 
     def build(self, progress: Progress = silent) -> TermStore:
         """Every stage that is not complete; the finished terms. What was discarded is computed again, the same."""
-        drawn = self.sampled.has(0)
+        drawn = self._settled
         if not drawn or self.terms(create=True).missing():
             self.run_centre(progress)
-            if self.controlled and (not drawn or self._lacks(*ANCHORED, *FOLDED[2:])):
-                run_anchors(self, progress)
             if not drawn or self._lacks(*FOLDED[1:]):
                 run_low_rank(self, progress)
                 run_sweep(self, progress)
             if not drawn:
+                run_choice(self, progress)
+            if self.controlled and (not drawn or self._lacks(*ANCHORED, *FOLDED[2:])):
+                run_anchors(self, progress)
+            if not self.sampled.has(0):
                 draw_sample(self)
             terms = self.terms(create=True)
             if not self.controlled:
@@ -227,6 +254,8 @@ class Expansion(Stores):
         for stores in (
             self.centre_stores,
             (self.anchored,),
+            (self.pilots,),
+            (self.chosen,),
             (self.tamed,),
             (self.ritz,),
             (self.swept, self.latest),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .bending import sums_of
+from .choosing import most_pilots, pilot_gradients, pilot_items
 from .control import ROWS
 from .difference import check_cost
 from .functionals import bend_cost
@@ -26,12 +27,17 @@ def gradients(expansion: Expansion) -> int:
     return (
         training * config.mixture
         + round(products * expansion.fine)
-        + len(expansion.anchors) * problem.config.data.items
+        + anchor_gradients(expansion)
         + low_rank_gradients(expansion)
         + sum(gradient_cost(n, problem) for n in expansion.names)
         + _coarse(expansion)
         + check_cost(expansion)
     )
+
+
+def anchor_gradients(expansion: Expansion) -> int:
+    """Those of them that the anchors take; before their number is chosen, the most that it can come to."""
+    return len(expansion.anchors) * expansion.problem.config.data.items + pilot_gradients(expansion)
 
 
 def low_rank_gradients(expansion: Expansion) -> int:
@@ -71,10 +77,11 @@ def kept_bytes(expansion: Expansion) -> int:
 
 
 def anchor_bytes(expansion: Expansion) -> int:
-    """Bytes of scratch of the anchors, with a control variate: item gradients on all coordinates, and their norms."""
-    if not expansion.controlled:
-        return 0
-    count = len(expansion.anchors) * expansion.problem.config.data.items
+    """Bytes of scratch of the anchors: of a few items where their number is chosen by these, and with a control variate of all
+    items' gradients on all coordinates; and their norms."""
+    count = most_pilots(expansion) * len(pilot_items(expansion))
+    if expansion.controlled:
+        count += len(expansion.anchors) * expansion.problem.config.data.items
     return count * (_vector_bytes(expansion) + expansion.problem.objective.start().element_size())
 
 

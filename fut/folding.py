@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from estimators.adjoint import Anchored, anchors_around
-from estimators.positions import StepStates, chunked_values
+from estimators.positions import chunked_values
 from storage import Block, TermSpec, TermStore
 
 from .anchoring import ITEM_BLOCK, AnchoredItems
@@ -167,17 +167,12 @@ class PositionTable:
         without, of_all = (self._values(anchors[index], among) for among in (rest, range(len(anchors))))
         return without.values[-1] - of_all.values[-1]
 
-    def _states(self, step: int) -> StepStates:
-        """Of a step, on all coordinates."""
-        after = self.expansion.costate(step + 1)
-        return StepStates(self.expansion.state(step), self.expansion.state(step + 1), after)
-
     def _values(self, step: int, among: Sequence[int]) -> Row:
         """A step's row with gradients from the anchors `among` all: on all coordinates; without a control variate on the
         sample."""
         if not self.expansion.controlled:
             return self._of_sample(step, among)
-        problem, states, fine = self.expansion.problem, self._states(step), self.expansion.fine
+        problem, states, fine = self.expansion.problem, self.expansion.around(step), self.expansion.fine
         items = problem.config.data.items
         total = torch.zeros(2, fine, items, dtype=torch.float64, device=problem.device)
         injection, bent = self._injection(step), []
@@ -201,7 +196,7 @@ class PositionTable:
 
     def _of_sample(self, step: int, among: Sequence[int]) -> Row:
         """A step's row from the kept coordinates, weighted by the inverse of their probabilities."""
-        problem, states = self.expansion.problem, self._states(step).part(self.expansion.indices)
+        problem, states = self.expansion.problem, self.expansion.around(step).part(self.expansion.indices)
         anchors, weight = [self.expansion.anchors[a] for a in among], 1.0 / self.expansion.probabilities
         gradient, norm = (Anchored(anchors, self._kept_at(name, among))(step) for name in ANCHORED)
         kinds, fine = 1 + self.expansion.whole, self.expansion.fine
@@ -218,7 +213,7 @@ class PositionTable:
     def _sampled(self, step: int) -> np.ndarray:
         """The weighted sums over every sample [r * samples * sums, items] of a step's values, as they are taken."""
         problem, indices, weights = self.expansion.problem, self.expansion.indices, self.weights()
-        states, tamed = self._states(step).part(indices), self.tamed().part(indices)
+        states, tamed = self.expansion.around(step).part(indices), self.tamed().part(indices)
         gradient, norm = self.kept["gradient"](step), self.kept["norm"](step).squeeze(-1)
         total = torch.zeros(
             self.expansion.fine, len(weights), len(gradient), dtype=torch.float64, device=problem.device

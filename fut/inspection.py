@@ -17,6 +17,7 @@ from .data import detokenize
 from .difference import kept_error
 from .errors import FutError, UsageError
 from .estimation import ESTIMATORS, base_name, option
+from .expansion import Expansion
 from .folding import anchor_error
 from .layout import directory_bytes
 from .positions import TABLES
@@ -114,6 +115,7 @@ def info(run: Run) -> dict[str, Any]:
         "adjoint": (files.read_expansion_config(run.path) if expanded else run.config.adjoint).model_dump(),
         "adjoint_cached": expanded,
         "adjoint_anchor_error": anchor_error(run.expansion()) if expanded and run.expansion().complete() else None,
+        "adjoint_anchor_choice": _choice(run.expansion()) if expanded else None,
         "adjoint_difference_error": kept_error(run.expansion()) if expanded else None,
         "adjoint_own_error": _own_error(run) if expanded and run.expansion().complete() else None,
         "curved": run.base().config.model_dump(),
@@ -156,6 +158,15 @@ def check_path(path: Path) -> list[Damage]:
     damages += _damaged_terms(path / files.TERMS) if files.has_terms(path) else []
     built = [where for part in (*files.SWEPT, BASE) if (where := path / part / "terms").exists()]
     return damages + [d for where in built for d in _damaged_terms(where)]
+
+
+def _choice(expansion: Expansion) -> dict[str, Any] | None:
+    """The number of anchors where it was chosen, what each number that was tried would err by, and what was asked."""
+    choice = expansion.choice
+    if choice is None:
+        return None
+    errors = [{"anchors": count, "error": error} for count, error in choice.errors.items()]
+    return {"anchors": len(choice.anchors), "asked": expansion.config.anchor_error, "tried": errors}
 
 
 def _own_error(run: Run) -> float | None:

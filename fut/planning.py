@@ -25,7 +25,7 @@ from .data import Dataset
 from .device import choose_device, describe
 from .errors import UsageError
 from .estimation import batch_size
-from .expense import anchor_bytes, centre_bytes, low_rank_bytes, low_rank_gradients
+from .expense import anchor_bytes, anchor_gradients, centre_bytes, low_rank_bytes, low_rank_gradients
 from .footprint import Footprint, footprint_of, numbers, timed
 from .inspection import NEEDS
 from .layout import checkpoint_bytes
@@ -212,7 +212,7 @@ class Costs:
     def expanding(self) -> list[StageCost]:
         """The stages of the expansion; their gradients and bytes sum to what the expansion says of itself."""
         e, found, config = self.expansion, self.footprint, self.expansion.config
-        centre, anchors = self.problem.config.consumed * config.mixture, len(e.anchors) * self.items
+        centre, anchors = self.problem.config.consumed * config.mixture, anchor_gradients(e)
         curved = low_rank_gradients(e)
         sweep = e.gradients() - centre - anchors - curved
         scratch = [centre_bytes(e), anchor_bytes(e), low_rank_bytes(e)]
@@ -223,7 +223,7 @@ class Costs:
         drawn = 0.0 if e.whole else simulated
         share = 1.0 if e.controlled else kept / self.problem.objective.size  # of the coordinates in a table
         table = TABLE * self.steps * self.items * e.fine * self.step * share
-        anchored = 0 if e.controlled else anchors * kept * found.theta.element_size()
+        anchored = 0 if e.controlled else len(e.anchors) * self.items * kept * found.theta.element_size()
         swept, sampled = e.scratch_bytes() - sum(scratch), 16 * kept
         stages = [
             StageCost("adjoint: centre", centre, centre * (self.item + self.step), 0, scratch[0], found.centre()),
@@ -231,15 +231,16 @@ class Costs:
             StageCost("adjoint: sample", 0, drawn + (1 + e.places_count) * self.probe, sampled, 0, found.sample()),
             StageCost("adjoint: fold", 0, table + simulated - drawn, e.nbytes() - anchored - sampled, 0, found.fold()),
         ]
-        at = 1 if e.controlled else 3  # before the sweep, or on the sample
+        at = 2 if e.controlled else 3  # before the sample, or on it
         stages.insert(
             at, StageCost("adjoint: anchors", anchors, anchors * self.item, anchored, scratch[1], found.anchors())
         )
         if e.rank:
-            at = 1 + e.controlled  # before the sweep
             stages.insert(
-                at, StageCost("adjoint: low rank", curved, curved * self.item, 0, scratch[2], found.low_rank())
+                1, StageCost("adjoint: low rank", curved, curved * self.item, 0, scratch[2], found.low_rank())
             )
+        if not config.anchors:
+            self.notes.append(f"anchors: planned for {len(e.anchors)}, the most that adjoint.anchors = 0 can choose")
         return stages
 
     def reweighting(self) -> StageCost:

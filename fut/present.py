@@ -144,6 +144,12 @@ def _checks(found: dict[str, Any]) -> list[str]:
             f"adjoint: off by {error:.2g} nats/token (standard deviation) on the {found['adjoint']['mixture']} runs that it is "
             "made of, a common offset aside; `fut calibrate` gives intervals"
         )
+    if (choice := found["adjoint_anchor_choice"]) is not None:
+        tried = ", ".join(f"{100 * t['error']:.2g} % between {t['anchors']}" for t in choice["tried"])
+        lines.append(
+            f"anchors: {choice['anchors']} chosen; half-way between two, interpolated gradients err by {tried}, of what items "
+            f"differ by; at most {100 * choice['asked']:.2g} % was asked"
+        )
     if (error := found["adjoint_anchor_error"]) is not None:
         unit = unit_of(found["readouts"][0]) or f"in the unit of `{found['readouts'][0]}`"
         lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} {unit}")

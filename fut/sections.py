@@ -136,7 +136,18 @@ class AdjointConfig(Section):
         "0 for a replay without curvature",
     )
     curvatures: int = Field(4, ge=1, description="checkpoints of the centre at which those are taken")
-    anchors: int = Field(3, ge=1, description="checkpoints of the centre at which item gradients are taken")
+    anchors: int = Field(
+        3,
+        ge=0,
+        description="checkpoints of the centre at which item gradients are taken; 0 for 3, 5 or 9, whichever is enough for "
+        "`anchor_error`",
+    )
+    anchor_error: float = Field(
+        0.05,
+        gt=0,
+        description="with anchors = 0, what gradients half-way between two anchors may err by once interpolated: as a share of "
+        "what items differ by, both as the first read-out feels them",
+    )
     spacing: Literal["rate", "steps"] = Field(
         "rate", description="whether anchors are spread evenly over the sum of learning rates, or over steps"
     )
@@ -164,8 +175,11 @@ class AdjointConfig(Section):
         """What an expansion pins, read-outs aside; fields that earlier versions did not have only where they are not what
         those did."""
         usual = {name for name, value in ADDED.items() if getattr(self, name) == value}
-        usual |= set() if self.rank else {"curvatures"}  # of no effect then
-        return self.model_dump(mode="json", exclude={"readouts", *usual})
+        return self.model_dump(mode="json", exclude={"readouts", *usual, *self.idle()})
+
+    def idle(self) -> set[str]:
+        """Names of fields that have no effect, the others being what they are."""
+        return (set() if self.rank else {"curvatures"}) | ({"anchor_error"} if self.anchors else set())
 
     @classmethod
     def stored(cls, identity: dict[str, Any]) -> AdjointConfig:
@@ -183,6 +197,7 @@ ADDED = {
     "apart": False,
     "rank": 0,
     "curvatures": 4,
+    "anchor_error": 0.05,
 }
 """What expansions of earlier versions were made with, which had no such fields."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators.positions import StepStates
 from estimators.state import State
 from storage import CheckpointStore
 
@@ -20,7 +21,11 @@ from .training import read_state
 
 PARTS = (
     "sample",
-    *(f"scratch/{part}" for part in ("centre", "gradients", "runs", "anchors", "lowrank", "sweep", "costate", "tamed")),
+    "anchors",
+    *(
+        f"scratch/{part}"
+        for part in ("centre", "gradients", "runs", "anchors", "lowrank", "sweep", "costate", "pilots", "tamed")
+    ),
 )
 """Directories of an expansion's checkpoint stores."""
 
@@ -95,6 +100,16 @@ class Stores(Sample):
         return anchor * -(-self.problem.config.data.items // ITEM_BLOCK) + first // ITEM_BLOCK
 
     @cached_property
+    def pilots(self) -> CheckpointStore:
+        """Gradients [n, D] of a few items, by step, from which the number of anchors is chosen."""
+        return CheckpointStore(self.scratch / "pilots")
+
+    @cached_property
+    def chosen(self) -> CheckpointStore:
+        """At step 0, the anchors where they are chosen, and what was found of each number that was tried."""
+        return CheckpointStore(self.directory / "anchors")
+
+    @cached_property
     def ritz(self) -> CheckpointStore:
         """Ritz values [r] and vectors [r, D] of mean curvature at a few checkpoints of the centre."""
         return CheckpointStore(self.scratch / "lowrank")
@@ -147,6 +162,10 @@ class Stores(Sample):
     def costate(self, step: int) -> State:
         """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)
+
+    def around(self, step: int) -> StepStates:
+        """The centre before and after a step, and the fine read-outs' costate after it, on all coordinates; scratch."""
+        return StepStates(self.state(step), self.state(step + 1), self.costate(step + 1))
 
     @cached_property
     def bend(self) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -
         ("centre", "centre"),
         ("gradients", "centre"),
         ("runs", "centre"),
-        ("anchors", "backward sweep"),
+        ("anchors", "fold"),
         ("costate", "backward sweep"),
         ("tamed", "fold"),
     ],
