@@ -141,6 +141,11 @@ class BentGradients:
             return self.latest[0][2]
         share = touching(self.inner.gradients, step, picks, self.scarcity) * self.known(step)
         found = self.curvature(step, theta - self.centre(step)) * share
+        if not torch.isfinite(found).all():
+            raise DivergenceError(
+                f"step {step}: expected a finite response of the replay's curvature, got NaN or infinity: with it the replay "
+                "runs away from the centre; set adjoint.rank = 0"
+            )
         self.latest[:] = [(step, theta, found)]
         return found
 

@@ -30,7 +30,7 @@ from .errors import UsageError
 from .expansion import Expansion
 from .expense import centre_bytes
 from .models import Item
-from .pooling import mixed_batch
+from .pooling import mixed_batch, require_alike
 from .problem import Problem
 from .progress import Progress, silent
 
@@ -156,6 +156,11 @@ class Base:
             if create
             else TermStore.open(path)
         )
+
+    def require_possible(self) -> None:
+        """OrderError or UsageError, before anything is computed, for a centre or for batches that these items cannot make."""
+        _ = self.expansion.groups
+        require_alike(self.problem, "use --estimator retrain", "curved")
 
     def identity(self) -> dict[str, Any]:
         return {"run": self.problem.identity, **self.settings()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators.adjoint import Anchored, AnchoredGradients, DualTransition
+from estimators.errors import OrderError
 from estimators.order import random_orders
 from estimators.replay import OrderBatch, RuleTransition
 from estimators.state import State
@@ -187,17 +188,35 @@ class Costs:
         call: Callable[[], State] = lambda: dual(0, picks, start)  # noqa: E731
         return timed(lambda: _settle(call().theta)) / (orders * width)
 
+    @cached_property
+    def expandable(self) -> bool:
+        """Whether there can be an expansion about the centre; noted where these items cannot make it."""
+        return self.problem.rule.smooth and self._possible("adjoint and positions", self.expansion.require_possible)
+
+    @cached_property
+    def based(self) -> bool:
+        """Whether there can be what `curved` reads."""
+        return self.problem.rule.smooth and self._possible("curved", self.base.require_possible)
+
+    def _possible(self, names: str, require: Callable[[], None]) -> bool:
+        try:
+            require()
+        except (OrderError, UsageError) as error:
+            self.notes.append(f"left out: {names}, as it stands ({error})")
+            return False
+        return True
+
     # --- stages
 
     def makers(self) -> list[Callable[[], list[StageCost]]]:
         """One function per group of stages, so that progress is seen."""
         makers: list[Callable[[], list[StageCost]]] = [lambda: [self.training()]]
+        if self.expandable:
+            makers.append(self.expanding)
+        if self.based:
+            makers.append(lambda: list(base_stages(self, self.base, StageCost)))
         if self.problem.rule.smooth:
-            makers += [
-                self.expanding,
-                lambda: list(base_stages(self, self.base, StageCost)),
-                lambda: [self.reweighting()],
-            ]
+            makers.append(lambda: [self.reweighting()])
         makers += [lambda: list(self.pairwise())]
         makers += [lambda: [self.calibration()], lambda: list(self.queries()), lambda: [self.retraining()]]
         return makers
@@ -285,7 +304,7 @@ class Costs:
 
     def calibration(self) -> StageCost:
         trained = self.retraining(CALIBRATED, f"calibrate ({CALIBRATED} orders)")
-        if not self.problem.rule.smooth:
+        if not self.expandable:
             return trained
         asked = self.adjoint_query(CALIBRATED, "")
         peak = max(trained.peak_memory, asked.peak_memory)
@@ -307,8 +326,9 @@ class Costs:
             seconds = self.steps * width * single + self.probe
             yield StageCost(f"query: {name}", 0, seconds, 0, 0, asked.other(name, self.needs(name)))
         yield from self.exact_query()
-        if self.problem.rule.smooth:
+        if self.based:
             yield base_query(self, self.base, StageCost)
+        if self.expandable:
             yield self.adjoint_query(1, "query: adjoint")
             yield self.adjoint_query(QUERIES, f"{QUERIES:,} queries: adjoint")
 

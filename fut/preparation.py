@@ -102,6 +102,7 @@ def curve(run: Run, config: CurvedConfig | None = None) -> None:
     """Compute what the curved estimator reads."""
     files.require_same_environment(run.manifest, environment(run.problem.device), run.path)
     base = run.base(config)
+    base.require_possible()
     if not base.complete():
         require_base(footprint_of(run.problem, base.adjoint, run.cache_config), base)
         _require_rest(base.directory, base.scratch_bytes() + base.nbytes(), "the low-rank curvature and its scratch")

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from small import Cli, contents, small_config
+from small import Cli, contents, small_config, uneven_run
 
 import fut
 from fut import fitting, memory
+from fut.errors import UsageError
 from fut.footprint import footprint_of
 from fut.memory import LiveBytes, available_bytes, peak_bytes
 from fut.planning import plan_problem
@@ -250,3 +251,34 @@ def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
     monkeypatch.setattr("fut.footprint.peak_bytes", lambda device, call: pytest.fail("tried"))
     assert footprint.product == 2 * one + 3 * footprint.vector
     assert footprint.exact_product == 4 * one
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "gone", "why"),
+    [
+        ({}, {"adjoint", "curved"}, "expected items of one shape"),
+        ({"curvature": "items"}, {"curved"}, "expected items of one shape"),
+        (
+            {"centre": "mixture", "mixture": 50},
+            {"adjoint", "curved"},
+            "expected a mixture of 1..5 items a step, got 50",
+        ),
+    ],
+)
+def test_what_these_items_cannot_make_is_left_out_and_said(
+    tmp_path: Path, adjoint: dict[str, Any], gone: set[str], why: str
+) -> None:
+    run = uneven_run(tmp_path / "run")
+    found = run.plan(adjoint=run.config.adjoint.model_copy(update=adjoint))
+    named = {name for name in ("adjoint", "curved") if any(name in s.stage for s in found.stages)}
+    assert named == {"adjoint", "curved"} - gone
+    left = [note for note in found.notes if note.startswith("left out")]
+    assert len(left) == len(gone)
+    assert any(why in note for note in left)
+
+
+def test_curved_terms_that_items_cannot_make_pin_nothing(tmp_path: Path) -> None:
+    run = uneven_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="curved: expected items of one shape"):
+        run.cache(["curved"])
+    assert not (tmp_path / "run" / "curved").exists()
