@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -36,6 +36,12 @@ class Calibration:
     mean: float
     spread: float
     anchored: bool = False
+
+    def nearer(self, reference: float, share: float) -> Calibration:
+        """The same for an order so near to the reference order, whose value is known, that it has a share in [0, 1] alone of what
+        was fitted to random orders: of their common offset from the reference, and of the variance of their errors."""
+        offset = self.offset + self.slope * reference - reference
+        return replace(self, offset=self.offset - (1 - share) * offset, sd=self.sd * math.sqrt(share))
 
     def correct(self, estimate: float) -> float:
         """The calibrated estimate [nats/token]."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from estimators.distance import Distance
 from estimators.order import Order
 
 from .answers import Estimate, estimated, known_truth
@@ -18,6 +20,11 @@ from .estimator import Estimator
 
 if TYPE_CHECKING:
     from .run import Run
+
+OTHER_ITEMS = (
+    "this order trains on other items than the reference, or on some more often, unlike the random orders that the interval "
+    "was fitted on"
+)
 
 
 class Answering:
@@ -93,9 +100,23 @@ class Answering:
         return [
             known_truth(order, self.name, known[i], reference, asked)
             if i in known
-            else estimated(order, self.name, *figures[i], reference, self.calibration, asked, own_error)
+            else self._remarked(
+                order,
+                estimated(
+                    order, self.name, *figures[i], reference, self.calibration, asked, own_error, self._share(order)
+                ),
+            )
             for i, order in enumerate(orders)
         ]
+
+    def edited(self, orders: Sequence[Order], edits: Sequence[str | None]) -> list[Estimate]:
+        """The same of orders that each may be one edit of a kind of the reference order (`only_edit`)."""
+        found: dict[int, Estimate] = {}
+        for edit in dict.fromkeys(edits):
+            places = [place for place, own in enumerate(edits) if own == edit]
+            asker = self if edit is None else self.for_edit(edit)
+            found |= zip(places, asker([orders[place] for place in places]), strict=True)
+        return [found[place] for place in range(len(orders))]
 
     def _known(self, orders: Sequence[Order]) -> dict[int, float]:
         """The read-out's true value by the place of every order that it is known for."""
@@ -105,6 +126,23 @@ class Answering:
             # a fit would move the reference order's value, which every estimator gives exactly
             known |= {i: self.reference for i, order in enumerate(orders) if self._is_reference(order)}
         return known
+
+    def _remarked(self, order: Order, found: Estimate) -> Estimate:
+        """With the word that the interval is of random orders, where these consume what the order does not."""
+        if found.interval is None or (self.calibration is not None and self.calibration.edit):
+            return found
+        return found if _consumed(order) == self._items else replace(found, note=f"{found.note}; {OTHER_ITEMS}")
+
+    @cached_property
+    def _items(self) -> list[tuple[int, float]]:
+        return _consumed(self.run.reference)
+
+    @cached_property
+    def _distance(self) -> Distance:
+        return Distance(self._canonical_reference)
+
+    def _share(self, order: Order) -> float:
+        return 1.0 if self.calibration is None else self._distance.share(self.run.problem.canonical(order))
 
     def _is_reference(self, order: Order) -> bool:
         """Whether the order consumes the reference order's very content at every step: equal items are one."""
@@ -116,3 +154,10 @@ class Answering:
         with suppress(NotCachedError):  # a wrong name or option is refused even where nothing is left to estimate
             assert self.estimator
         return [], []
+
+
+def _consumed(order: Order) -> list[tuple[int, float]]:
+    """Items and weights that an order consumes, ascending: those of permutations are equal."""
+    if order.weights is None:
+        return [(item, 1.0) for item in sorted(item for step in order.steps for item in step)]
+    return sorted(pair for step in order.entries for pair in step if pair[1] > 0)

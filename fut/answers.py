@@ -146,9 +146,11 @@ def estimated(
     calibration: Calibrated | None,
     readout: ReadOut,
     own_error: float | None = None,
+    share: float = 1.0,
 ) -> Estimate:
     """An estimator's figure: calibrated, with its interval, or with the word that it has none.
 
+    share: how much an order has of what random ones, which the calibration is of, have in common (`estimators.distance`).
     own_error: what the estimator errs by on runs that it is made of (standard deviation), where it is made of real ones.
     """
     asked = {"readout": readout.name, "unit": readout.unit}
@@ -157,8 +159,11 @@ def estimated(
     if calibration is None:
         note = BASELINE if estimator == "reference" else _uncalibrated(estimator, variance, readout.unit, own_error)
         return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
-    corrected, interval = calibration.fit.correct(loss), calibration.interval(loss, variance)
+    near = calibration.nearer(reference, share)
+    corrected, interval = near.fit.correct(loss), near.interval(loss, variance)
     note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
+    if near is not calibration:
+        note += f"; so near to the reference order {100 * share:.2g} % of random orders' common offset and variance is taken"
     return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
 
 

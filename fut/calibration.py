@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,13 @@ class Calibrated(Shown):
         return f"{self.fit.count} retrained orders" + (
             f", each one `{self.edit}` away from the reference" if self.edit else ""
         )
+
+    def nearer(self, reference: float, share: float) -> Calibrated:
+        """What it says of orders near to the reference order (`estimators.distance`): as it is for a share of 1, and where it was
+        fitted to single edits."""
+        if share >= 1 or self.edit is not None:
+            return self
+        return replace(self, fit=self.fit.nearer(reference, share), variance=share * self.variance)
 
     def interval(self, estimate: float, variance: float = 0.0) -> tuple[float, float]:
         """90 % interval of the retrained loss, wider where the sample of coordinates is worse than it was here."""

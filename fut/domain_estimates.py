@@ -26,6 +26,8 @@ RANDOM = (
     "`fut domains --calibrate 8` fits it to orders like these"
 )
 
+MOVES = "`fut calibrate RUN --edit move` fits it to orders like this one"
+
 
 class Asking:
     """One estimator of one read-out, and the truth about some of the orders that it is asked about.
@@ -75,10 +77,13 @@ class Asking:
         return [corrected(order, answer) for order, answer in zip(orders, plain, strict=True)]
 
     def estimate_close(self, orders: Sequence[Order]) -> list[Estimate]:
-        """Of orders that move one item: by a calibration on such orders where there is one, else `widened`."""
+        """Of orders that move one item: by a calibration on such orders where there is one, which is said where there is not."""
         answers, found = self._close(orders), self._close.calibration
         if found is not None and found.edit is None:
-            answers = [widened(*pair) for pair in zip(self._plain(orders), answers, strict=True)]
+            answers = [
+                replace(a, note=f"{a.note}; {MOVES}") if a.source == "estimate" and a.interval is not None else a
+                for a in answers
+            ]
         self._retrain(orders, self._verify // SHARE, VERIFIED)
         return answers
 
@@ -107,21 +112,3 @@ class Asking:
             for order in chosen:
                 run.retrain(order, lambda step, state: tick())
         return chosen
-
-
-def widened(plain: Estimate, fitted: Estimate) -> Estimate:
-    """The answer about an order that moves one item: not shifted by a calibration on random orders, whose shift widens the
-    interval instead.
-
-    So near to the reference order, where estimates are exact, their common offset is not known to hold.
-    """
-    if fitted.interval is None or fitted.source == "retrained":
-        return fitted
-    half = (fitted.interval[1] - fitted.interval[0]) / 2 + abs(fitted.loss - plain.loss)
-    note = (
-        f"{fitted.note}, widened by the calibration's shift, which is known for random orders alone and not applied; "
-        "`fut calibrate RUN --edit move` fits it to orders like this one"
-    )
-    return replace(
-        fitted, loss=plain.loss, delta=plain.delta, interval=(plain.loss - half, plain.loss + half), note=note
-    )

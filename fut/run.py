@@ -38,6 +38,7 @@ from .models import Loss
 from .planning import Plan, plan_problem
 from .problem import Problem, build_problem, reference_order
 from .progress import Progress, silent
+from .questions.editing import only_edit
 from .reading import RunReadOuts, require_same_loss
 from .readouts import PROBE, UserFunction
 from .retrained import RetrainedOrders
@@ -250,9 +251,9 @@ class Run(Asking):
         """
         if isinstance(orders, (str, Path, Order)):
             raise OrderError(f"estimate: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
-        checked = [self.order(o) for o in orders]
+        asked = list(orders)
         asker = Answering(self, estimator or self.default_estimator, readout, known, calibrated, **options)
-        return Estimates(asker(checked))
+        return Estimates(asker.edited([self.order(o) for o in asked], [only_edit(o, ()) for o in asked]))
 
     @cached_property
     def retrained(self) -> RetrainedOrders:

@@ -24,11 +24,6 @@ from .readouts import PROBE, readout_names
 if TYPE_CHECKING:
     from .run import Run
 
-OTHER_ITEMS = (
-    "this order trains on other items than the reference, or on some more often, unlike the random orders that the interval "
-    "was fitted on"
-)
-
 
 class WhatIfs:
     """Answers what-if queries about a run; estimators are made once and kept.
@@ -128,10 +123,6 @@ class WhatIfs:
         like = next((held for (_, name, _), held in self._askers.items() if name == estimator), None)
         return made if like is None else made.beside(like)
 
-    @cached_property
-    def _items(self) -> list[tuple[int, float]]:
-        return _consumed(self.run.reference)
-
     def _remark(self, order: Order, found: Estimate, asker: Answering, edit: str | None) -> str:
         """What an answer does not say of itself: that another estimator gave it, for which orders its interval holds."""
         remarks, fit = [], asker.calibration
@@ -142,8 +133,6 @@ class WhatIfs:
             )
         if found.source != "estimate" or found.interval is None or (fit is not None and fit.edit):
             return "; ".join(remarks)
-        if _consumed(order) != self._items:
-            remarks.append(OTHER_ITEMS)
         if edit:
             named = "" if asker.name == self.run.default_estimator else f" --estimator {asker.name}"
             named += "" if asker.readout.name == PROBE else f" --readout {asker.readout.name}"
@@ -212,13 +201,6 @@ class WhatIfs:
             return
         for place, row in zip(places, rows, strict=True):
             found[place] = (found[place][0], row)
-
-
-def _consumed(order: Order) -> list[tuple[int, float]]:
-    """Items and weights that an order consumes, ascending: those of permutations are equal."""
-    if order.weights is None:
-        return [(item, 1.0) for item in sorted(item for step in order.steps for item in step)]
-    return sorted(pair for step in order.entries for pair in step if pair[1] > 0)
 
 
 def whatif_run(

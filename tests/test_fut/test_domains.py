@@ -12,10 +12,10 @@ import pytest
 from small import Cli, MakeRun, small_config
 
 import fut
+from estimators.distance import Distance
 from estimators.order import Order
 from fut.answers import Estimate
 from fut.difficulty import Difficulty
-from fut.domain_estimates import widened
 from fut.domains import labels_of
 from fut.errors import UsageError
 from fut.outliers import outlier_note
@@ -214,24 +214,25 @@ def test_domain_orders_are_fitted_to_a_few_of_themselves(asked: fut.Run) -> None
     assert len(widths) == len(entries)
 
 
-def test_one_items_curve_is_not_shifted_by_what_random_orders_taught(asked: fut.Run) -> None:
+def test_one_items_curve_has_little_of_the_shift_that_random_orders_taught(asked: fut.Run) -> None:
     def curve() -> list[Entry]:
         found = asked.domains(LABELS, items=[1]).placements[-1]
         assert found.kind == "item"
         return found.answers
 
     plain = curve()
-    asked.calibrate(4)
-    wide = curve()
-    assert [a.loss for a in wide] == [a.loss for a in plain]
+    fit, reference, distance = asked.calibrate(4).fit, asked.reference_loss, Distance(asked.reference)
+    wide, shift = curve(), fit.correct(reference) - reference
+    assert fit.slope == 1.0, "of four orders"
+    for a, b in zip(wide, plain, strict=True):
+        share = distance.share(asked.order(a.order))
+        assert a.loss == pytest.approx(b.loss + share * shift, rel=1e-12)
+        assert a.interval == pytest.approx(fit.nearer(reference, share).interval(b.loss), rel=1e-12)
     assert "--edit move" in wide[0].note
     asked.calibrate(8, edit="move")
     narrow = curve()
     assert "one `move` away" in narrow[0].note
-    for a, b in zip(narrow, wide, strict=True):
-        assert a.interval is not None
-        assert b.interval is not None
-        assert a.interval[1] - a.interval[0] <= b.interval[1] - b.interval[0]
+    assert [a.loss for a in narrow] != [b.loss for b in wide]
 
 
 def test_an_outlier_is_warned_of(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,15 +242,6 @@ def test_an_outlier_is_warned_of(make_run: MakeRun, monkeypatch: pytest.MonkeyPa
     assert "the gradient of item 4 is up to 9.0 times the median item's" in outlier_note(run, [4, 0], "adjoint")
     assert outlier_note(run, [0, 1], "adjoint") == ""
     assert outlier_note(run, [], "adjoint") == outlier_note(run, [4], "replay-exact") == ""
-
-
-def test_a_shift_widens_the_interval() -> None:
-    plain = Estimate(2.0, 1.0, None, "adjoint", "0")
-    fitted = Estimate(2.5, 1.5, (2.3, 2.7), "adjoint", "0", note="fitted")
-    found = widened(plain, fitted)
-    assert (found.loss, found.delta) == (2.0, 1.0)
-    assert found.interval == pytest.approx((1.3, 2.7))
-    assert widened(plain, plain) == plain
 
 
 def test_items_are_labelled_by_what_the_run_says_of_them(asked: fut.Run, tmp_path: Path) -> None:

@@ -149,7 +149,12 @@ def test_one_edit_has_the_interval_fitted_on_such_edits(own_run: Path, cli: Cli)
     answers = list(run.whatifs(["swap:0,4", "random:3", {"edits": ["swap:0,4"]}, "reverse"], known=False))
     notes = [a["readouts"]["probe"]["note"] for a in answers]
     assert ["each one `swap`" in note for note in notes] == [True, False, True, False]
-    assert run.estimate(["swap:0,4"], known=False)[0].note == "calibrated on 4 retrained orders; interval of level 0.9"
+    asked = run.estimate(["reverse", "swap:0,4", [1, 0, 2, 3, 4]], known=False)
+    assert ["each one `swap`" in answer.note for answer in asked] == [False, True, False], "as it is asked for"
+    assert asked[1].loss == pytest.approx(found.loss)
+    assert "so near to the reference order" in asked[2].note
+    repeated = run.estimate([[1, 1, 2, 3, 4]], known=False)[0]
+    assert "trains on other items than the reference" in repeated.note
     assert cli("calibrate", own_run, "--edit", "drop", *CPU).status == 2
 
 

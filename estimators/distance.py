@@ -1,0 +1,50 @@
+"""How far an order is from the reference order, beside how far random orders are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from .order import Order
+
+HALF = 2.0
+"""Orders at least half as far as random ones are on average count as random."""
+
+
+class Distance:
+    """Spearman's footrule between an order and the reference order of T steps, relative to its mean over random orders.
+
+    The footrule is the sum over placements of items of how many steps they moved. (Its mean over permutations of T places is
+    (T² - 1)/3: Diaconis & Graham 1977.) What one order has and the other lacks counts as moved by T/3 steps, by its weight.
+    """
+
+    def __init__(self, reference: Order) -> None:
+        self.steps = max(len(reference), 1)
+        self._held = _placements(reference)
+        self._mean = sum(map(len, self._held.values())) * (self.steps**2 - 1) / (3 * self.steps)
+
+    def __call__(self, order: Order) -> float:
+        """0 for the reference order, about 1 for random ones."""
+        other, moved, gone = _placements(order), 0.0, 0.0
+        for item in self._held.keys() | other.keys():
+            ours, theirs = self._held.get(item, []), other.get(item, [])
+            for (step, weight), (place, share) in zip(ours, theirs, strict=False):
+                moved += abs(step - place)
+                gone += abs(weight - share)
+            gone += sum(weight for _, weight in [*ours[len(theirs) :], *theirs[len(ours) :]])
+        total = moved + gone * self.steps / 3
+        return total / self._mean if self._mean else float(total > 0)
+
+    def share(self, order: Order) -> float:
+        """How much of what random orders have in common, and of the variance of their errors, an order has: between 0 and 1,
+        and 1 for all that are at least half as far as random ones."""
+        return min(1.0, HALF * self(order))
+
+
+def _placements(order: Order) -> dict[int, list[tuple[int, float]]]:
+    """Steps that consume each item, ascending, and its weight there; those of weight 0 left out."""
+    found: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for step, entries in enumerate(order.entries):
+        for item, weight in entries:
+            if weight > 0:
+                found[item].append((step, weight))
+    return found
