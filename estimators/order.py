@@ -50,7 +50,7 @@ class Order:
     @classmethod
     def of(cls, sequence: Iterable[int | Iterable[int] | Mapping[str, Any]]) -> Order:
         """From item numbers, lists of item numbers, or `{"items": [3, 7], "weights": [1, 0.5]}`, one entry per step."""
-        entries = list(sequence)
+        entries: list[Any] = sequence.tolist() if hasattr(sequence, "tolist") else list(sequence)  # numpy, torch
         if set(map(type, entries)) == {int}:
             return cls(tuple(zip(cast("list[int]", entries), strict=True)))
         read = [_step(position, entry) for position, entry in enumerate(entries)]

@@ -4,7 +4,8 @@
     run = fut.open("runs/demo")
     run.estimate(["reverse", "random:7"])
 
-`storage` and `estimators` are its two lower rooms; users import only `fut`.
+`storage` and `estimators` are its two lower rooms; users import only `fut`. `except fut.EXPECTED` catches every error that it
+raises on purpose, whichever room it comes from.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ for _room in ("storage", "estimators"):
             "another module of that name shadows it: rename that one, or put fut earlier on sys.path"
         )
 
+from estimators.errors import DivergenceError, OrderError, RuleError  # noqa: E402
 from estimators.order import Order  # noqa: E402
+from storage import DamagedError, DiskFullError, ExistsError, IdentityError, MissingError  # noqa: E402
 
 from .answers import Endpoint, Estimate  # noqa: E402
 from .config import Config, load_config  # noqa: E402
 from .data import Dataset  # noqa: E402
-from .errors import DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError  # noqa: E402
+from .errors import EXPECTED, DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError  # noqa: E402
 from .models import Transformer, next_token_loss  # noqa: E402
 from .opening import open_run as open  # noqa: E402
 from .opening import train  # noqa: E402
@@ -36,17 +39,26 @@ from .run import Run  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "EXPECTED",
     "Config",
+    "DamagedError",
     "DataError",
     "Dataset",
+    "DiskFullError",
+    "DivergenceError",
     "Endpoint",
     "Estimate",
+    "ExistsError",
     "FutError",
+    "IdentityError",
+    "MissingError",
     "ModelError",
     "NotCachedError",
     "Order",
+    "OrderError",
     "Plan",
     "ResourceError",
+    "RuleError",
     "Run",
     "Transformer",
     "UsageError",

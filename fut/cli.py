@@ -113,7 +113,7 @@ def cache(
     """Compute the terms that the estimators replay; resumes, and recomputes what `fut check` found damaged."""
     run = open_run(path, device, as_json)
     config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
-    names, asked = terms.split(",") if terms else None, readouts.split(",") if readouts else None
+    names, asked = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
     repaired = run.repair()
     say(f"caching on {describe(run.problem.device)}", as_json)
     plan: CachePlan = run.plan_cache(names, config, asked, adjoint)
@@ -274,6 +274,10 @@ def demo(
     answer(found.as_dict() | {"plot": str(picture)}, present.table(found) + f"\npicture: {picture}", as_json)
 
 
+INTERRUPTED = 130
+"""Exit status of a command that was interrupted by a key."""
+
+
 def main() -> None:
     """Entry point: expected errors as one message on standard error, exit status 2 (usage) or 1, no traceback."""
     try:
@@ -281,9 +285,11 @@ def main() -> None:
     except EXPECTED as error:
         typer.echo(f"fut: {error}", err=True)
         sys.exit(exit_status(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer turns the former into the latter
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
         typer.echo("fut: interrupted; what is computed is kept, repeat the command to go on", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except OSError as error:
         typer.echo(f"fut: {error.strerror or error}: {error.filename or ''}; check the path and the disk", err=True)
         sys.exit(1)

@@ -30,6 +30,10 @@ class ResourceError(FutError, MemoryError):
     """A stage that would need more memory than the machine has; the message says how much of each."""
 
 
+class BusyError(FutError, RuntimeError):
+    """A run directory that another process is writing into."""
+
+
 class ExtraError(FutError, ImportError):
     """An optional package that is not installed; the message names the extra that installs it."""
 

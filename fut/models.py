@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
 from .config import ModelConfig
-from .errors import FutError, ModelError, UsageError
+from .errors import DataError, FutError, ModelError, UsageError
 
 Item = tuple[Tensor, ...]
 Loss = Callable[..., Tensor]
@@ -91,8 +92,15 @@ class _WithLoss(nn.Module):
             said = (str(error).splitlines() or [""])[0][:200]
             raise ModelError(
                 f"model: expected a forward pass and a loss without errors, got {type(error).__name__}: {said} "
-                f"({_place(error)}); mend the forward pass"
+                f"({_place(error)}); {self._advice(said)}"
             ) from error
+
+    def _advice(self, said: str) -> str:
+        if "dtype" in said:
+            held = next(self.module.parameters()).dtype
+            return f"parameters are {held} here, as model.dtype says: give items of that kind, or set it"
+        own = "pass the loss= that it is trained with, or " if self._loss is next_token_loss else ""
+        return f"{own}mend the forward pass"
 
 
 def _place(error: Exception) -> str:
@@ -228,10 +236,19 @@ def item_digest(item: Item) -> bytes:
     """SHA-256 over dtype, shape and bytes of every tensor of an item."""
     h = hashlib.sha256()
     for tensor in item:
-        array = tensor.detach().cpu().numpy()
+        array = _array(tensor)
         h.update(f"{array.dtype.str}{array.shape}".encode())
         h.update(array.tobytes())
     return h.digest()
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    try:
+        return tensor.detach().cpu().numpy()
+    except TypeError as error:
+        raise DataError(
+            f"items: expected tensors of a type that numpy has, got {tensor.dtype}; convert inputs to float32 or whole numbers"
+        ) from error
 
 
 def load_hook(spec: str, what: str) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 from storage import CheckpointStore, remove_parts, require_same
 
 from . import layout as files
+from .alone import alone
 from .config import Config, adjoint_settings
 from .data import Dataset
 from .device import choose_device, environment
@@ -17,8 +18,9 @@ from .errors import UsageError
 from .fitting import require_training
 from .models import Loss
 from .planning import Plan, plan_problem
-from .problem import build_problem, finite
+from .problem import Problem, build_problem, finite
 from .progress import Progress, silent
+from .reading import require_same_training
 from .readouts import UserFunction
 from .run import Run
 from .training import read_state, train_reference
@@ -80,15 +82,28 @@ def train(
         raise UsageError(
             f"train: expected data.items={config.data.items} items as configured, got {len(data.items)}; make them equal"
         )
+    if data is not None and len(data.warmup) != config.warmup.steps:
+        raise UsageError(
+            f"train: expected warmup.steps={config.warmup.steps} warm-up items as configured, got {len(data.warmup)}; make them "
+            "equal: set warmup.steps, or give the Dataset its warmup"
+        )
     chosen = choose_device(device)
     problem = build_problem(config, chosen, module=module, loss=loss, data=data)
     require_training(problem)
     files.create(path, problem, environment(chosen))
+    with alone(path):
+        _finish(path, problem, progress)
+    return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)
+
+
+def _finish(path: Path, problem: Problem, progress: Progress) -> None:
+    """Train what is missing of a reference run whose directory is claimed."""
     checkpoints = CheckpointStore(path / files.CHECKPOINTS)
     for directory in (path, path / files.CHECKPOINTS, path / files.DATA):
         remove_parts(directory)
+    require_same_training(problem, checkpoints, max(checkpoints.steps(), default=0), f"run {path}, to be finished")
     train_reference(problem, checkpoints, path / files.WARMUP, progress)
-    first, last = (read_state(checkpoints, t, chosen).theta for t in (0, config.steps))
+    first, last = (read_state(checkpoints, t, problem.device).theta for t in (0, problem.config.steps))
     summary = {
         "reference_loss": finite(problem.probe_loss(last), "probe set after the last step"),
         "start_loss": finite(problem.probe_loss(first), "probe set before the window"),
@@ -97,4 +112,3 @@ def train(
         "unit": "nats/token",
     }
     files.finish(path, summary)
-    return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)

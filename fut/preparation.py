@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from storage import IdentityError, MemoryTerms, TermStore, require_free
 
 from . import layout as files
+from .alone import alone
 from .base import has_base
 from .caching import CachePlan, fill, known_terms, plan_cache
 from .config import AdjointConfig, CacheConfig, CurvedConfig, ReweightingConfig, parse_config
@@ -56,6 +57,13 @@ def cache(
 ) -> None:
     """Compute what is missing of the named terms."""
     files.require_same_environment(run.manifest, environment(run.problem.device), run.path)
+    with alone(run.path):
+        _cache(run, names, config, readouts, adjoint_config)
+
+
+def _cache(
+    run: Run, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None
+) -> None:
     pairwise, adjoint, curved = _split(run, names)
     if adjoint:
         expand(run, expansion_config(run, readouts, adjoint_config))

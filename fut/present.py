@@ -124,8 +124,8 @@ def info(found: dict[str, Any]) -> str:
         f"probe loss: {loss(found['start_loss'])} before the window",
         f"            {loss(found['reference_loss'])} after it, in the reference order",
         f"on disk: {nbytes(found['store_bytes'])}; terms: "
-        + (f"{terms['done']} of {terms['total']} blocks" if terms["total"] else "none yet, run `fut cache`")
-        + (f", adjoint cached for {shortened(found['readouts'])}" if found["adjoint_cached"] else ""),
+        + (f"{terms['done']} of {terms['total']} blocks of pairs" if terms["total"] else "none of pairs")
+        + f"; adjoint: {_expanded(found)}",
         *_checks(found),
     ]
     rows = [
@@ -134,6 +134,12 @@ def info(found: dict[str, Any]) -> str:
     ]
     header = ["estimator", "gradients before", "gradients per order", "reads"]
     return "\n".join(lines) + "\n\n" + columns([header, *rows])
+
+
+def _expanded(found: dict[str, Any]) -> str:
+    if found["adjoint_cached"]:
+        return f"cached for {shortened(found['readouts'])}"
+    return "not finished, repeat `fut cache`" if found["adjoint_begun"] else "not cached, run `fut cache`"
 
 
 def _checks(found: dict[str, Any]) -> list[str]:

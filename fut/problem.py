@@ -160,7 +160,8 @@ def build_problem(
     data: Dataset | None = None,
 ) -> Problem:
     """A problem from its configuration; `module`, `loss` and `data` replace what the configuration describes."""
-    data = (data or build_dataset(config)).to(device)
-    module = module or build_module(config.model, config.data.vocabulary, config.data.context)
-    dtype = getattr(torch, config.model.dtype)
-    return Problem(config, data, Objective(module, loss or build_loss(config.model), device, dtype))
+    data = (build_dataset(config) if data is None else data).to(device)
+    if module is None:  # not `module or`: one may have a length, even of 0
+        module = build_module(config.model, config.data.vocabulary, config.data.context)
+    chosen = build_loss(config.model) if loss is None else loss
+    return Problem(config, data, Objective(module, chosen, device, getattr(torch, config.model.dtype)))

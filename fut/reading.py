@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from storage import TermStore
+from storage import CheckpointStore, TermStore
 
 from . import layout as files
 from .base import has_base
@@ -27,7 +27,7 @@ from .readouts import (
 )
 from .sensitivity import stored_config
 from .terms import TermTables
-from .training import Retrained
+from .training import Retrained, read_state, step_loss
 
 if TYPE_CHECKING:
     from .run import Run
@@ -40,6 +40,20 @@ def require_same_loss(problem: Problem, theta: Tensor, expected: float, where: s
         raise ModelError(
             f"{where}: expected the probe loss {expected:.6f} nats/token at the reference endpoint, got {found:.6f}; "
             "the model's forward pass or its loss is not the one the run was trained with"
+        )
+
+
+def require_same_training(problem: Problem, checkpoints: CheckpointStore, step: int, where: str) -> None:
+    """The step that led to checkpoint `step` must have the training loss recorded there: catches what evaluation does not show,
+    such as another dropout, a loss that differs while training, or other frozen weights."""
+    if not step:
+        return
+    recorded = float(checkpoints.read(step).attributes["train_loss"])
+    found = step_loss(problem, read_state(checkpoints, step - 1, problem.device).theta, step - 1)
+    if not abs(found - recorded) <= TOLERANCE * abs(recorded):
+        raise ModelError(
+            f"{where}: expected the training loss {recorded:.6f} nats/token in step {step - 1}, got {found:.6f}; the model in "
+            "training mode (dropout, frozen weights, buffers) or its loss is not the one the run was trained with"
         )
 
 

@@ -14,7 +14,7 @@ from estimators.errors import OrderError
 from estimators.order import Order, named_order
 from estimators.replay import Listener
 from estimators.state import State
-from storage import CheckpointStore, Damage, Manifest, TermStore, require_same
+from storage import CheckpointStore, Damage, IdentityError, Manifest, TermStore, require_same
 
 from . import inspection, preparation
 from . import layout as files
@@ -34,12 +34,12 @@ from .estimator import Estimator
 from .expansion import Expansion
 from .fitting import require_tables
 from .footprint import footprint_of
-from .models import Loss
+from .models import Loss, Transformer
 from .planning import Plan, plan_problem
 from .problem import Problem, build_problem, reference_order
 from .progress import Progress, silent
 from .questions.editing import only_edit
-from .reading import RunReadOuts, require_same_loss
+from .reading import RunReadOuts, require_same_loss, require_same_training
 from .readouts import PROBE, UserFunction
 from .retrained import RetrainedOrders
 from .sensitivity import DIRECTORY, Sensitivities, stored_config
@@ -81,11 +81,23 @@ class Run(Asking):
         """Model, data and rule, rebuilt and compared field by field with what the run was made with."""
         data = self._data or files.read_dataset(self.path)
         device = choose_device(self._device_name)
+        self._require_module()
         problem = build_problem(self.config, device, module=self._module, loss=self._loss, data=data)
         require_same(self.manifest.identity, problem.identity, f"run {self.path}")
         end = read_state(self.checkpoints, self.steps, problem.device).theta
         require_same_loss(problem, end, self.reference_loss, f"run {self.path}")
+        require_same_training(problem, self.checkpoints, self.steps, f"run {self.path}")
         return problem
+
+    def _require_module(self) -> None:
+        """IdentityError for a run whose module came as an object, and is not given again."""
+        held, built = self.manifest.identity["model"]["class"], f"{Transformer.__module__}.{Transformer.__qualname__}"
+        if self._module is None and not self.config.model.factory and held != built:
+            raise IdentityError(
+                f"run {self.path}: expected the module that it was trained with, an object of `{held}`, got none; pass it: "
+                "fut.open(path, module=…, loss=…). On the command line a run can be opened whose configuration names them: "
+                "model.factory and model.loss, as `package.module:name`"
+            )
 
     @property
     def steps(self) -> int:

@@ -18,6 +18,7 @@ from estimators.state import State
 from storage import CheckpointStore
 
 from . import derivatives
+from .errors import ModelError
 from .problem import Problem, finite
 from .progress import Progress, silent
 
@@ -104,6 +105,28 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
         return replay(transition, state, batch, done, listener)
 
 
+def _recording(problem: Problem) -> tuple[TrueGradients, dict[str, float]]:
+    """The gradients that training takes, and what is recorded of the latest step: its loss, and whether it had any gradient."""
+    latest = {"train_loss": math.nan, "gradient": 1.0}
+
+    def kept(found: tuple[Tensor, float]) -> Tensor:
+        latest["train_loss"], latest["gradient"] = found[1], float(found[0].any())
+        return found[0]
+
+    def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
+        return kept(problem.mean_gradient_and_loss(theta, items, weights))
+
+    return TrueGradients(lambda theta, item: kept(problem.gradient_and_loss(theta, item)), mean), latest
+
+
+def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
+    """Training loss of a step of the reference order at parameters theta [D], as training computes it."""
+    gradients, latest = _recording(problem)
+    batch = OrderBatch.pack([problem.canonical(problem.reference)], problem.device)
+    gradients(step, batch.at(step), theta[None])
+    return latest["train_loss"]
+
+
 def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:
     """Train in the reference order, a checkpoint of the lifted state before every step and after the last.
 
@@ -117,18 +140,14 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
         done = 0
     else:
         state = read_state(checkpoints, done, problem.device).rows(1)
-    latest = {"train_loss": math.nan}
-
-    def gradient(theta: Tensor, item: int) -> Tensor:
-        g, latest["train_loss"] = problem.gradient_and_loss(theta, item)
-        return g
-
-    def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
-        g, latest["train_loss"] = problem.mean_gradient_and_loss(theta, items, weights)
-        return g
+    gradients, latest = _recording(problem)
 
     def save(step: int, state: State) -> None:
-        checkpoints.write(step, pack(state), attributes_of(state, **latest))
+        if not latest["gradient"]:
+            raise ModelError(
+                f"step {step - 1}: expected a loss with a gradient in the module's parameters, got zeros alone; is it detached?"
+            )
+        checkpoints.write(step, pack(state), attributes_of(state, train_loss=latest["train_loss"]))
 
     with progress("reference run", problem.config.steps - done) as tick:
 
@@ -136,6 +155,6 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
             save(step, state)
             tick()
 
-        transition = RuleTransition(problem.rule, problem.rate, TrueGradients(gradient, mean))
+        transition = RuleTransition(problem.rule, problem.rate, gradients)
         batch = OrderBatch.pack([problem.canonical(problem.reference)], problem.device)
         replay(transition, state, batch, done, listener)

@@ -23,6 +23,10 @@ Floats = NDArray[np.float64]
 BOOTSTRAP, BOOTSTRAP_SEED = 2000, 20_220
 
 
+LEAST = 8
+"""Orders below which a bootstrap interval is not stated: of a few orders it shrinks to a point."""
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """One estimator against n retrained orders. Losses (values of the read-out) and MAE in the read-out's unit.
@@ -101,6 +105,8 @@ def _correlation(a: Floats, b: Floats) -> tuple[float | None, tuple[float, float
         return None, None
     rows = np.random.default_rng(BOOTSTRAP_SEED).integers(len(a), size=(BOOTSTRAP, len(a)))
     values = _coefficient(a[rows], b[rows])
+    if len(a) < LEAST:
+        return float(value), None
     low, high = np.quantile(values[np.isfinite(values)], [0.05, 0.95])
     return float(value), (float(low), float(high))
 

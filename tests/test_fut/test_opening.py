@@ -1,0 +1,181 @@
+"""A run is opened and continued with what it was trained with, by one command at a time, and says what is not as it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import Cli, MakeRun, small_config
+from torch import Tensor, nn
+
+import fut
+from fut.alone import alone
+from fut.errors import BusyError
+from fut.progress import silent
+
+
+class Small(nn.Module):
+    """Two classes from four numbers, with what can differ behind an evaluation's back."""
+
+    def __init__(self, drop: float = 0.2, frozen: float = 1.0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.first, self.last, self.drop = nn.Linear(4, 8), nn.Linear(8, 2), nn.Dropout(drop)
+        self.scale = nn.Parameter(torch.tensor(frozen), requires_grad=False)
+
+    def __len__(self) -> int:
+        return 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.drop(torch.tanh(self.first(x)))
+        return self.last(h) * (self.scale if self.training else 1.0)
+
+
+def loss_of(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(module(x), y)
+
+
+def smoothed(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(module(x), y, label_smoothing=0.1 * module.training)
+
+
+def dataset(dtype: torch.dtype = torch.float32) -> fut.Dataset:
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(8, 6, 4, generator=draw)
+    items = tuple((part.to(dtype), (part.sum(-1) > 0).long()) for part in x)
+    return fut.Dataset(items[:6], items[6:])
+
+
+CONFIG = {"data": {"items": 6}, "warmup": {"steps": 0}}
+
+
+def trained(path: Path, module: nn.Module | None = None, loss: Any = loss_of, **more: Any) -> fut.Run:
+    config = fut.load_config(**CONFIG)
+    return fut.train(
+        path, config, module=Small() if module is None else module, loss=loss, data=dataset(), device="cpu", **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "loss"),
+    [(Small(drop=0.5), loss_of), (Small().eval(), loss_of), (Small(), smoothed), (Small(frozen=1.01), loss_of)],
+    ids=["dropout", "eval", "smoothing", "frozen"],
+)
+def test_what_only_training_shows_is_compared_too(tmp_path: Path, module: nn.Module, loss: Any) -> None:
+    run = trained(tmp_path / "run", Small())
+    assert run.parameters == 4 * 8 + 8 + 8 * 2 + 2, "a module whose length is 0 is trained all the same"
+    assert fut.open(tmp_path / "run", module=Small(), loss=loss_of).retrain("identity").loss == run.reference_loss
+    other = fut.open(tmp_path / "run", module=module, loss=loss)
+    with pytest.raises(fut.ModelError, match=r"expected the training loss .* in step 5"):
+        other.retrain("reverse")
+    assert len(list((tmp_path / "run" / "retrained").glob("*/*.h5"))) == 1, "no wrong truth is kept"
+
+
+def test_an_interrupted_run_goes_on_with_the_same_loss_alone(tmp_path: Path) -> None:
+    def stopping(label: str, total: int) -> Any:
+        made = silent(label, total)
+        return made if label != "reference run" else _stopped(3)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "run", progress=stopping)
+    with pytest.raises(fut.ModelError, match="training loss"):
+        trained(tmp_path / "run", loss=lambda m, x, y: loss_of(m, x, y) * 1.01)
+    run = trained(tmp_path / "run")
+    assert run.retrain("identity").loss == run.reference_loss
+
+
+class _stopped:  # noqa: N801
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __enter__(self) -> Any:
+        def tick() -> None:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+        return tick
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def test_a_loss_without_a_gradient_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(fut.ModelError, match="a loss with a gradient"):
+        trained(tmp_path / "run", loss=lambda m, x, y: loss_of(m, x, y).detach() + 0.0 * m.first.weight.sum())
+
+
+def test_a_run_of_an_object_asks_for_it(tmp_path: Path, cli: Cli) -> None:
+    trained(tmp_path / "run")
+    with pytest.raises(fut.IdentityError, match="expected the module that it was trained with"):
+        fut.open(tmp_path / "run").estimate(["reverse"])
+    with pytest.raises(fut.ModelError, match="pass the loss= that it is trained with"):
+        fut.open(tmp_path / "run", module=Small()).estimate(["reverse"])
+    said = cli("estimate", tmp_path / "run", "--order", "reverse")
+    assert said.status == 1
+    assert "model.factory and model.loss" in said.err
+
+
+def test_items_that_do_not_fit_the_model_say_why(tmp_path: Path) -> None:
+    config = fut.load_config(**CONFIG)
+    for dtype, error, why in (
+        (torch.bfloat16, fut.DataError, "of a type that numpy has, got torch.bfloat16"),
+        (torch.float64, fut.ModelError, "parameters are torch.float32 here, as model.dtype says"),
+    ):
+        with pytest.raises(error, match=why):
+            fut.train(tmp_path / "run", config, module=Small(), loss=loss_of, data=dataset(dtype), device="cpu")
+    with pytest.raises(fut.UsageError, match=r"expected warmup.steps=100 warm-up items as configured, got 0"):
+        fut.train(tmp_path / "run", fut.load_config(data={"items": 6}), data=dataset(), device="cpu")
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_an_unfinished_expansion_says_so(tmp_path: Path, cli: Cli) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+
+    def stopping(label: str, total: int) -> Any:
+        return _stopped(2) if label == "backward sweep" else silent(label, total)
+
+    run.progress = stopping
+    with pytest.raises(KeyboardInterrupt):
+        run.cache(["adjoint"])
+    run = fut.open(tmp_path / "run", device="cpu")
+    with pytest.raises(fut.NotCachedError, match="which is not finished; repeat `fut cache RUN`"):
+        run.estimate(["reverse"])
+    assert (run.info()["adjoint_begun"], run.info()["adjoint_cached"]) == (True, False)
+    assert "adjoint: not finished, repeat `fut cache`" in cli("info", tmp_path / "run").out
+    run.cache(["adjoint"])
+    assert "adjoint: cached for probe" in cli("info", tmp_path / "run").out
+
+
+def test_two_commands_do_not_work_on_one_run_at_once(tmp_path: Path, cli: Cli) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    with alone(tmp_path / "run"):
+        with pytest.raises(BusyError, match=r"another command at work on it \(process \d+\)"):
+            run.cache(["adjoint"])
+        assert cli("cache", tmp_path / "run").status == 1
+    run.cache(["adjoint"])
+    assert run.estimate(["reverse"])[0].loss > 0
+
+
+def test_constants_of_adamw_are_not_taken_for_another_rules() -> None:
+    assert fut.load_config(rule={"name": "sgd"}).rule.options == {}
+    assert fut.load_config().rule.options == fut.load_config(rule={"name": "adam"}).rule.options
+    assert fut.load_config().rule.options["betas"] == [0.9, 0.95]
+
+
+def test_an_order_may_be_a_tensor(make_run: MakeRun) -> None:
+    run = make_run()
+    asked = torch.tensor([3, 1, 0, 2, 4])
+    assert run.order(asked) == run.order([3, 1, 0, 2, 4]) == run.order(asked.numpy())
+
+
+def test_every_error_is_caught_by_what_is_exported(make_run: MakeRun) -> None:
+    run = make_run()
+    for asked in ([0, 0], "no such order", [9, 1, 2, 3, 4]):
+        with pytest.raises(fut.EXPECTED):
+            run.estimate([asked])
+    with pytest.raises(fut.OrderError):
+        run.order([0])
