@@ -128,10 +128,17 @@ class Answering:
         return known
 
     def _remarked(self, order: Order, found: Estimate) -> Estimate:
-        """With the word that the interval is of random orders, where these consume what the order does not."""
+        """With what the estimator says against itself, and where random orders consume other items than the order does, with the
+        word that the interval is of such orders."""
+        if self._caution:
+            found = replace(found, note=f"{found.note}; {self._caution}")
         if found.interval is None or (self.calibration is not None and self.calibration.edit):
             return found
         return found if _consumed(order) == self._items else replace(found, note=f"{found.note}; {OTHER_ITEMS}")
+
+    @cached_property
+    def _caution(self) -> str:
+        return self.estimator.caution()
 
     @cached_property
     def _items(self) -> list[tuple[int, float]]:

@@ -113,7 +113,7 @@ class Endpoint:
 
     estimated_loss: the estimator's own figure; evaluated_loss: the probe loss really evaluated at these parameters
     [nats/token]. sketch_error: relative error |P^T P x - x| / |x| of rebuilding parameters from the sketch, measured on
-    the reference run's own displacement; None where no sketch is involved.
+    the reference run's own displacement; None where no sketch is involved. caution: what the estimator says against itself.
     """
 
     path: Path
@@ -123,6 +123,7 @@ class Endpoint:
     evaluated_loss: float
     sketch_error: float | None
     sketch_error_theory: float | None
+    caution: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         more = {
@@ -131,7 +132,7 @@ class Endpoint:
             "evaluated_perplexity": perplexity(self.evaluated_loss),
             "interval": None,
             "note": "no interval: the evaluated loss is exact for these parameters; how near they are to those of really "
-            "training in this order is what `fut verify` measures",
+            "training in this order is what `fut verify` measures" + (f"; {self.caution}" if self.caution else ""),
             "unit": "nats/token",
         }
         return jsonable(asdict(self) | more)

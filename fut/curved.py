@@ -22,6 +22,8 @@ from .errors import NotCachedError, UsageError
 from .estimator import Estimator, Reference
 
 COMMAND = "fut cache RUN --terms curved"
+FAR = 0.9
+"""Misses of the reference order's own end from which on an estimate is spoken against."""
 KEPT = 1 << 30
 """Bytes of tables up to which all of them stay in memory once read; beyond it, the rows that a step consumes alone."""
 
@@ -132,6 +134,21 @@ class Curved(Estimator):
         if steps not in self._owns:
             self._owns[steps] = self._replayed([Order(self.problem.reference.steps[:steps])])[0]
         return self._owns[steps]
+
+    def own_miss(self) -> float:
+        """How far its replay of the reference order itself ends from the truth, beside how far the centre does. What the two
+        have in common is taken off every order; what is left of an order errs about as much."""
+        true, steps = self.reference.state(self.base.steps).theta, self.base.steps
+        centre = self._read("centre", steps)[0]
+        return ((self._own(steps) - true).norm() / (centre - true).norm()).item()
+
+    def caution(self) -> str:
+        if (miss := self.own_miss()) < FAR:
+            return ""
+        return (
+            f"its replay of the reference order itself ends {miss:.2f} times as far from the truth as the mean over orders does, so "
+            "that it does not hold on this run: retrain, or refresh more often (curved:refresh=4)"
+        )
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         return [self.reference.readout.value(theta) for theta in positions]

@@ -23,7 +23,7 @@ def write_endpoint(run: Run, order: Order, estimator: str, out: Path, **options:
     """Rebuild the endpoint, evaluate the probe loss there, write the parameters; names as in `module.state_dict()`."""
     if out.is_dir():
         raise UsageError(f"endpoint: expected a file to write, got the directory {out}; name a file in it with --out")
-    theta, estimated, error, theory = _rebuild(run, order, estimator, **options)
+    theta, estimated, error, theory, caution = _rebuild(run, order, estimator, **options)
     evaluated = run.problem.probe_loss(theta)
     metadata = {
         "format": "pt",
@@ -36,21 +36,24 @@ def write_endpoint(run: Run, order: Order, estimator: str, out: Path, **options:
     parameters = {n: p.cpu().contiguous() for n, p in run.problem.objective.state_dict(theta).items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, save(parameters, metadata))  # `save_file` hides a full disk in an error of its own
-    return Endpoint(out, estimator, order.digest, estimated, evaluated, error, theory)
+    return Endpoint(out, estimator, order.digest, estimated, evaluated, error, theory, caution)
 
 
-def _rebuild(run: Run, order: Order, name: str, **options: str) -> tuple[Tensor, float, float | None, float | None]:
-    """Parameters [D], the estimator's loss, and the sketch's measured and theoretical reconstruction errors."""
+def _rebuild(
+    run: Run, order: Order, name: str, **options: str
+) -> tuple[Tensor, float, float | None, float | None, str]:
+    """Parameters [D], the estimator's loss, the sketch's measured and theoretical reconstruction errors, and what the estimator
+    says against itself."""
     if name == "retrain":
         truth = run.retrain(order)
-        return truth.theta, truth.loss, None, None
+        return truth.theta, truth.loss, None, None, ""
     estimator = run.estimator(name, **options)
     positions = estimator.positions([order])
     loss = estimator.losses(positions, len(order))[0]
     theta = estimator.endpoint(positions[0], len(order))
     if not isinstance(estimator, Fut):
-        return theta, loss, None, None
-    return theta, loss, reconstruction_error(run, estimator), estimator.sketch.reconstruction_error()
+        return theta, loss, None, None, estimator.caution()
+    return theta, loss, reconstruction_error(run, estimator), estimator.sketch.reconstruction_error(), ""
 
 
 def reconstruction_error(run: Run, estimator: Fut) -> float:

@@ -94,6 +94,10 @@ class Estimator(ABC):
         """Whether positions can be turned into parameters."""
         return True
 
+    def caution(self) -> str:
+        """What it knows of itself that speaks against its estimates on this run; empty for nothing."""
+        return ""
+
     def share(self, other: Estimator) -> None:  # noqa: B027
         """Hold in memory only once what another estimator of the same run, of another read-out, holds already."""
 

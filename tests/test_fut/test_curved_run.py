@@ -18,6 +18,7 @@ import fut
 from estimators.curved import refresh_steps, sensitivity
 from fut.base import LOW_RANK_KEY
 from fut.config import AdjointConfig, CurvedConfig
+from fut.curved import Curved
 from fut.data import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import raw_estimates
@@ -349,3 +350,17 @@ def test_steps_of_several_items_and_any_readout(tmp_path: Path) -> None:
     values = run.estimate(["identity", order], "curved", known=False, readout="item:1")
     assert values[0].delta == 0.0
     assert values[1].loss == estimator.reference.readout.value(other)
+
+
+def test_a_replay_that_runs_away_speaks_against_itself(curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, centre = curved_run.state(curved_run.steps).theta, curved_run.estimator("curved")
+    assert isinstance(centre, Curved)
+    apart = centre._read("centre", curved_run.steps)[0] - true
+    assert centre.own_miss() == pytest.approx(((centre._own(5) - true).norm() / apart.norm()).item())
+    assert centre.own_miss() < 0.9
+    assert centre.caution() == ""
+    assert "does not hold" not in curved_run.estimate(["reverse"], "curved", known=False)[0].note
+    monkeypatch.setattr(Curved, "_own", lambda self, steps: true + 1.5 * apart)
+    said = "ends 1.50 times as far from the truth as the mean over orders does"
+    assert said in curved_run.estimate(["reverse"], "curved", known=False)[0].note
+    assert said in curved_run.endpoint("reverse", estimator="curved").as_dict()["note"]
