@@ -6,8 +6,8 @@ all of them once, T x items numbers. So
     sum_d c_d  ~  sum_sample (c_d - b_d t_d) / p_d + sum_d b_d t_d,
 
 unbiased whatever the table and the coefficients b_d are, and as much more accurate as c_d - b_d t_d is smaller than c_d. The
-coefficients are regressions, coordinate by coordinate, and entries of the table are held within what coordinates
-contribute: to first order, a memory that is still cold answers out of all proportion. The sampling variance,
+coefficients are regressions, coordinate by coordinate, and entries of the table are held within several times what
+coordinates contribute: to first order, a memory that is still cold answers out of all proportion. The sampling variance,
 sum_sample (c_d - b_d t_d)² (1 - p_d) / p_d², is estimated from sums with random signs s_gd,
 
     mean_g [ sum_sample s_gd sqrt(1 - p_d) / p_d (c_d - b_d t_d) ]²,
@@ -24,6 +24,10 @@ from torch import Tensor
 
 SIGNS = 16
 """Sums with random signs: the variance they give has a relative standard deviation of sqrt(2 / 16) = 0.35."""
+
+WIDE = 10.0
+"""How many times what a coordinate contributes to a whole order an entry of the table may be: placements cancel within an order
+(at a constant rate, in a short window), and an item of several in a step counts by its share there alone."""
 
 
 def control_weights(probabilities: Tensor, seed: int) -> Tensor:
@@ -49,12 +53,12 @@ class Tamed(NamedTuple):
     def of(cls, values: Tensor, table: Tensor) -> Tamed:
         """From what n orders' coordinates contribute to r estimates, and to the table's sums: both [n, r, k].
 
-        share: the regression of the ones on the others, through zero. bound: the largest contribution.
+        share: the regression of the ones on the others, through zero. bound: `WIDE` times the largest contribution.
         """
         values, table = values.double(), table.double()
         square = table.square().sum(0)
         found = (values * table).sum(0) / torch.where(square > 0, square, torch.ones_like(square))
-        return cls(found.nan_to_num(0.0).clamp(0.0, 1.0), values.abs().amax(0))
+        return cls(found.nan_to_num(0.0).clamp(0.0, 1.0), WIDE * values.abs().amax(0))
 
     def part(self, coordinates: Tensor | slice) -> Tamed:
         """The same on some of the coordinates."""

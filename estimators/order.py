@@ -283,10 +283,12 @@ def random_order(reference: Order, *seed: int) -> Order:
     """A uniformly random permutation of the reference order's items over all their places, from an explicit seed.
 
     Steps keep their lengths, so that with several items per step the batches are made anew; with one item per step these
-    are the permutations of its steps. Weights travel with their items.
+    are the permutations of its steps. Weights travel with their items. OrderError for a seed below 0.
     """
     if all(len(step) <= 1 for step in reference.steps):
         return random_steps(reference, *seed)
+    if min(seed, default=0) < 0:
+        raise OrderError(f"random order: expected a seed of 0 or more, got {min(seed)}; correct it")
     pairs = [pair for step in reference.entries for pair in step]
     drawn = iter([pairs[i] for i in np.random.default_rng(list(seed)).permutation(len(pairs))])
     return Order.of_entries(sorted(next(drawn) for _ in step) for step in reference.steps)
@@ -294,6 +296,8 @@ def random_order(reference: Order, *seed: int) -> Order:
 
 def random_steps(reference: Order, *seed: int) -> Order:
     """A uniformly random permutation of the reference order's steps as they are, from an explicit seed."""
+    if min(seed, default=0) < 0:
+        raise OrderError(f"random order: expected a seed of 0 or more, got {min(seed)}; correct it")
     entries = reference.entries
     return Order.of_entries(entries[i] for i in np.random.default_rng(list(seed)).permutation(len(reference)))
 

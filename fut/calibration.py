@@ -6,12 +6,11 @@ import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
-from estimators.order import Order, random_order, random_orders
+from estimators.order import Order, random_order
 from storage import FORMAT, Manifest
 
 from .errors import UsageError
@@ -152,7 +151,7 @@ def calibrate_run(
         require_movable("calibrate", [estimator])
     if count < 3:
         raise UsageError(f"calibrate: expected at least 3 orders, got {count}; 8 is a good number")
-    orders, asked = _orders(run.reference, count, seed, edit), run.readouts.get(readout)
+    orders, asked = _orders(run, count, seed, edit), run.readouts.get(readout)
     estimates, variances = raw_estimates(run.estimator(estimator, readout=asked.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
         truths = [run.readouts.truth(asked, run.retrain(order, lambda step, state: tick())) for order in orders]
@@ -174,10 +173,11 @@ def calibrate_run(
     return found
 
 
-def _orders(reference: Order, count: int, seed: int, edit: str | None) -> list[Order]:
+def _orders(run: Run, count: int, seed: int, edit: str | None) -> list[Order]:
     if edit is None:
-        return random_orders(reference, count, seed)
-    return [drawn.apply(reference, lambda order, key: order) for drawn in random_edits(reference, edit, count, seed)]
+        return fresh_orders(run, count, seed, (), "calibrate")
+    drawn = random_edits(run.reference, edit, count, seed)
+    return [one.apply(run.reference, lambda order, key: order) for one in drawn]
 
 
 def _asked(readout: ReadOut) -> dict[str, str]:
@@ -201,6 +201,13 @@ def read_calibration(run: Run, estimator: str, readout: str = PROBE, edit: str |
     return _fitted(found.identity)
 
 
+def answers_from(run: Run, estimator: str, readout: str) -> str:
+    """Digest of what an estimator's answers are made from: its terms, and its calibration where there is one."""
+    fit = read_calibration(run, estimator, readout)
+    fitted = [] if fit is None else [fit.truths, fit.estimates]
+    return hashlib.sha256(json.dumps([_basis(run, estimator, readout), fitted]).encode()).hexdigest()
+
+
 def _basis(run: Run, estimator: str, readout: str) -> str:
     """Digest of what the estimates are made from: run, read-out, and the configuration of the terms that they replay."""
     name, config = base_name(estimator), {}
@@ -215,6 +222,9 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
             config["table"] = "held"  # earlier versions read the table as it comes
     elif name == "curved":
         config = run.base().settings()
+    elif name == "reweighting":
+        about = run.sensitivities()
+        config = about.config.model_dump(mode="json", exclude={"readouts"}) | {"readouts": about.names}
     elif name in ("fut", "fut++", "replay"):
         config = run.cache_config.model_dump(mode="json", exclude={"item_block"})
     asked = {} if readout == PROBE else {"readout": readout}
@@ -222,16 +232,22 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def fresh_orders(reference: Order, count: int, seed: int, used: Collection[str]) -> list[Order]:
-    """The first `count` random orders of a seed whose digests are not among `used`: none that was calibrated on."""
-    drawn = (random_order(reference, seed, i) for i in range(TRIES * count))
-    found = list(islice((order for order in drawn if order.digest not in used), count))
-    if len(found) < count:
-        raise UsageError(
-            f"verify: expected {count} random orders that were not calibrated on, got {len(found)} among {TRIES * count}; "
-            "ask for fewer --orders, or calibrate on fewer"
-        )
-    return found
+def fresh_orders(run: Run, count: int, seed: int, used: Collection[str], asking: str = "verify") -> list[Order]:
+    """The first `count` random orders of a seed that train differently from one another and from the reference order, and whose
+    digests are not among `used`: none that was calibrated on. UsageError, in the name of who is asking, for too few."""
+    seen, found = {run.problem.canonical(run.reference)}, list[Order]()
+    for i in range(TRIES * count):
+        order = random_order(run.reference, seed, i)
+        own = run.problem.canonical(order)
+        if own not in seen and order.digest not in used:
+            found.append(order)
+        seen.add(own)
+        if len(found) == count:
+            return found
+    raise UsageError(
+        f"{asking}: expected {count} random orders, each another one, none of them the reference order's or calibrated on; got "
+        f"{len(found)} among {TRIES * count}; ask for fewer --orders, or calibrate on fewer"
+    )
 
 
 def _fitted(content: dict[str, Any]) -> Calibrated:

@@ -146,8 +146,8 @@ class Curved(Estimator):
         if (miss := self.own_miss()) < FAR:
             return ""
         return (
-            f"its replay of the reference order itself ends {miss:.2f} times as far from the truth as the mean over orders does, so "
-            "that it does not hold on this run: retrain, or refresh more often (curved:refresh=4)"
+            f"its replay of the reference order itself ends {miss:.2f} times as far from the truth as the mean over orders does, "
+            "so that it does not hold on this run: retrain, or refresh more often (curved:refresh=4)"
         )
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:

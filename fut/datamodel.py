@@ -35,6 +35,8 @@ def lds_run(run: Run, subsets: int, share: float, seed: int, names: Sequence[str
         raise UsageError(
             f"lds: expected at least 2 subsets, got {subsets}; a correlation needs more, 48 is a good number"
         )
+    if seed < 0:
+        raise UsageError(f"lds: expected a seed of 0 or more, got {seed}; correct --seed")
     try:
         chosen = random_subsets(run.items, subsets, share, seed)
     except ValueError as error:

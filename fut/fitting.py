@@ -18,6 +18,7 @@ ADVICE = {
     "centre": f"lower adjoint.mixture, or {LESS}",
     "backward sweep": f"lower adjoint.mixture or adjoint.pool, or {LESS}",
     "sample": "lower adjoint.simulated or adjoint.mixture",
+    "fold": "lower adjoint.coordinates or adjoint.anchors",
     "pairwise": f"lower cache.item_block, or {LESS}",
     "adjoint": "lower adjoint.coordinates or adjoint.anchors",
     "low-rank curvature": f"lower curved.rank or curved.pool, or {LESS}",
@@ -45,6 +46,7 @@ def require_expansion(footprint: Footprint) -> None:
         "backward sweep": footprint.sweep,
         "sample": footprint.sample,
         "anchors": footprint.anchors,
+        "fold": footprint.fold,
     }
     for stage, peak in peaks.items():
         _require(footprint, stage, peak(), ADVICE.get(stage, LESS))

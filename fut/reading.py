@@ -95,7 +95,14 @@ class RunReadOuts:
 
     def pins(self, names: Sequence[str]) -> dict[str, float]:
         """Values at the reference endpoint of those read-outs that nothing else would recognise again."""
-        return {found.name: self.at_reference(found) for found in map(self.get, names) if found.pinned}
+        pinned = [found for found in map(self.get, names) if found.pinned]
+        theta = self._run.state(self._run.steps).theta
+        for found in pinned:  # before anything is computed for it
+            if not found.gradient(theta).isfinite().all():
+                raise ModelError(
+                    f"read-out `{found.name}`: expected a finite gradient at the reference endpoint, got NaN or infinity; mend it"
+                )
+        return {found.name: self.at_reference(found) for found in pinned}
 
     def reference(self, spec: str) -> Reference:
         """What the estimators of a read-out know about the run."""

@@ -123,8 +123,8 @@ class AdjointConfig(Section):
     )
     products: Literal["difference", "exact"] = Field(
         "difference",
-        description="Hessian-vector products of the sweep, by difference (one-sided for items, whose gradients are known) "
-        "or torch.func",
+        description="Hessian-vector products of the fine read-outs' sweep, by difference (one-sided for items, whose gradients "
+        "are known) or torch.func; functionals and coarse read-outs have one-sided differences",
     )
     fine: int = Field(
         0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from storage import read_json, write_json
 
 from . import inspection
 from . import layout as files
-from .calibration import Calibrated, fresh_orders, read_calibration
+from .calibration import Calibrated, answers_from, fresh_orders, read_calibration
 from .errors import NotCachedError, UsageError
 from .estimation import ESTIMATORS, NAMES, base_name, batch_size, require_movable
 from .estimator import Estimator
@@ -25,6 +25,9 @@ from .readouts import PROBE, suffix
 
 if TYPE_CHECKING:
     from .run import Run
+
+BASIS = "basis"
+"""Of a kept verification, what each estimator's answers were made from."""
 
 
 def verify_run(
@@ -46,7 +49,7 @@ def verify_run(
         estimator.ready()  # refuse before anything is retrained
     fits = {name: read_calibration(run, name, asked.name) for name in estimators}
     used = {digest for fit in fits.values() if fit is not None for digest in fit.digests}
-    orders = fresh_orders(run.reference, count, seed, used)
+    orders = fresh_orders(run, count, seed, used)
     asks = {name: asker(run, estimator, fits[name], run.progress) for name, estimator in estimators.items()}
     with run.progress("retraining", count * run.steps) as tick:
 
@@ -62,7 +65,7 @@ def verify_run(
     result = verify(orders, reference, truths.__getitem__, asks, costs, asked.name, asked.unit)
     path = _record(run, count, seed, asked.name)
     path.parent.mkdir(exist_ok=True)
-    write_json(path, result.as_dict())
+    write_json(path, result.as_dict() | {BASIS: {name: answers_from(run, name, asked.name) for name in estimators}})
     return result
 
 
@@ -71,8 +74,16 @@ def kept_verification(run: Run, count: int, seed: int) -> Verification | None:
     path = _record(run, count, seed, PROBE)
     if not path.exists():
         return None
-    found = Verification.from_dict(read_json(path))
+    found = Verification.from_dict(without_stale(run, read_json(path)))
     return found if set(found.estimators) >= set(_available(run, PROBE)) else None
+
+
+def without_stale(run: Run, content: dict[str, Any]) -> dict[str, Any]:
+    """A kept verification less what it says of estimators whose terms or calibration have been made anew since."""
+    basis, readout = content.get(BASIS, {}), content.get("readout", PROBE)
+    stale = {name for name, held in basis.items() if held != answers_from(run, name, readout)}
+    kept = ("estimators", "estimated_losses", "intervals")
+    return content | {k: {n: v for n, v in content[k].items() if n not in stale} for k in kept if k in content}
 
 
 def _record(run: Run, count: int, seed: int, readout: str) -> Path:

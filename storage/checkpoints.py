@@ -172,11 +172,13 @@ def _store(file: h5py.File, name: str, array: np.ndarray) -> None:
 
 
 def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """The largest chunk of at most 1 MiB that is contiguous in memory."""
+    """A chunk of at most 1 MiB that is contiguous in memory; the parts of an axis that is cut are alike, as the last is stored
+    in full too."""
     room = max(1, _CHUNK_BYTES // itemsize)
     chunk = []
     for length in reversed(shape):
-        chunk.append(max(1, min(length, room)))
+        parts = -(-length // room)
+        chunk.append(max(1, -(-length // max(parts, 1))))
         room //= chunk[-1] if chunk[-1] == length else room
     return tuple(reversed(chunk))
 

@@ -67,7 +67,7 @@ def make_page(run: Run, samples: int, estimator: str) -> Page:
             "report: expected an estimator that does not train, got `retrain`; `fut verify` retrains random orders"
         )
     require_movable("report", [estimator])
-    state = read_state(run.path)
+    state = read_state(run)
     found = searches(run, state.searched)
     board = _board(run, [s.arrangement for s in found if s.arrangement])
     readout = board.tables[0].readout if isinstance(board, Board) else PROBE

@@ -17,6 +17,7 @@ from ..questions.curriculum import Curriculum
 from ..questions.datamodel import Datamodel
 from ..questions.verify import Verification
 from ..readouts import suffix
+from ..verification import without_stale
 from .domains import DomainOrders, domain_orders
 from .queries import Query, queries
 from .remembered import Remembered, remembered
@@ -41,15 +42,16 @@ class State:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
-def read_state(path: Path) -> State:
-    """Everything that questions have left in a run directory; a file that cannot be read is named, not fatal."""
-    state = State()
+def read_state(run: Run) -> State:
+    """Everything that questions have left in a run directory; a file that cannot be read is named, not fatal. What was verified
+    of estimators whose terms or calibration have been made anew since is left out."""
+    state, path = State(), run.path
     for file, found in _objects(path, files.VERIFICATION, state):
         try:
             if file.stem.startswith("lds-"):
                 state.left_out.append(Datamodel.from_dict(found))
             else:
-                state.verified.append(Verification.from_dict(found))
+                state.verified.append(Verification.from_dict(without_stale(run, found)))
         except (TypeError, KeyError) as error:
             state.unreadable.append((_named(path, file), f"no result of `fut verify` or `fut lds`: {error}"))
     for file, found in _objects(path, files.ANSWERS, state):

@@ -302,7 +302,7 @@ def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
 
     asked.retrain("random:99")
     asked.retrain("without:2")
-    found = gather_effects(asked, "probe", read_state(asked.path), 5, "positions")
+    found = gather_effects(asked, "probe", read_state(asked), 5, "positions")
     random = [t.value for t in found.trained if t.random]
     chosen = [t.value for t in found.trained if not t.random]
     drawn = {*asked.verify(4).true_losses, *asked.calibrate(6).truths}
