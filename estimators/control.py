@@ -26,8 +26,8 @@ SIGNS = 16
 """Sums with random signs: the variance they give has a relative standard deviation of sqrt(2 / 16) = 0.35."""
 
 WIDE = 10.0
-"""How many times what a coordinate contributes to a whole order an entry of the table may be: placements cancel within an order
-(at a constant rate, in a short window), and an item of several in a step counts by its share there alone."""
+"""How many times what a coordinate contributes in one step of an order an entry of the table may be: momentum spreads what a
+placement does over several steps."""
 
 
 def control_weights(probabilities: Tensor, seed: int) -> Tensor:
@@ -50,15 +50,17 @@ class Tamed(NamedTuple):
     bound: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, table: Tensor) -> Tamed:
-        """From what n orders' coordinates contribute to r estimates, and to the table's sums: both [n, r, k].
+    def of(cls, values: Tensor, table: Tensor, largest: Tensor) -> Tamed:
+        """From what n orders' coordinates contribute to r estimates, and to the table's sums, both [n, r, k], and the largest
+        contribution of one item in one step [r, k].
 
-        share: the regression of the ones on the others, through zero. bound: `WIDE` times the largest contribution.
+        share: the regression of the ones on the others, through zero. bound: `WIDE` times the largest. (Not the largest of an
+        order's sums: placements cancel in those, at a constant rate nearly all of them.)
         """
         values, table = values.double(), table.double()
         square = table.square().sum(0)
         found = (values * table).sum(0) / torch.where(square > 0, square, torch.ones_like(square))
-        return cls(found.nan_to_num(0.0).clamp(0.0, 1.0), WIDE * values.abs().amax(0))
+        return cls(found.nan_to_num(0.0).clamp(0.0, 1.0), WIDE * largest.double())
 
     def part(self, coordinates: Tensor | slice) -> Tamed:
         """The same on some of the coordinates."""

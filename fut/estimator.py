@@ -124,9 +124,9 @@ def expansion_of(reference: Reference, name: str) -> Expansion:
     if expansion is None:
         asked = "fut cache RUN" if wanted == PROBE else caching_command([PROBE, wanted])
         raise NotCachedError(f"{name}: expected the run's expansion about its centre, got none; run `{asked}` first")
-    if not expansion.complete():
+    if not expansion.readable:
         raise NotCachedError(
-            f"{name}: expected a complete expansion, got {expansion.directory}, which is not finished; repeat `fut cache RUN`"
+            f"{name}: expected the run's expansion, got {expansion.directory}, which is not finished; repeat `fut cache RUN`"
         )
     if wanted not in expansion.names:
         raise NotCachedError(

@@ -197,7 +197,12 @@ class Expansion(Stores):
 
     def complete(self) -> bool:
         """Whether every stage is done."""
-        return self._settled and (self.directory / "terms").exists() and not self.terms().missing()
+        return self.readable and not self.terms().missing()
+
+    @property
+    def readable(self) -> bool:
+        """Whether there are terms, of which some may be missing: not before all else is done."""
+        return self._settled and (self.directory / "terms").exists()
 
     @property
     def _settled(self) -> bool:

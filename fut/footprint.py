@@ -24,6 +24,7 @@ from torch import Tensor
 
 from . import derivatives
 from .anchoring import HELD, ITEM_BLOCK
+from .choosing import pilot_items
 from .config import AdjointConfig, CacheConfig
 from .control import ROWS
 from .expansion import Expansion
@@ -256,7 +257,15 @@ class Footprint:
             else 3 * rows * self.expansion.expected_coordinates * self.theta.element_size()
         )
         held = self.resident + (self.state + 2 * rows) * self.vector + kept
-        return self.planned(held + max(self.gradient, rows * self.vector))
+        return self.planned(max(held + max(self.gradient, rows * self.vector), self.choosing()))
+
+    def choosing(self) -> int:
+        """Choosing how many anchors: a few items' gradients at three steps, one interpolated, and what surrounds a step."""
+        if self.expansion.config.anchors:
+            return 0
+        rows = len(pilot_items(self.expansion))
+        around = 2 * self.state + self.state * self.expansion.fine
+        return self.resident + (around + 6 * rows) * self.vector
 
     def fold(self) -> int:
         """Folding: two states, and a step's weights and costates, each read and sampled; then item gradients on all coordinates,
@@ -281,7 +290,8 @@ class Footprint:
         held = self.resident + (n + s + r * (s + 3)) * self.vector
         product = self.exact_product if wanted.config.products == "exact" else self.gradient + 3 * self.vector
         pull = (2 * s * r + TEMPORARIES) * self.vector
-        return self.planned(held + max(n * self.vector + self.gradient, product, pull, 2 * self.vector * r))
+        taken = 2 * n * self.vector + self.gradient  # all at once, before they are one stack
+        return self.planned(held + max(taken, product, pull, 2 * self.vector * r))
 
     def pairwise(self, names: Sequence[str]) -> int:
         """Pairwise terms: gradients, states and updates of a block of items, then products of its updates one by one."""

@@ -102,17 +102,19 @@ def tamed_tables(expansion: Expansion) -> Tamed:
 
 
 def _keep_tamed(expansion: Expansion, found: Simulated) -> Tamed:
-    tamed = Tamed.of(found.values[:, : expansion.fine], found.table)
+    tamed = Tamed.of(found.values[:, : expansion.fine], found.table, found.largest)
     expansion.tamed.write(0, {name: array.cpu().numpy() for name, array in tamed._asdict().items()}, {}, replace=True)
     return tamed
 
 
 class Simulated(NamedTuple):
     """Contributions of every coordinate to n simulated orders: to their read-outs and, of a sample without a control variate,
-    functionals, values [n, r + m, D]; else to their entries in the table of positions, for the fine read-outs [n, fine, D]."""
+    functionals, values [n, r + m, D]; else to their entries in the table of positions, for the fine read-outs [n, fine, D], and
+    at most in one step, by an item [fine, D]."""
 
     values: Tensor
     table: Tensor
+    largest: Tensor
 
 
 def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
@@ -124,6 +126,7 @@ def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
     total = torch.zeros(simulated, r + m, len(centre.theta), device=problem.device)
     table = torch.zeros(simulated, expansion.fine if expansion.of_all else 0, len(centre.theta), device=problem.device)
     curvature = expansion.low_rank() if expansion.rank else None
+    ahead, largest = _ahead(expansion) if expansion.of_all else centre.theta[None][:0], table[0].clone()
     for step in range(steps):
         delta = state.theta - centre.theta
         total[:, :r] += delta[:, None] * expansion.weight(step)
@@ -141,8 +144,23 @@ def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
             moved = problem.rule.step(before.rows(simulated), plain, problem.rate(step))[0]
             _place(table, expansion.costate(step + 1), moved, centre)
         state = problem.rule.step(state, gradient, problem.rate(step))[0]
+        if expansion.of_all:
+            ahead = ahead - expansion.weight(step)[: expansion.fine]
+            for row, slope in enumerate(ahead):
+                moved_by = (slope * (state.theta - centre.theta - delta)).abs().amax(0)
+                largest[row] = torch.maximum(largest[row], moved_by)
+    largest *= problem.config.data.per_step  # a step's gradient is the mean of its items
     total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.weight(steps)
-    return Simulated(total, table)
+    return Simulated(total, table, largest)
+
+
+def _ahead(expansion: Expansion) -> Tensor:
+    """What a displacement that stays is worth from the first step on, for the fine read-outs [fine, D]: the sum of their
+    weights. Summed by parts, an order's contribution is what each step adds to its displacement, times what lies ahead."""
+    total = expansion.weight(expansion.steps)[: expansion.fine]
+    for step in range(expansion.steps):
+        total = total + expansion.weight(step)[: expansion.fine]
+    return total
 
 
 def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:

@@ -41,10 +41,11 @@ def test_what_is_surely_kept_has_no_variance() -> None:
 def test_the_share_is_a_regression_held_between_nothing_and_all() -> None:
     table = torch.tensor([[1.0, 1.0, 2.0, 0.0, 1.0], [2.0, 1.0, -1.0, 0.0, 1.0]])[:, None]  # [n, r, k]
     values = torch.tensor([[0.5, 3.0, -2.0, 1.0, 1.0], [1.0, 3.0, 1.0, 1.0, -1.0]])[:, None]
-    tamed = Tamed.of(values, table)
+    largest = torch.tensor([[1.0, 3.0, 2.0, 1.0, 1.0]])
+    tamed = Tamed.of(values, table, largest)
     assert tamed.share.tolist() == [[0.5, 1.0, 0.0, 0.0, 0.0]]
-    assert tamed.bound.tolist() == [[1.0, 3.0, 2.0, 1.0, 1.0]]
-    entries = torch.tensor([[[0.4, -9.0, 1.0, 1.0, 1.0], [-4.0, 2.0, 1.0, 1.0, 1.0]]], dtype=torch.float64)
-    assert tamed(entries).tolist() == [[[0.2, -3.0, 0.0, 0.0, 0.0], [-0.5, 2.0, 0.0, 0.0, 0.0]]]
+    assert tamed.bound.tolist() == [[10.0, 30.0, 20.0, 10.0, 10.0]]
+    entries = torch.tensor([[[0.4, -90.0, 1.0, 1.0, 1.0], [-40.0, 2.0, 1.0, 1.0, 1.0]]], dtype=torch.float64)
+    assert tamed(entries).tolist() == [[[0.2, -30.0, 0.0, 0.0, 0.0], [-5.0, 2.0, 0.0, 0.0, 0.0]]]
     part = tamed.part(slice(1, 2))
-    assert part(entries[..., 1:2]).tolist() == [[[-3.0], [2.0]]]
+    assert part(entries[..., 1:2]).tolist() == [[[-30.0], [2.0]]]

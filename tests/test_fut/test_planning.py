@@ -282,3 +282,17 @@ def test_curved_terms_that_items_cannot_make_pin_nothing(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="curved: expected items of one shape"):
         run.cache(["curved"])
     assert not (tmp_path / "run" / "curved").exists()
+
+
+@pytest.mark.parametrize("adjoint", [{}, {"rank": 2}, {"anchors": 0}, {"coordinates": 600}])
+def test_every_planned_stage_of_an_expansion_is_guarded(
+    small_run: fut.Run, monkeypatch: pytest.MonkeyPatch, adjoint: dict[str, int]
+) -> None:
+    needed: dict[str, int] = {}
+    monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.update({stage: nbytes}))
+    config = small_run.config.adjoint.model_copy(update=adjoint)
+    footprint = footprint_of(small_run.problem, config, small_run.cache_config)
+    fitting.require_expansion(footprint)
+    planned = {s.stage: s.peak_memory for s in small_run.plan(config).stages if s.stage.startswith("adjoint: ")}
+    assert set(planned) == {f"adjoint: {stage}" for stage in needed}
+    assert all(needed[stage.removeprefix("adjoint: ")] == peak - footprint.resident for stage, peak in planned.items())

@@ -346,3 +346,16 @@ def test_an_order_that_was_trained_is_answered_by_its_truth(several: fut.Run, tm
     found = run.estimate(["reverse"], readout="norm")[0]
     assert (found.loss, found.source) == (truth, "retrained")
     assert run.estimate(["reverse"], "retrain", readout="norm")[0].loss == truth
+
+
+def test_a_readout_without_a_finite_gradient_is_refused_before_anything_is_computed(make_run: MakeRun) -> None:
+    run = make_run(cached=False)
+
+    def odd(module: torch.nn.Module) -> Tensor:
+        first = next(module.parameters())
+        return torch.sqrt((first - first.detach()).square().sum()) + 1.0
+
+    asked = fut.open(run.path, device="cpu", readouts={"odd": odd})
+    with pytest.raises(fut.ModelError, match="read-out `odd`: expected a finite gradient"):
+        asked.cache(["adjoint"], readouts=["probe", "odd"])
+    assert not (run.path / "adjoint").exists()

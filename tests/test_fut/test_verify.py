@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
+from small import small_config
 
 import fut
 from estimators.order import Order
+from fut.config import AdjointConfig
+from fut.errors import UsageError
 from fut.questions.verify import Answers, accuracy, verify
+from fut.report.state import read_state
+from fut.verification import without_stale
 from storage import CheckpointStore
 
 DRAW = np.random.default_rng(3)
@@ -188,3 +194,37 @@ def test_no_coefficient_leaves_its_range_by_rounding() -> None:
         assert found.pearson is not None
         assert found.pearson_interval is not None
         assert max(found.pearson, *found.pearson_interval) <= 1.0
+
+
+def test_what_was_said_of_other_terms_is_not_kept(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run.cache(["adjoint"])
+    run.verify(4, 3, ["adjoint", "replay-exact"])
+    (path,) = (tmp_path / "run" / "verification").glob("*.json")
+
+    def named() -> set[str]:
+        return set(without_stale(fut.open(tmp_path / "run", device="cpu"), json.loads(path.read_text()))["estimators"])
+
+    assert named() == {"reference", "adjoint", "replay-exact"}
+    run.calibrate(4)
+    assert named() == {"reference", "replay-exact"}, "calibrated since"
+    run.verify(4, 3, ["adjoint", "replay-exact"])
+    assert "adjoint" in named()
+    shutil.rmtree(tmp_path / "run" / "adjoint")
+    fut.open(tmp_path / "run", device="cpu").cache(["adjoint"], adjoint=AdjointConfig(mixture=2, functionals=0))
+    assert named() == {"reference", "replay-exact"}, "of another expansion"
+    assert [set(v.estimators) for v in read_state(fut.open(tmp_path / "run", device="cpu")).verified] == [named()]
+
+
+def test_orders_are_drawn_once_each_and_never_the_reference(tmp_path: Path) -> None:
+    run = fut.train(tmp_path / "run", small_config(data={"items": 3}), device="cpu")
+    run.cache(["adjoint"])
+    found = run.calibrate(5)
+    assert sorted(found.orders) == [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+    with pytest.raises(UsageError, match="calibrate: expected 6 random orders, each another one"):
+        run.calibrate(6)
+    with pytest.raises(UsageError, match=r"verify: expected 2 random orders, .* calibrated on"):
+        run.verify(2, 1)
+    for asked in (lambda: run.verify(2, -1), lambda: run.calibrate(3, -1), lambda: run.lds(2, seed=-1)):
+        with pytest.raises((fut.OrderError, UsageError), match="a seed of 0 or more, got -1"):
+            asked()

@@ -268,3 +268,10 @@ def test_another_failure_of_the_disk_is_raised_as_it_is(store, monkeypatch):
         store.write(1, {"a": np.ones(100)}, {})
     assert caught.value.errno == errno.EIO
     assert os.listdir(store.directory) == []
+
+
+@pytest.mark.parametrize("length", [1, 262_144, 262_145, 275_000, 1_065_344])
+def test_a_vector_takes_little_more_disk_than_its_bytes(store, length):
+    store.write(0, {"theta": np.arange(length, dtype=np.float32)}, {})
+    assert store.path(0).stat().st_size <= 1.01 * 4 * length + 8192
+    assert np.array_equal(store.read_array(0, "theta"), np.arange(length, dtype=np.float32))
