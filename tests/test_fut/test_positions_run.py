@@ -16,8 +16,6 @@ import fut
 from estimators.control import Tamed
 from estimators.errors import OrderError
 from estimators.order import random_orders
-from estimators.positions import look_up
-from estimators.replay import OrderBatch
 from fut import folding, sampling
 from fut.calibration import read_calibration
 from fut.config import AdjointConfig
@@ -209,7 +207,7 @@ def test_a_calibration_is_of_the_table_that_is_read(tmp_path: Path, monkeypatch:
     "sections",
     [
         {"data": {"items": 12}, "rule": {"name": "sgd"}, "schedule": {"kind": "constant", "rate": 0.02}},
-        {"data": {"items": 16, "per_step": 4}, "schedule": {"kind": "constant", "rate": 1e-3}},
+        {"data": {"items": 16, "per_step": 4}, "schedule": {"kind": "cosine", "rate": 3e-3}},
     ],
     ids=["sgd", "several items a step"],
 )
@@ -220,14 +218,5 @@ def test_the_hold_leaves_alone_what_is_not_cold(tmp_path: Path, sections: dict[s
     more = {"data": data, "warmup": warmup, "model": {"width": 16, "layers": 1, "heads": 2}}
     run = fut.train(tmp_path / "run", small_config(**sections | more), device="cpu")
     run.cache(["adjoint"])
-    orders = random_orders(run.reference, 24, 5)
-    batch = OrderBatch.pack([run.problem.canonical(o) for o in orders], run.problem.device)
-    truth = np.array([run.retrain(order).loss for order in orders])
-
-    def left(table: np.ndarray) -> float:
-        guess = look_up(torch.from_numpy(table), batch).sum(-1).numpy()
-        return float((guess - truth).std() / truth.std())
-
-    held, raw = left(run.positions()), left(as_it_comes(run))
-    assert raw < 1.0, "first order says something here"
-    assert held < 1.1 * raw
+    held, raw = (table - table.mean(1, keepdims=True) for table in (run.positions(), as_it_comes(run)))
+    assert np.corrcoef(held.ravel(), raw.ravel())[0, 1] > 0.98
