@@ -14,7 +14,8 @@ class Distance:
     """Spearman's footrule between an order and the reference order of T steps, relative to its mean over random orders.
 
     The footrule is the sum over placements of items of how many steps they moved. (Its mean over permutations of T places is
-    (T² - 1)/3: Diaconis & Graham 1977.) What one order has and the other lacks counts as moved by T/3 steps, by its weight.
+    (T² - 1)/3: Diaconis & Graham 1977.) What one order has and the other lacks counts as moved by T steps, by its weight: random
+    orders, which a calibration is of, lack nothing.
     """
 
     def __init__(self, reference: Order) -> None:
@@ -31,7 +32,7 @@ class Distance:
                 moved += abs(step - place)
                 gone += abs(weight - share)
             gone += sum(weight for _, weight in [*ours[len(theirs) :], *theirs[len(ours) :]])
-        total = moved + gone * self.steps / 3
+        total = moved + gone * self.steps
         return total / self._mean if self._mean else float(total > 0)
 
     def share(self, order: Order) -> float:

@@ -39,9 +39,10 @@ class Calibration:
 
     def nearer(self, reference: float, share: float) -> Calibration:
         """The same for an order so near to the reference order, whose value is known, that it has a share in [0, 1] alone of what
-        was fitted to random orders: of their common offset from the reference, and of the variance of their errors."""
+        was fitted to random orders: of their common offset from the reference, and twice that, up to all, of the variance of
+        their errors, which grows faster."""
         offset = self.offset + self.slope * reference - reference
-        return replace(self, offset=self.offset - (1 - share) * offset, sd=self.sd * math.sqrt(share))
+        return replace(self, offset=self.offset - (1 - share) * offset, sd=self.sd * math.sqrt(min(1.0, 2 * share)))
 
     def correct(self, estimate: float) -> float:
         """The calibrated estimate [nats/token]."""

@@ -164,7 +164,7 @@ def estimated(
     corrected, interval = near.fit.correct(loss), near.interval(loss, variance)
     note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
     if near is not calibration:
-        note += f"; so near to the reference order {100 * share:.2g} % of random orders' common offset and variance is taken"
+        note += f"; so near to the reference order {100 * share:.2g} % of random orders' offset is taken, and a narrower interval"
     return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
 
 

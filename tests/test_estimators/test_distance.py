@@ -34,9 +34,9 @@ def test_it_is_spearmans_footrule_of_steps() -> None:
 def test_what_is_left_out_or_repeated_counts_by_its_weight() -> None:
     distance, mean = Distance(Order.of(range(6))), 35 / 3
     weighted = [[(i, 1.0 if i != 3 else 0.25)] for i in range(6)]
-    assert distance(Order.of_entries(weighted)) == pytest.approx(0.75 * 2 / mean)
-    assert distance(Order.of([0, 1, 2, 2, 4, 5])) == pytest.approx(2 * 2 / mean), "one gone, one more"
-    assert distance(Order.of([0, 1, 2, 3, 4, 5, 0])) == pytest.approx(2 / mean)
+    assert distance(Order.of_entries(weighted)) == pytest.approx(0.75 * 6 / mean)
+    assert distance(Order.of([0, 1, 2, 2, 4, 5])) == pytest.approx(2 * 6 / mean), "one gone, one more"
+    assert distance(Order.of([0, 1, 2, 3, 4, 5, 0])) == pytest.approx(6 / mean)
     assert Distance(Order.of([0]))(Order.of([1])) == 1.0
     assert distance.share(Order.of([5, 4, 3, 2, 1, 0])) == 1.0
     assert distance.share(Order.of([1, 0, 2, 3, 4, 5])) == pytest.approx(2 * 2 / mean)
@@ -53,6 +53,6 @@ def test_a_calibration_keeps_the_reference_where_it_is() -> None:
     assert there.correct(reference) == pytest.approx(reference)
     assert there.interval(reference) == pytest.approx((reference, reference))
     assert half.correct(2.2) == pytest.approx((fit.correct(2.2) + there.correct(2.2)) / 2)
-    widths = [np.ptp(c.interval(2.2)) for c in (fit, half)]
-    assert widths[1] == pytest.approx(widths[0] / 2**0.5)
+    widths = [np.ptp(fit.nearer(reference, share).interval(2.2)) for share in (1.0, 0.5, 0.25, 0.125)]
+    assert np.array(widths) == pytest.approx(widths[0] * np.array([1, 1, 2**-0.5, 0.5]))
     assert there.correct(2.2) - there.correct(2.1) == pytest.approx(0.1 * fit.slope)
