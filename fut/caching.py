@@ -22,6 +22,8 @@ from .progress import Progress, silent
 from .sensitivity import Sensitivities
 from .terms import TermLayout
 
+STAGED = ("adjoint", "curved", "reweighting")
+"""What is cached in stages of its own, and asked for like a term."""
 StateAt = Callable[[int], State]
 
 
@@ -76,7 +78,7 @@ def known_terms(layout: TermLayout, names: Sequence[str] | None) -> list[str]:
     unknown = sorted(set(names or ()) - set(layout.names))
     if unknown:
         raise UsageError(
-            f"terms: expected some of {', '.join(layout.names)}, got {', '.join(unknown)}; "
+            f"terms: expected some of {', '.join([*layout.names, *STAGED])}, got {', '.join(unknown)}; "
             f"cache.derivative={layout.config.derivative} stores no others"
         )
     return [n for n in layout.names if names is None or n in names]
