@@ -111,6 +111,8 @@ class Answering:
 
     def edited(self, orders: Sequence[Order], edits: Sequence[str | None]) -> list[Estimate]:
         """The same of orders that each may be one edit of a kind of the reference order (`only_edit`)."""
+        if not orders:
+            return self(orders)
         found: dict[int, Estimate] = {}
         for edit in dict.fromkeys(edits):
             places = [place for place, own in enumerate(edits) if own == edit]
@@ -149,7 +151,8 @@ class Answering:
         return Distance(self._canonical_reference)
 
     def _share(self, order: Order) -> float:
-        return 1.0 if self.calibration is None else self._distance.share(self.run.problem.canonical(order))
+        fit = self.calibration
+        return 1.0 if fit is None or fit.edit else self._distance.share(self.run.problem.canonical(order))
 
     def _is_reference(self, order: Order) -> bool:
         """Whether the order consumes the reference order's very content at every step: equal items are one."""

@@ -68,7 +68,7 @@ class Calibrated(Shown):
         fitted to single edits."""
         if share >= 1 or self.edit is not None:
             return self
-        return replace(self, fit=self.fit.nearer(reference, share), variance=share * self.variance)
+        return replace(self, fit=self.fit.nearer(reference, share), variance=min(1.0, 2 * share) * self.variance)
 
     def interval(self, estimate: float, variance: float = 0.0) -> tuple[float, float]:
         """90 % interval of the retrained loss, wider where the sample of coordinates is worse than it was here."""

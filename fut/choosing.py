@@ -60,7 +60,7 @@ def run_choice(expansion: Expansion, progress: Progress) -> None:
         tried[count] = interpolation_error(expansion, anchors, middles) if middles else 0.0
         if tried[count] <= expansion.config.anchor_error:
             break
-    count = COUNTS[-1] if tried[count] > expansion.config.anchor_error else count
+    count = count if tried[count] <= expansion.config.anchor_error else COUNTS[-1]  # an error that is no number is none
     arrays = {
         "anchors": np.array(expansion.spread(count)),
         "tried": np.array(list(tried)),

@@ -155,6 +155,11 @@ def _reweighting(run: Run, readouts: Names) -> ReweightingConfig:
 
 def repair(run: Run) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
+    with alone(run.path):
+        return _repair(run)
+
+
+def _repair(run: Run) -> int:
     files.sweep(run.path)
     found = 0
     if files.has_terms(run.path):

@@ -32,6 +32,9 @@ from .training import Retrained, read_state, step_loss
 if TYPE_CHECKING:
     from .run import Run
 
+LEAST = 0.1
+"""Training losses below which the tolerance is that of this one: near 0 single precision rounds by more."""
+
 
 def require_same_loss(problem: Problem, theta: Tensor, expected: float, where: str) -> None:
     """The same parameters must give the same loss: catches a changed forward pass or loss under the same names."""
@@ -50,7 +53,7 @@ def require_same_training(problem: Problem, checkpoints: CheckpointStore, step: 
         return
     recorded = float(checkpoints.read(step).attributes["train_loss"])
     found = step_loss(problem, read_state(checkpoints, step - 1, problem.device).theta, step - 1)
-    if not abs(found - recorded) <= TOLERANCE * abs(recorded):
+    if not abs(found - recorded) <= TOLERANCE * max(abs(recorded), LEAST):
         raise ModelError(
             f"{where}: expected the training loss {recorded:.6f} nats/token in step {step - 1}, got {found:.6f}; the model in "
             "training mode (dropout, frozen weights, buffers) or its loss is not the one the run was trained with"

@@ -105,6 +105,15 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
         return replay(transition, state, batch, done, listener)
 
 
+def require_attached(problem: Problem, theta: Tensor) -> None:
+    """ModelError for a loss that does not depend on the module's parameters; one that is flat here may."""
+    at = theta.detach().clone().requires_grad_()
+    if not problem.objective.loss(at, problem.data.items[0]).requires_grad:
+        raise ModelError(
+            "loss: expected one that depends on the module's parameters, got one that is detached; mend it"
+        )
+
+
 def _recording(problem: Problem) -> tuple[TrueGradients, dict[str, float]]:
     """The gradients that training takes, and what is recorded of the latest step: its loss, and whether it had any gradient."""
     latest = {"train_loss": math.nan, "gradient": 1.0}
@@ -143,10 +152,8 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
     gradients, latest = _recording(problem)
 
     def save(step: int, state: State) -> None:
-        if not latest["gradient"]:
-            raise ModelError(
-                f"step {step - 1}: expected a loss with a gradient in the module's parameters, got zeros alone; is it detached?"
-            )
+        if step == 1 and not latest["gradient"]:
+            require_attached(problem, state.theta[0])
         checkpoints.write(step, pack(state), attributes_of(state, train_loss=latest["train_loss"]))
 
     with progress("reference run", problem.config.steps - done) as tick:

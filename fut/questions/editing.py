@@ -127,7 +127,9 @@ def only_edit(start: Any, edits: Sequence[Edit]) -> str | None:
 
     start: what is edited, as it is named: `identity` with one edit, or `swap:3,7` without more.
     """
-    if start != "identity" and isinstance(start, str) and not edits and start.partition(":")[0] in CALIBRATED:
+    if not isinstance(start, str):  # a list, an array, a path
+        return None
+    if start != "identity" and not edits and start.partition(":")[0] in CALIBRATED:
         try:
             edits, start = [Edit.of(start)], "identity"
         except OrderError:

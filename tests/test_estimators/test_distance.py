@@ -24,6 +24,11 @@ def test_permutations_are_on_average_as_far_as_said(steps: int) -> None:
 
 def test_it_is_spearmans_footrule_of_steps() -> None:
     distance, mean = Distance(Order.of(range(9))), (9**2 - 1) / 3
+    draw = np.random.default_rng(2)
+    for order in (draw.permutation(9).tolist() for _ in range(20)):  # the quick way and the other
+        weighted = [[(item, 2.0)] for item in order]
+        slow = Distance(Order.of_entries([(item, 2.0)] for item in range(9)))
+        assert distance(Order.of(order)) == pytest.approx(slow(Order.of_entries(weighted)))
     assert distance(Order.of([0, 7, 2, 3, 4, 5, 6, 1, 8])) == pytest.approx(12 / mean)
     assert distance(Order.of([1, 2, 3, 0, 4, 5, 6, 7, 8])) == pytest.approx(6 / mean)
     pairs = Distance(Order.of([[0, 1], [2, 3], [4, 5]]))

@@ -104,8 +104,10 @@ class _stopped:  # noqa: N801
 
 
 def test_a_loss_without_a_gradient_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(fut.ModelError, match="a loss with a gradient"):
-        trained(tmp_path / "run", loss=lambda m, x, y: loss_of(m, x, y).detach() + 0.0 * m.first.weight.sum())
+    with pytest.raises(fut.ModelError, match="got one that is detached"):
+        trained(tmp_path / "run", loss=lambda m, x, y: loss_of(m, x, y).detach())
+    run = trained(tmp_path / "flat", loss=lambda m, x, y: 0.0 * loss_of(m, x, y))
+    assert run.reference_loss == 0.0, "a loss that is flat where it stands may be meant"
 
 
 def test_a_run_of_an_object_asks_for_it(tmp_path: Path, cli: Cli) -> None:
@@ -156,6 +158,14 @@ def test_two_commands_do_not_work_on_one_run_at_once(tmp_path: Path, cli: Cli) -
         with pytest.raises(BusyError, match=r"another command at work on it \(process \d+\)"):
             run.cache(["adjoint"])
         assert cli("cache", tmp_path / "run").status == 1
+        left = tmp_path / "run" / "terms" / ".whole.123.part"
+        left.parent.mkdir(exist_ok=True)
+        left.write_text("")
+        with pytest.raises(BusyError):
+            run.repair()
+        assert left.exists(), "what the other one is writing"
+        left.unlink()
+        left.parent.rmdir()
     run.cache(["adjoint"])
     assert run.estimate(["reverse"])[0].loss > 0
 
@@ -170,6 +180,10 @@ def test_an_order_may_be_a_tensor(make_run: MakeRun) -> None:
     run = make_run()
     asked = torch.tensor([3, 1, 0, 2, 4])
     assert run.order(asked) == run.order([3, 1, 0, 2, 4]) == run.order(asked.numpy())
+    one, two, three = run.estimate([asked, asked.numpy(), [3, 1, 0, 2, 4]], known=False)
+    assert one.loss == two.loss == three.loss
+    with pytest.raises(fut.UsageError):
+        run.estimate([], "nonsense")
 
 
 def test_every_error_is_caught_by_what_is_exported(make_run: MakeRun) -> None:

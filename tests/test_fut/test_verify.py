@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
-from small import small_config
+from small import MakeRun, small_config
 
 import fut
 from estimators.order import Order
@@ -228,3 +229,13 @@ def test_orders_are_drawn_once_each_and_never_the_reference(tmp_path: Path) -> N
     for asked in (lambda: run.verify(2, -1), lambda: run.calibrate(3, -1), lambda: run.lds(2, seed=-1)):
         with pytest.raises((fut.OrderError, UsageError), match="a seed of 0 or more, got -1"):
             asked()
+
+
+def test_an_interval_does_not_widen_towards_the_reference(make_run: MakeRun) -> None:
+    run = make_run()
+    found = run.calibrate(6)
+    noisy = replace(found, variance=4 * found.fit.sd**2)
+    widths = [
+        np.ptp(noisy.nearer(run.reference_loss, s).interval(run.reference_loss, noisy.variance)) for s in (1, 0.5)
+    ]
+    assert widths[0] == pytest.approx(widths[1]), "no wider than for random orders"
