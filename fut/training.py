@@ -129,11 +129,11 @@ def _recording(problem: Problem) -> tuple[TrueGradients, dict[str, float]]:
 
 
 def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
-    """Training loss of a step of the reference order at parameters theta [D], as training computes it."""
-    gradients, latest = _recording(problem)
-    batch = OrderBatch.pack([problem.canonical(problem.reference)], problem.device)
-    gradients(step, batch.at(step), theta[None])
-    return latest["train_loss"]
+    """Training loss of a step of the reference order at parameters theta [D]: that of training, but for rounding."""
+    picks = OrderBatch.pack([problem.canonical(problem.reference)], problem.device).at(step)
+    pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
+    with torch.no_grad():
+        return sum(w * problem.objective.loss(theta, problem.data.items[item]).item() for item, w in pairs if w)
 
 
 def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:

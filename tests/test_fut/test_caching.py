@@ -170,7 +170,10 @@ def test_another_cache_configuration_names_the_field_and_both_values(own_run: Pa
 
 
 def test_unknown_terms_are_refused_with_the_known_ones(own_run: Path) -> None:
-    with pytest.raises(fut.UsageError, match="expected some of gradient, norm, update, jvp, second, got hessian"):
+    with pytest.raises(
+        fut.UsageError,
+        match="expected some of gradient, norm, update, jvp, second, adjoint, curved, reweighting, got hessian",
+    ):
         fut.open(own_run, device="cpu").cache(["hessian"])
 
 

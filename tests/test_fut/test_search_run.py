@@ -155,13 +155,14 @@ def test_halves_are_independent_poisson_samples() -> None:
 
 def test_where_coordinates_are_sampled_the_other_half_judges(make_run: MakeRun) -> None:
     run = make_run(adjoint={"coordinates": 300, "seed": 3})
-    order = [run.order("reverse")]
+    order = [run.order("reverse"), *random_orders(run.reference, 15, 0)]
     whole, first, second = (run.estimator("adjoint", **o) for o in ({}, {"sample": "first"}, {"sample": "second"}))
     values = [raw_estimates(e, order) for e in (whole, first, second)]
     assert len({v[0][0] for v in values}) == 3
-    assert min(values[1][1][0], values[2][1][0]) > values[0][1][0] > 0, "a half knows less"
-    for value, variance in values[1:]:
-        assert abs(value[0] - values[0][0][0]) < 5 * (variance[0] + values[0][1][0]) ** 0.5
+    known = [np.mean(variances) for _, variances in values]  # each is known from a few sums with random signs alone
+    assert min(known[1:]) > known[0] > 0, "a half knows less"
+    for found, _ in values[1:]:
+        assert np.mean(np.subtract(found, values[0][0]) ** 2) < 5 * (known[0] + max(known[1:]))
     reference = raw_estimates(first, [run.reference])[0][0]
     assert reference == run.reference_loss
     found = run.search(evaluations=40, verify=0)
