@@ -135,10 +135,13 @@ class Expansion(Stores):
     @property
     def choice(self) -> Choice | None:
         """How many anchors were found to be enough; None where that is configured, and before."""
-        waiting = (
-            self.config.anchors or self.directory == Path() or not self.chosen.has(0)
-        )  # no directory: a plan alone
-        return None if waiting else self._choice
+        planned = self.directory == Path()  # alone, without a directory
+        return None if self.config.anchors or planned or not self.chosen.has(0) else self._choice
+
+    @property
+    def resolved(self) -> AdjointConfig:
+        """The configuration, with the number of anchors that was chosen where one was."""
+        return self.config if self.choice is None else self.config.model_copy(update={"anchors": len(self.anchors)})
 
     @cached_property
     def _choice(self) -> Choice:

@@ -242,7 +242,7 @@ class Run(Asking):
     def estimator(self, name: str, *, readout: str = PROBE, **options: str) -> Estimator:
         """An estimator of one read-out of this run by name; options as in `fut.estimation`."""
         made = make_estimator(name, self.readouts.reference(readout), **options)
-        require_tables(footprint_of(self.problem, self.expansion().config, self.cache_config), made)
+        require_tables(footprint_of(self.problem, self.expansion().resolved, self.cache_config), made)
         return made
 
     def estimate(

@@ -15,6 +15,8 @@ import fut
 from fut import choosing, derivatives
 from fut.config import AdjointConfig
 from fut.expansion import Expansion
+from fut.footprint import footprint_of
+from fut.query_footprint import QueryFootprint
 from storage import CheckpointStore
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -91,6 +93,11 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
     assert spared > 0
     assert sum(calls) == expansion.gradients() == most - spared * 5, "anchors that there could have been"
     assert scratch >= expansion.scratch_bytes()
+    tables = [
+        QueryFootprint(footprint_of(run.problem, c, run.cache_config)).adjoint_tables()
+        for c in (expansion.resolved, expansion.config.model_copy(update={"anchors": 3}), expansion.config)
+    ]
+    assert tables[0] == tables[1] < tables[2], "what is read is of the anchors that were chosen"
 
 
 @pytest.mark.parametrize(
