@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
-from small import MakeRun, small_config
+from small import small_config
 
 import fut
 from estimators.order import Order
@@ -231,8 +231,8 @@ def test_orders_are_drawn_once_each_and_never_the_reference(tmp_path: Path) -> N
             asked()
 
 
-def test_an_interval_does_not_widen_towards_the_reference(make_run: MakeRun) -> None:
-    run = make_run()
+def test_an_interval_does_not_widen_towards_the_reference(own_run: Path) -> None:
+    run = fut.open(own_run, device="cpu")
     found = run.calibrate(6)
     noisy = replace(found, variance=4 * found.fit.sd**2)
     widths = [
