@@ -219,7 +219,9 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
         if name == "adjoint" and expansion.functionals and readout == expansion.names[0]:
             config["bend"] = "table"  # earlier versions replayed the functionals
         if name == "positions" and reads_held(expansion):
-            config["table"] = "held"  # earlier versions read the table as it comes
+            config["table"] = "held by steps"  # earlier versions read it as it comes, or held by an order's sums
+        if name == "adjoint" and expansion.controlled:
+            config["control"] = "held by steps"  # and so with what a sample is drawn for
     elif name == "curved":
         config = run.base().settings()
     elif name == "reweighting":
