@@ -39,8 +39,8 @@ class Distance:
         return total / self._mean if self._mean else float(total > 0)
 
     def share(self, order: Order) -> float:
-        """How much of what random orders have in common, and of the variance of their errors, an order has: between 0 and 1,
-        and 1 for all that are at least half as far as random ones."""
+        """How much of what random orders have in common an order has: between 0 and 1, and 1 for all that are at least half as
+        far as random ones."""
         return min(1.0, HALF * self(order))
 
 

@@ -287,19 +287,22 @@ def random_order(reference: Order, *seed: int) -> Order:
     """
     if all(len(step) <= 1 for step in reference.steps):
         return random_steps(reference, *seed)
-    if min(seed, default=0) < 0:
-        raise OrderError(f"random order: expected a seed of 0 or more, got {min(seed)}; correct it")
     pairs = [pair for step in reference.entries for pair in step]
-    drawn = iter([pairs[i] for i in np.random.default_rng(list(seed)).permutation(len(pairs))])
+    drawn = iter([pairs[i] for i in _permutation(seed, len(pairs))])
     return Order.of_entries(sorted(next(drawn) for _ in step) for step in reference.steps)
 
 
 def random_steps(reference: Order, *seed: int) -> Order:
     """A uniformly random permutation of the reference order's steps as they are, from an explicit seed."""
+    entries = reference.entries
+    return Order.of_entries(entries[i] for i in _permutation(seed, len(reference)))
+
+
+def _permutation(seed: tuple[int, ...], length: int) -> list[int]:
     if min(seed, default=0) < 0:
         raise OrderError(f"random order: expected a seed of 0 or more, got {min(seed)}; correct it")
-    entries = reference.entries
-    return Order.of_entries(entries[i] for i in np.random.default_rng(list(seed)).permutation(len(reference)))
+    found: list[int] = np.random.default_rng(list(seed)).permutation(length).tolist()
+    return found
 
 
 def random_orders(reference: Order, count: int, seed: int) -> list[Order]:
