@@ -7,7 +7,8 @@ all of them once, T x items numbers. So
 
 unbiased whatever the table and the coefficients b_d are, and as much more accurate as c_d - b_d t_d is smaller than c_d. The
 coefficients are regressions, coordinate by coordinate, and entries of the table are held within several times what
-coordinates contribute in one step: to first order, a memory that is still cold answers out of all proportion. The sampling variance,
+coordinates contribute in one step: to first order, a memory that is still cold answers out of all proportion. The sampling
+variance,
 sum_sample (c_d - b_d t_d)² (1 - p_d) / p_d², is estimated from sums with random signs s_gd,
 
     mean_g [ sum_sample s_gd sqrt(1 - p_d) / p_d (c_d - b_d t_d) ]²,

@@ -360,6 +360,11 @@ def test_a_replay_that_runs_away_speaks_against_itself(curved_run: fut.Run, monk
     assert centre.own_miss() < 0.9
     assert centre.caution() == ""
     assert "does not hold" not in curved_run.estimate(["reverse"], "curved", known=False)[0].note
+    with monkeypatch.context() as same:
+        same.setattr(Curved, "own_miss", lambda self: float("nan"))
+        assert centre.caution() == "", (
+            "where the centre ends as the reference run does there is nothing to compare with"
+        )
     monkeypatch.setattr(Curved, "_own", lambda self, steps: true + 1.5 * apart)
     said = "ends 1.50 times as far from the truth as the mean over orders does"
     assert said in curved_run.estimate(["reverse"], "curved", known=False)[0].note
