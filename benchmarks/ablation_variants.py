@@ -19,16 +19,16 @@ from torch import Tensor
 
 import fut
 from estimators.adjoint import DualTransition
-from fut.adjoint import ALL, Adjoint, Rows
-from fut.config import AdjointConfig
-from fut.derivatives import hessian_vector, hessian_vector_difference
-from fut.estimator import Estimator, Reference
-from fut.expansion import Expansion
-from fut.paper import Fut
-from fut.pooling import pooled_batch, pooled_products
-from fut.positions import Positions
-from fut.replays import Replay, ReplayExact
-from fut.sketch import Sketch
+from estimators.sketch import Sketch
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.estimator import ALL, Adjoint, Rows
+from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.positions import Positions
+from fut.methods.base import Estimator, Reference
+from fut.methods.curvature_batches import pooled_batch, pooled_products
+from fut.methods.pairwise.replay import Replay, ReplayExact
+from fut.methods.pairwise.taylor import Fut
+from fut.models.autodiff import hessian_vector, hessian_vector_difference
 
 EXACT_ORDERS, SEEDS = 16, (0, 1, 2)
 DIFFERENCE_STEPS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)

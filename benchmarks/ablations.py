@@ -36,11 +36,11 @@ from adjoint_table import CALIBRATION, SPLITS, resplit
 from record import RECORDS, write_record
 
 import fut
-from estimators.order import random_orders
-from fut.caching import seconds_per_gradient
-from fut.config import load_config
-from fut.estimation import raw_estimates
-from fut.questions.verify import accuracy
+from estimators.orders.order import random_orders
+from fut.estimation.accuracy import accuracy
+from fut.methods.batching import raw_estimates
+from fut.methods.pairwise.compute import seconds_per_gradient
+from fut.methods.settings import load_config
 
 ORDER_SEED = 2000
 GROUPS = ("centre", "ensemble", "anchors", "coordinates", "curvature", "precompute", "products", "order", "moments")

@@ -21,11 +21,11 @@ import torch
 from record import resumed, write_record
 
 import fut
-from fut.caching import seconds_per_gradient
-from fut.calibration import SEED
-from fut.config import load_config
-from fut.estimation import raw_estimates
-from fut.inspection import directory_bytes
+from fut.artifacts.directory import directory_bytes
+from fut.estimation.calibration import SEED
+from fut.methods.batching import raw_estimates
+from fut.methods.pairwise.compute import seconds_per_gradient
+from fut.methods.settings import load_config
 
 ORDER_SEED, MANY, FEW = 2000, 1000, 16
 

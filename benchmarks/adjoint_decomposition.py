@@ -23,10 +23,10 @@ from record import write_record
 from scipy.stats import spearmanr
 
 import fut
-from estimators.order import random_orders
-from fut import derivatives
-from fut.config import load_config
-from fut.estimation import raw_estimates
+from estimators.orders.order import random_orders
+from fut.methods.batching import raw_estimates
+from fut.methods.settings import load_config
+from fut.models import autodiff as derivatives
 
 ORDER_SEED = 2000
 

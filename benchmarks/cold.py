@@ -29,10 +29,10 @@ from words import VOCABULARY
 
 import fut
 from estimators.adjoint import mean_touched
-from estimators.order import Order, random_orders
-from fut.config import load_config
-from fut.estimation import raw_estimates
-from fut.positions import TABLES
+from estimators.orders.order import Order, random_orders
+from fut.methods.adjoint.positions import TABLES
+from fut.methods.batching import raw_estimates
+from fut.methods.settings import load_config
 
 ORDER_SEED = 2000
 WORDS = {"vocabulary": VOCABULARY, "tokenizer": "words:words"}

@@ -22,12 +22,12 @@ from record import write_record
 from scipy.stats import spearmanr
 
 import fut
-from estimators.order import random_orders
-from fut.adjoint import Adjoint
-from fut.config import load_config
-from fut.estimation import raw_estimates
-from fut.estimator import Estimator
-from fut.positions import Positions
+from estimators.orders.order import random_orders
+from fut.methods.adjoint.estimator import Adjoint
+from fut.methods.adjoint.positions import Positions
+from fut.methods.base import Estimator
+from fut.methods.batching import raw_estimates
+from fut.methods.settings import load_config
 
 ORDER_SEED, SEEDS = 2000, (0, 1, 2)
 

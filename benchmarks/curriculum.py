@@ -25,14 +25,14 @@ from record import resumed, write_record
 from scipy.stats import norm, spearmanr
 
 import fut
-from estimators.order import Order, random_orders
-from fut import derivatives
-from fut.answers import perplexity
-from fut.caching import seconds_per_gradient
-from fut.config import load_config
-from fut.data import TRAIN_SHARE, read_text, tokenize
-from fut.estimation import raw_estimates
-from fut.questions.curriculum import Curriculum
+from estimators.orders.order import Order, random_orders
+from fut.data.text import TRAIN_SHARE, read_text, tokenize
+from fut.display.numbers import perplexity
+from fut.methods.batching import raw_estimates
+from fut.methods.pairwise.compute import seconds_per_gradient
+from fut.methods.settings import load_config
+from fut.models import autodiff as derivatives
+from fut.questions.curriculum.result import Curriculum
 
 SWAPS, PER_DISTANCE = (1, 2, 4, 8, 16, 32), 4
 KEPT = ("steps", "seed")

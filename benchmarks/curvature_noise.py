@@ -23,9 +23,9 @@ from ablation_variants import Workbench
 from ablations import ORDER_SEED, opened
 from record import write_record
 
-from estimators.order import random_orders
-from fut.estimation import raw_estimates
-from fut.positions import Positions
+from estimators.orders.order import random_orders
+from fut.methods.adjoint.positions import Positions
+from fut.methods.batching import raw_estimates
 
 CENTRE = {"centre": "ensemble", "mixture": 4}
 

@@ -21,9 +21,10 @@ import torch
 from record import write_record
 
 import fut
-from fut.config import load_config
-from fut.data import Dataset, build_dataset
-from fut.questions.domains import Domains, Entry, compare
+from fut.data.dataset import Dataset
+from fut.data.text import build_dataset
+from fut.methods.settings import load_config
+from fut.questions.domains.result import Domains, Entry, compare
 
 POISONED, LABELS, EVERY = 13, ("first", "second", "third"), 1000
 

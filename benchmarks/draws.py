@@ -21,8 +21,8 @@ from adjoint_table import resplit
 from record import resumed, write_record
 
 import fut
-from fut.config import adjoint_settings, load_config
-from fut.inspection import directory_bytes
+from fut.artifacts.directory import directory_bytes
+from fut.methods.settings import adjoint_settings, load_config
 
 ORDER_SEED = 2000
 KEYS = ("steps", "items", "variant", "seed")

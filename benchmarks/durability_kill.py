@@ -22,7 +22,7 @@ from storage import CheckpointStore
 
 TRAIN = [f"--set={s}" for s in ("data.items=64", "data.epochs=4", "data.batch=64", "warmup.steps=50")]
 CACHE = ["--steps", "16"]
-STARTED = "import sys, fut.cli; print('imported', file=sys.stderr, flush=True); fut.cli.main()"
+STARTED = "import sys, fut.cli.app; print('imported', file=sys.stderr, flush=True); fut.cli.app.main()"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 from durability_compare import files_of, kind_of, term_arrays
 
 import fut
+from fut.api.integrity import check_path
 from fut.errors import EXPECTED
-from fut.inspection import check_path
 from storage import CheckpointStore, Manifest, TermStore, read_json
 
 RETRAINED = "random:5"

@@ -26,10 +26,10 @@ from record import resumed, write_record
 from scipy.stats import spearmanr
 
 import fut
-from estimators.order import random_orders
-from fut.caching import seconds_per_gradient
-from fut.config import load_config
-from fut.inspection import directory_bytes
+from estimators.orders.order import random_orders
+from fut.artifacts.directory import directory_bytes
+from fut.methods.pairwise.compute import seconds_per_gradient
+from fut.methods.settings import load_config
 
 NAME, ORDER_SEED = "endpoints", 2000
 KEPT = ("steps", "items", "rate")

@@ -22,16 +22,18 @@ from record import write_record
 from torch import Tensor
 
 import fut
-from estimators.order import random_orders
-from fut.caching import seconds_per_gradient
-from fut.config import CacheConfig, load_config
-from fut.estimator import Estimator, Reference
-from fut.paper import Fut, FutPlusPlus
+from estimators.orders.order import random_orders
+from estimators.sketch import Sketch
+from fut.estimation.accuracy import accuracy
+from fut.methods.base import Estimator, Reference
+from fut.methods.baseline import ReferenceEstimator
+from fut.methods.pairwise.compute import seconds_per_gradient
+from fut.methods.pairwise.config import CacheConfig
+from fut.methods.pairwise.replay import Replay, ReplayExact
+from fut.methods.pairwise.taylor import Fut, FutPlusPlus
+from fut.methods.pairwise.terms import TermLayout, TermTables
+from fut.methods.settings import load_config
 from fut.progress import terminal
-from fut.questions.verify import accuracy
-from fut.replays import ReferenceEstimator, Replay, ReplayExact
-from fut.sketch import Sketch
-from fut.terms import TermLayout, TermTables
 
 ORDER_SEED = 1000
 SKETCH_SIZE = 4096

@@ -27,13 +27,13 @@ from torch import Tensor
 
 import fut
 from estimators.adjoint import Anchored, DualTransition
-from estimators.curved import BentGradients, curvature_anchors
-from estimators.order import random_orders
+from estimators.lowrank import BentGradients, curvature_anchors
+from estimators.orders.order import random_orders
 from estimators.replay import Picks, RuleTransition
 from estimators.state import State
-from fut.adjoint import ALL, Adjoint, Rows
-from fut.config import load_config
-from fut.estimation import raw_estimates
+from fut.methods.adjoint.estimator import ALL, Adjoint, Rows
+from fut.methods.batching import raw_estimates
+from fut.methods.settings import load_config
 
 ORDER_SEED = 2000
 

@@ -22,11 +22,11 @@ import torch
 from record import resumed, write_record
 
 import fut
-from fut.config import load_config
-from fut.datamodel import READINGS
-from fut.inspection import directory_bytes
-from fut.questions.datamodel import additive
-from fut.questions.verify import accuracy
+from fut.artifacts.directory import directory_bytes
+from fut.estimation.accuracy import accuracy
+from fut.methods.settings import load_config
+from fut.questions.leave_out.ask import READINGS
+from fut.questions.leave_out.score import additive
 
 SUBSET_SEED = 3000
 SHOWN = ("spearman", "spearman_interval", "pearson", "mae", "skill", "bias", "residual_sd", "seconds_per_order")

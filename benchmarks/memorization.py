@@ -26,14 +26,14 @@ from memorization_picture import draw
 from record import RECORDS, write_record
 
 import fut
-from fut.answers import jsonable
-from fut.config import load_config
-from fut.inspection import directory_bytes
-from fut.map_estimates import expansion_for
-from fut.memorization import CALIBRATED, SHARE, asked_of
-from fut.questions.cells import Checked, check_cells
-from fut.questions.maps import ABSENT, KINDS, Cells, draw_cells
-from fut.questions.memorization import Memorization
+from fut.artifacts.directory import directory_bytes
+from fut.display.numbers import jsonable
+from fut.methods.settings import load_config
+from fut.questions.memorization.ask import CALIBRATED, SHARE, asked_of
+from fut.questions.memorization.cells import Checked, check_cells
+from fut.questions.memorization.estimates import expansion_for
+from fut.questions.memorization.maps import ABSENT, KINDS, Cells, draw_cells
+from fut.questions.memorization.result import Memorization
 
 CALIBRATE, SEED = 16, 5000
 

@@ -35,12 +35,12 @@ from scipy.stats import spearmanr
 
 import fut
 from estimators.adjoint import Anchored, Sweep, spread_anchors
-from estimators.order import Order, random_orders
-from estimators.positions import StepStates, chunked_values
-from estimators.rule import global_norm
+from estimators.orders.order import Order, random_orders
+from estimators.position_table import StepStates, chunked_values
+from estimators.rules.base import global_norm
 from estimators.state import State
-from fut.config import load_config
-from fut.estimation import raw_estimates
+from fut.methods.batching import raw_estimates
+from fut.methods.settings import load_config
 
 ORDER_SEED, OWN_SEED = 2000, 9000
 

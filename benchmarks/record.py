@@ -17,7 +17,7 @@ import numpy
 import torch
 import zarr
 
-from fut.answers import jsonable
+from fut.display.numbers import jsonable
 from storage import write_json
 
 RECORDS = Path(__file__).resolve().parent / "records"

@@ -33,14 +33,15 @@ from record import write_record
 
 import fut
 from estimators.adjoint import StreamedAnchors
-from estimators.order import Order, random_orders
+from estimators.orders.order import Order, random_orders
 from estimators.replay import OrderBatch
 from estimators.state import State
-from fut.anchoring import AnchoredItems, run_anchors
-from fut.config import AdjointConfig, load_config
-from fut.expansion import Expansion
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.sweep import run_sweep
+from fut.methods.expansion.anchors import AnchoredItems, run_anchors
+from fut.methods.settings import load_config
 from fut.progress import silent
-from fut.sweeping import run_sweep
 
 ORDER_SEED = 2000
 PARTS = ("anchors", "items", "bending", "rule")

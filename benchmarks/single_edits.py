@@ -21,12 +21,12 @@ import numpy as np
 from record import write_record
 
 import fut
-from estimators.order import Order
-from fut.answering import Answering
-from fut.answers import Estimate
-from fut.calibration import SEED
-from fut.questions.editing import CALIBRATED, edited, random_edits
-from fut.questions.verify import accuracy
+from estimators.orders.order import Order
+from fut.estimation.accuracy import accuracy
+from fut.estimation.calibration import SEED
+from fut.estimation.results import Estimate
+from fut.estimation.service import Answering
+from fut.orders.editing import CALIBRATED, edited, random_edits
 
 HELD_OUT, SEVERAL = 4000, (2, 4, 8, 16)
 

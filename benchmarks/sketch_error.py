@@ -25,7 +25,7 @@ from record import write_record
 from torch import Tensor
 
 import fut
-from fut.sketch import Sketch
+from estimators.sketch import Sketch
 
 KINDS = ("gaussian", "rademacher", "sjlt", "coordinates")
 PAIRS = {"displacement, probe gradient": (0, 1), "gradients of two items": (2, 3)}

@@ -24,7 +24,7 @@ from record import write_record
 import fut
 
 SEED = 3000
-PROGRAM = "from fut.cli import main; main()"
+PROGRAM = "from fut.cli.app import main; main()"
 
 
 def measure(path: Path, estimator: str, orders: int, items: int) -> dict[str, Any]:

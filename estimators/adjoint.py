@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .centre import mean_state
-from .order import Order
+from .orders.order import Order
 from .replay import Picks, Transition, sampled_norm
-from .rule import Rule
+from .rules.base import Rule
 from .state import State
+from .trajectory import mean_state
 
 
 class Sensitivity(NamedTuple):

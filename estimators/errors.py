@@ -1,5 +1,7 @@
 """Errors of the mathematics; each message says what was expected, what came, and what to do."""
 
+from __future__ import annotations
+
 
 class EstimatorError(Exception):
     """Root of this package's errors."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .errors import DivergenceError
-from .order import Order
-from .rule import Rule
+from .orders.order import Order
+from .rules.base import Rule
 from .state import State
 
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from .errors import DivergenceError, OrderError
-from .order import Order
+from .orders.order import Order
 from .replay import OrderBatch, Picks
-from .rule import Rule
+from .rules.base import Rule
 from .state import State
 
 Rows = Sequence[dict[int, int]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .errors import RuleError
-from .rule import check_choice, check_number, in_range
+from .rules.base import check_choice, check_number, in_range
 
 ScheduleKind = Literal["constant", "linear", "cosine"]
 

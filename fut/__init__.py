@@ -22,19 +22,18 @@ for _room in ("storage", "estimators"):
             "another module of that name shadows it: rename that one, or put fut earlier on sys.path"
         )
 
-from estimators.errors import DivergenceError, OrderError, RuleError  # noqa: E402
-from estimators.order import Order  # noqa: E402
-from storage import DamagedError, DiskFullError, ExistsError, IdentityError, MissingError  # noqa: E402
-
-from .answers import Endpoint, Estimate  # noqa: E402
-from .config import Config, load_config  # noqa: E402
-from .data import Dataset  # noqa: E402
-from .errors import EXPECTED, DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError  # noqa: E402
-from .models import Transformer, next_token_loss  # noqa: E402
-from .opening import open_run as open  # noqa: E402
-from .opening import train  # noqa: E402
-from .planning import Plan, plan  # noqa: E402
-from .run import Run  # noqa: E402
+from estimators.errors import DivergenceError, OrderError, RuleError
+from estimators.orders.order import Order
+from fut.api.opening import open_run as open
+from fut.api.opening import train
+from fut.api.run import Run
+from fut.data.dataset import Dataset
+from fut.errors import EXPECTED, DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError
+from fut.estimation.results import Endpoint, Estimate
+from fut.methods.settings import Config, load_config
+from fut.models.transformer import Transformer, next_token_loss
+from fut.planning import Plan, plan
+from storage import DamagedError, DiskFullError, ExistsError, IdentityError, MissingError
 
 __version__ = "0.1.0"
 

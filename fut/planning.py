@@ -13,29 +13,32 @@ from torch import Tensor, nn
 
 from estimators.adjoint import Anchored, AnchoredGradients, DualTransition
 from estimators.errors import OrderError
-from estimators.order import random_orders
+from estimators.orders.order import random_orders
 from estimators.replay import OrderBatch, RuleTransition
 from estimators.state import State
-
-from . import derivatives
-from .adjoint import CACHED
-from .base import Base
-from .config import AdjointConfig, CacheConfig, Config, CurvedConfig
-from .curved_costs import base_query, base_stages
-from .data import Dataset
-from .device import choose_device, describe
-from .errors import UsageError
-from .estimation import batch_size
-from .expense import anchor_bytes, anchor_gradients, centre_bytes, low_rank_bytes, low_rank_gradients
-from .footprint import Footprint, footprint_of, numbers, timed
-from .inspection import NEEDS
-from .layout import checkpoint_bytes
-from .memory import available_bytes
-from .models import Loss
-from .problem import Problem, build_problem
-from .progress import Progress, silent
-from .query_footprint import QueryFootprint
-from .sensitivity import Sensitivities
+from fut.artifacts.creation import checkpoint_bytes
+from fut.data.dataset import Dataset
+from fut.errors import UsageError
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.costs import anchor_bytes, anchor_gradients, low_rank_bytes, low_rank_gradients
+from fut.methods.adjoint.estimator import CACHED
+from fut.methods.batching import batch_size
+from fut.methods.costs import NEEDS
+from fut.methods.expansion.costs import centre_bytes
+from fut.methods.footprint import Footprint, footprint_of, numbers, timed
+from fut.methods.lowrank.config import CurvedConfig
+from fut.methods.lowrank.costs import base_query, base_stages
+from fut.methods.lowrank.terms import Base
+from fut.methods.pairwise.config import CacheConfig
+from fut.methods.query_footprint import QueryFootprint
+from fut.methods.reweighting.terms import Sensitivities
+from fut.methods.settings import Config
+from fut.models import autodiff as derivatives
+from fut.models.objective import Loss
+from fut.progress import Progress, silent
+from fut.resources.device import choose_device, describe
+from fut.resources.memory import available_bytes
+from fut.training.problem import Problem, build_problem
 
 CALIBRATED, QUERIES = 8, 1000
 TABLE = 5.0

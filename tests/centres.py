@@ -10,8 +10,8 @@ from torch import Tensor
 
 import fut
 from estimators.adjoint import spread_anchors
-from estimators.centre import balanced_mixture, ensemble_orders
 from estimators.state import State
+from estimators.trajectory import balanced_mixture, ensemble_orders
 
 
 def mean_of(states: list[State]) -> State:

@@ -15,7 +15,7 @@ import torch
 from small import ASKED, Cli, MakeRun, Said, small_config
 
 import fut
-from fut import cli as command_line
+from fut.cli import app as command_line
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import fut
-from fut.config import Config, load_config
-from fut.data import build_dataset
+from fut.data.text import build_dataset
+from fut.methods.settings import Config, load_config
 from storage import CheckpointStore, TermStore
 
 MakeRun = Callable[..., fut.Run]

@@ -14,7 +14,7 @@ from small import small_config
 from typer.testing import CliRunner
 
 import fut
-from fut.cli import app
+from fut.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

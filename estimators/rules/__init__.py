@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 from ..errors import RuleError
-from ..rule import Rule
 from .adam import Adam, AdamW
+from .base import Rule
 from .momentum import Momentum
 from .sgd import SGD
 

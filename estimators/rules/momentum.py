@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import RuleError
-from ..rule import Decay, Rule, check_choice, check_number, in_range
 from ..state import State
+from .base import Decay, Rule, check_choice, check_number, in_range
 
 MomentumKind = Literal["heavy_ball", "ema", "nesterov"]
 

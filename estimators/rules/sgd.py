@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..rule import Decay, Rule
 from ..state import State
+from .base import Decay, Rule
 
 
 @dataclass(frozen=True, kw_only=True)

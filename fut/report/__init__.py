@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fut.errors import UsageError
 from storage import write_bytes
 
-from ..errors import UsageError
-
 if TYPE_CHECKING:
-    from ..run import Run
+    from fut.api.run import Run
 
 NAME = "report.html"
 SAMPLES = 512
@@ -38,7 +37,7 @@ def write_report(
     samples: random orders that are estimated by `estimator` for the picture of the order effect; 0 for none.
     Raises UsageError where the file cannot be written; an existing one is replaced.
     """
-    from .page import make_page  # templates are loaded where a page is made
+    from fut.report.page import make_page
 
     path = Path(out) if out is not None else run.path / NAME
     if path.is_dir() or not path.parent.is_dir():

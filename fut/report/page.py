@@ -13,28 +13,29 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from ..errors import NotCachedError, UsageError
-from ..estimation import require_movable
-from ..present import amount, loss
-from ..questions.verify import Verification
-from ..readouts import PROBE
-from .about import describe_run
-from .asked import ORDERS, what_was_asked
-from .board import Arrangement, Board, make_board
-from .charts import minus
-from .comparisons import compared, left_out
-from .drawings import spread
-from .effects import Effects, gather_effects
-from .heatmaps import DARK, LIGHT, key_picture
-from .missing import Missing, command
-from .playing import board_context, measured_skill
-from .queries import MOST
-from .searches import Search, searches
-from .short import tiles
-from .state import State, read_state
+from fut.display.format import amount, loss
+from fut.errors import NotCachedError, UsageError
+from fut.methods.registry import require_movable
+from fut.questions.accuracy.result import Verification
+from fut.readouts.readout import PROBE
+from fut.report.charts.heatmap import DARK, LIGHT, key_picture
+from fut.report.charts.scatter import spread
+from fut.report.charts.svg import minus
+from fut.report.missing import Missing, command
+from fut.report.sections.about import describe_run
+from fut.report.sections.accuracy import compared, left_out
+from fut.report.sections.board import Arrangement, Board, make_board
+from fut.report.sections.board_view import board_context, measured_skill
+from fut.report.sections.checklist import ORDERS, what_was_asked
+from fut.report.sections.curriculum import Search, searches
+from fut.report.sections.order_effect import Effects, gather_effects
+from fut.report.sections.summary import tiles
+from fut.report.sections.whatif import MOST
+from fut.report.state import State, read_state
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from fut.api.run import Run
+
 
 SCRIPTS = ("estimate.js", "dragging.js", "board.js", "hover.js")
 SECTIONS = [
@@ -122,7 +123,7 @@ def _look() -> dict[str, Any]:
 
 def _words(run: Run, effects: Effects) -> dict[str, Any]:
     """What is said in several sections, and how numbers are written."""
-    from .. import __version__
+    from fut import __version__
 
     unit = effects.unit
     return {

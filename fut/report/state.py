@@ -8,22 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fut.artifacts import directory as files
+from fut.errors import EXPECTED
+from fut.estimation.calibration import DIRECTORY, Calibrated, read_calibration
+from fut.questions.accuracy.ask import without_stale
+from fut.questions.accuracy.result import Verification
+from fut.questions.curriculum.result import Curriculum
+from fut.questions.leave_out.score import Datamodel
+from fut.readouts.readout import suffix
+from fut.report.sections.domains import DomainOrders, domain_orders
+from fut.report.sections.memorization import Remembered, remembered
+from fut.report.sections.whatif import Query, queries
 from storage import StorageError, read_json
 
-from .. import layout as files
-from ..calibration import DIRECTORY, Calibrated, read_calibration
-from ..errors import EXPECTED
-from ..questions.curriculum import Curriculum
-from ..questions.datamodel import Datamodel
-from ..questions.verify import Verification
-from ..readouts import suffix
-from ..verification import without_stale
-from .domains import DomainOrders, domain_orders
-from .queries import Query, queries
-from .remembered import Remembered, remembered
-
 if TYPE_CHECKING:
-    from ..run import Run
+    from fut.api.run import Run
 
 
 @dataclass

@@ -20,12 +20,12 @@ from estimators.adjoint import (
     sampling_variance,
     spread_anchors,
 )
-from estimators.centre import CentreTransition, balanced_mixture, ensemble_orders
 from estimators.errors import OrderError
-from estimators.order import Order
+from estimators.orders.order import Order
 from estimators.replay import CachedGradients, CurvedGradients, OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.rules import make_rule
 from estimators.state import State
+from estimators.trajectory import CentreTransition, balanced_mixture, ensemble_orders
 
 D = N = 6
 draw = torch.Generator().manual_seed(0)

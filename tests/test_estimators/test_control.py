@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from estimators.adjoint import poisson_sample
-from estimators.control import SIGNS, Tamed, control_weights, signed_variance
+from estimators.control_variates import SIGNS, Tamed, control_weights, signed_variance
 
 draw = torch.Generator().manual_seed(7)
 VALUES = torch.randn(400, dtype=torch.float64, generator=draw)

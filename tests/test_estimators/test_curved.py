@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from estimators.adjoint import Anchored, StreamedAnchors
-from estimators.curved import (
+from estimators.errors import DivergenceError
+from estimators.lanczos import RitzPairs
+from estimators.lowrank import (
     Curvature,
     CurvedTransition,
     curvature_anchors,
@@ -21,12 +23,10 @@ from estimators.curved import (
     sensitivity,
     touching,
 )
-from estimators.errors import DivergenceError
-from estimators.lanczos import RitzPairs
-from estimators.order import Order
+from estimators.orders.order import Order
 from estimators.replay import OrderBatch, replay
-from estimators.rule import Rule
 from estimators.rules import make_rule
+from estimators.rules.base import Rule
 from estimators.state import State
 
 D, N = 40, 6
@@ -141,7 +141,7 @@ def test_the_metric_is_adams_preconditioner_clamped_at_a_quantile() -> None:
 
 
 def test_the_quantile_of_many_coordinates_is_that_of_a_subsample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("estimators.curved.QUANTILE_OF", 8)
+    monkeypatch.setattr("estimators.lowrank.QUANTILE_OF", 8)
     rule = make_rule("adamw", betas=[0.9, 0.95])
     v = torch.logspace(-12, 0, D, dtype=torch.float64)
     state = State(START, {"m": START, "v": v}, rule.init(START).clock)

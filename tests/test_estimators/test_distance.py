@@ -7,9 +7,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from estimators.distance import Distance
 from estimators.intervals import calibrate
-from estimators.order import Order
+from estimators.orders.distance import Distance
+from estimators.orders.order import Order
 
 
 @pytest.mark.parametrize("steps", [2, 5, 6])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimators.errors import OrderError
-from estimators.families import FAMILIES, FamilyName, arranged, family_name, folding, saw, segment, stair, zigzag
-from estimators.order import Order
+from estimators.orders.families import FAMILIES, FamilyName, arranged, family_name, folding, saw, segment, stair, zigzag
+from estimators.orders.order import Order
 
 REFERENCE = Order.of(range(9))
 SCORES = [3.0, 1.0, 8.0, 0.0, 5.0, 7.0, 2.0, 6.0, 4.0]

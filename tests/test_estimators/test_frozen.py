@@ -8,11 +8,11 @@ from torch import Tensor
 
 from benchmarks.frozen import FrozenSecondMoment
 from estimators.adjoint import DualTransition
-from estimators.centre import CentreTransition, balanced_mixture
-from estimators.order import Order
+from estimators.orders.order import Order
 from estimators.replay import CachedGradients, OrderBatch, RuleTransition, replay
 from estimators.rules import make_rule
 from estimators.state import State
+from estimators.trajectory import CentreTransition, balanced_mixture
 
 ITEMS, SIZE = 6, 5
 SCALE = torch.linspace(0.5, 3.0, SIZE, dtype=torch.float64)

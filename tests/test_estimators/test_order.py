@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimators.errors import OrderError
-from estimators.order import Order, named_order, random_order, random_orders, random_steps
+from estimators.orders.order import Order, named_order, random_order, random_orders, random_steps
 from estimators.replay import OrderBatch
 
 REFERENCE = Order.of(range(6))

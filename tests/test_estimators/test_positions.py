@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from estimators.adjoint import Sweep
-from estimators.centre import CentreTransition
 from estimators.errors import OrderError
-from estimators.order import Order
-from estimators.positions import StepStates, best_assignment, chunked_values, item_values, look_up
+from estimators.orders.order import Order
+from estimators.position_table import StepStates, best_assignment, chunked_values, item_values, look_up
 from estimators.replay import OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.rules import make_rule
 from estimators.state import State
+from estimators.trajectory import CentreTransition
 
 D = N = 5
 draw = torch.Generator().manual_seed(4)
@@ -98,7 +98,7 @@ def test_chunks_are_parts_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     after = rule.step(before, SLOPES[1], 0.1)[0]
     here = StepStates(before, after, State(SLOPES, {"m": 2 * SLOPES, "v": -SLOPES.flip(-1)}, {}))
     every = item_values(rule, 0.1, here, SHIFTS, SHIFTS.norm(dim=-1))
-    monkeypatch.setattr("estimators.positions.CACHED", 2 * N)
+    monkeypatch.setattr("estimators.position_table.CACHED", 2 * N)
     places, parts = zip(*chunked_values(rule, 0.1, here, SHIFTS, SHIFTS.norm(dim=-1)), strict=True)
     assert [place.start for place in places] == [0, 2, 4]
     assert torch.equal(torch.cat(parts, dim=-1), every)

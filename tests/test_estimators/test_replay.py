@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from estimators.errors import DivergenceError
-from estimators.order import Order
+from estimators.orders.order import Order
 from estimators.replay import (
     CachedGradients,
     CurvedGradients,

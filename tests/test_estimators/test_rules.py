@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from estimators.errors import RuleError
-from estimators.rule import Rule
 from estimators.rules import RULES, make_rule
+from estimators.rules.base import Rule
 from estimators.schedule import Schedule
 from estimators.state import State
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators.order import Order
+from estimators.orders.order import Order
 from estimators.replay import OrderBatch, replay
 from estimators.rules import make_rule
 from estimators.taylor import DirectionalDerivative, PaperTransition, SecantDerivative

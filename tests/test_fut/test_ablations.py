@@ -12,7 +12,7 @@ import pytest
 from small import small_config
 
 import fut
-from fut.estimation import raw_estimates
+from fut.methods.batching import raw_estimates
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -11,9 +11,9 @@ import pytest
 from small import small_config
 
 import fut
-from fut.expansion import Expansion
+from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.sampling import draw_sample
 from fut.progress import silent
-from fut.sampling import draw_sample
 from storage import CheckpointStore, DiskFullError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -130,7 +130,7 @@ def test_scratch_is_no_larger_than_said(tmp_path: Path, monkeypatch: pytest.Monk
         seen.append(sum(p.stat().st_size for p in of.scratch.rglob("*.h5")))
         draw_sample(of)
 
-    monkeypatch.setattr("fut.expansion.draw_sample", measured)
+    monkeypatch.setattr("fut.methods.adjoint.pipeline.draw_sample", measured)
     expansion.build()
     headers = 40_000 * 4 * (run.steps + 1)  # HDF5's own, which a few thousand parameters do not outweigh
     assert expansion.scratch_bytes() / 2 < seen[0] < expansion.scratch_bytes() + headers

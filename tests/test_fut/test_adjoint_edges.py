@@ -13,10 +13,10 @@ from small import Cli, MakeRun, flip, small_config
 import fut
 from estimators.adjoint import mean_touched
 from estimators.errors import OrderError
-from estimators.order import random_orders
-from fut.config import AdjointConfig
-from fut.derivatives import central_difference, one_sided_difference
-from fut.layout import directory_bytes
+from estimators.orders.order import random_orders
+from fut.artifacts.directory import directory_bytes
+from fut.methods.adjoint.config import AdjointConfig
+from fut.models.autodiff import central_difference, one_sided_difference
 from fut.progress import silent
 from storage import DiskFullError
 
@@ -122,7 +122,7 @@ def test_a_kill_while_scratch_goes_leaves_none_of_it_to_go_on_with(
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     expansion = run.expansion()
     with monkeypatch.context() as killed:
-        killed.setattr("fut.expansion.shutil.rmtree", lambda *a, **k: None)
+        killed.setattr("fut.methods.adjoint.pipeline.shutil.rmtree", lambda *a, **k: None)
         run.expand()
     assert not expansion.scratch.exists()
     expected = expansion.terms().read("centre", 2)

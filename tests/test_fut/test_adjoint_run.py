@@ -18,13 +18,13 @@ import fut
 from estimators.adjoint import spread_anchors
 from estimators.errors import OrderError
 from estimators.state import State
-from fut import calibration
-from fut.config import AdjointConfig
-from fut.data import build_dataset
-from fut.derivatives import hessian_vector, hessian_vector_difference
+from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
-from fut.estimation import raw_estimates
-from fut.pooling import drawn_samples, pooled_batch, pooled_products, pooled_size
+from fut.estimation import calibration
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.batching import raw_estimates
+from fut.methods.curvature_batches import drawn_samples, pooled_batch, pooled_products, pooled_size
+from fut.models.autodiff import hessian_vector, hessian_vector_difference
 from fut.progress import silent
 from storage import IdentityError
 
@@ -224,7 +224,7 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
     run = make_run()
     orders = [run.order(f"random:{i}") for i in range(5)]
     expected = raw_estimates(run.estimator("adjoint"), orders)[0]
-    monkeypatch.setattr("fut.adjoint.CACHED", cached)
+    monkeypatch.setattr("fut.methods.adjoint.estimator.CACHED", cached)
     assert len(run.estimator("adjoint")._blocks(5)) == (1 if cached == 10**9 else -(-run.parameters // 512))
     assert raw_estimates(run.estimator("adjoint"), orders)[0] == expected
     assert [raw_estimates(run.estimator("adjoint"), [o])[0][0] for o in orders] == expected
@@ -280,7 +280,9 @@ def test_a_calibration_of_a_version_with_even_anchors_is_one_of_even_anchors(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, spacing: str, pinned: bool
 ) -> None:
     run, seen = make_run(adjoint={"spacing": spacing}), list[Any]()
-    monkeypatch.setattr("fut.calibration.json", SimpleNamespace(dumps=lambda content, **_: str(seen.append(content))))
+    monkeypatch.setattr(
+        "fut.estimation.calibration.json", SimpleNamespace(dumps=lambda content, **_: str(seen.append(content)))
+    )
     calibration._basis(run, "adjoint", "probe")
     assert ("spacing" in seen[0]["terms"]) == pinned
 
@@ -297,7 +299,7 @@ def test_a_calibration_of_replayed_functionals_is_none_of_looked_up_ones(
         return str(dumps(content | {"terms": terms}, **options))
 
     with monkeypatch.context() as patch:  # as the version wrote them that replayed functionals
-        patch.setattr("fut.calibration.json", SimpleNamespace(dumps=earlier))
+        patch.setattr("fut.estimation.calibration.json", SimpleNamespace(dumps=earlier))
         for name in names:
             run.calibrate(4, estimator=name)
     kept = {name: calibration.read_calibration(run, name) for name in names}

@@ -12,11 +12,12 @@ from centres import written_out_table
 from small import Cli, MakeRun, small_config
 
 import fut
-from fut import choosing, derivatives
-from fut.config import AdjointConfig
-from fut.expansion import Expansion
-from fut.footprint import footprint_of
-from fut.query_footprint import QueryFootprint
+from fut.methods.adjoint import anchor_count as choosing
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.footprint import footprint_of
+from fut.methods.query_footprint import QueryFootprint
+from fut.models import autodiff as derivatives
 from storage import CheckpointStore
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}

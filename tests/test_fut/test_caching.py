@@ -11,8 +11,9 @@ from small import Cli, MakeRun, contents, flip, small_config, term_contents
 from torch import Tensor
 
 import fut
-from fut.data import Dataset, build_dataset
-from fut.models import Transformer, next_token_loss
+from fut.data.dataset import Dataset
+from fut.data.text import build_dataset
+from fut.models.transformer import Transformer, next_token_loss
 from storage import DamagedError, DiskFullError, IdentityError
 
 CONSTANTS = {"betas": (0.9, 0.95), "eps": 1e-3}

@@ -249,12 +249,12 @@ def test_the_installed_entry_point_keeps_standard_output_clean(
     own_run: Path, start_python: Callable[..., subprocess.Popen[str]]
 ) -> None:
     process = start_python(
-        "from fut.cli import main; main()", "estimate", own_run, "--order", "swap:0,1", "--json", *CPU
+        "from fut.cli.app import main; main()", "estimate", own_run, "--order", "swap:0,1", "--json", *CPU
     )
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert json.loads(out)["loss"] > 0
-    process = start_python("from fut.cli import main; main()", "info", os.devnull)
+    process = start_python("from fut.cli.app import main; main()", "info", os.devnull)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")
     assert err.startswith("fut: run: expected a run directory")

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 from small import small_config
 
-from fut.config import Config, load_config, parse_config
 from fut.errors import UsageError
+from fut.methods.settings import Config, load_config, parse_config
 
 
 def test_a_configuration_survives_toml(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from estimators.errors import OrderError
-from estimators.order import Order
-from fut.questions.arrangements import Arrangements
-from fut.questions.assigning import assign, is_exact, total
-from fut.questions.constraints import Constraints
+from estimators.orders.order import Order
+from fut.questions.curriculum.arrangements import Arrangements
+from fut.questions.curriculum.assignment import assign, is_exact, total
+from fut.questions.curriculum.constraints import Constraints
 
 ITEMS = 6
 

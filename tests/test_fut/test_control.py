@@ -14,16 +14,16 @@ from small import MakeRun, small_config
 
 import fut
 from estimators.adjoint import poisson_sample
-from estimators.control import Tamed
-from estimators.order import random_orders
-from fut import sampling
-from fut.adjoint import Adjoint
-from fut.config import AdjointConfig
-from fut.control import SAMPLES, part_of
+from estimators.control_variates import Tamed
+from estimators.orders.order import random_orders
 from fut.errors import NotCachedError
-from fut.estimation import raw_estimates
-from fut.expense import anchor_bytes
-from fut.several import SeveralReadOuts
+from fut.methods.adjoint import sampling
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.control_variate import SAMPLES, part_of
+from fut.methods.adjoint.costs import anchor_bytes
+from fut.methods.adjoint.estimator import Adjoint
+from fut.methods.adjoint.multi_readout import SeveralReadOuts
+from fut.methods.batching import raw_estimates
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 PLAIN = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
@@ -87,7 +87,9 @@ def test_it_takes_sampling_error_away_and_states_the_rest(
     errors, stated, plain = [], [], []
     for seed in range(6):  # of the sample: the centre and the sweep are those of seed 0
         run = fut.train(tmp_path / str(seed), small_config(**FLOAT64, warmup={"steps": warmup}), device="cpu")
-        monkeypatch.setattr("fut.sampling.poisson_sample", lambda p, _, seed=seed: poisson_sample(p, seed))
+        monkeypatch.setattr(
+            "fut.methods.adjoint.sampling.poisson_sample", lambda p, _, seed=seed: poisson_sample(p, seed)
+        )
         run.expand(AdjointConfig.model_validate(PLAIN | {"coordinates": 300}))
         found, variances = raw_estimates(run.estimator("adjoint"), orders)
         errors.append(np.array(found) - true)
@@ -126,7 +128,7 @@ def test_estimates_are_bitwise_the_reference_and_alike_in_any_batch(few: Few) ->
 def test_large_tables_are_no_control_variates_unless_asked_for(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, control: str, entries: int, there: bool
 ) -> None:
-    monkeypatch.setattr("fut.expansion.ENTRIES", entries)
+    monkeypatch.setattr("fut.methods.adjoint.pipeline.ENTRIES", entries)
     expansion = make_run(adjoint={"coordinates": 600, "control": control}, cached=False).expansion()
     assert expansion.controlled == there
     assert (anchor_bytes(expansion) > 0) == there

@@ -10,16 +10,16 @@ import pytest
 from matplotlib.figure import Figure
 
 from estimators.errors import OrderError
-from estimators.order import Order
-from fut.questions.arrangements import Arrangements
-from fut.questions.assigning import assign, total
-from fut.questions.constraints import Constraints
-from fut.questions.curriculum import Curriculum
-from fut.questions.evaluating import BATCH, Budget, Evaluator
-from fut.questions.genetic import order_crossover
-from fut.questions.local_search import LocalSearch
-from fut.questions.searching import Found, arrangement_of, comparable, distinct, search
-from fut.questions.surrogate import Surrogate
+from estimators.orders.order import Order
+from fut.questions.curriculum.arrangements import Arrangements
+from fut.questions.curriculum.assignment import assign, total
+from fut.questions.curriculum.constraints import Constraints
+from fut.questions.curriculum.evaluator import BATCH, Budget, Evaluator
+from fut.questions.curriculum.genetic import order_crossover
+from fut.questions.curriculum.local_search import LocalSearch
+from fut.questions.curriculum.result import Curriculum
+from fut.questions.curriculum.search import Found, arrangement_of, comparable, distinct, search
+from fut.questions.curriculum.surrogate import Surrogate
 
 ITEMS = 7
 REFERENCE = Order.of(range(ITEMS))

@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 from small import Cli, flip, small_config
 
 import fut
-from estimators.curved import refresh_steps, sensitivity
-from fut.base import LOW_RANK_KEY
-from fut.config import AdjointConfig, CurvedConfig
-from fut.curved import Curved
-from fut.data import build_dataset
+from estimators.lowrank import refresh_steps, sensitivity
+from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
-from fut.estimation import raw_estimates
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.batching import raw_estimates
+from fut.methods.lowrank.config import CurvedConfig
+from fut.methods.lowrank.estimator import Curved
+from fut.methods.lowrank.terms import LOW_RANK_KEY
 from fut.progress import silent
 from storage import DiskFullError, IdentityError
 
@@ -144,7 +145,7 @@ def test_endpoints_are_nearer_than_the_baselines_and_replays(tmp_path: Path) -> 
 def test_estimates_do_not_depend_on_the_batch(curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     orders = [curved_run.order(f"random:{i}") for i in range(5)]
     together = curved_run.estimator("curved").positions(orders)
-    monkeypatch.setattr("fut.curved.KEPT", 0)  # tables read again for every order
+    monkeypatch.setattr("fut.methods.lowrank.estimator.KEPT", 0)  # tables read again for every order
     for order, expected in zip(orders, together, strict=True):
         assert torch.equal(curved_run.estimator("curved").positions([order])[0], expected)
 
@@ -197,7 +198,7 @@ def test_gradients_are_borrowed_from_a_fitting_expansion(tmp_path: Path, monkeyp
     run.cache(["adjoint"])
     plan = run.plan_cache(["curved"])
     assert plan.gradients == run.base().gradients() - 3 * 5
-    monkeypatch.setattr("fut.problem.Problem.item_gradients", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr("fut.training.problem.Problem.item_gradients", lambda *a: pytest.fail("computed again"))
     run.cache(["curved"])
     monkeypatch.undo()
     expected.cache(["curved"])
@@ -317,7 +318,7 @@ def test_every_stage_and_query_is_refused_where_memory_is_scarce(
     tmp_path: Path, own_curved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained(tmp_path / "run")
-    monkeypatch.setattr("fut.memory.available_bytes", lambda device: 1 << 10)
+    monkeypatch.setattr("fut.resources.memory.available_bytes", lambda device: 1 << 10)
     with pytest.raises(fut.ResourceError, match=r"centre: expected"):
         run.cache(["curved"])
     assert not (run.path / "curved").exists()

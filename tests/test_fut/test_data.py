@@ -11,10 +11,11 @@ import pytest
 import torch
 from small import small_config
 
-import fut.data
-from fut.data import Dataset, build_dataset, detokenize, read_text
+import fut.data.text
+from fut.data.dataset import Dataset
+from fut.data.text import build_dataset, detokenize, read_text
 from fut.errors import DataError, UsageError
-from fut.models import item_digest
+from fut.models.objective import item_digest
 
 
 def numbers(count: int) -> str:
@@ -28,7 +29,7 @@ def counted(tmp_path: Path) -> str:
     return str(tmp_path / "text.txt")
 
 
-def rows(items: tuple[fut.data.Item, ...]) -> list[str]:
+def rows(items: tuple[fut.data.text.Item, ...]) -> list[str]:
     return [bytes(row.tolist()).decode() for item in items for row in item[0]]
 
 
@@ -107,8 +108,8 @@ def words(text: str) -> list[int]:
 
 
 def test_any_tokenizer_by_hook(counted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fut.data, "the_words", words, raising=False)
-    sections = {"text": counted, "tokenizer": "fut.data:the_words", "vocabulary": 2000}
+    monkeypatch.setattr(fut.data.text, "the_words", words, raising=False)
+    sections = {"text": counted, "tokenizer": "fut.data.text:the_words", "vocabulary": 2000}
     config = small_config(data=sections)
     data = build_dataset(config)
     assert torch.equal(data.items[0][0].diff(dim=1), torch.ones(2, 12, dtype=torch.long)), "words follow each other"
@@ -116,7 +117,7 @@ def test_any_tokenizer_by_hook(counted: str, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(DataError, match=r"expected token ids 0\.\.255, got 0\.\.1999; set data\.vocabulary"):
         build_dataset(small_config(data=sections | {"vocabulary": 256}))
     with pytest.raises(UsageError, match="expected an importable"):
-        build_dataset(small_config(data=sections | {"tokenizer": "fut.data:nothing"}))
+        build_dataset(small_config(data=sections | {"tokenizer": "fut.data.text:nothing"}))
 
 
 def text_pieces(text: str) -> list[str]:
@@ -131,11 +132,11 @@ def fractions(text: str) -> list[float]:
 def test_a_tokenizer_that_gives_no_ids_is_refused(
     counted: str, monkeypatch: pytest.MonkeyPatch, hook: Callable[[str], object]
 ) -> None:
-    monkeypatch.setattr(fut.data, "the_hook", hook, raising=False)
+    monkeypatch.setattr(fut.data.text, "the_hook", hook, raising=False)
     with pytest.raises(
         DataError, match=r"data\.tokenizer: expected a flat list of whole numbers .*got .* return a list"
     ):
-        build_dataset(small_config(data={"text": counted, "tokenizer": "fut.data:the_hook"}))
+        build_dataset(small_config(data={"text": counted, "tokenizer": "fut.data.text:the_hook"}))
 
 
 def test_items_that_are_no_bytes_are_shown_as_numbers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fut.questions.datamodel import additive, lds, random_subsets
+from fut.questions.leave_out.score import additive, lds, random_subsets
 
 
 def test_subsets_are_seeded_uniform_and_of_one_size() -> None:

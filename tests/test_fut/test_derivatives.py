@@ -10,8 +10,8 @@ from small import small_config
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fut.data import build_dataset
-from fut.derivatives import (
+from fut.data.text import build_dataset
+from fut.models.autodiff import (
     evaluate,
     evaluate_gradient,
     gradient,
@@ -20,7 +20,9 @@ from fut.derivatives import (
     hessian_vector_difference,
     hessian_vector_mean,
 )
-from fut.models import Objective, build_module, next_token_loss
+from fut.models.factory import build_module
+from fut.models.objective import Objective
+from fut.models.transformer import next_token_loss
 
 DATA = build_dataset(small_config())
 

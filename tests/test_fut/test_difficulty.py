@@ -14,7 +14,7 @@ from torch import nn
 
 import fut
 from estimators.errors import OrderError
-from fut.data import Dataset
+from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from storage import DamagedError, Manifest
 

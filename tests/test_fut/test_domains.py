@@ -12,16 +12,16 @@ import pytest
 from small import Cli, MakeRun, small_config
 
 import fut
-from estimators.distance import Distance
-from estimators.order import Order
-from fut.answers import Estimate
-from fut.difficulty import Difficulty
-from fut.domains import labels_of
+from estimators.orders.distance import Distance
+from estimators.orders.order import Order
+from fut.data.labels import checked_labels, quantile_labels
 from fut.errors import UsageError
-from fut.outliers import outlier_note
-from fut.questions.blocks import arrangements, domain_order, placed_block
-from fut.questions.domains import Domains, Entry, compare, difference, domains
-from fut.questions.labels import checked_labels, quantile_labels
+from fut.estimation.results import Estimate
+from fut.orders.scores import Difficulty
+from fut.questions.domains.ask import labels_of
+from fut.questions.domains.blocks import arrangements, domain_order, placed_block
+from fut.questions.domains.result import Domains, Entry, compare, difference, domains
+from fut.questions.outliers import outlier_note
 from storage import read_json
 
 LABELS = {"web": [0, 3], "books": [1, 4, 5], "code": [2]}
@@ -238,7 +238,9 @@ def test_one_items_curve_has_little_of_the_shift_that_random_orders_taught(asked
 def test_an_outlier_is_warned_of(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(cached=False, data={"items": 6})
     assert outlier_note(run, range(6), "adjoint") == "", "at the start of training every text is as odd as any other"
-    monkeypatch.setattr("fut.outliers.difficulty", lambda *_: Difficulty("gradient-norm", "", [1, 1, 1, 1, 9, 1]))
+    monkeypatch.setattr(
+        "fut.questions.outliers.difficulty", lambda *_: Difficulty("gradient-norm", "", [1, 1, 1, 1, 9, 1])
+    )
     assert "the gradient of item 4 is up to 9.0 times the median item's" in outlier_note(run, [4, 0], "adjoint")
     assert outlier_note(run, [0, 1], "adjoint") == ""
     assert outlier_note(run, [], "adjoint") == outlier_note(run, [4], "replay-exact") == ""

@@ -8,19 +8,9 @@ from typing import Any
 import pytest
 
 from estimators.errors import OrderError
-from estimators.order import Order
-from fut.questions.editing import (
-    CALIBRATED,
-    EDITS,
-    Edit,
-    Query,
-    QueryError,
-    as_query,
-    edited,
-    only_edit,
-    random_edits,
-    read_query,
-)
+from estimators.orders.order import Order
+from fut.orders.editing import CALIBRATED, EDITS, Edit, edited, only_edit, random_edits
+from fut.questions.whatif.query import Query, QueryError, as_query, read_query
 
 ORDER = Order.of(range(6))
 

@@ -13,8 +13,8 @@ from small import MakeRun, small_config
 from torch import Tensor, nn
 
 import fut
-from fut.data import Dataset
-from fut.models import Transformer
+from fut.data.dataset import Dataset
+from fut.models.transformer import Transformer
 
 NAMES = ("reference", "fut", "fut++", "replay", "replay-exact")
 
@@ -52,7 +52,7 @@ def test_an_endpoint_says_what_it_is(small_run: fut.Run, tmp_path: Path) -> None
     found = small_run.endpoint("reverse", "replay", tmp_path / "m.safetensors")
     with safe_open(found.path, framework="pt") as file:
         metadata = file.metadata()
-    assert metadata["fut.estimator"] == "replay"
+    assert metadata["fut.methods.base"] == "replay"
     assert metadata["fut.order"] == small_run.order("reverse").digest == found.order
     assert float(metadata["fut.estimated_loss"]) == found.estimated_loss
     assert float(metadata["fut.evaluated_loss"]) == found.evaluated_loss

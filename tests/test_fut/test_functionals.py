@@ -12,16 +12,18 @@ from torch import Tensor
 
 import fut
 from estimators.adjoint import Anchored, inclusion_probabilities, partial_sums, poisson_sample, quadratic_part
-from estimators.control import signed_variance
-from estimators.order import Order, random_order
-from fut import derivatives, functionals, inspection
-from fut.adjoint import MINIMUM, Adjoint
-from fut.bending import bend_of
-from fut.config import AdjointConfig
+from estimators.control_variates import signed_variance
+from estimators.orders.order import Order, random_order
+from fut.api import info
 from fut.errors import NotCachedError, UsageError
-from fut.expansion import Expansion
-from fut.functionals import principal_functionals, simulated_displacements
-from fut.readouts import make_readouts
+from fut.methods.adjoint import quadratic_directions as functionals
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.estimator import MINIMUM, Adjoint
+from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.quadratic import bend_of
+from fut.methods.adjoint.quadratic_directions import principal_functionals, simulated_displacements
+from fut.models import autodiff as derivatives
+from fut.readouts.readout import make_readouts
 from storage import TermStore
 
 FLOAT64 = {"model": {"dtype": "float64"}}
@@ -138,7 +140,7 @@ def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
 
     def table(seed: int, **changes: object) -> tuple[fut.Run, Tensor, Tensor]:
         run = fut.train(tmp_path / f"{seed}{len(changes)}{changes.get('control')}", config, device="cpu")
-        monkeypatch.setattr("fut.sampling.poisson_sample", lambda p, _: poisson_sample(p, seed))
+        monkeypatch.setattr("fut.methods.adjoint.sampling.poisson_sample", lambda p, _: poisson_sample(p, seed))
         run.expand(AdjointConfig.model_validate({"functionals": 2} | changes))
         bend = bend_of(run.expansion(), None)
         order = run.order("reverse")
@@ -180,7 +182,7 @@ def test_functionals_of_an_earlier_version_are_refused(own_run: Path, monkeypatc
     assert run.estimate(["reverse"], "adjoint:reading=linear", known=False)[0].delta
     with pytest.raises(NotCachedError, match="got one of an earlier version"):
         run.expansion().terms(create=True)
-    assert inspection._own_error(run) is None, "what cannot be asked is no reason to say nothing else"
+    assert info._own_error(run) is None, "what cannot be asked is no reason to say nothing else"
 
 
 def test_missing_functionals_are_not_done_without(own_run: Path) -> None:

@@ -9,8 +9,9 @@ import torch
 from small import MakeRun, small_config
 
 import fut
-from fut.data import Dataset, build_dataset
-from fut.estimation import ESTIMATORS
+from fut.data.dataset import Dataset
+from fut.data.text import build_dataset
+from fut.methods.registry import ESTIMATORS
 
 MOVING = [name for name, made in ESTIMATORS.items() if not made.in_place and name != "curved"]  # see test_curved_run
 RULES: list[dict[str, Any]] = [

@@ -11,10 +11,12 @@ import torch
 from small import Cli, MakeRun, arguments, small_config
 
 import fut
-from estimators.order import Order, random_order
-from fut.data import Dataset, build_dataset
-from fut.estimation import ESTIMATORS, raw_estimates
-from fut.models import Transformer, next_token_loss
+from estimators.orders.order import Order, random_order
+from fut.data.dataset import Dataset
+from fut.data.text import build_dataset
+from fut.methods.batching import raw_estimates
+from fut.methods.registry import ESTIMATORS
+from fut.models.transformer import Transformer, next_token_loss
 
 BATCHES: dict[str, Any] = {"data": {"items": 12, "per_step": 4}}
 SEQUENCES: dict[str, Any] = {"data": {"items": 12, "per_step": 4, "batch": 1}}

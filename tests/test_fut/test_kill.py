@@ -16,7 +16,7 @@ from small import arguments, contents
 import fut
 
 StartPython = Callable[..., "subprocess.Popen[str]"]
-COMMAND = "from fut.cli import main; main()"
+COMMAND = "from fut.cli.app import main; main()"
 
 KILLER = """
 import os, sys, torch

@@ -16,16 +16,16 @@ from torch import Tensor
 
 import fut
 from estimators.adjoint import mean_touched, spread_anchors
-from estimators.curved import curvature_anchors, sensitivity
-from estimators.order import random_orders
+from estimators.lowrank import curvature_anchors, sensitivity
+from estimators.orders.order import random_orders
 from estimators.state import State
-from fut.calibration import _basis
-from fut.config import AdjointConfig
+from fut.artifacts.directory import directory_bytes
 from fut.errors import ResourceError, UsageError
-from fut.estimation import raw_estimates
-from fut.layout import directory_bytes
-from fut.pooling import pooled_products
-from fut.several import SeveralReadOuts
+from fut.estimation.calibration import _basis
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.multi_readout import SeveralReadOuts
+from fut.methods.batching import raw_estimates
+from fut.methods.curvature_batches import pooled_products
 from storage import DamagedError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -85,7 +85,7 @@ def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int]) -> Non
 
 def test_the_pairs_are_of_mean_curvature_in_the_rules_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
-    monkeypatch.setattr("fut.expansion.Expansion._discard_scratch", lambda self: None)
+    monkeypatch.setattr("fut.methods.adjoint.pipeline.Expansion._discard_scratch", lambda self: None)
     run.expand(AdjointConfig.model_validate(CURVED | {"products": "exact"}))
     expansion = run.expansion()
     for index, step in enumerate(expansion.curvatures):
@@ -176,11 +176,13 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
         made.append(step)
         return find(expansion, step)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("fut.lowrank._pairs", stop)
+    monkeypatch.setattr("fut.methods.adjoint.replay_curvature._pairs", stop)
     with pytest.raises(KeyboardInterrupt):
         run.expand(config)
     seen: list[int] = []
-    monkeypatch.setattr("fut.lowrank._pairs", lambda e, step: (seen.append(step), find(e, step))[1])
+    monkeypatch.setattr(
+        "fut.methods.adjoint.replay_curvature._pairs", lambda e, step: (seen.append(step), find(e, step))[1]
+    )
     run.expand(config)
     assert seen == [curvature_anchors(run.steps, 2)[1]]
     orders = [run.order("reverse")]
@@ -201,7 +203,7 @@ def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
 
 
 def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fut.expansion.Expansion._discard_scratch", lambda self: None)
+    monkeypatch.setattr("fut.methods.adjoint.pipeline.Expansion._discard_scratch", lambda self: None)
     found = []
     for rank in (0, 8):
         run = fut.train(tmp_path / str(rank), small_config(data={"context": 40}), device="cpu")
@@ -214,7 +216,7 @@ def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_stage_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    monkeypatch.setattr("fut.footprint.Footprint.low_rank", lambda self: 1 << 60)
+    monkeypatch.setattr("fut.methods.footprint.Footprint.low_rank", lambda self: 1 << 60)
     with pytest.raises(ResourceError, match=r"low rank.*lower adjoint\.rank"):
         run.expand(AdjointConfig.model_validate(CURVED))
     assert not (run.path / "adjoint").exists()

@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 
 from estimators.errors import OrderError
-from estimators.order import Order
-from fut.questions.cells import (
-    check_cells,
-    distance_scales,
-    fit_cells,
-    heatmap_error,
-    place_of,
-    with_item_at,
-)
-from fut.questions.maps import (
+from estimators.orders.order import Order
+from fut.orders.editing import place_of, with_item_at
+from fut.questions.memorization.cells import check_cells, distance_scales, fit_cells, heatmap_error
+from fut.questions.memorization.maps import (
     ABSENT,
     KINDS,
     Cells,
@@ -28,7 +22,7 @@ from fut.questions.maps import (
     estimate_maps,
     fit_maps,
 )
-from fut.questions.memorization import Memorization
+from fut.questions.memorization.result import Memorization
 
 ITEMS, STEPS = 5, 5
 REFERENCE = Order.of(range(STEPS))

@@ -17,18 +17,19 @@ from small import Cli, MakeRun, flip, small_config
 
 import fut
 from estimators.errors import OrderError
-from fut.config import AdjointConfig
-from fut.data import Dataset, build_dataset
-from fut.derivatives import hessian_vectors_one_sided
+from fut.api.integrity import check_path
+from fut.data.dataset import Dataset
+from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
-from fut.inspection import check_path
-from fut.map_estimates import expansion_for, plan_memorize
-from fut.memorization import asked_of
-from fut.pooling import balanced_samples, pooled_products, small_size
-from fut.questions.cells import with_item_at
-from fut.questions.maps import KINDS
-from fut.questions.memorization import Memorization
-from fut.several import SeveralReadOuts
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.multi_readout import SeveralReadOuts
+from fut.methods.curvature_batches import balanced_samples, pooled_products, small_size
+from fut.models.autodiff import hessian_vectors_one_sided
+from fut.orders.editing import with_item_at
+from fut.questions.memorization.ask import asked_of
+from fut.questions.memorization.estimates import expansion_for, plan_memorize
+from fut.questions.memorization.maps import KINDS
+from fut.questions.memorization.result import Memorization
 from storage import IdentityError, read_json
 
 SHARP = {"schedule": {"rate": 3e-3}, "adjoint": {"pool": 2}}

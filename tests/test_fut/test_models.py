@@ -10,10 +10,12 @@ from small import small_config
 from torch import Tensor, nn
 
 import fut
-from fut.data import build_dataset
-from fut.derivatives import evaluate, gradient
+from fut.data.text import build_dataset
 from fut.errors import ModelError, UsageError
-from fut.models import Objective, Transformer, build_module, load_hook, next_token_loss
+from fut.models.autodiff import evaluate, gradient
+from fut.models.factory import build_module, load_hook
+from fut.models.objective import Objective
+from fut.models.transformer import Transformer, next_token_loss
 
 ITEMS = build_dataset(small_config()).items
 
@@ -121,7 +123,7 @@ def test_frozen_parameters_stay_out_of_the_vector() -> None:
     assert not found["1.weight"].any()
 
 
-@pytest.mark.parametrize("spec", ["nothing", "no.such:thing", "fut.models:nothing"])
+@pytest.mark.parametrize("spec", ["nothing", "no.such:thing", "fut.models.objective:nothing"])
 def test_hooks_that_cannot_be_found_are_refused(spec: str) -> None:
     with pytest.raises(UsageError, match=r"model\.factory: expected .*`package\.module:name`, got"):
         load_hook(spec, "model.factory")
@@ -141,7 +143,7 @@ def test_a_factory_that_makes_no_module_is_refused(
 ) -> None:
     monkeypatch.setattr(fut.models, "the_factory", factory, raising=False)
     with pytest.raises(UsageError, match=r"model\.factory: expected .*`fut\.models:the_factory`.*, got .*; "):
-        build_module(small_config(model={"factory": "fut.models:the_factory"}).model, 256, 12)
+        build_module(small_config(model={"factory": "fut.models.objective:the_factory"}).model, 256, 12)
 
 
 def test_the_probe_is_judged_without_dropout_and_training_mode_comes_back() -> None:

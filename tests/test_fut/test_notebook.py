@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 import fut
-from fut.answers import Estimate, Estimates
-from fut.calibration import Calibrated
+from fut.display.notebook import SHOWN, Shown, cell
 from fut.errors import ExtraError
-from fut.notebook import SHOWN, Shown, cell
-from fut.questions.datamodel import Datamodel
-from fut.questions.verify import Verification, accuracy
-from fut.questions.whatif import Change, WhatIf
+from fut.estimation.accuracy import accuracy
+from fut.estimation.calibration import Calibrated
+from fut.estimation.results import Estimate, Estimates
+from fut.questions.accuracy.result import Verification
+from fut.questions.leave_out.score import Datamodel
+from fut.questions.whatif.result import Change, WhatIf
 
 matplotlib.use("Agg")
 

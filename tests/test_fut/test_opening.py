@@ -11,7 +11,7 @@ from small import Cli, MakeRun, small_config
 from torch import Tensor, nn
 
 import fut
-from fut.alone import alone
+from fut.artifacts.lock import alone
 from fut.errors import BusyError
 from fut.progress import silent
 

@@ -14,11 +14,12 @@ import torch
 from small import Cli, contents, small_config, uneven_run
 
 import fut
-from fut import fitting, memory
 from fut.errors import UsageError
-from fut.footprint import footprint_of
-from fut.memory import LiveBytes, available_bytes, peak_bytes
+from fut.methods import limits as fitting
+from fut.methods.footprint import footprint_of
 from fut.planning import plan_problem
+from fut.resources import memory
+from fut.resources.memory import LiveBytes, available_bytes, peak_bytes
 
 LARGER: dict[str, dict[str, Any]] = {
     "data": {"items": 3, "batch": 16, "context": 128, "probe": 16},
@@ -247,8 +248,8 @@ def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
 ) -> None:
     footprint = footprint_of(small_run.problem, small_run.expansion().config, small_run.cache_config)
     one = footprint.gradient
-    monkeypatch.setattr("fut.footprint.available_bytes", lambda device: one)
-    monkeypatch.setattr("fut.footprint.peak_bytes", lambda device, call: pytest.fail("tried"))
+    monkeypatch.setattr("fut.methods.footprint.available_bytes", lambda device: one)
+    monkeypatch.setattr("fut.methods.footprint.peak_bytes", lambda device, call: pytest.fail("tried"))
     assert footprint.product == 2 * one + 3 * footprint.vector
     assert footprint.exact_product == 4 * one
 

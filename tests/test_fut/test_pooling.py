@@ -10,9 +10,9 @@ import torch
 from small import MakeRun
 from torch import Tensor
 
-from fut.config import AdjointConfig
-from fut.pooling import balanced_samples, drawn_samples, pooled_batch, pooled_products
-from fut.problem import Problem
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.curvature_batches import balanced_samples, drawn_samples, pooled_batch, pooled_products
+from fut.training.problem import Problem
 
 
 def rows(batch: tuple[Tensor, ...]) -> list[bytes]:

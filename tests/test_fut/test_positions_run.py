@@ -13,15 +13,16 @@ from centres import written_out_table
 from small import Cli, MakeRun, small_config
 
 import fut
-from estimators.control import Tamed
+from estimators.control_variates import Tamed
 from estimators.errors import OrderError
-from estimators.order import random_orders
-from fut import folding, sampling
-from fut.calibration import read_calibration
-from fut.config import AdjointConfig
+from estimators.orders.order import random_orders
 from fut.errors import NotCachedError, UsageError
-from fut.estimation import raw_estimates
-from fut.positions import TABLES
+from fut.estimation.calibration import read_calibration
+from fut.methods.adjoint import sampling
+from fut.methods.adjoint import tables as folding
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.positions import TABLES
+from fut.methods.batching import raw_estimates
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 ADJOINT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
@@ -131,7 +132,9 @@ def test_an_expansion_without_a_table_still_serves_the_adjoint(
     path, specs = tmp_path / "run", folding.term_specs
     run = fut.train(path, small_config(), device="cpu")
     with monkeypatch.context() as earlier:
-        earlier.setattr("fut.expansion.term_specs", lambda e: [s for s in specs(e) if s.name not in TABLES])
+        earlier.setattr(
+            "fut.methods.adjoint.pipeline.term_specs", lambda e: [s for s in specs(e) if s.name not in TABLES]
+        )
         run.expand()
     expected = make_run().estimate(["reverse"], known=False)[0].loss
     run = fut.open(path, device="cpu")
@@ -191,7 +194,9 @@ def test_a_calibration_is_of_the_table_that_is_read(tmp_path: Path, monkeypatch:
     """An earlier version kept the table as it comes, and what was fitted to that is not used for one that is held."""
     run, specs = fut.train(tmp_path / "run", small_config(), device="cpu"), folding.term_specs
     with monkeypatch.context() as earlier:
-        earlier.setattr("fut.expansion.term_specs", lambda e: [s for s in specs(e) if s.name != TABLES[0]])
+        earlier.setattr(
+            "fut.methods.adjoint.pipeline.term_specs", lambda e: [s for s in specs(e) if s.name != TABLES[0]]
+        )
         run.expand()
     assert np.array_equal(run.positions(), as_it_comes(run))
     run.calibrate(4, estimator="positions")

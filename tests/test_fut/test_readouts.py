@@ -15,12 +15,12 @@ from small import Cli, MakeRun, arguments, small_config
 from torch import Tensor, nn
 
 import fut
-from fut import derivatives
-from fut.config import AdjointConfig
-from fut.data import build_dataset
+from fut.data.text import build_dataset
 from fut.errors import ModelError, NotCachedError, UsageError
-from fut.models import next_token_loss
-from fut.readouts import make_readouts, one_readout, readout_names
+from fut.methods.adjoint.config import AdjointConfig
+from fut.models import autodiff as derivatives
+from fut.models.transformer import next_token_loss
+from fut.readouts.readout import make_readouts, one_readout, readout_names
 from storage import IdentityError, TermStore
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}

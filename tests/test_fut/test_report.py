@@ -17,13 +17,13 @@ from small import ASKED, Cli, MakeRun, small_config
 from torch import nn
 
 import fut
-from estimators.order import Order
-from fut.config import DataConfig
-from fut.data import Dataset
-from fut.report.board import cards_of, make_board
-from fut.report.charts import Axis, Scale, minus
+from estimators.orders.order import Order
+from fut.config.schema import DataConfig
+from fut.data.dataset import Dataset
+from fut.report.charts.svg import Axis, Scale, minus
 from fut.report.missing import Missing
-from fut.report.texts import is_text
+from fut.report.sections.board import cards_of, make_board
+from fut.report.sections.item_texts import is_text
 
 HOSTILE = (
     '</script><script>window.hacked = 1</script><!-- <img src=x onerror="window.hacked=1"> &amp; \' {{ 7*7 }} ]]> é€ '
@@ -191,11 +191,11 @@ def test_a_board_has_room_for_so_many_cards(make_run: MakeRun, monkeypatch: pyte
     board = make_board(run)
     assert not isinstance(board, Missing)
     assert [t.readout for t in board.tables] == ["probe", *(f"item:{i}" for i in range(5))]
-    monkeypatch.setattr("fut.report.board.ROOM", 3 * 8 * 25)
+    monkeypatch.setattr("fut.report.sections.board.ROOM", 3 * 8 * 25)
     path = run.report(tmp_path / "page.html").path
     assert "no room for 3 more" in words(path)
     assert len(embedded(path)["tables"]) == 3
-    monkeypatch.setattr("fut.report.board.CARDS", 4)
+    monkeypatch.setattr("fut.report.sections.board.CARDS", 4)
     said = words(run.report(path).path)
     assert "the board has room for 4 cards, and this run has 5 steps" in said
 
@@ -297,7 +297,7 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
 
 
 def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
-    from fut.report.effects import gather_effects
+    from fut.report.sections.order_effect import gather_effects
     from fut.report.state import read_state
 
     asked.retrain("random:99")
@@ -317,8 +317,8 @@ def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
 
 
 def _sampled(run: fut.Run) -> list[Order]:
-    from estimators.order import random_orders
-    from fut.report.effects import SEED
+    from estimators.orders.order import random_orders
+    from fut.report.sections.order_effect import SEED
 
     return random_orders(run.reference, 5, SEED)
 

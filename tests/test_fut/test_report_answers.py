@@ -13,9 +13,9 @@ import pytest
 from small import MakeRun
 
 import fut
-from fut.report.domains import domain_orders
-from fut.report.queries import queries
-from fut.report.remembered import remembered
+from fut.report.sections.domains import domain_orders
+from fut.report.sections.memorization import remembered
+from fut.report.sections.whatif import queries
 
 HOSTILE = '<img src=x onerror=alert(1)></script>&"'
 

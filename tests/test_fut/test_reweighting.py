@@ -14,8 +14,9 @@ from small import Cli, MakeRun, flip, small_config
 
 import fut
 from estimators.errors import OrderError
-from estimators.order import Order
-from fut.data import Dataset, build_dataset
+from estimators.orders.order import Order
+from fut.data.dataset import Dataset
+from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from storage import IdentityError
 
@@ -143,7 +144,7 @@ def test_an_item_is_left_out_of_every_epoch(make_run: MakeRun) -> None:
 @contextmanager
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> Any:
     """Stops at the given number of item-gradient passes."""
-    from fut.problem import Problem
+    from fut.training.problem import Problem
 
     calls, real = [0], Problem.item_gradients
 

@@ -15,11 +15,11 @@ from small import Cli, MakeRun
 import fut
 from estimators.adjoint import independent_halves
 from estimators.errors import OrderError
-from estimators.order import Order, random_orders
+from estimators.orders.order import Order, random_orders
 from fut.errors import NotCachedError, UsageError
-from fut.estimation import raw_estimates
-from fut.questions.constraints import Constraints
-from fut.questions.curriculum import Curriculum
+from fut.methods.batching import raw_estimates
+from fut.questions.curriculum.constraints import Constraints
+from fut.questions.curriculum.result import Curriculum
 
 ROOT = Path(fut.__file__).parents[1]
 

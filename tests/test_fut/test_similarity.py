@@ -11,11 +11,11 @@ import torch
 from small import Cli, MakeRun
 
 import fut
-from fut.data import Dataset
+from fut.data.dataset import Dataset
+from fut.data.probe_groups import Group, group_item, item_similarity, parse_group, probe_groups
+from fut.data.similarity import like_groups, number_vectors, token_vectors
 from fut.errors import UsageError
-from fut.grouping import Group, group_item, item_similarity, parse_group, probe_groups
-from fut.questions.similarity import like_groups, number_vectors, token_vectors
-from fut.readouts import readout_names
+from fut.readouts.readout import readout_names
 
 
 def slow_cosine(pieces: list[list[list[int]]], a: int, b: int, longest: int) -> float:

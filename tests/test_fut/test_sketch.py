@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fut.sketch import Sketch, SketchError, _mixed, _quantiles, _signed
+from estimators.sketch import Sketch, SketchError, _mixed, _quantiles, _signed
 
 KINDS = ("gaussian", "rademacher", "sjlt", "coordinates", "identity")
 RANDOM = KINDS[:-1]

@@ -9,10 +9,11 @@ import torch
 from small import small_config
 from torch import Tensor, nn
 
-from fut import derivatives
-from fut.data import build_dataset
-from fut.derivatives import gradient, gradient_and_loss, item_gradients, mean_gradient_and_loss, stackable
-from fut.models import Item, Objective, build_module
+from fut.data.text import build_dataset
+from fut.models import autodiff as derivatives
+from fut.models.autodiff import gradient, gradient_and_loss, item_gradients, mean_gradient_and_loss, stackable
+from fut.models.factory import build_module
+from fut.models.objective import Item, Objective
 
 ITEMS = build_dataset(small_config(data={"items": 7})).items
 SINGLE = build_dataset(small_config(data={"items": 7, "batch": 1})).items

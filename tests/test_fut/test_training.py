@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import fut
 from estimators.errors import DivergenceError
-from fut.data import Dataset, build_dataset
-from fut.models import Transformer, next_token_loss
+from fut.data.dataset import Dataset
+from fut.data.text import build_dataset
+from fut.models.transformer import Transformer, next_token_loss
 from storage import CheckpointStore, ExistsError, IdentityError
 
 StartPython = Callable[..., "subprocess.Popen[str]"]

@@ -14,12 +14,13 @@ from scipy.stats import pearsonr, spearmanr
 from small import small_config
 
 import fut
-from estimators.order import Order
-from fut.config import AdjointConfig
+from estimators.orders.order import Order
 from fut.errors import UsageError
-from fut.questions.verify import Answers, accuracy, verify
+from fut.estimation.accuracy import accuracy
+from fut.methods.adjoint.config import AdjointConfig
+from fut.questions.accuracy.ask import without_stale
+from fut.questions.accuracy.result import Answers, verify
 from fut.report.state import read_state
-from fut.verification import without_stale
 from storage import CheckpointStore
 
 DRAW = np.random.default_rng(3)
@@ -137,7 +138,7 @@ def test_verify_reuses_retrained_orders_and_keeps_its_table(own_run: Path, monke
     def refuse(*arguments: Any, **options: Any) -> None:
         raise AssertionError("an order was trained a second time")
 
-    monkeypatch.setattr("fut.run.train_order", refuse)
+    monkeypatch.setattr("fut.api.run.train_order", refuse)
     again = fut.open(own_run, device="cpu").verify(3, seed=2, estimators=["replay"])
     assert again.true_losses == first.true_losses
     with pytest.raises(AssertionError, match="trained a second time"):
@@ -183,7 +184,7 @@ def test_retraining_is_a_row_that_is_exact(own_run: Path) -> None:
 def test_an_order_that_ends_at_the_reference_does_not_spoil_the_endpoint_error(own_run: Path, monkeypatch: Any) -> None:
     run = fut.open(own_run, device="cpu")
     drawn = [run.order("reverse"), run.reference]
-    monkeypatch.setattr("fut.verification.fresh_orders", lambda *arguments: drawn)
+    monkeypatch.setattr("fut.questions.accuracy.ask.fresh_orders", lambda *arguments: drawn)
     row = run.verify(2, seed=1, estimators=["replay-exact"]).estimators["replay-exact"]
     assert 0 < row["endpoint_error"] < 1
 

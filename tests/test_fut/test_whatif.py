@@ -19,10 +19,10 @@ from small import Cli, MakeRun, Said
 
 import fut
 from estimators.errors import OrderError
-from estimators.order import Order
-from fut.answers import Estimate
+from estimators.orders.order import Order
 from fut.errors import NotCachedError, UsageError
-from fut.questions.whatif import Change, WhatIf, compare
+from fut.estimation.results import Estimate
+from fut.questions.whatif.result import Change, WhatIf, compare
 
 CPU = ("--device", "cpu")
 READOUTS = {"adjoint": {"readouts": ["probe", "item:3"]}}

@@ -14,12 +14,12 @@ from small import MakeRun
 
 import fut
 from estimators.errors import DivergenceError
-from estimators.order import Order
-from fut import querying
-from fut.adjoint import Adjoint
-from fut.answers import Estimate
+from estimators.orders.order import Order
 from fut.errors import NotCachedError, UsageError
-from fut.whatif import WhatIfs
+from fut.estimation.results import Estimate
+from fut.methods.adjoint.estimator import Adjoint
+from fut.questions.whatif import stream as querying
+from fut.questions.whatif.ask import WhatIfs
 
 
 def test_a_bad_line_is_named_and_the_rest_go_on(small_run: fut.Run) -> None:

@@ -32,7 +32,7 @@ def test_the_import_check_sees_forbidden_imports():
     source = (
         "import torch\nfrom fut.run import open\nfrom .. import estimators\nimport storage.terms\nfrom . import errors"
     )
-    assert foreign_imports(source) == ["torch", "fut.run", "..", "storage.terms"]
+    assert foreign_imports(source) == ["torch", "fut.api.run", "..", "storage.terms"]
 
 
 def test_everything_exported_exists():

@@ -1,0 +1,310 @@
+"""An order of items as an immutable value: which items every step of the window consumes, and with what weight."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+
+from ..errors import OrderError
+
+Entries = tuple[tuple[int, float], ...]
+"""What a step consumes: pairs of item and weight."""
+LARGEST = 1e300
+"""Weights up to this one can be summed."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """For every step, the items that it consumes; the step's gradient is their weighted mean, sum(w g) / sum(w).
+
+    steps: one tuple of item numbers per step. An empty tuple is a step with zero gradient (the optimizer's memory and
+    decay still act). weights: one weight >= 0 per item of every step; None where all are one. An item of weight 0 stands
+    in its step without taking part, and a step whose weights are all 0 trains like an empty one. Within a step items have
+    no order. Edits return new orders, weights travelling with their items; nothing is changed in place.
+    """
+
+    steps: tuple[tuple[int, ...], ...]
+    weights: tuple[tuple[float, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            return
+        plain = all(type(w) is float and w == 1.0 for given in self.weights for w in given)
+        if plain and [len(given) for given in self.weights] == [len(step) for step in self.steps]:
+            object.__setattr__(self, "weights", None)  # what most orders are, without a closer look
+            return
+        if len(self.weights) != len(self.steps):
+            raise OrderError(
+                f"order: expected weights for {len(self.steps)} steps, got {len(self.weights)}; give one list per step"
+            )
+        both = enumerate(zip(self.steps, self.weights, strict=True))
+        weights = tuple(_checked_weights(position, step, given) for position, (step, given) in both)
+        plain = all(w == 1.0 for step in weights for w in step)
+        object.__setattr__(self, "weights", None if plain else weights)
+
+    @classmethod
+    def of(cls, sequence: Iterable[int | Iterable[int] | Mapping[str, Any]]) -> Order:
+        """From item numbers, lists of item numbers, or `{"items": [3, 7], "weights": [1, 0.5]}`, one entry per step."""
+        entries: list[Any] = sequence.tolist() if hasattr(sequence, "tolist") else list(sequence)  # numpy, torch
+        if set(map(type, entries)) == {int}:
+            return cls(tuple(zip(cast("list[int]", entries), strict=True)))
+        read = [_step(position, entry) for position, entry in enumerate(entries)]
+        return cls(tuple(step for step, _ in read), tuple(weights for _, weights in read))
+
+    @classmethod
+    def of_entries(cls, entries: Iterable[Iterable[tuple[int, float]]]) -> Order:
+        """From pairs of item and weight, step by step."""
+        held = [tuple(step) for step in entries]
+        return cls(tuple(tuple(i for i, _ in s) for s in held), tuple(tuple(w for _, w in s) for s in held))
+
+    @property
+    def entries(self) -> tuple[Entries, ...]:
+        """Pairs of item and weight, step by step."""
+        weights = self.weights or tuple((1.0,) * len(step) for step in self.steps)
+        return tuple(tuple(zip(s, w, strict=True)) for s, w in zip(self.steps, weights, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def check(self, items: int, steps: int, partial: bool = False) -> Order:
+        """This order, if it can be trained in a window of `steps` steps over `items` items; else an OrderError.
+
+        partial: accept fewer steps than the window has (the run then ends early).
+        """
+        for position, step in enumerate(self.steps):
+            for item in step:
+                if not 0 <= item < items:
+                    raise OrderError(
+                        f"order: expected items 0..{items - 1}, got {item} at step {position}; correct that index"
+                    )
+        if len(self.steps) > steps:
+            raise OrderError(
+                f"order: expected at most {steps} steps, the length of the window, got {len(self.steps)}; shorten it"
+            )
+        if not self.steps or (len(self.steps) < steps and not partial):
+            missing = sorted(set(range(items)) - {i for step in self.steps for i in step})
+            names = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
+            raise OrderError(
+                f"order: expected {steps} steps, got {len(self.steps)}"
+                + (f" (missing items: {names})" if missing else "")
+                + "; add what is missing, write `drop:ITEM` to leave an item out, or ask for a partial order (`--partial`)"
+            )
+        return self
+
+    def canonical(self, twins: Sequence[int] | None = None) -> Order:
+        """The one form of all orders that train the same: no item of weight 0, a step's items ascending.
+
+        Weights that are all alike in a step become one. twins: for every item, the item that stands for its content.
+        """
+        if self.weights is None:
+            if twins is None and max(map(len, self.steps), default=0) <= 1:
+                return self
+            named = self.steps if twins is None else ([twins[i] for i in step] for step in self.steps)
+            return Order(tuple(tuple(sorted(step)) for step in named))
+        steps = []
+        for step in self.entries:
+            kept = sorted((i if twins is None else twins[i], w) for i, w in step if w > 0)
+            alike = len({w for _, w in kept}) <= 1
+            steps.append([(i, 1.0 if alike else w) for i, w in kept])
+        return Order.of_entries(steps)
+
+    def swap(self, a: int, b: int) -> Order:
+        """What steps a and b consume, exchanged."""
+        a, b = self._position(a), self._position(b)
+        steps = list(self.entries)
+        steps[a], steps[b] = steps[b], steps[a]
+        return Order.of_entries(steps)
+
+    def move(self, source: int, target: int) -> Order:
+        """What step `source` consumes, consumed at step `target`; the steps between close up."""
+        source, target = self._position(source), self._position(target)
+        steps = list(self.entries)
+        steps.insert(target, steps.pop(source))
+        return Order.of_entries(steps)
+
+    def drop(self, item: int) -> Order:
+        """Without the item: a step left empty is removed, so that the run ends that much earlier."""
+        self._holds(item)
+        kept = [tuple((i, w) for i, w in step if i != item) for step in self.entries]
+        return Order.of_entries(new for new, old in zip(kept, self.steps, strict=True) if new or not old)
+
+    def without(self, items: Iterable[int]) -> Order:
+        """The items weighted 0 wherever they occur: their steps train on what else they hold, and none is removed."""
+        left_out = set(items)
+        for item in sorted(left_out):
+            self._holds(item)
+        return Order.of_entries([(i, 0.0 if i in left_out else w) for i, w in step] for step in self.entries)
+
+    def repeat(self, item: int, position: int) -> Order:
+        """The item consumed at step `position` as well, in place of what that step consumed."""
+        position = self._position(position)
+        self._holds(item)
+        entries = self.entries
+        return Order.of_entries((*entries[:position], ((item, 1.0),), *entries[position + 1 :]))
+
+    def replace(self, old: int, new: int) -> Order:
+        """Every occurrence of item `old` replaced by item `new`."""
+        self._holds(old)
+        return Order.of_entries([(new if i == old else i, w) for i, w in step] for step in self.entries)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over step lengths and item numbers (int64, little endian), and over the weights (float64) where there
+        are any: equal exactly for equal orders."""
+        words = [word for step in self.steps for word in (len(step), *step)]
+        return _sha256(words, [w for step in self.weights or () for w in step])
+
+    @property
+    def multiset_digest(self) -> str:
+        """SHA-256 over the sorted item numbers, and their weights where there are any: equal for orders that consume the
+        same items equally often, with the same weights."""
+        pairs = sorted(pair for step in self.entries for pair in step)
+        return _sha256([i for i, _ in pairs], [w for _, w in pairs] if self.weights else [])
+
+    def tolist(self) -> list[Any]:
+        """Item numbers where every step has one item, else a list per step; with weights, `{"items", "weights"}` for
+        every step that has some other than one. `Order.of` reads all of them."""
+        if self.weights is not None:
+            both = zip(self.steps, self.weights, strict=True)
+            return [list(s) if set(w) <= {1.0} else {"items": list(s), "weights": list(w)} for s, w in both]
+        if all(len(step) == 1 for step in self.steps):
+            return [step[0] for step in self.steps]
+        return [list(step) for step in self.steps]
+
+    def _position(self, position: int) -> int:
+        if not 0 <= position < len(self.steps):
+            raise OrderError(f"order: expected a step 0..{len(self.steps) - 1}, got {position}; correct that position")
+        return position
+
+    def _holds(self, item: int) -> None:
+        if not any(item in step for step in self.steps):
+            raise OrderError(f"order: expected an item that the order holds, got {item}; correct that item")
+
+
+def _sha256(words: Sequence[int], weights: Sequence[float]) -> str:
+    found = hashlib.sha256(np.asarray(words, dtype="<i8").tobytes())
+    if weights:
+        found.update(b"weights" + np.asarray(weights, dtype="<f8").tobytes())
+    return found.hexdigest()
+
+
+def _step(position: int, entry: int | Iterable[int] | Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Items and weights of one step, as written."""
+    if isinstance(entry, Mapping):
+        unknown = set(entry) - {"items", "weights"}
+        if unknown or "items" not in entry:
+            raise OrderError(
+                f"order: expected `items` and `weights`, got {sorted(map(str, entry))} at step {position}; write "
+                '{"items": [3, 7], "weights": [1, 0.5]}'
+            )
+        items = _items(position, entry["items"])
+        return items, _checked_weights(position, items, entry.get("weights", (1.0,) * len(items)))
+    items = _items(position, entry)
+    return items, (1.0,) * len(items)
+
+
+def _items(position: int, entry: object) -> tuple[int, ...]:
+    items: Sequence[object] = (entry,) if isinstance(entry, (int, np.integer)) else _listed(position, entry)
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (int, np.integer)):
+            raise OrderError(f"order: expected whole item numbers, got {item!r} at step {position}; write [3, 1, 2, 0]")
+    return tuple(int(item) for item in items)  # type: ignore[call-overload]
+
+
+def _checked_weights(position: int, step: Sequence[int], weights: object) -> tuple[float, ...]:
+    """A step's weights as numbers, if they are finite, not negative, and one per item."""
+    given = tuple(weights) if isinstance(weights, Iterable) and not isinstance(weights, (str, bytes)) else (weights,)
+    for weight in given:
+        number = isinstance(weight, (int, float, np.integer, np.floating)) and not isinstance(weight, bool)
+        if not number or not 0 <= weight <= LARGEST:
+            raise OrderError(
+                f"order: expected finite weights >= 0, got {weight!r} at step {position}; write 0 to leave an item out"
+            )
+    if len(given) != len(step):
+        raise OrderError(
+            f"order: expected one weight per item, got {len(given)} for {len(step)} items at step {position}; "
+            "make the lists equally long"
+        )
+    return tuple(float(weight) + 0.0 for weight in given)  # -0.0 is 0.0
+
+
+def _listed(position: int, entry: object) -> Sequence[object]:
+    if isinstance(entry, (str, bytes, Mapping)) or not isinstance(entry, Iterable):
+        raise OrderError(f"order: expected whole item numbers, got {entry!r} at step {position}; write [3, 1, 2, 0]")
+    return tuple(entry)
+
+
+NAMES = (
+    "identity, reverse, random:SEED, random-steps:SEED, swap:A,B, move:A,B, drop:I, without:I,J,…, repeat:I,STEP, "
+    "replace:I,J; of a run also sort:SCORE, folding:SCORE:N, zigzag:SCORE:N, segment:SCORE:N, stair:SCORE:N, saw:SCORE:N, "
+    "with :desc for high to low (SCORE: length, loss, gradient-norm, perplexity-drop)"
+)
+"""Named orders, as they are written; those by a SCORE need a run, which alone knows its items."""
+
+
+def named_order(spec: str, reference: Order) -> Order:
+    """An order by name, relative to the reference order.
+
+    `identity`, `reverse` (steps), `random:SEED` (items over all places), `random-steps:SEED` (whole steps), `swap:3,7`
+    (steps), `move:2,10` (from step, to step), `drop:4` (item), `without:3,5` (items, any number of them), `repeat:4,9`
+    (item, step), `replace:4,9` (item, by item).
+    """
+    name, _, text = spec.partition(":")
+    edits = {"swap": 2, "move": 2, "drop": 1, "repeat": 2, "replace": 2}
+    draws = {"random": random_order, "random-steps": random_steps}
+    if name in ("identity", "reverse") and not text:
+        return reference if name == "identity" else Order.of_entries(reference.entries[::-1])
+    if name not in (*draws, *edits, "without"):
+        raise OrderError(f"order: expected a file, a list like 3,1,2,0, or one of {NAMES}; got `{spec}`")
+    numbers = _numbers(spec, text, None if name == "without" else edits.get(name, 1))
+    if name in draws:
+        return draws[name](reference, numbers[0])
+    return reference.without(numbers) if name == "without" else getattr(reference, name)(*numbers)
+
+
+def _numbers(spec: str, text: str, count: int | None) -> list[int]:
+    """`count` whole numbers, or any number of them for None."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or len(numbers) != (count or len(numbers)) or min(numbers) < 0:
+        form = ",".join("N" * count) if count else "N,N,…"
+        raise OrderError(f"order: expected `{spec.partition(':')[0]}:{form}` with whole numbers from 0, got `{spec}`")
+    return numbers
+
+
+def random_order(reference: Order, *seed: int) -> Order:
+    """A uniformly random permutation of the reference order's items over all their places, from an explicit seed.
+
+    Steps keep their lengths, so that with several items per step the batches are made anew; with one item per step these
+    are the permutations of its steps. Weights travel with their items. OrderError for a seed below 0.
+    """
+    if all(len(step) <= 1 for step in reference.steps):
+        return random_steps(reference, *seed)
+    pairs = [pair for step in reference.entries for pair in step]
+    drawn = iter([pairs[i] for i in _permutation(seed, len(pairs))])
+    return Order.of_entries(sorted(next(drawn) for _ in step) for step in reference.steps)
+
+
+def random_steps(reference: Order, *seed: int) -> Order:
+    """A uniformly random permutation of the reference order's steps as they are, from an explicit seed."""
+    entries = reference.entries
+    return Order.of_entries(entries[i] for i in _permutation(seed, len(reference)))
+
+
+def _permutation(seed: tuple[int, ...], length: int) -> list[int]:
+    if min(seed, default=0) < 0:
+        raise OrderError(f"random order: expected a seed of 0 or more, got {min(seed)}; correct it")
+    found: list[int] = np.random.default_rng(list(seed)).permutation(length).tolist()
+    return found
+
+
+def random_orders(reference: Order, count: int, seed: int) -> list[Order]:
+    """`count` independent uniformly random orders; order i depends on (seed, i) alone."""
+    return [random_order(reference, seed, i) for i in range(count)]

@@ -1,0 +1,98 @@
+"""First-order values of positions: what putting item i at step s does to a read-out, one number a pair.
+
+    M[s, i] = <costate after step s, R_s(z_s, g_i) - z_{s+1}>
+
+over the whole lifted state of the centre, parameters and memory: nonlinear in the rule, linear in what follows. An order
+costs one look-up a step, and the best order under M is a linear assignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from .errors import OrderError
+from .orders.order import Order
+from .replay import OrderBatch
+from .rules.base import Rule
+from .state import State
+
+CACHED = 1 << 16
+"""Numbers of one buffer that are worked on at once."""
+
+
+class StepStates(NamedTuple):
+    """Lifted states [k] of the centre before and after a step, and the costate after it, buffers [r, k]."""
+
+    before: State
+    after: State
+    costate: State
+
+    def part(self, coordinates: Tensor | slice) -> StepStates:
+        """The same on some of the coordinates."""
+        return StepStates(*(_taken(state, coordinates) for state in self))
+
+
+def item_values(rule: Rule, rate: float, states: StepStates, gradients: Tensor, norms: Tensor) -> Tensor:
+    """What every coordinate adds to one step's row of M for r read-outs, in double precision: [r, items, k].
+
+    gradients: the items' [items, k]; norms: [items], over all coordinates, for clipping. A row of M is the sum over all
+    coordinates; over a sample of them, weighted by the inverse of their probabilities, it is unbiased.
+    """
+    before, after, costate = (_double(state) for state in states)
+    moved = rule.step(before.rows(len(gradients)), gradients.double(), rate, norms.double())[0]
+    values = costate.theta[:, None] * (moved.theta - after.theta)
+    for name, buffer in costate.memory.items():
+        values += buffer[:, None] * (moved.memory[name] - after.memory[name])
+    return values
+
+
+def chunked_values(
+    rule: Rule, rate: float, states: StepStates, gradients: Tensor, norms: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """`item_values` of as many coordinates at a time as stay in a core's cache, and which these are."""
+    width = max(1, CACHED // len(gradients))
+    for first in range(0, gradients.shape[1], width):
+        here = slice(first, first + width)
+        yield here, item_values(rule, rate, states.part(here), gradients[:, here], norms)
+
+
+def _taken(state: State, coordinates: Tensor | slice) -> State:
+    return State(state.theta[..., coordinates], {k: b[..., coordinates] for k, b in state.memory.items()}, state.clock)
+
+
+def _double(state: State) -> State:
+    return State(state.theta.double(), {k: b.double() for k, b in state.memory.items()}, state.clock)
+
+
+def look_up(table: Tensor, batch: OrderBatch) -> Tensor:
+    """What every step of n orders is worth under a table [T, items], the mean over a step's items: [n, T]."""
+    steps = [batch.at(s).combine(table[s][:, None])[:, 0] for s in range(batch.steps)]
+    return torch.stack(steps, dim=-1)
+
+
+def summed(tables: Tensor, batch: OrderBatch) -> Tensor:
+    """What n orders are worth under several tables [T, rows, items]: [n, rows], added up step by step, so that no order depends
+    on its batch."""
+    found = torch.stack([look_up(tables[:, j], batch) for j in range(tables.shape[1])], dim=1)
+    total = torch.zeros_like(found[..., 0])
+    for column in found.unbind(-1):
+        total = total + column
+    return total
+
+
+def best_assignment(table: np.ndarray) -> Order:
+    """The order of least sum under a table [T, items], every item once; OrderError unless there are as many as steps."""
+    steps, items = table.shape
+    if steps != items:
+        raise OrderError(
+            f"best order: expected as many items as steps, each item once, got {items} items and {steps} steps; "
+            "read the table of positions itself and assign its entries as the window needs it"
+        )
+    chosen: Sequence[int] = linear_sum_assignment(table)[1].tolist()
+    return Order.of(chosen)

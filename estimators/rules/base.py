@@ -1,0 +1,248 @@
+"""The update-rule interface: pure functions over a lifted state.
+
+A rule maps (state, gradient, rate) to the next state; nothing is hidden on `self`, which holds only constants. The
+trainer trains with the very function that the estimators replay.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import RuleError
+from ..state import State
+
+Decay = Literal["decoupled", "coupled"]
+
+_NORM_FLOOR = 1e-6  # added to the norm by torch.nn.utils.clip_grad_norm_
+
+
+def check_number(field: str, value: object, accepted: bool, expected: str) -> None:
+    """Raise RuleError unless `value` is a finite number and `accepted`; `expected` says which numbers are."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not (number and accepted):
+        raise RuleError(f"`{field}`: expected {expected}, got {value!r}; correct it in the configuration")
+
+
+def in_range(value: object, low: float, high: float = math.inf) -> bool:
+    """Whether `value` is a number with low <= value < high; False for anything else, NaN included."""
+    return isinstance(value, int | float) and low <= value < high
+
+
+def check_choice(field: str, value: object, known: tuple[str, ...]) -> None:
+    """Raise RuleError unless `value` is one of `known`."""
+    if value not in known:
+        raise RuleError(f"`{field}`: expected one of {', '.join(known)}, got {value!r}; choose a name from this list")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(ABC):
+    """Constants shared by every rule.
+
+    weight_decay: coefficient (1/step per unit rate for decoupled decay, added to the gradient for coupled decay).
+    decay: `decoupled` shrinks theta by rate*weight_decay; `coupled` adds weight_decay*theta to the gradient (L2).
+    clip: bound on the global norm of the gradient, before decay, as `torch.nn.utils.clip_grad_norm_`; None for none.
+
+    Raises RuleError for weight_decay < 0, clip <= 0 or an unknown decay.
+    """
+
+    weight_decay: float = 0.0
+    decay: Decay = "decoupled"
+    clip: float | None = None
+
+    name: ClassVar[str]
+    smooth: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True  # commutes with sampling coordinates, given the gradient's norm
+
+    def __post_init__(self) -> None:
+        check_number("weight_decay", self.weight_decay, in_range(self.weight_decay, 0.0), "a number >= 0")
+        check_choice("decay", self.decay, get_args(Decay))
+        if self.clip is not None:
+            positive = in_range(self.clip, 0.0) and self.clip != 0
+            check_number("clip", self.clip, positive, "a number > 0, or None for no clipping")
+
+    @abstractmethod
+    def init(self, theta: Tensor) -> State:
+        """The lifted state before the first step: theta [..., D] and empty memory."""
+
+    @abstractmethod
+    def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+        """Displacement of theta (without decoupled decay), new memory and new clock, for a clipped gradient."""
+
+    def step(self, state: State, gradient: Tensor, rate: float, norm: Tensor | None = None) -> tuple[State, Tensor]:
+        """One step: the next state and the displacement theta' - theta [..., D].
+
+        gradient: [..., D], the mean gradient of the step's items. rate: learning rate of the step.
+        norm: [...], global norm of the gradient where `gradient` holds only some coordinates of it; computed if None.
+        """
+        gradient = self.clipped(gradient, norm)
+        if self.weight_decay and self.decay == "coupled":
+            gradient = gradient + self.weight_decay * state.theta
+        delta, memory, clock = self.update(state, gradient, rate)
+        if self.weight_decay and self.decay == "decoupled":
+            delta = delta - (rate * self.weight_decay) * state.theta
+        return State(state.theta + delta, memory, clock), delta
+
+    def clipped(self, gradient: Tensor, norm: Tensor | None = None) -> Tensor:
+        """The gradient scaled by min(1, clip / (norm + 1e-6)), row by row."""
+        if self.clip is None:
+            return gradient
+        norm = global_norm(gradient) if norm is None else norm
+        return gradient * (self.clip / (norm + _NORM_FLOOR)).clamp(max=1.0).unsqueeze(-1)
+
+    def clipped_tangent(
+        self, gradient: Tensor, dgradient: Tensor, norm: Tensor | None = None, dnorm: Tensor | None = None
+    ) -> Tensor:
+        """Directional derivative of `clipped` at `gradient` [..., D] along `dgradient` [..., D].
+
+        norm, dnorm: [...], the global norm and its derivative; where None, computed from the coordinates given, which
+        for `dnorm` = <g, dg>/norm is right only if these are all of them. Finite at a zero gradient. The clip's
+        Jacobian is symmetric: this is its vector-Jacobian product too.
+        """
+        if self.clip is None:
+            return dgradient
+        norm = global_norm(gradient) if norm is None else norm
+        if dnorm is None:
+            dnorm = (gradient * dgradient).sum(-1) / torch.where(norm > 0, norm, torch.ones_like(norm))
+        factor = self.clip / (norm + _NORM_FLOOR)
+        shrink = factor * dnorm / (norm + _NORM_FLOOR)
+        scaled = factor.unsqueeze(-1) * dgradient - shrink.unsqueeze(-1) * gradient
+        return torch.where((factor < 1).unsqueeze(-1), scaled, dgradient)
+
+    def tangent(
+        self,
+        state: State,
+        gradient: Tensor,
+        rate: float,
+        dstate: State,
+        dgradient: Tensor,
+        norm: Tensor | None = None,
+        dnorm: Tensor | None = None,
+    ) -> State:
+        """Directional derivative of `step`'s state along (dstate, dgradient); the clock does not vary.
+
+        norm, dnorm: [...], as in `clipped_tangent`. Clipping and decay are differentiated here, the rule proper in
+        `update_tangent`.
+        """
+        dgradient = self.clipped_tangent(gradient, dgradient, norm, dnorm)
+        gradient = self.clipped(gradient, norm)
+        if self.weight_decay and self.decay == "coupled":
+            gradient = gradient + self.weight_decay * state.theta
+            dgradient = dgradient + self.weight_decay * dstate.theta
+        ddelta, dmemory = self.update_tangent(state, gradient, rate, dstate, dgradient)
+        if self.weight_decay and self.decay == "decoupled":
+            ddelta = ddelta - (rate * self.weight_decay) * dstate.theta
+        return State(dstate.theta + ddelta, dmemory, state.clock)
+
+    def update_tangent(
+        self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Directional derivative of `update`'s displacement and memory along (dstate, dgradient).
+
+        Here by `torch.func.jvp`; rules with square roots override it with a form that is finite where they vanish.
+        """
+        names = list(state.memory)
+
+        def moved(theta: Tensor, g: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
+            delta, memory, _ = self.update(State(theta, dict(zip(names, buffers, strict=True)), state.clock), g, rate)
+            return (delta, *(memory[k] for k in names))
+
+        primals = (state.theta, gradient, *(state.memory[k] for k in names))
+        tangents = (dstate.theta, dgradient, *(dstate.memory[k] for k in names))
+        same_shape = torch.broadcast_tensors(*primals, *tangents)
+        half = len(primals)
+        ddelta, *dbuffers = torch.func.jvp(moved, tuple(same_shape[:half]), tuple(same_shape[half:]))[1]
+        return ddelta, dict(zip(names, dbuffers, strict=True))
+
+    def pullback(
+        self, state: State, gradient: Tensor, rate: float, costate: State, norm: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        """Adjoint of `tangent`: sensitivities to the state before the step and to its gradient, from those after it.
+
+        costate: sensitivities of a read-out to theta and memory after the step, each [..., D]. Returns the same before
+        the step, *without* what flows through the gradient's own dependence on theta (add H lambda for that), and
+        lambda [..., D], the sensitivity to the step's raw gradient. RuleError for a rule that is not smooth.
+        """
+        if not self.smooth:
+            raise RuleError(
+                f"the rule `{self.name}` has a derivative that is zero almost everywhere: expected a smooth rule for a "
+                "backward sweep; use the `replay` estimator, which never differentiates the rule"
+            )
+        clipped = self.clipped(gradient, norm)
+        decay = self.weight_decay
+        if decay and self.decay == "coupled":
+            clipped = clipped + decay * state.theta
+        memory, dgradient = self.update_pullback(state, clipped, rate, costate)
+        theta = costate.theta
+        if decay:
+            theta = theta + (decay * dgradient if self.decay == "coupled" else -(rate * decay) * theta)
+        return State(theta, memory, state.clock), self.clipped_tangent(gradient, dgradient, norm)
+
+    def update_pullback(
+        self, state: State, gradient: Tensor, rate: float, costate: State
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Adjoint of `update_tangent`: sensitivities to the memory before the step and to the clipped gradient.
+
+        Here by `torch.func.vjp`, for rules whose `update` does not look at theta; rules with square roots override it.
+        """
+        names, shape = list(state.memory), costate.theta.shape
+        theta = state.theta.expand(shape)
+
+        def moved(g: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
+            delta, memory, _ = self.update(State(theta, dict(zip(names, buffers, strict=True)), state.clock), g, rate)
+            return (delta, *(memory[k] for k in names))
+
+        primals = [t.expand(shape) for t in (gradient, *(state.memory[k] for k in names))]
+        pull = torch.func.vjp(moved, *primals)[1]
+        pulled = list(pull((costate.theta, *(costate.memory[k] for k in names))))
+        return dict(zip(names, pulled[1:], strict=True)), pulled[0]
+
+    def momentum(self) -> float:
+        """Decay per step of the rule's linear memory of the gradient; 0 without memory."""
+        raise RuleError(
+            f"the rule `{self.name}` states no linear momentum: expected a rule with `momentum()` for replayed "
+            "moments; use moments='reference', or the `replay` estimator, which needs no such property"
+        )
+
+    def momentum_rate(self, state: State, rate: float) -> float:
+        """The factor rho by which a difference e in the new momentum moves theta: by -rho*e, preconditioner aside.
+
+        state: the state before the step. Raises RuleError if the rule has no such factor.
+        """
+        raise RuleError(
+            f"the rule `{self.name}` states no momentum rate: expected a rule with `momentum_rate()` for replayed "
+            "moments; use moments='reference', or the `replay` estimator, which needs no such property"
+        )
+
+    def carry(self, state: State, rate: float, carried: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry a momentum difference through one step, in parameter or (being linear) in sketch space.
+
+        state: the state before the step. carried: [..., k], e, left by the earlier swaps; zero at the start.
+        swapped: [..., k], difference of this step's displacement caused by its own gradient alone.
+        Returns e' and the difference of the step's whole displacement, to be added to that of the parameters.
+
+        e' = momentum*e + swapped/rho, displacement rho*e' (e is minus the difference of momenta). Exact for gradients
+        and a preconditioner that do not move.
+        """
+        if not rate > 0:
+            raise RuleError(
+                f"momentum cannot be carried through a step with rate {rate!r}: expected a rate > 0, from which the "
+                "gradient's share of the memory is read; use a schedule that stays positive"
+            )
+        rho = self.momentum_rate(state, rate)
+        carried = self.momentum() * carried + swapped / rho
+        return carried, rho * carried
+
+
+def global_norm(gradient: Tensor) -> Tensor:
+    """Euclidean norm along the last axis, row by row: [..., D] -> [...].
+
+    Each row is reduced by itself and contiguous, so that a row's norm has the same bits alone and in a stack.
+    """
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    return torch.stack([torch.linalg.vector_norm(row.contiguous()) for row in rows]).reshape(gradient.shape[:-1])

@@ -1,0 +1,117 @@
+"""Make a run, or open one: the two ways to get a `Run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from fut.api.run import Run
+from fut.artifacts import creation
+from fut.artifacts import dataset as dataset_file
+from fut.artifacts import directory as files
+from fut.artifacts.lock import alone
+from fut.data.dataset import Dataset
+from fut.errors import UsageError
+from fut.methods import settings_file
+from fut.methods.limits import require_training
+from fut.methods.settings import Config, adjoint_settings
+from fut.models.objective import Loss
+from fut.planning import Plan, plan_problem
+from fut.progress import Progress, silent
+from fut.readouts.readout import UserFunction
+from fut.resources.device import choose_device, environment
+from fut.training.checkpoints import read_state
+from fut.training.fidelity import require_same_training
+from fut.training.problem import Problem, build_problem, finite
+from fut.training.trainer import train_reference
+from storage import CheckpointStore, remove_parts, require_same
+
+
+def open_run(
+    path: Path | str,
+    *,
+    device: str = "auto",
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
+    readouts: Mapping[str, UserFunction] | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """Open a finished run directory.
+
+    device: auto, cpu or cuda[:N]. module, loss: what the run was trained with, if it was given as objects and not by
+    the configuration; checked against the run. readouts: functions of your own by name, `f(module)` -> a
+    tensor holding one number, differentiable in the module's parameters.
+    Raises MissingError, IdentityError, DamagedError, ModelError.
+    """
+    return Run(path, device=device, module=module, loss=loss, readouts=readouts, progress=progress)
+
+
+def plan_path(
+    path: Path | str, *, settings: Sequence[str] = (), device: str = "auto", progress: Progress = silent
+) -> Plan:
+    """The plan of a run directory whose training may not be finished. settings: `adjoint.key=value`, of an expansion made so."""
+    where = Path(path)
+    if (where / files.SUMMARY).exists():
+        run = open_run(where, device=device, progress=progress)
+        return run.plan(adjoint_settings(run.expansion().config, settings))
+    manifest, config = files.read_manifest(where), settings_file.read_config(where)
+    data = dataset_file.read_dataset(where) if CheckpointStore(where / files.DATA).has(0) else None
+    problem = build_problem(config, choose_device(device), data=data)
+    require_same(manifest.identity, problem.identity, f"run {where}")
+    return plan_problem(problem, adjoint_settings(config.adjoint, settings) or config.adjoint, config.cache, progress)
+
+
+def train(
+    out: Path | str,
+    config: Config | None = None,
+    *,
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
+    data: Dataset | None = None,
+    device: str = "auto",
+    readouts: Mapping[str, UserFunction] | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """Train the reference run into a new directory, or finish an interrupted one of the same identity.
+
+    config: what to train; the defaults make the demo's run. module: any `nn.Module` in place of the configured model
+    (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token. data: items and probe as tensors, in
+    place of a text; `config.data.items` must be their number. readouts: as in `open`. Raises ExistsError for a finished run.
+    """
+    config, path = config or Config(), Path(out)
+    if data is not None and len(data.items) != config.data.items:
+        raise UsageError(
+            f"train: expected data.items={config.data.items} items as configured, got {len(data.items)}; make them equal"
+        )
+    if data is not None and len(data.warmup) != config.warmup.steps:
+        raise UsageError(
+            f"train: expected warmup.steps={config.warmup.steps} warm-up items as configured, got {len(data.warmup)}; make them "
+            "equal: set warmup.steps, or give the Dataset its warmup"
+        )
+    chosen = choose_device(device)
+    problem = build_problem(config, chosen, module=module, loss=loss, data=data)
+    require_training(problem)
+    creation.create(path, problem, environment(chosen))
+    with alone(path):
+        _finish(path, problem, progress)
+    return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)
+
+
+def _finish(path: Path, problem: Problem, progress: Progress) -> None:
+    """Train what is missing of a reference run whose directory is claimed."""
+    checkpoints = CheckpointStore(path / files.CHECKPOINTS)
+    for directory in (path, path / files.CHECKPOINTS, path / files.DATA):
+        remove_parts(directory)
+    require_same_training(problem, checkpoints, max(checkpoints.steps(), default=0), f"run {path}, to be finished")
+    train_reference(problem, checkpoints, path / files.WARMUP, progress)
+    first, last = (read_state(checkpoints, t, problem.device).theta for t in (0, problem.config.steps))
+    summary = {
+        "reference_loss": finite(problem.probe_loss(last), "probe set after the last step"),
+        "start_loss": finite(problem.probe_loss(first), "probe set before the window"),
+        "parameters": problem.objective.size,
+        "source": problem.data.source,
+        "unit": "nats/token",
+    }
+    creation.finish(path, summary)

@@ -1,0 +1,299 @@
+"""The command line: dispatch only. One command, one function; what it prints is made in `fut.present`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fut.api import render
+from fut.cli.domains import domains
+from fut.cli.lds import lds
+from fut.cli.memorize import memorize
+from fut.cli.options import (
+    Device,
+    EstimatorName,
+    Json,
+    Partial,
+    ReadOutName,
+    RunPath,
+    Settings,
+    Spec,
+    answer,
+    open_run,
+    progress,
+    say,
+)
+from fut.cli.report import report
+from fut.cli.search import search
+from fut.cli.whatif import InOrder, whatif
+from fut.errors import EXPECTED, UsageError, exit_status
+from fut.estimation import render as estimation_render
+from fut.estimation.calibration import SEED
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.pairwise.compute import CachePlan
+from fut.methods.pairwise.config import CacheConfig
+from fut.methods.settings import adjoint_settings, load_config, parse_config
+from fut.orders.editing import CALIBRATED
+from fut.questions.accuracy import render as accuracy_render
+from fut.readouts.readout import PROBE, suffix
+from fut.resources.device import describe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="What would training have produced had the data come in another order? Estimates, checked by retraining.",
+)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="directory of the new run")],
+    text: Annotated[
+        str | None, typer.Option("--text", help="text file or directory; default: CPython's language reference")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="T, steps of the window: as many items as they take, one epoch")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file")] = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train the reference run; repeat the command to finish an interrupted one."""
+    from fut.api.opening import train as make
+
+    data: dict[str, Any] = {} if text is None else {"text": text}
+    sys.path.insert(0, os.getcwd())
+    run = make(out, load_config(config, settings or (), steps, data=data), device=device, progress=progress(as_json))
+    say(f"trained on {describe(run.problem.device)}", as_json)
+    answer(run.info(), render.info(run.info()), as_json)
+
+
+@app.command()
+def plan(
+    what: Annotated[Path, typer.Argument(metavar="RUN|CONFIG.toml", help="directory of a run, or a TOML file")],
+    text: Annotated[str | None, typer.Option("--text", help="text file or directory, for a TOML file")] = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """What every stage would cost: gradients, time, bytes on disk and memory; trains and writes nothing."""
+    from fut.api.opening import plan_path
+    from fut.planning import plan as planned
+
+    sys.path.insert(0, os.getcwd())
+    if not what.is_dir() and what.suffix == ".toml":
+        data = {} if text is None else {"text": text}
+        found = planned(load_config(what, settings or (), data=data), device=device, progress=progress(as_json))
+    elif text is not None:
+        raise UsageError(f"plan: expected --text with a TOML file, got {what}; a run's text is fixed")
+    else:
+        found = plan_path(what, settings=settings or (), device=device, progress=progress(as_json))
+    answer(found.as_dict(), render.costs(found), as_json)
+
+
+@app.command()
+def cache(
+    path: RunPath,
+    terms: Annotated[
+        str | None,
+        typer.Option(
+            help="comma-separated: adjoint, gradient, norm, update, jvp, second (default: these); curved, reweighting"
+        ),
+    ] = None,
+    readouts: Annotated[
+        str | None,
+        typer.Option(help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name"),
+    ] = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compute the terms that the estimators replay; resumes, and recomputes what `fut check` found damaged."""
+    run = open_run(path, device, as_json)
+    config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
+    names, asked = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
+    repaired = run.repair()
+    say(f"caching on {describe(run.problem.device)}", as_json)
+    plan: CachePlan = run.plan_cache(names, config, asked, adjoint)
+    say(render.plan(plan, repaired), as_json)
+    run.cache(names, config, asked, adjoint)
+    info = run.info()
+    answer({"plan": vars(plan), "repaired": repaired} | info, render.info(info), as_json)
+
+
+def _cache_config(run: Any, settings: list[str] | None) -> CacheConfig:
+    current, given = run.cache_config.model_dump(mode="json"), settings or []
+    if any(not s.strip().startswith(("cache.", "adjoint.")) for s in given):
+        raise UsageError(
+            f"--set: expected keys of the sections `cache` and `adjoint`, got {', '.join(given)}; the rest is fixed by the run"
+        )
+    own = [s for s in given if s.strip().startswith("cache.")]
+    if not own:
+        return run.cache_config
+    changed = load_config(None, own).cache.model_dump(mode="json", exclude_unset=True)
+    return parse_config({"cache": current | changed}).cache
+
+
+def _adjoint_config(run: Any, settings: list[str] | None) -> AdjointConfig | None:
+    """What --set says of the expansion: changes of the stored configuration, or else of the run's own."""
+    return adjoint_settings(run.expansion().config, [s for s in settings or () if s.strip().startswith("adjoint.")])
+
+
+@app.command()
+def estimate(
+    path: RunPath,
+    order: Spec,
+    estimator: EstimatorName = None,
+    partial: Partial = False,
+    known: Annotated[bool, typer.Option(help="answer orders that have been retrained by their truth")] = True,
+    readout: ReadOutName = PROBE,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The probe loss, or another read-out, that training in another order would have given, without training."""
+    run = open_run(path, device, as_json)
+    found = run.estimate([run.order(order, partial)], estimator, known=known, readout=readout)[0]
+    answer(found.as_dict(), estimation_render.estimate(found), as_json)
+
+
+@app.command()
+def endpoint(
+    path: RunPath,
+    order: Spec,
+    out: Annotated[Path, typer.Option("--out", help="safetensors file to write")],
+    estimator: EstimatorName = None,
+    partial: Partial = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write the parameters that another order would have led to, and the probe loss really evaluated there."""
+    run = open_run(path, device, as_json)
+    found = run.endpoint(run.order(order, partial), estimator, out)
+    answer(found.as_dict(), estimation_render.endpoint(found), as_json)
+
+
+@app.command()
+def calibrate(
+    path: RunPath,
+    orders: Annotated[int, typer.Option(help="random orders to retrain")] = 8,
+    seed: Annotated[int, typer.Option(help="seed of the orders; keep it apart from those you verify with")] = SEED,
+    estimator: EstimatorName = None,
+    readout: ReadOutName = PROBE,
+    edit: Annotated[
+        str | None,
+        typer.Option(help=f"orders one random edit away from the reference: {', '.join(CALIBRATED)}; for `fut whatif`"),
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Retrain a few orders and fit an estimator to them: every later estimate then carries a 90 % interval."""
+    run = open_run(path, device, as_json)
+    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.config.consumed} gradients", as_json)
+    found = run.calibrate(orders, seed, estimator, readout, edit)
+    answer(found.as_dict(), estimation_render.calibration(found), as_json)
+
+
+@app.command()
+def verify(
+    path: RunPath,
+    orders: Annotated[int, typer.Option(help="random orders to retrain")] = 32,
+    seed: Annotated[int, typer.Option(help="seed of the orders")] = 0,
+    estimators: Annotated[str | None, typer.Option(help="comma-separated names; default: all that are cached")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG of estimated against retrained losses; default: in the run")
+    ] = None,
+    readout: ReadOutName = PROBE,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Retrain random orders and compare every estimator with them, beside the baseline `reference`."""
+    run = open_run(path, device, as_json)
+    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.config.consumed} gradients", as_json)
+    found = run.verify(orders, seed, estimators.split(",") if estimators else None, readout)
+    picture = accuracy_render.scatter(
+        found, plot or path / "verification" / f"orders-{orders}-seed-{seed}{suffix(found.readout)}.png"
+    )
+    answer(found.as_dict() | {"plot": str(picture)}, accuracy_render.table(found) + f"\npicture: {picture}", as_json)
+
+
+app.command()(lds)
+app.command()(memorize)
+app.command()(domains)
+app.command()(report)
+app.command()(search)
+app.command(cls=InOrder)(whatif)
+
+
+@app.command()
+def info(path: RunPath, device: Device = "cpu", as_json: Json = False) -> None:
+    """What a run is, and what each estimator costs."""
+    found = open_run(path, device, as_json).info()
+    answer(found, render.info(found), as_json)
+
+
+@app.command()
+def check(path: RunPath, as_json: Json = False) -> None:
+    """Verify every checksum of a run and name what is damaged; exit status 1 if anything is."""
+    from fut.api.integrity import check_path
+
+    found = check_path(path)
+    result = {"sound": not found, "damaged": [{"path": d.path, "reason": d.reason} for d in found]}
+    answer(result, render.damages(path, found), as_json)
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command("show-batch")
+def show_batch(
+    path: RunPath,
+    step: Annotated[int, typer.Argument(metavar="STEP", help="step of the window, from 0")],
+    order: Spec = "identity",
+    as_json: Json = False,
+) -> None:
+    """Print which text was in a step."""
+    from fut.api.info import show_step
+
+    found = show_step(open_run(path, "cpu", as_json), step, order)
+    answer({"step": step, "items": found}, render.batch(step, found), as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="directory of the demo's run")],
+    text: Annotated[str | None, typer.Option("--text", help="text file; default: CPython's language reference")] = None,
+    orders: Annotated[int, typer.Option(help="random orders to retrain")] = 32,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train, cache, estimate and verify on real text, in a few minutes; resumes if interrupted."""
+    from fut.api.demo import run_demo
+
+    found, picture = run_demo(out, text, orders, device, progress(as_json), lambda line: say(line, as_json))
+    answer(found.as_dict() | {"plot": str(picture)}, accuracy_render.table(found) + f"\npicture: {picture}", as_json)
+
+
+INTERRUPTED = 130
+"""Exit status of a command that was interrupted by a key."""
+
+
+def main() -> None:
+    """Entry point: expected errors as one message on standard error, exit status 2 (usage) or 1, no traceback."""
+    try:
+        app()
+    except EXPECTED as error:
+        typer.echo(f"fut: {error}", err=True)
+        sys.exit(exit_status(error))
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer turns the former into the latter
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
+        typer.echo("fut: interrupted; what is computed is kept, repeat the command to go on", err=True)
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        typer.echo(f"fut: {error.strerror or error}: {error.filename or ''}; check the path and the disk", err=True)
+        sys.exit(1)

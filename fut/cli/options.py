@@ -1,0 +1,72 @@
+"""What all commands share: how their arguments are written, and how they speak.
+
+A command of a question is a module here: one function that opens the run, says what it will cost, asks, and answers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from estimators.orders.order import NAMES as ORDERS
+from fut.display import format as present
+from fut.display.numbers import jsonable
+from fut.errors import UsageError
+from fut.methods.registry import NAMES
+from fut.progress import Progress, silent, terminal
+
+if TYPE_CHECKING:
+    from fut.api.run import Run
+
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="directory of a reference run")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else there")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
+Spec = Annotated[str, typer.Option("--order", help=f"JSON file, list 3,1,2,0, or {ORDERS}")]
+Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
+EstimatorName = Annotated[
+    str | None,
+    typer.Option("--estimator", help=f"one of {', '.join(NAMES)}; options after colons, as in fut:moments=replayed"),
+]
+ReadOutName = Annotated[
+    str, typer.Option("--readout", help="probe, accuracy, item:I, or package.module:name of a function of the module")
+]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the TOML file")]
+
+
+def progress(quiet: bool) -> Progress:
+    """Bars on a terminal, or none."""
+    return silent if quiet else terminal
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """A line for people, on standard error."""
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+def answer(result: dict[str, Any], text: str, as_json: bool) -> None:
+    """The result on standard output: one JSON object, or text."""
+    typer.echo(present.dumps(jsonable(result)) if as_json else text)
+
+
+def open_run(path: Path, device: str, quiet: bool) -> Run:
+    """The opened run; hooks of its configuration are looked for in the working directory too."""
+    from fut.api.opening import open_run as opened
+
+    sys.path.insert(0, os.getcwd())
+    return opened(path, device=device, progress=progress(quiet))
+
+
+def numbers(option: str, text: str | None) -> list[int] | None:
+    """A comma-separated list of whole numbers from 0; None where the option is not given."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{option}: expected whole numbers from 0 like 0,3,7, got `{text}`; correct the list")
+    return [int(part) for part in parts]

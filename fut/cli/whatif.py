@@ -1,0 +1,162 @@
+"""`fut whatif`: one question by its edits, or a stream of questions as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from fut.cli.options import Device, EstimatorName, Json, Partial, RunPath, Spec, answer, open_run, say
+from fut.display import format as present
+from fut.errors import UsageError
+from fut.orders.editing import EDITS, Edit
+from fut.questions.whatif.result import Change, WhatIf
+from fut.readouts.readout import PROBE
+
+if TYPE_CHECKING:
+    from fut.api.run import Run
+
+
+WRITTEN = "fut.edits"
+Written = list[str] | None
+
+
+class InOrder(TyperCommand):
+    """A command that notes its edits in the order in which they are written, whichever options they are."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[WRITTEN] = list(_written(args))
+        return super().parse_args(ctx, args)
+
+
+def _written(words: list[str]) -> Iterator[str]:
+    """`swap:3,7` for every `--swap 3,7` or `--swap=3,7`."""
+    for place, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option.startswith("--") and option[2:] in EDITS and (equals or place + 1 < len(words)):
+            yield f"{option[2:]}:{value if equals else words[place + 1]}"
+
+
+def whatif(
+    context: typer.Context,
+    path: RunPath,
+    order: Spec = "identity",
+    swap: Annotated[
+        Written, typer.Option("--swap", metavar="STEP,STEP", help="exchange what two steps consume")
+    ] = None,
+    move: Annotated[
+        Written, typer.Option("--move", metavar="FROM,TO", help="move a step's batch to another step")
+    ] = None,
+    drop: Annotated[Written, typer.Option("--drop", metavar="ITEM", help="leave an item out, and its step too")] = None,
+    without: Annotated[
+        Written, typer.Option("--without", metavar="ITEM,…", help="leave items out of their steps, which stay")
+    ] = None,
+    repeat: Annotated[
+        Written, typer.Option("--repeat", metavar="ITEM,STEP", help="train on an item at that step as well")
+    ] = None,
+    replace: Annotated[Written, typer.Option("--replace", metavar="ITEM,ITEM", help="an item by another")] = None,
+    sort: Annotated[
+        Written,
+        typer.Option(
+            "--sort", metavar="SCORE[:desc]", help="length, loss, gradient-norm, perplexity-drop, or folding:SCORE:4 …"
+        ),
+    ] = None,
+    queries: Annotated[
+        str | None, typer.Option(metavar="FILE.jsonl|-", help="answer every line: a name, a list, or an object")
+    ] = None,
+    readout: Annotated[
+        Written, typer.Option("--readout", help="probe, accuracy, item:I, items or package.module:name; again for more")
+    ] = None,
+    estimator: EstimatorName = None,
+    verify: Annotated[bool, typer.Option("--verify", help="really train in that order, and say what came out")] = False,
+    known: Annotated[bool, typer.Option(help="answer orders that have been retrained by their truth")] = True,
+    partial: Partial = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """What another order would have changed: edits apply in the order written; or a stream of queries, JSON lines in and out.
+
+    A line is a name (`random:7`), a list (`[3, 1, 2, 0]`), or an object with any of `id`, `order`, `edits` (as
+    `[["swap", 3, 7], ["sort", "loss"]]`) and `readouts`. Answers come in the order of the lines; a line that cannot be
+    answered gets an object with `error`, the rest go on, and the exit status is 1.
+    """
+    run, edits = open_run(path, device, as_json or queries is not None), context.meta[WRITTEN]
+    shared: dict[str, Any] = {"readouts": readout or [PROBE], "estimator": estimator, "verify": verify}
+    shared |= {"known": known, "partial": partial}
+    if queries is None:
+        _say_costs(run, len(run.order(order, partial)), edits, estimator, verify, as_json)
+        found = run.whatif(order, edits, **shared)
+        answer(found.as_dict(), text(found), as_json)
+    elif edits:
+        raise UsageError(
+            f"whatif: expected edits or --queries, got both ({edits[0]}); write the edits into the queries"
+        )
+    elif not _stream(run, queries, order, shared):
+        raise typer.Exit(1)
+
+
+def _say_costs(run: Run, steps: int, edits: list[str], estimator: str | None, verify: bool, quiet: bool) -> None:
+    shorter = steps < run.steps or any(Edit.of(edit).name == "drop" for edit in edits)
+    if shorter and estimator is None and run.default_estimator == "adjoint":
+        say(
+            "an order shorter than the window: the adjoint cannot answer it, an estimator that takes gradients will",
+            quiet,
+        )
+    if verify:
+        say(f"retraining at most {steps} steps", quiet)
+
+
+def _stream(run: Run, queries: str, start: Any, shared: dict[str, Any]) -> bool:
+    """Write an answer a line, as soon as there is one; whether every line could be answered."""
+    sound = True
+    with ExitStack() as opened:
+        lines: Any = sys.stdin if queries == "-" else opened.enter_context(Path(queries).open("rb"))
+        try:
+            for found in run.whatifs(lines, start=start, **shared):
+                sys.stdout.write(json.dumps(found) + "\n")
+                sys.stdout.flush()
+                sound = sound and "error" not in found
+        except BrokenPipeError:  # whoever reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return sound
+
+
+def text(found: WhatIf) -> str:
+    """What was changed, and a row per read-out."""
+    edits = ", ".join(found.edits)
+    named = found.start if len(found.start) <= 60 else f"{found.start[:60]}…"
+    rows = [_row(change) for change in found.changes]
+    header = ["read-out", *rows[0]]
+    table = present.columns([header, *([c.readout, *row.values()] for c, row in zip(found.changes, rows, strict=True))])
+    notes = dict.fromkeys(f"{_by(c)}: {c.note}" for c in found.changes)
+    title = f"{named}, {edits}" if edits else named
+    return "\n".join([title, "Δ: minus the reference order; negative is better for a loss", "", table, "", *notes])
+
+
+def _row(change: Change) -> dict[str, str]:
+    """A read-out's cells by their titles."""
+    interval = "–" if change.delta_interval is None else "{:+.5f} … {:+.5f}".format(*change.delta_interval)
+    interval = "exact" if change.source == "retrained" else interval
+    row = {
+        "unit": change.unit or "–",
+        "Δ": f"{change.delta:+.5f}",
+        "90 % interval of Δ": interval,
+        "value": f"{change.loss:.5f}",
+        "perplexity": present.number(change.perplexity, ".4f"),
+        "Δ perplexity": present.number(change.perplexity_delta, "+.4f"),
+        "by": _by(change),
+    }
+    if change.truth is not None:
+        row |= {"retrained Δ": f"{change.truth - change.reference:+.5f}", "error": f"{change.error:+.5f}"}
+    return row
+
+
+def _by(change: Change) -> str:
+    return "retrained" if change.source == "retrained" else change.estimator

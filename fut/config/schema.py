@@ -1,0 +1,84 @@
+"""The sections of a configuration: what each key means, and which values it may have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Text and how it is cut into items. Lengths in tokens."""
+
+    text: str = Field("", description="file or directory; empty for the language reference inside CPython")
+    tokenizer: str = Field("", description="package.module:name of a callable str -> list of ids; empty for bytes")
+    vocabulary: int = Field(256, ge=2, description="number of token ids; 256 for bytes")
+    items: int = Field(32, ge=1, description="number of items the order permutes")
+    per_step: int = Field(1, ge=1, description="items that each step consumes; a divisor of items")
+    epochs: int = Field(1, ge=1, description="times each item occurs in the reference order")
+    batch: int = Field(16, ge=1, description="sequences per item")
+    context: int = Field(64, ge=2, description="tokens per sequence")
+    probe: int = Field(128, ge=1, description="held-out sequences of the probe set")
+    heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
+    seed: int = Field(0, ge=0, lt=1 << 63)
+
+    @field_validator("per_step")
+    @classmethod
+    def _divides(cls, per_step: int, info: ValidationInfo) -> int:
+        items = info.data.get("items", per_step)  # absent where it is wrong itself
+        if items % per_step:
+            raise ValueError(f"expected a divisor of data.items={items}; change one of the two")
+        return per_step
+
+
+class ModelConfig(Section):
+    """Built-in transformer, or the user's module by hook."""
+
+    width: int = Field(48, ge=1)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    factory: str = Field("", description="package.module:name called with (vocabulary, context)")
+    loss: str = Field("", description="package.module:name called with (module, *item)")
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = Field(0, ge=0, lt=1 << 63)
+
+
+USUAL: dict[str, dict[str, Any]] = {name: {"betas": [0.9, 0.95], "eps": 1e-8} for name in ("adam", "adamw")}
+"""Constants of a rule where none are given: for language models a shorter memory of squares than torch's."""
+
+
+class RuleConfig(Section):
+    """Update rule: a name and its constants."""
+
+    name: str = "adamw"
+    options: dict[str, Any] = Field(default_factory=lambda data: dict(USUAL.get(data.get("name", ""), {})))
+
+
+class ScheduleConfig(Section):
+    """Learning rate over the window's steps."""
+
+    kind: Literal["constant", "linear", "cosine"] = "cosine"
+    rate: float = Field(1e-3, gt=0)
+    warmup: int = Field(0, ge=0)
+    final: float = Field(0.0, ge=0, le=1, description="last rate as a fraction of the first")
+
+
+class WarmupConfig(Section):
+    """Training before the window, on text that no item holds; the same for every order."""
+
+    steps: int = Field(100, ge=0)
+    rate: float = Field(3e-3, gt=0)
+    ramp: int = Field(20, ge=1, description="steps of linear ramp to the rate")
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError("expected names that are not empty, each once")
+    return names
+
+
+ReadOuts = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]

@@ -1,0 +1,264 @@
+"""Calibration: retrain a few orders, learn an estimator's offset, slope and residual spread on this run, keep them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
+from estimators.orders.order import Order, random_order
+from fut.display.notebook import COLOURS, Shown, labelled
+from fut.errors import UsageError
+from fut.methods.adjoint.config import ADDED
+from fut.methods.adjoint.positions import reads_held
+from fut.methods.batching import raw_estimates
+from fut.methods.registry import base_name, require_movable
+from fut.orders.editing import random_edits
+from fut.readouts.readout import PROBE, ReadOut, require_same_value, suffix
+from storage import FORMAT, Manifest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from fut.api.run import Run
+
+
+DIRECTORY = "calibration"
+SEED = 1_000_003
+"""Default seed of calibration orders, apart from the seeds that anybody verifies with."""
+TRIES = 20
+VALUE = "reference_value"
+LATER = ("fine", "spacing", "control", "draw", "apart", "rank", "curvatures", "anchor_error")
+"""Fields of an expansion's configuration that came after the first calibrations."""
+
+
+@dataclass(frozen=True)
+class Calibrated(Shown):
+    """A fitted calibration of an estimator of one read-out, and what it was fitted on, in the read-out's unit.
+
+    variance: mean sampling variance of those estimates. edit: the kind of edit of the reference order that each of the
+    orders is one of, or None for random orders; anchor: then, the reference order's value, which the fit passes through.
+    """
+
+    fit: Calibration
+    estimator: str
+    orders: list[Any]
+    digests: list[str]
+    truths: list[float]
+    estimates: list[float]
+    variance: float
+    seed: int
+    readout: str = PROBE
+    unit: str = "nats/token"
+    edit: str | None = None
+    anchor: float | None = None
+
+    @property
+    def fitted_on(self) -> str:
+        """What it was fitted on, in words."""
+        return f"{self.fit.count} retrained orders" + (
+            f", each one `{self.edit}` away from the reference" if self.edit else ""
+        )
+
+    def nearer(self, reference: float, share: float) -> Calibrated:
+        """What it says of orders near to the reference order (`estimators.distance`): as it is for a share of 1, and where it was
+        fitted to single edits."""
+        if share >= 1 or self.edit is not None:
+            return self
+        return replace(self, fit=self.fit.nearer(reference, share), variance=min(1.0, 2 * share) * self.variance)
+
+    def interval(self, estimate: float, variance: float = 0.0) -> tuple[float, float]:
+        """90 % interval of the retrained loss, wider where the sample of coordinates is worse than it was here."""
+        return self.fit.interval(estimate, max(variance - self.variance, 0.0))
+
+    def as_dict(self) -> dict[str, Any]:
+        fit = self.fit
+        return {
+            "estimator": self.estimator,
+            "offset": fit.offset,
+            "slope": fit.slope,
+            "residual_sd": fit.sd,
+            "degrees_of_freedom": fit.freedom,
+            "level": LEVEL,
+            "readout": self.readout,
+            "unit": self.unit,
+            "orders": self.orders,
+            "digests": self.digests,
+            "true_losses": self.truths,
+            "estimated_losses": self.estimates,
+            "sampling_variance": self.variance,
+            "seed": self.seed,
+            "edit": self.edit,
+        }
+
+    def title(self) -> str:
+        return f"{self.estimator} of {self.readout}: truth = {self.fit.offset:+.5f} {self.fit.slope:+.4f} × estimate"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per retrained order: its true value, the estimate, and the calibrated one with its interval."""
+        rows = []
+        for digest, true, guess in zip(self.digests, self.truths, self.estimates, strict=True):
+            ends = dict(zip(("low", "high"), self.interval(guess), strict=True))
+            rows.append(
+                {"order": digest[:12], "true": true, "estimate": guess, "calibrated": self.fit.correct(guess)} | ends
+            )
+        return rows
+
+    def units(self) -> dict[str, str]:
+        return dict.fromkeys(("true", "estimate", "calibrated", "low", "high"), self.unit)
+
+    def notes(self) -> list[str]:
+        spread = f"{self.fit.sd:.2g} {self.unit}".rstrip()
+        return [
+            f"residual sd {spread} on {self.fit.freedom} degrees of freedom; low … high: 90 % interval of a new order"
+        ]
+
+    def draw(self, axes: Axes) -> None:
+        """True against estimated values, the fit, and its 90 % intervals."""
+        low, high = min(self.estimates), max(self.estimates)
+        at = [low + (high - low) * i / 40 for i in range(41)]
+        band = [self.interval(value) for value in at]
+        axes.plot(at, [self.fit.correct(value) for value in at], color=COLOURS[0], label="fit")
+        axes.fill_between(
+            at,
+            [b for b, _ in band],
+            [t for _, t in band],
+            color=COLOURS[0],
+            alpha=0.15,
+            linewidth=0,
+            label="90 % interval",
+        )
+        axes.scatter(self.estimates, self.truths, s=18, color=COLOURS[1], zorder=3, label="retrained orders")
+        axes.set(xlabel=labelled("estimate", self.unit), ylabel=labelled("retrained", self.unit))
+        axes.legend(fontsize="small", frameon=False)
+
+
+def calibrate_run(
+    run: Run, count: int, seed: int, estimator: str, readout: str = PROBE, edit: str | None = None
+) -> Calibrated:
+    """Retrain `count` random orders (kept, as every truth is), estimate them, fit, and store the fit in the run.
+
+    edit: a kind of edit, for orders one random edit of that kind away from the reference in place of random ones.
+    """
+    if estimator in ("retrain", "reference"):
+        raise UsageError(
+            f"calibrate: expected an estimator, got `{estimator}`, which has nothing to calibrate; name another"
+        )
+    if edit != "without":
+        require_movable("calibrate", [estimator])
+    if count < 3:
+        raise UsageError(f"calibrate: expected at least 3 orders, got {count}; 8 is a good number")
+    orders, asked = _orders(run, count, seed, edit), run.readouts.get(readout)
+    estimates, variances = raw_estimates(run.estimator(estimator, readout=asked.name), orders)
+    with run.progress("retraining", count * run.steps) as tick:
+        truths = [run.readouts.truth(asked, run.retrain(order, lambda step, state: tick())) for order in orders]
+    content = {
+        "estimator": estimator,
+        "orders": [o.tolist() for o in orders],
+        "digests": [o.digest for o in orders],
+        "truths": truths,
+        "estimates": estimates,
+        "variance": sum(variances) / count,
+        "seed": seed,
+    } | _asked(asked)
+    content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(asked)}
+    found = _fitted(content)  # refuses what cannot be fitted before anything is written
+    path = _path(run.path, estimator, asked.name, edit)
+    path.parent.mkdir(exist_ok=True)
+    environment = {"basis": _basis(run, estimator, asked.name), VALUE: run.readouts.at_reference(asked)}
+    Manifest("calibration", FORMAT, content, environment).write(path)
+    return found
+
+
+def _orders(run: Run, count: int, seed: int, edit: str | None) -> list[Order]:
+    if edit is None:
+        return fresh_orders(run, count, seed, (), "calibrate")
+    drawn = random_edits(run.reference, edit, count, seed)
+    return [one.apply(run.reference, lambda order, key: order) for one in drawn]
+
+
+def _asked(readout: ReadOut) -> dict[str, str]:
+    """What a calibration says of its read-out: nothing for the probe loss, as in files of earlier versions."""
+    return {} if readout.name == PROBE else {"readout": readout.name, "unit": readout.unit}
+
+
+def read_calibration(run: Run, estimator: str, readout: str = PROBE, edit: str | None = None) -> Calibrated | None:
+    """The calibration of this estimator of a read-out on this run, if there is one: on random orders, or on a kind of edit.
+
+    None where its terms have been made anew since. ModelError where a user's read-out is another function now.
+    """
+    path = _path(run.path, estimator, readout, edit)
+    if not path.exists():
+        return None
+    found, asked = Manifest.read(path), run.readouts.get(readout)
+    if found.environment.get("basis") != _basis(run, estimator, readout):
+        return None
+    if asked.pinned:
+        require_same_value(readout, found.environment[VALUE], run.readouts.at_reference(asked), str(path))
+    return _fitted(found.identity)
+
+
+def answers_from(run: Run, estimator: str, readout: str) -> str:
+    """Digest of what an estimator's answers are made from: its terms, and its calibration where there is one."""
+    fit = read_calibration(run, estimator, readout)
+    fitted = [] if fit is None else [fit.truths, fit.estimates]
+    return hashlib.sha256(json.dumps([_basis(run, estimator, readout), fitted]).encode()).hexdigest()
+
+
+def _basis(run: Run, estimator: str, readout: str) -> str:
+    """Digest of what the estimates are made from: run, read-out, and the configuration of the terms that they replay."""
+    name, config = base_name(estimator), {}
+    if name in ("adjoint", "positions"):
+        expansion = run.expansion()
+        later = {n for n in LATER if getattr(expansion.config, n) == ADDED[n]}  # earlier versions had no such
+        config = expansion.config.model_dump(mode="json", exclude={"readouts", *later, *expansion.config.idle()})
+        config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
+        if name == "adjoint" and expansion.functionals and readout == expansion.names[0]:
+            config["bend"] = "table"  # earlier versions replayed the functionals
+        if name == "positions" and reads_held(expansion):
+            config["table"] = "held by steps"  # earlier versions read it as it comes, or held by an order's sums
+        if name == "adjoint" and expansion.controlled:
+            config["control"] = "held by steps"  # and so with what a sample is drawn for
+    elif name == "curved":
+        config = run.base().settings()
+    elif name == "reweighting":
+        about = run.sensitivities()
+        config = about.config.model_dump(mode="json", exclude={"readouts"}) | {"readouts": about.names}
+    elif name in ("fut", "fut++", "replay"):
+        config = run.cache_config.model_dump(mode="json", exclude={"item_block"})
+    asked = {} if readout == PROBE else {"readout": readout}
+    content = json.dumps({"run": run.manifest.identity, "terms": config} | asked, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def fresh_orders(run: Run, count: int, seed: int, used: Collection[str], asking: str = "verify") -> list[Order]:
+    """The first `count` random orders of a seed that train differently from one another and from the reference order, and whose
+    digests are not among `used`: none that was calibrated on. UsageError, in the name of who is asking, for too few."""
+    seen, found = {run.problem.canonical(run.reference)}, list[Order]()
+    for i in range(TRIES * count):
+        order = random_order(run.reference, seed, i)
+        own = run.problem.canonical(order)
+        if own not in seen and order.digest not in used:
+            found.append(order)
+        seen.add(own)
+        if len(found) == count:
+            return found
+    raise UsageError(
+        f"{asking}: expected {count} random orders, each another one, none of them the reference order's or calibrated on; got "
+        f"{len(found)} among {TRIES * count}; ask for fewer --orders, or calibrate on fewer"
+    )
+
+
+def _fitted(content: dict[str, Any]) -> Calibrated:
+    true, guess, anchor = content["truths"], content["estimates"], content.get("anchor")
+    fit = calibrate(true, guess) if anchor is None else calibrate_anchored(true, guess, anchor)
+    return Calibrated(fit, **content)
+
+
+def _path(run_path: Path, estimator: str, readout: str, edit: str | None) -> Path:
+    near = "" if edit is None else f"-edit-{edit}"
+    return run_path / DIRECTORY / f"{estimator.replace(':', '+')}{suffix(readout)}{near}.json"

@@ -1,0 +1,62 @@
+"""Endpoints: the parameters that an order leads to, as a file that loads back into the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save
+from torch import Tensor
+
+from estimators.orders.order import Order
+from fut.errors import UsageError
+from fut.estimation.results import Endpoint
+from fut.methods.pairwise.taylor import Fut
+from storage import fingerprint, write_bytes
+
+if TYPE_CHECKING:
+    from fut.api.run import Run
+
+
+def write_endpoint(run: Run, order: Order, estimator: str, out: Path, **options: str) -> Endpoint:
+    """Rebuild the endpoint, evaluate the probe loss there, write the parameters; names as in `module.state_dict()`."""
+    if out.is_dir():
+        raise UsageError(f"endpoint: expected a file to write, got the directory {out}; name a file in it with --out")
+    theta, estimated, error, theory, caution = _rebuild(run, order, estimator, **options)
+    evaluated = run.problem.probe_loss(theta)
+    metadata = {
+        "format": "pt",
+        "fut.methods.base": estimator,
+        "fut.order": order.digest,
+        "fut.api.run": fingerprint(run.manifest.identity),
+        "fut.estimated_loss": repr(estimated),
+        "fut.evaluated_loss": repr(evaluated),
+    }
+    parameters = {n: p.cpu().contiguous() for n, p in run.problem.objective.state_dict(theta).items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, save(parameters, metadata))  # `save_file` hides a full disk in an error of its own
+    return Endpoint(out, estimator, order.digest, estimated, evaluated, error, theory, caution)
+
+
+def _rebuild(
+    run: Run, order: Order, name: str, **options: str
+) -> tuple[Tensor, float, float | None, float | None, str]:
+    """Parameters [D], the estimator's loss, the sketch's measured and theoretical reconstruction errors, and what the estimator
+    says against itself."""
+    if name == "retrain":
+        truth = run.retrain(order)
+        return truth.theta, truth.loss, None, None, ""
+    estimator = run.estimator(name, **options)
+    positions = estimator.positions([order])
+    loss = estimator.losses(positions, len(order))[0]
+    theta = estimator.endpoint(positions[0], len(order))
+    if not isinstance(estimator, Fut):
+        return theta, loss, None, None, estimator.caution()
+    return theta, loss, reconstruction_error(run, estimator), estimator.sketch.reconstruction_error(), ""
+
+
+def reconstruction_error(run: Run, estimator: Fut) -> float:
+    """|P^T P x - x| / |x| for x the displacement of the whole reference run."""
+    moved = run.state(run.steps).theta - run.state(0).theta
+    rebuilt = estimator.sketch.lift(estimator.sketch.project(moved))
+    return ((rebuilt - moved).norm() / moved.norm()).item()

@@ -1,0 +1,187 @@
+"""What a question is answered with: small values, each with its units and its interval or the word that it has none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estimators.orders.order import Order
+from fut.display.notebook import COLOURS, GREY, MARKERS, Shown, labelled
+from fut.display.numbers import jsonable, perplexity
+from fut.readouts.readout import PROBE, ReadOut
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from fut.estimation.calibration import Calibrated
+
+
+UNCALIBRATED = "no interval: this estimator is not calibrated on this run; `fut calibrate RUN` does that"
+BASELINE = "no interval: the baseline answers the reference order's loss whatever the order; name another estimator"
+IN_PLACE = "no interval: random orders cannot calibrate this estimator; `fut lds RUN` measures its error"
+DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use another estimator"
+
+
+@dataclass(frozen=True)
+class Estimate(Shown):
+    """The read-out under one order.
+
+    loss: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
+    delta: that minus the reference order's. interval: 90 % interval of the value, or None, and then `note` says why.
+    source: `estimate`, or `retrained` where the order has really been trained and the truth is known.
+    """
+
+    loss: float
+    delta: float
+    interval: tuple[float, float] | None
+    estimator: str
+    order: str
+    source: str = "estimate"
+    note: str = UNCALIBRATED
+    readout: str = PROBE
+    unit: str = "nats/token"
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(loss), per token; None for a read-out that is no loss in nats/token."""
+        return perplexity(self.loss) if self.unit == "nats/token" else None
+
+    def as_dict(self) -> dict[str, Any]:
+        return jsonable(asdict(self) | {"perplexity": self.perplexity})
+
+    def title(self) -> str:
+        return Estimates([self]).title()
+
+    def rows(self) -> list[dict[str, Any]]:
+        return Estimates([self]).rows()
+
+    def units(self) -> dict[str, str]:
+        return Estimates([self]).units()
+
+    def notes(self) -> list[str]:
+        return [self.note]
+
+    def draw(self, axes: Axes) -> None:
+        Estimates([self]).draw(axes)
+
+
+class Estimates(list[Estimate], Shown):
+    """Estimates of one read-out under several orders, in the order that was asked; a list that shows itself in a notebook."""
+
+    @property
+    def _unit(self) -> str:
+        return self[0].unit if self else ""
+
+    def title(self) -> str:
+        named = self[0].readout if self else "nothing"
+        return f"{named} under {len(self)} order{'' if len(self) == 1 else 's'}; Δ against the reference order"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per order: its value, `delta` against the reference order, and the interval `low` … `high` of the value."""
+        return [
+            {"order": e.order[:12], "loss": e.loss, "delta": e.delta}
+            | dict(zip(("low", "high"), e.interval or (None, None), strict=True))
+            | {"perplexity": e.perplexity, "estimator": e.estimator, "source": e.source}
+            for e in self
+        ]
+
+    def units(self) -> dict[str, str]:
+        return dict.fromkeys(("loss", "delta", "low", "high"), self._unit)
+
+    def notes(self) -> list[str]:
+        return list(dict.fromkeys(e.note for e in self))
+
+    def draw(self, axes: Axes) -> None:
+        """`delta` of every order in turn, with its interval; retrained orders as squares."""
+        axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="reference")
+        for number, source in enumerate(("estimate", "retrained")):
+            chosen = [(place, e) for place, e in enumerate(self) if e.source == source]
+            ends = [e.interval or (math.nan, math.nan) for _, e in chosen]
+            spread = [[e.loss - low for (_, e), (low, _) in zip(chosen, ends, strict=True)]]
+            spread += [[high - e.loss for (_, e), (_, high) in zip(chosen, ends, strict=True)]]
+            style: dict[str, Any] = {"color": COLOURS[number], "fmt": MARKERS[number], "markersize": 4, "capsize": 2}
+            if chosen:
+                axes.errorbar([p for p, _ in chosen], [e.delta for _, e in chosen], spread, label=source, **style)
+        axes.set(xlabel="order, as asked", ylabel=labelled("Δ against the reference order", self._unit))
+        axes.legend(fontsize="small", frameon=False)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Parameters of one order, written to a file, and what they are worth.
+
+    estimated_loss: the estimator's own figure; evaluated_loss: the probe loss really evaluated at these parameters
+    [nats/token]. sketch_error: relative error |P^T P x - x| / |x| of rebuilding parameters from the sketch, measured on
+    the reference run's own displacement; None where no sketch is involved. caution: what the estimator says against itself.
+    """
+
+    path: Path
+    estimator: str
+    order: str
+    estimated_loss: float
+    evaluated_loss: float
+    sketch_error: float | None
+    sketch_error_theory: float | None
+    caution: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        more = {
+            "path": str(self.path),
+            "estimated_perplexity": perplexity(self.estimated_loss),
+            "evaluated_perplexity": perplexity(self.evaluated_loss),
+            "interval": None,
+            "note": "no interval: the evaluated loss is exact for these parameters; how near they are to those of really "
+            "training in this order is what `fut verify` measures" + (f"; {self.caution}" if self.caution else ""),
+            "unit": "nats/token",
+        }
+        return jsonable(asdict(self) | more)
+
+
+def estimated(
+    order: Order,
+    estimator: str,
+    loss: float,
+    variance: float,
+    reference: float,
+    calibration: Calibrated | None,
+    readout: ReadOut,
+    own_error: float | None = None,
+    share: float = 1.0,
+) -> Estimate:
+    """An estimator's figure: calibrated, with its interval, or with the word that it has none.
+
+    share: how much an order has of what random ones, which the calibration is of, have in common (`estimators.distance`).
+    own_error: what the estimator errs by on runs that it is made of (standard deviation), where it is made of real ones.
+    """
+    asked = {"readout": readout.name, "unit": readout.unit}
+    if not math.isfinite(loss):
+        return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED, **asked)
+    if calibration is None:
+        note = BASELINE if estimator == "reference" else _uncalibrated(estimator, variance, readout.unit, own_error)
+        return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
+    near = calibration.nearer(reference, share)
+    corrected, interval = near.fit.correct(loss), near.interval(loss, variance)
+    note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
+    if near is not calibration:
+        note += f"; so near to the reference order {100 * share:.2g} % of random orders' offset is taken, and a narrower interval"
+    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
+
+
+def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float | None) -> str:
+    """Why there is no interval, and what is known of the error without one."""
+    parts = [IN_PLACE if estimator.partition(":")[0] == "reweighting" else UNCALIBRATED]
+    if own_error is not None:
+        off = f"on the few real runs that it is made of it errs by {own_error:.2g} {unit}".rstrip()
+        parts.append(f"{off} (standard deviation, a common offset aside), on others rather by more")
+    if variance:
+        parts.append(f"its sampling error over coordinates alone is {variance**0.5:.2g} {unit}".rstrip())
+    return "; ".join(parts)
+
+
+def known_truth(order: Order, estimator: str, loss: float, reference: float, readout: ReadOut) -> Estimate:
+    """The value after really training, whose interval is a point."""
+    note = "this order has really been trained on this run; the figure is the truth, not an estimate"
+    asked = {"readout": readout.name, "unit": readout.unit}
+    return Estimate(loss, loss - reference, (loss, loss), estimator, order.digest, "retrained", note, **asked)

@@ -1,0 +1,136 @@
+"""How many anchors: by what interpolating item gradients between them errs by, on a few items, before the others are taken.
+
+For each number of anchors in turn, the gradients of a few items half-way between neighbouring anchors are compared with those
+interpolated: anchors that are left out of twice as many. What counts is what the first read-out makes of the difference, in the
+table of positions, beside what it makes of the items' own differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from estimators.adjoint import anchors_around
+from estimators.position_table import StepStates, chunked_values
+from estimators.rules.base import global_norm
+from estimators.state import State
+from fut.progress import Progress
+from storage import CheckpointStore
+
+if TYPE_CHECKING:
+    from fut.methods.adjoint.pipeline import Expansion
+
+
+COUNTS = (3, 5, 9)
+"""Numbers of anchors that are tried; the last is taken where no other will do."""
+PILOTS = 8
+"""Items whose gradients are compared."""
+SEEDS = 1 << 61
+"""Added to the expansion's seed for drawing them."""
+
+
+class Choice(NamedTuple):
+    """What was chosen. anchors: steps; errors: of each number of anchors that was tried, `interpolation_error`; pilots: steps at
+    which a few items' gradients were taken for it."""
+
+    anchors: list[int]
+    errors: dict[int, float]
+    pilots: int
+
+
+def read_choice(store: CheckpointStore) -> Choice:
+    found = store.read(0)
+    errors = dict(zip(found.arrays["tried"].tolist(), found.arrays["error"].tolist(), strict=True))
+    return Choice(found.arrays["anchors"].tolist(), errors, int(found.attributes["pilots"]))
+
+
+def run_choice(expansion: Expansion, progress: Progress) -> None:
+    """Write which steps are the anchors, and what was found of each number that was tried; nothing where they are configured."""
+    if expansion.config.anchors or expansion.chosen.has(0):
+        return
+    tried: dict[int, float] = {}
+    for count in COUNTS[:-1]:
+        anchors, middles = expansion.spread(count), between(expansion, count)
+        _run_pilots(expansion, [*anchors, *middles], count, progress)
+        tried[count] = interpolation_error(expansion, anchors, middles) if middles else 0.0
+        if tried[count] <= expansion.config.anchor_error:
+            break
+    count = count if tried[count] <= expansion.config.anchor_error else COUNTS[-1]  # an error that is no number is none
+    arrays = {
+        "anchors": np.array(expansion.spread(count)),
+        "tried": np.array(list(tried)),
+        "error": np.array(list(tried.values())),
+    }
+    expansion.chosen.write(0, arrays, {"pilots": len(expansion.pilots.steps())}, replace=True)
+
+
+def between(expansion: Expansion, count: int) -> list[int]:
+    """The steps half-way between so many anchors and their neighbours; none where they leave no step between them."""
+    return sorted(set(expansion.spread(2 * count - 1)) - set(expansion.spread(count)))
+
+
+def most_pilots(expansion: Expansion) -> int:
+    """Steps at which a few items' gradients are taken, at most; none where the anchors' number is configured."""
+    if expansion.config.anchors:
+        return 0
+    return len(set().union(*({*expansion.spread(c), *between(expansion, c)} for c in COUNTS[:-1])))
+
+
+def pilot_gradients(expansion: Expansion) -> int:
+    """Gradients of items that choosing took, or can take at most."""
+    if expansion.config.anchors:
+        return 0
+    choice = expansion.choice
+    return len(pilot_items(expansion)) * (most_pilots(expansion) if choice is None else choice.pilots)
+
+
+def pilot_items(expansion: Expansion) -> list[int]:
+    """The items that are compared, ascending."""
+    draw = torch.Generator().manual_seed(expansion.config.seed + SEEDS)
+    found: list[int] = torch.randperm(expansion.problem.config.data.items, generator=draw)[:PILOTS].tolist()
+    return sorted(found)
+
+
+def _run_pilots(expansion: Expansion, steps: Sequence[int], count: int, progress: Progress) -> None:
+    missing = [step for step in sorted(steps) if not expansion.pilots.has(step)]
+    with progress(f"are {count} anchors enough?", len(missing)) as tick:
+        for step in missing:
+            found = expansion.problem.item_gradients(expansion.state(step).theta, pilot_items(expansion))
+            arrays = {"gradient": found.cpu().numpy(), "norm": global_norm(found).cpu().numpy()}
+            expansion.pilots.write(step, arrays, {})
+            tick()
+
+
+def interpolation_error(expansion: Expansion, anchors: Sequence[int], middles: Sequence[int]) -> float:
+    """Root mean square, over items and the steps between anchors, of what interpolation changes in the first read-out's table of
+    positions, in that of the table's own differences between items. What all items have in common no order feels."""
+    wrong = spread = 0.0
+    ends = dict(pairwise(anchors))
+    for step in middles:
+        low, high, share = anchors_around(anchors, step)
+        before, after, true = (_pilot(expansion, s) for s in (anchors[low], anchors[high], step))
+        guess = tuple((1.0 - share) * a + share * b for a, b in zip(before, after, strict=True))
+        values, guessed = (_values(expansion, step, *found) for found in (true, guess))
+        width = ends[anchors[low]] - anchors[low]
+        wrong += width * (guessed - values).var(correction=0).item()
+        spread += width * values.var(correction=0).item()
+    return (wrong / spread) ** 0.5 if spread else 0.0
+
+
+def _pilot(expansion: Expansion, step: int) -> tuple[Tensor, Tensor]:
+    read, device = expansion.pilots.read_array, expansion.problem.device
+    gradient, norm = (torch.from_numpy(read(step, name)).to(device) for name in ("gradient", "norm"))
+    return gradient, norm
+
+
+def _values(expansion: Expansion, step: int, gradients: Tensor, norms: Tensor) -> Tensor:
+    """Of the first read-out, what these gradients are worth at a step: [items], float64."""
+    problem, (before, after, costate) = expansion.problem, expansion.around(step)
+    states = StepStates(before, after, State(costate.theta[:1], {k: b[:1] for k, b in costate.memory.items()}, {}))
+    found = chunked_values(problem.rule, problem.rate(step), states, gradients, norms)
+    return torch.stack([values[0].sum(-1) for _, values in found]).sum(0)

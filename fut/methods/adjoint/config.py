@@ -1,0 +1,117 @@
+"""Settings of the adjoint method."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fut.config.schema import ReadOuts, Section
+
+
+class AdjointConfig(Section):
+    """The expansion about the centre that the adjoint estimator reads."""
+
+    centre: Literal["ensemble", "mixture"] = Field(
+        "ensemble",
+        description="what is expanded about: the mean of runs under a few orders, with curvature averaged over them, or one "
+        "trajectory of which every step averages transitions",
+    )
+    mixture: int = Field(
+        4, ge=1, description="how many runs, or transitions in every step, each of as many items as a step consumes"
+    )
+    curvature: Literal["items", "pooled"] = Field(
+        "pooled",
+        description="Hessian-vector products of the centre's own items, or of one batch drawn from all items",
+    )
+    pool: int = Field(2, ge=1, description="size of that batch, in steps (items per step each)")
+    draw: Literal["balanced", "independent"] = Field(
+        "balanced",
+        description="whether every sample occurs once in consecutive batches before any occurs again, or each step draws anew",
+    )
+    functionals: int = Field(
+        8, ge=0, description="directions along which the first read-out is read quadratically; 0 for a linear reading"
+    )
+    products: Literal["difference", "exact"] = Field(
+        "difference",
+        description="Hessian-vector products of the fine read-outs' sweep, by difference (one-sided for items, whose gradients "
+        "are known) or torch.func; functionals and coarse read-outs have one-sided differences",
+    )
+    fine: int = Field(
+        0,
+        ge=0,
+        description="how many of the read-outs, the first ones, have products on the whole pool; the others have theirs as "
+        "functionals do, at an eighth of the cost; 0 for all",
+    )
+    rank: int = Field(
+        0,
+        ge=0,
+        description="Ritz pairs of curvature with which orders are replayed, at each of `curvatures` checkpoints of the centre; "
+        "what they do to first order is in the sweep already, and is taken off (of a linear rule without clipping that is all); "
+        "0 for a replay without curvature",
+    )
+    curvatures: int = Field(4, ge=1, description="checkpoints of the centre at which those are taken")
+    anchors: int = Field(
+        3,
+        ge=0,
+        description="checkpoints of the centre at which item gradients are taken; 0 for 3, 5 or 9, whichever is enough for "
+        "`anchor_error`",
+    )
+    anchor_error: float = Field(
+        0.05,
+        gt=0,
+        description="with anchors = 0, what gradients half-way between two anchors may err by once interpolated: as a share of "
+        "what items differ by, both as the first read-out feels them",
+    )
+    spacing: Literal["rate", "steps"] = Field(
+        "rate", description="whether anchors are spread evenly over the sum of learning rates, or over steps"
+    )
+    coordinates: int = Field(
+        0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
+    )
+    simulated: int = Field(4, ge=1, description="simulated orders behind the sampling probabilities")
+    control: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether the table of positions is taken on all coordinates as a control variate of a sample of them; auto: "
+        "while it has at most 32768 entries (steps times items), as each takes a step of the rule on all parameters",
+    )
+    readouts: ReadOuts = Field(
+        ["probe"],
+        description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
+    )
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    apart: bool = Field(
+        True,
+        description="whether the centre's orders are drawn apart from random orders of the same seed, which a verification may "
+        "hold out; not so in expansions of earlier versions",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What an expansion pins, read-outs aside; fields that earlier versions did not have only where they are not what
+        those did."""
+        usual = {name for name, value in ADDED.items() if getattr(self, name) == value}
+        return self.model_dump(mode="json", exclude={"readouts", *usual, *self.idle()})
+
+    def idle(self) -> set[str]:
+        """Names of fields that have no effect, the others being what they are."""
+        return (set() if self.rank else {"curvatures"}) | ({"anchor_error"} if self.anchors else set())
+
+    @classmethod
+    def stored(cls, identity: dict[str, Any]) -> AdjointConfig:
+        """The configuration that an expansion of this or an earlier version pins."""
+        return cls.model_validate(ADDED | identity)
+
+
+ADDED = {
+    "products": "difference",
+    "fine": 0,
+    "centre": "mixture",
+    "spacing": "steps",
+    "control": "never",
+    "draw": "independent",
+    "apart": False,
+    "rank": 0,
+    "curvatures": 4,
+    "anchor_error": 0.05,
+}
+"""What expansions of earlier versions were made with, which had no such fields."""

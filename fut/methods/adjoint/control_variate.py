@@ -1,0 +1,101 @@
+"""The adjoint's control variate: the table of positions, known on all coordinates, and on every sample that is replayed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from estimators.adjoint import independent_halves
+from estimators.control_variates import SIGNS, control_weights
+from estimators.orders.order import Order
+from estimators.position_table import summed
+from estimators.replay import OrderBatch
+from fut.errors import NotCachedError
+
+if TYPE_CHECKING:
+    from fut.methods.adjoint.pipeline import Expansion
+
+
+Half = Literal["first", "second"]
+SAMPLES: tuple[str | None, ...] = (None, "first", "second")
+"""The samples of an expansion: all coordinates that it keeps, and two independent halves of them."""
+HALVES, SIGNED = 2, 3
+"""Added to the expansion's seed for the draw of halves, and of the signs of the first sample (the next ones' follow)."""
+SUMS = 1 + SIGNS
+ROWS = len(SAMPLES) * SUMS
+"""Sums of one sample: weighted by the inverse of the probabilities, and with random signs; and those of a read-out's samples."""
+
+
+def part_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Tensor]:
+    """Places among the kept coordinates that a sample holds (None for all), and their probabilities in it, float64."""
+    if sample is None:
+        return None, expansion.probabilities
+    first, second, either = independent_halves(expansion.probabilities, expansion.config.seed + HALVES)
+    held = torch.nonzero(first if sample == "first" else second).squeeze(-1)
+    return held, either[held]
+
+
+def weights_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Tensor]:
+    """Places that a sample holds (None for all), and the weights [1 + SIGNS, k] of its sums."""
+    held, probabilities = part_of(expansion, sample)
+    return held, control_weights(probabilities, expansion.config.seed + SIGNED + SAMPLES.index(sample)).to(
+        probabilities.device
+    )
+
+
+def all_weights(expansion: Expansion) -> Tensor:
+    """The weights of all samples one after the other, 0 on coordinates that a sample does not hold: [3 (1 + SIGNS), k]."""
+    rows = []
+    for sample in SAMPLES:
+        held, weights = weights_of(expansion, sample)
+        spread = torch.zeros(SUMS, len(expansion.indices), dtype=torch.float64, device=weights.device)
+        spread[:, slice(None) if held is None else held] = weights
+        rows.append(spread)
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a sample's sums are corrected by, order by order.
+
+    weights: of the sample's sums with random signs [SIGNS, k]. table: [T, 1 + SIGNS, items], what is missing of the sample's own
+    sum of the table of positions as it is taken, then its sums with random signs, taken off; float64. reference: the
+    order that nothing is added to.
+    """
+
+    weights: Tensor
+    table: Tensor
+    reference: Order
+
+    def looked_up(self, batch: OrderBatch) -> Tensor:
+        """What n orders' sums are corrected by, beyond the reference order's: [n, 1 + SIGNS], float64."""
+        own = OrderBatch.pack([self.reference], self.table.device)
+        return summed(self.table, batch) - summed(self.table, own)
+
+
+def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | None:
+    """The control variate of a read-out; None where the expansion has none: all coordinates are kept, or no table of them.
+
+    NotCachedError where blocks of it are missing: estimates without it would be others, and not those that were calibrated.
+    """
+    terms, names = expansion.terms(), ("controlled_positions", "sampled_positions")
+    if not set(names) <= {spec.name for spec in terms.specs} or row >= expansion.fine:
+        return None
+    if missing := terms.missing(list(names)):
+        raise NotCachedError(
+            f"adjoint: expected a complete control variate, got {len(missing)} blocks missing; run `fut cache` on "
+            f"{expansion.directory.parent}"
+        )
+    first = SUMS * (len(SAMPLES) * row + SAMPLES.index(sample))
+
+    def tables(name: str, rows: list[int]) -> Tensor:
+        return torch.stack([torch.from_numpy(terms.read_items(name, t, rows)) for t in range(expansion.steps)]).double()
+
+    table = -tables("sampled_positions", list(range(first, first + SUMS)))
+    table[:, 0] += tables("controlled_positions", [row])[:, 0]
+    device = expansion.problem.device
+    problem = expansion.problem
+    return Control(weights_of(expansion, sample)[1][1:], table.to(device), problem.canonical(problem.reference))

@@ -1,0 +1,305 @@
+"""The adjoint estimator on a run's expansion: goal-oriented replay about the centre, offset by the reference order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from estimators.adjoint import Anchored, AnchoredGradients, DualTransition, partial_sums, weighted_sums
+from estimators.control_variates import signed_variance
+from estimators.errors import OrderError
+from estimators.lowrank import scarcity
+from estimators.orders.order import Order
+from estimators.replay import Listener, RuleTransition, replay
+from estimators.state import State
+from fut.errors import NotCachedError, UsageError
+from fut.methods.adjoint.control_variate import SUMS, Control, Half, control_of, part_of
+from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.quadratic import Bend, bend_of
+from fut.methods.adjoint.replay_curvature import curved_gradients
+from fut.methods.adjoint.tables import RITZ
+from fut.methods.base import Estimator, Reference, expansion_of, one_of
+
+AdjointReading = Literal["linear", "quadratic"]
+CACHED, MINIMUM = 1 << 16, 512
+"""Numbers of one buffer that a batch replays at once, and the least width of a block."""
+Rows = slice | list[int]
+ALL = slice(None)
+
+
+class Adjoint(Estimator):
+    """Exact to first order in curvature, with no gradient per order.
+
+    The estimate is phi(theta_T) + [a(order) - a(reference order)], where a is the dual-weighted read-out about the centre
+    and phi(theta_T) the read-out's true value at the reference endpoint: the reference order, and any order that trains on
+    the same content, gives the reference exactly. For the expansion's first read-out a holds the quadratic term as well,
+    ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> (`fut.functionals`) that are looked up (`fut.bending`), corrected by
+    those of true displacements, of the reference run and of an ensemble's own runs: uncorrected, a common error of c_j would
+    be multiplied by c_j.
+
+    With `adjoint.rank` the replay has low-rank curvature (`fut.lowrank`), whose first-order part is taken off again.
+    Where coordinates are sampled, the linear part has the table of positions for a control variate (`fut.control`).
+
+    A *position* is what an order adds to the reference order's: partial sums over sampled coordinates of the linear part, and of
+    what its sampling variance is known from; then what the control variate adds, and the m functionals.
+
+    reading: `quadratic` (the default where there are functionals), or `linear`, without them. sample: `first` or `second` for
+    one of two independent halves of the sampled coordinates, so that what was chosen by one can be judged by the other; both
+    hold the coordinates that are surely kept.
+    """
+
+    name = "adjoint"
+
+    def __init__(self, reference: Reference, reading: str | None = None, sample: str | None = None) -> None:
+        super().__init__(reference)
+        self.expansion: Expansion = expansion_of(reference, self.name)
+        one_of("sample", sample, Half)
+        self.sample = sample
+        self.row = self.expansion.names.index(reference.readout.name)
+        one_of("reading", reading, AdjointReading)
+        self.functionals = self.expansion.functionals if self.row == 0 and reading != "linear" else 0
+        if reading == "quadratic" and not self.functionals:
+            raise UsageError(
+                f"adjoint: expected an expansion with functionals of `{reference.readout.name}` for a quadratic reading, got "
+                "none; set adjoint.functionals, name that read-out first, and cache anew"
+            )
+        self.rows = [self.row]
+
+    @cached_property
+    def _part(self) -> tuple[Tensor | None, Tensor]:
+        """Which of the expansion's coordinates are replayed [k], None for all of them, and their probabilities."""
+        return part_of(self.expansion, self.sample)
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """Coordinates that are replayed, ascending [k]."""
+        held = self._part[0]
+        return self.expansion.indices if held is None else self.expansion.indices[held]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Their inclusion probabilities [k], float64."""
+        return self._part[1]
+
+    @cached_property
+    def control(self) -> Control | None:
+        """The linear part's control variate; None where there is none."""
+        return control_of(self.expansion, self.row, self.sample)
+
+    @cached_property
+    def bend(self) -> Bend | None:
+        """The functionals of orders; None for a linear reading."""
+        return bend_of(self.expansion, self.sample) if self.functionals else None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether an estimate has a sampling error over coordinates."""
+        return bool((self.probabilities < 1).any())
+
+    @cached_property
+    def _common(self) -> dict[str, Tensor]:
+        """What is replayed whatever the read-out, in memory, by name: [steps, items, k]."""
+        curved = {name: None for name in RITZ if self.expansion.rank}
+        return self._read({"gradient": None, "norm": None, "centre": None, **curved})
+
+    @cached_property
+    def _tables(self) -> dict[str, Tensor]:
+        """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row."""
+        answers = {"answer": self.rows} if self.expansion.rank else {}
+        return self._common | self._read({"weight": self.rows, **answers})
+
+    def _read(self, rows: dict[str, list[int] | None]) -> dict[str, Tensor]:
+        terms = self.expansion.terms()
+        missing = terms.missing(list(rows))
+        if missing:
+            raise NotCachedError(
+                f"adjoint: expected a complete expansion, got one with {len(missing)} blocks missing; run `fut cache RUN`"
+            )
+
+        held = None if self._part[0] is None else self._part[0].cpu()
+
+        def read(name: str, step: int) -> Tensor:
+            chosen = rows[name]
+            found = terms.read(name, step) if chosen is None else terms.read_items(name, step, chosen)
+            if held is None or name in ("norm", "eigenvalue"):
+                return torch.from_numpy(found)
+            return torch.from_numpy(found[..., held.numpy()])
+
+        return {
+            spec.name: torch.stack([read(spec.name, t) for t in range(spec.shape[0])]).to(self.problem.device)
+            for spec in terms.specs
+            if spec.name in rows
+        }
+
+    def share(self, other: Estimator) -> None:
+        if isinstance(other, Adjoint) and (other.expansion.directory, other.sample) == (
+            self.expansion.directory,
+            self.sample,
+        ):
+            self._common = other._common
+
+    @property
+    def rebuilds(self) -> bool:
+        return False
+
+    def ready(self) -> None:
+        assert self._tables
+        assert self.control is None or self.control.table.numel()
+        assert self.bend is None or self.bend.table.numel()
+
+    def width(self) -> int:
+        return 2 * len(self.indices)
+
+    def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
+        """The replay on a block of the sampled coordinates. rows: of the weights that are in memory."""
+        tables, expansion = self._tables, self.expansion
+        gradients = Anchored(expansion.anchors, lambda a: tables["gradient"][a, :, block])
+        norms = None
+        if len(self.indices) < self.problem.objective.size:
+            norms = Anchored(expansion.anchors, lambda a: tables["norm"][a])
+
+        def centre(step: int) -> Tensor:
+            return tables["centre"][step, 0, block]
+
+        def weights(step: int) -> Tensor:
+            return tables["weight"][step, rows, block]
+
+        consumed = AnchoredGradients(gradients, norms, 1.0 / self.probabilities[block])
+        rule, rate = self.problem.rule, self.problem.rate
+        if not expansion.rank:
+            return DualTransition(RuleTransition(rule, rate, consumed), centre, weights)
+        curved = curved_gradients(expansion, consumed, tables, centre, self._scarce)
+        inner = RuleTransition(rule, rate, curved)
+        return DualTransition(inner, centre, weights, curved.response, lambda t: tables["answer"][t, rows, block])
+
+    @cached_property
+    def _scarce(self) -> Tensor:
+        """One over the share of items that touch each coordinate at the anchors [A, k]."""
+        return torch.stack([scarcity([rows]) for rows in self._common["gradient"]])
+
+    @property
+    def _coupled(self) -> bool:
+        """Whether coordinates must be replayed together: for a norm to clip, or curvature that is no diagonal."""
+        return self.problem.rule.clip is not None or bool(self.expansion.rank)
+
+    def _blocks(self, orders: int, rows: int = 1) -> list[slice]:
+        """Coordinates replayed together: as many as stay in a core's cache, all where they act on one another.
+
+        Whole runs of MINIMUM coordinates, which are summed first: the sums do not depend on the blocks.
+        """
+        size = len(self.indices)
+        width = MINIMUM * max(1, CACHED // (orders * MINIMUM * (1 + (rows - 1) // 4)))
+        width = size if self._coupled else width
+        return [slice(first, min(first + width, size)) for first in range(0, size, width)]
+
+    def require_length(self, orders: Sequence[Order]) -> None:
+        """OrderError unless all orders have as many steps as the read-out was swept for."""
+        steps = self.problem.config.steps
+        if any(len(order) != steps for order in orders):
+            raise OrderError(
+                f"adjoint: expected orders of {steps} steps, the length its read-out was swept for, got "
+                f"{min(len(o) for o in orders)}; leave an item out in its step (`without:ITEM`) in place of dropping it, or use "
+                "--estimator curved, replay-exact or retrain"
+            )
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        self.require_length(orders)
+        values, spreads = [], []
+        for block, found in self._contributions(orders, listener):
+            sums = self._sums((found - self._reference[:, block]).double(), block, self.control)
+            values.append(sums[0])
+            spreads.append(sums[1])
+        parts = [torch.cat(part, dim=-1).flatten(1) for part in (values, spreads)]
+        batch = self.batch(orders)
+        return torch.cat([*parts, *(t.looked_up(batch) for t in (self.control, self.bend) if t is not None)], dim=-1)
+
+    def _sums(self, found: Tensor, block: slice, control: Control | None) -> tuple[Tensor, Tensor]:
+        """Partial sums [n, 1, C] of contributions [n, 1, k], and what their variance is known from: the variance of each
+        [n, 1, C], or with a control variate partial sums with random signs [n, SIGNS, C]."""
+        sums, variances = partial_sums(found, self.probabilities[block], MINIMUM)
+        return sums, variances if control is None else weighted_sums(found, control.weights[:, block], MINIMUM)
+
+    def _contributions(
+        self, orders: Sequence[Order], listener: Listener | None = None, rows: Rows = ALL
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Block by block, what its coordinates contribute to the linear part [n, 1, width].
+
+        rows: of the weights that are in memory; [n, rows, width].
+        """
+        steps = self.problem.config.steps
+        start, batch = self._start, self.batch(orders)
+        count = len(self._tables["weight"][0, rows])
+        for block in (blocks := self._blocks(len(orders), count)):
+            transition = self._transition(block, rows)
+            here = State(start.theta[block], {k: b[block] for k, b in start.memory.items()}, start.clock)
+            begun = transition.start(here.rows(len(orders)), count)
+            end = replay(transition, begun, batch, listener=listener if block is blocks[-1] else None)
+            yield block, transition.contributions(end, steps, self._tables["weight"][steps, rows, block])
+
+    @cached_property
+    def _start(self) -> State:
+        """The lifted state that every order starts from, on the sampled coordinates."""
+        return self.reference.state(0).restrict(self.indices)
+
+    @cached_property
+    def _reference(self) -> Tensor:
+        """Contributions of the reference order [rows, k]."""
+        return torch.cat([found[0] for _, found in self._contributions([self.problem.reference])], dim=-1)
+
+    @property
+    def _known_from(self) -> int:
+        """Rows of a position that the linear part's variance is known from."""
+        return 1 if self.control is None else len(self.control.weights)
+
+    def _summed(self, position: Tensor) -> Tensor:
+        """The sum of the linear part, then what its variance is known from: [1 + rows], float64."""
+        extra, last = 0 if self.control is None else SUMS, 0 if self.bend is None else self.bend.sums
+        size = len(position) - extra - last
+        sums = position[:size].view(1 + self._known_from, -1).sum(-1)
+        return sums + position[size : size + extra] if extra else sums
+
+    def _quadratic(self, position: Tensor) -> tuple[float, float]:
+        """What the quadratic term changes against the reference order, and its sampling variance."""
+        return (0.0, 0.0) if self.bend is None else self.bend.read(position[-self.bend.sums :])
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        return [self.reference.loss + self._summed(p)[0].item() + self._quadratic(p)[0] for p in positions]
+
+    @cached_property
+    def _members(self) -> Tensor:
+        """Positions of an ensemble's own runs."""
+        return self.positions(self.expansion.members)
+
+    def own_error(self) -> float | None:
+        """Standard deviation of estimate minus truth over an ensemble's own runs, in the first read-out's unit; common offsets
+        left out. A first idea of the error before any order is retrained, from few runs. None below three: two are mirror images
+        about their mean, where errors of even order are alike."""
+        members = self.expansion.members if self.expansion.ensemble and self.row == 0 else []
+        return self._own_error if len(members) > 2 else None
+
+    @cached_property
+    def _own_error(self) -> float:
+        found = np.array(self.losses(self._members, self.problem.config.steps))
+        return float((found - self.expansion.own_values).std(ddof=1))
+
+    def variances(self, positions: Tensor) -> list[float]:
+        """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept.
+
+        That of the linear part, and of each functional's square to first order; covariances of the parts are left out.
+        """
+        return [self._linear_variance(p) + self._quadratic(p)[1] for p in positions]
+
+    def _linear_variance(self, position: Tensor) -> float:
+        known = self._summed(position)[1:]
+        return (known.sum() if self.control is None else signed_variance(known)).item()
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        raise UsageError(
+            "adjoint: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
+            "use --estimator replay-exact or retrain for an endpoint"
+        )

@@ -1,0 +1,112 @@
+"""The positions estimator: every order as a sum of look-ups in the first-order table of the run's expansion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from estimators.errors import OrderError
+from estimators.orders.order import Order
+from estimators.position_table import look_up
+from estimators.replay import Listener
+from fut.errors import NotCachedError, UsageError
+from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.base import Estimator, Reference, expansion_of
+from storage import TermStore
+
+TABLES = ("controlled_positions", "positions")
+"""Terms that the table may be: as it is held, where tables are of all coordinates, or as it comes."""
+
+
+def held_name(terms: TermStore) -> str | None:
+    """The term that has the table; None in an expansion of an early version."""
+    names = {spec.name for spec in terms.specs}
+    return next((name for name in TABLES if name in names), None)
+
+
+def reads_held(expansion: Expansion) -> bool:
+    """Whether what is read of an expansion is its held table; one that is not there yet will have it where it can."""
+    built = (expansion.directory / "terms").exists()
+    return held_name(expansion.terms()) == TABLES[0] if built else expansion.of_all
+
+
+class Positions(Estimator):
+    """First order in every single placement, blind to how placements act on one another: T look-ups an order.
+
+    The estimate is phi(theta_T) + sum_s [M[s, order(s)] - M[s, reference(s)]], M about the centre: the reference order, and
+    any order that trains on the same content, gives the reference exactly. A *position* is every step's value: [n, T].
+    """
+
+    name = "positions"
+
+    def __init__(self, reference: Reference) -> None:
+        super().__init__(reference)
+        self.expansion: Expansion = expansion_of(reference, self.name)
+        self.row = self.expansion.names.index(reference.readout.name)
+        if self.row >= self.expansion.fine:
+            raise NotCachedError(
+                f"positions: expected a read-out that was swept finely, got `{reference.readout.name}`, of which there is no "
+                "table; set adjoint.fine=0 and cache anew, or use --estimator adjoint"
+            )
+
+    @cached_property
+    def table(self) -> Tensor:
+        """M [T, items], float64, in the read-out's unit; each step's values up to a constant of the step."""
+        terms, wanted = self.expansion.terms(), f"run `fut cache` on {self.expansion.directory.parent}"
+        name = held_name(terms)
+        if name is None:
+            raise NotCachedError(
+                f"positions: expected an expansion with a table of positions, got one of an earlier version; remove "
+                f"{self.expansion.directory}, then {wanted}"
+            )
+        if missing := terms.missing([name]):
+            raise NotCachedError(f"positions: expected a complete table, got {len(missing)} blocks missing; {wanted}")
+        rows = [terms.read_items(name, t, [self.row])[0] for t in range(self.expansion.steps)]
+        return torch.stack([torch.from_numpy(row) for row in rows]).to(self.problem.device)
+
+    @property
+    def rebuilds(self) -> bool:
+        return False
+
+    def ready(self) -> None:
+        assert self.table.numel()
+
+    def width(self) -> int:
+        return self.problem.config.steps
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        steps = self.problem.config.steps
+        for order in orders:
+            if len(order) != steps or not all(order.steps):
+                self._refuse(len(order), sum(not step for step in order.steps))
+        batch = self.batch(orders)
+        idle = (batch.weights.sum(-1) == 0).sum(-1)  # steps whose items are all left out train as empty ones do
+        if idle.any():
+            self._refuse(steps, int(idle.max()))
+        return look_up(self.table, batch)
+
+    def _refuse(self, steps: int, empty: int) -> NoReturn:
+        raise OrderError(
+            f"positions: expected orders of {self.problem.config.steps} steps with an item in each, got {steps} steps, "
+            f"{empty} of them empty; use --estimator adjoint or replay"
+        )
+
+    @cached_property
+    def _own(self) -> Tensor:
+        return self.positions([self.problem.reference])[0]
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        total = torch.zeros_like(positions[:, 0])
+        for column in (positions - self._own).unbind(-1):  # step by step, so that no order depends on its batch
+            total = total + column
+        return (self.reference.loss + total).tolist()
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        raise UsageError(
+            "positions: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
+            "use --estimator replay-exact or retrain for an endpoint"
+        )

@@ -1,0 +1,153 @@
+"""The quadratic term's functionals, order by order: look-ups in a table, one for every step.
+
+A functional c_j = <q_j, delta_T> of the final displacement needs less accuracy than the read-out itself, of which its square
+is a correction: it is taken to first order in every gradient,
+
+    c_j(order)  ~  const + sum_t <lambda_jt, g_order(t)>,
+
+with lambda_jt the mean sensitivity of c_j to a gradient injected at step t, from the backward sweep, and item gradients
+interpolated from the anchors. Linear in the gradients, it holds for steps of several items, weighted ones and empty ones. On all
+coordinates it is exact; on a sample without a control variate it is weighted by 1/p, unbiased, and its sampling variance is
+known from sums with random signs (`estimators.control`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from estimators.adjoint import quadratic_part
+from estimators.control_variates import signed_variance
+from estimators.orders.order import Order
+from estimators.position_table import summed
+from estimators.replay import OrderBatch
+from fut.errors import NotCachedError
+from fut.methods.adjoint.control_variate import SAMPLES, SUMS
+
+if TYPE_CHECKING:
+    from fut.methods.adjoint.pipeline import Expansion
+
+
+SIGNED = 4
+"""Sums with random signs of every functional on a sample: few, since there are many functionals."""
+CHUNK = 1 << 16
+"""Coordinates that are summed at once, in double precision."""
+
+
+def sums_of(expansion: Expansion) -> int:
+    """Rows of the table for every functional: one, or on a sample those of `fut.control.SAMPLES`, each with random signs too."""
+    return 1 if expansion.of_all else len(SAMPLES) * (1 + SIGNED)
+
+
+def sample_weighted(injection: Tensor, weights: Tensor) -> Tensor:
+    """Injections [m, k] on the kept coordinates as the table's rows of a sample take them: [m * sums, k].
+
+    weights: of the samples' sums, as `fut.control.all_weights` has them, of which the first few with random signs are used.
+    """
+    chosen = weights.unflatten(0, (len(SAMPLES), SUMS))[:, : 1 + SIGNED].flatten(0, 1)
+    return (injection.double()[:, None] * chosen).flatten(0, 1)
+
+
+def weighted_by(injection: Tensor, gradients: Tensor) -> Tensor:
+    """Inner products [rows, items] of injections [rows, k] and gradients [items, k], in double precision."""
+    pairs = zip(injection.split(CHUNK, dim=1), gradients.split(CHUNK, dim=1), strict=True)
+    return torch.stack([a.double() @ b.double().T for a, b in pairs]).sum(0)
+
+
+class Response(NamedTuple):
+    """How an order's functionals are read: one that adds `a` has mean + gain (a - origin), [m] each but for the gain.
+
+    A functional that cannot be told is then read as the same for all orders, and its error is not squared.
+    """
+
+    mean: Tensor
+    origin: Tensor
+    gain: float
+
+
+@dataclass(frozen=True)
+class Bend:
+    """What orders add to the functionals, and the quadratic term of that.
+
+    table: [T, m, sums, items], float64: the functionals', then where coordinates are sampled those with random signs.
+    reference: the order that nothing is added to. signs: of the functionals' squares [m]. known: the functionals of the
+    reference run's true displacement [m]. members, own: orders of an ensemble's runs, and the functionals of theirs [c, m]; of a
+    mixture none.
+    """
+
+    table: Tensor
+    reference: Order
+    signs: Tensor
+    known: Tensor
+    members: Sequence[Order]
+    own: Tensor
+
+    @property
+    def sums(self) -> int:
+        """Numbers of an order that `looked_up` gives."""
+        return self.table.shape[1] * self.table.shape[2]
+
+    def looked_up(self, batch: OrderBatch) -> Tensor:
+        """What n orders add beyond the reference order: [n, m * sums], float64."""
+        rows, own = self.table.flatten(1, 2), OrderBatch.pack([self.reference], self.table.device)
+        return summed(rows, batch) - summed(rows, own)
+
+    def split(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """Functionals [m], and their sums with random signs [m, SIGNED] (none where they are exact), of `looked_up`'s row."""
+        sums = found.unflatten(-1, self.table.shape[1:3])
+        return sums[..., 0], sums[..., 1:]
+
+    @cached_property
+    def response(self) -> Response:
+        """About the reference run with gain 1; of an ensemble, whose true values are known too, about the mean of all these runs,
+        with the gain of the regression of true on estimated values, in common for all functionals, between 0 and 1."""
+        nothing = torch.zeros_like(self.known)
+        if len(self.own) < 2:
+            return Response(self.known, nothing, 1.0)
+        added = self.split(self.looked_up(OrderBatch.pack(self.members, self.table.device)))[0]
+        true, guess = torch.cat([self.known[None], self.own]), torch.cat([nothing[None], added])
+        mean, origin = true.mean(0), guess.mean(0)
+        spread = (guess - origin).square().sum()
+        gain = ((guess - origin) * (true - mean)).sum() / spread if spread > 0 else torch.tensor(1.0)
+        return Response(mean, origin, float(gain.clamp(0, 1)))
+
+    def read(self, found: Tensor) -> tuple[float, float]:
+        """½ sum_j s_j c_j² beyond the reference order's, and its sampling variance to first order, from `looked_up`'s row."""
+        (added, signed), (mean, origin, gain) = self.split(found), self.response
+        values, base, nothing = mean + gain * (added - origin), mean - gain * origin, torch.zeros_like(mean)
+        spread = gain**2 * signed_variance(signed) if signed.numel() else nothing
+        change = quadratic_part(values, spread, self.signs) - quadratic_part(base, nothing, self.signs)
+        return change, signed_variance(gain * (self.signs * values) @ signed).item() if signed.numel() else 0.0
+
+
+def outdated(expansion: Expansion) -> NotCachedError:
+    """What is said of an expansion whose functionals were to be replayed: its weights have other rows, and there is no table."""
+    return NotCachedError(
+        f"adjoint: expected an expansion with a table of its functionals, got one of an earlier version; remove "
+        f"{expansion.directory}, then run `fut cache` on {expansion.directory.parent}"
+    )
+
+
+def bend_of(expansion: Expansion, sample: str | None) -> Bend:
+    """The functionals' table on a sample; NotCachedError where it is missing, or blocks of it are."""
+    terms, again = expansion.terms(), f"run `fut cache` on {expansion.directory.parent}"
+    if "functionals" not in {spec.name for spec in terms.specs}:
+        raise outdated(expansion)
+    if missing := terms.missing(["functionals"]):
+        raise NotCachedError(
+            f"adjoint: expected a complete table of functionals, got {len(missing)} blocks missing; {again}"
+        )
+    m, problem = expansion.functionals, expansion.problem
+    count = 1 if expansion.of_all else 1 + SIGNED
+    first = 0 if expansion.of_all else count * SAMPLES.index(sample)
+    rows = [j * sums_of(expansion) + first + row for j in range(m) for row in range(count)]
+    read = [torch.from_numpy(terms.read_items("functionals", t, rows)) for t in range(expansion.steps)]
+    table = torch.stack(read).unflatten(1, (m, count)).to(problem.device)
+    (known, signs), members = expansion.bend, expansion.members if expansion.ensemble else []
+    orders = [problem.canonical(order) for order in (problem.reference, *members)]
+    return Bend(table, orders[0], signs, known, orders[1:], expansion.own_bend)

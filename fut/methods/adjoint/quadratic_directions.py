@@ -1,0 +1,110 @@
+"""Quadratic read-out: the few functionals of the final displacement along which the read-out's bend differs between orders.
+
+To second order phi(theta_T + delta) = phi + <grad phi, delta> + ½ delta' H delta. The adjoint reads the linear term; the
+quadratic one has a mean, which calibration learns, and varies from order to order mostly along a few directions: the
+principal components, in the metric of H, of displacements of simulated orders. Each is a linear functional q_j of delta,
+
+    ½ delta' H delta  ~  ½ sum_j s_j <q_j, delta>²,    q_j = H X u_j / sqrt|e_j|,  X' H X u_j = e_j u_j,  s_j = sign e_j,
+
+for X the simulated displacements (a Nyström approximation of H on their span), and gets the same backward sweep as the
+read-out itself. The displacements are uncurved, of simulated orders: true ones would each cost a training.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fut.models import autodiff as derivatives
+from fut.readouts.readout import PROBE, ReadOut
+from fut.training.problem import Problem
+
+if TYPE_CHECKING:
+    from fut.methods.adjoint.pipeline import Expansion
+
+
+SAMPLES = 4
+"""Simulated orders per functional."""
+CHUNKS = 2
+"""Chunks of the probe set on which its curvature is taken: the directions need no more."""
+SPACE, BUFFERS = 1 << 27, 14
+"""Bytes that simulated orders take while they are replayed, and vectors that each of them takes."""
+RESOLVED = 1e-6
+"""Share of the largest eigenvalue below which a functional is rounding: it is 0 then, and its square counts nothing. A window
+of one step, or a centre of one run, has fewer directions than functionals."""
+STEP = 1e-3
+"""Length of a difference along a displacement, relative to the parameters."""
+
+
+def principal_functionals(expansion: Expansion, readout: ReadOut, count: int) -> tuple[Tensor, Tensor]:
+    """Functionals q [count, D] of the displacement at the end of the window, and their signs [count]; 0, where there are fewer
+    directions than that."""
+    theta = expansion.state(expansion.steps).theta
+    moved = simulated_displacements(expansion, SAMPLES * count)
+    bent = _bend(expansion.problem, readout, theta, moved)
+    gram = _products(moved, bent).cpu().numpy()
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    chosen = np.argsort(-np.abs(values), kind="stable")[:count]
+    kept = np.abs(values[chosen]) > RESOLVED * np.abs(values).max()
+    scale = np.where(kept, np.abs(values[chosen]), np.inf) ** -0.5
+    mixing = torch.from_numpy((vectors[:, chosen] * scale).T.copy()).to(bent)
+    return mixing @ bent, torch.from_numpy(np.sign(values[chosen]) * kept)
+
+
+def simulated_displacements(expansion: Expansion, count: int) -> Tensor:
+    """Displacements from the centre's end [count, D] of runs that take, at every step, one of the centre's own gradients.
+
+    Real gradients, so that directions are those of real orders; no gradient is computed anew.
+    """
+    problem, draw = expansion.problem, np.random.default_rng([expansion.config.seed, 13])
+    chosen = torch.from_numpy(draw.integers(expansion.config.mixture, size=(expansion.steps, count))).to(problem.device)
+    centre, rows = expansion.state(expansion.steps).theta, []
+    together = simulated_together(centre.nbytes)
+    for first in range(0, count, together):
+        picks = chosen[:, first : first + together]
+        state = expansion.start().rows(picks.shape[1])
+        for step in range(expansion.steps):
+            state = problem.rule.step(state, expansion.gradients_of(step)[picks[step]], problem.rate(step))[0]
+        rows.append(state.theta - centre)
+    return torch.cat(rows)
+
+
+def simulated_together(nbytes: int) -> int:
+    """Simulated orders replayed at once, for vectors of so many bytes: as many as keep their buffers small, one at least."""
+    return max(1, SPACE // (BUFFERS * nbytes))
+
+
+def _products(moved: Tensor, bent: Tensor) -> Tensor:
+    """Inner products [n, n] of all pairs of rows, in double precision, some columns at a time."""
+    blocks = zip(moved.split(1 << 16, dim=1), bent.split(1 << 16, dim=1), strict=True)
+    return torch.stack([a.double() @ b.double().T for a, b in blocks]).sum(0)
+
+
+def _bend(problem: Problem, readout: ReadOut, theta: Tensor, moved: Tensor) -> Tensor:
+    """H delta for every displacement [n, D], by one-sided differences of the read-out's gradient."""
+    probe = problem.data.probe[:CHUNKS]
+
+    def gradient(at: Tensor) -> Tensor:
+        if readout.name == PROBE:
+            return derivatives.evaluate_gradient(problem.objective, at, probe)
+        return readout.gradient(at)
+
+    here, scale = gradient(theta), theta.norm()
+    rows = []
+    for delta in moved:
+        if not delta.any():
+            rows.append(torch.zeros_like(delta))
+            continue
+        h = STEP * torch.where(scale > 0, scale, 1.0) / delta.norm().clamp(min=torch.finfo(theta.dtype).tiny)
+        rows.append((gradient(theta + h * delta) - here) / h)
+    return torch.stack(rows)
+
+
+def bend_cost(problem: Problem, readout: str, count: int, cost: int) -> int:
+    """Gradients of `principal_functionals`. cost: those of the read-out's own gradient."""
+    if not count:
+        return 0
+    return (SAMPLES * count + 1) * (min(CHUNKS, len(problem.data.probe)) if readout == PROBE else cost)

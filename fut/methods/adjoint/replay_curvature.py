@@ -1,0 +1,86 @@
+"""Low-rank curvature for the adjoint's replay: the few directions in which the rule feels it most.
+
+A replay without curvature overshoots along them, and the rule's nonlinearity is then taken in the wrong place; to first order
+the sweep mends that, to second order it does not. A few leading Ritz pairs of mean curvature, in the rule's own metric and taken
+where an ensemble's runs stand, keep the replay near the truth there. What they do to first order the sweep has already: it is
+taken off again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from estimators.adjoint import AnchoredGradients
+from estimators.lanczos import RitzPairs
+from estimators.lowrank import BentGradients, Curvature, low_rank, sensitivity
+from fut.methods.curvature_batches import pooled_products
+from fut.progress import Progress
+
+if TYPE_CHECKING:
+    from fut.methods.adjoint.pipeline import Expansion
+
+
+KRYLOV = 4
+"""Products for every Ritz pair that is kept: the leading ones of a larger space are nearer to the truth."""
+CLAMP = 0.99
+"""Quantile above which the metric's weights are clamped."""
+SEEDS = 1 << 31
+"""Seeds of the vectors that Lanczos starts from."""
+
+
+def run_low_rank(expansion: Expansion, progress: Progress) -> None:
+    """Write the Ritz pairs of every curvature anchor; nothing where the replay has none."""
+    missing = [i for i in range(len(expansion.curvatures)) if not expansion.ritz.has(i)]
+    if not missing:
+        return
+    with progress("low-rank curvature", len(missing)) as tick:
+        for index in missing:
+            pairs = _pairs(expansion, expansion.curvatures[index])
+            arrays = {"eigenvalue": pairs.values.cpu().numpy(), "lowrank": pairs.vectors.cpu().numpy()}
+            expansion.ritz.write(index, arrays, {}, replace=True)
+            tick()
+
+
+def products(expansion: Expansion) -> int:
+    """Hessian-vector products of one curvature anchor."""
+    return min(KRYLOV * expansion.rank, expansion.problem.objective.size)
+
+
+def _pairs(expansion: Expansion, step: int) -> RitzPairs:
+    """The leading Ritz pairs at a step: values [r] >= 0, rows [r, D]."""
+    problem, config, state = expansion.problem, expansion.config, expansion.state(step)
+    places = expansion.places(step)
+
+    def product(direction: Tensor) -> Tensor:
+        return pooled_products(problem, config, step, places, direction[None], fine=1)[0]
+
+    weight = sensitivity(problem.rule, state, CLAMP)
+    found = low_rank(product, weight, products(expansion), config.seed % SEEDS)
+    return RitzPairs(found.values[: expansion.rank].clamp(min=0.0), found.vectors[: expansion.rank])
+
+
+def curved_gradients(
+    expansion: Expansion,
+    inner: AnchoredGradients,
+    tables: Mapping[str, Tensor],
+    centre: Callable[[int], Tensor],
+    scarce: Tensor,
+) -> BentGradients:
+    """Gradients of the replay on the coordinates of the tables `lowrank` [n, r, k], with curvature in them. scarce: [A, k]."""
+    answers = tables["answer"]
+    values, rows = tables["eigenvalue"][:, 0], tables["lowrank"]
+    weight = torch.as_tensor(inner.weight).to(rows)
+    curvature = Curvature(expansion.curvatures, lambda index: RitzPairs(values[index], rows[index]), weight)
+    return BentGradients(
+        inner, centre, curvature, lambda anchor: scarce[anchor], lambda step: (answers[step] != 0).any(0)
+    )
+
+
+def read_pairs(expansion: Expansion, index: int) -> RitzPairs:
+    """The Ritz pairs of a curvature anchor on all coordinates; scratch."""
+    read, device = expansion.ritz.read_array, expansion.problem.device
+    return RitzPairs(torch.from_numpy(read(index, "eigenvalue")), torch.from_numpy(read(index, "lowrank")).to(device))

@@ -1,0 +1,151 @@
+"""Curvature of a batch drawn from all items: one such product stands for the mean of many items' own.
+
+Directions change little from step to step, and so do displacements: what counts is the mean of many steps' batches. They are
+balanced: over consecutive batches every sample of the items occurs once, in a random order, before any occurs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fut.errors import UsageError
+from fut.methods.adjoint.config import AdjointConfig
+from fut.models import autodiff as derivatives
+from fut.models.objective import Item
+from fut.training.problem import Problem
+
+FINE, FUNCTIONAL = 11, 17
+"""Kinds of batches, drawn apart: of read-outs' products, and of functionals'."""
+FEWER = 2
+"""How many times smaller than a step's the batch is on which functionals' products are taken."""
+
+
+def pooled_products(
+    problem: Problem,
+    config: AdjointConfig,
+    step: int,
+    places: Tensor,
+    directions: Tensor,
+    fine: int,
+    relative: float = 3e-4,
+) -> Tensor:
+    """Hessian-vector products [r + m, D] of a step's pooled batch along directions [r + m, D], the mean over places [p, D].
+
+    The batch is divided among the places. The first `fine` products, usually those of the read-outs, by central differences
+    on a batch of `pool` steps' size, two gradients of it each, or exactly. The others, usually functionals, which need less,
+    by one-sided differences on half a step's: a gradient each, and one more. relative: step of the central differences, as
+    in `derivatives.hessian_vector_difference`.
+    """
+    count, total = len(places), torch.zeros_like(directions)
+    for place, theta in enumerate(places):
+        total += _products_at(problem, config, (step, place, count), theta, directions, fine, relative)
+    return total / count
+
+
+def _products_at(
+    problem: Problem,
+    config: AdjointConfig,
+    at: tuple[int, int, int],
+    theta: Tensor,
+    directions: Tensor,
+    fine: int,
+    relative: float,
+) -> Tensor:
+    """Products [r + m, D] of one place's part. at: the step, which of how many places."""
+    step, place, count = at
+    objective = problem.objective
+    batch = pooled_batch(problem, config, step, place, count) if fine else ()
+
+    def product(direction: Tensor) -> Tensor:
+        if config.products == "exact":
+            return derivatives.hessian_vector(objective, theta, batch, direction)
+        return derivatives.hessian_vector_difference(objective, theta, batch, direction, relative)
+
+    found = [product(u) for u in directions[:fine]]
+    if len(directions) > fine:
+        small = _batch(problem, config, FUNCTIONAL, at, small_size(problem, count))
+        found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
+    return torch.stack(found)
+
+
+def _batch(problem: Problem, config: AdjointConfig, kind: int, at: tuple[int, int, int], size: int) -> Item:
+    """`size` samples, all where they are fewer, for one place of a step. at: the step, which of how many places."""
+    (step, place, count), items = at, problem.data.items
+    if config.draw == "balanced":
+        size = min(size, sum(len(item[0]) for item in items))
+        return balanced_samples(items, (step * count + place) * size, size, [config.seed, kind])
+    key = [config.seed, kind, step] + ([place] if count > 1 else [])
+    return drawn_samples(items, size, np.random.default_rng(key))
+
+
+def pooled_size(problem: Problem, config: AdjointConfig, places: int = 1) -> int:
+    """Samples of each place's part of a step's pooled batch, one at least."""
+    return max(1, round(config.pool * _per_step(problem) / places))
+
+
+def small_size(problem: Problem, places: int = 1) -> int:
+    """Samples of each place's part of the batch on which functionals' products are taken, one at least."""
+    return max(1, _per_step(problem) // (FEWER * places))
+
+
+def _per_step(problem: Problem) -> int:
+    return problem.config.data.per_step * len(problem.data.items[0][0])
+
+
+def pooled_batch(problem: Problem, config: AdjointConfig, step: int, place: int = 0, count: int = 1) -> Item:
+    """One of `count` places' part of a batch as large as what `pool` steps consume, its samples drawn from all items."""
+    require_alike(problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
+    return _batch(problem, config, FINE, (step, place, count), pooled_size(problem, config, count))
+
+
+def mixed_batch(problem: Problem, pool: int, key: Sequence[int], advice: str, field: str) -> Item:
+    """A batch as large as what `pool` steps consume, its samples drawn from all items by a generator seeded with `key`."""
+    require_alike(problem, advice, field)
+    return drawn_samples(problem.data.items, pool * _per_step(problem), np.random.default_rng(list(key)))
+
+
+def alike(items: Sequence[Item]) -> bool:
+    """Whether samples of the items can stand in one batch."""
+    return len(_shapes(items)) == 1
+
+
+def require_alike(problem: Problem, advice: str, field: str) -> None:
+    """UsageError where the items' samples differ in shape."""
+    if not alike(problem.data.items):
+        count = len(_shapes(problem.data.items))
+        raise UsageError(f"{field}: expected items of one shape to pool samples from, got {count} shapes; {advice}")
+
+
+def _shapes(items: Sequence[Item]) -> set[tuple[torch.Size, ...]]:
+    return {tuple(t.shape[1:] for t in item) for item in items}
+
+
+def drawn_samples(items: Sequence[Item], size: int, draw: np.random.Generator) -> Item:
+    """An item of `size` samples drawn from all items, all of them where they are fewer, in the order of the items."""
+    total = sum(len(item[0]) for item in items)
+    return _gathered(items, draw.choice(total, min(total, size), replace=False))
+
+
+def balanced_samples(items: Sequence[Item], first: int, size: int, key: Sequence[int]) -> Item:
+    """Samples `first` to `first + size` of an endless sequence in which every run of all samples is a random permutation of them,
+    the n-th by a generator seeded with `key` and n."""
+    total, chosen, at = sum(len(item[0]) for item in items), list[int](), first
+    while len(chosen) < size:
+        n, place = divmod(at, total)
+        permuted = np.random.default_rng([*key, n]).permutation(total)[place : place + size - len(chosen)]
+        chosen += permuted.tolist()
+        at += len(permuted)
+    return _gathered(items, np.array(chosen))
+
+
+def _gathered(items: Sequence[Item], numbers: np.ndarray) -> Item:
+    """The samples of these numbers, counted through all items, in the order of the items."""
+    chosen = np.sort(numbers)
+    owners = np.repeat(np.arange(len(items)), [len(item[0]) for item in items])
+    within = np.concatenate([np.arange(len(item[0])) for item in items])
+    rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in chosen]
+    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))

@@ -1,0 +1,165 @@
+"""The curved estimator on a run's base: endpoints from low-rank curvature, refreshed by a few true mean gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from estimators.adjoint import Anchored, StreamedAnchors
+from estimators.errors import OrderError
+from estimators.lanczos import RitzPairs
+from estimators.lowrank import Curvature, CurvedTransition, refresh_steps, scarcity
+from estimators.orders.order import Order
+from estimators.replay import Listener, replay
+from fut.errors import NotCachedError, UsageError
+from fut.methods.base import Estimator, Reference
+from fut.methods.expansion.anchors import ITEM_BLOCK
+from fut.methods.lowrank.terms import Base
+from storage import TermStore
+
+COMMAND = "fut cache RUN --terms curved"
+FAR = 0.9
+"""Misses of the reference order's own end from which on an estimate is spoken against."""
+KEPT = 1 << 30
+"""Bytes of tables up to which all of them stay in memory once read; beyond it, the rows that a step consumes alone."""
+
+
+class Curved(Estimator):
+    """Rebuilds the endpoint: replay about the centre with curvature, a few gradients per order.
+
+    A *position* is the estimated parameters y(order) - y(reference order) + theta_T [n, D], y being the replay's end; the
+    read-out is really evaluated there. So the reference order, and any order that trains on the same content, gives the
+    reference itself, bit for bit. Orders of fewer steps are read against the reference run's parameters at that step.
+    """
+
+    name = "curved"
+
+    def __init__(self, reference: Reference, refresh: str | None = None) -> None:
+        """refresh: steps between true mean gradients, in place of the configured number; 0 for none."""
+        super().__init__(reference)
+        if reference.base is None:
+            raise NotCachedError(f"curved: expected the run's low-rank curvature, got none; run `{COMMAND}` first")
+        self.base: Base = reference.base
+        self.every = self.base.config.refresh if refresh is None else refresh_interval(refresh)
+        self._owns: dict[int, Tensor] = {}
+
+    @cached_property
+    def _terms(self) -> TermStore:
+        if not self.base.complete():
+            raise NotCachedError(f"curved: expected complete terms, got some missing; run `{COMMAND}` to finish them")
+        return self.base.terms()
+
+    def ready(self) -> None:
+        assert self._terms
+
+    def width(self) -> int:
+        return 2 * self.problem.objective.size
+
+    def _read(self, name: str, index: int) -> Tensor:
+        return torch.from_numpy(self._terms.read(name, index)).to(self.problem.device)
+
+    @cached_property
+    def transition(self) -> CurvedTransition:
+        base, problem, dtype = self.base, self.problem, self.problem.objective.start().dtype
+        kept, anchors = base.nbytes() <= KEPT, base.expansion.anchors
+
+        @cache
+        def gradients(anchor: int) -> Tensor:
+            return self._read("gradient", anchor).to(dtype)
+
+        def read(anchor: int, items: Sequence[int]) -> Tensor:
+            return torch.from_numpy(self._terms.read_items("gradient", anchor, items)).to(problem.device, dtype)
+
+        @lru_cache(maxsize=2)
+        def rows(anchor: int, items: tuple[int, ...]) -> Tensor:
+            return read(anchor, items)
+
+        @lru_cache(maxsize=None if kept else 1)
+        def scarce(anchor: int) -> Tensor:
+            if kept:
+                return scarcity([gradients(anchor)])
+            count = problem.config.data.items
+            blocks = (range(i, min(i + ITEM_BLOCK, count)) for i in range(0, count, ITEM_BLOCK))
+            return scarcity(read(anchor, block) for block in blocks)
+
+        @lru_cache(maxsize=None if kept else 1)
+        def pairs(anchor: int) -> RitzPairs:
+            return RitzPairs(self._read("eigenvalue", anchor)[0], self._read("lowrank", anchor).to(dtype))
+
+        @lru_cache(maxsize=None if kept else 1)
+        def centre(step: int) -> Tensor:
+            return self._read("centre", step)[0]
+
+        @cache
+        def mean(step: int) -> Tensor:
+            if self.every == base.config.refresh:
+                return self._read("refresh", base.refreshed.index(step))[0]
+            return base.mean_gradient(step, centre(step))
+
+        return CurvedTransition(
+            problem.rule,
+            problem.rate,
+            Anchored(anchors, gradients)
+            if kept
+            else StreamedAnchors(anchors, lambda anchor, items: rows(anchor, tuple(items))),
+            centre,
+            Curvature(base.curvature_anchors, pairs),
+            frozenset(refresh_steps(base.steps, self.every)),
+            lambda step, theta: base.mean_gradient(step, theta.clone()) - mean(step),
+            scarce,
+        )
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        steps = len(orders[0])
+        if steps > self.base.steps:
+            raise OrderError(
+                f"curved: expected orders of at most {self.base.steps} steps, as many as the centre has, got {steps}; "
+                "use --estimator retrain"
+            )
+        found, own = self._replayed(orders, listener), self._own(steps)
+        theta = self.reference.state(steps).theta
+        return torch.where(found == own, theta, found + (theta - own))
+
+    def _replayed(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        """Where the replay itself ends [n, D]."""
+        start = self.transition.start(self.reference.state(0).rows(len(orders)))
+        return replay(self.transition, start, self.batch(orders), listener=listener).theta
+
+    def _own(self, steps: int) -> Tensor:
+        """Where it ends for the first steps of the reference order [D]."""
+        if steps not in self._owns:
+            self._owns[steps] = self._replayed([Order(self.problem.reference.steps[:steps])])[0]
+        return self._owns[steps]
+
+    def own_miss(self) -> float:
+        """How far its replay of the reference order itself ends from the truth, beside how far the centre does. What the two
+        have in common is taken off every order; what is left of an order errs about as much."""
+        true, steps = self.reference.state(self.base.steps).theta, self.base.steps
+        centre = self._read("centre", steps)[0]
+        return ((self._own(steps) - true).norm() / (centre - true).norm()).item()
+
+    def caution(self) -> str:
+        if not (miss := self.own_miss()) >= FAR:  # no number where the centre ends as the reference run does
+            return ""
+        return (
+            f"its replay of the reference order itself ends {miss:.2f} times as far from the truth as the mean over orders does, "
+            "so that it does not hold on this run: retrain, or refresh more often (curved:refresh=4)"
+        )
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        return [self.reference.readout.value(theta) for theta in positions]
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        return position
+
+
+def refresh_interval(text: str) -> int:
+    """The option's number of steps."""
+    if not text.isdecimal():
+        raise UsageError(
+            f"curved: expected refresh as a number of steps, 0 for none, got `{text}`; write curved:refresh=8"
+        )
+    return int(text)

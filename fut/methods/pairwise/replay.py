@@ -1,0 +1,117 @@
+"""The baseline, and replay of the true rule: with gradients of the reference run, or with exact curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from estimators.orders.order import Order
+from estimators.replay import CachedGradients, CurvedGradients, Listener, RuleTransition, Transition, replay
+from estimators.sketch import Sketch
+from fut.errors import UsageError
+from fut.methods.base import Estimator, Reading, Reference, one_of, term_tables
+
+
+class _InParameters(Estimator):
+    """Positions are all D parameters; the read-out is really evaluated there."""
+
+    def transition(self) -> Transition:
+        raise NotImplementedError
+
+    def _theta(self, step: int) -> Tensor:
+        """The reference run's parameters [D] before a step."""
+        return self.reference.state(step).theta
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        start = self.reference.state(0).rows(len(orders))
+        return replay(self.transition(), start, self.batch(orders), listener=listener).theta
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        return [self.reference.readout.value(theta) for theta in positions]
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        return position
+
+
+class ReplayExact(_InParameters):
+    """Replay of order 1 with exact Hessian-vector products at query time: the oracle, slower than retraining."""
+
+    name = "replay-exact"
+
+    def transition(self) -> Transition:
+        problem = self.problem
+        gradients = CurvedGradients(self._theta, problem.gradient, problem.product, problem.mean_gradient)
+        return RuleTransition(problem.rule, problem.rate, gradients)
+
+
+class Replay(_InParameters):
+    """Replay of order 0: the true rule on item gradients taken at the reference run's checkpoints.
+
+    Where training took several items in one pass, the reference order's own replay differs from the reference run by
+    rounding; every position is shifted by that difference, so that the reference order is answered exactly.
+
+    With all coordinates stored the endpoint is rebuilt and the read-out evaluated there; with a sample of them it
+    is read linearly, phi(theta_T) + <grad phi, delta>, unbiased over the sample.
+    """
+
+    name = "replay"
+
+    def __init__(self, reference: Reference, reading: Reading | None = None) -> None:
+        super().__init__(reference, ("gradient", "norm"))
+        self.sample: Sketch = reference.layout.sample
+        self.full = self.sample.kind == "identity"
+        if not self.full and not self.problem.rule.elementwise:
+            raise UsageError(
+                f"replay: expected all coordinates of the gradients for the rule `{self.problem.rule.name}`, which mixes "
+                "coordinates, got a sample; set cache.coordinates=0 and cache again"
+            )
+        one_of("reading", reading, Reading)
+        if not self.full and reading == "evaluated":
+            raise UsageError("replay: expected all coordinates for an evaluated read-out, got a sample; use linear")
+        self.reading: Reading = reading or ("evaluated" if self.full else "linear")
+
+    def width(self) -> int:
+        return self.sample.size
+
+    @property
+    def rebuilds(self) -> bool:
+        return self.full
+
+    def transition(self) -> Transition:
+        tables = term_tables(self.reference, self)
+        if self.full:
+            gradients = CachedGradients(tables["gradient"])
+        else:
+            weight = self.sample.dimension / self.sample.size
+            gradients = CachedGradients(tables["gradient"], lambda t: tables["norm"](t).squeeze(-1), weight)
+        return RuleTransition(self.problem.rule, self.problem.rate, gradients)
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        start = self.reference.state(0)
+        start = start if self.full else start.restrict(self.sample.indices)
+        if not self.problem.stacked:
+            return replay(self.transition(), start.rows(len(orders)), self.batch(orders), listener=listener).theta
+        steps = len(orders[0])
+        batch = self.batch([*orders, Order(self.problem.reference.steps[:steps])])
+        found = replay(self.transition(), start.rows(len(batch)), batch, listener=listener).theta
+        theta, own = self._theta(steps), found[-1]
+        theta = theta if self.full else self.sample.restrict(theta)
+        return torch.where(found[:-1] == own, theta, found[:-1] + (theta - own))
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        if self.reading == "evaluated":
+            return super().losses(positions, steps)
+        theta = self._theta(steps)
+        slope = self.sample.restrict(self.reference.readout.gradient(theta))
+        weight = self.sample.dimension / self.sample.size
+        return self.reference.linear(steps, weight * slope, positions - self.sample.restrict(theta))
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        if self.full:
+            return position
+        raise UsageError(
+            f"replay: expected all {self.sample.dimension} coordinates for an endpoint, got a sample of {self.sample.size}; "
+            "set cache.coordinates=0 and cache again, or use --estimator replay-exact"
+        )

@@ -1,0 +1,115 @@
+"""Which terms a run's store holds, what each costs, and how they are read back as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from estimators.sketch import Sketch
+from fut.errors import UsageError
+from fut.methods.pairwise.config import CacheConfig
+from fut.training.problem import Problem
+from storage import Terms, TermSpec
+
+COST = {"gradient": 1, "norm": 1, "update": 1, "jvp": 2, "second": 2}
+"""Gradients per (checkpoint, item) pair; gradient, norm and update share theirs."""
+
+
+@dataclass(frozen=True)
+class TermLayout:
+    """The terms of one cache configuration, for a problem of D parameters, T steps and n items.
+
+    gradient: g_i(theta_t), all coordinates or a sample of them. norm: their global norms.
+    update: sketched displacement u_{t,i} that item i would cause at checkpoint t. jvp: sketched Jacobian of the
+    reference step's update along u_{t,i}. second: sketched second difference of that update over ± u_{t,i}.
+    """
+
+    config: CacheConfig
+    dimension: int
+    steps: int
+    items: int
+    dtype: str
+
+    @classmethod
+    def of(cls, problem: Problem, config: CacheConfig) -> TermLayout:
+        dtype = problem.config.model.dtype
+        return cls(config, problem.objective.size, problem.config.steps, problem.config.data.items, dtype)
+
+    @cached_property
+    def sketch(self) -> Sketch:
+        """The sketch P of update terms and products."""
+        c = self.config
+        if c.sketch != "identity" and c.size > self.dimension:
+            raise UsageError(
+                f"cache.size: expected at most D={self.dimension} numbers per update term, got {c.size}; "
+                "lower it, or set cache.sketch=identity"
+            )
+        return Sketch(c.sketch, c.seed, self.dimension, self.dimension if c.sketch == "identity" else c.size)
+
+    @cached_property
+    def sample(self) -> Sketch:
+        """The coordinates kept of item gradients."""
+        kept = self.config.coordinates or self.dimension
+        if kept >= self.dimension:
+            return Sketch("identity", 0, self.dimension, self.dimension)
+        return Sketch("coordinates", self.config.seed, self.dimension, kept)
+
+    def kept(self, gradients: Tensor) -> Tensor:
+        """The coordinates of gradients [..., D] that are stored."""
+        return gradients if self.sample.kind == "identity" else self.sample.restrict(gradients)
+
+    @property
+    def names(self) -> list[str]:
+        """Every term of this configuration, in the order of their computation."""
+        return ["gradient", "norm", "update"] + (["jvp", "second"] if self.config.derivative == "jvp" else [])
+
+    def specs(self) -> list[TermSpec]:
+        sizes = {"gradient": self.sample.size, "norm": 1}
+        return [
+            TermSpec(name, (self.steps, self.items, sizes.get(name, self.sketch.size)), self.dtype)
+            for name in self.names
+        ]
+
+    def gradients(self, names: list[str]) -> int:
+        """Gradient evaluations that computing the named terms for every pair costs (a product counts two)."""
+        per_pair = max((COST[n] for n in names if COST[n] == 1), default=0)
+        per_pair += sum(COST[n] for n in names if COST[n] > 1)
+        if per_pair and not any(COST[n] == 1 for n in names):
+            per_pair += 1  # a product's direction is the item's update, which needs its gradient
+        return per_pair * self.steps * self.items
+
+    def nbytes(self, names: list[str]) -> int:
+        """Bytes before compression of the named terms."""
+        width = 8 if self.dtype == "float64" else 4
+        return sum(width * s.shape[0] * s.shape[1] * s.shape[2] for s in self.specs() if s.name in names)
+
+    def identity(self, problem: Problem) -> dict[str, Any]:
+        return {"run": problem.identity, "cache": self.config.model_dump(mode="json")}
+
+
+class TermTables:
+    """Terms as tensors, a checkpoint at a time: the callables that the estimators take.
+
+    Each checkpoint's table [items, k] is read when it is first asked for; the last few stay in memory.
+    """
+
+    def __init__(self, terms: Terms | None, device: torch.device) -> None:
+        self._terms = terms
+
+        def reader(name: str) -> Callable[[int], Tensor]:
+            assert terms is not None
+            return lru_cache(maxsize=3)(lambda step: torch.from_numpy(terms.read(name, step)).to(device))
+
+        self._readers = {spec.name: reader(spec.name) for spec in terms.specs} if terms is not None else {}
+
+    def __getitem__(self, name: str) -> Callable[[int], Tensor]:
+        return self._readers[name]
+
+    def complete(self, name: str) -> bool:
+        """Whether every block of the term has been computed."""
+        return name in self._readers and self._terms is not None and not self._terms.missing([name])

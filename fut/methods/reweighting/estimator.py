@@ -1,0 +1,152 @@
+"""The reweighting estimator: items left out or reweighted in their own steps, about the reference run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from estimators.adjoint import sampling_variance
+from estimators.orders.order import Order
+from estimators.replay import Listener, OrderBatch, replay
+from estimators.reweighting import (
+    InPlaceTransition,
+    OwnGradients,
+    attributions,
+    look_up_shares,
+    own_rows,
+    require_in_place,
+)
+from fut.errors import NotCachedError, UsageError
+from fut.methods.base import Estimator, Reference, one_of
+from fut.methods.reweighting.terms import Sensitivities
+from fut.readouts.readout import PROBE, shortened
+
+Reading = Literal["replayed", "linear"]
+DEFAULT_READING: Reading = "replayed"
+IN_MEMORY = 1 << 29
+"""Bytes of item gradients that stay in memory between orders; beyond, they are streamed step by step."""
+
+
+class Reweighting(Estimator):
+    """Leave-out effects: first order in curvature, and, replayed, with the true rule; no gradient per order.
+
+    The estimate is phi(theta_T) + [a(order) - a(reference order)] with a = sum_t sum_j s_{t,j} <lambda_t, g_{t,j}>, s the
+    shares of the items in their steps, over all coordinates (reading `linear`), plus the nonlinear remainder of replaying
+    the true rule on those gradients, over a sample of coordinates or all of them (reading `replayed`). A step of which
+    all items are left out has a zero gradient in both. A *position* is every step's linear part and every kept
+    coordinate's remainder: [n, T] or [n, T + k], in double precision.
+    """
+
+    name = "reweighting"
+    in_place = True
+
+    def __init__(self, reference: Reference, reading: str = DEFAULT_READING) -> None:
+        super().__init__(reference)
+        one_of("reading", reading, Reading)
+        self.linear = reading == "linear"
+        self.terms_of = sensitivities_of(reference, self.name)
+        self.row = self.terms_of.names.index(reference.readout.name)
+        self.rows = own_rows(self.problem.reference, self.problem.twins)
+
+    @property
+    def rebuilds(self) -> bool:
+        return False
+
+    def ready(self) -> None:
+        assert self.values.numel()
+
+    def width(self) -> int:
+        return self.problem.config.steps if self.linear else 3 * self.terms_of.expected_coordinates
+
+    def _read(self, name: str, step: int, row: int | None = None) -> Tensor:
+        terms = self.terms_of.terms()
+        found = terms.read(name, step) if row is None else terms.read_items(name, step, [row])[0]
+        return torch.from_numpy(found).to(self.problem.device)
+
+    @cached_property
+    def values(self) -> Tensor:
+        """<lambda_t, g_{t,j}> [T, n items], float64, in the read-out's unit."""
+        if not self.terms_of.complete():
+            raise NotCachedError(
+                f"{self.name}: expected a complete expansion about the reference run, got one that was interrupted or "
+                "repaired; run `fut cache RUN --terms reweighting` to finish it"
+            )
+        return torch.stack([self._read("value", t, self.row) for t in range(self.terms_of.steps)])
+
+    @cached_property
+    def attributions(self) -> Tensor:
+        """d phi / d w_j at w = 1 of every item of every step [T, n items], in the read-out's unit; they sum to 0 in a
+        step. Leaving an item out changes the read-out by about minus this, summed over its steps."""
+        return attributions(self.values)
+
+    @cached_property
+    def _transition(self) -> InPlaceTransition:
+        held, problem, indices = self.terms_of, self.problem, self.terms_of.indices
+        size = held.steps * held.per_step * len(indices) * problem.objective.start().element_size()
+        table = lru_cache(maxsize=None if size <= IN_MEMORY else 1)(lambda t: self._read("gradient", t))
+        gram = lru_cache(maxsize=None)(lambda t: self._read("gram", t))
+        return InPlaceTransition(
+            problem.rule,
+            problem.rate,
+            OwnGradients(self.rows, table, gram if problem.rule.clip is not None else None),
+            lru_cache(maxsize=None)(lambda t: held.state(t).theta[indices].clone()),
+            lru_cache(maxsize=None)(lambda t: self._read("weight", t, self.row)),
+            lru_cache(maxsize=None)(lambda t: self._read("injection", t, self.row)),
+        )
+
+    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        for order in orders:
+            require_in_place(self.problem.canonical(order), self.rows)
+        batch = self.batch(orders)
+        linear = look_up_shares(self.values, self.rows, batch)
+        return linear if self.linear else torch.cat([linear, self._remainder(batch, listener)], dim=-1)
+
+    def _remainder(self, batch: OrderBatch, listener: Listener | None) -> Tensor:
+        transition, steps = self._transition, self.terms_of.steps
+        start = transition.start(self.terms_of.state(0).restrict(self.terms_of.indices).rows(len(batch)))
+        end = replay(transition, start, batch, listener=listener)
+        return transition.remainder(end, steps, self._read("weight", steps, self.row)).double()
+
+    @cached_property
+    def _own(self) -> Tensor:
+        """Position of the reference order."""
+        return self.positions([self.problem.reference])[0]
+
+    def losses(self, positions: Tensor, steps: int) -> list[float]:
+        inverse = torch.ones_like(self._own)
+        if not self.linear:
+            inverse[self.terms_of.steps :] = 1.0 / self.terms_of.probabilities
+        return [self.reference.loss + ((p - self._own) * inverse).sum().item() for p in positions]
+
+    def variances(self, positions: Tensor) -> list[float]:
+        """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept."""
+        if self.linear:
+            return [0.0] * len(positions)
+        remainder = (positions - self._own)[:, self.terms_of.steps :]
+        return sampling_variance(remainder, self.terms_of.probabilities).tolist()
+
+    def endpoint(self, position: Tensor, steps: int) -> Tensor:
+        raise UsageError(
+            "reweighting: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
+            "use --estimator replay-exact or retrain for an endpoint"
+        )
+
+
+def sensitivities_of(reference: Reference, name: str) -> Sensitivities:
+    """The run's expansion about its reference run, if it was swept for the read-out; else NotCachedError."""
+    found, wanted = reference.sensitivities, reference.readout.name
+    asked = "" if wanted == PROBE else f" --readouts {wanted}"
+    command = f"fut cache RUN --terms reweighting{asked}"
+    if found is None:
+        raise NotCachedError(f"{name}: expected the run's expansion about its reference run, got none; run `{command}`")
+    if wanted not in found.names:
+        raise NotCachedError(
+            f"{name}: expected an expansion swept for the read-out `{wanted}`, got one for {shortened(found.names)}; "
+            f"remove {found.directory}, then run `fut cache RUN --terms reweighting --readouts "
+            f"{','.join([*found.config.readouts, wanted])}`"
+        )
+    return found

@@ -1,0 +1,152 @@
+"""One frozen configuration: TOML in, flags override, canonical fingerprint out, saved beside every run."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from fut.config.schema import DataConfig, ModelConfig, RuleConfig, ScheduleConfig, Section, WarmupConfig
+from fut.errors import UsageError
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.lowrank.config import CurvedConfig
+from fut.methods.pairwise.config import CacheConfig
+from fut.methods.reweighting.config import ReweightingConfig
+
+__all__ = [
+    "AdjointConfig",
+    "CacheConfig",
+    "Config",
+    "CurvedConfig",
+    "DataConfig",
+    "ModelConfig",
+    "ReweightingConfig",
+    "RuleConfig",
+    "ScheduleConfig",
+    "WarmupConfig",
+    "adjoint_settings",
+    "load_config",
+    "parse_config",
+]
+
+
+class Config(Section):
+    """Everything that decides a run's numbers, except the machine."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    rule: RuleConfig = RuleConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    cache: CacheConfig = CacheConfig()
+    adjoint: AdjointConfig = AdjointConfig()
+    curved: CurvedConfig = CurvedConfig()
+    reweighting: ReweightingConfig = ReweightingConfig()
+
+    @property
+    def steps(self) -> int:
+        """T, the number of steps of the window."""
+        return self.data.items // self.data.per_step * self.data.epochs
+
+    @property
+    def consumed(self) -> int:
+        """Items that a training run consumes, each a gradient: T times the items per step."""
+        return self.steps * self.data.per_step
+
+    def training(self) -> dict[str, Any]:
+        """The part that decides the reference run (not what is cached about it)."""
+        return self.model_dump(mode="json", exclude={"cache", "adjoint", "curved", "reweighting"})
+
+    def toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+
+def load_config(
+    path: Path | None = None, overrides: Iterable[str] = (), steps: int | None = None, **sections: dict[str, Any]
+) -> Config:
+    """Read a TOML file, then apply `section.key=value` overrides (values as in TOML), then keyword sections.
+
+    steps: T, the length of the window: as many items as that takes, and one epoch.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"configuration: expected a readable TOML file, got {path} ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"configuration: expected TOML, got {path}: {error}; mend the file") from error
+    overrides = list(overrides)
+    for text in overrides:
+        _override(values, text)
+    for section, content in sections.items():
+        found = values.setdefault(section, {})
+        if isinstance(found, dict):  # else it is named as wrong below
+            found.update(content)
+    if steps is not None and isinstance(data := values.setdefault("data", {}), dict):
+        per_step = data.get("per_step", 1)
+        meant = {"items": steps * per_step if isinstance(per_step, int) else steps, "epochs": 1}
+        _require_agreement(steps, data, meant, {text.partition("=")[0].strip() for text in overrides})
+        data |= meant
+    return parse_config(values)
+
+
+def _require_agreement(steps: int, data: dict[str, Any], meant: dict[str, int], given: set[str]) -> None:
+    """UsageError where an override says otherwise than `steps`."""
+    for key, value in meant.items():
+        if f"data.{key}" in given and data[key] != value:
+            raise UsageError(
+                f"train: expected data.{key}={value}, as --steps {steps} means, got --set data.{key}={data[key]}; "
+                "give one of both"
+            )
+
+
+def parse_config(values: dict[str, Any]) -> Config:
+    """A validated configuration; every unknown key and wrong value is named."""
+    try:
+        return Config.model_validate(values, strict=None)
+    except ValidationError as error:
+        lines = [_explain(e) for e in error.errors()]
+        raise UsageError("configuration: " + "; ".join(lines)) from error
+
+
+def adjoint_settings(current: AdjointConfig, settings: Sequence[str]) -> AdjointConfig | None:
+    """The expansion's configuration with `adjoint.key=value` settings, None without any; UsageError for other sections."""
+    if not settings:
+        return None
+    if any(not s.strip().startswith("adjoint.") for s in settings):
+        raise UsageError(
+            f"--set: expected keys of the section `adjoint`, got {', '.join(settings)}; the rest is fixed by the run"
+        )
+    changed = load_config(None, settings).adjoint.model_dump(mode="json", exclude_unset=True)
+    return parse_config({"adjoint": current.model_dump(mode="json") | changed}).adjoint
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"`{where}`: {error['msg'].lower()}, got {error['input']!r}"
+    section = error["loc"][0] if len(error["loc"]) > 1 else None
+    model = Config.model_fields[section].annotation if section in Config.model_fields else Config
+    known = ", ".join(getattr(model, "model_fields", {}))
+    return f"`{where}`: unknown key; expected one of {known}"
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, raw = text.partition("=")
+    parts = [p.strip() for p in key.split(".")]
+    if not equals or not all(parts) or len(parts) < 2:
+        raise UsageError(f"--set: expected section.key=value, got `{text}`; for example schedule.rate=1e-3")
+    try:
+        value = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    for part in parts[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"--set: expected `{part}` to be a section, got a value in `{text}`")
+    values[parts[-1]] = value

@@ -1,0 +1,92 @@
+"""Orders from text: a file, an inline list, or a name."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estimators.errors import OrderError
+from estimators.orders.families import FAMILIES, FamilyName, arranged, family_name
+from estimators.orders.order import Order
+from fut.orders.scores import MEASURES, difficulty
+
+if TYPE_CHECKING:
+    from fut.api.run import Run
+
+
+def sorted_order(run: Run, spec: str, start: Order | None = None) -> Order | None:
+    """The order behind a name like `sort:loss` or `folding:loss:4:desc`; None where it is no such name.
+
+    start: whose items are sorted into its steps, by default the reference order. OrderError where every item has the same
+    score, as batches of one shape have the same length.
+    """
+    asked = family_name(spec)
+    if asked is None:
+        return None
+    found = difficulty(run, asked.key)
+    if not found.varies:
+        raise OrderError(
+            f"order: expected items that differ in {asked.key} for `{spec}`, got {run.items} items of {found.scores[0]:g} "
+            f"{found.unit} each; sort by another of {', '.join(k for k in MEASURES if k != asked.key)}"
+        )
+    return arranged(start or run.reference, found.scores, asked.family, asked.number, asked.descending)
+
+
+def named_orders(run: Run) -> dict[str, Order]:
+    """Every named order that needs no choice, by a name that `run.order` reads: what a search is compared with.
+
+    `identity`, `reverse`, and for every key of `MEASURES` in which the items differ, low to high and high to low: sorted, and
+    the families with their usual number, as far as the run is long enough for it.
+    """
+    orders = {"identity": run.reference, "reverse": run.order("reverse")}
+    for key in MEASURES:
+        found = difficulty(run, key)
+        for descending in (False, True) if found.varies else ():
+            for family, number in {"sort": None, **{name: f.usual for name, f in FAMILIES.items()}}.items():
+                name = FamilyName(family, key, number, descending)
+                try:
+                    orders[str(name)] = arranged(run.reference, found.scores, family, number, descending)
+                except OrderError:  # fewer places than folds
+                    continue
+    return orders
+
+
+def read_order(path: Path) -> list[Any]:
+    """A JSON list of item numbers, or of lists of item numbers; `{"order": [...]}` as `order.json` has it too."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OrderError(
+            f"order: expected a readable JSON file, got {path} ({error.strerror}); check the path"
+        ) from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or no possible path
+        raise OrderError(
+            f"order: expected a JSON list like [3, 1, 2, 0], got {path}: {error}; mend the file"
+        ) from error
+    found = content.get("order", content) if isinstance(content, dict) else content
+    if not isinstance(found, list):
+        raise OrderError(
+            f"order: expected a JSON list like [3, 1, 2, 0], got {type(found).__name__} in {path}; mend the file"
+        )
+    return found
+
+
+def listed_order(spec: str | Path) -> list[Any] | None:
+    """The list behind an inline list or a JSON file; None where the specification is a name like `random:7`."""
+    path = Path(spec)
+    if isinstance(spec, Path) or path.suffix == ".json":
+        return read_order(path)
+    text = spec.strip().removeprefix("[").removesuffix("]")
+    inline = bool(text) and all(c in "0123456789,- " for c in text)
+    if os.path.isfile(spec):  # not Path.is_file, which raises for a list longer than a file name may be
+        return read_order(path)
+    return _parsed(text) if inline else None
+
+
+def _parsed(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OrderError(f"order: expected whole numbers like 3,1,2,0, got `{text}`; correct the list") from error

@@ -1,0 +1,124 @@
+"""How difficult every item is, by what the reference run says of it: scores that orders are sorted by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from fut.artifacts.directory import DIFFICULTY
+from fut.display.numbers import perplexity
+from fut.errors import UsageError
+from fut.models import autodiff as derivatives
+from storage import FORMAT, Manifest, fingerprint
+
+if TYPE_CHECKING:
+    from fut.api.run import Run
+    from fut.training.problem import Problem
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """One score per item of a run [items], in `unit`; what it measures is said at `MEASURES`."""
+
+    key: str
+    unit: str
+    scores: list[float]
+
+    @property
+    def varies(self) -> bool:
+        """Whether two items differ, so that there is anything to sort by."""
+        return len(set(self.scores)) > 1
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The unit, and how an item is scored: (problem, ends of the reference run, item) -> number."""
+
+    unit: str
+    score: Callable[[Problem, Ends, int], float]
+
+
+class Ends:
+    """The parameters before the window and after it, in the reference order; each read once, and only if asked for."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._read = run, dict[int, Any]()
+
+    def at(self, step: int) -> Any:
+        if step not in self._read:
+            self._read[step] = self._run.state(step).theta
+        return self._read[step]
+
+    @property
+    def first(self) -> Any:
+        """theta_0 [D]."""
+        return self.at(0)
+
+    @property
+    def last(self) -> Any:
+        """theta_T [D]."""
+        return self.at(self._run.steps)
+
+
+def _length(problem: Problem, ends: Ends, item: int) -> float:
+    return float(problem.data.items[item][0].numel())
+
+
+def _loss(problem: Problem, ends: Ends, item: int) -> float:
+    return derivatives.evaluate(problem.objective, ends.first, [problem.data.items[item]])
+
+
+def _gradient_norm(problem: Problem, ends: Ends, item: int) -> float:
+    return problem.gradient(ends.first, item).double().norm().item()
+
+
+def _perplexity_drop(problem: Problem, ends: Ends, item: int) -> float:
+    judged = [problem.data.items[item]]
+    before, after = (derivatives.evaluate(problem.objective, theta, judged) for theta in (ends.first, ends.last))
+    return perplexity(before) - perplexity(after)
+
+
+MEASURES: dict[str, Measure] = {
+    "length": Measure("tokens", _length),
+    "loss": Measure("nats/token", _loss),
+    "gradient-norm": Measure("nats/token per unit of parameter", _gradient_norm),
+    "perplexity-drop": Measure("perplexity", _perplexity_drop),
+}
+"""By name. length: numbers in the item's first tensor, for text its tokens. loss: the item's mean loss at theta_0, in
+evaluation mode. gradient-norm: of that item's mean training loss at theta_0, over all parameters. perplexity-drop: the
+item's perplexity at theta_0 minus that at theta_T of the reference run: what the run learnt of it."""
+
+
+def difficulty(run: Run, key: str) -> Difficulty:
+    """The score of every item, computed once and kept in the run (`difficulty/`).
+
+    key: `length`, `loss`, `gradient-norm` or `perplexity-drop`. UsageError for another, or for a score that is not finite.
+    """
+    if key not in MEASURES:
+        raise UsageError(f"difficulty: expected one of {', '.join(MEASURES)}, got `{key}`; correct the key")
+    path, owner = run.path / DIFFICULTY / f"{key}.json", {"run": fingerprint(run.manifest.identity)}
+    if path.exists() and (kept := Manifest.read(path)).environment == owner:
+        return Difficulty(**kept.identity)
+    found = _measured(run, key)
+    path.parent.mkdir(exist_ok=True)
+    Manifest("difficulty", FORMAT, found.as_dict(), owner).write(path)
+    return found
+
+
+def _measured(run: Run, key: str) -> Difficulty:
+    measure, ends, scores = MEASURES[key], Ends(run), []
+    with run.progress(f"{key} of the items", run.items) as tick:
+        for item in range(run.items):
+            score = measure.score(run.problem, ends, item)
+            if not math.isfinite(score):
+                raise UsageError(
+                    f"difficulty: expected a finite {key} of item {item}, got {score}; sort by another key"
+                )
+            scores.append(score)
+            tick()
+    return Difficulty(key, measure.unit, scores)

@@ -1,0 +1,112 @@
+"""Accuracy tables and scatter plots of a verification."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fut.display.format import columns, interval, nbytes, number
+from fut.methods.registry import NAMES
+from fut.questions.accuracy.result import Verification
+from fut.questions.leave_out.score import Datamodel
+from fut.readouts.readout import PROBE
+from storage import replacing
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "Spearman": lambda row: number(row["spearman"]),
+    "[90 % interval]": lambda row: interval(row["spearman_interval"]),
+    "Pearson": lambda row: number(row["pearson"]),
+    "MAE": lambda row: number(row["mae"], ".5f"),
+    "skill": lambda row: number(row["skill"], "+.2f"),
+    "uncalibrated": lambda row: number(row.get("skill_uncalibrated"), "+.2f"),
+    "coverage": lambda row: number(row["coverage"], ".2f"),
+    "endpoint error": lambda row: number(row["endpoint_error"], ".2f"),
+    "s/order": lambda row: number(row["seconds_per_order"], ".2g"),
+    "gradients": lambda row: f"{row['precompute_gradients']:,}",
+    "store": lambda row: nbytes(row["store_bytes"]),
+}
+"""The accuracy table: header, and how a row's cell is made."""
+
+
+def table(found: Verification) -> str:
+    """The accuracy table, the baseline first."""
+    names = in_order(found.estimators)
+    rows = [[name, *(cell(found.estimators[name]) for cell in COLUMNS.values())] for name in names]
+    spread = found.as_dict()["true_sd"]
+    return (
+        f"{len(found.orders)} random orders, really retrained ({found.retrain_seconds:.2g} s each): "
+        f"{title(found)} {number(sum(found.true_losses) / len(found.orders), '.5f')} ± "
+        f"{(number(spread, '.5f') + ' ' + found.unit).rstrip()}; reference order {found.reference_loss:.5f}\n"
+        f"MAE in {found.unit or 'the unit of the read-out'}; skill = 1 − MAE / MAE of the baseline `reference`, "
+        "and before calibration;\n"
+        "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
+        + columns([["estimator", *COLUMNS], *rows])
+    )
+
+
+def datamodel(found: Datamodel) -> str:
+    """The table of an LDS, the baseline first; the column Spearman is the score."""
+    checked = found.verification
+    names = in_order(checked.estimators)
+    shown = {n: c for n, c in COLUMNS.items() if n not in ("uncalibrated", "coverage", "endpoint error")}
+    rows = [[name, *(cell(checked.estimators[name]) for cell in shown.values())] for name in names]
+    header = ["estimator", *("LDS" if c == "Spearman" else "s/subset" if c == "s/order" else c for c in shown)]
+    spread = number(checked.as_dict()["true_sd"], ".2g")
+    return (
+        f"{len(found.subsets)} random subsets of {len(found.subsets[0])} items ({found.share:g} of all) left out in place, "
+        f"really retrained ({checked.retrain_seconds:.2g} s each): {title(checked)} "
+        f"{number(sum(checked.true_losses) / len(found.subsets), '.5f')} ± {f'{spread} {checked.unit}'.rstrip()}; "
+        f"reference order {checked.reference_loss:.5f}\n"
+        f"LDS: Spearman correlation over subsets; MAE in {checked.unit or 'the unit of the read-out'}\n\n"
+        + columns([header, *rows])
+    )
+
+
+def title(found: Verification) -> str:
+    """What was asked, in words."""
+    return "probe loss" if found.readout == PROBE else f"read-out {found.readout}"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Estimator names in their usual order, the baseline first; a JSON file has them in the alphabet's."""
+    return sorted(names, key=lambda n: (NAMES.index(n.partition(":")[0]), n))
+
+
+def scatter(found: Verification, path: Path) -> Path:
+    """Estimated against retrained losses, a panel per estimator, written as PNG."""
+    from matplotlib.figure import Figure
+
+    names = [n for n in in_order(found.estimators) if n != "reference"]
+    figure = Figure(figsize=(3.3 * max(len(names), 1), 3.9), dpi=130, layout="constrained")
+    for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
+        _panel(axis, found, name)
+    figure.suptitle(
+        f"{title(found)} of {len(found.orders)} random orders: estimated against really retrained",
+        fontsize=11,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
+    return path
+
+
+def _panel(axis: Any, found: Verification, name: str) -> None:
+    reference, row = found.reference_loss, found.estimators[name]
+    unit = f"\n[10⁻³ {found.unit}]" if found.unit else "\n[10⁻³]"
+    true = [1e3 * (v - reference) for v in found.true_losses]
+    guess = [
+        1e3 * (v - reference) if v is not None and math.isfinite(v) else math.nan for v in found.estimated_losses[name]
+    ]
+    ends = [min(*true, 0), max(*true, 0)]
+    axis.plot(ends, ends, color="#888888", linewidth=1, label="exact")
+    axis.axhline(0, color="#D55E00", linewidth=1, linestyle="--", label="baseline")
+    axis.scatter(true, guess, s=16, color="#0072B2", alpha=0.8, linewidths=0)
+    axis.set_title(
+        f"{name}\nSpearman {number(row['spearman'], '.3f')}, skill {number(row['skill'], '+.2f')}", fontsize=9
+    )
+    axis.set_xlabel(f"retrained − reference{unit}", fontsize=8)
+    axis.set_ylabel("estimated − reference" + unit.replace("\n", " "), fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.legend(fontsize=6.5, frameon=False)

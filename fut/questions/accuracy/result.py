@@ -1,0 +1,106 @@
+"""How good is an estimate? The accuracy protocol: estimated against retrained losses of random orders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from estimators.orders.order import Order
+from fut.display.notebook import Shown, draw_agreement
+from fut.display.numbers import jsonable
+from fut.estimation.accuracy import accuracy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an estimator said about n orders: losses (in the read-out's unit), 90 % intervals if it has any, mean endpoint
+    error if it rebuilds parameters, the seconds it took in all, and the losses before calibration if it is calibrated."""
+
+    losses: list[float]
+    intervals: list[tuple[float, float]] | None
+    endpoint_error: float | None
+    seconds: float
+    uncalibrated: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Verification(Shown):
+    """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining."""
+
+    orders: list[Any]
+    reference_loss: float
+    true_losses: list[float]
+    estimated_losses: dict[str, list[float]]
+    retrain_seconds: float
+    estimators: dict[str, dict[str, Any]]
+    readout: str = "probe"
+    unit: str = "nats/token"
+
+    def as_dict(self) -> dict[str, Any]:
+        return jsonable(asdict(self) | {"true_sd": float(np.std(self.true_losses, ddof=1))})
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Verification:
+        """From `as_dict`; an estimate that was not finite comes back as None."""
+        return cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
+
+    def title(self) -> str:
+        return f"{self.readout}: estimated against really retrained values of {len(self.true_losses)} orders"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per estimator."""
+        return [
+            {"estimator": name, "spearman": row["spearman"]}
+            | dict(zip(("low", "high"), row["spearman_interval"] or (None, None), strict=True))
+            | {key: row.get(key) for key in ("mae", "skill", "coverage", "seconds_per_order")}
+            for name, row in self.estimators.items()
+        ]
+
+    def units(self) -> dict[str, str]:
+        return {"mae": self.unit, "seconds_per_order": "s"}
+
+    def notes(self) -> list[str]:
+        return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`"]
+
+    def draw(self, axes: Axes) -> None:
+        shown = {name: values for name, values in self.estimated_losses.items() if name != "reference"}
+        draw_agreement(axes, self.true_losses, shown, self.reference_loss, self.unit)
+
+
+def verify(
+    orders: Sequence[Order],
+    reference_loss: float,
+    retrain: Callable[[Order], tuple[float, float]],
+    estimators: dict[str, Callable[[Sequence[Order]], Answers]],
+    costs: Mapping[str, Mapping[str, float]] | None = None,
+    readout: str = "probe",
+    unit: str = "nats/token",
+) -> Verification:
+    """Retrain every order, ask every estimator about all of them, and compare.
+
+    retrain: order -> (loss, seconds). estimators: name -> (orders -> Answers). costs: further columns per estimator.
+    """
+    truths = [retrain(order) for order in orders]
+    losses = [loss for loss, _ in truths]
+    rows, estimated = {}, {}
+    for name, ask in estimators.items():
+        began = time.perf_counter()
+        found = ask(orders)
+        seconds = found.seconds if found.seconds else time.perf_counter() - began
+        row = accuracy(losses, found.losses, reference_loss, found.intervals, found.endpoint_error).as_dict()
+        if found.uncalibrated is not None:
+            raw = accuracy(losses, found.uncalibrated, reference_loss)
+            row |= {"mae_uncalibrated": raw.mae, "skill_uncalibrated": raw.skill}
+            row |= {"interval_width": float(np.mean([high - low for low, high in found.intervals or []]))}
+        rows[name] = row | {"seconds_per_order": seconds / len(orders)} | dict((costs or {}).get(name, {}))
+        estimated[name] = found.losses
+    seconds = float(np.mean([s for _, s in truths]))
+    listed = [o.tolist() for o in orders]
+    return Verification(listed, reference_loss, losses, estimated, seconds, rows, readout, unit)

@@ -1,0 +1,89 @@
+"""Local search on estimates, guided by a table of positions that learns as it goes.
+
+Every round corrects the table by what has been evaluated (`surrogate`), and asks the estimate about three kinds of orders: the
+best under the corrected table, held back towards the current order by penalties on distance (a trust region, solved as
+linear assignments); the current order's neighbours, by swaps and insertions, that the table ranks first; and a few that
+wander off, from which the table learns. Where nothing improves, the best order so far is perturbed (iterated local search:
+Lourenço, Martin & Stützle 2003).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fut.questions.curriculum.arrangements import Floats, Units
+from fut.questions.curriculum.assignment import assign, total
+from fut.questions.curriculum.evaluator import Evaluator
+from fut.questions.curriculum.surrogate import Surrogate
+
+PENALTIES = (0.0, 0.2, 0.6, 2.0)
+"""On moving a unit through the whole window, in standard deviations of the table's entries."""
+NEIGHBOURS, WANDERERS, FARTHEST = 18, 8, 8
+"""Of either kind per round; swaps that a wanderer makes at most."""
+PATIENCE, KICK, IDLE = 3, 4, 30
+"""Rounds without an improvement before a perturbation, its swaps, and rounds with nothing new to ask before the end."""
+
+
+class LocalSearch:
+    """One search: an evaluator, the table's costs [places, units], and a seeded generator."""
+
+    def __init__(self, evaluator: Evaluator, costs: Floats, draw: np.random.Generator) -> None:
+        self.evaluator, self.space, self.draw = evaluator, evaluator.space, draw
+        self.surrogate = Surrogate(self.space, costs)
+        self.rows: list[Units] = []
+        self.values: list[float] = []
+
+    def run(self, starts: Sequence[Units]) -> None:
+        """From the best of some arrangements, until the budget is spent or there is no order left to ask about."""
+        self._evaluate(starts)
+        if self.evaluator.best is None:
+            return
+        self._evaluate(self._wandering(2 * WANDERERS, self.evaluator.best))
+        stuck = idle = 0
+        current, value = self.evaluator.best, self.evaluator.best_value
+        while self.evaluator.left and idle < IDLE:
+            asked = self._proposals(current)
+            found = self._evaluate(asked)
+            idle = 0 if asked else idle + 1
+            if asked and found.min() < value:
+                current, value, stuck = asked[int(found.argmin())], float(found.min()), 0
+            else:
+                stuck += 1
+            if stuck > PATIENCE:
+                current, stuck = self._wandered(self.evaluator.best, KICK), 0
+                value = float(self._evaluate([current])[0])
+
+    def _evaluate(self, rows: Sequence[Units]) -> Floats:
+        found = self.evaluator.values(rows)
+        for row, value in zip(rows, found.tolist(), strict=True):
+            if np.isfinite(value):
+                self.rows.append(row)
+                self.values.append(value)
+        return found
+
+    def _proposals(self, current: Units) -> list[Units]:
+        """A round's orders, each new."""
+        learned = self.surrogate.costs(self.rows, self.values)
+        near = self.space.neighbours(current, self.draw)
+        ranked = near[np.argsort(total(learned, near), kind="stable")]
+        distance = self._distance(current) * learned.std()
+        fresh = self.evaluator.fresh
+        asked = fresh([assign(self.space, learned + p * distance) for p in PENALTIES])
+        return fresh([*asked, *fresh(ranked, NEIGHBOURS), *fresh(self._wandering(WANDERERS, current))])
+
+    def _distance(self, current: Units) -> Floats:
+        """How far through the window every place is from where every unit stands now: [places, units], from 0 to 1."""
+        steps = self.space.steps
+        return np.abs(steps[:, None] - steps[np.argsort(current)]) / max(len(self.space.start) - 1, 1)
+
+    def _wandering(self, count: int, origin: Units) -> list[Units]:
+        return [self._wandered(origin, int(k)) for k in self.draw.integers(1, FARTHEST + 1, size=count)]
+
+    def _wandered(self, row: Units, swaps: int) -> Units:
+        row = row.copy()
+        for _ in range(swaps if len(row) > 1 else 0):
+            a, b = self.draw.choice(len(row), 2, replace=False)
+            row[a], row[b] = row[b], row[a]
+        return self.space.repair(row)

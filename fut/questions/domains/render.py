@@ -1,0 +1,104 @@
+"""Domain orders and placements as text and pictures for people."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fut.display.format import columns, interval, number
+from fut.display.notebook import COLOURS, GREY, MARKERS, labelled
+from fut.questions.domains.result import Domains, Entry, Placement
+from storage import replacing
+
+SHOWN = 12
+
+
+def domains(found: Domains) -> str:
+    """Domain orders from the best estimate to the worst, then early against late for every domain and item."""
+    unit = found.unit or "the unit of the read-out"
+    sizes = ", ".join(f"{label} ({len(items)})" for label, items in found.labels.items())
+    ranked = sorted(found.orders, key=lambda entry: entry.loss)
+    half = SHOWN // 2
+    shown = ranked if len(ranked) <= SHOWN else [*ranked[:half], *ranked[-half:]]
+    rows = [["domain order", "loss", "delta", "90 % interval", "retrained"], *map(_row, shown)]
+    lines = [
+        f"domains and their items: {sizes}; {found.readout} by {found.estimator}, {unit}; reference order "
+        f"{found.reference_loss:.5f}, delta against it (negative is better)",
+        "",
+        columns(rows),
+    ]
+    if len(shown) < len(ranked):
+        lines.append(f"the best {half} and the worst {half} of {len(ranked)}")
+    header = ["late minus early", "delta", "90 % interval", "retrained", "best at"]
+    lines += ["", columns([header, *map(_placement, found.placements)]), "", found.note]
+    return "\n".join([*lines, *_checked(found)])
+
+
+def _row(entry: Entry) -> list[str]:
+    return [entry.name, f"{entry.loss:.5f}", f"{entry.delta:+.5f}", _bounds(entry.interval), number(entry.truth, ".5f")]
+
+
+def _placement(placed: Placement) -> list[str]:
+    found = placed.late_minus_early
+    best = min(zip(placed.places, placed.answers, strict=True), key=lambda pair: pair[1].loss)[0]
+    where = f"step {best}" if placed.kind == "item" else f"after {best} others"
+    return [placed.name, f"{found.delta:+.5f}", _bounds(found.interval, "+.5f"), number(found.truth, "+.5f"), where]
+
+
+def _bounds(found: tuple[float, float] | None, form: str = ".5f") -> str:
+    return "–" if found is None else f"[{found[0]:{form}}, {found[1]:{form}}]"
+
+
+def _checked(found: Domains) -> list[str]:
+    if found.checked is None:
+        return []
+    m = found.checked["measures"]
+    return [
+        f"against {found.checked['count']} of these orders really retrained: Spearman {number(m['spearman'])} "
+        f"{interval(m['spearman_interval'])}, skill {number(m['skill'], '+.2f')}, coverage {number(m['coverage'], '.2f')}"
+    ]
+
+
+def picture(found: Domains, path: Path) -> Path:
+    """Domain orders with their intervals, and the loss by place of every domain and item; written as PNG."""
+    from matplotlib.figure import Figure
+
+    items = [p for p in found.placements if p.kind == "item"]
+    figure = Figure(
+        figsize=(11.5 if items else 8.5, max(3.2, 0.24 * len(found.orders) + 1.4)), dpi=130, layout="constrained"
+    )
+    axes = figure.subplots(1, 3 if items else 2, squeeze=False)[0]
+    found.draw(axes[0])
+    axes[0].xaxis.label.set_size(8)
+    axes[0].tick_params(labelsize=7)
+    _curves(axes[1], [p for p in found.placements if p.kind == "domain"], found, "items of other domains before it")
+    if items:
+        _curves(axes[2], items, found, "step")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
+    return path
+
+
+def _against(found: Domains, value: float | None) -> float:
+    return math.nan if value is None else value - found.reference_loss
+
+
+def _curves(axis: Any, placed: list[Placement], found: Domains, label: str) -> None:
+    for k, of in enumerate(placed):
+        values = [_against(found, a.loss) for a in of.answers]
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+        axis.plot(of.places, values, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=of.name)
+        bounds = [a.interval for a in of.answers]
+        if None not in bounds:
+            low, high = np.array([[_against(found, v) for v in b] for b in bounds if b is not None]).T
+            axis.fill_between(of.places, low, high, color=colour, alpha=0.12, linewidth=0)
+        axis.plot(of.places, [_against(found, a.truth) for a in of.answers], "x", color=colour, markersize=6)
+    axis.axhline(0, color=GREY, linewidth=1, linestyle="--")
+    axis.set_xlabel(label, fontsize=8)
+    axis.set_ylabel(labelled(f"{found.readout} − reference", found.unit), fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.legend(fontsize=6.5, frameon=False)

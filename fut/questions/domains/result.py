@@ -1,0 +1,242 @@
+"""Domain order: items carry labels; what do the order of whole domains, and the place of one of them or of one item, change?
+
+A *domain order* trains on one domain after another, each in the reference order's own sequence; steps keep their lengths. A
+*placement* moves one domain as a block, or one item, from first to last among all others, which keep their order. All
+answers come from an `estimate(orders)` callable.
+
+`Domains.as_dict()`, as it is kept in `RUN/answers/domains-<key>.json`:
+
+    question             "domains"
+    estimator, readout, unit, reference_loss
+    labels               {label: [items]}
+    orders               [{name "web>books>code", labels [..], order [..], loss, delta, interval [low, high] or null, note,
+                           truth (loss really retrained) or null}]
+    placements           [{name, kind "domain" or "item", places [..] (first place or step), answers [as an entry of orders],
+                           late_minus_early {delta, interval or null, truth or null}}]
+    checked              {count, measures} of the retrained orders, or null: see `fut.questions.verify.accuracy`
+    seed, note
+
+Losses in the read-out's unit; `delta` against the reference order, negative is better for a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from estimators.orders.order import Order
+from fut.data.labels import Labels
+from fut.display.notebook import COLOURS, GREY, Shown, labelled
+from fut.display.numbers import jsonable
+from fut.estimation.accuracy import accuracy
+from fut.questions.domains.blocks import domain_moved, domain_order, item_moved
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+QUESTION = "domains"
+
+
+class Answer(Protocol):
+    """What is said about one order: `fut.Estimate` is one."""
+
+    @property
+    def loss(self) -> float: ...
+    @property
+    def delta(self) -> float: ...
+    @property
+    def interval(self) -> tuple[float, float] | None: ...
+    @property
+    def note(self) -> str: ...
+
+
+Estimates = Callable[[Sequence[Order]], Sequence[Answer]]
+Truth = Callable[[Order], "float | None"]
+"""The loss of an order that has really been trained; None where it has not."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One order and what is said of it."""
+
+    name: str
+    labels: list[str]
+    order: list[Any]
+    loss: float
+    delta: float
+    interval: tuple[float, float] | None
+    note: str
+    truth: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The last placement's loss minus the first's; interval: their errors taken as independent; truth where both are known."""
+
+    delta: float
+    interval: tuple[float, float] | None
+    truth: float | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A domain or an item at several places. places: of a domain, how many others' items come before it; of an item, its step."""
+
+    name: str
+    kind: str
+    places: list[int]
+    answers: list[Entry]
+    late_minus_early: Difference
+
+
+@dataclass(frozen=True)
+class Domains(Shown):
+    """Domain orders and placements; fields as in the module's text."""
+
+    estimator: str
+    readout: str
+    unit: str
+    reference_loss: float
+    labels: Labels
+    orders: list[Entry]
+    placements: list[Placement]
+    checked: dict[str, Any] | None
+    note: str
+    seed: int = 0
+    question: str = QUESTION
+
+    @property
+    def best(self) -> Entry:
+        """The domain order of the least estimated loss."""
+        return min(self.orders, key=lambda entry: entry.loss)
+
+    @property
+    def worst(self) -> Entry:
+        return max(self.orders, key=lambda entry: entry.loss)
+
+    def as_dict(self) -> dict[str, Any]:
+        return jsonable({"question": self.question} | asdict(self))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Domains:
+        """From `as_dict`."""
+        placements = [
+            Placement(
+                p["name"],
+                p["kind"],
+                p["places"],
+                [_entry(a) for a in p["answers"]],
+                Difference(**p["late_minus_early"]),
+            )
+            for p in content["placements"]
+        ]
+        rest = {k: content[k] for k in cls.__dataclass_fields__ if k in content}
+        return cls(**rest | {"orders": [_entry(o) for o in content["orders"]], "placements": placements})
+
+    def title(self) -> str:
+        return f"{self.readout} by the order of {len(self.labels)} domains: {', '.join(self.labels)}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per domain order, then per placement of every domain and item."""
+        rows = [_row("order", None, entry) for entry in self.orders]
+        return rows + [
+            _row(p.kind, at, entry) for p in self.placements for at, entry in zip(p.places, p.answers, strict=True)
+        ]
+
+    def units(self) -> dict[str, str]:
+        return dict.fromkeys(("loss", "delta", "low", "high", "retrained"), self.unit)
+
+    def notes(self) -> list[str]:
+        return ["delta: against the reference order, negative is better; low … high: 90 % interval of loss", self.note]
+
+    def draw(self, axes: Axes) -> None:
+        """Domain orders from the best estimate, on top, to the worst, with their intervals and what is known of their truth."""
+        ranked = sorted(self.orders, key=lambda entry: -entry.loss)
+        places = range(len(ranked))
+        for y, entry in zip(places, ranked, strict=True):
+            if entry.interval is not None:
+                ends = [value - self.reference_loss for value in entry.interval]
+                axes.plot(ends, [y, y], color=COLOURS[0], linewidth=1.5, alpha=0.5)
+        axes.plot([e.loss - self.reference_loss for e in ranked], places, "o", color=COLOURS[0], label="estimated")
+        known = [(e.truth - self.reference_loss, y) for y, e in zip(places, ranked, strict=True) if e.truth is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), "x", color=COLOURS[1], label="retrained")
+        axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
+        axes.set_yticks(list(places), [entry.name for entry in ranked], fontsize="x-small")
+        axes.set_xlabel(labelled(f"{self.readout} − reference", self.unit))
+        axes.legend(fontsize="small", frameon=False)
+
+
+def _row(kind: str, place: int | None, entry: Entry) -> dict[str, Any]:
+    low, high = entry.interval or (None, None)
+    named = {"kind": kind, "name": entry.name, "place": place, "loss": entry.loss, "delta": entry.delta}
+    return named | {"low": low, "high": high, "retrained": entry.truth}
+
+
+def _entry(content: Mapping[str, Any]) -> Entry:
+    return Entry(**content)
+
+
+def domains(
+    estimate: Estimates,
+    estimate_close: Estimates,
+    truth: Truth,
+    reference: Order,
+    labels: Labels,
+    chosen: Sequence[Sequence[str]],
+    items: Sequence[int],
+    places: int,
+) -> tuple[list[Entry], list[Placement]]:
+    """Every chosen domain order, every domain at `places` evenly spread places, every item of `items` at every step.
+
+    estimate: asked once about all orders that move domains; estimate_close: once about all that move one item.
+    """
+    blocks = [domain_moved(reference, label, of, places) for label, of in labels.items()]
+    single = [item_moved(reference, item) for item in items]
+    orders = [domain_order(reference, labels, arranged) for arranged in chosen]
+    orders += [order for _, _, _, of in blocks for order in of]
+    close = [order for _, _, _, of in single for order in of]
+    answers = [*estimate(orders), *(estimate_close(close) if close else ())]
+    said = iter(list(zip([*orders, *close], answers, strict=True)))
+    entries = [_said(">".join(arranged), list(arranged), *next(said), truth) for arranged in chosen]
+    placed = []
+    for name, kind, at, _ in [*blocks, *single]:
+        found = [_said(f"{name} at {place}", [name], *next(said), truth) for place in at]
+        placed.append(Placement(name, kind, at, found, difference(found[-1], found[0])))
+    return entries, placed
+
+
+def _said(name: str, labels: list[str], order: Order, answer: Answer, truth: Truth) -> Entry:
+    return Entry(name, labels, order.tolist(), answer.loss, answer.delta, answer.interval, answer.note, truth(order))
+
+
+def difference(late: Entry, early: Entry) -> Difference:
+    """late minus early; half-widths of their intervals add as those of independent errors do."""
+    delta, interval, truth = late.loss - early.loss, None, None
+    if late.interval is not None and early.interval is not None:
+        (low, high), (least, most) = late.interval, early.interval
+        half, centre = float(np.hypot(high - low, most - least) / 2), (low + high - least - most) / 2
+        interval = (centre - half, centre + half)
+    if late.truth is not None and early.truth is not None:
+        truth = late.truth - early.truth
+    return Difference(delta, interval, truth)
+
+
+def compare(
+    entries: Sequence[Entry], reference_loss: float, fitted_on: Callable[[Order], bool] = lambda order: False
+) -> dict[str, Any] | None:
+    """Accuracy of the estimates of the orders whose truth is known, each order once, the reference order aside.
+
+    fitted_on: whether a calibration saw the truth about an order, which is then left out. None for fewer than three.
+    """
+    different = [e for e in entries if e.truth is not None and e.delta and not fitted_on(Order.of(e.order))]
+    known = {str(e.order): (e.truth, e.loss, e.interval) for e in different}
+    if len(known) < 3:
+        return None
+    truths, losses, intervals = zip(*known.values(), strict=True)
+    found = accuracy(truths, losses, reference_loss, None if None in intervals else intervals).as_dict()
+    return {"count": len(known), "measures": found}

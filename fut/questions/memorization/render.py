@@ -1,0 +1,149 @@
+"""Memorization maps as text and pictures for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fut.display.format import brief, columns, interval, nbytes, number
+from fut.questions.memorization.maps import ABSENT, KINDS
+from fut.questions.memorization.result import Memorization
+from storage import replacing
+
+if TYPE_CHECKING:
+    from fut.questions.memorization.ask import Asked
+    from fut.questions.memorization.estimates import SweepPlan
+
+
+TITLES = {
+    "own": "the item itself",
+    "near": "held-out text near it",
+    "far": "held-out text far from it",
+    "probe": "all held-out text",
+}
+COLOURS, BAD = "RdBu_r", "#999999"
+
+
+def costs(asked: Asked, plan: SweepPlan | None, steps: int) -> str:
+    """What the question will cost, before it does."""
+    sweep = "nothing is to be swept"
+    if plan is not None:
+        sweep = (
+            f"sweeping {plan.readouts} read-outs once: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
+            f"{nbytes(plan.nbytes)} on disk and {nbytes(plan.scratch)} of scratch meanwhile, before compression"
+        )
+    cells, said = len(asked.items) * steps, "retrained" if asked.estimator == "retrain" else "estimated"
+    return (
+        f"{sweep}; {cells:,} cells and {len(asked.items)} orders without an item are {said}; at most {asked.retrained} orders "
+        f"are retrained for intervals and comparison, {asked.retrained * steps:,} steps"
+    )
+
+
+def memorization(found: Memorization) -> str:
+    """What the maps say, a line each, and a row for every kind."""
+    header = ["loss on", "without the item", "range over its steps", "half-width"]
+    rows = [
+        [
+            TITLES[kind],
+            f"{np.mean(found.absence[kind]):+.5f}",
+            f"{np.ptp(found.effects[kind], axis=1).mean():.5f}",
+            number(None if found.half_widths is None else float(np.mean(found.half_widths[kind])), ".2g"),
+        ]
+        for kind in KINDS
+    ]
+    general = found.generalization
+    lines = [
+        f"{len(found.items)} items over {found.steps} steps, by {found.estimator}; means over items in nats/token, against the "
+        "reference order (negative is better)",
+        "",
+        columns([header, *rows]),
+        "",
+        _kept(found),
+        f"similarity with the item and what held-out text gains from it: Spearman {number(general['spearman'], '.3f')} over "
+        f"{len(found.items) * len(found.groups)} pairs of item and group",
+        found.note,
+    ]
+    return "\n".join([*lines, *_checked(found)])
+
+
+def _kept(found: Memorization) -> str:
+    kept = found.retention
+    if kept["share"] is None:
+        return "nothing is remembered of the items: the loss on them is lower without them"
+    return (
+        f"an item is remembered best when seen at step {kept['best_step']} of 0..{found.steps - 1}; of that, "
+        f"{kept['share'][0]:.0%} when seen first and {kept['share'][-1]:.0%} when seen last"
+    )
+
+
+def _checked(found: Memorization) -> list[str]:
+    if not found.checked:
+        return []
+    header = [
+        "really retrained",
+        "cells",
+        "Spearman",
+        "[90 % interval]",
+        "Pearson",
+        "heatmap error",
+        "skill",
+        "coverage",
+    ]
+    rows = []
+    for kind in (*KINDS, *(ABSENT + k for k in KINDS)):
+        if kind not in found.checked:
+            continue
+        measured = found.checked[kind].measures
+        name = TITLES[kind.removeprefix(ABSENT)] + (", without it" if kind.startswith(ABSENT) else "")
+        rows.append([name, str(len(found.checked[kind].cells)), *_row(measured)])
+    return [
+        "",
+        "heatmap error: |estimated - true| / |true - mean|; skill: against the baseline `no change`",
+        "",
+        columns([header, *rows]),
+    ]
+
+
+def _row(measured: dict[str, Any]) -> list[str]:
+    return [
+        number(measured["spearman"]),
+        interval(measured["spearman_interval"]),
+        number(measured["pearson"]),
+        number(measured["heatmap_error"]),
+        number(measured["skill"], "+.2f"),
+        number(measured["coverage"], ".2f"),
+    ]
+
+
+def picture(found: Memorization, path: Path) -> Path:
+    """The maps side by side, retrained cells outlined, written as PNG; blue is better, red worse than the reference order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(KINDS), 3.9), dpi=130, layout="constrained")
+    for axis, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
+        _map(figure, axis, found, kind)
+    figure.suptitle("loss with item i at step j minus the loss in the reference order [10⁻³ nats/token]", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
+    return path
+
+
+def _map(figure: Any, axis: Any, found: Memorization, kind: str) -> None:
+    values = 1e3 * np.asarray(found.effects[kind], dtype=float)
+    limit = float(np.nanmax(np.abs(values))) or 1.0
+    shown = axis.imshow(values, cmap=COLOURS, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    axis.plot(found.places, range(len(found.items)), ".", color="black", markersize=2)
+    if kind in found.checked:
+        rows = {item: row for row, item in enumerate(found.items)}
+        cells = found.checked[kind].cells
+        axis.scatter(
+            [c[1] for c in cells], [rows[c[0]] for c in cells], s=9, facecolors="none", edgecolors=BAD, linewidths=0.5
+        )
+    axis.set_title(TITLES[kind], fontsize=9)
+    axis.set_xlabel("step j", fontsize=8)
+    axis.set_ylabel("item i (row)", fontsize=8)
+    axis.tick_params(labelsize=7)
+    figure.colorbar(shown, ax=axis, shrink=0.85).ax.tick_params(labelsize=7)

@@ -1,0 +1,35 @@
+"""Items whose gradient is far larger than others': what first order in curvature is too little for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fut.methods.registry import base_name
+from fut.orders.scores import difficulty
+
+if TYPE_CHECKING:
+    from fut.api.run import Run
+
+
+OUTLYING = 4.0
+"""Gradient norm of an item, as a multiple of the median item's, above which estimates of its moves are warned of."""
+EXACT = ("replay-exact", "retrain")
+
+
+def outlier_note(run: Run, items: Sequence[int], estimator: str) -> str:
+    """A warning, as the end of a note, of those of the items that are outliers to an estimator; nothing where none is."""
+    asked = bool(items) and base_name(estimator) not in EXACT
+    scores = difficulty(run, "gradient-norm").scores if asked else []
+    typical = float(np.median(scores)) if scores else 0.0
+    large = [item for item in items if scores and scores[item] > OUTLYING * typical]
+    if not large:
+        return ""
+    times = max(scores[item] for item in large) / typical if typical else math.inf
+    return (
+        f"; the gradient of item {', '.join(map(str, large))} is up to {times:.1f} times the median item's: estimates of such "
+        "an outlier err by more than their intervals, --estimator replay-exact and --verify are to be trusted"
+    )

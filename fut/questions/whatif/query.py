@@ -1,0 +1,75 @@
+"""A what-if query: edits of an order, read from JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from estimators.errors import OrderError
+from estimators.orders.order import Order
+from fut.orders.editing import _DECODER, _FIELDS, FORM, Edit
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question. order: a name, a list with one entry per step, an `Order`, or None for where all edits start.
+
+    edits: applied to it in turn. readouts: what is asked for; None for the usual ones. id: given back with the answer.
+    """
+
+    order: Any = None
+    edits: tuple[Edit, ...] = ()
+    readouts: tuple[str, ...] | None = None
+    id: Any = None
+
+
+def read_query(line: str) -> Query:
+    """A query from a line: a name, a JSON list, or a JSON object of `order`, `edits`, `readouts` and `id`, each optional.
+
+    OrderError for anything else.
+    """
+    text = line.strip()
+    if text[:1] not in ("[", "{", '"'):
+        return Query(text)
+    try:
+        found = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise OrderError(f"query: expected a name, a JSON list or a JSON object, got {error}; mend the line") from error
+    return as_query(found)
+
+
+def as_query(found: Any) -> Query:
+    """A query from a value: a dict of the fields of a query, or an order."""
+    if isinstance(found, Query):
+        return found
+    if not isinstance(found, Mapping):
+        return Query(found)
+    try:
+        return _read_object(found)
+    except OrderError as error:
+        raise QueryError(str(error), found.get("id")) from error
+
+
+class QueryError(OrderError):
+    """A query that cannot be meant; `id` is its own, where that could be read."""
+
+    def __init__(self, message: str, id: Any) -> None:
+        super().__init__(message)
+        self.id = id
+
+
+def _read_object(found: Mapping[str, Any]) -> Query:
+    if unknown := set(found) - set(_FIELDS):
+        raise OrderError(f"query: expected {', '.join(_FIELDS)}, got {', '.join(sorted(unknown))}; correct the names")
+    order, edits, readouts = found.get("order"), found.get("edits", []), found.get("readouts")
+    if not (order is None or isinstance(order, (str, list, Order))):
+        raise OrderError(f"query: expected `order` as a name or a list, got {order!r}; write [3, 1, 2, 0]")
+    if not isinstance(edits, list):
+        raise OrderError(f"query: expected `edits` as a list, got {edits!r}; write [{FORM}]")
+    if not (
+        readouts is None or (isinstance(readouts, list) and readouts and all(isinstance(r, str) for r in readouts))
+    ):
+        raise OrderError(f'query: expected `readouts` as a list of names, got {readouts!r}; write ["probe", "item:3"]')
+    named = None if readouts is None else tuple(readouts)
+    return Query(order, tuple(Edit.of(edit) for edit in edits), named, found.get("id"))

@@ -1,0 +1,96 @@
+"""What was run: in plain words first, then by hashes, versions and machine, all as the run recorded them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fut.data.dataset import Dataset
+from fut.display.numbers import perplexity
+from fut.methods.settings import Config
+
+if TYPE_CHECKING:
+    from fut.api.run import Run
+
+
+BUILT_IN = "fut.models.transformer.Transformer"
+
+
+@dataclass(frozen=True)
+class About:
+    """name: of the run's directory. words: sentences on what was trained. losses [nats/token] before the window and after
+    it, in the reference order. facts: label and value, hashes and versions among them."""
+
+    name: str
+    words: list[str]
+    start: float
+    reference: float
+    facts: list[tuple[str, str]]
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss) after the reference run."""
+        return perplexity(self.reference)
+
+
+def describe_run(run: Run) -> About:
+    """Read from the run's manifest and summary alone: no model is built."""
+    name = Path(run.path).resolve().name or str(run.path)
+    words = [_model(run), _training(run.config, str(run.summary["source"])), _judged(run.config)]
+    return About(name, words, float(run.summary["start_loss"]), run.reference_loss, _facts(run))
+
+
+def _model(run: Run) -> str:
+    model, made = run.config.model, run.manifest.identity["model"]["class"]
+    size = f"{run.parameters:,} parameters"
+    if made == BUILT_IN:
+        layers, heads = _counted(model.layers, "layer"), _counted(model.heads, "head")
+        return f"A transformer of {size} ({layers}, width {model.width}, {heads})"
+    return f"A model of {size} ({model.factory or made})"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _training(config: Config, source: str) -> str:
+    data, schedule = config.data, config.schedule
+    batch = _counted(data.batch, "sequence")
+    tokens = f" of {data.context} tokens" if source != Dataset.source else ""
+    pieces = f"{data.items} batches" if data.per_step == 1 else f"{data.items} items, {data.per_step} to a step,"
+    size = f" of {batch}{tokens} each" if source != Dataset.source else ""
+    often = "once" if data.epochs == 1 else f"{data.epochs} times"
+    before = f", after {config.warmup.steps} steps of warm-up that every order shares" if config.warmup.steps else ""
+    return (
+        f"was trained for {config.steps} steps of {config.rule.name} ({schedule.kind} schedule from {schedule.rate:g}) on "
+        f"{pieces}{size}, every one used {often}{before}. Text: {source}."
+    )
+
+
+def _judged(config: Config) -> str:
+    return (
+        "It is judged by its mean loss on held-out data, the probe set"
+        + (f" of {config.data.probe} sequences" if not config.model.loss else "")
+        + ": in nats/token, where lower is better; perplexity is exp(loss)."
+    )
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    identity, environment = run.manifest.identity, dict(run.manifest.environment)
+    data: dict[str, Any] = identity["data"]
+    pinned = environment.pop("config.toml", "")
+    rule, schedule = run.config.rule, run.config.schedule
+    options = ", ".join(f"{k} {v}" for k, v in sorted(rule.options.items()))
+    found = [
+        ("directory", str(run.path)),
+        ("model", f"{identity['model']['class']}, {identity['model']['dtype']}"),
+        ("update rule", f"{rule.name} ({options})" if options else rule.name),
+        ("schedule", f"{schedule.kind}, rate {schedule.rate:g} to {schedule.final * schedule.rate:g}"),
+        ("reference order, SHA-256", identity["order"]),
+        ("probe data, SHA-256", data["probe"]),
+        ("first and last item, SHA-256", f"{data['items'][0]} … {data['items'][-1]}"),
+        ("config.toml, SHA-256", pinned),
+    ]
+    machine = [(k, str(environment.pop(k))) for k in ("device", "machine", "threads") if k in environment]
+    return [*found, *machine, *((f"version of {k}", str(v)) for k, v in sorted(environment.items()))]

@@ -1,0 +1,168 @@
+"""What is trained: data, objective, rule, schedule and reference order, as one value with an identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from estimators.errors import DivergenceError
+from estimators.orders.order import Order
+from estimators.rules import make_rule
+from estimators.rules.base import Rule
+from estimators.schedule import Schedule
+from fut.data.dataset import Dataset
+from fut.data.text import build_dataset
+from fut.methods.settings import Config
+from fut.models import autodiff as derivatives
+from fut.models.factory import build_loss, build_module
+from fut.models.objective import Loss, Objective
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything that decides the numbers of a run; the device is where they are computed."""
+
+    config: Config
+    data: Dataset
+    objective: Objective
+
+    @cached_property
+    def rule(self) -> Rule:
+        return make_rule(self.config.rule.name, **self.config.rule.options)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        s = self.config.schedule
+        return Schedule(s.kind, s.rate, self.config.steps, s.warmup, s.final)
+
+    @cached_property
+    def reference(self) -> Order:
+        """The order the reference run trains in."""
+        return reference_order(self.config)
+
+    @cached_property
+    def twins(self) -> list[int]:
+        """For every item, the first item of equal content: exchanging the two changes nothing."""
+        first: dict[str, int] = {}
+        return [first.setdefault(found, item) for item, found in enumerate(self.data.identity()["items"])]
+
+    def canonical(self, order: Order) -> Order:
+        """The one form of all orders that train on the same content at every step; what is computed is computed for it."""
+        return order.canonical(self.twins if self._has_twins else None)
+
+    @cached_property
+    def _has_twins(self) -> bool:
+        return self.twins != list(range(len(self.twins)))
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the reference run's gradients may differ by rounding from sums of the items' own."""
+        return self.config.data.per_step > 1 or (
+            derivatives.alone(self.data.items) and derivatives.stackable(self.objective, self.data.items)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.objective.device
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step of the window."""
+        return self.schedule.rate_at(step)
+
+    def gradient(self, theta: Tensor, item: int) -> Tensor:
+        """Gradient [D] of one item's mean loss; DivergenceError where the loss is not finite."""
+        return self.gradient_and_loss(theta, item)[0]
+
+    def gradient_and_loss(self, theta: Tensor, item: int) -> tuple[Tensor, float]:
+        g, loss = derivatives.gradient_and_loss(self.objective, theta, self.data.items[item])
+        return g, finite(loss, f"item {item}")
+
+    def mean_gradient(self, theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
+        """Weighted sum of the items' gradients [D]."""
+        return self.mean_gradient_and_loss(theta, items, weights)[0]
+
+    def mean_gradient_and_loss(
+        self, theta: Tensor, items: Sequence[int], weights: Sequence[float]
+    ) -> tuple[Tensor, float]:
+        chosen = [self.data.items[i] for i in items]
+        g, loss = derivatives.mean_gradient_and_loss(self.objective, theta, chosen, weights)
+        return g, finite(loss, f"items {', '.join(map(str, items))}")
+
+    def item_gradients(self, theta: Tensor, items: Sequence[int]) -> Tensor:
+        """Gradients of several items' mean losses [n, D]; DivergenceError where one is not finite."""
+        found = derivatives.item_gradients(self.objective, theta, [self.data.items[i] for i in items])
+        if not torch.isfinite(found).all():
+            raise DivergenceError(
+                f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"
+            )
+        return found
+
+    def product(self, theta: Tensor, item: int, direction: Tensor, exact: bool = True) -> Tensor:
+        """Hessian-vector product [D] of one item's loss: exact, or by central difference of two gradients."""
+        form = derivatives.hessian_vector if exact else derivatives.hessian_vector_difference
+        return form(self.objective, theta, self.data.items[item], direction)
+
+    def mean_product(self, theta: Tensor, items: Sequence[int], direction: Tensor, exact: bool) -> Tensor:
+        """Hessian-vector product [D] of several items' mean loss: exact, or by central difference of two gradients."""
+        if exact:
+            chosen = [self.data.items[i] for i in items]
+            return derivatives.hessian_vector_mean(self.objective, theta, chosen, direction)
+        shares = [1.0 / len(items)] * len(items)
+        return derivatives.central_difference(lambda at: self.mean_gradient(at, items, shares), theta, direction)
+
+    def probe_loss(self, theta: Tensor) -> float:
+        """The read-out phi: mean loss on the probe set [nats/token]."""
+        return derivatives.evaluate(self.objective, theta, self.data.probe)
+
+    def probe_gradient(self, theta: Tensor) -> Tensor:
+        """Gradient [D] of the read-out."""
+        return derivatives.evaluate_gradient(self.objective, theta, self.data.probe)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a run directory pins, field by field."""
+        training = self.config.training()
+        training["data"].pop("text")  # the content hashes below pin the text, wherever the file lies now
+        return {
+            "config": training,
+            "data": self.data.identity(),
+            "model": self.objective.identity(),
+            "order": self.reference.digest,
+        }
+
+
+def reference_order(config: Config) -> Order:
+    """Step t consumes items t k … (t + 1) k - 1, for k items per step, again in every epoch."""
+    data = config.data
+    steps = [range(first, first + data.per_step) for first in range(0, data.items, data.per_step)]
+    return Order.of(steps * data.epochs)
+
+
+def finite(loss: float, where: str) -> float:
+    """The loss, if it is a finite number."""
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise DivergenceError(
+            f"{where}: expected a finite loss, got {loss}; lower schedule.rate or warmup.rate, or set rule.options.clip"
+        )
+    return loss
+
+
+def build_problem(
+    config: Config,
+    device: torch.device,
+    *,
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
+    data: Dataset | None = None,
+) -> Problem:
+    """A problem from its configuration; `module`, `loss` and `data` replace what the configuration describes."""
+    data = (build_dataset(config) if data is None else data).to(device)
+    if module is None:  # not `module or`: one may have a length, even of 0
+        module = build_module(config.model, config.data.vocabulary, config.data.context)
+    chosen = build_loss(config.model) if loss is None else loss
+    return Problem(config, data, Objective(module, chosen, device, getattr(torch, config.model.dtype)))

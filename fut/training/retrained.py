@@ -1,0 +1,71 @@
+"""Orders that have really been trained on a run: their losses and endpoints, kept so none is paid for twice."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from estimators.orders.order import Order
+from fut.training.trainer import Retrained
+from storage import CheckpointStore, Damage
+
+
+class RetrainedOrders:
+    """One directory per order, named by its canonical form's digest, holding one checksummed file.
+
+    canonical: the form that orders share which train on the same content, so that the truth about one is that of all.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        device: torch.device | str = "cpu",
+        canonical: Callable[[Order], Order] = Order.canonical,
+    ) -> None:
+        self.directory, self.device, self.canonical = directory, device, canonical
+
+    def _name(self, order: Order) -> str:
+        return self.canonical(order).digest[:32]
+
+    def _store(self, order: Order) -> CheckpointStore:
+        return CheckpointStore(self.directory / self._name(order))
+
+    def find(self, order: Order) -> Retrained | None:
+        """The truth about this order, if known."""
+        store = self._store(order)
+        if not store.has(len(order)):
+            return None
+        found = store.read(len(order))
+        theta = torch.from_numpy(found.arrays["theta"]).to(self.device)
+        return Retrained(float(found.attributes["loss"]), theta, float(found.attributes["seconds"]))
+
+    def among(self, orders: Sequence[Order]) -> dict[int, Retrained]:
+        """The truths that are known about any of the orders, by their places; the directory is listed once."""
+        names = {path.name for path in self.directory.iterdir()} if self.directory.exists() else set()
+        found = {i: self.find(order) for i, order in enumerate(orders) if names and self._name(order) in names}
+        return {i: truth for i, truth in found.items() if truth is not None}
+
+    def keep(self, order: Order, result: Retrained) -> None:
+        attributes: dict[str, int | float | str] = {
+            "loss": result.loss,
+            "seconds": result.seconds,
+            "order": str(order.tolist()),
+        }
+        self._store(order).write(len(order), {"theta": result.theta.cpu().numpy()}, attributes)
+
+    def losses(self) -> Iterator[tuple[Order, float]]:
+        """Every order that is known, as it was asked for, and its probe loss [nats/token]; no endpoint is read."""
+        for store in self._stores():
+            for step in store.steps():
+                held = store.read_attributes(step)
+                yield Order.of(ast.literal_eval(str(held["order"]))), float(held["loss"])
+
+    def check(self) -> list[Damage]:
+        return [damage for store in self._stores() for damage in store.check()]
+
+    def _stores(self) -> list[CheckpointStore]:
+        found = sorted(self.directory.iterdir()) if self.directory.exists() else []
+        return [CheckpointStore(path) for path in found]

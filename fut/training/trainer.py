@@ -1,0 +1,142 @@
+"""The reference trainer, and true retraining under any order: one code path, the rules that the estimators replay."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from estimators.orders.order import Order
+from estimators.replay import Listener, OrderBatch, RuleTransition, TrueGradients, replay
+from estimators.state import State
+from fut.errors import ModelError
+from fut.models import autodiff as derivatives
+from fut.progress import Progress, silent
+from fut.training.checkpoints import attributes_of, pack, read_state
+from fut.training.problem import Problem, finite
+from storage import CheckpointStore
+
+WARMUP_SAVE_EVERY = 25
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """The truth about one order. loss: phi(gamma_T) [nats/token]; theta: the endpoint [D]; seconds: wall clock."""
+
+    loss: float
+    theta: Tensor
+    seconds: float
+
+
+def train_order(problem: Problem, start: State, order: Order, listener: Listener | None = None) -> Retrained:
+    """Really train in the given order from a lifted state [D]; the same order gives the same bytes."""
+    began = time.perf_counter()
+    transition = RuleTransition(problem.rule, problem.rate, TrueGradients(problem.gradient, problem.mean_gradient))
+    batch = OrderBatch.pack([problem.canonical(order)], problem.device)
+    theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
+    seconds = time.perf_counter() - began
+    return Retrained(finite(problem.probe_loss(theta), "probe set after training"), theta, seconds)
+
+
+def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> State:
+    """The lifted state before the window, stacked for one run; resumes from its own last save."""
+    config, items = problem.config.warmup, problem.data.warmup
+    store = CheckpointStore(directory)
+    done = max(store.steps(), default=0)
+    state = (
+        read_state(store, done, problem.device).rows(1) if done else problem.rule.init(problem.objective.start()[None])
+    )
+    if not items:
+        return state
+
+    def gradient(theta: Tensor, item: int) -> Tensor:
+        g, loss = derivatives.gradient_and_loss(problem.objective, theta, items[item])
+        finite(loss, f"warm-up step {item}")
+        return g
+
+    def save(step: int, state: State) -> None:
+        if step % WARMUP_SAVE_EVERY == 0 and step < len(items):
+            store.write(step, pack(state), attributes_of(state))
+            for old in store.steps():
+                if old < step:
+                    store.remove(old)
+
+    def rate(step: int) -> float:
+        return config.rate * min(1.0, (step + 1) / config.ramp)
+
+    with progress("warm-up", len(items) - done) as tick:
+
+        def listener(step: int, state: State) -> None:
+            save(step, state)
+            tick()
+
+        transition = RuleTransition(problem.rule, rate, TrueGradients(gradient))
+        batch = OrderBatch.pack([Order.of(range(len(items)))], problem.device)
+        return replay(transition, state, batch, done, listener)
+
+
+def require_attached(problem: Problem, theta: Tensor) -> None:
+    """ModelError for a loss that does not depend on the module's parameters; one that is flat here may."""
+    at = theta.detach().clone().requires_grad_()
+    if not problem.objective.loss(at, problem.data.items[0]).requires_grad:
+        raise ModelError(
+            "loss: expected one that depends on the module's parameters, got one that is detached; mend it"
+        )
+
+
+def _recording(problem: Problem) -> tuple[TrueGradients, dict[str, float]]:
+    """The gradients that training takes, and what is recorded of the latest step: its loss, and whether it had any gradient."""
+    latest = {"train_loss": math.nan, "gradient": 1.0}
+
+    def kept(found: tuple[Tensor, float]) -> Tensor:
+        latest["train_loss"], latest["gradient"] = found[1], float(found[0].any())
+        return found[0]
+
+    def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
+        return kept(problem.mean_gradient_and_loss(theta, items, weights))
+
+    return TrueGradients(lambda theta, item: kept(problem.gradient_and_loss(theta, item)), mean), latest
+
+
+def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
+    """Training loss of a step of the reference order at parameters theta [D]: that of training, but for rounding."""
+    picks = OrderBatch.pack([problem.canonical(problem.reference)], problem.device).at(step)
+    pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
+    with torch.no_grad():
+        return sum(w * problem.objective.loss(theta, problem.data.items[item]).item() for item, w in pairs if w)
+
+
+def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:
+    """Train in the reference order, a checkpoint of the lifted state before every step and after the last.
+
+    Resumes after the last whole checkpoint. Each checkpoint records the training loss of the step that led to it, the mean
+    over its items.
+    """
+    done = max(checkpoints.steps(), default=-1)
+    if done < 0:
+        state = warm_up(problem, warmup, progress)
+        checkpoints.write(0, pack(state), attributes_of(state))
+        done = 0
+    else:
+        state = read_state(checkpoints, done, problem.device).rows(1)
+    gradients, latest = _recording(problem)
+
+    def save(step: int, state: State) -> None:
+        if step == 1 and not latest["gradient"]:
+            require_attached(problem, state.theta[0])
+        checkpoints.write(step, pack(state), attributes_of(state, train_loss=latest["train_loss"]))
+
+    with progress("reference run", problem.config.steps - done) as tick:
+
+        def listener(step: int, state: State) -> None:
+            save(step, state)
+            tick()
+
+        transition = RuleTransition(problem.rule, problem.rate, gradients)
+        batch = OrderBatch.pack([problem.canonical(problem.reference)], problem.device)
+        replay(transition, state, batch, done, listener)
