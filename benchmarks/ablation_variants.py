@@ -13,20 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from error_against_steps import SKETCH_SIZE, SketchedTables, with_layout
+from error_against_steps import SKETCH_SIZE, SketchedTables, changed
 from frozen import FrozenSecondMoment
 from torch import Tensor
 
 import fut
 from estimators.adjoint import DualTransition
 from estimators.sketch import Sketch
+from estimators.taylor import Moments
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.estimator import ALL, Adjoint, Rows
 from fut.methods.adjoint.pipeline import Expansion
 from fut.methods.adjoint.positions import Positions
-from fut.methods.base import Estimator, Reference
+from fut.methods.base import Estimator
+from fut.methods.context import Context
 from fut.methods.curvature_batches import pooled_batch, pooled_products
 from fut.methods.pairwise.replay import Replay, ReplayExact
+from fut.methods.pairwise.store import term_layout
 from fut.methods.pairwise.taylor import Fut
 from fut.models.autodiff import hessian_vector, hessian_vector_difference
 
@@ -128,36 +131,34 @@ class Workbench:
         self.run, self.directory = run, directory
 
     @cached_property
-    def reference(self) -> Reference:
-        return self.run.estimator("reference").reference
-
-    @cached_property
-    def pairwise(self) -> Reference:
+    def pairwise(self) -> Context:
         """With item gradients, updates and exact-direction products of every (checkpoint, item) pair, no sketch."""
         self.run.cache(["gradient", "norm", "update", "jvp"])
-        return self.run.estimator("reference").reference
+        return self.run.context
 
     def expansion(self, relative: float = 3e-4, about_reference: bool = False, **changes: Any) -> VariedExpansion:
         """One that differs from the default, which is about a mixture, as said; nothing is computed."""
         config = AdjointConfig(**{"centre": "mixture", "coordinates": 10**9, "functionals": 0} | changes)
         told = [f"{k}-{v}" for k, v in sorted(changes.items())] + [f"relative-{relative:g}"] * (relative != 3e-4)
         path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
-        start = lambda: self.run.state(0)  # noqa: E731
-        end = lambda: self.run.state(self.run.steps).theta  # noqa: E731
+        start = lambda: self.run.context.state(0)  # noqa: E731
+        end = lambda: self.run.context.state(self.run.steps).theta  # noqa: E731
         return VariedExpansion(
-            path, self.run.problem, config, start, end=end, relative=relative, about_reference=about_reference
+            path, self.run.context.problem, config, start, end=end, relative=relative, about_reference=about_reference
         )
 
-    def build(self, expansion: VariedExpansion, kind: type[Estimator] = Adjoint) -> Estimator:
+    def build(self, expansion: VariedExpansion, kind: type[Adjoint] | type[Positions] = Adjoint) -> Estimator:
         """Compute it, and an estimator on it; its scratch stays readable."""
         shared = self.directory / "shared"
         expansion.share(shared)
         if not expansion.complete():
             expansion.build()
         expansion.share(shared)
-        return kind(replace(self.reference, expansion=expansion))
+        return kind(self.run.context, expansion=expansion)
 
-    def varied(self, group: str, value: str, kind: type[Estimator] = Adjoint, **changes: Any) -> Variant:
+    def varied(
+        self, group: str, value: str, kind: type[Adjoint] | type[Positions] = Adjoint, **changes: Any
+    ) -> Variant:
         expansion = self.expansion(**changes)
         return Variant(
             group,
@@ -167,9 +168,9 @@ class Workbench:
             changes.get("seed", 0),
         )
 
-    def paired(self, group: str, value: str, make: Callable[[Reference], Estimator], names: list[str]) -> Variant:
+    def paired(self, group: str, value: str, make: Callable[[Context], Estimator], names: list[str]) -> Variant:
         """An estimator on the terms of every (checkpoint, item) pair."""
-        runs = lambda: self.pairwise.layout.gradients(names) / self.run.steps  # noqa: E731
+        runs = lambda: term_layout(self.pairwise).gradients(names) / self.run.steps  # noqa: E731
         return Variant(group, value, lambda: make(self.pairwise), runs)
 
     # --- the ablations
@@ -234,20 +235,20 @@ class Workbench:
         yield self.varied("order", "positions", Positions)
         yield self.varied("order", "order 0 about the centre", Unweighted)
         yield self.paired("order", "replay (order 0 about the reference)", Replay, ["gradient", "norm"])
-        exact = lambda: ReplayExact(self.reference)  # noqa: E731
+        exact = lambda: ReplayExact(self.run.context)  # noqa: E731
         yield Variant("order", "replay-exact (order 1)", exact, lambda: 0.0, orders=EXACT_ORDERS)
 
     def _moments(self) -> Iterator[Variant]:
         yield self.varied("moments", "adjoint, v of the centre", Frozen)
         for moments in ("reference", "replayed"):
             terms = ["update", "jvp"]
-            yield self.paired("moments", f"fut, {moments}", lambda r, m=moments: Fut(sketched(r), m), terms)
-            exact = lambda r, m=moments: Fut(r, m, "linear")  # noqa: E731
+            yield self.paired("moments", f"fut, {moments}", lambda r, m=moments: sketched(r, m), terms)
+            exact = lambda r, m=moments: Fut(r, moments=m, reading="linear")  # noqa: E731
             yield self.paired("moments", f"fut, no sketch, {moments}", exact, terms)
 
     def product_errors(self) -> dict[str, Any]:
         """Relative error of central differences along the sweep's own direction, at three steps of the default's sweep."""
-        expansion, problem, errors = self.expansion(), self.run.problem, {}
+        expansion, problem, errors = self.expansion(), self.run.context.problem, {}
         self.build(expansion)
         for step in (expansion.steps // 4, expansion.steps // 2, 3 * expansion.steps // 4):
             state, rate, after = expansion.state(step), problem.rate(step), expansion.costate(step + 1)
@@ -260,8 +261,10 @@ class Workbench:
         return {"product_errors": errors}
 
 
-def sketched(exact: Reference) -> Reference:
-    """The same terms seen through a JL sketch of the default kind and size."""
-    sketch = Sketch("sjlt", 0, exact.problem.objective.size, SKETCH_SIZE)
-    chosen = with_layout(exact, sketch="sjlt", size=SKETCH_SIZE)
-    return replace(chosen, tables=SketchedTables(exact.tables, sketch))
+def sketched(context: Context, moments: Moments) -> Fut:
+    """The paper's estimator on the same terms seen through a JL sketch of the default kind and size."""
+    exact = term_layout(context)
+    found = Fut(context, moments=moments, layout=changed(context, exact, sketch="sjlt", size=SKETCH_SIZE))
+    sketch = Sketch("sjlt", 0, context.problem.objective.size, SKETCH_SIZE)
+    found.tables = SketchedTables(Fut(context, layout=exact).tables, sketch)  # type: ignore[assignment]
+    return found

@@ -68,7 +68,7 @@ def truth_of(run: fut.Run, orders: list[fut.Order]) -> dict[str, Any]:
         "true_losses": losses,
         "true_sd": float(torch.tensor(losses, dtype=torch.float64).std()),
         "retrain_seconds": sum(f.seconds for f in found) / len(found),
-        "gradient_seconds": seconds_per_gradient(run.problem, run.state(0)),
+        "gradient_seconds": seconds_per_gradient(run.context.problem, run.context.state(0)),
     }
 
 

@@ -45,7 +45,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     row = found.estimators["adjoint"]
     many = _seconds(run, FEW)
     many = _seconds(run, MANY) if many < 0.1 else many
-    state_bytes = run.checkpoints.nbytes() / (run.steps + 1)
+    state_bytes = run.context.checkpoints.nbytes() / (run.steps + 1)
     result = {
         **setting,
         "parameters": run.parameters,
@@ -55,7 +55,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "calibration": {"slope": fit.fit.slope, "residual_sd": fit.fit.sd, "orders": fit.fit.count},
         "precompute_training_runs": row["precompute_gradients"] / run.steps,
         "build_seconds": built,
-        "gradient_seconds": seconds_per_gradient(run.problem, run.state(0)),
+        "gradient_seconds": seconds_per_gradient(run.context.problem, run.context.state(0)),
         "retrain_seconds": found.retrain_seconds,
         "seconds_per_order_of_many": many,
         "store_in_lifted_states": directory_bytes(run.path / "adjoint") / state_bytes,

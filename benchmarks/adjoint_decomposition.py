@@ -24,6 +24,7 @@ from scipy.stats import spearmanr
 
 import fut
 from estimators.orders.order import random_orders
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
 from fut.methods.settings import load_config
 from fut.models import autodiff as derivatives
@@ -41,7 +42,7 @@ def measure(steps: int, schedule: str, items: str, orders: int, work: Path, sett
     chosen = random_orders(run.reference, orders, ORDER_SEED)
     found = [run.retrain(order) for order in chosen]
     truth = np.array([f.loss for f in found])
-    terms, problem = run.expansion().terms(), run.problem
+    terms, problem = open_expansion(run.context).terms(), run.context.problem
     linear_alone = raw_estimates(run.estimator("adjoint", reading="linear"), chosen)[0]
     response = np.array(linear_alone) - run.reference_loss  # beyond the reference order's
     whole = np.array(raw_estimates(run.estimator("adjoint"), chosen)[0])

@@ -30,8 +30,10 @@ from words import VOCABULARY
 import fut
 from estimators.adjoint import mean_touched
 from estimators.orders.order import Order, random_orders
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.positions import TABLES
 from fut.methods.batching import raw_estimates
+from fut.methods.build import expand
 from fut.methods.settings import load_config
 
 ORDER_SEED = 2000
@@ -53,7 +55,7 @@ def judged(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def looked_up(run: fut.Run, orders: Sequence[Order], term: str) -> np.ndarray:
-    terms = run.expansion().terms()
+    terms = open_expansion(run.context).terms()
     table = np.stack([terms.read(term, step)[0] for step in range(run.steps)])
     return np.array([sum(table[t, i] for t, (i,) in enumerate(order.steps)) for order in orders])
 
@@ -63,7 +65,7 @@ def variant(path: Path, orders: Sequence[Order], truth: np.ndarray, curvature: s
     shutil.rmtree(path / "adjoint", ignore_errors=True)
     with patch("estimators.adjoint.mean_touched", mean_touched if touched else plain_mean):
         run = fut.open(path)
-        run.expand(run.config.adjoint.model_copy(update={"curvature": curvature}))
+        expand(run.context, run.config.adjoint.model_copy(update={"curvature": curvature}))
     found = {name: judged(np.array(raw_estimates(run.estimator(name), orders)[0]), truth) for name in READINGS}
     names = ("positions, held", "positions, as it comes")
     found |= {name: judged(looked_up(run, orders, term), truth) for name, term in zip(names, TABLES, strict=True)}

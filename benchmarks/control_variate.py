@@ -58,11 +58,11 @@ def measure(items: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             rows.append(row)
 
         add("adjoint", whole, run.parameters)
-        add("table", ask(Positions(adjoint.reference)), run.parameters)
+        add("table", ask(Positions(adjoint.context, expansion=adjoint.expansion)), run.parameters)
         for kept in (run.parameters // share for share in arguments.shares):
             controlled = bench.build(bench.expansion(centre="ensemble", seed=seed, coordinates=kept))
             assert isinstance(controlled, Adjoint)
-            plain = Adjoint(controlled.reference)
+            plain = Adjoint(controlled.context, expansion=controlled.expansion)
             plain.control = None
             add("adjoint", ask(plain), kept)
             add("adjoint + control variate", ask(controlled), kept)

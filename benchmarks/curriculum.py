@@ -65,7 +65,7 @@ def on_fresh_text(run: fut.Run, found: Curriculum) -> dict[str, Any]:
     randoms = random_orders(run.reference, len(found.random_losses), found.seed)
 
     def loss(order: Order) -> float:
-        return derivatives.evaluate(run.problem.objective, run.retrain(order).theta, items)
+        return derivatives.evaluate(run.context.problem.objective, run.retrain(order).theta, items)
 
     return {
         "sequences": sum(len(item[0]) for item in items),
@@ -81,15 +81,15 @@ def fresh_text(run: fut.Run) -> list[tuple[torch.Tensor]]:
     tokens, length = tokenize(read_text(data.text), data), data.context + 1
     held = tokens[int(TRAIN_SHARE * len(tokens)) :]
     rows = torch.from_numpy(held[: len(held) // length * length].reshape(-1, length).copy())
-    probe = {tuple(row.tolist()) for item in run.problem.data.probe for row in item[0]}
+    probe = {tuple(row.tolist()) for item in run.context.problem.data.probe for row in item[0]}
     kept = torch.stack([row for row in rows if tuple(row.tolist()) not in probe])
-    size = len(run.problem.data.probe[0][0])
+    size = len(run.context.problem.data.probe[0][0])
     return [(kept[first : first + size],) for first in range(0, len(kept) // size * size, size)]
 
 
 def brute_force(run: fut.Run, found: Curriculum, built: float | None) -> dict[str, Any]:
     """What the same seconds of retraining random orders would find, were their losses normal."""
-    gradient = seconds_per_gradient(run.problem, run.state(0))
+    gradient = seconds_per_gradient(run.context.problem, run.context.state(0))
     spent = (built or found.precompute_training_runs * found.retrain_seconds) + found.seconds
     count = spent / found.retrain_seconds
     away = (found.retrained_loss - found.mean_random_loss) / found.random_sd

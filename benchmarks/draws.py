@@ -56,7 +56,7 @@ def drawn(run: fut.Run, variant: str, seed: int, arguments: argparse.Namespace) 
         "accuracy": rows["adjoint"],
         "positions": rows["positions"],
         "precompute_training_runs": rows["adjoint"]["precompute_gradients"] / run.config.consumed,
-        "store_in_lifted_states": nbytes / (run.checkpoints.nbytes() / (run.steps + 1)),
+        "store_in_lifted_states": nbytes / (run.context.checkpoints.nbytes() / (run.steps + 1)),
         "true_losses": found.true_losses,
         "estimated_losses": found.estimated_losses["adjoint"],
     }

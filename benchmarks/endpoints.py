@@ -28,6 +28,7 @@ from scipy.stats import spearmanr
 import fut
 from estimators.orders.order import random_orders
 from fut.artifacts.directory import directory_bytes
+from fut.methods.lowrank.terms import open_base
 from fut.methods.pairwise.compute import seconds_per_gradient
 from fut.methods.settings import load_config
 
@@ -44,7 +45,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     run = fut.train(path, config)
     began = time.perf_counter()
     run.cache(["curved"])
-    built, state_bytes = time.perf_counter() - began, run.checkpoints.nbytes() / (run.steps + 1)
+    built, state_bytes = time.perf_counter() - began, run.context.checkpoints.nbytes() / (run.steps + 1)
     specs = [f"curved:refresh={every}" for every in arguments.refresh]
     found = run.verify(arguments.orders, ORDER_SEED, specs)
     compared = {s: offsets(run, arguments.orders, s) if arguments.offsets else {} for s in specs}
@@ -54,9 +55,9 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "reference_loss": run.reference_loss,
         "true_sd": found.as_dict()["true_sd"],
         "accuracy": {spec: found.estimators[spec] | compared[spec] for spec in specs},
-        "precompute_training_runs": run.base().gradients() / run.steps,
+        "precompute_training_runs": open_base(run.context).gradients() / run.steps,
         "build_seconds": built,
-        "gradient_seconds": seconds_per_gradient(run.problem, run.state(0)),
+        "gradient_seconds": seconds_per_gradient(run.context.problem, run.context.state(0)),
         "retrain_seconds": found.retrain_seconds,
         "store_in_lifted_states": directory_bytes(run.path / "curved") / state_bytes,
         "true_losses": found.true_losses,
@@ -71,11 +72,11 @@ def offsets(run: fut.Run, count: int, spec: str) -> dict[str, Any]:
     estimator: Any = run.estimator(spec)
     orders = random_orders(run.reference, count, ORDER_SEED)
     truths = [run.retrain(order) for order in orders]
-    raw, own, theta = estimator._replayed(orders), estimator._own(run.steps), run.state(run.steps).theta
+    raw, own, theta = estimator._replayed(orders), estimator._own(run.steps), run.context.state(run.steps).theta
     true = np.array([t.loss for t in truths])
     values = {"parameters": estimator.losses(raw + (theta - own), run.steps)}
-    shift = run.reference_loss - run.problem.probe_loss(own)
-    values["losses"] = [run.problem.probe_loss(end) + shift for end in raw]
+    shift = run.reference_loss - run.context.problem.probe_loss(own)
+    values["losses"] = [run.context.problem.probe_loss(end) + shift for end in raw]
     baseline = np.abs(true - run.reference_loss).mean()
     ends = {"parameters": raw + (theta - own), "losses": raw}
     moved = [float((t.theta - theta).norm()) for t in truths]

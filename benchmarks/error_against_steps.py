@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,13 @@ import fut
 from estimators.orders.order import random_orders
 from estimators.sketch import Sketch
 from fut.estimation.accuracy import accuracy
-from fut.methods.base import Estimator, Reference
+from fut.methods.base import Estimator
 from fut.methods.baseline import ReferenceEstimator
+from fut.methods.context import Context
 from fut.methods.pairwise.compute import seconds_per_gradient
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.replay import Replay, ReplayExact
+from fut.methods.pairwise.store import term_layout
 from fut.methods.pairwise.taylor import Fut, FutPlusPlus
 from fut.methods.pairwise.terms import TermLayout, TermTables
 from fut.methods.settings import load_config
@@ -60,35 +61,41 @@ class SketchedTables(TermTables):
 
 def variants(run: fut.Run) -> dict[str, Estimator]:
     """Every estimator and reading compared here, by the name it has in the record."""
-    exact = run.estimator("reference").reference
-    secant = with_layout(exact, derivative="secant")
-    sketch = Sketch("sjlt", 0, run.parameters, SKETCH_SIZE)
-    sketched = replace(with_layout(exact, sketch="sjlt", size=SKETCH_SIZE), tables=SketchedTables(exact.tables, sketch))
-    sketched_secant = replace(sketched, layout=with_layout(sketched, derivative="secant").layout)
+    context, exact = run.context, term_layout(run.context)
+    secant = changed(context, exact, derivative="secant")
+    sketched = changed(context, exact, sketch="sjlt", size=SKETCH_SIZE)
+    sketched_secant = changed(context, sketched, derivative="secant")
+    tables = SketchedTables(Fut(context, layout=exact).tables, Sketch("sjlt", 0, run.parameters, SKETCH_SIZE))
+
+    def in_sketch(kind: type[Fut], layout: TermLayout, **options: Any) -> Fut:
+        made = kind(context, layout=layout, **options)
+        made.tables = tables  # type: ignore[assignment]
+        return made
+
+    replayed: Any = {"moments": "replayed"}
     return {
-        "reference": ReferenceEstimator(exact),
-        "replay": Replay(exact),
-        "replay-exact": ReplayExact(exact),
-        "fut": Fut(sketched),
-        "fut++": FutPlusPlus(sketched),
-        "fut, replayed moments": Fut(sketched, "replayed"),
-        "fut++, replayed moments": FutPlusPlus(sketched, "replayed"),
-        "fut, secant": Fut(sketched_secant),
-        "fut++, secant": FutPlusPlus(sketched_secant),
-        "fut, evaluated": Fut(sketched, reading="evaluated"),
-        "fut, no sketch": Fut(exact),
-        "fut++, no sketch": FutPlusPlus(exact),
-        "fut, no sketch, replayed moments": Fut(exact, "replayed"),
-        "fut, no sketch, secant": Fut(secant),
-        "fut++, no sketch, secant": FutPlusPlus(secant),
-        "fut, no sketch, secant, replayed moments": Fut(secant, "replayed"),
+        "reference": ReferenceEstimator(context),
+        "replay": Replay(context),
+        "replay-exact": ReplayExact(context),
+        "fut": in_sketch(Fut, sketched),
+        "fut++": in_sketch(FutPlusPlus, sketched),
+        "fut, replayed moments": in_sketch(Fut, sketched, **replayed),
+        "fut++, replayed moments": in_sketch(FutPlusPlus, sketched, **replayed),
+        "fut, secant": in_sketch(Fut, sketched_secant),
+        "fut++, secant": in_sketch(FutPlusPlus, sketched_secant),
+        "fut, evaluated": in_sketch(Fut, sketched, reading="evaluated"),
+        "fut, no sketch": Fut(context, layout=exact),
+        "fut++, no sketch": FutPlusPlus(context, layout=exact),
+        "fut, no sketch, replayed moments": Fut(context, layout=exact, **replayed),
+        "fut, no sketch, secant": Fut(context, layout=secant),
+        "fut++, no sketch, secant": FutPlusPlus(context, layout=secant),
+        "fut, no sketch, secant, replayed moments": Fut(context, layout=secant, **replayed),
     }
 
 
-def with_layout(reference: Reference, **changes: Any) -> Reference:
-    """The same reference with another cache configuration."""
-    config = CacheConfig.model_validate(reference.layout.config.model_dump() | changes)
-    return replace(reference, layout=TermLayout.of(reference.problem, config))
+def changed(context: Context, layout: TermLayout, **changes: Any) -> TermLayout:
+    """The layout of another cache configuration."""
+    return TermLayout.of(context.problem, CacheConfig.model_validate(layout.config.model_dump() | changes))
 
 
 def measure(kind: str, steps: int, orders: int, work: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -102,13 +109,13 @@ def measure(kind: str, steps: int, orders: int, work: Path, settings: dict[str, 
     )
     path = work / f"{kind}-{steps}"
     run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config, progress=terminal)
-    run.progress = terminal
+    run.context.progress = terminal
     began = time.perf_counter()
     run.cache()
     cached = time.perf_counter() - began
     chosen = random_orders(run.reference, orders, ORDER_SEED)
     truths = [run.retrain(order) for order in chosen]
-    reference = run.state(run.steps).theta
+    reference = run.context.state(run.steps).theta
     shifts = torch.stack([t.theta - reference for t in truths])
     rows = {name: _row(run, e, chosen, [t.loss for t in truths], shifts) for name, e in variants(run).items()}
     return {
@@ -120,7 +127,7 @@ def measure(kind: str, steps: int, orders: int, work: Path, settings: dict[str, 
         "true_losses": [t.loss for t in truths],
         "true_sd": float(torch.tensor([t.loss for t in truths]).std()),
         "retrain_seconds": sum(t.seconds for t in truths) / orders,
-        "gradient_seconds": seconds_per_gradient(run.problem, run.state(0)),
+        "gradient_seconds": seconds_per_gradient(run.context.problem, run.context.state(0)),
         "cache_seconds": cached,
         "estimators": rows,
     }
@@ -133,7 +140,7 @@ def _row(
     positions = estimator.positions(orders)
     losses = estimator.losses(positions, run.steps)
     seconds = (time.perf_counter() - began) / len(orders)
-    reference = run.state(run.steps).theta
+    reference = run.context.state(run.steps).theta
     errors = [
         ((estimator.endpoint(p, run.steps) - reference - shift).norm() / shift.norm()).item()
         for p, shift in zip(positions, shifts, strict=True)

@@ -32,6 +32,7 @@ from estimators.orders.order import random_orders
 from estimators.replay import Picks, RuleTransition
 from estimators.state import State
 from fut.methods.adjoint.estimator import ALL, Adjoint, Rows
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
 from fut.methods.settings import load_config
 
@@ -73,7 +74,7 @@ class Varied(Adjoint):
 
 def item_weights(run: fut.Run, count: int) -> Anchored:
     """What H_i lambda_t of every item has beyond their mean [items, D], at `count` checkpoints of the centre."""
-    terms, problem, found = run.expansion().terms(), run.problem, []
+    terms, problem, found = open_expansion(run.context).terms(), run.context.problem, []
     anchors = curvature_anchors(run.steps, count)
     for step in anchors:
         theta, direction = (torch.from_numpy(terms.read(name, step)[0]) for name in ("centre", "answer"))
@@ -93,7 +94,7 @@ def measure(steps: int, items: str, arguments: argparse.Namespace) -> list[dict[
     run.cache(["adjoint"])
     own, rows = item_weights(run, arguments.anchors), []
     for curved, specific in itertools.product((False, True), (False, True)):
-        estimator = Varied(run.readouts.reference("probe"))
+        estimator = Varied(run.context)
         estimator.curved, estimator.own = curved, own if specific else None
         found = judged(np.array(raw_estimates(estimator, orders)[0]), truth)
         rows.append(

@@ -52,7 +52,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     found = run.memorize(calibrate=CALIBRATE, verify=arguments.cells, seed=SEED)
     truth = None if arguments.cells else run.memorize(estimator="retrain", seed=SEED)
     checked = found.checked if truth is None else compared(found, truth, fitted_on(run, found))
-    expansion = expansion_for(run, asked_of(run, None))
+    expansion = expansion_for(run.context, asked_of(run.context, None))
     seconds = float(np.mean([run.retrain(run.order("reverse")).seconds, run.retrain(run.order("random:1")).seconds]))
     result = {
         **setting,

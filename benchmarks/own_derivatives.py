@@ -47,7 +47,7 @@ ORDER_SEED, OWN_SEED = 2000, 9000
 
 def trajectory(run: fut.Run, order: Order) -> list[State]:
     """Lifted states of really training under an order, T + 1 of them."""
-    problem, states = run.problem, [run.state(0)]
+    problem, states = run.context.problem, [run.context.state(0)]
     for step, (item,) in enumerate(order.steps):
         gradient = problem.gradient(states[-1].theta, item)
         states.append(problem.rule.step(states[-1], gradient, problem.rate(step))[0])
@@ -56,7 +56,7 @@ def trajectory(run: fut.Run, order: Order) -> list[State]:
 
 def own_table(run: fut.Run, order: Order, anchors: Sequence[int]) -> np.ndarray:
     """Z [T, items] of one run."""
-    problem, items = run.problem, run.problem.config.data.items
+    problem, items = run.context.problem, run.context.problem.config.data.items
     states = trajectory(run, order)
     gradients = torch.stack([problem.item_gradients(states[at].theta, range(items)) for at in anchors])
     between, table = Anchored(anchors, lambda a: gradients[a]), np.zeros((run.steps, items))
@@ -121,7 +121,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config = load_config(None, arguments.settings, data=data)
     path = arguments.work / f"{arguments.steps}-{arguments.items}"
     run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config)
-    anchors, items = spread_anchors(run.steps, arguments.anchors, run.problem.rate), run.problem.config.data.items
+    anchors, items = (
+        spread_anchors(run.steps, arguments.anchors, run.context.problem.rate),
+        run.context.problem.config.data.items,
+    )
     orders = random_orders(run.reference, arguments.orders, ORDER_SEED)
     truth = np.array([run.retrain(order).loss for order in orders])
     own, tables = random_orders(run.reference, arguments.runs, OWN_SEED), []

@@ -116,7 +116,7 @@ def measure(steps: int, schedule: str, items: str, arguments: argparse.Namespace
     path = arguments.work / f"{steps}-{schedule}-{items}"
     run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config)
     adjoint = AdjointConfig.model_validate(run.config.adjoint.model_dump() | {"functionals": 0})
-    expansion = Expansion(path / "response", run.problem, adjoint, lambda: run.state(0))
+    expansion = Expansion(path / "response", run.context.problem, adjoint, lambda: run.context.state(0))
     expansion.run_centre(silent)
     run_anchors(expansion, silent)
     run_sweep(expansion, silent)

@@ -46,11 +46,11 @@ def measure(run: fut.Run, name: str, orders: Sequence[Order], edit: str | None) 
         "edits": name,
         "orders": len(orders),
         "true_mean_absolute_delta": float(np.mean(np.abs(np.array(true) - run.reference_loss))),
-        "uncalibrated": compared(run, Answering(run, estimator, "probe", False, False)(orders), true),
-        "random_orders": compared(run, Answering(run, estimator, "probe", False)(orders), true),
+        "uncalibrated": compared(run, Answering(run.context, estimator, "probe", False, False)(orders), true),
+        "random_orders": compared(run, Answering(run.context, estimator, "probe", False)(orders), true),
     }
     if edit is not None:
-        row["own_edits"] = compared(run, Answering(run, estimator, "probe", False).for_edit(edit)(orders), true)
+        row["own_edits"] = compared(run, Answering(run.context, estimator, "probe", False).for_edit(edit)(orders), true)
     print(json.dumps(row), file=sys.stderr, flush=True)
     return row
 

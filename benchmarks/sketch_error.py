@@ -34,8 +34,8 @@ RESAMPLES = 4000
 
 def real_vectors(run: fut.Run) -> Tensor:
     """[4, D]: theta_T - theta_0, the probe loss's gradient at theta_T, the gradients of items 0 and 1 at theta_0."""
-    first, last = run.state(0).theta, run.state(run.steps).theta
-    problem = run.problem
+    first, last = run.context.state(0).theta, run.context.state(run.steps).theta
+    problem = run.context.problem
     return torch.stack(
         [last - first, problem.probe_gradient(last), problem.gradient(first, 0), problem.gradient(first, 1)]
     )
@@ -43,7 +43,7 @@ def real_vectors(run: fut.Run) -> Tensor:
 
 def measure(run: fut.Run, vectors: Tensor, kind: Any, size: int, seeds: int) -> dict[str, Any]:
     """One row of the record: a kind and a k over sketch seeds 0 .. seeds-1."""
-    start, x = run.state(0).theta, vectors[0]
+    start, x = run.context.state(0).theta, vectors[0]
     products: dict[str, list[float]] = {name: [] for name in PAIRS}
     reconstructions, losses = [], []
     for seed in range(seeds):
@@ -53,7 +53,7 @@ def measure(run: fut.Run, vectors: Tensor, kind: Any, size: int, seeds: int) -> 
             products[name].append((small[i].double() @ small[j].double()).item())
         rebuilt = sketch.lift(small[0])
         reconstructions.append(((rebuilt - x).double().norm() / x.double().norm()).item())
-        losses.append(run.problem.probe_loss(start + rebuilt))
+        losses.append(run.context.problem.probe_loss(start + rebuilt))
     sketch = Sketch(kind, 0, run.parameters, size)
     return {
         "kind": kind,
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{kind} {size}: reconstruction {row['reconstruction']['rms']:.3f}", file=sys.stderr, flush=True)
         results = {
             "parameters": run.parameters,
-            "loss_start": run.summary["start_loss"],
+            "loss_start": run.context.summary["start_loss"],
             "loss_end": run.reference_loss,
             "norms": dict(
                 zip(("displacement", "probe gradient", "item 0", "item 1"), vectors.norm(dim=1).tolist(), strict=True)

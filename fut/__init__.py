@@ -33,9 +33,8 @@ from fut.estimation.results import Endpoint, Estimate
 from fut.methods.settings import Config, load_config
 from fut.models.transformer import Transformer, next_token_loss
 from fut.planning import Plan, plan
+from fut.version import __version__
 from storage import DamagedError, DiskFullError, ExistsError, IdentityError, MissingError
-
-__version__ = "0.1.0"
 
 __all__ = [
     "EXPECTED",
@@ -61,6 +60,7 @@ __all__ = [
     "Run",
     "Transformer",
     "UsageError",
+    "__version__",
     "load_config",
     "next_token_loss",
     "open",

@@ -19,17 +19,14 @@ from estimators.state import State
 from fut.artifacts.creation import checkpoint_bytes
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
-from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.costs import anchor_bytes, anchor_gradients, low_rank_bytes, low_rank_gradients
 from fut.methods.adjoint.estimator import CACHED
 from fut.methods.batching import batch_size
 from fut.methods.costs import NEEDS
 from fut.methods.expansion.costs import centre_bytes
 from fut.methods.footprint import Footprint, footprint_of, numbers, timed
-from fut.methods.lowrank.config import CurvedConfig
 from fut.methods.lowrank.costs import base_query, base_stages
 from fut.methods.lowrank.terms import Base
-from fut.methods.pairwise.config import CacheConfig
 from fut.methods.query_footprint import QueryFootprint
 from fut.methods.reweighting.terms import Sensitivities
 from fut.methods.settings import Config
@@ -106,18 +103,12 @@ def plan(
     if text is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"text": text})})
     problem = build_problem(config, choose_device(device), module=module, loss=loss, data=data)
-    return plan_problem(problem, config.adjoint, config.cache, progress)
+    return plan_problem(problem, config, progress)
 
 
-def plan_problem(
-    problem: Problem,
-    adjoint: AdjointConfig,
-    cache: CacheConfig,
-    progress: Progress = silent,
-    curved: CurvedConfig | None = None,
-) -> Plan:
-    """The plan of a problem under an expansion's, a cache's and the curved estimator's configuration."""
-    costs = Costs(footprint_of(problem, adjoint, cache), curved or problem.config.curved)
+def plan_problem(problem: Problem, config: Config, progress: Progress = silent) -> Plan:
+    """The plan of a problem. config: of what is computed before the first order, section by section."""
+    costs = Costs(footprint_of(problem, config.adjoint, config.cache), config)
     makers = costs.makers()
     stages: list[StageCost] = []
     with progress("planning", len(makers)) as tick:
@@ -138,9 +129,10 @@ def plan_problem(
 class Costs:
     """The stages of one problem, each made when it is asked for; timings are taken once."""
 
-    def __init__(self, footprint: Footprint, curved: CurvedConfig) -> None:
+    def __init__(self, footprint: Footprint, config: Config) -> None:
+        self.config = config
         self.footprint, self.problem = footprint, footprint.problem
-        self.base = Base(Path(), self.problem, curved, footprint.expansion.config, footprint.expansion.start)
+        self.base = Base(Path(), self.problem, config.curved, footprint.expansion.config, footprint.expansion.start)
         self.expansion, self.layout = footprint.expansion, footprint.layout
         self.steps, self.items = self.problem.config.steps, self.problem.config.data.items
         self.notes: list[str] = []
@@ -270,7 +262,7 @@ class Costs:
         wanted = Sensitivities(
             Path(),
             self.problem,
-            self.problem.config.reweighting,
+            self.config.reweighting,
             lambda step: self.problem.rule.init(self.footprint.theta),
         )
         pulls = self.steps * (1 + 2 * len(wanted.names)) * self.step

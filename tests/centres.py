@@ -12,6 +12,7 @@ import fut
 from estimators.adjoint import spread_anchors
 from estimators.state import State
 from estimators.trajectory import balanced_mixture, ensemble_orders
+from fut.methods.adjoint.identity import open_expansion
 
 
 def mean_of(states: list[State]) -> State:
@@ -22,9 +23,9 @@ def mean_of(states: list[State]) -> State:
 
 def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], list[list[tuple[int, Tensor]]]]:
     """The centre's lifted states, and of every step the items and the parameters at which their gradients are taken."""
-    problem, rule, T = run.problem, run.problem.rule, run.steps
-    centre, seen, runs = [run.state(0)], [], [run.state(0)] * mixture
-    seed = run.expansion().centre_seed
+    problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
+    centre, seen, runs = [run.context.state(0)], [], [run.context.state(0)] * mixture
+    seed = open_expansion(run.context).centre_seed
     mixed = balanced_mixture(run.reference, mixture, seed).steps
     orders = [order.steps for order in ensemble_orders(run.reference, mixture, seed)]
     for t in range(T):
@@ -40,7 +41,7 @@ def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], li
 
 def written_out_table(run: fut.Run, anchors: Sequence[int] | None = None) -> np.ndarray:
     """M by coordinate [T, items, D], by explicit loops and exact Hessian-vector products."""
-    problem, rule, T = run.problem, run.problem.rule, run.steps
+    problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
     centre, seen = trajectories(run, run.config.adjoint.centre, 2)
     slope = problem.probe_gradient(centre[T].theta)
     after = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})

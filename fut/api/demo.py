@@ -32,18 +32,20 @@ def run_demo(
     else:
         say(f"1. training the reference run into {out}: {config.warmup.steps} + {config.steps} steps")
         run = train(out, config, device=device, progress=progress)
-    say(f"   {run.parameters:,} parameters on {describe(run.problem.device)}; text: {run.summary['source']}")
+    say(
+        f"   {run.parameters:,} parameters on {describe(run.context.problem.device)}; text: {run.context.summary['source']}"
+    )
     say(f"   probe loss {present.loss(run.reference_loss)}")
     say(f"2. caching: {render.plan(run.plan_cache(), run.repair())}")
     run.cache()
     found = run.estimate(["reverse"], run.default_estimator, known=False)[0]
     say(f"3. the reverse order, without training it: {estimation_render.estimate(found)}")
-    if read_calibration(run, run.default_estimator) is None:
+    if read_calibration(run.context, run.default_estimator) is None:
         say(f"4. calibrating {run.default_estimator} on 8 retrained orders")
         run.calibrate()
         result = None
     else:
-        result = kept_verification(run, orders, VERIFICATION_SEED)
+        result = kept_verification(run.context, orders, VERIFICATION_SEED)
     if result is None:
         say(f"5. verifying: {orders} random orders retrained, {orders * run.steps} steps, and estimated")
         result = run.verify(orders, VERIFICATION_SEED)

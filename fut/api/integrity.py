@@ -9,7 +9,6 @@ from fut.artifacts import directory as files
 from fut.errors import UsageError
 from fut.estimation.calibration import DIRECTORY
 from fut.methods import settings_file
-from fut.methods.adjoint import identity
 from fut.methods.adjoint.files import PARTS
 from fut.methods.lowrank.terms import DIRECTORY as BASE
 from fut.methods.lowrank.terms import SCRATCH
@@ -17,6 +16,8 @@ from fut.methods.pairwise import store as pairwise_store
 from fut.methods.reweighting.terms import DIRECTORY as REWEIGHTING
 from fut.training.retrained import RetrainedOrders
 from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, TermStore
+
+SWEPT = (files.ADJOINT, REWEIGHTING, files.MEMORIZATION)
 
 
 def check_path(path: Path) -> list[Damage]:
@@ -34,7 +35,7 @@ def check_path(path: Path) -> list[Damage]:
         small[files.SUMMARY] = files.read_summary
     damages += [d for name, read in small.items() if (d := _unreadable(path / name, read, path))]
     kept = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{BASE}/{files.MANIFEST}")]
-    kept += [file for part in identity.SWEPT for file in path.glob(f"{part}/{files.MANIFEST}")]
+    kept += [file for part in SWEPT for file in path.glob(f"{part}/{files.MANIFEST}")]
     kept += path.glob(f"{files.DIFFICULTY}/*.json")
     damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]
     damages += _missing_checkpoints(path)
@@ -51,7 +52,7 @@ def check_path(path: Path) -> list[Damage]:
         for d in CheckpointStore(path / REWEIGHTING / part).check()
     ]
     damages += _damaged_terms(path / files.TERMS) if pairwise_store.has_terms(path) else []
-    built = [where for part in (*identity.SWEPT, BASE) if (where := path / part / "terms").exists()]
+    built = [where for part in (*SWEPT, BASE) if (where := path / part / "terms").exists()]
     return damages + [d for where in built for d in _damaged_terms(where)]
 
 

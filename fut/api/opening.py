@@ -15,6 +15,7 @@ from fut.artifacts.lock import alone
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.methods import settings_file
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.limits import require_training
 from fut.methods.settings import Config, adjoint_settings
 from fut.models.objective import Loss
@@ -55,12 +56,13 @@ def plan_path(
     where = Path(path)
     if (where / files.SUMMARY).exists():
         run = open_run(where, device=device, progress=progress)
-        return run.plan(adjoint_settings(run.expansion().config, settings))
+        return run.plan(adjoint_settings(open_expansion(run.context).config, settings))
     manifest, config = files.read_manifest(where), settings_file.read_config(where)
     data = dataset_file.read_dataset(where) if CheckpointStore(where / files.DATA).has(0) else None
     problem = build_problem(config, choose_device(device), data=data)
     require_same(manifest.identity, problem.identity, f"run {where}")
-    return plan_problem(problem, adjoint_settings(config.adjoint, settings) or config.adjoint, config.cache, progress)
+    chosen = adjoint_settings(config.adjoint, settings) or config.adjoint
+    return plan_problem(problem, config.model_copy(update={"adjoint": chosen}), progress)
 
 
 def train(
@@ -92,7 +94,7 @@ def train(
         )
     chosen = choose_device(device)
     problem = build_problem(config, chosen, module=module, loss=loss, data=data)
-    require_training(problem)
+    require_training(problem, config)
     creation.create(path, problem, environment(chosen))
     with alone(path):
         _finish(path, problem, progress)

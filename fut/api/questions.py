@@ -13,7 +13,10 @@ from estimators.orders.families import arranged
 from estimators.orders.order import Order
 from estimators.position_table import best_assignment
 from fut.estimation.calibration import SEED, Calibrated, calibrate_run
-from fut.orders.parsing import named_orders
+from fut.methods.adjoint.positions import position_table
+from fut.methods.context import Context
+from fut.methods.registry import default_estimator, open_estimator
+from fut.orders.parsing import OrderLike, named_orders, order_of
 from fut.orders.scores import Difficulty, difficulty
 from fut.questions.accuracy.ask import verify_run
 from fut.questions.accuracy.result import Verification
@@ -33,8 +36,6 @@ from fut.readouts.readout import PROBE
 from fut.report import SAMPLES, Report, write_report
 
 if TYPE_CHECKING:
-    from fut.api.run import OrderLike, Run
-    from fut.methods.adjoint.positions import Positions
     from fut.methods.reweighting.estimator import Reweighting
 
 
@@ -44,9 +45,7 @@ Names = Sequence[str] | None
 class Asking:
     """What a run can be asked beyond single estimates."""
 
-    @property
-    def _run(self) -> Run:
-        return cast("Run", self)
+    context: Context
 
     def calibrate(
         self,
@@ -61,11 +60,11 @@ class Asking:
         edit: `swap`, `move`, `repeat`, `replace` or `without`, for orders that are one such edit away from the reference
         order: what-if questions about one edit of that kind then have the interval that such orders deserve.
         """
-        return calibrate_run(self._run, orders, seed, estimator or self._run.default_estimator, readout, edit)
+        return calibrate_run(self.context, orders, seed, estimator or default_estimator(self.context), readout, edit)
 
     def verify(self, orders: int = 32, seed: int = 0, estimators: Names = None, readout: str = PROBE) -> Verification:
         """Retrain random orders and compare every estimator with them: see `fut.questions.verify`."""
-        return verify_run(self._run, orders, seed, estimators, readout)
+        return verify_run(self.context, orders, seed, estimators, readout)
 
     def whatif(
         self,
@@ -83,7 +82,7 @@ class Asking:
         estimator: None for the default, and for an order shorter than the window one that can answer it, which the answer
         says. verify: retrain that order, and give the truth beside the estimate. known, partial: as in `estimate`, `order`.
         """
-        return whatif_run(self._run, order, edits, readouts, estimator, verify, {"known": known, "partial": partial})
+        return whatif_run(self.context, order, edits, readouts, estimator, verify, {"known": known, "partial": partial})
 
     def whatifs(
         self,
@@ -101,7 +100,7 @@ class Asking:
         of such lines, orders and dicts. start: the order of those that name none. NotCachedError before the first answer; a
         bad query has `error` in its answer, and the rest go on: see `fut.querying.answer_queries`.
         """
-        asked = WhatIfs(self._run, estimator, readouts, start, known, verify, partial)
+        asked = WhatIfs(self.context, estimator, readouts, start, known, verify, partial)
         asked.ready()
         return answer_queries(asked, queries)
 
@@ -109,7 +108,7 @@ class Asking:
         self, subsets: int = 48, share: float = 0.1, seed: int = 0, estimators: Names = None, readout: str = PROBE
     ) -> Datamodel:
         """Retrain with random subsets left out in place and compare estimators with them: see `fut.datamodel`."""
-        return lds_run(self._run, subsets, share, seed, estimators, readout)
+        return lds_run(self.context, subsets, share, seed, estimators, readout)
 
     def memorize(
         self,
@@ -128,7 +127,7 @@ class Asking:
         many orders without an item, and keeps the answer in the run (`answers/`).
         """
         counts = {"groups": groups, "showing": showing, "calibrate": calibrate, "verify": verify, "seed": seed}
-        return memorize_run(self._run, asked_of(self._run, items, most, estimator=estimator, **counts))
+        return memorize_run(self.context, asked_of(self.context, items, most, estimator=estimator, **counts))
 
     def domains(
         self, labels: Any, orders: Sequence[Sequence[str]] | None = None, items: Sequence[int] = (), **options: Any
@@ -139,15 +138,17 @@ class Asking:
         orders: lists of all labels; None for all orders, or a sample. items: each put at every step. options: `most`,
         `places`, `calibrate`, `verify`, `seed`, `readout`, `estimator`, as in `fut.domains.domains_run`.
         """
-        return domains_run(self._run, labels, orders, items, **options)
+        return domains_run(self.context, labels, orders, items, **options)
 
     def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
         """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""
-        return write_report(self._run, out, samples, estimator)
+        return write_report(self.context, out, samples, estimator)
 
     def attributions(self, readout: str = PROBE) -> np.ndarray:
         """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
-        return cast("Reweighting", self._run.estimator("reweighting", readout=readout)).attributions.cpu().numpy()
+        return (
+            cast("Reweighting", open_estimator(self.context, "reweighting", readout=readout)).attributions.cpu().numpy()
+        )
 
     def search(
         self,
@@ -175,36 +176,36 @@ class Asking:
         maximize: seek the greatest value of the read-out. also: other read-outs of the retrained orders, which were not
         sought: the search fits the one that it seeks. See `fut.questions.curriculum`.
         """
-        chosen = self._run.order(start) if start is not None and not isinstance(start, str) else start
+        chosen = order_of(self.context, start) if start is not None and not isinstance(start, str) else start
         named, within = None if heuristics is None else tuple(heuristics), constraints or Constraints()
         retraining = (verify, finalists, named, seed)
         asked = Request(
             seconds, evaluations, chosen, method, *retraining, within, estimator, readout, maximize, tuple(also)
         )
-        return search_run(self._run, asked)
+        return search_run(self.context, asked)
 
     def difficulty(self, key: str) -> Difficulty:
         """A score per item: `length`, `loss`, `gradient-norm` or `perplexity-drop`; see `fut.difficulty`."""
-        return difficulty(self._run, key)
+        return difficulty(self.context, key)
 
     def arranged(
         self, scores: Sequence[float], family: str = "sort", number: int | None = None, descending: bool = False
     ) -> Order:
         """The order of a family by scores of your own, one per item: see `estimators.families`."""
-        if len(scores) != self._run.items:
+        if len(scores) != self.context.items:
             raise OrderError(
-                f"arranged: expected {self._run.items} scores, one per item, got {len(scores)}; give them in the items' order"
+                f"arranged: expected {self.context.items} scores, one per item, got {len(scores)}; give them in the items' order"
             )
-        return arranged(self._run.reference, scores, family, number, descending)
+        return arranged(self.context.reference, scores, family, number, descending)
 
     def named_orders(self) -> dict[str, Order]:
         """The orders that a found one is compared with, by name: see `fut.difficulty.named_orders`."""
-        return named_orders(self._run)
+        return named_orders(self.context)
 
     def positions(self, readout: str = PROBE) -> np.ndarray:
         """What putting an item at a step does to a read-out, to first order: [T, items], in its unit; entries of one
         step compare with one another; see `fut.positions`."""
-        return cast("Positions", self._run.estimator("positions", readout=readout)).table.cpu().numpy()
+        return position_table(self.context, readout)
 
     def best_order(self, readout: str = PROBE) -> Order:
         """The order of every item once with the least sum in the table of positions: a start for a search, not its end."""

@@ -2,65 +2,42 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
 from estimators.errors import OrderError
-from estimators.orders.order import Order, named_order
+from estimators.orders.order import Order
 from estimators.replay import Listener
-from estimators.state import State
 from fut.api import info
 from fut.api import integrity as inspection
 from fut.api.questions import Asking, Names
-from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
 from fut.data.dataset import Dataset
 from fut.estimation.endpoint import write_endpoint
 from fut.estimation.results import Endpoint, Estimates
 from fut.estimation.service import Answering
 from fut.methods import build as preparation
-from fut.methods import settings_file
-from fut.methods.adjoint import identity
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.base import Estimator
-from fut.methods.context import RunReadOuts
-from fut.methods.footprint import footprint_of
-from fut.methods.limits import require_tables
-from fut.methods.lowrank.config import CurvedConfig
-from fut.methods.lowrank.terms import DIRECTORY as BASE
-from fut.methods.lowrank.terms import Base, has_base, read_configs
-from fut.methods.pairwise import store as pairwise_store
+from fut.methods.context import Context
+from fut.methods.lowrank.terms import has_base, open_base
 from fut.methods.pairwise.compute import CachePlan
 from fut.methods.pairwise.config import CacheConfig
-from fut.methods.pairwise.terms import TermLayout
-from fut.methods.registry import make_estimator
-from fut.methods.reweighting.config import ReweightingConfig
-from fut.methods.reweighting.terms import DIRECTORY, Sensitivities, stored_config
+from fut.methods.pairwise.store import pairwise_config
+from fut.methods.registry import default_estimator, open_estimator
 from fut.methods.settings import Config
 from fut.models.objective import Loss
-from fut.models.transformer import Transformer
-from fut.orders import parsing
 from fut.orders.editing import only_edit
-from fut.orders.parsing import sorted_order
+from fut.orders.parsing import OrderLike, order_of
 from fut.planning import Plan, plan_problem
 from fut.progress import Progress, silent
 from fut.readouts.readout import PROBE, UserFunction
-from fut.resources.device import choose_device
-from fut.training.checkpoints import read_state
-from fut.training.fidelity import require_same_loss, require_same_training
-from fut.training.problem import Problem, build_problem, reference_order
-from fut.training.retrained import RetrainedOrders
-from fut.training.trainer import Retrained, train_order
-from storage import CheckpointStore, Damage, IdentityError, Manifest, TermStore, require_same
-
-OrderLike = Order | str | Path | Iterable[Any]
-DEFAULT_ESTIMATOR = "adjoint"
+from fut.training.trainer import Retrained
+from storage import Damage
 
 
 class Run(Asking):
@@ -81,105 +58,64 @@ class Run(Asking):
         readouts: Mapping[str, UserFunction] | None = None,
         progress: Progress = silent,
     ) -> None:
-        self.path, self.progress = Path(path), progress
-        self.manifest: Manifest = files.read_manifest(self.path)
-        self.config: Config = settings_file.read_config(self.path)
-        self._device_name, self._module, self._loss, self._data = device, copy.deepcopy(module), loss, data
-        self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
-        self.summary: dict[str, Any] = files.read_summary(self.path)
-        self.readouts = RunReadOuts(self, readouts)
+        self.context = Context(
+            path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress
+        )
 
-    @cached_property
-    def problem(self) -> Problem:
-        """Model, data and rule, rebuilt and compared field by field with what the run was made with."""
-        data = self._data or dataset_file.read_dataset(self.path)
-        device = choose_device(self._device_name)
-        self._require_module()
-        problem = build_problem(self.config, device, module=self._module, loss=self._loss, data=data)
-        require_same(self.manifest.identity, problem.identity, f"run {self.path}")
-        end = read_state(self.checkpoints, self.steps, problem.device).theta
-        require_same_loss(problem, end, self.reference_loss, f"run {self.path}")
-        require_same_training(problem, self.checkpoints, self.steps, f"run {self.path}")
-        return problem
+    @property
+    def path(self) -> Path:
+        return self.context.path
 
-    def _require_module(self) -> None:
-        """IdentityError for a run whose module came as an object, and is not given again."""
-        held, built = self.manifest.identity["model"]["class"], f"{Transformer.__module__}.{Transformer.__qualname__}"
-        if self._module is None and not self.config.model.factory and held != built:
-            raise IdentityError(
-                f"run {self.path}: expected the module that it was trained with, an object of `{held}`, got none; pass it: "
-                "fut.open(path, module=…, loss=…). On the command line a run can be opened whose configuration names them: "
-                "model.factory and model.loss, as `package.module:name`"
-            )
+    @property
+    def config(self) -> Config:
+        return self.context.config
 
     @property
     def steps(self) -> int:
         """T, steps of the window."""
-        return self.config.steps
+        return self.context.steps
 
     @property
     def items(self) -> int:
-        return self.config.data.items
-
-    @property
-    def reference_loss(self) -> float:
-        """Probe loss at the end of the reference run [nats/token]."""
-        return self.summary["reference_loss"]
+        return self.context.items
 
     @property
     def parameters(self) -> int:
         """D, number of trained parameters."""
-        return self.summary["parameters"]
+        return self.context.parameters
 
-    @cached_property
+    @property
     def reference(self) -> Order:
-        return reference_order(self.config)
+        """The order of the reference run."""
+        return self.context.reference
 
-    def state(self, step: int) -> State:
-        """Lifted state [D] of the reference run before step `step` (after the last for `steps`)."""
-        return read_state(self.checkpoints, step, self.problem.device)
+    @property
+    def reference_loss(self) -> float:
+        """Probe loss at the end of the reference run [nats/token]."""
+        return self.context.reference_loss
+
+    @property
+    def default_estimator(self) -> str:
+        return default_estimator(self.context)
 
     def order(self, spec: OrderLike, partial: bool = False) -> Order:
         """A checked order; `partial` accepts lists of fewer steps than the window."""
-        if isinstance(spec, Order):
-            return spec.check(self.items, self.steps, partial=True)
-        if not isinstance(spec, (str, Path, Iterable)):
-            raise OrderError(
-                f"order: expected a name, a path, a list of items or an Order, got {spec!r}; write [3, 1, 2, 0] or `reverse`"
-            )
-        if not isinstance(spec, (str, Path)):
-            return Order.of(cast("Iterable[Any]", spec)).check(self.items, self.steps, partial)
-        listed = parsing.listed_order(spec)
-        if listed is not None:
-            return Order.of(listed).check(self.items, self.steps, partial)
-        found = sorted_order(self, str(spec)) or named_order(str(spec), self.reference)
-        return found.check(self.items, self.steps, partial=True)
+        return order_of(self.context, spec, partial)
 
     # --- terms
-
-    @property
-    def layout(self) -> TermLayout:
-        """The layout of the terms in the store; the configuration's where nothing is cached yet."""
-        return TermLayout.of(self.problem, self.cache_config)
-
-    @property
-    def cache_config(self) -> CacheConfig:
-        if pairwise_store.has_terms(self.path):
-            stored = Manifest.read(self.path / files.TERMS / files.MANIFEST).identity["identity"]
-            return CacheConfig.model_validate(stored["cache"])
-        return self.config.cache
-
-    def terms(self, config: CacheConfig | None = None) -> TermStore:
-        """The term store, created if absent; IdentityError if it was made with another cache configuration."""
-        return preparation.open_terms(self, config)
 
     def plan(self, adjoint: AdjointConfig | None = None) -> Plan:
         """What every stage costs, from the reference run to a thousand queries: see `fut.planning`.
 
         adjoint: how an expansion would be made, in place of the stored or the configured one.
         """
-        chosen = adjoint or self.expansion().config
-        return plan_problem(self.problem, chosen, self.cache_config, self.progress, self.base().config)
+        context = self.context
+        chosen = {
+            "adjoint": adjoint or open_expansion(context).config,
+            "cache": pairwise_config(context),
+            "curved": open_base(context).config,
+        }
+        return plan_problem(context.problem, context.config.model_copy(update=chosen), context.progress)
 
     def plan_cache(
         self,
@@ -189,7 +125,7 @@ class Run(Asking):
         adjoint: AdjointConfig | None = None,
     ) -> CachePlan:
         """What `cache` would still cost."""
-        return preparation.plan(self, names, config, readouts, adjoint)
+        return preparation.plan(self.context, names, config, readouts, adjoint)
 
     def cache(
         self,
@@ -207,56 +143,17 @@ class Run(Asking):
         swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them. adjoint: how the expansion
         is made, in place of the run's own configuration; refused where the run has one that was made otherwise.
         """
-        preparation.cache(self, names, config, readouts, adjoint)
-
-    def expansion(self, config: AdjointConfig | None = None, part: str = files.ADJOINT) -> Expansion:
-        """The expansion about the centre, as it is stored; with the run's own configuration where there is none yet.
-
-        part: the directory of the run that holds it; `adjoint`, or `memorization` for that of `memorize`.
-        """
-        if config is None and identity.has_expansion(self.path, part):
-            config = identity.read_expansion_config(self.path, part)
-        chosen, directory = config or self.config.adjoint, self.path / part
-        user, end = self.readouts.user, lambda: self.state(self.steps).theta
-        return Expansion(directory, self.problem, chosen, lambda: self.state(0), user, end)
-
-    def sensitivities(self, config: ReweightingConfig | None = None) -> Sensitivities:
-        """The expansion about the reference run, as it is stored; with the run's own configuration where there is none."""
-        chosen = config or stored_config(self.path) or self.config.reweighting
-        return Sensitivities(self.path / DIRECTORY, self.problem, chosen, self.state, self.readouts.user)
-
-    def expand(self, config: AdjointConfig | None = None) -> None:
-        """Compute what the adjoint estimator reads; resumes where an interrupted call stopped."""
-        preparation.expand(self, config)
-
-    def base(self, config: CurvedConfig | None = None) -> Base:
-        """Low-rank curvature and all else that the curved estimator reads, as it is stored; as configured where it is not."""
-        stored = read_configs(self.path) if has_base(self.path) else None
-        adjoint = stored[1] if stored else self.expansion().config
-        chosen = config or (stored[0] if stored else self.config.curved)
-        donor = self.expansion() if identity.has_expansion(self.path) else None
-        return Base(self.path / BASE, self.problem, chosen, adjoint, lambda: self.state(0), donor)
-
-    def curve(self, config: CurvedConfig | None = None) -> None:
-        """Compute what the curved estimator reads; resumes where an interrupted call stopped."""
-        preparation.curve(self, config)
+        preparation.cache(self.context, names, config, readouts, adjoint)
 
     def repair(self) -> int:
         """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
-        return preparation.repair(self)
+        return preparation.repair(self.context)
 
     # --- answers
 
-    @property
-    def default_estimator(self) -> str:
-        """The estimator that answers when none is named: `adjoint`, or `replay` for a rule without a derivative."""
-        return DEFAULT_ESTIMATOR if self.problem.rule.smooth else "replay"
-
     def estimator(self, name: str, *, readout: str = PROBE, **options: str) -> Estimator:
         """An estimator of one read-out of this run by name; options as in `fut.estimation`."""
-        made = make_estimator(name, self.readouts.reference(readout), **options)
-        require_tables(footprint_of(self.problem, self.expansion().resolved, self.cache_config), made)
-        return made
+        return open_estimator(self.context, name, readout, **options)
 
     def estimate(
         self,
@@ -277,22 +174,12 @@ class Run(Asking):
         if isinstance(orders, (str, Path, Order)):
             raise OrderError(f"estimate: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
         asked = list(orders)
-        asker = Answering(self, estimator or self.default_estimator, readout, known, calibrated, **options)
+        asker = Answering(self.context, estimator or self.default_estimator, readout, known, calibrated, **options)
         return Estimates(asker.edited([self.order(o) for o in asked], [only_edit(o, ()) for o in asked]))
-
-    @cached_property
-    def retrained(self) -> RetrainedOrders:
-        """Every order that has really been trained on this run."""
-        return RetrainedOrders(self.path / files.RETRAINED, self.problem.device, self.problem.canonical)
 
     def retrain(self, order: OrderLike, listener: Listener | None = None) -> Retrained:
         """The truth: really train in this order, or recall the result if that has been done before."""
-        checked = self.order(order)
-        found = self.retrained.find(checked)
-        if found is None:
-            found = train_order(self.problem, self.state(0), checked, listener)
-            self.retrained.keep(checked, found)
-        return found
+        return self.context.retrain(self.order(order), listener)
 
     def endpoint(
         self, order: OrderLike, estimator: str | None = None, out: Path | str | None = None, **options: str
@@ -305,11 +192,11 @@ class Run(Asking):
         checked = self.order(order)
         name = estimator or ("curved" if has_base(self.path) else "replay-exact")
         target = Path(out) if out else self.path / files.ENDPOINTS / f"{name}-{checked.digest[:16]}.safetensors"
-        return write_endpoint(self, checked, name, target, **options)
+        return write_endpoint(self.context, checked, name, target, **options)
 
     def info(self) -> dict[str, Any]:
         """What the run is, and what each estimator costs: see `fut.inspection.info`."""
-        return info.info(self)
+        return info.info(self.context)
 
     def check(self) -> list[Damage]:
         """Verify every checksum of the run; what is damaged, by file."""

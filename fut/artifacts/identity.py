@@ -9,6 +9,13 @@ from typing import Any
 from storage import FORMAT, IdentityError, Manifest, require_same
 
 MANIFEST = "manifest.json"
+PINS = "readout_values"
+
+
+def read_pins(path: Path) -> dict[str, float]:
+    """Values at the reference endpoint of those read-outs of a run directory's stores that nothing else would recognise again."""
+    held = [Manifest.read(file).environment for file in sorted(path.glob(f"*/{MANIFEST}"))]
+    return {name: value for environment in held for name, value in environment.get(PINS, {}).items()}
 
 
 def claim(directory: Path, kind: str, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> None:

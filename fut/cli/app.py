@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fut.api import render
+from fut.api.run import Run
 from fut.cli.domains import domains
 from fut.cli.lds import lds
 from fut.cli.memorize import memorize
@@ -34,8 +35,10 @@ from fut.errors import EXPECTED, UsageError, exit_status
 from fut.estimation import render as estimation_render
 from fut.estimation.calibration import SEED
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.pairwise.compute import CachePlan
 from fut.methods.pairwise.config import CacheConfig
+from fut.methods.pairwise.store import pairwise_config
 from fut.methods.settings import adjoint_settings, load_config, parse_config
 from fut.orders.editing import CALIBRATED
 from fut.questions.accuracy import render as accuracy_render
@@ -70,7 +73,7 @@ def train(
     data: dict[str, Any] = {} if text is None else {"text": text}
     sys.path.insert(0, os.getcwd())
     run = make(out, load_config(config, settings or (), steps, data=data), device=device, progress=progress(as_json))
-    say(f"trained on {describe(run.problem.device)}", as_json)
+    say(f"trained on {describe(run.context.problem.device)}", as_json)
     answer(run.info(), render.info(run.info()), as_json)
 
 
@@ -119,7 +122,7 @@ def cache(
     config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
     names, asked = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
     repaired = run.repair()
-    say(f"caching on {describe(run.problem.device)}", as_json)
+    say(f"caching on {describe(run.context.problem.device)}", as_json)
     plan: CachePlan = run.plan_cache(names, config, asked, adjoint)
     say(render.plan(plan, repaired), as_json)
     run.cache(names, config, asked, adjoint)
@@ -127,22 +130,24 @@ def cache(
     answer({"plan": vars(plan), "repaired": repaired} | info, render.info(info), as_json)
 
 
-def _cache_config(run: Any, settings: list[str] | None) -> CacheConfig:
-    current, given = run.cache_config.model_dump(mode="json"), settings or []
+def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig:
+    current, given = pairwise_config(run.context).model_dump(mode="json"), settings or []
     if any(not s.strip().startswith(("cache.", "adjoint.")) for s in given):
         raise UsageError(
             f"--set: expected keys of the sections `cache` and `adjoint`, got {', '.join(given)}; the rest is fixed by the run"
         )
     own = [s for s in given if s.strip().startswith("cache.")]
     if not own:
-        return run.cache_config
+        return pairwise_config(run.context)
     changed = load_config(None, own).cache.model_dump(mode="json", exclude_unset=True)
     return parse_config({"cache": current | changed}).cache
 
 
-def _adjoint_config(run: Any, settings: list[str] | None) -> AdjointConfig | None:
+def _adjoint_config(run: Run, settings: list[str] | None) -> AdjointConfig | None:
     """What --set says of the expansion: changes of the stored configuration, or else of the run's own."""
-    return adjoint_settings(run.expansion().config, [s for s in settings or () if s.strip().startswith("adjoint.")])
+    return adjoint_settings(
+        open_expansion(run.context).config, [s for s in settings or () if s.strip().startswith("adjoint.")]
+    )
 
 
 @app.command()
@@ -259,7 +264,7 @@ def show_batch(
     """Print which text was in a step."""
     from fut.api.info import show_step
 
-    found = show_step(open_run(path, "cpu", as_json), step, order)
+    found = show_step(open_run(path, "cpu", as_json).context, step, order)
     answer({"step": step, "items": found}, render.batch(step, found), as_json)
 
 

@@ -52,7 +52,7 @@ def domains(
         say(f"retraining at most {count} orders of {run.steps} steps, {count * run.config.consumed} gradients", as_json)
     arranged = [[label.strip() for label in order.split(",")] for order in orders] if orders else None
     found = domains_run(
-        run,
+        run.context,
         labels,
         arranged,
         moved,

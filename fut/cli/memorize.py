@@ -35,8 +35,8 @@ def memorize(
     run = open_run(path, device, as_json)
     rows = numbers("--items", items)
     counts = {"groups": groups, "showing": showing, "calibrate": calibrate, "verify": verify, "seed": seed}
-    asked = asked_of(run, rows, most, estimator=estimator, **counts)
-    say(maps_shown.costs(asked, plan_memorize(run, asked), run.steps), as_json)
-    found = memorize_run(run, asked)
+    asked = asked_of(run.context, rows, most, estimator=estimator, **counts)
+    say(maps_shown.costs(asked, plan_memorize(run.context, asked), run.steps), as_json)
+    found = memorize_run(run.context, asked)
     picture = maps_shown.picture(found, plot or path / "answers" / "memorization.png")
     answer(found.as_dict() | {"plot": str(picture)}, maps_shown.memorization(found) + f"\npicture: {picture}", as_json)

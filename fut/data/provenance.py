@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from fut.config.training import TrainingConfig
 from fut.data.text import TRAIN_SHARE, build_dataset, deal, read_texts
 from fut.errors import UsageError
-
-if TYPE_CHECKING:
-    from fut.api.run import Run
-
 
 OTHERWISE = "give labels in a JSON file"
 
 
-def source_labels(run: Run) -> list[str]:
+def source_labels(config: TrainingConfig, source: str, digest: Mapping[str, Any]) -> list[str]:
     """The file of every item: the one that holds more than half of its segments, each by its middle byte.
 
     UsageError where the run's text is no directory of several files or not the one it was trained on, where a tokenizer hides
     where a file ends, and where an item mixes files.
+
+    source: what the run was trained on. digest: the identity of the data that it was trained on.
     """
-    data = run.config.data
-    if data.tokenizer or run.summary["source"] != data.text:
-        raise UsageError(f"labels: expected a run on text as bytes for `source`, got {_what(run)}; {OTHERWISE}")
-    if build_dataset(run.config).identity() != run.manifest.identity["data"]:
+    data = config.data
+    if data.tokenizer or source != data.text:
+        got = f"the tokenizer {data.tokenizer}" if data.tokenizer else source
+        raise UsageError(f"labels: expected a run on text as bytes for `source`, got {got}; {OTHERWISE}")
+    if build_dataset(config).identity() != digest:
         raise UsageError(
             f"labels: expected the text that the run was trained on in {data.text}, got another; {OTHERWISE}"
         )
@@ -39,10 +40,6 @@ def source_labels(run: Run) -> list[str]:
     rows, _ = deal(segments, data, np.random.default_rng([data.seed, 0]))
     owners = np.searchsorted(ends, rows * length + length // 2, side="right")
     return [_majority(item, [texts[k][0] for k in own]) for item, own in enumerate(owners.tolist())]
-
-
-def _what(run: Run) -> str:
-    return f"the tokenizer {run.config.data.tokenizer}" if run.config.data.tokenizer else run.summary["source"]
 
 
 def _majority(item: int, names: list[str]) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from fut.config.schema import DataConfig
+from fut.config.training import TrainingConfig
 from fut.data.dataset import Dataset
 from fut.errors import DataError
-from fut.methods.settings import Config
 from fut.models.factory import load_hook
 from fut.models.objective import Item
 
@@ -70,7 +70,7 @@ def tokenize(text: str, config: DataConfig) -> np.ndarray:
     return ids
 
 
-def build_dataset(config: Config) -> Dataset:
+def build_dataset(config: TrainingConfig) -> Dataset:
     """Cut the configured text into disjoint segments of context + 1 tokens and deal them into items.
 
     Mixed items take segments from anywhere in the training share; heterogeneous ones take theirs from consecutive
@@ -101,7 +101,7 @@ def deal(segments: int, data: DataConfig, draw: np.random.Generator) -> tuple[np
     return chosen.reshape(data.items, data.batch), rest
 
 
-def _require_enough(config: Config, tokens: int, train: int, held_out: int) -> None:
+def _require_enough(config: TrainingConfig, tokens: int, train: int, held_out: int) -> None:
     data, length = config.data, config.data.context + 1
     segments = data.items * data.batch + (data.batch * data.per_step if config.warmup.steps else 0)
     if train >= segments and held_out >= data.probe:

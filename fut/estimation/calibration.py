@@ -14,9 +14,13 @@ from estimators.orders.order import Order, random_order
 from fut.display.notebook import COLOURS, Shown, labelled
 from fut.errors import UsageError
 from fut.methods.adjoint.config import ADDED
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.positions import reads_held
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import base_name, require_movable
+from fut.methods.lowrank.terms import open_base
+from fut.methods.pairwise.store import pairwise_config
+from fut.methods.registry import base_name, open_estimator, require_movable
+from fut.methods.reweighting.terms import open_sensitivities
 from fut.orders.editing import random_edits
 from fut.readouts.readout import PROBE, ReadOut, require_same_value, suffix
 from storage import FORMAT, Manifest
@@ -24,7 +28,7 @@ from storage import FORMAT, Manifest
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 DIRECTORY = "calibration"
@@ -138,7 +142,7 @@ class Calibrated(Shown):
 
 
 def calibrate_run(
-    run: Run, count: int, seed: int, estimator: str, readout: str = PROBE, edit: str | None = None
+    run: Context, count: int, seed: int, estimator: str, readout: str = PROBE, edit: str | None = None
 ) -> Calibrated:
     """Retrain `count` random orders (kept, as every truth is), estimate them, fit, and store the fit in the run.
 
@@ -153,7 +157,7 @@ def calibrate_run(
     if count < 3:
         raise UsageError(f"calibrate: expected at least 3 orders, got {count}; 8 is a good number")
     orders, asked = _orders(run, count, seed, edit), run.readouts.get(readout)
-    estimates, variances = raw_estimates(run.estimator(estimator, readout=asked.name), orders)
+    estimates, variances = raw_estimates(open_estimator(run, estimator, readout=asked.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
         truths = [run.readouts.truth(asked, run.retrain(order, lambda step, state: tick())) for order in orders]
     content = {
@@ -174,7 +178,7 @@ def calibrate_run(
     return found
 
 
-def _orders(run: Run, count: int, seed: int, edit: str | None) -> list[Order]:
+def _orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order]:
     if edit is None:
         return fresh_orders(run, count, seed, (), "calibrate")
     drawn = random_edits(run.reference, edit, count, seed)
@@ -186,7 +190,7 @@ def _asked(readout: ReadOut) -> dict[str, str]:
     return {} if readout.name == PROBE else {"readout": readout.name, "unit": readout.unit}
 
 
-def read_calibration(run: Run, estimator: str, readout: str = PROBE, edit: str | None = None) -> Calibrated | None:
+def read_calibration(run: Context, estimator: str, readout: str = PROBE, edit: str | None = None) -> Calibrated | None:
     """The calibration of this estimator of a read-out on this run, if there is one: on random orders, or on a kind of edit.
 
     None where its terms have been made anew since. ModelError where a user's read-out is another function now.
@@ -202,18 +206,18 @@ def read_calibration(run: Run, estimator: str, readout: str = PROBE, edit: str |
     return _fitted(found.identity)
 
 
-def answers_from(run: Run, estimator: str, readout: str) -> str:
+def answers_from(run: Context, estimator: str, readout: str) -> str:
     """Digest of what an estimator's answers are made from: its terms, and its calibration where there is one."""
     fit = read_calibration(run, estimator, readout)
     fitted = [] if fit is None else [fit.truths, fit.estimates]
     return hashlib.sha256(json.dumps([_basis(run, estimator, readout), fitted]).encode()).hexdigest()
 
 
-def _basis(run: Run, estimator: str, readout: str) -> str:
+def _basis(run: Context, estimator: str, readout: str) -> str:
     """Digest of what the estimates are made from: run, read-out, and the configuration of the terms that they replay."""
     name, config = base_name(estimator), {}
     if name in ("adjoint", "positions"):
-        expansion = run.expansion()
+        expansion = open_expansion(run)
         later = {n for n in LATER if getattr(expansion.config, n) == ADDED[n]}  # earlier versions had no such
         config = expansion.config.model_dump(mode="json", exclude={"readouts", *later, *expansion.config.idle()})
         config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
@@ -224,18 +228,18 @@ def _basis(run: Run, estimator: str, readout: str) -> str:
         if name == "adjoint" and expansion.controlled:
             config["control"] = "held by steps"  # and so with what a sample is drawn for
     elif name == "curved":
-        config = run.base().settings()
+        config = open_base(run).settings()
     elif name == "reweighting":
-        about = run.sensitivities()
+        about = open_sensitivities(run)
         config = about.config.model_dump(mode="json", exclude={"readouts"}) | {"readouts": about.names}
     elif name in ("fut", "fut++", "replay"):
-        config = run.cache_config.model_dump(mode="json", exclude={"item_block"})
+        config = pairwise_config(run).model_dump(mode="json", exclude={"item_block"})
     asked = {} if readout == PROBE else {"readout": readout}
     content = json.dumps({"run": run.manifest.identity, "terms": config} | asked, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def fresh_orders(run: Run, count: int, seed: int, used: Collection[str], asking: str = "verify") -> list[Order]:
+def fresh_orders(run: Context, count: int, seed: int, used: Collection[str], asking: str = "verify") -> list[Order]:
     """The first `count` random orders of a seed that train differently from one another and from the reference order, and whose
     digests are not among `used`: none that was calibrated on. UsageError, in the name of who is asking, for too few."""
     seen, found = {run.problem.canonical(run.reference)}, list[Order]()

@@ -12,13 +12,14 @@ from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.estimation.results import Endpoint
 from fut.methods.pairwise.taylor import Fut
+from fut.methods.registry import open_estimator
 from storage import fingerprint, write_bytes
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
-def write_endpoint(run: Run, order: Order, estimator: str, out: Path, **options: str) -> Endpoint:
+def write_endpoint(run: Context, order: Order, estimator: str, out: Path, **options: str) -> Endpoint:
     """Rebuild the endpoint, evaluate the probe loss there, write the parameters; names as in `module.state_dict()`."""
     if out.is_dir():
         raise UsageError(f"endpoint: expected a file to write, got the directory {out}; name a file in it with --out")
@@ -39,14 +40,14 @@ def write_endpoint(run: Run, order: Order, estimator: str, out: Path, **options:
 
 
 def _rebuild(
-    run: Run, order: Order, name: str, **options: str
+    run: Context, order: Order, name: str, **options: str
 ) -> tuple[Tensor, float, float | None, float | None, str]:
     """Parameters [D], the estimator's loss, the sketch's measured and theoretical reconstruction errors, and what the estimator
     says against itself."""
     if name == "retrain":
         truth = run.retrain(order)
         return truth.theta, truth.loss, None, None, ""
-    estimator = run.estimator(name, **options)
+    estimator = open_estimator(run, name, **options)
     positions = estimator.positions([order])
     loss = estimator.losses(positions, len(order))[0]
     theta = estimator.endpoint(positions[0], len(order))
@@ -55,7 +56,7 @@ def _rebuild(
     return theta, loss, reconstruction_error(run, estimator), estimator.sketch.reconstruction_error(), ""
 
 
-def reconstruction_error(run: Run, estimator: Fut) -> float:
+def reconstruction_error(run: Context, estimator: Fut) -> float:
     """|P^T P x - x| / |x| for x the displacement of the whole reference run."""
     moved = run.state(run.steps).theta - run.state(0).theta
     rebuilt = estimator.sketch.lift(estimator.sketch.project(moved))

@@ -16,9 +16,10 @@ from fut.estimation.calibration import Calibrated, read_calibration
 from fut.estimation.results import Estimate, estimated, known_truth
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
+from fut.methods.registry import open_estimator
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 OTHER_ITEMS = (
@@ -39,7 +40,7 @@ class Answering:
     _other: Answering | None = None
 
     def __init__(
-        self, run: Run, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
+        self, run: Context, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
     ) -> None:
         self.run, self.name, self.known, self._options = run, name, known, options
         self.readout = run.readouts.get(readout)
@@ -71,7 +72,7 @@ class Answering:
     def estimator(self) -> Estimator:
         if self._origin is not None:
             return self._origin.estimator
-        made = self.run.estimator(self.name, readout=self.readout.name, **self._options)
+        made = open_estimator(self.run, self.name, readout=self.readout.name, **self._options)
         if self._other is not None:
             with suppress(NotCachedError):
                 made.share(self._other.estimator)

@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from collections.abc import Sequence
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from estimators.orders.order import Order
 from estimators.replay import Listener, OrderBatch
-from estimators.state import State
-from fut.errors import NotCachedError, UsageError
-from fut.methods.pairwise.terms import TermLayout, TermTables
-from fut.readouts.readout import PROBE, ReadOut, caching_command, shortened
-from fut.training.problem import Problem
-
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
-    from fut.methods.lowrank.terms import Base
-    from fut.methods.reweighting.terms import Sensitivities
-
+from fut.errors import UsageError
+from fut.methods.context import Context
+from fut.readouts.readout import PROBE, ReadOut
 
 Reading = Literal["linear", "evaluated"]
 """How a read-out is taken off a position: by its gradient at the reference, or really evaluated."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the estimators know about the reference run: its checkpoints, streamed, and its terms, if cached.
-
-    readout: what is asked for. loss: its value at the end of the reference run, in its unit.
-    """
-
-    problem: Problem
-    layout: TermLayout
-    state: Callable[[int], State]
-    loss: float
-    tables: TermTables
-    readout: ReadOut
-    expansion: Expansion | None = None
-    base: Base | None = None
-    sensitivities: Sensitivities | None = None
-
-    def loss_at(self, step: int) -> float:
-        """phi(theta_step), in the read-out's unit: as known at the end of the run, evaluated before."""
-        return self.loss if step == self.problem.config.steps else self.readout.value(self.state(step).theta)
-
-    def linear(self, step: int, slope: Tensor, displacements: Tensor) -> list[float]:
-        """phi(theta_step) + <slope, displacement>: exactly phi(theta_step) where the displacement is zero."""
-        base = self.loss_at(step)
-        return [base + (d.double() @ slope.double()).item() for d in displacements]
 
 
 class Estimator(ABC):
@@ -64,9 +28,21 @@ class Estimator(ABC):
     name: ClassVar[str]
     in_place: ClassVar[bool] = False  # answers weights of items in their own steps, and no order that moves one
 
-    def __init__(self, reference: Reference, needs: tuple[str, ...] = ()) -> None:
-        self.reference, self.problem = reference, reference.problem
-        self.needs = needs
+    def __init__(self, context: Context, readout: str = PROBE) -> None:
+        """context: the run. readout: the read-out's name; see `fut.readouts`."""
+        self.context, self.problem = context, context.problem
+        self.readout: ReadOut = context.readouts.get(readout)
+        self.reference_value = context.readouts.at_reference(self.readout)
+
+    def value_at(self, step: int) -> float:
+        """phi(theta_step) of the reference run, in the read-out's unit: as known at the end, evaluated before."""
+        steps = self.problem.config.steps
+        return self.reference_value if step == steps else self.readout.value(self.context.state(step).theta)
+
+    def linear(self, step: int, slope: Tensor, displacements: Tensor) -> list[float]:
+        """phi(theta_step) + <slope, displacement>: exactly phi(theta_step) where the displacement is zero."""
+        base = self.value_at(step)
+        return [base + (d.double() @ slope.double()).item() for d in displacements]
 
     @abstractmethod
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
@@ -101,9 +77,8 @@ class Estimator(ABC):
     def share(self, other: Estimator) -> None:  # noqa: B027
         """Hold in memory only once what another estimator of the same run, of another read-out, holds already."""
 
-    def ready(self) -> None:
-        """NotCachedError, naming the command to run, if the store lacks a term that this estimator replays."""
-        term_tables(self.reference, self)
+    def ready(self) -> None:  # noqa: B027
+        """NotCachedError, naming the command to run, if a store lacks what this estimator reads."""
 
     def width(self) -> int:
         """Numbers per order that a batch keeps in memory, for the choice of the batch's size."""
@@ -116,32 +91,3 @@ class Estimator(ABC):
 def one_of(option: str, value: str | None, choices: object) -> None:
     if value is not None and value not in get_args(choices):
         raise UsageError(f"{option}: expected one of {', '.join(get_args(choices))}, got `{value}`; correct the option")
-
-
-def expansion_of(reference: Reference, name: str) -> Expansion:
-    """The run's expansion, if it was swept for the read-out; else NotCachedError, naming the commands that make it so."""
-    expansion, wanted = reference.expansion, reference.readout.name
-    if expansion is None:
-        asked = "fut cache RUN" if wanted == PROBE else caching_command([PROBE, wanted])
-        raise NotCachedError(f"{name}: expected the run's expansion about its centre, got none; run `{asked}` first")
-    if not expansion.readable:
-        raise NotCachedError(
-            f"{name}: expected the run's expansion, got {expansion.directory}, which is not finished; repeat `fut cache RUN`"
-        )
-    if wanted not in expansion.names:
-        raise NotCachedError(
-            f"{name}: expected an expansion swept for the read-out `{wanted}`, got one for {shortened(expansion.names)}; "
-            f"remove {expansion.directory}, then run `{caching_command([*expansion.config.readouts, wanted])}`; or use "
-            "--estimator replay-exact"
-        )
-    return expansion
-
-
-def term_tables(reference: Reference, estimator: Estimator) -> TermTables:
-    missing = [name for name in estimator.needs if not reference.tables.complete(name)]
-    if missing:
-        raise NotCachedError(
-            f"{estimator.name}: expected the terms {', '.join(estimator.needs)} for every checkpoint and item, "
-            f"got an incomplete store (missing or unfinished: {', '.join(missing)}); run `fut cache RUN` first"
-        )
-    return reference.tables

@@ -17,10 +17,10 @@ class ReferenceEstimator(Estimator):
     name = "reference"
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
-        return self.reference.state(self.problem.config.steps).theta.expand(len(orders), -1)
+        return self.context.state(self.problem.config.steps).theta.expand(len(orders), -1)
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.reference.loss] * len(positions)
+        return [self.reference_value] * len(positions)
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return position

@@ -11,56 +11,50 @@ from fut.artifacts import directory as files
 from fut.artifacts.lock import alone
 from fut.methods.adjoint import identity
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import Expansion
 from fut.methods.footprint import footprint_of
+from fut.methods.leftovers import remove_leftovers
 from fut.methods.limits import LESS, require_base, require_expansion, require_pairwise
 from fut.methods.lowrank.config import CurvedConfig
-from fut.methods.lowrank.terms import has_base
+from fut.methods.lowrank.terms import has_base, open_base
 from fut.methods.pairwise import store as pairwise_store
 from fut.methods.pairwise.compute import CachePlan, fill, known_terms, plan_cache
 from fut.methods.pairwise.config import CacheConfig
+from fut.methods.pairwise.store import open_terms, pairwise_config, term_layout
 from fut.methods.pairwise.terms import TermLayout
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.terms import DIRECTORY as REWEIGHTING
-from fut.methods.reweighting.terms import stored_config
+from fut.methods.reweighting.terms import open_sensitivities, stored_config
 from fut.methods.settings import parse_config
 from fut.readouts.readout import readout_names, shortened
 from fut.resources.device import environment
 from fut.resources.memory import require_memory
-from storage import IdentityError, MemoryTerms, TermStore, require_free
+from storage import IdentityError, MemoryTerms, require_free
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 Names = Sequence[str] | None
 
 
-def open_terms(run: Run, config: CacheConfig | None) -> TermStore:
-    """The store of pairwise terms, created if absent; IdentityError if it was made with another configuration."""
-    layout, path = TermLayout.of(run.problem, config or run.cache_config), run.path / files.TERMS
-    try:
-        return TermStore.create_or_open(path, layout.specs(), layout.identity(run.problem), layout.config.item_block)
-    except IdentityError as error:
-        raise IdentityError(f"{error}; or remove {path} to cache anew") from error
-
-
 def plan(
-    run: Run, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None = None
+    run: Context, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None = None
 ) -> CachePlan:
     """What `cache` would still cost."""
     pairwise, adjoint, curved = _split(run, names)
-    layout = TermLayout.of(run.problem, config or run.cache_config)
-    terms = run.terms(config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
-    expansion = run.expansion(expansion_config(run, readouts, adjoint_config)) if adjoint else None
-    base = run.base() if curved else None
-    about = run.sensitivities(_reweighting(run, readouts)) if REWEIGHTING in (names or ()) else None
+    layout = TermLayout.of(run.problem, config or pairwise_config(run))
+    terms = open_terms(run, config) if pairwise else MemoryTerms(layout.specs(), {}, layout.config.item_block)
+    expansion = open_expansion(run, expansion_config(run, readouts, adjoint_config)) if adjoint else None
+    base = open_base(run) if curved else None
+    about = open_sensitivities(run, _reweighting(run, readouts)) if REWEIGHTING in (names or ()) else None
     wanted = known_terms(layout, pairwise)
     return plan_cache(run.problem, layout, terms, wanted, run.state(0), expansion, base, about)
 
 
 def cache(
-    run: Run, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None = None
+    run: Context, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None = None
 ) -> None:
     """Compute what is missing of the named terms."""
     creation.require_same_environment(run.manifest, environment(run.problem.device), run.path)
@@ -69,7 +63,7 @@ def cache(
 
 
 def _cache(
-    run: Run, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None
+    run: Context, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None
 ) -> None:
     pairwise, adjoint, curved = _split(run, names)
     if adjoint:
@@ -79,33 +73,33 @@ def _cache(
     if REWEIGHTING in (names or ()):
         sensitise(run, _reweighting(run, readouts))
     if pairwise:
-        terms = run.terms(config)
-        wanted = known_terms(run.layout, pairwise)
-        pairwise_store.require_space(run.path, run.layout, terms, wanted)
+        terms = open_terms(run, config)
+        wanted = known_terms(term_layout(run), pairwise)
+        pairwise_store.require_space(run.path, term_layout(run), terms, wanted)
         if terms.missing(wanted):
-            chosen = footprint_of(run.problem, run.expansion().config, config or run.cache_config)
+            chosen = footprint_of(run.problem, open_expansion(run).config, config or pairwise_config(run))
             require_pairwise(chosen, wanted)
-        fill(run.problem, run.layout, terms, run.state, wanted, run.progress)
+        fill(run.problem, term_layout(run), terms, run.state, wanted, run.progress)
 
 
-def expansion_config(run: Run, readouts: Names, chosen: AdjointConfig | None) -> AdjointConfig:
+def expansion_config(run: Context, readouts: Names, chosen: AdjointConfig | None) -> AdjointConfig:
     """The configuration that the run's expansion is computed with."""
     return identity.readout_config(run.path, run.config, readouts, chosen)
 
 
-def expand(run: Run, config: AdjointConfig | None) -> None:
+def expand(run: Context, config: AdjointConfig | None) -> None:
     """Compute what the adjoint estimator reads."""
-    build_expansion(run, run.expansion(config))
+    build_expansion(run, open_expansion(run, config))
 
 
-def build_expansion(run: Run, expansion: Expansion) -> None:
+def build_expansion(run: Context, expansion: Expansion) -> None:
     """Compute what is missing of an expansion about the centre, refused beforehand where it does not fit."""
     creation.require_same_environment(run.manifest, environment(run.problem.device), run.path)
     pins: dict[str, float] = {}
     expansion.require_possible()
     if not expansion.complete():
         pins = run.readouts.pins(expansion.names)
-        require_expansion(footprint_of(run.problem, expansion.config, run.cache_config))
+        require_expansion(footprint_of(run.problem, expansion.config, pairwise_config(run)))
         _require_rest(
             expansion.directory, expansion.scratch_bytes() + expansion.nbytes(), "the expansion and its scratch"
         )
@@ -113,24 +107,24 @@ def build_expansion(run: Run, expansion: Expansion) -> None:
     expansion.build(run.progress)
 
 
-def curve(run: Run, config: CurvedConfig | None = None) -> None:
+def curve(run: Context, config: CurvedConfig | None = None) -> None:
     """Compute what the curved estimator reads."""
     creation.require_same_environment(run.manifest, environment(run.problem.device), run.path)
-    base = run.base(config)
+    base = open_base(run, config)
     base.require_possible()
     if not base.complete():
-        require_base(footprint_of(run.problem, base.adjoint, run.cache_config), base)
+        require_base(footprint_of(run.problem, base.adjoint, pairwise_config(run)), base)
         _require_rest(base.directory, base.scratch_bytes() + base.nbytes(), "the low-rank curvature and its scratch")
     base.claim()
     base.build(run.progress)
 
 
-def sensitise(run: Run, config: ReweightingConfig) -> None:
+def sensitise(run: Context, config: ReweightingConfig) -> None:
     """Compute what the reweighting estimator reads."""
-    found, pins = run.sensitivities(config), dict[str, float]()
+    found, pins = open_sensitivities(run, config), dict[str, float]()
     if not found.complete():
         pins = run.readouts.pins(found.names)
-        footprint = footprint_of(run.problem, run.expansion().config, run.cache_config)
+        footprint = footprint_of(run.problem, open_expansion(run).config, pairwise_config(run))
         require_memory("reweighting", footprint.reweighting(found), run.problem.device, LESS)
         _require_rest(found.directory, found.scratch_bytes() + found.nbytes(), "the expansion about the reference run")
     identity.claim_expansion(run.path, found, pins)
@@ -142,7 +136,7 @@ def _require_rest(directory: Path, nbytes: int, what: str) -> None:
     require_free(directory.parent, max(0, nbytes - files.directory_bytes(directory)), what)
 
 
-def _reweighting(run: Run, readouts: Names) -> ReweightingConfig:
+def _reweighting(run: Context, readouts: Names) -> ReweightingConfig:
     """The stored configuration, or the run's own, for these read-outs if any are named; IdentityError where an expansion
     is stored without them."""
     stored = stored_config(run.path)
@@ -160,28 +154,28 @@ def _reweighting(run: Run, readouts: Names) -> ReweightingConfig:
     )
 
 
-def repair(run: Run) -> int:
+def repair(run: Context) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
     with alone(run.path):
         return _repair(run)
 
 
-def _repair(run: Run) -> int:
-    identity.sweep(run.path)
+def _repair(run: Context) -> int:
+    remove_leftovers(run.path)
     found = 0
     if pairwise_store.has_terms(run.path):
         pairwise_store.renew_term_metadata(run.path)
-        found = len(run.terms().repair())
-    found += run.base().repair() if has_base(run.path) else 0
-    found += run.sensitivities().repair() if stored_config(run.path) else 0
+        found = len(open_terms(run).repair())
+    found += open_base(run).repair() if has_base(run.path) else 0
+    found += open_sensitivities(run).repair() if stored_config(run.path) else 0
     swept = [part for part in (files.ADJOINT, files.MEMORIZATION) if identity.has_expansion(run.path, part)]
-    return found + sum(run.expansion(part=part).repair() for part in swept)
+    return found + sum(open_expansion(run, part=part).repair() for part in swept)
 
 
-def _split(run: Run, names: Names) -> tuple[list[str], bool, bool]:
+def _split(run: Context, names: Names) -> tuple[list[str], bool, bool]:
     """Requested terms of every pair, and whether the expansion and the curved estimator's terms are; these last only by name,
     or where they were begun."""
     if names is None:
-        return run.layout.names, run.problem.rule.smooth, has_base(run.path)
+        return term_layout(run).names, run.problem.rule.smooth, has_base(run.path)
     pairwise = [n for n in names if n not in ("adjoint", "curved", REWEIGHTING)]
     return pairwise, "adjoint" in names, "curved" in names

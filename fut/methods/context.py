@@ -1,19 +1,29 @@
-"""The read-outs of a run: found by name, valued at the reference endpoint, and recognised by what was pinned of them."""
+"""An opened run as methods and questions see it: its files, its problem, its checkpoints, its read-outs, its truths."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+from torch import nn
+
+from estimators.orders.order import Order
+from estimators.replay import Listener
+from estimators.state import State
+from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
+from fut.artifacts.identity import read_pins
+from fut.data.dataset import Dataset
 from fut.errors import ModelError
-from fut.methods.adjoint import identity
-from fut.methods.base import Reference
-from fut.methods.lowrank.terms import has_base
-from fut.methods.pairwise import store as pairwise_store
-from fut.methods.pairwise.terms import TermTables
-from fut.methods.reweighting.terms import stored_config
+from fut.methods import settings_file
+from fut.methods.settings import Config
+from fut.models.objective import Loss
+from fut.models.transformer import Transformer
+from fut.progress import Progress, silent
 from fut.readouts.readout import (
     PROBE,
     ReadOut,
@@ -23,17 +33,113 @@ from fut.readouts.readout import (
     one_readout,
     require_same_value,
 )
-from fut.training.trainer import Retrained
-from storage import TermStore
+from fut.resources.device import choose_device
+from fut.training.checkpoints import read_state
+from fut.training.fidelity import require_same_loss, require_same_training
+from fut.training.problem import Problem, build_problem, reference_order
+from fut.training.retrained import RetrainedOrders
+from fut.training.trainer import Retrained, train_order
+from storage import CheckpointStore, IdentityError, Manifest, require_same
 
-if TYPE_CHECKING:
-    from fut.api.run import Run
+
+class Context:
+    """A reference run in its directory, opened once and given to everything that reads it.
+
+    Args:
+        path: the run directory.
+        device: `auto`, `cpu` or `cuda[:N]`.
+        module, loss, data: what the run was trained with, where the configuration does not name them; checked.
+        readouts: a user's own read-outs by name.
+        progress: hears of long work.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        device: str = "auto",
+        module: nn.Module | None = None,
+        loss: Loss | None = None,
+        data: Dataset | None = None,
+        readouts: Mapping[str, UserFunction] | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.path, self.progress = Path(path), progress
+        self.manifest: Manifest = files.read_manifest(self.path)
+        self.config: Config = settings_file.read_config(self.path)
+        self._device_name, self._module, self._loss, self._data = device, copy.deepcopy(module), loss, data
+        self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
+        self.summary: dict[str, Any] = files.read_summary(self.path)
+        self.readouts = RunReadOuts(self, readouts)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """Model, data and rule, rebuilt and compared field by field with what the run was made with."""
+        data = self._data or dataset_file.read_dataset(self.path)
+        device = choose_device(self._device_name)
+        self._require_module()
+        problem = build_problem(self.config, device, module=self._module, loss=self._loss, data=data)
+        require_same(self.manifest.identity, problem.identity, f"run {self.path}")
+        end = read_state(self.checkpoints, self.steps, problem.device).theta
+        require_same_loss(problem, end, self.reference_loss, f"run {self.path}")
+        require_same_training(problem, self.checkpoints, self.steps, f"run {self.path}")
+        return problem
+
+    def _require_module(self) -> None:
+        """IdentityError for a run whose module came as an object, and is not given again."""
+        held, built = self.manifest.identity["model"]["class"], f"{Transformer.__module__}.{Transformer.__qualname__}"
+        if self._module is None and not self.config.model.factory and held != built:
+            raise IdentityError(
+                f"run {self.path}: expected the module that it was trained with, an object of `{held}`, got none; pass it: "
+                "fut.open(path, module=…, loss=…). On the command line a run can be opened whose configuration names them: "
+                "model.factory and model.loss, as `package.module:name`"
+            )
+
+    @property
+    def steps(self) -> int:
+        """T, steps of the window."""
+        return self.config.steps
+
+    @property
+    def items(self) -> int:
+        return self.config.data.items
+
+    @property
+    def reference_loss(self) -> float:
+        """Probe loss at the end of the reference run [nats/token]."""
+        return self.summary["reference_loss"]
+
+    @property
+    def parameters(self) -> int:
+        """D, number of trained parameters."""
+        return self.summary["parameters"]
+
+    @cached_property
+    def reference(self) -> Order:
+        return reference_order(self.config)
+
+    def state(self, step: int) -> State:
+        """Lifted state [D] of the reference run before step `step` (after the last for `steps`)."""
+        return read_state(self.checkpoints, step, self.problem.device)
+
+    @cached_property
+    def retrained(self) -> RetrainedOrders:
+        """Every order that has really been trained on this run."""
+        return RetrainedOrders(self.path / files.RETRAINED, self.problem.device, self.problem.canonical)
+
+    def retrain(self, order: Order, listener: Listener | None = None) -> Retrained:
+        """The truth: really train in this order, or recall the result if that has been done before."""
+        found = self.retrained.find(order)
+        if found is None:
+            found = train_order(self.problem, self.state(0), order, listener)
+            self.retrained.keep(order, found)
+        return found
 
 
 class RunReadOuts:
     """The read-outs that a run can be asked about. user: a user's own functions by name."""
 
-    def __init__(self, run: Run, user: Mapping[str, UserFunction] | None = None) -> None:
+    def __init__(self, run: Context, user: Mapping[str, UserFunction] | None = None) -> None:
         self._run, self.user = run, check_registered(user or {})
         self._made: dict[str, ReadOut] = {}
         self._values: dict[str, float] = {}
@@ -45,7 +151,7 @@ class RunReadOuts:
             (found,) = make_readouts(self._run.problem, [name], self.user)
             self._made[name] = found
         found = self._made[name]
-        if found.pinned and (pins := identity.read_pins(self._run.path)).get(name) is not None:
+        if found.pinned and (pins := read_pins(self._run.path)).get(name) is not None:
             require_same_value(name, pins[name], self.at_reference(found), f"run {self._run.path}")
         return found
 
@@ -76,13 +182,3 @@ class RunReadOuts:
                     f"read-out `{found.name}`: expected a finite gradient at the reference endpoint, got NaN or infinity; mend it"
                 )
         return {found.name: self.at_reference(found) for found in pinned}
-
-    def reference(self, spec: str) -> Reference:
-        """What the estimators of a read-out know about the run."""
-        run, readout = self._run, self.get(spec)
-        stored = TermStore.open(run.path / files.TERMS) if pairwise_store.has_terms(run.path) else None
-        tables = TermTables(stored, run.problem.device)
-        expansion = run.expansion() if identity.has_expansion(run.path) else None
-        base, value = run.base() if has_base(run.path) else None, self.at_reference(readout)
-        sensitivities = run.sensitivities() if stored_config(run.path) else None
-        return Reference(run.problem, run.layout, run.state, value, tables, readout, expansion, base, sensitivities)

@@ -9,7 +9,10 @@ from fut.methods.footprint import Footprint, footprint_of
 from fut.methods.lowrank.costs import BaseFootprint
 from fut.methods.lowrank.estimator import Curved
 from fut.methods.lowrank.terms import Base
+from fut.methods.pairwise.replay import Replay
+from fut.methods.pairwise.taylor import Fut
 from fut.methods.query_footprint import QueryFootprint
+from fut.methods.settings import Config
 from fut.resources.memory import require_memory
 from fut.training.problem import Problem
 
@@ -31,9 +34,9 @@ ADVICE = {
 """What to lower where a stage does not fit."""
 
 
-def require_training(problem: Problem) -> None:
+def require_training(problem: Problem, config: Config) -> None:
     """ResourceError unless training fits the memory that is there."""
-    found = footprint_of(problem, problem.config.adjoint, problem.config.cache)
+    found = footprint_of(problem, config.adjoint, config.cache)
     require_memory("reference run", found.least(), problem.device, LESS)  # before a gradient is measured
     _require(found, "reference run", found.training(), LESS)
 
@@ -69,12 +72,11 @@ def _require(footprint: Footprint, stage: str, planned: int, advice: str) -> Non
 
 def require_tables(footprint: Footprint, estimator: Estimator) -> None:
     """ResourceError unless the tables that an estimator loads fit the memory that is there; none where they are not cached."""
-    reference = estimator.reference
     if estimator.name == "adjoint":
         nbytes = QueryFootprint(footprint).adjoint_tables()
     elif isinstance(estimator, Curved):
         nbytes = BaseFootprint(footprint, estimator.base).tables(1)
-    elif estimator.needs and all(reference.tables.complete(n) for n in estimator.needs):
+    elif isinstance(estimator, (Replay, Fut)) and estimator.cached:
         nbytes = QueryFootprint(footprint).pairwise_tables(estimator.needs)
     else:
         return

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 
 from fut.errors import UsageError
 from fut.methods.adjoint.estimator import Adjoint
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.positions import Positions
-from fut.methods.base import Estimator, Reference
+from fut.methods.base import Estimator
 from fut.methods.baseline import ReferenceEstimator
+from fut.methods.context import Context
+from fut.methods.footprint import footprint_of
+from fut.methods.limits import require_tables
 from fut.methods.lowrank.estimator import Curved
 from fut.methods.pairwise.replay import Replay, ReplayExact
+from fut.methods.pairwise.store import pairwise_config
 from fut.methods.pairwise.taylor import Fut, FutPlusPlus
 from fut.methods.reweighting.estimator import Reweighting
+from fut.readouts.readout import PROBE
 
 ESTIMATORS: dict[str, type[Estimator]] = {
     e.name: e
@@ -42,7 +48,7 @@ def require_movable(question: str, names: Sequence[str]) -> None:
         )
 
 
-def make_estimator(spec: str, reference: Reference, **options: str) -> Estimator:
+def make_estimator(context: Context, spec: str, readout: str = PROBE, **options: str) -> Estimator:
     """An estimator by name, with options after colons: `fut`, `fut:moments=replayed:reading=evaluated`.
 
     UsageError listing the known names, or naming the option that it does not take.
@@ -52,8 +58,24 @@ def make_estimator(spec: str, reference: Reference, **options: str) -> Estimator
         raise UsageError(f"estimator: expected one of {', '.join(NAMES)}, got `{name}`; correct the name")
     pairs = [part.partition("=") for part in written]
     try:
-        return ESTIMATORS[name](reference, **{k: v for k, _, v in pairs} | options)  # type: ignore[arg-type]
+        return ESTIMATORS[name](context, readout, **{k: v for k, _, v in pairs} | options)
     except TypeError as error:
         raise UsageError(
             f"estimator: expected options that `{name}` takes, got `{spec}` ({error}); correct them"
         ) from error
+
+
+DEFAULT_ESTIMATOR = "adjoint"
+
+
+def default_estimator(context: Context) -> str:
+    """The estimator that answers when none is named: `adjoint`, or `replay` for a rule without a derivative."""
+    return DEFAULT_ESTIMATOR if context.problem.rule.smooth else "replay"
+
+
+def open_estimator(context: Context, spec: str, readout: str = PROBE, **options: str) -> Estimator:
+    """An estimator of one read-out of a run; ResourceError where its tables do not fit in memory. Options as in
+    `make_estimator`."""
+    made = make_estimator(context, spec, readout, **options)
+    require_tables(footprint_of(context.problem, open_expansion(context).resolved, pairwise_config(context)), made)
+    return made

@@ -7,62 +7,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from pydantic import ValidationError
 
-from fut.config.schema import DataConfig, ModelConfig, RuleConfig, ScheduleConfig, Section, WarmupConfig
+from fut.config.training import TrainingConfig
 from fut.errors import UsageError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.lowrank.config import CurvedConfig
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.reweighting.config import ReweightingConfig
 
-__all__ = [
-    "AdjointConfig",
-    "CacheConfig",
-    "Config",
-    "CurvedConfig",
-    "DataConfig",
-    "ModelConfig",
-    "ReweightingConfig",
-    "RuleConfig",
-    "ScheduleConfig",
-    "WarmupConfig",
-    "adjoint_settings",
-    "load_config",
-    "parse_config",
-]
 
+class Config(TrainingConfig):
+    """Everything that decides a run's numbers, except the machine: its training, and a section per method."""
 
-class Config(Section):
-    """Everything that decides a run's numbers, except the machine."""
-
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    rule: RuleConfig = RuleConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    warmup: WarmupConfig = WarmupConfig()
     cache: CacheConfig = CacheConfig()
     adjoint: AdjointConfig = AdjointConfig()
     curved: CurvedConfig = CurvedConfig()
     reweighting: ReweightingConfig = ReweightingConfig()
-
-    @property
-    def steps(self) -> int:
-        """T, the number of steps of the window."""
-        return self.data.items // self.data.per_step * self.data.epochs
-
-    @property
-    def consumed(self) -> int:
-        """Items that a training run consumes, each a gradient: T times the items per step."""
-        return self.steps * self.data.per_step
-
-    def training(self) -> dict[str, Any]:
-        """The part that decides the reference run (not what is cached about it)."""
-        return self.model_dump(mode="json", exclude={"cache", "adjoint", "curved", "reweighting"})
-
-    def toml(self) -> str:
-        return tomli_w.dumps(self.model_dump(mode="json"))
 
 
 def load_config(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from estimators.errors import OrderError
 from estimators.orders.families import FAMILIES, FamilyName, arranged, family_name
-from estimators.orders.order import Order
+from estimators.orders.order import Order, named_order
 from fut.orders.scores import MEASURES, difficulty
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
-def sorted_order(run: Run, spec: str, start: Order | None = None) -> Order | None:
+OrderLike = Order | str | Path | Iterable[Any]
+"""An order, or what stands for one: its name, a list with one entry per step, or a path to a JSON list."""
+
+
+def sorted_order(run: Context, spec: str, start: Order | None = None) -> Order | None:
     """The order behind a name like `sort:loss` or `folding:loss:4:desc`; None where it is no such name.
 
     start: whose items are sorted into its steps, by default the reference order. OrderError where every item has the same
@@ -34,13 +39,13 @@ def sorted_order(run: Run, spec: str, start: Order | None = None) -> Order | Non
     return arranged(start or run.reference, found.scores, asked.family, asked.number, asked.descending)
 
 
-def named_orders(run: Run) -> dict[str, Order]:
+def named_orders(run: Context) -> dict[str, Order]:
     """Every named order that needs no choice, by a name that `run.order` reads: what a search is compared with.
 
     `identity`, `reverse`, and for every key of `MEASURES` in which the items differ, low to high and high to low: sorted, and
     the families with their usual number, as far as the run is long enough for it.
     """
-    orders = {"identity": run.reference, "reverse": run.order("reverse")}
+    orders = {"identity": run.reference, "reverse": order_of(run, "reverse")}
     for key in MEASURES:
         found = difficulty(run, key)
         for descending in (False, True) if found.varies else ():
@@ -90,3 +95,21 @@ def _parsed(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise OrderError(f"order: expected whole numbers like 3,1,2,0, got `{text}`; correct the list") from error
+
+
+def order_of(context: Context, spec: OrderLike, partial: bool = False) -> Order:
+    """A checked order; `partial` accepts lists of fewer steps than the window."""
+    items, steps = context.items, context.steps
+    if isinstance(spec, Order):
+        return spec.check(items, steps, partial=True)
+    if not isinstance(spec, (str, Path, Iterable)):
+        raise OrderError(
+            f"order: expected a name, a path, a list of items or an Order, got {spec!r}; write [3, 1, 2, 0] or `reverse`"
+        )
+    if not isinstance(spec, (str, Path)):
+        return Order.of(cast("Iterable[Any]", spec)).check(items, steps, partial)
+    listed = listed_order(spec)
+    if listed is not None:
+        return Order.of(listed).check(items, steps, partial)
+    found = sorted_order(context, str(spec)) or named_order(str(spec), context.reference)
+    return found.check(items, steps, partial=True)

@@ -14,7 +14,7 @@ from fut.models import autodiff as derivatives
 from storage import FORMAT, Manifest, fingerprint
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
     from fut.training.problem import Problem
 
 
@@ -46,7 +46,7 @@ class Measure:
 class Ends:
     """The parameters before the window and after it, in the reference order; each read once, and only if asked for."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Context) -> None:
         self._run, self._read = run, dict[int, Any]()
 
     def at(self, step: int) -> Any:
@@ -94,7 +94,7 @@ evaluation mode. gradient-norm: of that item's mean training loss at theta_0, ov
 item's perplexity at theta_0 minus that at theta_T of the reference run: what the run learnt of it."""
 
 
-def difficulty(run: Run, key: str) -> Difficulty:
+def difficulty(run: Context, key: str) -> Difficulty:
     """The score of every item, computed once and kept in the run (`difficulty/`).
 
     key: `length`, `loss`, `gradient-norm` or `perplexity-drop`. UsageError for another, or for a score that is not finite.
@@ -110,7 +110,7 @@ def difficulty(run: Run, key: str) -> Difficulty:
     return found
 
 
-def _measured(run: Run, key: str) -> Difficulty:
+def _measured(run: Context, key: str) -> Difficulty:
     measure, ends, scores = MEASURES[key], Ends(run), []
     with run.progress(f"{key} of the items", run.items) as tick:
         for item in range(run.items):

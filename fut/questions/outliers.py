@@ -12,7 +12,7 @@ from fut.methods.registry import base_name
 from fut.orders.scores import difficulty
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 OUTLYING = 4.0
@@ -20,7 +20,7 @@ OUTLYING = 4.0
 EXACT = ("replay-exact", "retrain")
 
 
-def outlier_note(run: Run, items: Sequence[int], estimator: str) -> str:
+def outlier_note(run: Context, items: Sequence[int], estimator: str) -> str:
     """A warning, as the end of a note, of those of the items that are outliers to an estimator; nothing where none is."""
     asked = bool(items) and base_name(estimator) not in EXACT
     scores = difficulty(run, "gradient-norm").scores if asked else []

@@ -14,11 +14,10 @@ from fut.models import autodiff as derivatives
 from fut.models.factory import load_hook
 from fut.models.objective import Item
 from fut.models.transformer import next_token_loss
+from fut.training.fidelity import TOLERANCE
 from fut.training.problem import Problem
 
 PROBE = "probe"
-TOLERANCE = 1e-4
-"""How far, relatively, the same function's value at the same parameters may differ between two machines."""
 BUILT_IN = "probe, accuracy, items, item:NUMBER, groups:8, probe:2of8, package.module:name, or a name registered with `readouts=`"
 
 NATS, LOSSES = "nats/token", (PROBE, "item")

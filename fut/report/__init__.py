@@ -10,7 +10,7 @@ from fut.errors import UsageError
 from storage import write_bytes
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 NAME = "report.html"
 SAMPLES = 512
@@ -30,7 +30,7 @@ class Report:
 
 
 def write_report(
-    run: Run, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions"
+    run: Context, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions"
 ) -> Report:
     """Write the report of a run, by default as `report.html` into its directory. The same run state gives the same bytes.
 

@@ -32,9 +32,10 @@ from fut.report.sections.order_effect import Effects, gather_effects
 from fut.report.sections.summary import tiles
 from fut.report.sections.whatif import MOST
 from fut.report.state import State, read_state
+from fut.version import __version__
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 SCRIPTS = ("estimate.js", "dragging.js", "board.js", "hover.js")
@@ -59,7 +60,7 @@ class Page:
     missing: dict[str, str]
 
 
-def make_page(run: Run, samples: int, estimator: str) -> Page:
+def make_page(run: Context, samples: int, estimator: str) -> Page:
     """Everything that the run's directory says, as a page. samples: random orders to estimate by `estimator`, 0 for none."""
     if samples < 0:
         raise UsageError(f"report: expected --samples of 0 or more, got {samples}; 512 is a good number")
@@ -94,7 +95,7 @@ def make_page(run: Run, samples: int, estimator: str) -> Page:
     return Page(html.encode("utf-8", "replace"), {a.question: a.command for a in asked if not a.done})
 
 
-def _board(run: Run, arrangements: list[Arrangement]) -> Board | Missing:
+def _board(run: Context, arrangements: list[Arrangement]) -> Board | Missing:
     """The board, with orders that searches found among its arrangements."""
     if not run.problem.rule.smooth:
         return Missing(f"the update rule {run.config.rule.name} has no derivative, which the board's table needs")
@@ -121,9 +122,8 @@ def _look() -> dict[str, Any]:
     }
 
 
-def _words(run: Run, effects: Effects) -> dict[str, Any]:
+def _words(run: Context, effects: Effects) -> dict[str, Any]:
     """What is said in several sections, and how numbers are written."""
-    from fut import __version__
 
     unit = effects.unit
     return {
@@ -149,7 +149,7 @@ def _words(run: Run, effects: Effects) -> dict[str, Any]:
     }
 
 
-def _effect_context(run: Run, effects: Effects) -> dict[str, Any]:
+def _effect_context(run: Context, effects: Effects) -> dict[str, Any]:
     asked = command(run.path, "verify", f"--orders {ORDERS}")
     return {
         "effect_missing": Missing("fewer than two random orders have been retrained", asked),
@@ -158,7 +158,7 @@ def _effect_context(run: Run, effects: Effects) -> dict[str, Any]:
     }
 
 
-def _accuracy_context(run: Run, state: State, readout: str) -> dict[str, Any]:
+def _accuracy_context(run: Context, state: State, readout: str) -> dict[str, Any]:
     """The comparison of most orders of the page's read-out comes first, with its charts."""
     asked = command(run.path, "verify", f"--orders {ORDERS}")
     others: list[Verification] = [v for v in state.verified if v.readout != readout]
@@ -170,7 +170,7 @@ def _accuracy_context(run: Run, state: State, readout: str) -> dict[str, Any]:
     }
 
 
-def _answers_context(run: Run, state: State, found: list[Search]) -> dict[str, Any]:
+def _answers_context(run: Context, state: State, found: list[Search]) -> dict[str, Any]:
     def missing(why: str, name: str, options: str = "") -> Missing:
         return Missing(why, command(run.path, name, options))
 

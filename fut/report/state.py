@@ -22,7 +22,7 @@ from fut.report.sections.whatif import Query, queries
 from storage import StorageError, read_json
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 @dataclass
@@ -41,7 +41,7 @@ class State:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
-def read_state(run: Run) -> State:
+def read_state(run: Context) -> State:
     """Everything that questions have left in a run directory; a file that cannot be read is named, not fatal. What was verified
     of estimators whose terms or calibration have been made anew since is left out."""
     state, path = State(), run.path
@@ -94,7 +94,7 @@ def _named(path: Path, file: Path) -> str:
     return str(file.relative_to(path))
 
 
-def calibrations(run: Run, readout: str) -> list[Calibrated]:
+def calibrations(run: Context, readout: str) -> list[Calibrated]:
     """The calibrations of a read-out that still hold, of all estimators, by name."""
     end, found = suffix(readout), []
     for file in sorted((run.path / DIRECTORY).glob(f"*{end}.json")):

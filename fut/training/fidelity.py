@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from fut.errors import ModelError
-from fut.readouts.readout import TOLERANCE
 from fut.training.checkpoints import read_state
 from fut.training.problem import Problem
 from fut.training.trainer import step_loss
 from storage import CheckpointStore
 
+TOLERANCE = 1e-4
+"""How far, relatively, the same function's value at the same parameters may differ between two machines."""
 LEAST = 0.1
 """Training losses below which the tolerance is that of this one: near 0 single precision rounds by more."""
 

@@ -15,9 +15,9 @@ from estimators.orders.order import Order
 from estimators.rules import make_rule
 from estimators.rules.base import Rule
 from estimators.schedule import Schedule
+from fut.config.training import TrainingConfig
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
-from fut.methods.settings import Config
 from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
 from fut.models.objective import Loss, Objective
@@ -27,7 +27,7 @@ from fut.models.objective import Loss, Objective
 class Problem:
     """Everything that decides the numbers of a run; the device is where they are computed."""
 
-    config: Config
+    config: TrainingConfig
     data: Dataset
     objective: Objective
 
@@ -136,7 +136,7 @@ class Problem:
         }
 
 
-def reference_order(config: Config) -> Order:
+def reference_order(config: TrainingConfig) -> Order:
     """Step t consumes items t k … (t + 1) k - 1, for k items per step, again in every epoch."""
     data = config.data
     steps = [range(first, first + data.per_step) for first in range(0, data.items, data.per_step)]
@@ -153,7 +153,7 @@ def finite(loss: float, where: str) -> float:
 
 
 def build_problem(
-    config: Config,
+    config: TrainingConfig,
     device: torch.device,
     *,
     module: nn.Module | None = None,

@@ -11,8 +11,10 @@ import pytest
 from small import small_config
 
 import fut
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import Expansion
 from fut.methods.adjoint.sampling import draw_sample
+from fut.methods.build import expand
 from fut.progress import silent
 from storage import CheckpointStore, DiskFullError
 
@@ -38,27 +40,27 @@ def _interrupting(label: str, total: int) -> Any:
 
 def test_an_interrupted_expansion_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     whole = fut.train(tmp_path / "whole", small_config(), device="cpu")
-    whole.expand()
+    expand(whole.context, None)
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    stops, run.progress = 0, _interrupting
+    stops, run.context.progress = 0, _interrupting
     for _ in range(40):
         try:
-            run.expand()
+            expand(run.context, None)
             break
         except StoppedError:
             stops += 1
             run = fut.open(tmp_path / "run", device="cpu", progress=_interrupting)
     assert stops >= 3, "every stage should have been interrupted"
     assert not (tmp_path / "run" / "adjoint" / "scratch").exists()
-    for spec in whole.expansion().terms().specs:
+    for spec in open_expansion(whole.context).terms().specs:
         for step in range(spec.shape[0]):
-            ours, theirs = (r.expansion().terms().read(spec.name, step) for r in (run, whole))
+            ours, theirs = (open_expansion(r.context).terms().read(spec.name, step) for r in (run, whole))
             assert np.array_equal(ours, theirs), (spec.name, step)
 
 
 def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    run.expand()
+    expand(run.context, None)
     assert run.check() == []
     chunk = next(p for p in (tmp_path / "run/adjoint/terms/arrays/weight/c").rglob("*") if p.is_file())
     content = bytearray(chunk.read_bytes())
@@ -90,11 +92,11 @@ def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(
 ) -> None:
     few = small_config(adjoint={"coordinates": 600})
     whole = fut.train(tmp_path / "whole", few, device="cpu")
-    whole.expand()
+    expand(whole.context, None)
     run = fut.train(tmp_path / "run", few, device="cpu")
-    run.progress = lambda label, total: (_interrupting if label == stage else silent)(label, total)
+    run.context.progress = lambda label, total: (_interrupting if label == stage else silent)(label, total)
     with pytest.raises(StoppedError):
-        run.expand()
+        expand(run.context, None)
     store = CheckpointStore(tmp_path / "run/adjoint/scratch" / part)
     path = store.path(store.steps()[0])
     content = bytearray(path.read_bytes())
@@ -103,9 +105,9 @@ def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(
     assert [d.path for d in run.check()] == [str(path)]
     run = fut.open(tmp_path / "run", device="cpu")
     assert run.repair() == 1
-    run.expand()
+    expand(run.context, None)
     assert run.check() == []
-    ours, theirs = (r.expansion().terms() for r in (run, whole))
+    ours, theirs = (open_expansion(r.context).terms() for r in (run, whole))
     for spec in theirs.specs:
         assert all(np.array_equal(ours.read(spec.name, t), theirs.read(spec.name, t)) for t in range(spec.shape[0]))
 
@@ -114,17 +116,17 @@ def test_an_expansion_that_does_not_fit_the_disk_is_refused_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    expansion = run.expansion()
+    expansion = open_expansion(run.context)
     needed = expansion.scratch_bytes() + expansion.nbytes()
     monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
     with pytest.raises(DiskFullError, match="the expansion and its scratch"):
-        run.expand()
+        expand(run.context, None)
     assert not (tmp_path / "run" / "adjoint").exists()
 
 
 def test_scratch_is_no_larger_than_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    expansion, seen = run.expansion(), []
+    expansion, seen = open_expansion(run.context), []
 
     def measured(of: Expansion) -> None:
         seen.append(sum(p.stat().st_size for p in of.scratch.rglob("*.h5")))

@@ -16,6 +16,8 @@ from estimators.errors import OrderError
 from estimators.orders.order import random_orders
 from fut.artifacts.directory import directory_bytes
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
+from fut.methods.build import expand
 from fut.models.autodiff import central_difference, one_sided_difference
 from fut.progress import silent
 from storage import DiskFullError
@@ -40,8 +42,8 @@ def test_a_direction_of_zero_has_a_product_of_zero() -> None:
 def test_a_mixture_of_too_many_items_is_refused_before_anything_is_pinned(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     with pytest.raises(OrderError, match=r"expected a mixture of 1\.\.5 items a step, got 9"):
-        run.expand(AdjointConfig(centre="mixture", mixture=9))
-    run.expand(AdjointConfig(centre="mixture", mixture=2))
+        expand(run.context, AdjointConfig(centre="mixture", mixture=9))
+    expand(run.context, AdjointConfig(centre="mixture", mixture=2))
 
 
 @pytest.mark.parametrize("changes", [{"data": {"items": 1}}, {"adjoint": {"mixture": 1}}])
@@ -63,7 +65,7 @@ def test_the_centres_orders_are_apart_from_random_ones(tmp_path: Path) -> None:
     held_out = [[i for (i,) in order.steps] for order in random_orders(run.reference, 32, 0)]
 
     def nearest(config: AdjointConfig) -> float:
-        members = [[i for (i,) in order.steps] for order in run.expansion(config).members]
+        members = [[i for (i,) in order.steps] for order in open_expansion(run.context, config).members]
         places = [np.argsort(order) for order in (*members, *held_out)]
         return float(np.corrcoef(places)[: len(members), len(members) :].max())
 
@@ -76,8 +78,8 @@ def test_the_centres_orders_are_apart_from_random_ones(tmp_path: Path) -> None:
 
 def test_an_empty_sample_is_none(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    run.expand(AdjointConfig(coordinates=1, seed=1))
-    assert len(run.expansion().indices) >= 1
+    expand(run.context, AdjointConfig(coordinates=1, seed=1))
+    assert len(open_expansion(run.context).indices) >= 1
     assert run.estimate(["reverse"], known=False)[0].delta != 0
 
 
@@ -85,23 +87,23 @@ def test_an_interrupted_expansion_needs_no_disk_for_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    expansion = run.expansion()
+    expansion = open_expansion(run.context)
     expansion.directory.mkdir()
     expansion.run_centre(silent)
     needed, there = expansion.scratch_bytes() + expansion.nbytes(), directory_bytes(expansion.directory)
     assert there > 0
     monkeypatch.setattr("storage.atomic._free_bytes", lambda path: needed - there)
-    run.expand()
+    expand(run.context, None)
     shutil.rmtree(expansion.directory)
     with pytest.raises(DiskFullError, match="the expansion and its scratch"):
-        run.expand()
+        expand(run.context, None)
 
 
 def test_an_expansion_is_configured_when_it_is_made(tmp_path: Path, cli: Cli) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     terms = ("cache", run.path, "--terms", "adjoint", "--device", "cpu")
     assert cli(*terms, "--set", "adjoint.mixture=2", "--set", "adjoint.anchors=2").status == 0
-    assert (run.expansion().config.mixture, len(run.expansion().anchors)) == (2, 2)
+    assert (open_expansion(run.context).config.mixture, len(open_expansion(run.context).anchors)) == (2, 2)
     assert cli(*terms).status == 0, "as it is stored"
     said = cli(*terms, "--set", "adjoint.mixture=3")
     assert said.status == 1
@@ -120,15 +122,15 @@ def test_a_kill_while_scratch_goes_leaves_none_of_it_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    expansion = run.expansion()
+    expansion = open_expansion(run.context)
     with monkeypatch.context() as killed:
         killed.setattr("fut.methods.adjoint.pipeline.shutil.rmtree", lambda *a, **k: None)
-        run.expand()
+        expand(run.context, None)
     assert not expansion.scratch.exists()
     expected = expansion.terms().read("centre", 2)
     flip(next(p for p in (expansion.directory / "terms/arrays/centre/c").rglob("*") if p.is_file()), 40)
     assert run.repair() >= 1
     run.cache(["adjoint"])
     assert not run.check()
-    assert np.array_equal(run.expansion().terms().read("centre", 2), expected)
+    assert np.array_equal(open_expansion(run.context).terms().read("centre", 2), expected)
     assert not (expansion.directory / "discarded").exists()

@@ -22,7 +22,9 @@ from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import calibration
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
+from fut.methods.build import expand
 from fut.methods.curvature_batches import drawn_samples, pooled_batch, pooled_products, pooled_size
 from fut.models.autodiff import hessian_vector, hessian_vector_difference
 from fut.progress import silent
@@ -34,7 +36,7 @@ EXACT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exac
 
 def written_out(run: fut.Run, order: list[int], kind: str, mixture: int, anchors: int) -> float:
     """The estimate by explicit loops, exact Hessian-vector products and no store: phi(centre) + dual-weighted read-out."""
-    problem, rule, T = run.problem, run.problem.rule, run.steps
+    problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
     centre, seen = trajectories(run, kind, mixture)
     slope = problem.probe_gradient(centre[T].theta)
     costate = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
@@ -46,7 +48,7 @@ def written_out(run: fut.Run, order: list[int], kind: str, mixture: int, anchors
         before = mean_of([p for p, _ in pulled])
         costate = State(before.theta + weights[t], before.memory, {})
     chosen = spread_anchors(T, anchors, problem.rate)
-    value, y = 0.0, run.state(0)
+    value, y = 0.0, run.context.state(0)
     for t, item in enumerate(order):
         value += (weights[t] @ (y.theta - centre[t].theta)).item()
         low, high = max(a for a in chosen if a <= t), min(a for a in chosen if a >= t)
@@ -75,7 +77,7 @@ def test_all_coordinates_sampled_is_no_sample(make_run: MakeRun) -> None:
 def test_another_expansion_configuration_is_refused_by_name(make_run: MakeRun) -> None:
     run = make_run()
     with pytest.raises(IdentityError, match=r"adjoint\.mixture"):
-        run.expand(AdjointConfig(mixture=3))
+        expand(run.context, AdjointConfig(mixture=3))
 
 
 def test_what_the_adjoint_cannot_answer(make_run: MakeRun) -> None:
@@ -90,7 +92,7 @@ def test_what_the_adjoint_cannot_answer(make_run: MakeRun) -> None:
 
 def test_calibration_gives_intervals_and_is_kept(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    run.expand()
+    expand(run.context, None)
     assert run.estimate(["reverse"], known=False)[0].interval is None
     fitted = run.calibrate(orders=6, seed=11)
     found = fut.open(tmp_path / "run", device="cpu").estimate(["reverse"], known=False)[0]
@@ -109,7 +111,7 @@ def test_calibration_leaves_the_reference_order_at_the_reference_bitwise(tmp_pat
     data = build_dataset(config)
     twin = fut.Dataset((*data.items[:4], data.items[1]), data.probe, data.warmup)
     run = fut.train(tmp_path / "run", config, data=twin, device="cpu")
-    run.expand()
+    expand(run.context, None)
     fitted = run.calibrate(orders=6, seed=11)
     assert fitted.fit.correct(run.reference_loss) != run.reference_loss, "a fit that moves nothing would pass"
     same, twins, other = run.estimate(["identity", "swap:1,4", "swap:0,2"], known=False)
@@ -133,8 +135,8 @@ def test_a_calibration_is_not_used_on_terms_made_anew(own_run: Path) -> None:
 
 def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
     run = make_run(**FLOAT64, adjoint={"pool": 5})
-    problem, expansion = run.problem, run.expansion()
-    theta = run.state(2).theta
+    problem, expansion = run.context.problem, open_expansion(run.context)
+    theta = run.context.state(2).theta
     direction = problem.probe_gradient(theta)
     exact = sum(problem.product(theta, i, direction) for i in range(run.items)) / run.items
     found = pooled_products(problem, expansion.config, 2, theta[None], direction[None], 1)[0]
@@ -143,8 +145,8 @@ def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
 
 def test_a_pool_is_divided_among_the_places_and_averaged_over_them(make_run: MakeRun) -> None:
     run = make_run(**FLOAT64, adjoint={"pool": 15})
-    problem, config = run.problem, run.expansion().config
-    places = torch.stack([run.state(t).theta for t in (0, 2, 4)])
+    problem, config = run.context.problem, open_expansion(run.context).config
+    places = torch.stack([run.context.state(t).theta for t in (0, 2, 4)])
     samples = len(problem.data.items[0][0])
     assert [pooled_size(problem, config, n) for n in (1, 3, 40)] == [
         15 * samples,
@@ -164,7 +166,7 @@ def test_a_pool_is_divided_among_the_places_and_averaged_over_them(make_run: Mak
 
 def test_an_ensemble_is_of_orders_as_they_are_really_trained(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(adjoint={"mixture": 3}), device="cpu")
-    expansion = run.expansion()
+    expansion = open_expansion(run.context)
     expansion.run_centre(silent)
     ends = [run.retrain(order).theta for order in expansion.members]
     assert torch.equal(expansion.state(run.steps).theta, torch.stack(ends).sum(0) / 3)
@@ -172,9 +174,9 @@ def test_an_ensemble_is_of_orders_as_they_are_really_trained(tmp_path: Path) -> 
     for t in range(run.steps):
         places = expansion.places(t)
         mean = torch.stack(list(places)).sum(0) / 3
-        assert torch.equal(mean if t else run.state(0).theta, expansion.state(t).theta)
+        assert torch.equal(mean if t else run.context.state(0).theta, expansion.state(t).theta)
         for row, order in enumerate(expansion.members):
-            own = run.problem.gradient(places[row], order.steps[t][0])
+            own = run.context.problem.gradient(places[row], order.steps[t][0])
             assert torch.equal(expansion.gradients_of(t)[row], own)
 
 
@@ -183,13 +185,15 @@ def test_exact_products_are_what_differences_come_near_to(make_run: MakeRun, cur
     """Central ones of a drawn batch, one-sided ones of items whose gradients are known."""
     adjoint = {"mixture": 2, "curvature": curvature}
     runs = [make_run(**FLOAT64, adjoint=adjoint | {"products": p}) for p in ("exact", "difference")]
-    exact, near = (run.expansion().terms().read("weight", 2) for run in runs)
+    exact, near = (open_expansion(run.context).terms().read("weight", 2) for run in runs)
     assert 0 < np.linalg.norm(exact - near) < 1e-3 * np.linalg.norm(exact)
-    theta = runs[0].state(2).theta
-    u = runs[0].problem.probe_gradient(theta)
-    found = pooled_products(runs[0].problem, runs[0].expansion().config, 2, theta[None], u[None], 1)[0]
-    batch = pooled_batch(runs[0].problem, runs[0].expansion().config, 2)
-    assert torch.equal(found, hessian_vector(runs[0].problem.objective, theta, batch, u))
+    theta = runs[0].context.state(2).theta
+    u = runs[0].context.problem.probe_gradient(theta)
+    found = pooled_products(
+        runs[0].context.problem, open_expansion(runs[0].context).config, 2, theta[None], u[None], 1
+    )[0]
+    batch = pooled_batch(runs[0].context.problem, open_expansion(runs[0].context).config, 2)
+    assert torch.equal(found, hessian_vector(runs[0].context.problem.objective, theta, batch, u))
 
 
 def test_the_form_of_products_is_pinned_only_where_it_is_not_the_first_one() -> None:
@@ -210,10 +214,10 @@ def test_an_expansion_of_a_version_without_ensembles_is_one_about_a_mixture() ->
 def test_samples_cannot_be_pooled_from_items_of_several_shapes(tmp_path: Path) -> None:
     run = uneven_run(tmp_path / "run")
     with pytest.raises(UsageError, match=r"got 5 shapes; set adjoint.curvature = .items."):
-        run.expand()
+        expand(run.context, None)
     assert not (run.path / "adjoint").exists(), "refused before anything is pinned"
-    run.expand(AdjointConfig(curvature="items"))
-    assert run.expansion().functionals == 0, "which need drawn batches"
+    expand(run.context, AdjointConfig(curvature="items"))
+    assert open_expansion(run.context).functionals == 0, "which need drawn batches"
     assert run.estimate(["reverse"], known=False)[0].delta != 0
 
 
@@ -233,7 +237,7 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
 def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
     run = make_run(adjoint={"mixture": 3})
     run.cache(["adjoint"])
-    members = run.expansion().members
+    members = open_expansion(run.context).members
     truth = [run.retrain(order).loss for order in members]
     guess = [e.loss for e in run.estimate([order.steps for order in members], "adjoint", known=False, calibrated=False)]
     error = run.info()["adjoint_own_error"]
@@ -259,10 +263,10 @@ def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path,
     run.cache(["adjoint"])
     found = run.info()["adjoint_difference_error"]
     assert 0 < found < 1e-3
-    problem, expansion = run.problem, run.expansion()
+    problem, expansion = run.context.problem, open_expansion(run.context)
     assert not expansion.scratch.exists()
     own = fut.train(tmp_path / "run", run.config, device="cpu")
-    expansion = own.expansion()
+    expansion = open_expansion(own.context)
     expansion.run_centre(silent)
     theta, direction = expansion.state(own.steps).theta, problem.probe_gradient(expansion.state(own.steps).theta)
     batch = drawn_samples(problem.data.items, 1, np.random.default_rng([0, 23]))

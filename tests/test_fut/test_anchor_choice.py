@@ -14,8 +14,12 @@ from small import Cli, MakeRun, small_config
 import fut
 from fut.methods.adjoint import anchor_count as choosing
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.build import expand
 from fut.methods.footprint import footprint_of
+from fut.methods.lowrank.terms import open_base
+from fut.methods.pairwise.store import pairwise_config
 from fut.methods.query_footprint import QueryFootprint
 from fut.models import autodiff as derivatives
 from storage import CheckpointStore
@@ -37,7 +41,7 @@ def test_the_error_is_that_of_the_table_between_anchors(
     monkeypatch.setattr(choosing, "PILOTS", pilots)
     data = {"items": 7, "batch": 2, "context": 12, "probe": 4}
     run = make_run(**FLOAT64, data=data, adjoint=EXACT | TIGHT | {"seed": pilots})
-    expansion, wrong, spread = run.expansion(), 0.0, 0.0
+    expansion, wrong, spread = open_expansion(run.context), 0.0, 0.0
     anchors, true = expansion.spread(3), written_out_table(run, range(run.steps)).sum(-1)
     guessed, items = written_out_table(run, anchors).sum(-1), choosing.pilot_items(expansion)
     assert len(items) == min(pilots, 7)
@@ -58,10 +62,14 @@ def test_what_is_chosen_is_what_could_have_been_configured(
     tmp_path: Path, kept: dict[str, Any], asked: dict[str, Any], count: int
 ) -> None:
     run, same = (fut.train(tmp_path / name, small_config(), device="cpu") for name in ("run", "same"))
-    run.expand(AdjointConfig.model_validate(kept | asked))
-    same.expand(AdjointConfig.model_validate(kept | {"anchors": count}))
-    assert run.expansion().anchors == same.expansion().anchors == run.expansion().spread(count)
-    ours, theirs = all_terms(run.expansion()), all_terms(same.expansion())
+    expand(run.context, AdjointConfig.model_validate(kept | asked))
+    expand(same.context, AdjointConfig.model_validate(kept | {"anchors": count}))
+    assert (
+        open_expansion(run.context).anchors
+        == open_expansion(same.context).anchors
+        == open_expansion(run.context).spread(count)
+    )
+    ours, theirs = all_terms(open_expansion(run.context)), all_terms(open_expansion(same.context))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert run.estimate(["reverse"], known=False)[0].loss == same.estimate(["reverse"], known=False)[0].loss
@@ -69,15 +77,19 @@ def test_what_is_chosen_is_what_could_have_been_configured(
 
 def test_a_window_too_short_for_a_step_between_takes_no_error(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(data={"items": 2}), device="cpu")
-    run.expand(AdjointConfig.model_validate(TIGHT))
-    choice = run.expansion().choice
+    expand(run.context, AdjointConfig.model_validate(TIGHT))
+    choice = open_expansion(run.context).choice
     assert choice is not None
     assert (choice.anchors, choice.errors) == ([0, 1], {3: 0.0})
 
 
 def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    expansion, calls, one = run.expansion(AdjointConfig.model_validate(LOOSE)), list[float](), derivatives.gradient
+    expansion, calls, one = (
+        open_expansion(run.context, AdjointConfig.model_validate(LOOSE)),
+        list[float](),
+        derivatives.gradient,
+    )
     most, plan = expansion.gradients(), run.plan(adjoint=expansion.config)
     assert sum(s.gradients for s in plan.stages if s.stage.startswith("adjoint:")) == most
     assert any(f"anchors: planned for {len(expansion.anchors)}, the most" in note for note in plan.notes)
@@ -95,7 +107,7 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
     assert sum(calls) == expansion.gradients() == most - spared * 5, "anchors that there could have been"
     assert scratch >= expansion.scratch_bytes()
     tables = [
-        QueryFootprint(footprint_of(run.problem, c, run.cache_config)).adjoint_tables()
+        QueryFootprint(footprint_of(run.context.problem, c, pairwise_config(run.context))).adjoint_tables()
         for c in (expansion.resolved, expansion.config.model_copy(update={"anchors": 3}), expansion.config)
     ]
     assert tables[0] == tables[1] < tables[2], "what is read is of the anchors that were chosen"
@@ -113,7 +125,7 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
 def test_killed_or_damaged_it_chooses_the_same_again(tmp_path: Path, kept: dict[str, Any], part: str | None) -> None:
     config = AdjointConfig.model_validate(kept | TIGHT)
     whole = fut.train(tmp_path / "whole", small_config(), device="cpu")
-    whole.expand(config)
+    expand(whole.context, config)
     run, stages = fut.train(tmp_path / "run", small_config(), device="cpu"), set[str]()
 
     @contextmanager
@@ -131,10 +143,10 @@ def test_killed_or_damaged_it_chooses_the_same_again(tmp_path: Path, kept: dict[
         else:
             yield lambda: None
 
-    run.progress = stopping
-    while not run.expansion(config).complete():
+    run.context.progress = stopping
+    while not open_expansion(run.context, config).complete():
         try:
-            run.expand(config)
+            expand(run.context, config)
         except KeyboardInterrupt:
             store = CheckpointStore(tmp_path / "run/adjoint" / (part or "none"))
             if part and store.steps():
@@ -145,21 +157,21 @@ def test_killed_or_damaged_it_chooses_the_same_again(tmp_path: Path, kept: dict[
             run = fut.open(tmp_path / "run", device="cpu", progress=stopping)
     assert "are 3 anchors enough?" in stages
     assert run.check() == []
-    assert run.expansion().choice == whole.expansion().choice
-    ours, theirs = all_terms(run.expansion()), all_terms(whole.expansion())
+    assert open_expansion(run.context).choice == open_expansion(whole.context).choice
+    ours, theirs = all_terms(open_expansion(run.context)), all_terms(open_expansion(whole.context))
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_lost_choice_is_made_again_without_touching_the_terms(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    run.expand(AdjointConfig.model_validate(TIGHT))
-    choice, before = run.expansion().choice, all_terms(run.expansion())
-    run.expansion().chosen.remove(0)
+    expand(run.context, AdjointConfig.model_validate(TIGHT))
+    choice, before = open_expansion(run.context).choice, all_terms(open_expansion(run.context))
+    open_expansion(run.context).chosen.remove(0)
     run = fut.open(tmp_path / "run", device="cpu")
-    assert not run.expansion().complete()
-    run.expand()
-    after = all_terms(run.expansion())
-    assert run.expansion().choice == choice
+    assert not open_expansion(run.context).complete()
+    expand(run.context, None)
+    after = all_terms(open_expansion(run.context))
+    assert open_expansion(run.context).choice == choice
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
@@ -168,7 +180,10 @@ def test_info_says_what_was_chosen_and_why(tmp_path: Path, cli: Cli) -> None:
     chosen = ["--set", "adjoint.anchors=0", "--set", "adjoint.anchor_error=1e-9"]
     assert cli("cache", tmp_path / "run", "--terms", "adjoint", *chosen).status == 0
     found = run.info()["adjoint_anchor_choice"]
-    assert (found["anchors"], [t["anchors"] for t in found["tried"]]) == (len(run.expansion().anchors), [3, 5])
+    assert (found["anchors"], [t["anchors"] for t in found["tried"]]) == (
+        len(open_expansion(run.context).anchors),
+        [3, 5],
+    )
     assert found["tried"][0]["error"] > found["tried"][1]["error"]
     said = cli("info", tmp_path / "run").out
     assert f"anchors: {found['anchors']} chosen; half-way between two" in said
@@ -178,5 +193,5 @@ def test_info_says_what_was_chosen_and_why(tmp_path: Path, cli: Cli) -> None:
 def test_the_curved_estimator_takes_three(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(adjoint=TIGHT, curved={"rank": 2, "anchors": 1}), device="cpu")
     run.cache(["curved"])
-    assert run.base().expansion.anchors == [0, 2, 4]
+    assert open_base(run.context).expansion.anchors == [0, 2, 4]
     assert run.endpoint("identity", estimator="curved").evaluated_loss == run.reference_loss

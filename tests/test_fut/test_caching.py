@@ -13,6 +13,7 @@ from torch import Tensor
 import fut
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
+from fut.methods.pairwise.store import open_terms, pairwise_config, term_layout
 from fut.models.transformer import Transformer, next_token_loss
 from storage import DamagedError, DiskFullError, IdentityError
 
@@ -36,20 +37,20 @@ def slow_gradient(run: fut.Run, theta: Tensor, item: int) -> Tensor:
     c = run.config
     module = Transformer(c.data.vocabulary, c.data.context, c.model.width, c.model.layers, c.model.heads).double()
     torch.nn.utils.vector_to_parameters(theta.clone(), module.parameters())
-    next_token_loss(module, run.problem.data.items[item][0]).backward()
+    next_token_loss(module, run.context.problem.data.items[item][0]).backward()
     return torch.cat([p.grad.reshape(-1) for p in module.parameters()])
 
 
 def slow_update(run: fut.Run, step: int, theta: Tensor, item: int) -> Tensor:
     """AdamW's displacement at theta, with the moments of checkpoint `step`, written out."""
-    memory, count = run.state(step).memory, run.config.warmup.steps + step + 1
+    memory, count = run.context.state(step).memory, run.config.warmup.steps + step + 1
     (b1, b2), eps, g = CONSTANTS["betas"], CONSTANTS["eps"], slow_gradient(run, theta, item)
     m, v = b1 * memory["m"] + (1 - b1) * g, b2 * memory["v"] + (1 - b2) * g**2
     return -1e-3 * (m / (1 - b1**count)) / ((v / (1 - b2**count)).sqrt() + eps)
 
 
 def stored(run: fut.Run, name: str, step: int, item: int) -> Tensor:
-    return torch.from_numpy(run.terms().read(name, step)[item])
+    return torch.from_numpy(open_terms(run.context).read(name, step)[item])
 
 
 def close(found: Tensor, expected: Tensor, relative: float) -> bool:
@@ -58,7 +59,7 @@ def close(found: Tensor, expected: Tensor, relative: float) -> bool:
 
 @pytest.mark.parametrize(("step", "item"), PAIRS)
 def test_gradient_norm_and_update_equal_their_slow_definitions(exact_run: fut.Run, step: int, item: int) -> None:
-    theta = exact_run.state(step).theta
+    theta = exact_run.context.state(step).theta
     gradient = slow_gradient(exact_run, theta, item)
     assert close(stored(exact_run, "gradient", step, item), gradient, 1e-10)
     assert close(stored(exact_run, "norm", step, item), gradient.norm()[None], 1e-10)
@@ -68,7 +69,7 @@ def test_gradient_norm_and_update_equal_their_slow_definitions(exact_run: fut.Ru
 @pytest.mark.parametrize(("step", "item"), PAIRS)
 def test_products_equal_finite_differences_of_the_update(exact_run: fut.Run, step: int, item: int) -> None:
     """jvp and second concern the update of the reference step, along what the item's own update is."""
-    theta, reference = exact_run.state(step).theta, exact_run.reference.steps[step][0]
+    theta, reference = exact_run.context.state(step).theta, exact_run.reference.steps[step][0]
     u = slow_update(exact_run, step, theta, item)
     h = 1e-3
     up, down = (slow_update(exact_run, step, theta + s * h * u, reference) for s in (1, -1))
@@ -87,13 +88,13 @@ def test_products_by_difference_agree_with_exact_ones(exact_run: fut.Run, make_r
 
 def test_sketched_terms_are_the_sketches_of_the_whole_ones(make_run: MakeRun, exact_run: fut.Run) -> None:
     sketched = make_run(**(EXACT | {"cache": {"sketch": "rademacher", "products": "exact", "coordinates": 50}}))
-    sample = sketched.layout.sample.indices
+    sample = term_layout(sketched.context).sample.indices
     for name in ("update", "jvp", "second"):
-        whole = torch.from_numpy(exact_run.terms().read(name, 2))
-        found = torch.from_numpy(sketched.terms().read(name, 2))
-        assert close(found, sketched.layout.sketch.project(whole), 1e-9), name
-    whole = torch.from_numpy(exact_run.terms().read("gradient", 2))
-    assert torch.equal(torch.from_numpy(sketched.terms().read("gradient", 2)), whole[:, sample])
+        whole = torch.from_numpy(open_terms(exact_run.context).read(name, 2))
+        found = torch.from_numpy(open_terms(sketched.context).read(name, 2))
+        assert close(found, term_layout(sketched.context).sketch.project(whole), 1e-9), name
+    whole = torch.from_numpy(open_terms(exact_run.context).read("gradient", 2))
+    assert torch.equal(torch.from_numpy(open_terms(sketched.context).read("gradient", 2)), whole[:, sample])
 
 
 def test_equal_items_have_bitwise_equal_terms_in_whatever_block(tmp_path: Path) -> None:
@@ -101,9 +102,9 @@ def test_equal_items_have_bitwise_equal_terms_in_whatever_block(tmp_path: Path) 
     twins = Dataset((*data.items[:4], data.items[0]), data.probe, data.warmup)  # blocks of two: 0 1 | 2 3 | 4
     run = fut.train(tmp_path / "run", small_config(), data=twins, device="cpu")
     run.cache()
-    for spec in run.terms().specs:
+    for spec in open_terms(run.context).specs:
         for step in range(run.steps):
-            table = run.terms().read(spec.name, step)
+            table = open_terms(run.context).read(spec.name, step)
             assert table[0].tobytes() == table[4].tobytes(), (spec.name, step)
             assert table[0].tobytes() != table[1].tobytes(), (spec.name, step)
 
@@ -116,7 +117,7 @@ def chunk(run: Path, name: str, step: int, block: int) -> Path:
 
 
 def test_a_resumed_cache_leaves_complete_blocks_alone(own_run: Path, small_run: fut.Run) -> None:
-    store = fut.open(own_run).terms()
+    store = open_terms(fut.open(own_run).context)
     gone = [b for b in store.blocks("update") if b.step >= 3]
     for block in gone:
         store.discard(block)
@@ -149,7 +150,7 @@ def test_a_cache_killed_while_its_store_was_laid_down_is_resumed(
 
 
 def test_a_partly_cached_run_says_what_to_run(own_run: Path) -> None:
-    store = fut.open(own_run).terms()
+    store = open_terms(fut.open(own_run).context)
     store.discard(store.blocks("jvp")[-1], ["jvp"])
     run = fut.open(own_run, device="cpu")
     with pytest.raises(fut.NotCachedError, match=r"unfinished: jvp\); run `fut cache RUN`"):
@@ -165,7 +166,7 @@ def test_an_uncached_run_says_what_to_run(make_run: MakeRun) -> None:
 def test_another_cache_configuration_names_the_field_and_both_values(own_run: Path) -> None:
     run = fut.open(own_run, device="cpu")
     with pytest.raises(IdentityError) as caught:
-        run.cache(config=run.cache_config.model_copy(update={"size": 77}))
+        run.cache(config=pairwise_config(run.context).model_copy(update={"size": 77}))
     for part in ("cache.size", "77", "96", "remove"):
         assert part in str(caught.value), part
 
@@ -181,7 +182,7 @@ def test_unknown_terms_are_refused_with_the_known_ones(own_run: Path) -> None:
 def test_a_full_disk_is_refused_before_anything_is_computed(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(own_run / "terms")
     run = fut.open(own_run, device="cpu")
-    needed = run.layout.nbytes(run.layout.names)
+    needed = term_layout(run.context).nbytes(term_layout(run.context).names)
     monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: 50_000)
     with pytest.raises(DiskFullError, match=rf"expected {needed} bytes free.*has 50000 bytes free"):
         run.cache()

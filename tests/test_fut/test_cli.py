@@ -131,7 +131,7 @@ def test_an_inline_list_longer_than_a_file_name_is_a_list(own_run: Path, cli: Cl
 
 def test_show_batch_prints_the_text_of_the_step(own_run: Path, cli: Cli) -> None:
     run = fut.open(own_run)
-    rows = [bytes(row.tolist()).decode() for row in run.problem.data.items[4][0]]
+    rows = [bytes(row.tolist()).decode() for row in run.context.problem.data.items[4][0]]
     said = cli("show-batch", own_run, 0, "--order", "reverse", "--json").json
     assert [e["item"] for e in said["items"]] == [4]
     assert said["items"][0]["sequences"] == rows

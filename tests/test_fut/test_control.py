@@ -22,8 +22,10 @@ from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.control_variate import SAMPLES, part_of
 from fut.methods.adjoint.costs import anchor_bytes
 from fut.methods.adjoint.estimator import Adjoint
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
 from fut.methods.batching import raw_estimates
+from fut.methods.build import expand
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 PLAIN = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
@@ -31,7 +33,7 @@ PLAIN = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exac
 
 def sampled(path: Path, **changes: object) -> fut.Run:
     run = fut.train(path, small_config(**FLOAT64), device="cpu")
-    run.expand(AdjointConfig.model_validate(PLAIN | changes))
+    expand(run.context, AdjointConfig.model_validate(PLAIN | changes))
     return run
 
 
@@ -67,7 +69,7 @@ def test_the_estimate_is_its_formula(few: Few, make_run: MakeRun, sample: str | 
     table = share * torch.from_numpy(written_out_table(plain)).clamp(-bound, bound)
     assert 0.5 < share[bound > 1e-6].mean() < 1
     placed = sum(table[t, i] - table[t, t] for t, (i,) in enumerate(order.steps))
-    expansion = few.run.expansion()
+    expansion = open_expansion(few.run.context)
     held, p = part_of(expansion, sample)
     indices = expansion.indices if held is None else expansion.indices[held]
     assert len(indices) < (700 if sample is None else 500)
@@ -90,11 +92,11 @@ def test_it_takes_sampling_error_away_and_states_the_rest(
         monkeypatch.setattr(
             "fut.methods.adjoint.sampling.poisson_sample", lambda p, _, seed=seed: poisson_sample(p, seed)
         )
-        run.expand(AdjointConfig.model_validate(PLAIN | {"coordinates": 300}))
+        expand(run.context, AdjointConfig.model_validate(PLAIN | {"coordinates": 300}))
         found, variances = raw_estimates(run.estimator("adjoint"), orders)
         errors.append(np.array(found) - true)
         stated.append(variances)
-        without = Adjoint(run.readouts.reference("probe"))
+        without = Adjoint(run.context)
         without.control = None
         plain.append(np.array(raw_estimates(without, orders)[0]) - true)
     squared, said = np.mean(np.square(errors)), np.mean(stated)
@@ -103,7 +105,7 @@ def test_it_takes_sampling_error_away_and_states_the_rest(
 
 
 def test_several_readouts_have_it_as_one_has(few: Few) -> None:
-    several = SeveralReadOuts(few.run.readouts.reference("probe"), ["probe"])
+    several = SeveralReadOuts(few.run.context, ["probe"])
     orders = [few.run.order("reverse"), few.run.order("random:3")]
     values, variances = several.changes(orders, ["probe"])
     losses, said = raw_estimates(few.run.estimator("adjoint"), orders)
@@ -129,10 +131,12 @@ def test_large_tables_are_no_control_variates_unless_asked_for(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, control: str, entries: int, there: bool
 ) -> None:
     monkeypatch.setattr("fut.methods.adjoint.pipeline.ENTRIES", entries)
-    expansion = make_run(adjoint={"coordinates": 600, "control": control}, cached=False).expansion()
+    expansion = open_expansion(make_run(adjoint={"coordinates": 600, "control": control}, cached=False).context)
     assert expansion.controlled == there
     assert (anchor_bytes(expansion) > 0) == there
-    assert not make_run(adjoint={"control": "always"}, cached=False).expansion().controlled, "all coordinates are kept"
+    assert not open_expansion(make_run(adjoint={"control": "always"}, cached=False).context).controlled, (
+        "all coordinates are kept"
+    )
 
 
 @pytest.mark.parametrize("name", ["controlled_positions", "sampled_positions"])

@@ -16,13 +16,15 @@ from small import Cli, flip, small_config
 
 import fut
 from estimators.lowrank import refresh_steps, sensitivity
+from fut.api.integrity import check_path
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.batching import raw_estimates
+from fut.methods.build import curve, expand
 from fut.methods.lowrank.config import CurvedConfig
 from fut.methods.lowrank.estimator import Curved
-from fut.methods.lowrank.terms import LOW_RANK_KEY
+from fut.methods.lowrank.terms import LOW_RANK_KEY, open_base
 from fut.progress import silent
 from storage import DiskFullError, IdentityError
 
@@ -43,7 +45,7 @@ def curved_run(tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
 
 
 def terms_of(run: fut.Run) -> dict[str, bytes]:
-    store = run.base().terms()
+    store = open_base(run.context).terms()
     return {f"{s.name}/{t}": store.read(s.name, t).tobytes() for s in store.specs for t in range(s.shape[0])}
 
 
@@ -51,7 +53,7 @@ def test_the_reference_order_is_the_reference_bitwise(curved_run: fut.Run) -> No
     estimator = curved_run.estimator("curved")
     order = curved_run.order("identity")
     position = estimator.positions([order, curved_run.order("reverse")])[0]
-    assert torch.equal(estimator.endpoint(position, 5), curved_run.state(5).theta)
+    assert torch.equal(estimator.endpoint(position, 5), curved_run.context.state(5).theta)
     assert estimator.losses(position[None], 5) == [curved_run.reference_loss]
     assert not torch.equal(estimator._own(5), position), "the replay itself errs: a shift of nothing would pass"
 
@@ -64,8 +66,8 @@ def test_equal_items_swapped_give_exactly_the_reference(tmp_path: Path) -> None:
     run.cache(["curved"])
     estimator = run.estimator("curved")
     swapped, other = estimator.positions([run.order("swap:1,4"), run.order("swap:0,1")])
-    assert torch.equal(swapped, run.state(5).theta)
-    assert not torch.equal(other, run.state(5).theta)
+    assert torch.equal(swapped, run.context.state(5).theta)
+    assert not torch.equal(other, run.context.state(5).theta)
     assert run.estimate(["swap:1,4"], "curved", known=False)[0].delta == 0.0
 
 
@@ -73,17 +75,17 @@ def test_shorter_orders_are_read_against_the_reference_at_their_step(curved_run:
     estimator = curved_run.estimator("curved")
     first, other = (curved_run.order(o, partial=True) for o in ([0, 1, 2], [2, 1, 4]))
     found = estimator.positions([first, other])
-    assert torch.equal(found[0], curved_run.state(3).theta)
+    assert torch.equal(found[0], curved_run.context.state(3).theta)
     truth = curved_run.retrain(other).theta
-    assert (found[1] - truth).norm() < 0.5 * (truth - curved_run.state(3).theta).norm()
+    assert (found[1] - truth).norm() < 0.5 * (truth - curved_run.context.state(3).theta).norm()
 
 
 def written_out(run: fut.Run, order: Sequence[int], every: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The replay's end under an order, by an explicit loop over true mean differences of all items; and its start's."""
-    problem, base = run.problem, run.base()
+    problem, base = run.context.problem, open_base(run.context)
     terms, items = base.terms(), range(run.items)
     centre = [torch.from_numpy(terms.read("centre", t)[0]) for t in range(run.steps + 1)]
-    y, held = run.state(0), torch.zeros_like(centre[0])
+    y, held = run.context.state(0), torch.zeros_like(centre[0])
     for t, item in enumerate(order):
         delta = y.theta - centre[t]
         nearest = int(np.argmin([abs(a - t) for a in base.curvature_anchors]))
@@ -104,7 +106,7 @@ def test_it_is_its_recursion_written_out(tmp_path: Path, every: int) -> None:
     settings = {"rank": 4, "anchors": 2, "pool": 5, "refresh": 1}
     run = trained(tmp_path / "run", **FLOAT64, curved=settings, adjoint={"anchors": 5})
     run.cache(["curved"])
-    order, theta = [3, 1, 4, 0, 2], run.state(5).theta
+    order, theta = [3, 1, 4, 0, 2], run.context.state(5).theta
     found = run.estimator("curved", refresh=str(every)).positions([run.order(order)])[0]
     expected = written_out(run, order, every)[0] - written_out(run, range(5), every)[0] + theta
     assert (found - expected).norm() < 1e-10 * (expected - theta).norm()
@@ -112,7 +114,7 @@ def test_it_is_its_recursion_written_out(tmp_path: Path, every: int) -> None:
 
 def test_its_low_rank_leads_the_mean_hessian_in_the_rules_metric(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", **FLOAT64, curved={"rank": 30, "anchors": 1, "pool": 5, "clamp": 0.9})
-    base, problem = run.base(), run.problem
+    base, problem = open_base(run.context), run.context.problem
     base.expansion.run_centre(silent)
     assert len(base.batch(LOW_RANK_KEY, 2)[0]) == sum(len(item[0]) for item in problem.data.items)
     values, L = base.low_rank(2)
@@ -180,7 +182,7 @@ def test_killed_between_and_within_stages_it_resumes_to_the_same_numbers(tmp_pat
     run = trained(tmp_path / "run")
     stops = 0
     for _ in range(40):
-        run.progress = interrupting
+        run.context.progress = interrupting
         try:
             run.cache(["curved"])
             break
@@ -197,20 +199,20 @@ def test_gradients_are_borrowed_from_a_fitting_expansion(tmp_path: Path, monkeyp
     run, expected = trained(tmp_path / "run", **about), trained(tmp_path / "expected", **about)
     run.cache(["adjoint"])
     plan = run.plan_cache(["curved"])
-    assert plan.gradients == run.base().gradients() - 3 * 5
+    assert plan.gradients == open_base(run.context).gradients() - 3 * 5
     monkeypatch.setattr("fut.training.problem.Problem.item_gradients", lambda *a: pytest.fail("computed again"))
     run.cache(["curved"])
     monkeypatch.undo()
     expected.cache(["curved"])
     assert terms_of(run) == terms_of(expected)
     other = trained(tmp_path / "other")
-    other.expand(AdjointConfig(anchors=2, coordinates=300))
-    assert other.base()._lender is None
+    expand(other.context, AdjointConfig(anchors=2, coordinates=300))
+    assert open_base(other.context)._lender is None
     ensemble = trained(tmp_path / "ensemble")
     ensemble.cache(["adjoint"])
-    assert ensemble.base()._lender is None, "the base is about mixtures"
+    assert open_base(ensemble.context)._lender is None, "the base is about mixtures"
     ensemble.cache(["curved"])
-    found, others = (r.base().terms().read("centre", 5) for r in (ensemble, run))
+    found, others = (open_base(r.context).terms().read("centre", 5) for r in (ensemble, run))
     assert np.array_equal(found, others)
 
 
@@ -225,7 +227,7 @@ def test_a_damaged_chunk_is_found_and_computed_again(curved_run: fut.Run, tmp_pa
     assert run.repair() == 1
     with pytest.raises(NotCachedError, match="--terms curved"):
         run.estimator("curved").ready()
-    run.curve()
+    curve(run.context)
     assert terms_of(run) == expected
     assert run.check() == []
 
@@ -233,15 +235,15 @@ def test_a_damaged_chunk_is_found_and_computed_again(curved_run: fut.Run, tmp_pa
 def test_a_damaged_manifest_is_found(curved_run: fut.Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(curved_run.path, tmp_path / "own"))
     flip(path / "curved/manifest.json", 40)
-    assert [Path(d.path).parent.name for d in fut.inspection.check_path(path)] == ["curved"]
+    assert [Path(d.path).parent.name for d in check_path(path)] == ["curved"]
 
 
 def test_sixteen_bits_are_stored_where_asked_and_serve(tmp_path: Path, curved_run: fut.Run) -> None:
     for name, model in (("single", {}), ("double", FLOAT64)):
         run = trained(tmp_path / name, **model, curved=FEW | {"dtype": "bfloat16"})
         run.cache(["curved"])
-        assert {s.name: s.dtype for s in run.base().terms().specs}["lowrank"] == "bfloat16"
-        truth, theta = run.retrain("reverse").theta, run.state(5).theta
+        assert {s.name: s.dtype for s in open_base(run.context).terms().specs}["lowrank"] == "bfloat16"
+        truth, theta = run.retrain("reverse").theta, run.context.state(5).theta
         found = run.estimator("curved").positions([run.order("reverse")])[0]
         assert (found - truth).norm() < 0.5 * (truth - theta).norm()
         assert run.estimate(["identity"], "curved", known=False)[0].delta == 0.0
@@ -272,7 +274,7 @@ def test_the_command_writes_an_endpoint_by_it_once_it_is_cached(tmp_path: Path, 
 
 
 def test_what_it_costs_is_said_and_planned(curved_run: fut.Run) -> None:
-    info, base, plan = curved_run.info(), curved_run.base(), curved_run.plan()
+    info, base, plan = curved_run.info(), open_base(curved_run.context), curved_run.plan()
     stages = [s for s in plan.stages if s.stage.startswith("curved:")]
     assert len(stages) == 4
     assert sum(s.gradients for s in stages) == base.gradients() == info["precompute_gradients"]["curved"]
@@ -292,15 +294,15 @@ def test_calibrations_are_not_used_on_terms_made_anew(tmp_path: Path) -> None:
     assert run.estimate(["reverse"], "curved", known=False)[0].interval is not None
     assert run.estimate(["reverse"], "curved:refresh=1", known=False)[0].interval is None
     shutil.rmtree(run.path / "curved")
-    run.curve(CurvedConfig(rank=2, anchors=2, refresh=2))
+    curve(run.context, CurvedConfig(rank=2, anchors=2, refresh=2))
     assert run.estimate(["reverse"], "curved", known=False)[0].interval is None
 
 
 def test_what_it_refuses(tmp_path: Path, curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(IdentityError, match=r"curved\.rank"):
-        curved_run.curve(CurvedConfig(rank=7, anchors=2, refresh=2))
+        curve(curved_run.context, CurvedConfig(rank=7, anchors=2, refresh=2))
     run = trained(tmp_path / "run")
-    needed = run.base().scratch_bytes() + run.base().nbytes()
+    needed = open_base(run.context).scratch_bytes() + open_base(run.context).nbytes()
     monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
     with pytest.raises(DiskFullError, match="the low-rank curvature and its scratch"):
         run.cache(["curved"])
@@ -309,7 +311,7 @@ def test_what_it_refuses(tmp_path: Path, curved_run: fut.Run, monkeypatch: pytes
 
 def test_a_rule_without_a_derivative_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trained(tmp_path / "run")
-    monkeypatch.setattr(type(run.problem.rule), "smooth", False)
+    monkeypatch.setattr(type(run.context.problem.rule), "smooth", False)
     with pytest.raises(UsageError, match="expected a rule with a derivative"):
         run.cache(["curved"])
 
@@ -340,21 +342,21 @@ def test_all_samples_of_one_setting_are_answered_alike(curved_run: fut.Run) -> N
 def test_steps_of_several_items_and_any_readout(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", data={"items": 6, "per_step": 2}, curved=FEW | {"refresh": 1})
     run.cache(["curved"])
-    assert run.base().query_gradients() == 3 * 2 * 2
-    assert len(run.base().batch(LOW_RANK_KEY, 0)[0]) == 2 * 2 * 2
+    assert open_base(run.context).query_gradients() == 3 * 2 * 2
+    assert len(open_base(run.context).batch(LOW_RANK_KEY, 0)[0]) == 2 * 2 * 2
     order = [[5, 0], [3, 2], [1, 4]]
     estimator = run.estimator("curved", readout="item:1")
     same, other = estimator.positions([run.order("identity"), run.order(order)])
-    theta, truth = run.state(3).theta, run.retrain(order).theta
+    theta, truth = run.context.state(3).theta, run.retrain(order).theta
     assert torch.equal(same, theta)
     assert (other - truth).norm() < 0.5 * (truth - theta).norm()
     values = run.estimate(["identity", order], "curved", known=False, readout="item:1")
     assert values[0].delta == 0.0
-    assert values[1].loss == estimator.reference.readout.value(other)
+    assert values[1].loss == estimator.readout.value(other)
 
 
 def test_a_replay_that_runs_away_speaks_against_itself(curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    true, centre = curved_run.state(curved_run.steps).theta, curved_run.estimator("curved")
+    true, centre = curved_run.context.state(curved_run.steps).theta, curved_run.estimator("curved")
     assert isinstance(centre, Curved)
     apart = centre._read("centre", curved_run.steps)[0] - true
     assert centre.own_miss() == pytest.approx(((centre._own(5) - true).norm() / apart.norm()).item())

@@ -23,9 +23,9 @@ FINE = {"data": {"items": 12, "per_step": 4, "batch": 1}}
 
 def by_torch(run: fut.Run, step: int, item: int) -> tuple[float, float]:
     """Loss and gradient norm of an item at a checkpoint, with autograd on the module itself."""
-    problem = run.problem
+    problem = run.context.problem
     module = fut.Transformer(256, 12, width=8, layers=1, heads=2)
-    module.load_state_dict(problem.objective.state_dict(run.state(step).theta))
+    module.load_state_dict(problem.objective.state_dict(run.context.state(step).theta))
     loss = fut.next_token_loss(module, *problem.data.items[item])
     loss.backward()
     return loss.item(), math.sqrt(

@@ -248,21 +248,23 @@ def test_an_outlier_is_warned_of(make_run: MakeRun, monkeypatch: pytest.MonkeyPa
 
 def test_items_are_labelled_by_what_the_run_says_of_them(asked: fut.Run, tmp_path: Path) -> None:
     scores = asked.difficulty("loss").scores
-    found = labels_of(asked, "loss:2")
+    found = labels_of(asked.context, "loss:2")
     assert max(scores[i] for i in found["loss-low"]) <= min(scores[i] for i in found["loss-high"])
-    assert list(labels_of(asked, "perplexity-drop")) == [f"perplexity-drop-{w}" for w in ("low", "middle", "high")]
+    assert list(labels_of(asked.context, "perplexity-drop")) == [
+        f"perplexity-drop-{w}" for w in ("low", "middle", "high")
+    ]
     file = tmp_path / "labels.json"
     file.write_text(json.dumps(LABELS))
-    assert labels_of(asked, file) == LABELS
+    assert labels_of(asked.context, file) == LABELS
     file.write_text("[")
     with pytest.raises(UsageError, match="expected JSON"):
-        labels_of(asked, str(file))
+        labels_of(asked.context, str(file))
     with pytest.raises(UsageError, match="expected a readable JSON file or one of source, length:3"):
-        labels_of(asked, "nowhere.json")
+        labels_of(asked.context, "nowhere.json")
     with pytest.raises(UsageError, match="expected a number of parts, got `loss:x`"):
-        labels_of(asked, "loss:x")
+        labels_of(asked.context, "loss:x")
     with pytest.raises(UsageError, match="differ in length"):
-        labels_of(asked, "length:2")
+        labels_of(asked.context, "length:2")
 
 
 def library(folder: Path) -> Path:
@@ -277,28 +279,28 @@ def test_items_of_a_text_directory_know_their_file(tmp_path: Path) -> None:
     text = library(tmp_path / "library")
     data = {"text": str(text), "heterogeneous": True, "items": 6}
     run = fut.train(tmp_path / "run", small_config(data=data), device="cpu")
-    found = labels_of(run, "source")
+    found = labels_of(run.context, "source")
     assert list(found) == ["a.txt", "b.txt"]
     texts = {name: (text / name).read_text() for name in found}
     for name, items in found.items():
         for item in items:
-            rows = [bytes(row).decode() for row in run.problem.data.items[item][0].tolist()]
+            rows = [bytes(row).decode() for row in run.context.problem.data.items[item][0].tolist()]
             assert any(row in texts[name] for row in rows)
     (text / "c.txt").write_text("more")
     with pytest.raises(UsageError, match="expected the text that the run was trained on"):
-        labels_of(run, "source")
+        labels_of(run.context, "source")
 
 
 def test_files_of_items_are_refused_where_they_are_not_known(asked: fut.Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="got CPython's language reference"):
-        labels_of(asked, "source")
+        labels_of(asked.context, "source")
     text = library(tmp_path / "library")
     mixed = fut.train(tmp_path / "mixed", small_config(data={"text": str(text), "batch": 4}), device="cpu")
     with pytest.raises(UsageError, match=r"expected items of one file .* train with data.heterogeneous=true"):
-        labels_of(mixed, "source")
+        labels_of(mixed.context, "source")
     single = fut.train(tmp_path / "single", small_config(data={"text": str(text / "b.txt"), "batch": 1}), device="cpu")
     with pytest.raises(UsageError, match="expected a directory of several files"):
-        labels_of(single, "source")
+        labels_of(single.context, "source")
 
 
 def test_the_command_tells_and_draws(asked: fut.Run, cli: Cli, tmp_path: Path) -> None:

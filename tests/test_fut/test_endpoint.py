@@ -21,7 +21,10 @@ NAMES = ("reference", "fut", "fut++", "replay", "replay-exact")
 
 def probe_loss(run: fut.Run, module: nn.Module, loss: Any = fut.next_token_loss) -> float:
     with torch.no_grad():
-        return float(sum(loss(module, *item).double() for item in run.problem.data.probe) / len(run.problem.data.probe))
+        return float(
+            sum(loss(module, *item).double() for item in run.context.problem.data.probe)
+            / len(run.context.problem.data.probe)
+        )
 
 
 def built_in(run: fut.Run) -> Transformer:

@@ -19,9 +19,11 @@ from fut.errors import NotCachedError, UsageError
 from fut.methods.adjoint import quadratic_directions as functionals
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.estimator import MINIMUM, Adjoint
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import Expansion
 from fut.methods.adjoint.quadratic import bend_of
 from fut.methods.adjoint.quadratic_directions import principal_functionals, simulated_displacements
+from fut.methods.build import expand
 from fut.models import autodiff as derivatives
 from fut.readouts.readout import make_readouts
 from storage import TermStore
@@ -47,10 +49,10 @@ def test_functionals_hold_the_curvature_of_simulated_displacements(
 ) -> None:
     run = make_run(**FLOAT64)
     run.cache(["adjoint"])
-    expansion = run.expansion()
+    expansion = open_expansion(run.context)
     monkeypatch.setattr(functionals, "SAMPLES", 1)  # as many simulated orders as functionals: nothing is left out
     monkeypatch.setattr(functionals, "STEP", 1e-6)
-    (probe,) = make_readouts(run.problem, ["probe"], {})
+    (probe,) = make_readouts(run.context.problem, ["probe"], {})
     q, signs = principal_functionals(expansion, probe, 5)
     for delta in simulated_displacements(expansion, 5):
         exact = delta @ probe_bend(expansion, delta)
@@ -60,8 +62,8 @@ def test_functionals_hold_the_curvature_of_simulated_displacements(
 def test_the_strongest_directions_come_first(make_run: MakeRun, kept: None) -> None:
     run = make_run(**FLOAT64)
     run.cache(["adjoint"])
-    expansion = run.expansion()
-    (probe,) = make_readouts(run.problem, ["probe"], {})
+    expansion = open_expansion(run.context)
+    (probe,) = make_readouts(run.context.problem, ["probe"], {})
     some, more = (principal_functionals(expansion, probe, m) for m in (3, 3))
     assert torch.equal(some[0], more[0])  # the same seed, the same draw
     moved = simulated_displacements(expansion, functionals.SAMPLES * 3)
@@ -75,10 +77,10 @@ def test_the_estimate_is_the_linear_one_and_half_the_squares(
 ) -> None:
     run = make_run(**FLOAT64, adjoint={"functionals": 4, "centre": kind}, schedule={"rate": rate})
     order = random_order(run.reference, 5)
-    expansion = run.expansion()
+    expansion = open_expansion(run.context)
     found = [slow_functionals(run, o) for o in (order, run.reference)]
     centre, slopes = expansion.state(run.steps).theta, slopes_of(expansion)
-    known = slopes @ (run.state(run.steps).theta - centre)  # what the reference run's functionals really are
+    known = slopes @ (run.context.state(run.steps).theta - centre)  # what the reference run's functionals really are
     added, mean, origin, gain = found[0][1] - found[1][1], known, torch.zeros(4).double(), 1.0
     if kind == "ensemble":
         true = torch.stack([known, *(slopes @ (run.retrain(o).theta - centre) for o in expansion.members)])
@@ -96,11 +98,15 @@ def test_the_estimate_is_the_linear_one_and_half_the_squares(
 
 def slow_functionals(run: fut.Run, order: Order) -> tuple[Tensor, Tensor]:
     """Linear part and functionals [m] of an order, by a plain loop over steps, from the scratch of the sweep."""
-    expansion, problem = run.expansion(), run.problem
+    expansion, problem = open_expansion(run.context), run.context.problem
     terms = expansion.terms()
     tables = [torch.from_numpy(terms.read("gradient", a)) for a in range(len(expansion.anchors))]
     gradients = Anchored(expansion.anchors, lambda a: tables[a])
-    state, total, bent = run.state(0), torch.tensor(0.0), torch.zeros(expansion.functionals, dtype=torch.float64)
+    state, total, bent = (
+        run.context.state(0),
+        torch.tensor(0.0),
+        torch.zeros(expansion.functionals, dtype=torch.float64),
+    )
     for step in range(run.steps + 1):
         weight = torch.from_numpy(terms.read("weight", step))[0]
         total = total + weight @ (state.theta - torch.from_numpy(terms.read("centre", step)[0]))
@@ -123,10 +129,10 @@ def test_looked_up_functionals_are_those_of_real_training(
     """At a low rate, against the endpoints of retrained orders; to first order in gradients, of which AdamW is no linear rule."""
     sections = {"rule": {"name": name, "options": {}}, "schedule": {"rate": rate}, "data": {"batch": 16}}
     run = make_run(**FLOAT64, **sections, adjoint={"functionals": 5, "anchors": 5}, warmup={"steps": 40, "ramp": 2})
-    slopes, bend = slopes_of(run.expansion()), bend_of(run.expansion(), None)
+    slopes, bend = slopes_of(open_expansion(run.context)), bend_of(open_expansion(run.context), None)
     orders = [random_order(run.reference, 7, i) for i in range(6)]
     found = bend.looked_up(run.estimator("adjoint").batch(orders))
-    true = torch.stack([slopes @ (run.retrain(o).theta - run.state(run.steps).theta) for o in orders])
+    true = torch.stack([slopes @ (run.retrain(o).theta - run.context.state(run.steps).theta) for o in orders])
     assert (found - true).norm() < error * true.norm()
 
 
@@ -141,15 +147,15 @@ def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
     def table(seed: int, **changes: object) -> tuple[fut.Run, Tensor, Tensor]:
         run = fut.train(tmp_path / f"{seed}{len(changes)}{changes.get('control')}", config, device="cpu")
         monkeypatch.setattr("fut.methods.adjoint.sampling.poisson_sample", lambda p, _: poisson_sample(p, seed))
-        run.expand(AdjointConfig.model_validate({"functionals": 2} | changes))
-        bend = bend_of(run.expansion(), None)
+        expand(run.context, AdjointConfig.model_validate({"functionals": 2} | changes))
+        bend = bend_of(open_expansion(run.context), None)
         order = run.order("reverse")
         return run, *bend.split(bend.looked_up(run.estimator("adjoint").batch([order]))[0])
 
     exact, signed = table(0)[1:]
     assert signed.numel() == 0
     run, controlled, signed = table(1, coordinates=400, control="always")
-    assert run.expansion().controlled
+    assert open_expansion(run.context).controlled
     assert signed.numel() == 0
     assert controlled.tolist() == pytest.approx(exact.tolist(), rel=1e-9)
     few = [table(seed, coordinates=400, control="never") for seed in range(12)]
@@ -160,19 +166,19 @@ def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
     sampled, parts = few[0][0], list[Tensor]()
     batch = sampled.estimator("adjoint").batch([sampled.order("reverse")])
     for half in ("first", "second"):
-        bend = bend_of(sampled.expansion(), half)
+        bend = bend_of(open_expansion(sampled.context), half)
         values, signs = bend.split(bend.looked_up(batch)[0])
         assert (values - exact).square().sum() < 16 * signed_variance(signs).sum()
         parts.append(values)
     assert not torch.equal(*parts), "two samples, two estimates"
-    halves = [bend_of(run.expansion(), half) for half in ("first", "second")]
+    halves = [bend_of(open_expansion(run.context), half) for half in ("first", "second")]
     assert torch.equal(halves[0].table, halves[1].table), "of all coordinates, whichever half is replayed"
 
 
 def test_functionals_of_an_earlier_version_are_refused(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such an expansion has weights of its functionals, and no table of them."""
     run = fut.open(own_run, device="cpu")
-    specs = [s for s in run.expansion().terms().specs if s.name != "functionals"]
+    specs = [s for s in open_expansion(run.context).terms().specs if s.name != "functionals"]
     monkeypatch.setattr(TermStore, "specs", specs)
     with pytest.raises(
         NotCachedError,
@@ -181,8 +187,8 @@ def test_functionals_of_an_earlier_version_are_refused(own_run: Path, monkeypatc
         run.estimate(["reverse"], known=False)
     assert run.estimate(["reverse"], "adjoint:reading=linear", known=False)[0].delta
     with pytest.raises(NotCachedError, match="got one of an earlier version"):
-        run.expansion().terms(create=True)
-    assert info._own_error(run) is None, "what cannot be asked is no reason to say nothing else"
+        open_expansion(run.context).terms(create=True)
+    assert info._own_error(run.context) is None, "what cannot be asked is no reason to say nothing else"
 
 
 def test_missing_functionals_are_not_done_without(own_run: Path) -> None:
@@ -216,7 +222,7 @@ def test_other_readouts_are_read_linearly(make_run: MakeRun) -> None:
     run.cache(["adjoint"])
     counts = {name: run.estimator("adjoint", readout=name).functionals for name in ("probe", "item:1")}
     assert counts == {"probe": 2, "item:1": 0}
-    assert [tuple(s.shape) for s in run.expansion().terms().specs if s.name == "weight"] == [
+    assert [tuple(s.shape) for s in open_expansion(run.context).terms().specs if s.name == "weight"] == [
         (run.steps + 1, 2, run.parameters)
     ], "functionals are looked up, and replayed by nobody"
 

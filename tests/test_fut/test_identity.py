@@ -59,7 +59,9 @@ def test_the_endpoint_of_the_identity_order_is_the_reference_bitwise(small_run: 
     for estimator in rebuilding:
         name = estimator.name
         position = estimator.positions([small_run.reference])[0]
-        assert torch.equal(estimator.endpoint(position, small_run.steps), small_run.state(small_run.steps).theta), name
+        assert torch.equal(
+            estimator.endpoint(position, small_run.steps), small_run.context.state(small_run.steps).theta
+        ), name
 
 
 @pytest.mark.parametrize("name", ["fut", "fut++", "replay", "replay-exact", "adjoint", "retrain"])

@@ -14,6 +14,7 @@ import fut
 from estimators.orders.order import Order, random_order
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import ESTIMATORS
 from fut.models.transformer import Transformer, next_token_loss
@@ -32,7 +33,7 @@ SAMPLED = {"cache": {"coordinates": 700}, "rule": {"name": "adamw", "options": {
 def test_the_reference_order_consumes_items_in_turn(make_run: MakeRun) -> None:
     run = make_run(cached=False, **EPOCHS)
     steps = ((0, 1), (2, 3), (4, 5))
-    assert run.reference.steps == run.problem.reference.steps == steps * 2
+    assert run.reference.steps == run.context.problem.reference.steps == steps * 2
     assert (run.steps, run.items, run.config.consumed) == (6, 6, 12)
     info = run.info()
     assert info["items_per_step"] == 2
@@ -77,27 +78,27 @@ def test_identity_order_is_bitwise_with_clipping_and_a_sample(make_run: MakeRun,
 def test_the_endpoint_of_the_identity_order_is_bitwise(make_run: MakeRun, name: str) -> None:
     run = make_run(**BATCHES)
     found = run.estimator(name).positions([run.reference, run.order("reverse")])
-    assert torch.equal(found[0], run.state(run.steps).theta)
+    assert torch.equal(found[0], run.context.state(run.steps).theta)
     short = Order(run.reference.steps[:2])
-    assert torch.equal(run.estimator("replay").positions([short])[0], run.state(2).theta)
+    assert torch.equal(run.estimator("replay").positions([short])[0], run.context.state(2).theta)
 
 
 def torch_optim_endpoint(run: fut.Run, order: Order) -> torch.Tensor:
     """The slow reference: torch.optim.AdamW, one backward pass per item, no code of the trainer."""
     config, model = run.config, run.config.model
     module = Transformer(256, config.data.context, model.width, model.layers, model.heads).double()
-    torch.nn.utils.vector_to_parameters(run.state(0).theta, module.parameters())
+    torch.nn.utils.vector_to_parameters(run.context.state(0).theta, module.parameters())
     options = config.rule.options
     optimizer = torch.optim.AdamW(
         module.parameters(), config.schedule.rate, tuple(options["betas"]), options["eps"], options["weight_decay"]
     )
     for t, step in enumerate(order.entries):
-        optimizer.param_groups[0]["lr"] = run.problem.rate(t)
+        optimizer.param_groups[0]["lr"] = run.context.problem.rate(t)
         for p in module.parameters():
             p.grad = torch.zeros_like(p)
         for item, weight in step:
             share = weight / sum(w for _, w in step)
-            (share * next_token_loss(module, run.problem.data.items[item][0])).backward()
+            (share * next_token_loss(module, run.context.problem.data.items[item][0])).backward()
         optimizer.step()
     return torch.nn.utils.parameters_to_vector(module.parameters()).detach()
 
@@ -114,15 +115,20 @@ def test_training_in_new_batches_is_what_torch_optim_does(
     run = make_run(cached=False, **sections, **EXACT)
     order = HALVED if name == "weighted" else run.order(name)
     found, expected = run.retrain(order).theta, torch_optim_endpoint(run, order)
-    assert (expected - run.state(0).theta).abs().max() > 1e-4, "a comparison of runs that did not move says nothing"
+    assert (expected - run.context.state(0).theta).abs().max() > 1e-4, (
+        "a comparison of runs that did not move says nothing"
+    )
     assert (found - expected).abs().max() < 1e-12
 
 
 def test_the_recorded_loss_of_a_step_is_its_items_mean(make_run: MakeRun) -> None:
     run = make_run(cached=False, **SEQUENCES, **FLOAT64)
     for t, step in enumerate(run.reference.steps):
-        losses = [run.problem.objective.loss(run.state(t).theta, run.problem.data.items[i]).item() for i in step]
-        assert run.checkpoints.read(t + 1).attributes["train_loss"] == pytest.approx(sum(losses) / 4, rel=1e-12)
+        losses = [
+            run.context.problem.objective.loss(run.context.state(t).theta, run.context.problem.data.items[i]).item()
+            for i in step
+        ]
+        assert run.context.checkpoints.read(t + 1).attributes["train_loss"] == pytest.approx(sum(losses) / 4, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["fut", "fut++", "replay", "replay-exact", "adjoint", "retrain"])
@@ -151,13 +157,13 @@ def test_leaving_items_out_is_the_smaller_batch(make_run: MakeRun, name: str) ->
 def test_the_truth_of_a_weighted_order_is_found_again(tmp_path: Path, cli: Cli) -> None:
     run = fut.train(tmp_path / "run", small_config(**SEQUENCES), device="cpu")
     weighted = run.order("identity").without([3, 5])
-    assert run.retrained.find(weighted) is None
+    assert run.context.retrained.find(weighted) is None
     truth = run.retrain(weighted)
     assert truth.loss != run.reference_loss
     again = fut.open(tmp_path / "run", device="cpu")
     for same in (weighted, again.order([[0, 1, 2], [7, 6, 4], [8, 9, 10, 11]])):
-        assert again.retrained.find(same).loss == truth.loss  # type: ignore[union-attr]
-    assert again.retrained.find(again.reference) is None, "a weighted order is not the one without weights"
+        assert again.context.retrained.find(same).loss == truth.loss  # type: ignore[union-attr]
+    assert again.context.retrained.find(again.reference) is None, "a weighted order is not the one without weights"
     (tmp_path / "order.json").write_text(json.dumps(weighted.tolist()))
     for spec in ("without:3,5", tmp_path / "order.json"):
         said = cli("estimate", tmp_path / "run", "--order", spec, "--estimator", "reference", "--json").json
@@ -187,7 +193,7 @@ def test_a_step_of_weight_nothing_still_decays(make_run: MakeRun) -> None:
 
 def test_the_adjoint_expands_about_whole_steps(make_run: MakeRun) -> None:
     run = make_run(**SEQUENCES)
-    expansion = run.expansion()
+    expansion = open_expansion(run.context)
     assert [len(g) for g in expansion.groups] == [4] * 4 * run.steps
     assert all(len(set(g)) == 4 for g in expansion.groups)
     counts = torch.bincount(torch.tensor(expansion.groups).flatten(), minlength=12)

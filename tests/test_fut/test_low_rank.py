@@ -23,8 +23,10 @@ from fut.artifacts.directory import directory_bytes
 from fut.errors import ResourceError, UsageError
 from fut.estimation.calibration import _basis
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
 from fut.methods.batching import raw_estimates
+from fut.methods.build import expand
 from fut.methods.curvature_batches import pooled_products
 from storage import DamagedError
 
@@ -35,14 +37,14 @@ CURVED = {"rank": 3, "curvatures": 2}
 
 def pairs_of(run: fut.Run) -> list[tuple[Tensor, Tensor]]:
     """Values [r] and rows [r, D] of every curvature anchor."""
-    terms = run.expansion().terms()
+    terms = open_expansion(run.context).terms()
     read = lambda name, index: torch.from_numpy(terms.read(name, index))  # noqa: E731
     return [(read("eigenvalue", i)[0], read("lowrank", i)) for i in range(CURVED["curvatures"])]
 
 
 def written_out(run: fut.Run, order: list[int]) -> float:
     """The estimate by loops and exact products: replay with curvature, whose own first-order effect is taken off."""
-    problem, rule, T, pairs = run.problem, run.problem.rule, run.steps, pairs_of(run)
+    problem, rule, T, pairs = run.context.problem, run.context.problem.rule, run.steps, pairs_of(run)
     centre, seen = trajectories(run, "ensemble", 2)
     slope = problem.probe_gradient(centre[T].theta)
     costate = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
@@ -57,7 +59,7 @@ def written_out(run: fut.Run, order: list[int]) -> float:
         costate = State(before.theta + weights[t], before.memory, {})
     anchors, curvatures = spread_anchors(T, 3, problem.rate), curvature_anchors(T, CURVED["curvatures"])
     tables = [torch.stack([problem.gradient(centre[a].theta, i) for i in range(run.items)]) for a in anchors]
-    value, y = 0.0, run.state(0)
+    value, y = 0.0, run.context.state(0)
     for t, item in enumerate(order):
         delta = y.theta - centre[t].theta
         low = max(n for n, a in enumerate(anchors) if a <= t)
@@ -86,13 +88,13 @@ def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int]) -> Non
 def test_the_pairs_are_of_mean_curvature_in_the_rules_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
     monkeypatch.setattr("fut.methods.adjoint.pipeline.Expansion._discard_scratch", lambda self: None)
-    run.expand(AdjointConfig.model_validate(CURVED | {"products": "exact"}))
-    expansion = run.expansion()
+    expand(run.context, AdjointConfig.model_validate(CURVED | {"products": "exact"}))
+    expansion = open_expansion(run.context)
     for index, step in enumerate(expansion.curvatures):
         values, rows = expansion.low_rank().pairs(index)
-        weight = sensitivity(run.problem.rule, expansion.state(step), 0.99)
+        weight = sensitivity(run.context.problem.rule, expansion.state(step), 0.99)
         vectors = rows * weight / weight.max()  # P L, for which (P L)' H (P L) is diagonal
-        bent = pooled_products(run.problem, expansion.config, step, expansion.places(step), vectors, fine=3)
+        bent = pooled_products(run.context.problem, expansion.config, step, expansion.places(step), vectors, fine=3)
         assert torch.allclose(vectors @ bent.T, values.diag(), rtol=0, atol=1e-8 * values.max().item())
         assert values.tolist() == sorted(values.tolist(), reverse=True)
         assert values.min() > 0
@@ -110,7 +112,7 @@ def test_without_rank_nothing_is_pinned_or_kept(make_run: MakeRun, monkeypatch: 
     assert (terms[1]["rank"], terms[1]["curvatures"]) == (3, 2)
     assert not {"rank", "curvatures"} & set(AdjointConfig().identity())
     assert AdjointConfig(rank=2).identity()["rank"] == 2
-    names = {spec.name for spec in make_run().expansion().terms().specs}
+    names = {spec.name for spec in open_expansion(make_run().context).terms().specs}
     assert not {"lowrank", "eigenvalue", "answer"} & names
 
 
@@ -137,8 +139,8 @@ def test_a_sample_errs_by_what_it_states(tmp_path: Path, make_run: MakeRun) -> N
     errors, stated = [], []
     for seed in range(4):
         run = fut.train(tmp_path / str(seed), small_config(**FLOAT64), device="cpu")
-        run.expand(AdjointConfig.model_validate(CURVED | {"coordinates": 500}))
-        pins = run.expansion()
+        expand(run.context, AdjointConfig.model_validate(CURVED | {"coordinates": 500}))
+        pins = open_expansion(run.context)
         assert len(pins.indices) < exact.parameters / 3
         found, variances = raw_estimates(run.estimator("adjoint", reading="linear"), orders)
         errors.append(np.array(found) - true)
@@ -150,7 +152,7 @@ def test_a_sample_errs_by_what_it_states(tmp_path: Path, make_run: MakeRun) -> N
 @pytest.mark.parametrize("name", ["lowrank", "eigenvalue", "answer"])
 def test_a_damaged_part_is_found_and_made_again(tmp_path: Path, name: str) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    run.expand(AdjointConfig.model_validate(CURVED))
+    expand(run.context, AdjointConfig.model_validate(CURVED))
     expected = run.estimate(["reverse"], known=False, calibrated=False)[0].loss
     chunk = next(p for p in (run.path / f"adjoint/terms/arrays/{name}/c").rglob("*") if p.is_file())
     flip(chunk, len(chunk.read_bytes()) // 2)
@@ -167,8 +169,8 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     whole = Path(shutil.copytree(run.path, tmp_path / "whole"))
     config = AdjointConfig.model_validate(CURVED)
     done = fut.open(whole, device="cpu")
-    done.expand(config)
-    made, find = [], fut.lowrank._pairs  # type: ignore[attr-defined]
+    expand(done.context, config)
+    made, find = [], fut.methods.adjoint.replay_curvature._pairs  # type: ignore[attr-defined]
 
     def stop(expansion: object, step: int) -> object:
         if made:
@@ -178,12 +180,12 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("fut.methods.adjoint.replay_curvature._pairs", stop)
     with pytest.raises(KeyboardInterrupt):
-        run.expand(config)
+        expand(run.context, config)
     seen: list[int] = []
     monkeypatch.setattr(
         "fut.methods.adjoint.replay_curvature._pairs", lambda e, step: (seen.append(step), find(e, step))[1]
     )
-    run.expand(config)
+    expand(run.context, config)
     assert seen == [curvature_anchors(run.steps, 2)[1]]
     orders = [run.order("reverse")]
     assert raw_estimates(run.estimator("adjoint"), orders) == raw_estimates(done.estimator("adjoint"), orders)
@@ -193,7 +195,7 @@ def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
     run = make_run(**FLOAT64, adjoint=CURVED)
     stages = [s for s in run.plan().stages if s.stage.startswith("adjoint:")]
     assert "adjoint: low rank" in [s.stage for s in stages]
-    expansion = run.expansion()
+    expansion = open_expansion(run.context)
     assert sum(s.gradients for s in stages) == expansion.gradients()
     assert sum(s.bytes_kept for s in stages) == expansion.nbytes()
     assert sum(s.bytes_scratch for s in stages) == expansion.scratch_bytes()
@@ -207,8 +209,8 @@ def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = []
     for rank in (0, 8):
         run = fut.train(tmp_path / str(rank), small_config(data={"context": 40}), device="cpu")
-        run.expand(AdjointConfig(rank=rank, functionals=0))
-        found.append((run.expansion().scratch_bytes(), directory_bytes(run.path / "adjoint" / "scratch")))
+        expand(run.context, AdjointConfig(rank=rank, functionals=0))
+        found.append((open_expansion(run.context).scratch_bytes(), directory_bytes(run.path / "adjoint" / "scratch")))
     said, taken = (after - before for before, after in zip(*found, strict=True))
     assert said == (8 * 4 + run.steps + 1) * run.parameters * 4
     assert 0.9 < taken / said < 1.3
@@ -218,14 +220,14 @@ def test_a_stage_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytes
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     monkeypatch.setattr("fut.methods.footprint.Footprint.low_rank", lambda self: 1 << 60)
     with pytest.raises(ResourceError, match=r"low rank.*lower adjoint\.rank"):
-        run.expand(AdjointConfig.model_validate(CURVED))
+        expand(run.context, AdjointConfig.model_validate(CURVED))
     assert not (run.path / "adjoint").exists()
 
 
 def test_items_of_several_shapes_are_refused(tmp_path: Path) -> None:
     run = uneven_run(tmp_path / "run")
     with pytest.raises(UsageError, match=r"adjoint\.rank: expected items of one shape.*set adjoint\.rank = 0"):
-        run.expand(AdjointConfig(curvature="items", rank=2))
+        expand(run.context, AdjointConfig(curvature="items", rank=2))
 
 
 @pytest.mark.parametrize(
@@ -261,15 +263,15 @@ def test_it_serves_every_window(tmp_path: Path, sections: dict[str, dict[str, An
 
 def test_a_rank_beyond_the_parameters_is_all_of_them(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    assert run.expansion(AdjointConfig(rank=10**9)).rank == run.parameters
+    assert open_expansion(run.context, AdjointConfig(rank=10**9)).rank == run.parameters
 
 
 def test_several_readouts_have_it_as_one_has(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
     names = ["probe", "item:2", "item:0"]
-    run.expand(AdjointConfig.model_validate(CURVED | {"readouts": names, "coordinates": 900}))
+    expand(run.context, AdjointConfig.model_validate(CURVED | {"readouts": names, "coordinates": 900}))
     orders = [run.order("reverse"), run.order("random:3")]
-    several = SeveralReadOuts(run.readouts.reference("probe"), ["item:0", "probe", "item:2"])
+    several = SeveralReadOuts(run.context, ["item:0", "probe", "item:2"])
     values = several.changes(orders, ["item:2", "item:0"])[0]
     for column, name in enumerate(("item:2", "item:0")):
         alone = run.estimate([order.steps for order in orders], "adjoint:reading=linear", readout=name, known=False)

@@ -22,6 +22,7 @@ from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
 from fut.methods.curvature_batches import balanced_samples, pooled_products, small_size
 from fut.models.autodiff import hessian_vectors_one_sided
@@ -48,16 +49,15 @@ def answers(run: fut.Run) -> list[Path]:
 
 
 def test_several_read_outs_at_once_are_those_asked_one_by_one(mapped: fut.Run) -> None:
-    asked = asked_of(mapped, None, groups=2)
-    expansion = expansion_for(mapped, asked)
+    asked = asked_of(mapped.context, None, groups=2)
+    expansion = expansion_for(mapped.context, asked)
     own = fut.open(mapped.path, device="cpu")
-    own.expansion = lambda *_, **__: expansion  # type: ignore[method-assign]
     (mapped.path / "adjoint").mkdir()
     (mapped.path / "adjoint" / "manifest.json").write_text((expansion.directory / "manifest.json").read_text())
     try:
         orders = [own.order(o) for o in ("move:1,4", "reverse", "without:2", "identity")]
         names = ["item:3", "probe:1of2", "probe"]
-        several = SeveralReadOuts(own.readouts.reference("probe"), ["probe", "probe:1of2", "item:0", "item:3"])
+        several = SeveralReadOuts(own.context, ["probe", "probe:1of2", "item:0", "item:3"], expansion)
         values, variances = several.changes(orders, names)
         for k, name in enumerate(names):
             single = own.estimate(orders, "adjoint", known=False, readout=name, reading="linear")
@@ -65,7 +65,7 @@ def test_several_read_outs_at_once_are_those_asked_one_by_one(mapped: fut.Run) -
         assert values[3].tolist() == [0.0, 0.0, 0.0]
         assert not variances.any()
         with pytest.raises(NotCachedError, match="without probe:0of3"):
-            SeveralReadOuts(own.readouts.reference("probe"), ["probe:0of3"])
+            SeveralReadOuts(own.context, ["probe:0of3"])
     finally:
         shutil.rmtree(mapped.path / "adjoint")
 
@@ -74,7 +74,7 @@ def test_a_sample_of_coordinates_knows_its_variance(make_run: MakeRun) -> None:
     run = make_run(cached=False, adjoint={"readouts": ["probe", "item:1"], "coordinates": 700, "functionals": 0})
     run.cache(["adjoint"])
     order = run.order("move:1,4")
-    several = SeveralReadOuts(run.readouts.reference("probe"), ["item:1", "probe"])
+    several = SeveralReadOuts(run.context, ["item:1", "probe"])
     values, variances = several.changes([order, run.reference], ["probe", "item:1"])
     for k, name in enumerate(("probe", "item:1")):
         single = run.estimator("adjoint", readout=name)
@@ -98,10 +98,10 @@ def test_maps_are_near_what_retraining_says_of_every_cell(mapped: fut.Run) -> No
     assert found.places == [0, 1, 2, 3, 4]
     assert true.estimator == "retrain"
     assert "really been retrained" in true.note
-    moved = mapped.readouts.get("item:2").value(mapped.retrain("move:2,0").theta)
+    moved = mapped.context.readouts.get("item:2").value(mapped.retrain("move:2,0").theta)
     assert true.effects["own"][2][0] == pytest.approx(moved - true.reference_losses["own"][2])
-    near = mapped.readouts.get(f"probe:{found.near[2]}of2")
-    truth = near.value(mapped.retrain("without:2").theta) - mapped.readouts.at_reference(near)
+    near = mapped.context.readouts.get(f"probe:{found.near[2]}of2")
+    truth = near.value(mapped.retrain("without:2").theta) - mapped.context.readouts.at_reference(near)
     assert true.absence["near"][2] == pytest.approx(truth)
 
 
@@ -133,7 +133,7 @@ def test_items_of_a_step_and_items_shown_twice(make_run: MakeRun) -> None:
     assert found.places == [0, 2]
     truth = run.retrain(with_item_at(run.reference, 1, 2)).theta
     assert found.effects["own"][0][2] == pytest.approx(
-        run.readouts.get("item:1").value(truth) - found.reference_losses["own"][0], rel=0.15
+        run.context.readouts.get("item:1").value(truth) - found.reference_losses["own"][0], rel=0.15
     )
     twice = make_run(cached=False, **{"data": {"items": 4, "epochs": 2}, **SHARP})
     first, last = twice.memorize(groups=2, showing=0), twice.memorize(groups=2)
@@ -155,7 +155,7 @@ def test_the_runs_own_expansion_serves_where_it_was_swept_for_all(make_run: Make
 @pytest.mark.parametrize(("centre", "coarsely"), [("mixture", 5 * 6 / 2), ("ensemble", 5 * 6 * 4 / 2)])
 def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre: str, coarsely: float) -> None:
     adjoint = {"centre": centre, "readouts": ["probe", "items"], "functionals": 0}
-    fine, coarse = (make_run(cached=False, adjoint=adjoint | {"fine": n}).expansion() for n in (0, 1))
+    fine, coarse = (open_expansion(make_run(cached=False, adjoint=adjoint | {"fine": n}).context) for n in (0, 1))
     saved = fine.gradients() - coarse.gradients()
     assert saved == 5 * 5 * 4 - coarsely, "five items' products over five steps; a sample of two for each of four runs"
     theta, u = fine.problem.objective.start(), torch.eye(3, fine.problem.objective.size)
@@ -182,10 +182,10 @@ def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
 def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, cli: Cli, tmp_path: Path) -> None:
     path = Path(shutil.copytree(make_run(cached=False).path, tmp_path / "own"))
     run = fut.open(path, device="cpu")
-    asked = asked_of(run, None, groups=2)
-    plan = plan_memorize(run, asked)
+    asked = asked_of(run.context, None, groups=2)
+    plan = plan_memorize(run.context, asked)
     assert plan is not None
-    assert plan.gradients == expansion_for(run, asked).gradients() > 0
+    assert plan.gradients == expansion_for(run.context, asked).gradients() > 0
     said = cli("memorize", path, "--groups", 2, "--verify", 6, "--device", "cpu")
     assert said.status == 0, said.err
     assert f"sweeping 8 read-outs once: {plan.gradients:,} gradients" in said.err
@@ -193,7 +193,7 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     assert "without the item" in said.out
     assert "heatmap error" in said.out
     assert (path / "answers" / "memorization.png").stat().st_size > 1000
-    assert plan_memorize(run, asked) is None
+    assert plan_memorize(run.context, asked) is None
     again = cli("memorize", path, "--groups", 2, "--items", "0,3", "--json", "--plot", tmp_path / "map.png")
     assert again.err == ""
     assert again.json["items"] == [0, 3]
@@ -241,8 +241,8 @@ def test_questions_that_cannot_be_answered_are_refused(mapped: fut.Run, cli: Cli
 
 
 def test_many_items_are_thinned_evenly_unless_named(mapped: fut.Run) -> None:
-    assert asked_of(mapped, None, 3, groups=2).items == [0, 2, 4]
-    assert asked_of(mapped, [4, 1], 1, groups=2).items == [4, 1]
+    assert asked_of(mapped.context, None, 3, groups=2).items == [0, 2, 4]
+    assert asked_of(mapped.context, [4, 1], 1, groups=2).items == [4, 1]
 
 
 def test_another_estimator_is_asked_read_out_by_read_out(small_run: fut.Run) -> None:

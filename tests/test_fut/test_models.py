@@ -141,9 +141,9 @@ def test_a_loss_that_is_no_single_number_is_refused() -> None:
 def test_a_factory_that_makes_no_module_is_refused(
     monkeypatch: pytest.MonkeyPatch, factory: Callable[..., object]
 ) -> None:
-    monkeypatch.setattr(fut.models, "the_factory", factory, raising=False)
+    monkeypatch.setattr(fut.models.factory, "the_factory", factory, raising=False)
     with pytest.raises(UsageError, match=r"model\.factory: expected .*`fut\.models:the_factory`.*, got .*; "):
-        build_module(small_config(model={"factory": "fut.models.objective:the_factory"}).model, 256, 12)
+        build_module(small_config(model={"factory": "fut.models.factory:the_factory"}).model, 256, 12)
 
 
 def test_the_probe_is_judged_without_dropout_and_training_mode_comes_back() -> None:

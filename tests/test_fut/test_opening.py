@@ -140,7 +140,7 @@ def test_an_unfinished_expansion_says_so(tmp_path: Path, cli: Cli) -> None:
     def stopping(label: str, total: int) -> Any:
         return _stopped(2) if label == "backward sweep" else silent(label, total)
 
-    run.progress = stopping
+    run.context.progress = stopping
     with pytest.raises(KeyboardInterrupt):
         run.cache(["adjoint"])
     run = fut.open(tmp_path / "run", device="cpu")

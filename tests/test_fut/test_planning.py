@@ -16,7 +16,10 @@ from small import Cli, contents, small_config, uneven_run
 import fut
 from fut.errors import UsageError
 from fut.methods import limits as fitting
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.footprint import footprint_of
+from fut.methods.pairwise.store import pairwise_config
+from fut.methods.reweighting.terms import open_sensitivities
 from fut.planning import plan_problem
 from fut.resources import memory
 from fut.resources.memory import LiveBytes, available_bytes, peak_bytes
@@ -119,10 +122,10 @@ def test_the_peak_of_a_gradient_counts_its_activations() -> None:
 def test_the_plan_agrees_with_the_run_it_plans(small_run: fut.Run) -> None:
     found = small_run.plan()
     expansion = [s for s in found.stages if s.stage.startswith("adjoint:")]
-    assert sum(s.gradients for s in expansion) == small_run.expansion().gradients()
-    assert sum(s.bytes_kept for s in expansion) == small_run.expansion().nbytes()
-    assert sum(s.bytes_scratch for s in expansion) == small_run.expansion().scratch_bytes()
-    about, wanted = found["reweighting (on request)"], small_run.sensitivities()
+    assert sum(s.gradients for s in expansion) == open_expansion(small_run.context).gradients()
+    assert sum(s.bytes_kept for s in expansion) == open_expansion(small_run.context).nbytes()
+    assert sum(s.bytes_scratch for s in expansion) == open_expansion(small_run.context).scratch_bytes()
+    about, wanted = found["reweighting (on request)"], open_sensitivities(small_run.context)
     assert (about.gradients, about.bytes_kept) == (wanted.gradients(), wanted.nbytes())
     assert found["one retraining"].gradients == small_run.steps
     assert found["terms of fut"].gradients == small_run.info()["precompute_gradients"]["fut"]
@@ -176,8 +179,8 @@ def test_another_expansion_can_be_planned(own_run: Path, cli: Cli) -> None:
 
 
 def test_what_cannot_be_sketched_or_differentiated_is_left_out_with_a_word(small_run: fut.Run) -> None:
-    cache = small_run.cache_config.model_copy(update={"size": 10**6})
-    found = plan_problem(small_run.problem, small_run.config.adjoint, cache)
+    cache = pairwise_config(small_run.context).model_copy(update={"size": 10**6})
+    found = plan_problem(small_run.context.problem, small_run.config.model_copy(update={"cache": cache}))
     assert not [s for s in found.stages if s.stage.startswith("terms of")]
     assert any("fut, fut++ and replay are left out" in note for note in found.notes)
     assert found["query: adjoint"].gradients == 0
@@ -238,15 +241,19 @@ def test_what_is_available_is_the_least_of_kernel_and_control_group(
 def test_a_refusal_counts_what_is_held_already_once(small_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     needed: list[int] = []
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.append(nbytes))
-    fitting.require_training(small_run.problem)
-    footprint = footprint_of(small_run.problem, small_run.expansion().config, small_run.cache_config)
+    fitting.require_training(small_run.context.problem, small_run.config)
+    footprint = footprint_of(
+        small_run.context.problem, open_expansion(small_run.context).config, pairwise_config(small_run.context)
+    )
     assert needed == [footprint.least(), footprint.training() - footprint.resident]
 
 
 def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
     small_run: fut.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    footprint = footprint_of(small_run.problem, small_run.expansion().config, small_run.cache_config)
+    footprint = footprint_of(
+        small_run.context.problem, open_expansion(small_run.context).config, pairwise_config(small_run.context)
+    )
     one = footprint.gradient
     monkeypatch.setattr("fut.methods.footprint.available_bytes", lambda device: one)
     monkeypatch.setattr("fut.methods.footprint.peak_bytes", lambda device, call: pytest.fail("tried"))
@@ -292,7 +299,7 @@ def test_every_planned_stage_of_an_expansion_is_guarded(
     needed: dict[str, int] = {}
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.update({stage: nbytes}))
     config = small_run.config.adjoint.model_copy(update=adjoint)
-    footprint = footprint_of(small_run.problem, config, small_run.cache_config)
+    footprint = footprint_of(small_run.context.problem, config, pairwise_config(small_run.context))
     fitting.require_expansion(footprint)
     planned = {s.stage: s.peak_memory for s in small_run.plan(config).stages if s.stage.startswith("adjoint: ")}
     assert set(planned) == {f"adjoint: {stage}" for stage in needed}

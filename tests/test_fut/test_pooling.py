@@ -21,7 +21,7 @@ def rows(batch: tuple[Tensor, ...]) -> list[bytes]:
 
 @pytest.mark.parametrize("places", [1, 4])
 def test_every_sample_occurs_once_before_any_occurs_again(make_run: MakeRun, places: int) -> None:
-    problem = make_run(cached=False, data={"items": 6, "batch": 4}).problem
+    problem = make_run(cached=False, data={"items": 6, "batch": 4}).context.problem
     config = AdjointConfig(pool=2)
     assert len(every := Counter(row for item in problem.data.items for row in rows(item))) == 24
     found = [pooled_batch(problem, config, step, place, places) for step in range(6) for place in range(places)]
@@ -34,7 +34,7 @@ def test_every_sample_occurs_once_before_any_occurs_again(make_run: MakeRun, pla
 
 
 def test_batches_across_rounds_and_of_all_samples(make_run: MakeRun) -> None:
-    items = make_run(cached=False).problem.data.items
+    items = make_run(cached=False).context.problem.data.items
     total = sum(len(item[0]) for item in items)
     first, second = (Counter(rows(balanced_samples(items, at, total, [3]))) for at in (0, total))
     assert first == second == Counter(rows(drawn_samples(items, 10**6, np.random.default_rng(0))))
@@ -44,14 +44,14 @@ def test_batches_across_rounds_and_of_all_samples(make_run: MakeRun) -> None:
 
 
 def test_a_pool_larger_than_the_data_is_all_of_it(make_run: MakeRun) -> None:
-    problem = make_run(cached=False).problem
+    problem = make_run(cached=False).context.problem
     batches = [rows(pooled_batch(problem, AdjointConfig(pool=100, draw=d), 3)) for d in ("balanced", "independent")]
     assert Counter(batches[0]) == Counter(batches[1])
 
 
 def test_balance_takes_noise_away(make_run: MakeRun) -> None:
     """Of the mean product over a round's steps: none is left at all where direction and parameters stay as they are."""
-    problem = make_run(cached=False, model={"dtype": "float64"}, data={"items": 6, "batch": 4}).problem
+    problem = make_run(cached=False, model={"dtype": "float64"}, data={"items": 6, "batch": 4}).context.problem
     theta = problem.objective.start()
     u = problem.probe_gradient(theta)
 

@@ -21,8 +21,10 @@ from fut.estimation.calibration import read_calibration
 from fut.methods.adjoint import sampling
 from fut.methods.adjoint import tables as folding
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.positions import TABLES
 from fut.methods.batching import raw_estimates
+from fut.methods.build import expand
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 ADJOINT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
@@ -30,7 +32,7 @@ ADJOINT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "ex
 
 def as_it_comes(run: fut.Run) -> np.ndarray:
     """The table that is not held."""
-    terms = run.expansion().terms()
+    terms = open_expansion(run.context).terms()
     return np.stack([terms.read("positions", t)[0] for t in range(run.steps)])
 
 
@@ -67,17 +69,17 @@ def test_the_table_is_held_where_memory_is_cold(tmp_path: Path) -> None:
 def test_the_table_is_of_all_coordinates_whatever_is_kept(tmp_path: Path, make_run: MakeRun) -> None:
     exact = make_run(**FLOAT64).positions()
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
-    run.expand(AdjointConfig(coordinates=600))
-    assert len(run.expansion().indices) < run.parameters / 2
+    expand(run.context, AdjointConfig(coordinates=600))
+    assert len(open_expansion(run.context).indices) < run.parameters / 2
     assert np.array_equal(run.positions(), exact)
 
 
 def test_without_a_control_variate_the_table_is_of_the_sample(tmp_path: Path, make_run: MakeRun) -> None:
     exact = as_it_comes(make_run(**FLOAT64))
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
-    run.expand(AdjointConfig(coordinates=1500, control="never"))
+    expand(run.context, AdjointConfig(coordinates=1500, control="never"))
     found = run.positions()
-    assert len(run.expansion().indices) < run.parameters / 2
+    assert len(open_expansion(run.context).indices) < run.parameters / 2
     assert run.estimator("adjoint").control is None  # type: ignore[attr-defined]
     assert not np.array_equal(found, exact)
     assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.9
@@ -120,7 +122,7 @@ def test_what_positions_cannot_answer(make_run: MakeRun) -> None:
     with pytest.raises(NotCachedError, match="fut cache"):
         make_run(cached=False, data={"seed": 5}).positions()
     twice = make_run(cached=False, data={"epochs": 2})
-    twice.expand()
+    expand(twice.context, None)
     assert twice.positions().shape == (10, 5)
     with pytest.raises(OrderError, match="got 5 items and 10 steps"):
         twice.best_order()
@@ -135,7 +137,7 @@ def test_an_expansion_without_a_table_still_serves_the_adjoint(
         earlier.setattr(
             "fut.methods.adjoint.pipeline.term_specs", lambda e: [s for s in specs(e) if s.name not in TABLES]
         )
-        run.expand()
+        expand(run.context, None)
     expected = make_run().estimate(["reverse"], known=False)[0].loss
     run = fut.open(path, device="cpu")
     run.cache(["adjoint"])
@@ -173,8 +175,8 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
         sampling._keep_tamed,
     )
     monkeypatch.setattr(sampling, "_keep_tamed", lambda *given: (seen.append(keep(*given)), seen[-1])[1])
-    run.expand(AdjointConfig.model_validate(ADJOINT))
-    expansion, held = run.expansion(), seen[0]
+    expand(run.context, AdjointConfig.model_validate(ADJOINT))
+    expansion, held = open_expansion(run.context), seen[0]
     terms, (first, middle, last) = expansion.terms(), expansion.anchors
     left = [terms.read("left_out", a)[0] for a in range(3)]
     assert not left[0].any()
@@ -197,14 +199,14 @@ def test_a_calibration_is_of_the_table_that_is_read(tmp_path: Path, monkeypatch:
         earlier.setattr(
             "fut.methods.adjoint.pipeline.term_specs", lambda e: [s for s in specs(e) if s.name != TABLES[0]]
         )
-        run.expand()
+        expand(run.context, None)
     assert np.array_equal(run.positions(), as_it_comes(run))
     run.calibrate(4, estimator="positions")
-    assert read_calibration(run, "positions") is not None
+    assert read_calibration(run.context, "positions") is not None
     shutil.rmtree(tmp_path / "run" / "adjoint")
-    assert read_calibration(run, "positions") is None
-    run.expand()
-    assert read_calibration(run, "positions") is None
+    assert read_calibration(run.context, "positions") is None
+    expand(run.context, None)
+    assert read_calibration(run.context, "positions") is None
     assert not np.array_equal(run.positions(), as_it_comes(run))
 
 

@@ -18,9 +18,12 @@ import fut
 from fut.data.text import build_dataset
 from fut.errors import ModelError, NotCachedError, UsageError
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import claim_expansion, open_expansion
+from fut.methods.build import expand
 from fut.models import autodiff as derivatives
 from fut.models.transformer import next_token_loss
 from fut.readouts.readout import make_readouts, one_readout, readout_names
+from fut.training.problem import build_problem
 from storage import IdentityError, TermStore
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -51,7 +54,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
 
 @pytest.mark.parametrize("name", ["probe", "item:0", "item:4", "accuracy", "norm"])
 def test_gradients_are_those_of_a_finite_difference(make_run: MakeRun, name: str) -> None:
-    problem = make_run(**FLOAT64).problem
+    problem = make_run(**FLOAT64).context.problem
     (readout,) = make_readouts(problem, [name], {"norm": squared_norm})
     theta = problem.objective.start() + 0.01
     slope = readout.gradient(theta)
@@ -74,9 +77,9 @@ def test_items_are_judged_in_evaluation_mode() -> None:
             return self.drop(self.inner(ids))
 
     torch.manual_seed(0)
-    problem = fut.problem.build_problem(config, torch.device("cpu"), module=Dropping())
+    problem = build_problem(config, torch.device("cpu"), module=Dropping())
     theta = problem.objective.start()
-    plain = fut.problem.build_problem(config, torch.device("cpu"), module=Dropping().inner)
+    plain = build_problem(config, torch.device("cpu"), module=Dropping().inner)
     for name in ("item:2", "accuracy"):
         (judged,), (without,) = (make_readouts(p, [name], {}) for p in (problem, plain))
         assert judged.value(theta) == pytest.approx(without.value(theta), rel=1e-6)
@@ -84,7 +87,7 @@ def test_items_are_judged_in_evaluation_mode() -> None:
 
 
 def test_a_probability_is_what_the_name_says(make_run: MakeRun) -> None:
-    problem = make_run(**FLOAT64).problem
+    problem = make_run(**FLOAT64).context.problem
     theta = problem.objective.start()
     (readout,) = make_readouts(problem, ["accuracy"], {})
     module = fut.Transformer(256, 12, 8, 1, 2).double()
@@ -99,7 +102,7 @@ def test_a_probability_is_what_the_name_says(make_run: MakeRun) -> None:
 @pytest.mark.parametrize("readout", SEVERAL)
 @pytest.mark.parametrize("name", ["reference", "fut", "fut++", "replay", "replay-exact", "adjoint", "positions"])
 def test_the_reference_order_gives_its_value_bitwise(several: fut.Run, name: str, readout: str) -> None:
-    value = several.readouts.get(readout).value(several.state(several.steps).theta)
+    value = several.context.readouts.get(readout).value(several.context.state(several.steps).theta)
     same, twins, other = several.estimate(["identity", "swap:1,4", "reverse"], name, known=False, readout=readout)
     assert (same.loss, same.delta) == (value, 0.0)
     assert (other.delta != 0.0) == (name != "reference")
@@ -115,12 +118,12 @@ def test_one_sweep_for_several_is_a_sweep_for_each(tmp_path: Path) -> None:
         for curvature in ("pooled", "items"):
             path = tmp_path / f"{curvature}-{len(sections)}"
             run = fut.train(path, small_config(**sections), device="cpu")
-            run.expand(AdjointConfig(readouts=names, curvature=curvature))
+            expand(run.context, AdjointConfig(readouts=names, curvature=curvature))
             together = TermStore.open(shutil.copytree(path / "adjoint", path / "kept") / "terms")
             for row, name in enumerate(names):
                 shutil.rmtree(path / "adjoint")
-                run.expand(AdjointConfig(readouts=[name], curvature=curvature))
-                alone = run.expansion().terms()
+                expand(run.context, AdjointConfig(readouts=[name], curvature=curvature))
+                alone = open_expansion(run.context).terms()
                 for term in ("weight", "positions"):
                     for t in range(run.steps):
                         expected = alone.read(term, t)[0]
@@ -140,7 +143,7 @@ def test_estimates_follow_retraining_and_beat_the_baseline(tmp_path: Path, secti
     assert run.steps == 8
     for readout in ("probe", "item:0", "item:3", "accuracy"):
         found = run.verify(8, 1, ["adjoint"], readout=readout)
-        asked = run.readouts.get(readout)
+        asked = run.context.readouts.get(readout)
         truths = [asked.value(run.retrain(fut.Order.of(o)).theta) for o in found.orders]
         assert found.true_losses == pytest.approx(truths, rel=1e-12)
         assert spearmanr(truths, found.estimated_losses["adjoint"]).statistic > 0.8, readout
@@ -155,12 +158,14 @@ def test_large_units_do_not_win_the_sample(tmp_path: Path) -> None:
     for scale in (1.0, 1e6):
         functions = {"norm": lambda module, scale=scale: scale * squared_norm(module)}
         opened = fut.open(tmp_path / "run", device="cpu", readouts=functions)
-        opened.expand(AdjointConfig(readouts=["probe", "norm"], coordinates=800))
-        chosen.append(opened.expansion().probabilities)
+        expand(opened.context, AdjointConfig(readouts=["probe", "norm"], coordinates=800))
+        chosen.append(open_expansion(opened.context).probabilities)
         shutil.rmtree(tmp_path / "run" / "adjoint")
-    run.expand(AdjointConfig(coordinates=800))
+    expand(run.context, AdjointConfig(coordinates=800))
     assert torch.allclose(chosen[0], chosen[1], rtol=1e-3)
-    assert chosen[0].shape != run.expansion().probabilities.shape, "the other read-out should have had a say"
+    assert chosen[0].shape != open_expansion(run.context).probabilities.shape, (
+        "the other read-out should have had a say"
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,7 +183,7 @@ def test_costs_are_counted_for_every_readout(
         functionals=functionals,
         rank=rank,  # type: ignore[arg-type]
     )
-    expansion, calls, one = run.expansion(config), [], derivatives.gradient
+    expansion, calls, one = open_expansion(run.context, config), [], derivatives.gradient
 
     def count(item: tuple[Tensor, ...]) -> None:
         calls.append(min(1.0, len(item[0]) / run.config.data.batch))  # a probe chunk counts one
@@ -206,7 +211,7 @@ def test_a_hook_and_a_registered_function_are_one(tmp_path: Path, monkeypatch: p
     run = fut.train(tmp_path / "run", config, device="cpu", readouts={"norm": squared_norm})
     run.cache(["adjoint"])
     hooked, registered = (run.estimate(["reverse"], known=False, readout=r)[0] for r in ("mine:norm", "norm"))
-    assert hooked.loss == registered.loss != run.readouts.at_reference(run.readouts.get("norm"))
+    assert hooked.loss == registered.loss != run.context.readouts.at_reference(run.context.readouts.get("norm"))
     assert fut.open(tmp_path / "run", device="cpu").estimate(["reverse"], known=False, readout="mine:norm")[0] == hooked
 
 
@@ -226,11 +231,11 @@ def test_a_function_changed_in_mid_expansion_is_refused(tmp_path: Path) -> None:
     fut.train(tmp_path / "run", small_config(), device="cpu")
     run = own(tmp_path / "run")
     config = AdjointConfig(readouts=["norm"])
-    fut.layout.claim_expansion(run.path, run.expansion(config), run.readouts.pins(["norm"]))
+    claim_expansion(run.path, open_expansion(run.context, config), run.context.readouts.pins(["norm"]))
     changed = fut.open(run.path, device="cpu", readouts={"norm": lambda module: 2 * squared_norm(module)})
     with pytest.raises(ModelError, match="another function now"):
-        changed.expand()
-    run.expand()
+        expand(changed.context, None)
+    expand(run.context, None)
     fut.open(run.path, device="cpu").cache(["adjoint"])  # nothing is left to do, so the function is not needed
     with pytest.raises(UsageError, match=r"readouts=\{'norm': function\}"):
         fut.open(run.path, device="cpu").estimate(["reverse"], readout="norm")
@@ -342,7 +347,7 @@ def test_commands_take_a_readout(tmp_path: Path, cli: Cli) -> None:
 
 def test_an_order_that_was_trained_is_answered_by_its_truth(several: fut.Run, tmp_path: Path) -> None:
     run = own(Path(shutil.copytree(several.path, tmp_path / "own")))
-    truth = run.readouts.get("norm").value(run.retrain("reverse").theta)
+    truth = run.context.readouts.get("norm").value(run.retrain("reverse").theta)
     found = run.estimate(["reverse"], readout="norm")[0]
     assert (found.loss, found.source) == (truth, "retrained")
     assert run.estimate(["reverse"], "retrain", readout="norm")[0].loss == truth

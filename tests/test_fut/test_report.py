@@ -83,7 +83,7 @@ def test_everything_that_was_asked_is_on_the_page(asked: fut.Run) -> None:
     said, text = words(found.path), found.path.read_text()
     assert f"{asked.parameters:,} parameters" in said
     assert f"{asked.reference_loss:.5f} nats/token" in said
-    assert asked.manifest.identity["order"] in said
+    assert asked.context.manifest.identity["order"] in said
     assert torch.__version__ in said
     verified = json.loads((asked.path / "verification/orders-4-seed-0.json").read_text())
     for name, row in verified["estimators"].items():
@@ -188,7 +188,7 @@ def test_cards_of_an_order() -> None:
 
 def test_a_board_has_room_for_so_many_cards(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = expanded(make_run, adjoint={"readouts": ["probe", "items"]})
-    board = make_board(run)
+    board = make_board(run.context)
     assert not isinstance(board, Missing)
     assert [t.readout for t in board.tables] == ["probe", *(f"item:{i}" for i in range(5))]
     monkeypatch.setattr("fut.report.sections.board.ROOM", 3 * 8 * 25)
@@ -218,7 +218,7 @@ def test_a_users_own_model_and_data(tmp_path: Path) -> None:
     assert "tokens" not in words(path).split("What if")[0].replace("nats/token", "")
     data = embedded(path)
     assert data["texts"] == {}
-    assert data["cards"][2]["excerpt"] == run.manifest.identity["data"]["items"][2][:12]
+    assert data["cards"][2]["excerpt"] == run.context.manifest.identity["data"]["items"][2][:12]
 
 
 def test_what_counts_as_text() -> None:
@@ -302,7 +302,7 @@ def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
 
     asked.retrain("random:99")
     asked.retrain("without:2")
-    found = gather_effects(asked, "probe", read_state(asked), 5, "positions")
+    found = gather_effects(asked.context, "probe", read_state(asked.context), 5, "positions")
     random = [t.value for t in found.trained if t.random]
     chosen = [t.value for t in found.trained if not t.random]
     drawn = {*asked.verify(4).true_losses, *asked.calibrate(6).truths}

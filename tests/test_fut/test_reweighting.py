@@ -18,6 +18,7 @@ from estimators.orders.order import Order
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
+from fut.methods.reweighting.terms import open_sensitivities
 from storage import IdentityError
 
 SEQUENCES: dict[str, Any] = {"data": {"items": 12, "per_step": 4, "batch": 1}}
@@ -54,7 +55,8 @@ def test_attributions_are_derivatives_of_real_retraining(make_run: MakeRun, rule
     run = made(make_run, **SEQUENCES, **EXACT, rule=RULES[rule])
     found, h = run.attributions(), 1e-4
     norms = [
-        run.problem.mean_gradient(run.state(t).theta, s, [0.25] * 4).norm() for t, s in enumerate(run.reference.steps)
+        run.context.problem.mean_gradient(run.context.state(t).theta, s, [0.25] * 4).norm()
+        for t, s in enumerate(run.reference.steps)
     ]
     assert "clipped" not in rule or min(norms) > 0.5, "clipping must be active to be tested"
     assert found.shape == (3, 4)
@@ -121,7 +123,7 @@ def test_several_readouts_are_their_own_sweeps(tmp_path: Path, make_run: MakeRun
     both.cache(["reweighting"], readouts=["probe", "item:3"])
     assert both.attributions() == pytest.approx(run.attributions(), rel=1e-9, abs=1e-15)
     up, down = (
-        both.readouts.truth(both.readouts.get("item:3"), both.retrain(weighted(both, 1, 5, 1 + h)))
+        both.context.readouts.truth(both.context.readouts.get("item:3"), both.retrain(weighted(both, 1, 5, 1 + h)))
         for h in (1e-4, -1e-4)
     )
     assert both.attributions("item:3")[1, 1] == pytest.approx((up - down) / 2e-4, rel=1e-4)
@@ -178,11 +180,11 @@ def test_an_interrupted_build_resumes_to_the_same_terms(
             break
     run.cache(["reweighting"])
     assert not (path / "reweighting" / "scratch").exists()
-    ours, theirs = run.sensitivities().terms(), whole.sensitivities().terms()
+    ours, theirs = open_sensitivities(run.context).terms(), open_sensitivities(whole.context).terms()
     for spec in theirs.specs:
         for t in range(spec.shape[0]):
             assert np.array_equal(ours.read(spec.name, t), theirs.read(spec.name, t)), (spec.name, t)
-    assert (len(run.sensitivities().indices) < run.parameters) == bool(coordinates)
+    assert (len(open_sensitivities(run.context).indices) < run.parameters) == bool(coordinates)
 
 
 def test_a_sample_of_coordinates_errs_in_the_remainder_alone(make_run: MakeRun) -> None:
@@ -250,7 +252,7 @@ def test_its_configuration_is_no_part_of_the_training(make_run: MakeRun) -> None
     run = made(make_run, **SEQUENCES)
     info = run.info()
     assert info["reweighting_cached"]
-    assert info["precompute_gradients"]["reweighting"] == 12 * 3 + len(run.problem.data.probe)
+    assert info["precompute_gradients"]["reweighting"] == 12 * 3 + len(run.context.problem.data.probe)
     assert info["term_bytes"]["reweighting"] > 0
     assert run.plan_cache(["reweighting"]).blocks == 0
 

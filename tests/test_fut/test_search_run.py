@@ -101,22 +101,22 @@ def test_the_search_does_without_an_expansion(make_run: MakeRun) -> None:
 def test_another_read_out_may_be_sought_and_maximized(make_run: MakeRun) -> None:
     run = make_run(adjoint={"readouts": ["probe", "accuracy"]})
     found = run.search(evaluations=40, readout="accuracy", maximize=True, verify=3, heuristics=["reverse"])
-    asked = run.readouts.get("accuracy")
-    assert found.retrained_loss == run.readouts.truth(asked, run.retrain(found.order))
+    asked = run.context.readouts.get("accuracy")
+    assert found.retrained_loss == run.context.readouts.truth(asked, run.retrain(found.order))
     assert found.best_random_loss == max(found.random_losses)
     assert found.as_dict()["perplexity"] is None
     least = run.search(evaluations=40, readout="accuracy", verify=0)
-    assert least.history[-1][1] < run.readouts.at_reference(asked) < found.history[-1][1]
+    assert least.history[-1][1] < run.context.readouts.at_reference(asked) < found.history[-1][1]
 
 
 def test_other_read_outs_of_the_retrained_orders_are_told(small_run: fut.Run, cli: Cli) -> None:
     found = small_run.search(evaluations=10, verify=2, heuristics=[], also=["item:2", "accuracy"])
     for name in ("item:2", "accuracy"):
-        asked, told = small_run.readouts.get(name), found.also[name]
-        assert told["found"] == small_run.readouts.truth(asked, small_run.retrain(found.order))
-        assert told["reference"] == small_run.readouts.at_reference(asked)
+        asked, told = small_run.context.readouts.get(name), found.also[name]
+        assert told["found"] == small_run.context.readouts.truth(asked, small_run.retrain(found.order))
+        assert told["reference"] == small_run.context.readouts.at_reference(asked)
         randoms = [small_run.retrain(o) for o in random_orders(small_run.reference, 2, 0)]
-        assert told["random"] == [small_run.readouts.truth(asked, r) for r in randoms]
+        assert told["random"] == [small_run.context.readouts.truth(asked, r) for r in randoms]
     assert found.also["accuracy"]["unit"] != "nats/token"
     assert {row.get("read-out") for row in found.rows()} == {None, "item:2", "accuracy"}
     asked_for = ["--evaluations", 10, "--verify", 2, "--heuristics", "none", "--also", "item:2"]

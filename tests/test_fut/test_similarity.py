@@ -87,22 +87,24 @@ def test_names_of_groups() -> None:
 
 
 def test_group_read_outs_are_mean_losses_whose_mean_is_the_probe_loss(small_run: fut.Run) -> None:
-    values = [small_run.readouts.at_reference(small_run.readouts.get(f"probe:{g}of2")) for g in range(2)]
+    values = [
+        small_run.context.readouts.at_reference(small_run.context.readouts.get(f"probe:{g}of2")) for g in range(2)
+    ]
     assert np.mean(values) == pytest.approx(small_run.reference_loss, rel=1e-6)
     assert values[0] != values[1]
-    theta, readout = small_run.state(2).theta, small_run.readouts.get("probe:1of2")
+    theta, readout = small_run.context.state(2).theta, small_run.context.readouts.get("probe:1of2")
     slope, along = readout.gradient(theta), torch.ones_like(theta) / len(theta) ** 0.5
     rise = (readout.value(theta + 1e-2 * along) - readout.value(theta - 1e-2 * along)) / 2e-2
     assert (slope @ along).item() == pytest.approx(rise, rel=2e-2, abs=1e-4)
-    groups = probe_groups(small_run.problem.data, 2)
-    rows = torch.cat([item[0] for item in small_run.problem.data.probe])
-    assert torch.equal(group_item(small_run.problem.data, Group(1, 2))[0], rows[groups[1]])
+    groups = probe_groups(small_run.context.problem.data, 2)
+    rows = torch.cat([item[0] for item in small_run.context.problem.data.probe])
+    assert torch.equal(group_item(small_run.context.problem.data, Group(1, 2))[0], rows[groups[1]])
 
 
 def test_more_groups_than_samples_are_refused(make_run: MakeRun, cli: Cli) -> None:
     run = make_run(cached=False)
     with pytest.raises(UsageError, match="expected at most 4 groups, as many as there are probe samples, got 5"):
-        run.readouts.get("probe:0of5")
+        run.context.readouts.get("probe:0of5")
     said = cli("estimate", run.path, "--order", "reverse", "--readout", "probe:9of9", "--estimator", "reference")
     assert said.status == 2
     assert "expected probe:0of8" in said.err
@@ -114,5 +116,7 @@ def test_orders_are_estimated_on_a_group(make_run: MakeRun) -> None:
     whole = run.estimate(["reverse"], "adjoint", known=False, reading="linear")[0]
     parts = [run.estimate(["reverse"], "adjoint", known=False, readout=f"probe:{g}of2")[0] for g in range(2)]
     assert np.mean([p.delta for p in parts]) == pytest.approx(whole.delta, rel=1e-2)
-    truth = run.readouts.truth(run.readouts.get("probe:0of2"), run.retrain("reverse"))
-    assert abs(parts[0].loss - truth) < abs(run.readouts.at_reference(run.readouts.get("probe:0of2")) - truth)
+    truth = run.context.readouts.truth(run.context.readouts.get("probe:0of2"), run.retrain("reverse"))
+    assert abs(parts[0].loss - truth) < abs(
+        run.context.readouts.at_reference(run.context.readouts.get("probe:0of2")) - truth
+    )

@@ -27,7 +27,7 @@ ADAMW: dict[str, Any] = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
 
 def test_retraining_the_reference_order_gives_the_last_checkpoint_bitwise(small_run: fut.Run) -> None:
     truth = small_run.retrain("identity")
-    assert torch.equal(truth.theta, small_run.state(small_run.steps).theta)
+    assert torch.equal(truth.theta, small_run.context.state(small_run.steps).theta)
     assert truth.loss == small_run.reference_loss
 
 
@@ -56,21 +56,23 @@ print(repr(found.loss), hashlib.sha256(found.theta.numpy().tobytes()).hexdigest(
 
 
 def test_every_step_has_a_checkpoint_of_parameters_memory_and_clocks(small_run: fut.Run) -> None:
-    assert small_run.checkpoints.steps() == [0, 1, 2, 3, 4, 5]
+    assert small_run.context.checkpoints.steps() == [0, 1, 2, 3, 4, 5]
     for step in range(6):
-        state = small_run.state(step)
+        state = small_run.context.state(step)
         assert state.theta.shape == (small_run.parameters,)
         assert {name: m.shape for name, m in state.memory.items()} == {"m": state.theta.shape, "v": state.theta.shape}
         assert state.clock["step"] == 4 + step, "the clock counts the warm-up's steps too"
         assert state.clock["p1"] == pytest.approx(0.9 ** (4 + step), rel=1e-12)
-    assert not torch.equal(small_run.state(0).theta, small_run.state(1).theta)
-    assert small_run.state(0).memory["v"].abs().sum() > 0, "the warm-up's memory is handed over"
+    assert not torch.equal(small_run.context.state(0).theta, small_run.context.state(1).theta)
+    assert small_run.context.state(0).memory["v"].abs().sum() > 0, "the warm-up's memory is handed over"
 
 
 def test_every_checkpoint_records_the_loss_of_the_step_that_led_to_it(small_run: fut.Run) -> None:
     for step in range(small_run.steps):
-        loss = small_run.problem.objective.loss(small_run.state(step).theta, small_run.problem.data.items[step]).item()
-        assert small_run.checkpoints.read(step + 1).attributes["train_loss"] == pytest.approx(loss, abs=1e-6)
+        loss = small_run.context.problem.objective.loss(
+            small_run.context.state(step).theta, small_run.context.problem.data.items[step]
+        ).item()
+        assert small_run.context.checkpoints.read(step + 1).attributes["train_loss"] == pytest.approx(loss, abs=1e-6)
 
 
 def torch_optim_endpoint(config: fut.Config, data: Dataset, start: torch.Tensor, order: list[int]) -> torch.Tensor:
@@ -96,8 +98,10 @@ def test_training_is_what_torch_optim_does(make_run: MakeRun, order: list[int]) 
     sections = {"rule": {"name": "adamw", "options": ADAMW}, "model": {"dtype": "float64"}}
     run = make_run(cached=False, **sections, warmup={"steps": 0}, schedule={"kind": "cosine", "rate": 3e-3})
     found = run.retrain(order).theta
-    expected = torch_optim_endpoint(run.config, run.problem.data, run.state(0).theta, order)
-    assert (expected - run.state(0).theta).abs().max() > 1e-3, "a comparison of runs that did not move says nothing"
+    expected = torch_optim_endpoint(run.config, run.context.problem.data, run.context.state(0).theta, order)
+    assert (expected - run.context.state(0).theta).abs().max() > 1e-3, (
+        "a comparison of runs that did not move says nothing"
+    )
     assert (found - expected).abs().max() < 1e-10
 
 

@@ -18,6 +18,7 @@ from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.estimation.accuracy import accuracy
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.pairwise.store import open_terms
 from fut.questions.accuracy.ask import without_stale
 from fut.questions.accuracy.result import Answers, verify
 from fut.report.state import read_state
@@ -138,7 +139,7 @@ def test_verify_reuses_retrained_orders_and_keeps_its_table(own_run: Path, monke
     def refuse(*arguments: Any, **options: Any) -> None:
         raise AssertionError("an order was trained a second time")
 
-    monkeypatch.setattr("fut.api.run.train_order", refuse)
+    monkeypatch.setattr("fut.methods.context.train_order", refuse)
     again = fut.open(own_run, device="cpu").verify(3, seed=2, estimators=["replay"])
     assert again.true_losses == first.true_losses
     with pytest.raises(AssertionError, match="trained a second time"):
@@ -155,7 +156,7 @@ def test_the_oracle_is_nearer_to_the_truth_than_the_baseline(small_run: fut.Run)
 
 def test_an_estimator_without_terms_is_refused_before_anything_is_trained(own_run: Path) -> None:
     run = fut.open(own_run, device="cpu")
-    store = run.terms()
+    store = open_terms(run.context)
     store.discard(store.blocks("jvp")[0])
     with pytest.raises(fut.NotCachedError, match="run `fut cache RUN`"):
         run.verify(2, seed=9, estimators=["fut"])
@@ -205,7 +206,9 @@ def test_what_was_said_of_other_terms_is_not_kept(tmp_path: Path) -> None:
     (path,) = (tmp_path / "run" / "verification").glob("*.json")
 
     def named() -> set[str]:
-        return set(without_stale(fut.open(tmp_path / "run", device="cpu"), json.loads(path.read_text()))["estimators"])
+        return set(
+            without_stale(fut.open(tmp_path / "run", device="cpu").context, json.loads(path.read_text()))["estimators"]
+        )
 
     assert named() == {"reference", "adjoint", "replay-exact"}
     run.calibrate(4)
@@ -215,7 +218,9 @@ def test_what_was_said_of_other_terms_is_not_kept(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run" / "adjoint")
     fut.open(tmp_path / "run", device="cpu").cache(["adjoint"], adjoint=AdjointConfig(mixture=2, functionals=0))
     assert named() == {"reference", "replay-exact"}, "of another expansion"
-    assert [set(v.estimators) for v in read_state(fut.open(tmp_path / "run", device="cpu")).verified] == [named()]
+    assert [set(v.estimators) for v in read_state(fut.open(tmp_path / "run", device="cpu").context).verified] == [
+        named()
+    ]
 
 
 def test_orders_are_drawn_once_each_and_never_the_reference(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_change_is_the_estimate_of_the_edited_order(make_run: MakeRun) -> None
         assert found[readout].delta == pytest.approx(estimate.delta, abs=1e-15)
         assert found[readout].interval is None
         assert "fut calibrate" in found[readout].note
-    assert found["item:3"].reference == run.readouts.at_reference(run.readouts.get("item:3"))
+    assert found["item:3"].reference == run.context.readouts.at_reference(run.context.readouts.get("item:3"))
     with pytest.raises(KeyError, match="expected one of probe, item:3"):
         assert found["item:2"]
     kept = json.loads((run.path / "answers" / f"whatif-{order.digest[:16]}.json").read_text())

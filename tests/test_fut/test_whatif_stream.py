@@ -70,7 +70,7 @@ def test_what_no_line_could_be_answered_with_is_refused_at_once(make_run: MakeRu
 def test_one_order_that_diverges_leaves_the_others_their_answers(
     small_run: fut.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, bad = WhatIfs(small_run, known=False), small_run.order("reverse").digest
+    asked, bad = WhatIfs(small_run.context, known=False), small_run.order("reverse").digest
     asker = asked.asker("probe", "adjoint")
     real = type(asker).__call__
 

@@ -19,11 +19,14 @@ from estimators.replay import Listener, RuleTransition, replay
 from estimators.state import State
 from fut.errors import NotCachedError, UsageError
 from fut.methods.adjoint.control_variate import SUMS, Control, Half, control_of, part_of
+from fut.methods.adjoint.identity import expansion_of
 from fut.methods.adjoint.pipeline import Expansion
 from fut.methods.adjoint.quadratic import Bend, bend_of
 from fut.methods.adjoint.replay_curvature import curved_gradients
 from fut.methods.adjoint.tables import RITZ
-from fut.methods.base import Estimator, Reference, expansion_of, one_of
+from fut.methods.base import Estimator, one_of
+from fut.methods.context import Context
+from fut.readouts.readout import PROBE
 
 AdjointReading = Literal["linear", "quadratic"]
 CACHED, MINIMUM = 1 << 16, 512
@@ -55,17 +58,26 @@ class Adjoint(Estimator):
 
     name = "adjoint"
 
-    def __init__(self, reference: Reference, reading: str | None = None, sample: str | None = None) -> None:
-        super().__init__(reference)
-        self.expansion: Expansion = expansion_of(reference, self.name)
+    def __init__(
+        self,
+        context: Context,
+        readout: str = PROBE,
+        reading: str | None = None,
+        sample: str | None = None,
+        *,
+        expansion: Expansion | None = None,
+    ) -> None:
+        """expansion: one to be read in place of the run's own."""
+        super().__init__(context, readout)
+        self.expansion: Expansion = expansion or expansion_of(context, self.readout.name, self.name)
         one_of("sample", sample, Half)
         self.sample = sample
-        self.row = self.expansion.names.index(reference.readout.name)
+        self.row = self.expansion.names.index(self.readout.name)
         one_of("reading", reading, AdjointReading)
         self.functionals = self.expansion.functionals if self.row == 0 and reading != "linear" else 0
         if reading == "quadratic" and not self.functionals:
             raise UsageError(
-                f"adjoint: expected an expansion with functionals of `{reference.readout.name}` for a quadratic reading, got "
+                f"adjoint: expected an expansion with functionals of `{self.readout.name}` for a quadratic reading, got "
                 "none; set adjoint.functionals, name that read-out first, and cache anew"
             )
         self.rows = [self.row]
@@ -244,7 +256,7 @@ class Adjoint(Estimator):
     @cached_property
     def _start(self) -> State:
         """The lifted state that every order starts from, on the sampled coordinates."""
-        return self.reference.state(0).restrict(self.indices)
+        return self.context.state(0).restrict(self.indices)
 
     @cached_property
     def _reference(self) -> Tensor:
@@ -268,7 +280,7 @@ class Adjoint(Estimator):
         return (0.0, 0.0) if self.bend is None else self.bend.read(position[-self.bend.sums :])
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.reference.loss + self._summed(p)[0].item() + self._quadratic(p)[0] for p in positions]
+        return [self.reference_value + self._summed(p)[0].item() + self._quadratic(p)[0] for p in positions]
 
     @cached_property
     def _members(self) -> Tensor:

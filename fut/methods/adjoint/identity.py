@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-from fut.artifacts.directory import ADJOINT, MANIFEST, MEMORIZATION, TERMS
-from fut.artifacts.identity import claim
+from fut.artifacts.directory import ADJOINT, MANIFEST
+from fut.artifacts.identity import PINS, claim, read_pins
+from fut.errors import NotCachedError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.pipeline import Expansion
-from fut.methods.lowrank.terms import DIRECTORY as BASE
-from fut.methods.reweighting.terms import DIRECTORY, Sensitivities
+from fut.methods.context import Context
 from fut.methods.settings import Config, parse_config
-from fut.readouts.readout import readout_names, shortened
-from storage import IdentityError, Manifest, remove_parts
+from fut.readouts.readout import PROBE, caching_command, readout_names, shortened
+from storage import IdentityError, Manifest
 
-SWEPT = (ADJOINT, DIRECTORY, MEMORIZATION)
-PINS = "readout_values"
+
+class Stored(Protocol):
+    """A store of the run that pins its identity."""
+
+    @property
+    def directory(self) -> Path: ...
+
+    def identity(self) -> dict[str, Any]: ...
 
 
 def has_expansion(path: Path, part: str = ADJOINT) -> bool:
@@ -51,13 +58,7 @@ def readout_config(
     )
 
 
-def read_pins(path: Path) -> dict[str, float]:
-    """Values at the reference endpoint of those read-outs that the run's expansions were swept for and nothing else pins."""
-    held = [Manifest.read(f).environment for part in SWEPT if (f := path / part / MANIFEST).exists()]
-    return {name: value for environment in held for name, value in environment.get(PINS, {}).items()}
-
-
-def claim_expansion(path: Path, expansion: Expansion | Sensitivities, pins: dict[str, float]) -> None:
+def claim_expansion(path: Path, expansion: Stored, pins: dict[str, float]) -> None:
     """Pin what an expansion is made of before its first number; IdentityError if the directory holds another one.
 
     pins: values that recognise the users' own read-outs, kept as they were when the directory was first claimed.
@@ -66,9 +67,32 @@ def claim_expansion(path: Path, expansion: Expansion | Sensitivities, pins: dict
     claim(expansion.directory, "expansion", expansion.identity(), {PINS: pins} if pins else {})
 
 
-def sweep(path: Path) -> None:
-    """Remove what killed calls left half-written in the term stores."""
-    built = (path / part / "terms" for part in (*SWEPT, BASE))
-    for store in (path / TERMS, *built):
-        for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
-            remove_parts(directory)
+def open_expansion(context: Context, config: AdjointConfig | None = None, part: str = ADJOINT) -> Expansion:
+    """The run's expansion as it is stored; with the run's own configuration where there is none yet.
+
+    part: the directory of the run that holds it; `adjoint`, or `memorization` for that of a memorization map.
+    """
+    if config is None and has_expansion(context.path, part):
+        config = read_expansion_config(context.path, part)
+    chosen, directory = config or context.config.adjoint, context.path / part
+    user, end = context.readouts.user, lambda: context.state(context.steps).theta
+    return Expansion(directory, context.problem, chosen, lambda: context.state(0), user, end)
+
+
+def expansion_of(context: Context, readout: str, name: str) -> Expansion:
+    """The run's expansion, if it was swept for the read-out; else NotCachedError, naming the commands that make it so."""
+    if not has_expansion(context.path):
+        asked = "fut cache RUN" if readout == PROBE else caching_command([PROBE, readout])
+        raise NotCachedError(f"{name}: expected the run's expansion about its centre, got none; run `{asked}` first")
+    expansion = open_expansion(context)
+    if not expansion.readable:
+        raise NotCachedError(
+            f"{name}: expected the run's expansion, got {expansion.directory}, which is not finished; repeat `fut cache RUN`"
+        )
+    if readout not in expansion.names:
+        raise NotCachedError(
+            f"{name}: expected an expansion swept for the read-out `{readout}`, got one for {shortened(expansion.names)}; "
+            f"remove {expansion.directory}, then run `{caching_command([*expansion.config.readouts, readout])}`; or use "
+            "--estimator replay-exact"
+        )
+    return expansion

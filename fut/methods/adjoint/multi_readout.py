@@ -14,8 +14,9 @@ from estimators.replay import Listener, OrderBatch
 from fut.errors import NotCachedError
 from fut.methods.adjoint.control_variate import Control, control_of
 from fut.methods.adjoint.estimator import Adjoint
-from fut.methods.base import Reference
-from fut.readouts.readout import shortened
+from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.context import Context
+from fut.readouts.readout import PROBE, shortened
 
 
 class SeveralReadOuts(Adjoint):
@@ -26,9 +27,9 @@ class SeveralReadOuts(Adjoint):
     nothing, exactly.
     """
 
-    def __init__(self, reference: Reference, names: Sequence[str]) -> None:
-        """reference: of any read-out of the expansion. names: the read-outs that may be asked for, held in memory."""
-        super().__init__(reference, "linear")
+    def __init__(self, context: Context, names: Sequence[str], expansion: Expansion | None = None) -> None:
+        """names: the read-outs that may be asked for, held in memory. expansion: one to be read in place of the run's own."""
+        super().__init__(context, PROBE, "linear", expansion=expansion)
         missing = [name for name in names if name not in self.expansion.names]
         if missing:
             raise NotCachedError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,11 @@ from estimators.orders.order import Order
 from estimators.position_table import look_up
 from estimators.replay import Listener
 from fut.errors import NotCachedError, UsageError
+from fut.methods.adjoint.identity import expansion_of
 from fut.methods.adjoint.pipeline import Expansion
-from fut.methods.base import Estimator, Reference, expansion_of
+from fut.methods.base import Estimator
+from fut.methods.context import Context
+from fut.readouts.readout import PROBE
 from storage import TermStore
 
 TABLES = ("controlled_positions", "positions")
@@ -43,13 +47,14 @@ class Positions(Estimator):
 
     name = "positions"
 
-    def __init__(self, reference: Reference) -> None:
-        super().__init__(reference)
-        self.expansion: Expansion = expansion_of(reference, self.name)
-        self.row = self.expansion.names.index(reference.readout.name)
+    def __init__(self, context: Context, readout: str = PROBE, *, expansion: Expansion | None = None) -> None:
+        """expansion: one to be read in place of the run's own."""
+        super().__init__(context, readout)
+        self.expansion: Expansion = expansion or expansion_of(context, self.readout.name, self.name)
+        self.row = self.expansion.names.index(self.readout.name)
         if self.row >= self.expansion.fine:
             raise NotCachedError(
-                f"positions: expected a read-out that was swept finely, got `{reference.readout.name}`, of which there is no "
+                f"positions: expected a read-out that was swept finely, got `{self.readout.name}`, of which there is no "
                 "table; set adjoint.fine=0 and cache anew, or use --estimator adjoint"
             )
 
@@ -103,10 +108,16 @@ class Positions(Estimator):
         total = torch.zeros_like(positions[:, 0])
         for column in (positions - self._own).unbind(-1):  # step by step, so that no order depends on its batch
             total = total + column
-        return (self.reference.loss + total).tolist()
+        return (self.reference_value + total).tolist()
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         raise UsageError(
             "positions: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
             "use --estimator replay-exact or retrain for an endpoint"
         )
+
+
+def position_table(context: Context, readout: str = PROBE) -> np.ndarray:
+    """What putting an item at a step does to a read-out, to first order: [T, items], in its unit; entries of one step
+    compare with one another."""
+    return Positions(context, readout).table.cpu().numpy()

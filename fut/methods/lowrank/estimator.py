@@ -15,9 +15,11 @@ from estimators.lowrank import Curvature, CurvedTransition, refresh_steps, scarc
 from estimators.orders.order import Order
 from estimators.replay import Listener, replay
 from fut.errors import NotCachedError, UsageError
-from fut.methods.base import Estimator, Reference
+from fut.methods.base import Estimator
+from fut.methods.context import Context
 from fut.methods.expansion.anchors import ITEM_BLOCK
-from fut.methods.lowrank.terms import Base
+from fut.methods.lowrank.terms import Base, has_base, open_base
+from fut.readouts.readout import PROBE
 from storage import TermStore
 
 COMMAND = "fut cache RUN --terms curved"
@@ -37,12 +39,12 @@ class Curved(Estimator):
 
     name = "curved"
 
-    def __init__(self, reference: Reference, refresh: str | None = None) -> None:
+    def __init__(self, context: Context, readout: str = PROBE, refresh: str | None = None) -> None:
         """refresh: steps between true mean gradients, in place of the configured number; 0 for none."""
-        super().__init__(reference)
-        if reference.base is None:
+        super().__init__(context, readout)
+        if not has_base(context.path):
             raise NotCachedError(f"curved: expected the run's low-rank curvature, got none; run `{COMMAND}` first")
-        self.base: Base = reference.base
+        self.base: Base = open_base(context)
         self.every = self.base.config.refresh if refresh is None else refresh_interval(refresh)
         self._owns: dict[int, Tensor] = {}
 
@@ -120,12 +122,12 @@ class Curved(Estimator):
                 "use --estimator retrain"
             )
         found, own = self._replayed(orders, listener), self._own(steps)
-        theta = self.reference.state(steps).theta
+        theta = self.context.state(steps).theta
         return torch.where(found == own, theta, found + (theta - own))
 
     def _replayed(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         """Where the replay itself ends [n, D]."""
-        start = self.transition.start(self.reference.state(0).rows(len(orders)))
+        start = self.transition.start(self.context.state(0).rows(len(orders)))
         return replay(self.transition, start, self.batch(orders), listener=listener).theta
 
     def _own(self, steps: int) -> Tensor:
@@ -137,7 +139,7 @@ class Curved(Estimator):
     def own_miss(self) -> float:
         """How far its replay of the reference order itself ends from the truth, beside how far the centre does. What the two
         have in common is taken off every order; what is left of an order errs about as much."""
-        true, steps = self.reference.state(self.base.steps).theta, self.base.steps
+        true, steps = self.context.state(self.base.steps).theta, self.base.steps
         centre = self._read("centre", steps)[0]
         return ((self._own(steps) - true).norm() / (centre - true).norm()).item()
 
@@ -150,7 +152,7 @@ class Curved(Estimator):
         )
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.reference.readout.value(theta) for theta in positions]
+        return [self.readout.value(theta) for theta in positions]
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return position

@@ -23,7 +23,9 @@ from estimators.state import State
 from fut.artifacts.identity import MANIFEST, claim
 from fut.errors import UsageError
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import has_expansion, open_expansion
 from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.context import Context
 from fut.methods.curvature_batches import mixed_batch, require_alike
 from fut.methods.expansion.anchors import ITEM_BLOCK
 from fut.methods.expansion.costs import centre_bytes
@@ -285,6 +287,15 @@ class Base:
         """As the store takes the large terms: in single precision where it keeps 16 bits."""
         values = values if self.config.dtype == "model" else values.float()
         return values.cpu().contiguous().numpy()
+
+
+def open_base(context: Context, config: CurvedConfig | None = None) -> Base:
+    """What the low-rank method reads, as it is stored; as configured where it is not."""
+    stored = read_configs(context.path) if has_base(context.path) else None
+    adjoint = stored[1] if stored else open_expansion(context).config
+    chosen = config or (stored[0] if stored else context.config.curved)
+    donor = open_expansion(context) if has_expansion(context.path) else None
+    return Base(context.path / DIRECTORY, context.problem, chosen, adjoint, lambda: context.state(0), donor)
 
 
 def has_base(path: Path) -> bool:

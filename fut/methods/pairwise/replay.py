@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,7 +12,11 @@ from estimators.orders.order import Order
 from estimators.replay import CachedGradients, CurvedGradients, Listener, RuleTransition, Transition, replay
 from estimators.sketch import Sketch
 from fut.errors import UsageError
-from fut.methods.base import Estimator, Reading, Reference, one_of, term_tables
+from fut.methods.base import Estimator, Reading, one_of
+from fut.methods.context import Context
+from fut.methods.pairwise.store import has_complete, term_layout, term_tables
+from fut.methods.pairwise.terms import TermTables
+from fut.readouts.readout import PROBE
 
 
 class _InParameters(Estimator):
@@ -22,14 +27,14 @@ class _InParameters(Estimator):
 
     def _theta(self, step: int) -> Tensor:
         """The reference run's parameters [D] before a step."""
-        return self.reference.state(step).theta
+        return self.context.state(step).theta
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
-        start = self.reference.state(0).rows(len(orders))
+        start = self.context.state(0).rows(len(orders))
         return replay(self.transition(), start, self.batch(orders), listener=listener).theta
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.reference.readout.value(theta) for theta in positions]
+        return [self.readout.value(theta) for theta in positions]
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return position
@@ -58,9 +63,11 @@ class Replay(_InParameters):
 
     name = "replay"
 
-    def __init__(self, reference: Reference, reading: Reading | None = None) -> None:
-        super().__init__(reference, ("gradient", "norm"))
-        self.sample: Sketch = reference.layout.sample
+    needs = ("gradient", "norm")
+
+    def __init__(self, context: Context, readout: str = PROBE, reading: Reading | None = None) -> None:
+        super().__init__(context, readout)
+        self.sample: Sketch = term_layout(context).sample
         self.full = self.sample.kind == "identity"
         if not self.full and not self.problem.rule.elementwise:
             raise UsageError(
@@ -79,8 +86,21 @@ class Replay(_InParameters):
     def rebuilds(self) -> bool:
         return self.full
 
+    @cached_property
+    def tables(self) -> TermTables:
+        """The terms that it replays; NotCachedError where some are missing."""
+        return term_tables(self.context, self.name, self.needs)
+
+    @property
+    def cached(self) -> bool:
+        """Whether all terms that it replays are there."""
+        return has_complete(self.context, self.needs)
+
+    def ready(self) -> None:
+        term_tables(self.context, self.name, self.needs)
+
     def transition(self) -> Transition:
-        tables = term_tables(self.reference, self)
+        tables = self.tables
         if self.full:
             gradients = CachedGradients(tables["gradient"])
         else:
@@ -89,7 +109,7 @@ class Replay(_InParameters):
         return RuleTransition(self.problem.rule, self.problem.rate, gradients)
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
-        start = self.reference.state(0)
+        start = self.context.state(0)
         start = start if self.full else start.restrict(self.sample.indices)
         if not self.problem.stacked:
             return replay(self.transition(), start.rows(len(orders)), self.batch(orders), listener=listener).theta
@@ -104,9 +124,9 @@ class Replay(_InParameters):
         if self.reading == "evaluated":
             return super().losses(positions, steps)
         theta = self._theta(steps)
-        slope = self.sample.restrict(self.reference.readout.gradient(theta))
+        slope = self.sample.restrict(self.readout.gradient(theta))
         weight = self.sample.dimension / self.sample.size
-        return self.reference.linear(steps, weight * slope, positions - self.sample.restrict(theta))
+        return self.linear(steps, weight * slope, positions - self.sample.restrict(theta))
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         if self.full:

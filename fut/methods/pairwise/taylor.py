@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import ClassVar
 
 from torch import Tensor
@@ -12,7 +13,11 @@ from estimators.orders.order import Order
 from estimators.replay import Listener, replay
 from estimators.sketch import Sketch
 from estimators.taylor import DirectionalDerivative, Moments, PaperTransition, SecantDerivative
-from fut.methods.base import Estimator, Reading, Reference, one_of, term_tables
+from fut.methods.base import Estimator, Reading, one_of
+from fut.methods.context import Context
+from fut.methods.pairwise.store import has_complete, term_layout, term_tables
+from fut.methods.pairwise.terms import TermLayout, TermTables
+from fut.readouts.readout import PROBE
 
 
 class Fut(Estimator):
@@ -26,9 +31,19 @@ class Fut(Estimator):
     name = "fut"
     second: ClassVar[bool] = False
 
-    def __init__(self, reference: Reference, moments: Moments = "reference", reading: Reading | None = None) -> None:
-        super().__init__(reference)
-        self.sketch: Sketch = reference.layout.sketch
+    def __init__(
+        self,
+        context: Context,
+        readout: str = PROBE,
+        moments: Moments = "reference",
+        reading: Reading | None = None,
+        *,
+        layout: TermLayout | None = None,
+    ) -> None:
+        """layout: of the terms, in place of what the run's store has."""
+        super().__init__(context, readout)
+        self.layout = layout or term_layout(context)
+        self.sketch: Sketch = self.layout.sketch
         one_of("moments", moments, Moments)
         one_of("reading", reading, Reading)
         self.moments = moments
@@ -36,15 +51,28 @@ class Fut(Estimator):
         self.needs = ("update", *self._products())
 
     def _products(self) -> tuple[str, ...]:
-        if self.reference.layout.config.derivative == "secant":
+        if self.layout.config.derivative == "secant":
             return ()
         return ("jvp", "second") if self.second else ("jvp",)
 
     def width(self) -> int:
         return 2 * self.sketch.size
 
+    @cached_property
+    def tables(self) -> TermTables:
+        """The terms that it replays; NotCachedError where some are missing."""
+        return term_tables(self.context, self.name, self.needs)
+
+    @property
+    def cached(self) -> bool:
+        """Whether all terms that it replays are there."""
+        return has_complete(self.context, self.needs)
+
+    def ready(self) -> None:
+        term_tables(self.context, self.name, self.needs)
+
     def transition(self) -> PaperTransition:
-        tables, problem = term_tables(self.reference, self), self.problem
+        tables, problem = self.tables, self.problem
         packed = self.batch([problem.reference])
         derivative: DirectionalDerivative | SecantDerivative
         if "jvp" in self.needs:
@@ -66,7 +94,7 @@ class Fut(Estimator):
         )
 
     def _carry(self, step: int, momentum: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
-        return self.problem.rule.carry(self.reference.state(step), self.problem.rate(step), momentum, swapped)
+        return self.problem.rule.carry(self.context.state(step), self.problem.rate(step), momentum, swapped)
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         if any(not step for order in orders for step in order.canonical().steps):
@@ -75,17 +103,17 @@ class Fut(Estimator):
                 "no update term is stored; drop the step, or use --estimator replay"
             )
         transition = self.transition()
-        start = transition.start(len(orders), self.sketch.size, self.reference.state(0).theta)
+        start = transition.start(len(orders), self.sketch.size, self.context.state(0).theta)
         return replay(transition, start, self.batch(orders), listener=listener).theta
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         if self.reading == "evaluated":
-            return [self.reference.readout.value(self.endpoint(p, steps)) for p in positions]
-        theta = self.reference.state(steps).theta
-        return self.reference.linear(steps, self.sketch.project(self.reference.readout.gradient(theta)), positions)
+            return [self.readout.value(self.endpoint(p, steps)) for p in positions]
+        theta = self.context.state(steps).theta
+        return self.linear(steps, self.sketch.project(self.readout.gradient(theta)), positions)
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        return self.reference.state(steps).theta + self.sketch.lift(position)
+        return self.context.state(steps).theta + self.sketch.lift(position)
 
 
 class FutPlusPlus(Fut):

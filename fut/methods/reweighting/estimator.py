@@ -21,8 +21,9 @@ from estimators.reweighting import (
     require_in_place,
 )
 from fut.errors import NotCachedError, UsageError
-from fut.methods.base import Estimator, Reference, one_of
-from fut.methods.reweighting.terms import Sensitivities
+from fut.methods.base import Estimator, one_of
+from fut.methods.context import Context
+from fut.methods.reweighting.terms import Sensitivities, open_sensitivities, stored_config
 from fut.readouts.readout import PROBE, shortened
 
 Reading = Literal["replayed", "linear"]
@@ -44,12 +45,12 @@ class Reweighting(Estimator):
     name = "reweighting"
     in_place = True
 
-    def __init__(self, reference: Reference, reading: str = DEFAULT_READING) -> None:
-        super().__init__(reference)
+    def __init__(self, context: Context, readout: str = PROBE, reading: str = DEFAULT_READING) -> None:
+        super().__init__(context, readout)
         one_of("reading", reading, Reading)
-        self.linear = reading == "linear"
-        self.terms_of = sensitivities_of(reference, self.name)
-        self.row = self.terms_of.names.index(reference.readout.name)
+        self.is_linear = reading == "linear"
+        self.terms_of = sensitivities_of(context, self.readout.name)
+        self.row = self.terms_of.names.index(self.readout.name)
         self.rows = own_rows(self.problem.reference, self.problem.twins)
 
     @property
@@ -60,7 +61,7 @@ class Reweighting(Estimator):
         assert self.values.numel()
 
     def width(self) -> int:
-        return self.problem.config.steps if self.linear else 3 * self.terms_of.expected_coordinates
+        return self.problem.config.steps if self.is_linear else 3 * self.terms_of.expected_coordinates
 
     def _read(self, name: str, step: int, row: int | None = None) -> Tensor:
         terms = self.terms_of.terms()
@@ -103,7 +104,7 @@ class Reweighting(Estimator):
             require_in_place(self.problem.canonical(order), self.rows)
         batch = self.batch(orders)
         linear = look_up_shares(self.values, self.rows, batch)
-        return linear if self.linear else torch.cat([linear, self._remainder(batch, listener)], dim=-1)
+        return linear if self.is_linear else torch.cat([linear, self._remainder(batch, listener)], dim=-1)
 
     def _remainder(self, batch: OrderBatch, listener: Listener | None) -> Tensor:
         transition, steps = self._transition, self.terms_of.steps
@@ -118,13 +119,13 @@ class Reweighting(Estimator):
 
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         inverse = torch.ones_like(self._own)
-        if not self.linear:
+        if not self.is_linear:
             inverse[self.terms_of.steps :] = 1.0 / self.terms_of.probabilities
-        return [self.reference.loss + ((p - self._own) * inverse).sum().item() for p in positions]
+        return [self.reference_value + ((p - self._own) * inverse).sum().item() for p in positions]
 
     def variances(self, positions: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept."""
-        if self.linear:
+        if self.is_linear:
             return [0.0] * len(positions)
         remainder = (positions - self._own)[:, self.terms_of.steps :]
         return sampling_variance(remainder, self.terms_of.probabilities).tolist()
@@ -136,9 +137,9 @@ class Reweighting(Estimator):
         )
 
 
-def sensitivities_of(reference: Reference, name: str) -> Sensitivities:
+def sensitivities_of(context: Context, wanted: str) -> Sensitivities:
     """The run's expansion about its reference run, if it was swept for the read-out; else NotCachedError."""
-    found, wanted = reference.sensitivities, reference.readout.name
+    found, name = open_sensitivities(context) if stored_config(context.path) else None, Reweighting.name
     asked = "" if wanted == PROBE else f" --readouts {wanted}"
     command = f"fut cache RUN --terms reweighting{asked}"
     if found is None:

@@ -23,6 +23,7 @@ from estimators.adjoint import Sensitivity, Sweep, inclusion_probabilities, pois
 from estimators.orders.order import Order
 from estimators.reweighting import first_order_values, response_squares
 from estimators.state import State
+from fut.methods.context import Context
 from fut.methods.expansion.anchors import ITEM_BLOCK
 from fut.methods.expansion.sample import Sample, expected_coordinates
 from fut.methods.reweighting.config import ReweightingConfig
@@ -267,3 +268,9 @@ class Sensitivities(Sample):
         if not create:
             return TermStore.open(path)
         return TermStore.create_or_open(path, self._specs(), self.identity(), ITEM_BLOCK)
+
+
+def open_sensitivities(context: Context, config: ReweightingConfig | None = None) -> Sensitivities:
+    """The expansion about the reference run, as it is stored; with the run's own configuration where there is none."""
+    chosen = config or stored_config(context.path) or context.config.reweighting
+    return Sensitivities(context.path / DIRECTORY, context.problem, chosen, context.state, context.readouts.user)

@@ -17,14 +17,14 @@ from fut.estimation.calibration import Calibrated, answers_from, fresh_orders, r
 from fut.methods import costs
 from fut.methods.base import Estimator
 from fut.methods.batching import batch_size
-from fut.methods.registry import ESTIMATORS, NAMES, base_name, require_movable
+from fut.methods.registry import ESTIMATORS, NAMES, base_name, open_estimator, require_movable
 from fut.progress import Progress
 from fut.questions.accuracy.result import Answers, Verification, verify
 from fut.readouts.readout import PROBE, suffix
 from storage import read_json, write_json
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 BASIS = "basis"
@@ -32,7 +32,7 @@ BASIS = "basis"
 
 
 def verify_run(
-    run: Run, count: int, seed: int, names: Sequence[str] | None = None, readout: str = PROBE
+    run: Context, count: int, seed: int, names: Sequence[str] | None = None, readout: str = PROBE
 ) -> Verification:
     """Retrain `count` random orders of the seed and compare every estimator of a read-out with them.
 
@@ -45,7 +45,7 @@ def verify_run(
         )
     asked = run.readouts.get(readout)
     chosen = _available(run, asked.name) if names is None else _checked(names)
-    estimators = {name: run.estimator(name, readout=asked.name) for name in chosen if name != "retrain"}
+    estimators = {name: open_estimator(run, name, readout=asked.name) for name in chosen if name != "retrain"}
     for estimator in estimators.values():
         estimator.ready()  # refuse before anything is retrained
     fits = {name: read_calibration(run, name, asked.name) for name in estimators}
@@ -70,7 +70,7 @@ def verify_run(
     return result
 
 
-def kept_verification(run: Run, count: int, seed: int) -> Verification | None:
+def kept_verification(run: Context, count: int, seed: int) -> Verification | None:
     """What an earlier `verify_run` of the same orders kept, if it compared every estimator that is available now."""
     path = _record(run, count, seed, PROBE)
     if not path.exists():
@@ -79,7 +79,7 @@ def kept_verification(run: Run, count: int, seed: int) -> Verification | None:
     return found if set(found.estimators) >= set(_available(run, PROBE)) else None
 
 
-def without_stale(run: Run, content: dict[str, Any]) -> dict[str, Any]:
+def without_stale(run: Context, content: dict[str, Any]) -> dict[str, Any]:
     """A kept verification less what it says of estimators whose terms or calibration have been made anew since."""
     basis, readout = content.get(BASIS, {}), content.get("readout", PROBE)
     stale = {name for name, held in basis.items() if held != answers_from(run, name, readout)}
@@ -87,7 +87,7 @@ def without_stale(run: Run, content: dict[str, Any]) -> dict[str, Any]:
     return content | {k: {n: v for n, v in content[k].items() if n not in stale} for k in kept if k in content}
 
 
-def _record(run: Run, count: int, seed: int, readout: str) -> Path:
+def _record(run: Context, count: int, seed: int, readout: str) -> Path:
     return run.path / files.VERIFICATION / f"orders-{count}-seed-{seed}{suffix(readout)}.json"
 
 
@@ -105,12 +105,12 @@ def _checked(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(["reference", *names]))
 
 
-def _available(run: Run, readout: str) -> list[str]:
+def _available(run: Context, readout: str) -> list[str]:
     """Every estimator that the run's store can serve."""
     able = []
     for name in (n for n, made in ESTIMATORS.items() if not made.in_place):
         try:
-            run.estimator(name, readout=readout).ready()
+            open_estimator(run, name, readout=readout).ready()
         except NotCachedError:
             continue
         able.append(name)
@@ -118,7 +118,7 @@ def _available(run: Run, readout: str) -> list[str]:
 
 
 def asker(
-    run: Run, estimator: Estimator, fit: Calibrated | None, progress: Progress
+    run: Context, estimator: Estimator, fit: Calibrated | None, progress: Progress
 ) -> Callable[[Sequence[Order]], Answers]:
     """The estimator as `verify` asks it, calibrated if it has been; endpoint errors against the retrained endpoints."""
 
@@ -146,7 +146,7 @@ def asker(
     return ask
 
 
-def _endpoint_error(run: Run, order: Order, estimate: Tensor) -> list[float]:
+def _endpoint_error(run: Context, order: Order, estimate: Tensor) -> list[float]:
     """|estimate - truth| / |truth - reference| over all parameters; nothing for an order that ends at the reference."""
     truth, reference = run.retrain(order).theta, run.state(len(order)).theta
     moved = (truth - reference).norm()

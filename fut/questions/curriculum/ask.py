@@ -17,8 +17,11 @@ from estimators.orders.order import Order, random_orders
 from fut.artifacts import directory as files
 from fut.errors import FutError, NotCachedError, UsageError
 from fut.methods import costs
+from fut.methods.adjoint.positions import position_table
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
+from fut.methods.registry import default_estimator
+from fut.orders.parsing import named_orders, order_of
 from fut.questions.curriculum.arrangements import Arrangements
 from fut.questions.curriculum.constraints import Constraints
 from fut.questions.curriculum.evaluator import Budget
@@ -29,7 +32,7 @@ from fut.readouts.readout import PROBE, ReadOut
 from storage import write_json
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 EVALUATIONS = 600
@@ -102,13 +105,13 @@ class Request:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 
-def search_run(run: Run, request: Request) -> Curriculum:
+def search_run(run: Context, request: Request) -> Curriculum:
     """Search, retrain, compare; the answer is kept in the run (`answers/`), and every retrained order is.
 
     Where the adjoint samples coordinates, the search asks one of two independent halves of them and the other half judges
     the found order.
     """
-    asked, name = run.readouts.get(request.check().readout), request.estimator or run.default_estimator
+    asked, name = run.readouts.get(request.check().readout), request.estimator or default_estimator(run)
     guide, judge = guide_and_judge(run, name, asked)
     start = _start(run, request)
     space = Arrangements(start, request.constraints)
@@ -139,9 +142,9 @@ def search_run(run: Run, request: Request) -> Curriculum:
     return result
 
 
-def _start(run: Run, request: Request) -> Order:
+def _start(run: Context, request: Request) -> Order:
     """The order whose items are arranged, and where the search begins if one was asked for."""
-    start = run.reference if request.start is None else run.order(request.start)
+    start = run.reference if request.start is None else order_of(run, request.start)
     if len(start) != run.steps:
         raise OrderError(
             f"search: expected a start order of {run.steps} steps, the length of the window, got {len(start)}; fill it, or "
@@ -194,13 +197,13 @@ class Rivals:
     named: dict[str, Order]
 
 
-def _rivals(run: Run, request: Request, space: Arrangements) -> Rivals:
+def _rivals(run: Context, request: Request, space: Arrangements) -> Rivals:
     """Random orders of the start's items and named ones, all within the constraints; named ones that hold other items than
     the start are left out, unless they were asked for."""
     same = run.reference.multiset_digest == space.start.multiset_digest
     drawn = random_orders(run.reference if same else space.start, request.verify, request.seed)
-    usual = run.named_orders() if request.heuristics is None and request.verify else {}
-    named = usual if request.heuristics is None else {n: run.order(n) for n in request.heuristics}
+    usual = named_orders(run) if request.heuristics is None and request.verify else {}
+    named = usual if request.heuristics is None else {n: order_of(run, n) for n in request.heuristics}
     kept = comparable(space, named)
     if request.heuristics is not None and (left := sorted(set(named) - set(kept))):
         raise UsageError(
@@ -210,7 +213,7 @@ def _rivals(run: Run, request: Request, space: Arrangements) -> Rivals:
     return Rivals(list(comparable(space, {str(i): o for i, o in enumerate(drawn)}).values()), kept)
 
 
-def _searched(run: Run, request: Request, start: Order, guide: Estimator) -> Found:
+def _searched(run: Context, request: Request, start: Order, guide: Estimator) -> Found:
     """The search itself, with progress: by evaluations, or by seconds of a budget in seconds."""
     budget = request.budget
     total = budget.evaluations or math.ceil(budget.seconds or 0)
@@ -246,15 +249,15 @@ def _searched(run: Run, request: Request, start: Order, guide: Estimator) -> Fou
             raise error if isinstance(error, (FutError, EstimatorError)) else UsageError(str(error)) from error
 
 
-def _table(run: Run, readout: str) -> np.ndarray | None:
+def _table(run: Context, readout: str) -> np.ndarray | None:
     """The read-out's table of positions; None where it is not cached, and the search learns its own."""
     try:
-        return run.positions(readout)
+        return position_table(run, readout)
     except NotCachedError:
         return None
 
 
-def _retrained(run: Run, readouts: Sequence[ReadOut], orders: Sequence[Order]) -> Truths:
+def _retrained(run: Context, readouts: Sequence[ReadOut], orders: Sequence[Order]) -> Truths:
     """Read-outs of every order, really trained; what has been trained before is recalled."""
     found = {}
     with run.progress("retraining", len(set(orders)) * run.steps) as tick:
@@ -265,7 +268,7 @@ def _retrained(run: Run, readouts: Sequence[ReadOut], orders: Sequence[Order]) -
 
 
 def _elsewhere(
-    run: Run, readout: ReadOut, place: int, truths: Truths, order: Order, randoms: Sequence[Order]
+    run: Context, readout: ReadOut, place: int, truths: Truths, order: Order, randoms: Sequence[Order]
 ) -> dict[str, Any]:
     """Another read-out of the retrained orders, which the search did not seek; `place` among those that were taken."""
     return {

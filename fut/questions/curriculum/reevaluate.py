@@ -14,11 +14,11 @@ from fut.estimation.results import estimated
 from fut.methods.adjoint.estimator import Adjoint
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import base_name, require_movable
+from fut.methods.registry import base_name, open_estimator, require_movable
 from fut.readouts.readout import ReadOut
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 CURSE = (
@@ -32,18 +32,18 @@ REEVALUATED = {
 }
 
 
-def guide_and_judge(run: Run, name: str, asked: ReadOut) -> tuple[Estimator, Estimator]:
+def guide_and_judge(run: Context, name: str, asked: ReadOut) -> tuple[Estimator, Estimator]:
     """The one that the search asks, and the one that judges what it found: two where coordinates are sampled."""
     require_movable("search", [name])
-    whole = run.estimator(name, readout=asked.name)
+    whole = open_estimator(run, name, readout=asked.name)
     whole.ready()
     if not (isinstance(whole, Adjoint) and whole.sampled and whole.sample is None):
         return whole, whole
-    first, second = (run.estimator(f"{name}:sample={half}", readout=asked.name) for half in ("first", "second"))
+    first, second = (open_estimator(run, f"{name}:sample={half}", readout=asked.name) for half in ("first", "second"))
     return first, second
 
 
-def judged(run: Run, judge: Estimator, name: str, asked: ReadOut, order: Order) -> dict[str, Any]:
+def judged(run: Context, judge: Estimator, name: str, asked: ReadOut, order: Order) -> dict[str, Any]:
     """The order's estimate with its interval, or the word that it has none, and its estimate by another estimator."""
     values, variances = raw_estimates(judge, [order])
     fit = read_calibration(run, name, asked.name)
@@ -53,7 +53,7 @@ def judged(run: Run, judge: Estimator, name: str, asked: ReadOut, order: Order) 
     other = "replay-exact" if base_name(name) != "replay-exact" else "adjoint"
     again: dict[str, Any] = {"reevaluated_loss": None, "reevaluated_by": None}
     try:
-        value = raw_estimates(run.estimator(other, readout=asked.name), [order])[0][0]
+        value = raw_estimates(open_estimator(run, other, readout=asked.name), [order])[0][0]
         again = {"reevaluated_loss": value, "reevaluated_by": other, "reevaluated_note": REEVALUATED[other]}
     except (FutError, EstimatorError) as error:
         again["reevaluated_note"] = f"not re-evaluated: {error}"

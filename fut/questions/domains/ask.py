@@ -11,7 +11,7 @@ from fut.artifacts import directory as files
 from fut.data.labels import Labels, checked_labels, quantile_labels
 from fut.data.provenance import source_labels
 from fut.errors import UsageError
-from fut.methods.registry import require_movable
+from fut.methods.registry import default_estimator, require_movable
 from fut.orders.scores import MEASURES, difficulty
 from fut.questions.domains.blocks import arrangements
 from fut.questions.domains.estimates import Asking
@@ -22,7 +22,7 @@ from fut.readouts.readout import PROBE
 from storage import fingerprint, write_json
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 SOURCE = "source"
@@ -30,7 +30,7 @@ MOST, PLACES = 24, 5
 """Domain orders that are asked about at most, and places at which every domain is put."""
 
 
-def labels_of(run: Run, given: Any) -> Labels:
+def labels_of(run: Context, given: Any) -> Labels:
     """Checked labels of a run's items.
 
     given: a mapping of label to items; a list with one label per item; the path of a JSON file with one of both; `source`, the
@@ -41,7 +41,9 @@ def labels_of(run: Run, given: Any) -> Labels:
         text = str(given)
         key, _, parts = text.partition(":")
         if text == SOURCE:
-            return checked_labels(source_labels(run), run.items)
+            return checked_labels(
+                source_labels(run.config, run.summary["source"], run.manifest.identity["data"]), run.items
+            )
         if key in MEASURES:
             if not (parts or "3").isdecimal():
                 raise UsageError(f"labels: expected a number of parts, got `{text}`; write {key}:3")
@@ -63,7 +65,7 @@ def _read(path: Path) -> Any:
 
 
 def domains_run(
-    run: Run,
+    run: Context,
     given: Any,
     orders: Sequence[Sequence[str]] | None = None,
     items: Sequence[int] = (),
@@ -81,7 +83,7 @@ def domains_run(
     calibrate: how many of the orders that move domains to retrain for intervals that hold for such orders. verify: how many
     others to retrain and compare with, and half as many of those that move an item.
     """
-    labels, name = labels_of(run, given), estimator or run.default_estimator
+    labels, name = labels_of(run, given), estimator or default_estimator(run)
     _require(run, name, items, most, places, (calibrate, verify))
     chosen = [tuple(o) for o in orders] if orders else arrangements(list(labels), most, seed)
     asked = Asking(run, name, readout, calibrate, verify, seed)
@@ -102,7 +104,7 @@ def domains_run(
     return found
 
 
-def _require(run: Run, name: str, items: Sequence[int], most: int, places: int, counts: tuple[int, int]) -> None:
+def _require(run: Context, name: str, items: Sequence[int], most: int, places: int, counts: tuple[int, int]) -> None:
     require_movable("domains", [name])
     if places < 2 or most < 2 or any(count < 0 or 0 < count < LEAST for count in counts):
         raise UsageError(

@@ -14,7 +14,7 @@ from fut.estimation.results import Estimate, known_truth
 from fut.estimation.service import Answering
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 SHARE = 2
@@ -35,7 +35,7 @@ class Asking:
     calibrate: how many orders that move domains to fit it to; verify: how many others to retrain.
     """
 
-    def __init__(self, run: Run, name: str, readout: str, calibrate: int, verify: int, seed: int) -> None:
+    def __init__(self, run: Context, name: str, readout: str, calibrate: int, verify: int, seed: int) -> None:
         self._run, self._calibrate, self._verify, self._seed = run, calibrate, verify, seed
         self._far = Answering(run, name, readout, known=False)
         self._close = self._far.for_edit("move") if run.config.data.per_step == 1 else self._far

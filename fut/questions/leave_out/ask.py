@@ -9,7 +9,7 @@ from estimators.orders.order import Order
 from fut.artifacts import directory as files
 from fut.errors import NotCachedError, UsageError
 from fut.methods import costs
-from fut.methods.registry import NAMES, base_name
+from fut.methods.registry import NAMES, base_name, open_estimator
 from fut.questions.accuracy.ask import asker
 from fut.questions.accuracy.result import verify
 from fut.questions.leave_out.score import Datamodel, random_subsets
@@ -17,7 +17,7 @@ from fut.readouts.readout import suffix
 from storage import write_json
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 READINGS = ("reweighting:reading=replayed", "reweighting:reading=linear")
@@ -25,7 +25,9 @@ DEFAULT = (*READINGS, "adjoint")
 """Estimators that are compared where none are named, those of them that are cached."""
 
 
-def lds_run(run: Run, subsets: int, share: float, seed: int, names: Sequence[str] | None, readout: str) -> Datamodel:
+def lds_run(
+    run: Context, subsets: int, share: float, seed: int, names: Sequence[str] | None, readout: str
+) -> Datamodel:
     """Retrain with `subsets` random subsets of the items left out in place, and compare estimators of a read-out with them.
 
     names: estimators to compare; `reference` is always among them. The result is kept in the run (`verification/`), and
@@ -42,7 +44,7 @@ def lds_run(run: Run, subsets: int, share: float, seed: int, names: Sequence[str
     except ValueError as error:
         raise UsageError(f"lds: {error}; correct --share") from error
     asked = run.readouts.get(readout)
-    estimators = {name: run.estimator(name, readout=asked.name) for name in _chosen(run, names, asked.name)}
+    estimators = {name: open_estimator(run, name, readout=asked.name) for name in _chosen(run, names, asked.name)}
     for estimator in estimators.values():
         estimator.ready()  # refuse before anything is retrained
     orders = [run.reference.without(left_out) for left_out in chosen]
@@ -64,7 +66,7 @@ def lds_run(run: Run, subsets: int, share: float, seed: int, names: Sequence[str
     return result
 
 
-def _chosen(run: Run, names: Sequence[str] | None, readout: str) -> list[str]:
+def _chosen(run: Context, names: Sequence[str] | None, readout: str) -> list[str]:
     """The estimators to compare; without names, those of the default that the run's store can serve."""
     unknown = [n for n in names or () if base_name(n) not in NAMES or base_name(n) == "retrain"]
     if unknown:
@@ -81,9 +83,9 @@ def _chosen(run: Run, names: Sequence[str] | None, readout: str) -> list[str]:
     return ["reference", *able]
 
 
-def _is_cached(run: Run, name: str, readout: str) -> bool:
+def _is_cached(run: Context, name: str, readout: str) -> bool:
     try:
-        run.estimator(name, readout=readout).ready()
+        open_estimator(run, name, readout=readout).ready()
     except NotCachedError:
         return False
     return True

@@ -11,7 +11,7 @@ import numpy as np
 from fut.artifacts import directory as files
 from fut.data.probe_groups import Group, item_similarity, probe_groups
 from fut.errors import UsageError
-from fut.methods.registry import NAMES, base_name, require_movable
+from fut.methods.registry import NAMES, base_name, default_estimator, require_movable
 from fut.orders.editing import place_of
 from fut.questions.memorization.cells import LEAST, Floats
 from fut.questions.memorization.estimates import SWEPT, estimate_of
@@ -32,7 +32,7 @@ from fut.readouts.readout import PROBE, shortened
 from storage import fingerprint, write_json
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 MOST, GROUPS = 64, 8
@@ -76,7 +76,7 @@ class Asked:
         return sum(count + count // SHARE for count in (self.calibrate, self.verify))
 
 
-def asked_of(run: Run, items: Sequence[int] | None, most: int = MOST, **options: Any) -> Asked:
+def asked_of(run: Context, items: Sequence[int] | None, most: int = MOST, **options: Any) -> Asked:
     """A checked question. items: None for all that the reference order shows, or `most` of them, evenly spread."""
     held = sorted({i for step in run.reference.steps for i in step})
     if items is None:
@@ -89,7 +89,7 @@ def asked_of(run: Run, items: Sequence[int] | None, most: int = MOST, **options:
             f"memorize: expected different items of 0..{run.items - 1}, got {shortened(list(map(str, items))) or 'none'}; "
             "correct --items"
         )
-    asked = Asked(list(items), **options | {"estimator": options.get("estimator") or run.default_estimator})
+    asked = Asked(list(items), **options | {"estimator": options.get("estimator") or default_estimator(run)})
     if base_name(asked.estimator) not in NAMES:
         raise UsageError(f"memorize: expected one of {', '.join(NAMES)}, got `{asked.estimator}`; correct --estimator")
     require_movable("memorize", [asked.estimator])
@@ -111,7 +111,7 @@ def asked_of(run: Run, items: Sequence[int] | None, most: int = MOST, **options:
     return asked
 
 
-def memorize_run(run: Run, asked: Asked) -> Memorization:
+def memorize_run(run: Context, asked: Asked) -> Memorization:
     """Sweep what is missing, estimate every cell, retrain what is asked for; the answer is kept in the run (`answers/`)."""
     estimate, data = estimate_of(run, asked), run.problem.data
     near = Near(probe_groups(data, asked.groups), item_similarity(data, asked.groups, asked.items), asked.group_names)
@@ -124,7 +124,7 @@ def memorize_run(run: Run, asked: Asked) -> Memorization:
     return result
 
 
-def _answer(run: Run, asked: Asked, near: Near, maps: Maps) -> Memorization:
+def _answer(run: Context, asked: Asked, near: Near, maps: Maps) -> Memorization:
     """The maps with their intervals and what verification says of them."""
     places, items = [place_of(run.reference, item, asked.showing)[0] for item in asked.items], asked.items
     fitted_on, compared = _cells(run, asked, places)
@@ -175,7 +175,7 @@ def _sampled(maps: Maps) -> str:
     return f"; the sampling error over coordinates alone is {sd:.2g} nats/token on the items themselves" if sd else ""
 
 
-def _cells(run: Run, asked: Asked, places: Sequence[int]) -> tuple[Cells, Cells]:
+def _cells(run: Context, asked: Asked, places: Sequence[int]) -> tuple[Cells, Cells]:
     """What is retrained for intervals, and what for the comparison: nothing twice."""
     drawn: list[Cells] = []
     for count, key in ((asked.calibrate, CALIBRATED), (asked.verify, VERIFIED)):
@@ -183,7 +183,7 @@ def _cells(run: Run, asked: Asked, places: Sequence[int]) -> tuple[Cells, Cells]
     return drawn[0], drawn[1]
 
 
-def _truth(run: Run, asked: Asked, near: Near, cells: Cells, tick: Callable[[], object]) -> Floats:
+def _truth(run: Context, asked: Asked, near: Near, cells: Cells, tick: Callable[[], object]) -> Floats:
     """Really retrained changes of the loss against the reference order, [orders, kinds]."""
     found = []
     for row, order in zip(cells.rows, cells.orders(run.reference, asked.items, asked.showing), strict=True):
@@ -193,5 +193,5 @@ def _truth(run: Run, asked: Asked, near: Near, cells: Cells, tick: Callable[[], 
     return np.array(found).reshape(-1, len(KINDS))
 
 
-def _reference(run: Run, name: str) -> float:
+def _reference(run: Context, name: str) -> float:
     return run.readouts.at_reference(run.readouts.get(name))

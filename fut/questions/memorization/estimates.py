@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,10 @@ import numpy as np
 from estimators.orders.order import Order
 from estimators.replay import batches
 from fut.artifacts import directory as files
+from fut.estimation.service import Answering
 from fut.methods.adjoint import identity
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
 from fut.methods.adjoint.pipeline import Expansion
 from fut.methods.batching import batch_size
@@ -20,6 +22,7 @@ from fut.methods.build import build_expansion
 from fut.methods.expansion.anchors import ITEM_BLOCK
 from fut.methods.footprint import footprint_of
 from fut.methods.pairwise.compute import seconds_per_gradient
+from fut.methods.pairwise.store import pairwise_config
 from fut.methods.query_footprint import QueryFootprint
 from fut.questions.memorization.maps import Changes, Estimate
 from fut.readouts.readout import PROBE, shortened
@@ -27,7 +30,7 @@ from fut.resources.memory import require_memory
 from storage import IdentityError
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
     from fut.questions.memorization.ask import Asked
 
 
@@ -35,7 +38,7 @@ SWEPT = "adjoint"
 """The estimator that reads every read-out off one sweep."""
 
 
-def estimate_of(run: Run, asked: Asked) -> Estimate:
+def estimate_of(run: Context, asked: Asked) -> Estimate:
     """What answers for the cells; computes first what is missing of the sweep."""
     if asked.estimator != SWEPT:
         return OneByOne(run, asked.estimator)
@@ -45,17 +48,17 @@ def estimate_of(run: Run, asked: Asked) -> Estimate:
     return Sweeps(run, expansion, asked)
 
 
-def expansion_for(run: Run, asked: Asked) -> Expansion:
+def expansion_for(run: Context, asked: Asked) -> Expansion:
     """The run's own expansion where it was swept for all that is asked, else that of `memorization/`, as it is or will be.
 
     Items are swept coarsely (`adjoint.fine`), which their large effects stand; the probe loss and its groups are not.
     IdentityError where `memorization/` was swept for less.
     """
-    own = run.expansion()
+    own = open_expansion(run)
     if identity.has_expansion(run.path) and set(asked.names) <= set(own.names):
         return own
     if identity.has_expansion(run.path, files.MEMORIZATION):
-        found = run.expansion(part=files.MEMORIZATION)
+        found = open_expansion(run, part=files.MEMORIZATION)
         if set(asked.names) <= set(found.names):
             return found
         raise IdentityError(
@@ -64,7 +67,7 @@ def expansion_for(run: Run, asked: Asked) -> Expansion:
         )
     changed = {"readouts": asked.names, "functionals": 0, "fine": 1 + asked.groups}
     config = AdjointConfig.model_validate(run.config.adjoint.model_dump() | changed)
-    return run.expansion(config, files.MEMORIZATION)
+    return open_expansion(run, config, files.MEMORIZATION)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class SweepPlan:
     scratch: int
 
 
-def plan_memorize(run: Run, asked: Asked) -> SweepPlan | None:
+def plan_memorize(run: Context, asked: Asked) -> SweepPlan | None:
     """What the sweep would still cost; None where it is there, or where the estimator needs none."""
     if asked.estimator != SWEPT:
         return None
@@ -92,12 +95,11 @@ def plan_memorize(run: Run, asked: Asked) -> SweepPlan | None:
 class OneByOne:
     """Any estimator, asked for one read-out after the other, as `Estimate`; `retrain` gives the truth."""
 
-    def __init__(self, run: Run, estimator: str) -> None:
+    def __init__(self, run: Context, estimator: str) -> None:
         self._run, self._estimator = run, estimator
 
     def __call__(self, orders: Sequence[Order], names: Sequence[str]) -> Changes:
-        ask = self._run.estimate
-        found = [ask(orders, self._estimator, known=False, calibrated=False, readout=name) for name in names]
+        found = [Answering(self._run, self._estimator, name, known=False, calibrated=False)(orders) for name in names]
         values = np.array([[answer.delta for answer in answers] for answers in found]).T
         return Changes(values, np.zeros_like(values))
 
@@ -105,25 +107,24 @@ class OneByOne:
 class Sweeps:
     """Changes of several read-outs at once, as `Estimate`; the weights of a block of items at a time are in memory."""
 
-    def __init__(self, run: Run, expansion: Expansion, asked: Asked) -> None:
-        reference = replace(run.readouts.reference(PROBE), expansion=expansion)
+    def __init__(self, run: Context, expansion: Expansion, asked: Asked) -> None:
         rows = (min(ITEM_BLOCK, len(asked.items)) + 1 + asked.groups) * (1 + bool(expansion.rank))
         weights = rows * (run.steps + 1) * expansion.expected_coordinates * run.problem.objective.start().element_size()
-        footprint = footprint_of(run.problem, expansion.config, run.cache_config)
+        footprint = footprint_of(run.problem, expansion.config, pairwise_config(run))
         tables = QueryFootprint(footprint).adjoint_tables()
         require_memory(
             "tables of the maps", tables + 3 * weights, run.problem.device, "lower --groups or adjoint.coordinates"
         )
-        self._reference, self._always = reference, [PROBE, *asked.group_names]
+        self._run, self._expansion, self._always = run, expansion, [PROBE, *asked.group_names]
         self._blocks = {f"item:{item}": row // ITEM_BLOCK for row, item in enumerate(asked.items)}
-        self._block, self._held = -1, SeveralReadOuts(reference, self._always)
+        self._block, self._held = -1, SeveralReadOuts(run, self._always, expansion)
 
     def _holding(self, names: Sequence[str]) -> SeveralReadOuts:
         """The read-outs in memory, after those of a block of items have taken the place of the last one's where asked for."""
         block = next((self._blocks[name] for name in names if name in self._blocks), self._block)
         if block != self._block:
             own = [name for name, of in self._blocks.items() if of == block]
-            held = SeveralReadOuts(self._reference, [*self._always, *own])
+            held = SeveralReadOuts(self._run, [*self._always, *own], self._expansion)
             held.share(self._held)
             self._block, self._held = block, held
         return self._held

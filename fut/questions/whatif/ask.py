@@ -14,16 +14,18 @@ from fut.errors import EXPECTED, NotCachedError, UsageError
 from fut.estimation.results import Estimate
 from fut.estimation.service import Answering
 from fut.methods.adjoint import identity
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.lowrank.terms import has_base
+from fut.methods.registry import default_estimator, open_estimator
 from fut.orders.editing import Edit, edited, only_edit
-from fut.orders.parsing import sorted_order
+from fut.orders.parsing import order_of, sorted_order
 from fut.questions.whatif.query import Query
 from fut.questions.whatif.result import Change, WhatIf, compare
 from fut.readouts.readout import PROBE, readout_names
 from storage import write_json
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 class WhatIfs:
@@ -37,7 +39,7 @@ class WhatIfs:
 
     def __init__(
         self,
-        run: Run,
+        run: Context,
         estimator: str | None = None,
         readouts: Sequence[str] = (PROBE,),
         start: Any = "identity",
@@ -66,7 +68,7 @@ class WhatIfs:
 
     @cached_property
     def _functions(self) -> set[str]:
-        swept = self.run.expansion().names if identity.has_expansion(self.run.path) else []
+        swept = open_expansion(self.run).names if identity.has_expansion(self.run.path) else []
         return {*self.readouts, *swept}
 
     def ready(self) -> None:
@@ -77,7 +79,7 @@ class WhatIfs:
     def order(self, query: Query) -> Order:
         """The order that a query is about; OrderError where there is none."""
         spec = self.start if query.order is None else query.order
-        found = self.run.order(spec, self.partial)
+        found = order_of(self.run, spec, self.partial)
         if not query.edits:
             return found
         found = edited(found, query.edits, lambda order, key: self._sorted(order, key))
@@ -97,7 +99,7 @@ class WhatIfs:
     def estimator_for(self, order: Order) -> str:
         """The estimator that answers an order: the named one; else the run's default, or for an order that is shorter than
         the window, which the default cannot answer, `curved` where it is cached and `replay-exact` where it is not."""
-        usual = self.estimator or self.run.default_estimator
+        usual = self.estimator or default_estimator(self.run)
         if self.estimator or len(order) == self.run.steps or usual != "adjoint":
             return usual
         return "curved" if self._curved else "replay-exact"
@@ -106,7 +108,7 @@ class WhatIfs:
     def _curved(self) -> bool:
         with suppress(NotCachedError):
             if has_base(self.run.path):
-                self.run.estimator("curved").ready()
+                open_estimator(self.run, "curved").ready()
                 return True
         return False
 
@@ -129,13 +131,13 @@ class WhatIfs:
         remarks, fit = [], asker.calibration
         if len(order) != self.run.steps and not self.estimator and found.source == "estimate":
             remarks.append(
-                f"{self.run.default_estimator} answers orders of exactly {self.run.steps} steps, so {found.estimator} answered "
+                f"{default_estimator(self.run)} answers orders of exactly {self.run.steps} steps, so {found.estimator} answered "
                 f"this one of {len(order)}; `without` leaves an item out and keeps its step, --verify retrains"
             )
         if found.source != "estimate" or found.interval is None or (fit is not None and fit.edit):
             return "; ".join(remarks)
         if edit:
-            named = "" if asker.name == self.run.default_estimator else f" --estimator {asker.name}"
+            named = "" if asker.name == default_estimator(self.run) else f" --estimator {asker.name}"
             named += "" if asker.readout.name == PROBE else f" --readout {asker.readout.name}"
             remarks.append(
                 f"`fut calibrate RUN --edit {edit}{named}` fits it to single edits, which are estimated better"
@@ -205,7 +207,7 @@ class WhatIfs:
 
 
 def whatif_run(
-    run: Run,
+    run: Context,
     order: Any,
     edits: Sequence[Any],
     readouts: Sequence[str],
@@ -218,7 +220,7 @@ def whatif_run(
     query = Query(None, tuple(Edit.of(edit) for edit in edits))
     found = asked.order(query)
     (changes,) = asked.changes([found], asked.readouts, [asked.edit(query)])
-    start = order if isinstance(order, str) else str(run.order(order, True).tolist())
+    start = order if isinstance(order, str) else str(order_of(run, order, True).tolist())
     result = WhatIf(start, [str(edit) for edit in query.edits], found.tolist(), found.digest, changes)
     path = run.path / files.ANSWERS / f"whatif-{found.digest[:16]}.json"
     path.parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from fut.display.numbers import perplexity
 from fut.methods.settings import Config
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 BUILT_IN = "fut.models.transformer.Transformer"
@@ -34,14 +34,14 @@ class About:
         return perplexity(self.reference)
 
 
-def describe_run(run: Run) -> About:
+def describe_run(run: Context) -> About:
     """Read from the run's manifest and summary alone: no model is built."""
     name = Path(run.path).resolve().name or str(run.path)
     words = [_model(run), _training(run.config, str(run.summary["source"])), _judged(run.config)]
     return About(name, words, float(run.summary["start_loss"]), run.reference_loss, _facts(run))
 
 
-def _model(run: Run) -> str:
+def _model(run: Context) -> str:
     model, made = run.config.model, run.manifest.identity["model"]["class"]
     size = f"{run.parameters:,} parameters"
     if made == BUILT_IN:
@@ -76,7 +76,7 @@ def _judged(config: Config) -> str:
     )
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _facts(run: Context) -> list[tuple[str, str]]:
     identity, environment = run.manifest.identity, dict(run.manifest.environment)
     data: dict[str, Any] = identity["data"]
     pinned = environment.pop("config.toml", "")

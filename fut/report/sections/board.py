@@ -23,13 +23,16 @@ from scipy.stats import t as student
 from estimators.intervals import LEVEL
 from estimators.orders.order import Order, random_steps
 from fut.estimation.calibration import Calibrated, read_calibration
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.base import Estimator
+from fut.methods.registry import open_estimator
+from fut.orders.parsing import named_orders
 from fut.readouts.readout import PROBE
 from fut.report.missing import Missing, command
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
     from fut.methods.adjoint.positions import Positions
+    from fut.methods.context import Context
 
 
 CARDS, ROOM = 512, 1 << 20
@@ -125,9 +128,9 @@ def packed(values: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(values, dtype="<f8").tobytes()).decode("ascii")
 
 
-def positions_of(run: Run, readout: str) -> Positions:
+def positions_of(run: Context, readout: str) -> Positions:
     """The estimator, its table complete; NotCachedError, naming the command, else."""
-    found: Estimator = run.estimator("positions", readout=readout)
+    found: Estimator = open_estimator(run, "positions", readout=readout)
     found.ready()
     return cast("Positions", found)
 
@@ -138,12 +141,12 @@ def pooled(table: np.ndarray, steps: Sequence[Sequence[int]]) -> np.ndarray:
     return held - np.diag(held)[:, None]
 
 
-def make_board(run: Run, found: Sequence[Arrangement] = ()) -> Board | Missing:
+def make_board(run: Context, found: Sequence[Arrangement] = ()) -> Board | Missing:
     """The board of every read-out that the run's expansion holds, or why there is none. found: further arrangements."""
     if run.steps > CARDS:
         asked = command(run.path, "estimate", "--order swap:3,7 --estimator positions")
         return Missing(f"the board has room for {CARDS} cards, and this run has {run.steps} steps", asked)
-    names = run.expansion().names
+    names = open_expansion(run).names
     shown = names[: max(1, ROOM // (8 * run.steps**2))]
     tables, classes = [_table(run, name) for name in shown], _classes(run)
     places = {step: card for card, step in reversed(list(enumerate(run.problem.canonical(run.reference).steps)))}
@@ -159,22 +162,24 @@ def make_board(run: Run, found: Sequence[Arrangement] = ()) -> Board | Missing:
     )
 
 
-def _table(run: Run, readout: str) -> Table:
+def _table(run: Context, readout: str) -> Table:
     found = positions_of(run, readout)
-    asked, worth = found.reference, pooled(found.table.cpu().numpy(), run.reference.steps)
+    worth = pooled(found.table.cpu().numpy(), run.reference.steps)
     near = {edit: read_calibration(run, "positions", readout, edit) for edit in EDITS}
     held = {edit: fit for edit, fit in near.items() if fit is not None}
-    return Table(readout, asked.readout.unit, asked.loss, worth, read_calibration(run, "positions", readout), held)
+    return Table(
+        readout, found.readout.unit, found.reference_value, worth, read_calibration(run, "positions", readout), held
+    )
 
 
-def _classes(run: Run) -> list[int]:
+def _classes(run: Context) -> list[int]:
     """For every card, the first card of the same content."""
     first: dict[tuple[int, ...], int] = {}
     steps = run.problem.canonical(run.reference).steps
     return [first.setdefault(step, card) for card, step in enumerate(steps)]
 
 
-def _truths(run: Run, places: dict[tuple[int, ...], int]) -> Iterator[tuple[tuple[int, ...], float]]:
+def _truths(run: Context, places: dict[tuple[int, ...], int]) -> Iterator[tuple[tuple[int, ...], float]]:
     """Retrained orders that consist of whole cards, by their cards' classes."""
     for order, loss in run.retrained.losses():
         steps = run.problem.canonical(order).steps
@@ -188,10 +193,10 @@ def _assigned(table: Table) -> list[Arrangement]:
     return [Arrangement(group, "lowest prediction", lowest), Arrangement(group, "highest prediction", highest)]
 
 
-def _named(run: Run) -> list[Arrangement]:
+def _named(run: Context) -> list[Arrangement]:
     """The run's named orders, those that keep the cards whole."""
     found = []
-    for name, order in run.named_orders().items():
+    for name, order in named_orders(run).items():
         cards = cards_of(order, run.reference)
         if cards is not None:
             group = name.partition(":")[0] if ":" in name else "as they are"

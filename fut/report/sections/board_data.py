@@ -13,10 +13,10 @@ from fut.report.sections.board import Arrangement, Board
 from fut.report.sections.item_texts import Held
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
-def embedded(run: Run, board: Board, held: Sequence[Held]) -> dict[str, Any]:
+def embedded(run: Context, board: Board, held: Sequence[Held]) -> dict[str, Any]:
     """The board as `board.js` takes it. Texts of items stand once, whatever cards they are on."""
     main, gains = board.tables[0], board.gains
     limit = float(np.quantile(np.abs(gains), 0.95)) or 1.0
@@ -39,7 +39,7 @@ def _arrangement(found: Arrangement) -> dict[str, Any]:
     return {"name": found.name, "order": found.cards}
 
 
-def _card(run: Run, card: int, items: Sequence[int], held: Sequence[Held]) -> dict[str, Any]:
+def _card(run: Context, card: int, items: Sequence[int], held: Sequence[Held]) -> dict[str, Any]:
     """name: on the card. about: which items, by content hash."""
     per_pass = run.steps // run.config.data.epochs
     again = f", pass {card // per_pass}" if run.config.data.epochs > 1 else ""

@@ -19,7 +19,7 @@ from fut.report.sections.item_texts import held
 from fut.report.sections.order_effect import Effects
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 MARKED = 64
@@ -27,7 +27,7 @@ MARKED = 64
 
 
 def board_context(
-    run: Run, board: Board | Missing, effects: Effects, verified: Sequence[Verification]
+    run: Context, board: Board | Missing, effects: Effects, verified: Sequence[Verification]
 ) -> dict[str, Any]:
     """What the templates of the board and of its heatmap read."""
     if isinstance(board, Missing):

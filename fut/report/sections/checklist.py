@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from fut.estimation.calibration import read_calibration
 from fut.methods.adjoint import identity
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.lowrank.terms import has_base
+from fut.methods.registry import default_estimator
 from fut.methods.reweighting.terms import stored_config
 from fut.readouts.readout import shortened
 from fut.report.missing import command
@@ -16,7 +18,7 @@ from fut.report.sections.board import EDITS
 from fut.report.state import State, calibrations
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 ORDERS = 32
@@ -33,11 +35,11 @@ class Asked:
     command: str
 
 
-def what_was_asked(run: Run, state: State, readout: str) -> list[Asked]:
+def what_was_asked(run: Context, state: State, readout: str) -> list[Asked]:
     """Every kind of question, answered or not."""
     path = run.path
     fitted = {fit.estimator: fit.fit.count for fit in calibrations(run, readout)}
-    default = run.default_estimator
+    default = default_estimator(run)
     return [
         _terms(run),
         _calibrated("Intervals for estimates", default, fitted, command(path, "calibrate")),
@@ -71,9 +73,9 @@ QUESTIONS = [
 """Question, the kind of its answers, and the command that asks it."""
 
 
-def _terms(run: Run) -> Asked:
-    done = identity.has_expansion(run.path) and run.expansion().complete()
-    names = run.expansion().names
+def _terms(run: Context) -> Asked:
+    done = identity.has_expansion(run.path) and open_expansion(run).complete()
+    names = open_expansion(run).names
     state = f"cached for {shortened(names)}" if done else "not cached"
     return Asked("Estimates of any order", done, state, "" if done else command(run.path, "cache", "--terms adjoint"))
 
@@ -84,7 +86,7 @@ def _calibrated(question: str, estimator: str, fitted: dict[str, int], asked: st
     return Asked(question, bool(count), state, "" if count else asked)
 
 
-def _nearby(run: Run, readout: str) -> Asked:
+def _nearby(run: Context, readout: str) -> Asked:
     """Whether the board's estimator is calibrated on single edits of the reference order."""
     held = {edit: read_calibration(run, "positions", readout, edit) for edit in EDITS}
     found = [edit for edit, fit in held.items() if fit is not None]
@@ -105,7 +107,7 @@ def _counted(question: str, counts: Sequence[int], what: str, asked: str) -> Ask
     return Asked(question, bool(counts), state, "" if counts else asked)
 
 
-def _leaving_out(run: Run, state: State) -> Asked:
+def _leaving_out(run: Context, state: State) -> Asked:
     path, counts = run.path, [len(d.subsets) for d in state.left_out]
     cached = stored_config(path) is not None
     asked = command(path, "lds") if cached else command(path, "cache", "--terms reweighting")
@@ -115,7 +117,7 @@ def _leaving_out(run: Run, state: State) -> Asked:
     return Asked(found.question, False, "terms cached, not compared with the truth yet", asked)
 
 
-def _answered(run: Run, state: State, question: str, kind: str, name: str, options: str) -> Asked:
+def _answered(run: Context, state: State, question: str, kind: str, name: str, options: str) -> Asked:
     count = state.answers[kind]
     said = f"{count} answer{'s' if count > 1 else ''} kept" if count else "not asked yet"
     return Asked(question, bool(count), said, command(run.path, name, options))

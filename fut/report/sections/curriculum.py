@@ -15,7 +15,7 @@ from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Scale, Words, lin
 from fut.report.sections.board import Arrangement, cards_of
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 Shapes = list[Dot | Bar | Path | Words]
@@ -37,7 +37,7 @@ class Search:
     written: str
 
 
-def searches(run: Run, kept: Sequence[Curriculum]) -> list[Search]:
+def searches(run: Context, kept: Sequence[Curriculum]) -> list[Search]:
     """The searches of a run, the best first: by the retrained value where there is one, by the estimate else."""
     shown = [_search(run, found) for found in kept]
     return sorted(shown, key=lambda s: (s.found.retrained_loss is None, _sign(s.found) * _value(s.found)))
@@ -51,7 +51,7 @@ def _sign(found: Curriculum) -> float:
     return -1.0 if found.maximize else 1.0
 
 
-def _search(run: Run, found: Curriculum) -> Search:
+def _search(run: Context, found: Curriculum) -> Search:
     best = sorted(found.heuristics.items(), key=lambda pair: _sign(found) * pair[1])
     cards = cards_of(Order.of(found.order), run.reference)
     named = [(name, minus(difference(value, found.reference_loss, found.unit))) for name, value in best]

@@ -15,7 +15,7 @@ from fut.data.text import detokenize
 from fut.models.objective import Item
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 EXCERPT, ROOM = 60, 400_000
@@ -37,7 +37,7 @@ class Held:
         return " ".join(" ".join(self.sequences[:1]).split())[:EXCERPT]
 
 
-def held(run: Run) -> list[Held]:
+def held(run: Context) -> list[Held]:
     """What every item holds."""
     hashes = run.manifest.identity["data"]["items"]
     data = dataset_file.read_dataset(run.path)

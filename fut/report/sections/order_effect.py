@@ -10,12 +10,13 @@ from estimators.orders.order import Order, random_orders
 from fut.estimation.calibration import read_calibration
 from fut.methods.adjoint import identity
 from fut.methods.batching import raw_estimates
+from fut.methods.registry import open_estimator
 from fut.readouts.readout import PROBE
 from fut.report.state import State, calibrations
 from fut.studies.order_noise import OrderEffect, order_effect
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 SEED = 4_000_037
@@ -48,7 +49,7 @@ class Effects:
     predicted: OrderEffect | None
 
 
-def gather_effects(run: Run, readout: str, state: State, count: int, estimator: str) -> Effects:
+def gather_effects(run: Context, readout: str, state: State, count: int, estimator: str) -> Effects:
     """What is known of the order effect; `count` random orders of the seed above are estimated, none is trained."""
     asked = run.readouts.get(readout)
     reference = run.readouts.at_reference(asked)
@@ -70,7 +71,7 @@ def gather_effects(run: Run, readout: str, state: State, count: int, estimator: 
     )
 
 
-def _random_truths(run: Run, readout: str, state: State) -> Iterator[tuple[str, float]]:
+def _random_truths(run: Context, readout: str, state: State) -> Iterator[tuple[str, float]]:
     """Digest and value of every random order that a verification, a calibration or a search has retrained."""
     listed = [(v.orders, v.true_losses) for v in state.verified if v.readout == readout]
     listed += [(fit.orders, fit.truths) for fit in calibrations(run, readout)]
@@ -84,7 +85,7 @@ def _random_truths(run: Run, readout: str, state: State) -> Iterator[tuple[str, 
             yield run.problem.canonical(order).digest, value
 
 
-def _permutations(run: Run) -> Iterator[tuple[str, float]]:
+def _permutations(run: Context) -> Iterator[tuple[str, float]]:
     """Digest and probe loss of every retrained order of the same items, whole windows other than the reference."""
     canonical = run.problem.canonical
     reference = canonical(run.reference)
@@ -95,12 +96,12 @@ def _permutations(run: Run) -> Iterator[tuple[str, float]]:
             yield found.digest, loss
 
 
-def _estimates(run: Run, readout: str, count: int, estimator: str) -> tuple[list[float], bool]:
+def _estimates(run: Context, readout: str, count: int, estimator: str) -> tuple[list[float], bool]:
     if not count or not identity.has_expansion(run.path):
         return [], False
     orders, fit = random_orders(run.reference, count, SEED), read_calibration(run, estimator, readout)
     with run.progress(f"estimating {count} random orders", 1) as tick:
-        values, _ = raw_estimates(run.estimator(estimator, readout=readout), orders)
+        values, _ = raw_estimates(open_estimator(run, estimator, readout=readout), orders)
         tick()
     return [fit.fit.correct(v) for v in values] if fit else values, fit is not None
 

@@ -19,7 +19,7 @@ from fut.report.sections.memorization import Remembered
 from fut.report.sections.order_effect import Effects
 
 if TYPE_CHECKING:
-    from fut.api.run import Run
+    from fut.methods.context import Context
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Tile:
 
 
 def tiles(
-    run: Run,
+    run: Context,
     effects: Effects,
     verified: Sequence[Verification],
     found: Sequence[Search],
@@ -51,7 +51,7 @@ def tiles(
     ]
 
 
-def _best(run: Run, effects: Effects, searched: Sequence[Search]) -> Tile:
+def _best(run: Context, effects: Effects, searched: Sequence[Search]) -> Tile:
     question = "Which order is best?"
     asked = [s.found for s in searched if s.found.readout == effects.readout]
     if not asked:
@@ -81,7 +81,7 @@ def _bare(value: float, unit: str, form: str) -> str:
     return minus(amount(value, unit, form).removesuffix(unit).rstrip())
 
 
-def _matters(run: Run, effects: Effects) -> Tile:
+def _matters(run: Context, effects: Effects) -> Tile:
     question, found, unit = "Does the order matter?", effects.retrained, effects.unit
     if found is None:
         asked = command(run.path, "verify", f"--orders {ORDERS}")
@@ -94,7 +94,7 @@ def _matters(run: Run, effects: Effects) -> Tile:
     return Tile(question, words, f"± {_bare(found.sd, unit, '.2g')}", unit, link="effect")
 
 
-def _trusted(run: Run, verified: Sequence[Verification]) -> Tile:
+def _trusted(run: Context, verified: Sequence[Verification]) -> Tile:
     question = "Can the estimates be trusted?"
     if not verified:
         asked = command(run.path, "verify", f"--orders {ORDERS}")
