@@ -28,6 +28,7 @@ from record import RECORDS, write_record
 import fut
 from fut.artifacts.directory import directory_bytes
 from fut.display.numbers import jsonable
+from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.settings import load_config
 from fut.questions.memorization.ask import CALIBRATED, SHARE, asked_of
 from fut.questions.memorization.cells import Checked, check_cells
@@ -60,8 +61,8 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "reference_loss": run.reference_loss,
         "checked": {kind: {"cells": len(c.cells), **c.measures} for kind, c in checked.items()},
         "fits": {kind: vars(fit) for kind, fit in (found.fits or {}).items()},
-        "readouts_swept": len(expansion.names),
-        "sweep_training_runs": expansion.gradients() / config.consumed,
+        "readouts_swept": len(expansion.spec.names),
+        "sweep_training_runs": expansion_cost(expansion.spec).gradients / config.consumed,
         "sweep_seconds": clock[1] - clock[0] - (clock[2] - clock[1]),
         "cells_seconds": clock[2] - clock[1],
         "retrain_seconds": seconds,

@@ -23,13 +23,14 @@ from fut.methods import build as preparation
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.base import Estimator
+from fut.methods.build import CachePlan
 from fut.methods.context import Context
 from fut.methods.lowrank.terms import has_base, open_base
-from fut.methods.pairwise.compute import CachePlan
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.store import pairwise_config
-from fut.methods.registry import default_estimator, open_estimator
+from fut.methods.registry import ENDPOINTS, EXACT, default_estimator, open_estimator
 from fut.methods.settings import Config
+from fut.methods.stages import Request
 from fut.models.objective import Loss
 from fut.orders.editing import only_edit
 from fut.orders.parsing import OrderLike, order_of
@@ -111,7 +112,7 @@ class Run(Asking):
         """
         context = self.context
         chosen = {
-            "adjoint": adjoint or open_expansion(context).config,
+            "adjoint": adjoint or open_expansion(context).spec.config,
             "cache": pairwise_config(context),
             "curved": open_base(context).config,
         }
@@ -125,7 +126,7 @@ class Run(Asking):
         adjoint: AdjointConfig | None = None,
     ) -> CachePlan:
         """What `cache` would still cost."""
-        return preparation.plan(self.context, names, config, readouts, adjoint)
+        return preparation.plan(self.context, Request(names, readouts, adjoint, config))
 
     def cache(
         self,
@@ -143,7 +144,7 @@ class Run(Asking):
         swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them. adjoint: how the expansion
         is made, in place of the run's own configuration; refused where the run has one that was made otherwise.
         """
-        preparation.cache(self.context, names, config, readouts, adjoint)
+        preparation.cache(self.context, Request(names, readouts, adjoint, config))
 
     def repair(self) -> int:
         """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
@@ -190,7 +191,7 @@ class Run(Asking):
         its terms are cached, else `replay-exact`. out: defaults to a name made of the estimator and the order, inside the run.
         """
         checked = self.order(order)
-        name = estimator or ("curved" if has_base(self.path) else "replay-exact")
+        name = estimator or (ENDPOINTS.name if has_base(self.path) else EXACT.name)
         target = Path(out) if out else self.path / files.ENDPOINTS / f"{name}-{checked.digest[:16]}.safetensors"
         return write_endpoint(self.context, checked, name, target, **options)
 

@@ -16,7 +16,7 @@ from estimators.orders.order import NAMES as ORDERS
 from fut.display import format as present
 from fut.display.numbers import jsonable
 from fut.errors import UsageError
-from fut.methods.registry import NAMES
+from fut.methods.registry import METHODS
 from fut.progress import Progress, silent, terminal
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ Spec = Annotated[str, typer.Option("--order", help=f"JSON file, list 3,1,2,0, or
 Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
 EstimatorName = Annotated[
     str | None,
-    typer.Option("--estimator", help=f"one of {', '.join(NAMES)}; options after colons, as in fut:moments=replayed"),
+    typer.Option(
+        "--estimator", help=f"one of {', '.join(METHODS.names)}; options after colons, as in fut:moments=replayed"
+    ),
 ]
 ReadOutName = Annotated[
     str, typer.Option("--readout", help="probe, accuracy, item:I, or package.module:name of a function of the module")

@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 from fut.cli.options import Device, EstimatorName, Json, Partial, RunPath, Spec, answer, open_run, say
 from fut.display import format as present
 from fut.errors import UsageError
+from fut.methods.registry import method_of
 from fut.orders.editing import EDITS, Edit
 from fut.questions.whatif.result import Change, WhatIf
 from fut.readouts.readout import PROBE
@@ -104,7 +105,7 @@ def whatif(
 
 def _say_costs(run: Run, steps: int, edits: list[str], estimator: str | None, verify: bool, quiet: bool) -> None:
     shorter = steps < run.steps or any(Edit.of(edit).name == "drop" for edit in edits)
-    if shorter and estimator is None and run.default_estimator == "adjoint":
+    if shorter and estimator is None and not method_of(run.default_estimator).capabilities.any_length:
         say(
             "an order shorter than the window: the adjoint cannot answer it, an estimator that takes gradients will",
             quiet,

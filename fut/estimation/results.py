@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from estimators.orders.order import Order
 from fut.display.notebook import COLOURS, GREY, MARKERS, Shown, labelled
 from fut.display.numbers import jsonable, perplexity
+from fut.methods.registry import method_of
 from fut.readouts.readout import PROBE, ReadOut
 
 if TYPE_CHECKING:
@@ -159,7 +160,11 @@ def estimated(
     if not math.isfinite(loss):
         return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED, **asked)
     if calibration is None:
-        note = BASELINE if estimator == "reference" else _uncalibrated(estimator, variance, readout.unit, own_error)
+        note = (
+            BASELINE
+            if method_of(estimator).capabilities.baseline
+            else _uncalibrated(estimator, variance, readout.unit, own_error)
+        )
         return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
     near = calibration.nearer(reference, share)
     corrected, interval = near.fit.correct(loss), near.interval(loss, variance)
@@ -171,7 +176,7 @@ def estimated(
 
 def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float | None) -> str:
     """Why there is no interval, and what is known of the error without one."""
-    parts = [IN_PLACE if estimator.partition(":")[0] == "reweighting" else UNCALIBRATED]
+    parts = [UNCALIBRATED if method_of(estimator).capabilities.moves_items else IN_PLACE]
     if own_error is not None:
         off = f"on the few real runs that it is made of it errs by {own_error:.2g} {unit}".rstrip()
         parts.append(f"{off} (standard deviation, a common offset aside), on others rather by more")

@@ -16,7 +16,7 @@ from fut.estimation.calibration import Calibrated, read_calibration
 from fut.estimation.results import Estimate, estimated, known_truth
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import open_estimator
+from fut.methods.registry import method_of, open_estimator
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -43,9 +43,10 @@ class Answering:
         self, run: Context, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
     ) -> None:
         self.run, self.name, self.known, self._options = run, name, known, options
+        self._trains = method_of(name).capabilities.trains
         self.readout = run.readouts.get(readout)
         self.reference = run.readouts.at_reference(self.readout)
-        self._calibrated = calibrated and not options and name != "retrain"
+        self._calibrated = calibrated and not options and not self._trains
 
     def for_edit(self, edit: str) -> Answering:
         """The same for orders that each are one edit of a kind of the reference order, which a calibration on such orders is
@@ -84,13 +85,13 @@ class Answering:
 
     def ready(self) -> None:
         """NotCachedError, naming the command to run, if the store lacks what the estimator reads."""
-        if self.name != "retrain":
+        if not self._trains:
             self.estimator.ready()
 
     def __call__(self, orders: Sequence[Order]) -> list[Estimate]:
         """An answer per checked order."""
         asked, reference = self.readout, self.reference
-        if self.name == "retrain":
+        if self._trains:
             truths = [self.run.readouts.truth(asked, self.run.retrain(o)) for o in orders]
             return [known_truth(o, self.name, t, reference, asked) for o, t in zip(orders, truths, strict=True)]
         known = self._known(orders)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from fut.display.format import amount, loss
 from fut.errors import NotCachedError, UsageError
-from fut.methods.registry import require_movable
+from fut.methods.registry import method_of, require_movable
 from fut.questions.accuracy.result import Verification
 from fut.readouts.readout import PROBE
 from fut.report.charts.heatmap import DARK, LIGHT, key_picture
@@ -64,7 +64,7 @@ def make_page(run: Context, samples: int, estimator: str) -> Page:
     """Everything that the run's directory says, as a page. samples: random orders to estimate by `estimator`, 0 for none."""
     if samples < 0:
         raise UsageError(f"report: expected --samples of 0 or more, got {samples}; 512 is a good number")
-    if estimator == "retrain":
+    if method_of(estimator).capabilities.trains:
         raise UsageError(
             "report: expected an estimator that does not train, got `retrain`; `fut verify` retrains random orders"
         )

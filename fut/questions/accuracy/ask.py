@@ -17,7 +17,7 @@ from fut.estimation.calibration import Calibrated, answers_from, fresh_orders, r
 from fut.methods import costs
 from fut.methods.base import Estimator
 from fut.methods.batching import batch_size
-from fut.methods.registry import ESTIMATORS, NAMES, base_name, open_estimator, require_movable
+from fut.methods.registry import METHODS, REFERENCE, RETRAIN, base_name, method_of, open_estimator, require_movable
 from fut.progress import Progress
 from fut.questions.accuracy.result import Answers, Verification, verify
 from fut.readouts.readout import PROBE, suffix
@@ -45,7 +45,11 @@ def verify_run(
         )
     asked = run.readouts.get(readout)
     chosen = _available(run, asked.name) if names is None else _checked(names)
-    estimators = {name: open_estimator(run, name, readout=asked.name) for name in chosen if name != "retrain"}
+    estimators = {
+        name: open_estimator(run, name, readout=asked.name)
+        for name in chosen
+        if not method_of(name).capabilities.trains
+    }
     for estimator in estimators.values():
         estimator.ready()  # refuse before anything is retrained
     fits = {name: read_calibration(run, name, asked.name) for name in estimators}
@@ -59,8 +63,8 @@ def verify_run(
             return run.readouts.truth(asked, found), found.seconds
 
         truths = {order: retrain(order) for order in orders}
-    if "retrain" in chosen:
-        asks["retrain"] = lambda asked: _truth([truths[order] for order in asked])
+    if RETRAIN.name in chosen:
+        asks[RETRAIN.name] = lambda asked: _truth([truths[order] for order in asked])
     costs = {name: costs.costs(run, name) for name in chosen}
     reference = run.readouts.at_reference(asked)
     result = verify(orders, reference, truths.__getitem__, asks, costs, asked.name, asked.unit)
@@ -98,17 +102,19 @@ def _truth(found: Sequence[tuple[float, float]]) -> Answers:
 
 
 def _checked(names: Sequence[str]) -> list[str]:
-    unknown = [n for n in names if base_name(n) not in NAMES]
+    unknown = [n for n in names if base_name(n) not in METHODS]
     if unknown:
-        raise UsageError(f"verify: expected some of {', '.join(NAMES)}, got {', '.join(unknown)}; correct the names")
+        raise UsageError(
+            f"verify: expected some of {', '.join(METHODS.names)}, got {', '.join(unknown)}; correct the names"
+        )
     require_movable("verify", names)
-    return list(dict.fromkeys(["reference", *names]))
+    return list(dict.fromkeys([REFERENCE.name, *names]))
 
 
 def _available(run: Context, readout: str) -> list[str]:
     """Every estimator that the run's store can serve."""
     able = []
-    for name in (n for n, made in ESTIMATORS.items() if not made.in_place):
+    for name in (m.name for m in METHODS if m.capabilities.moves_items and not m.capabilities.trains):
         try:
             open_estimator(run, name, readout=readout).ready()
         except NotCachedError:

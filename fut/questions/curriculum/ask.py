@@ -20,7 +20,7 @@ from fut.methods import costs
 from fut.methods.adjoint.positions import position_table
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import default_estimator
+from fut.methods.registry import default_estimator, method_of
 from fut.orders.parsing import named_orders, order_of
 from fut.questions.curriculum.arrangements import Arrangements
 from fut.questions.curriculum.constraints import Constraints
@@ -73,7 +73,7 @@ class Request:
             raise UsageError(
                 "search: expected --verify 1 or more with --also, got 0: other read-outs are those of retraining"
             )
-        if self.estimator in ("retrain", "reference"):
+        if self.estimator is not None and not method_of(self.estimator).capabilities.calibrates:
             raise UsageError(
                 f"search: expected an estimator that tells orders apart without training, got `{self.estimator}`; name another"
             )

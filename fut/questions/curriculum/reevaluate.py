@@ -11,10 +11,9 @@ from estimators.orders.order import Order
 from fut.errors import FutError
 from fut.estimation.calibration import Calibrated, read_calibration
 from fut.estimation.results import estimated
-from fut.methods.adjoint.estimator import Adjoint
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import base_name, open_estimator, require_movable
+from fut.methods.registry import ADJOINT_METHOD, EXACT, method_of, open_estimator, require_movable
 from fut.readouts.readout import ReadOut
 
 if TYPE_CHECKING:
@@ -26,10 +25,7 @@ CURSE = (
     "re-evaluated one"
 )
 SECOND_HALF = "from the half of the sampled coordinates that the search did not ask"
-REEVALUATED = {
-    "replay-exact": "no interval: by replay about the reference run with exact curvature, which had no part in the search",
-    "adjoint": "no interval: by the expansion about the centre, which had no part in the search",
-}
+REEVALUATED = "no interval: {}, which had no part in the search"
 
 
 def guide_and_judge(run: Context, name: str, asked: ReadOut) -> tuple[Estimator, Estimator]:
@@ -37,7 +33,7 @@ def guide_and_judge(run: Context, name: str, asked: ReadOut) -> tuple[Estimator,
     require_movable("search", [name])
     whole = open_estimator(run, name, readout=asked.name)
     whole.ready()
-    if not (isinstance(whole, Adjoint) and whole.sampled and whole.sample is None):
+    if not whole.sampled or whole.half is not None:
         return whole, whole
     first, second = (open_estimator(run, f"{name}:sample={half}", readout=asked.name) for half in ("first", "second"))
     return first, second
@@ -50,14 +46,18 @@ def judged(run: Context, judge: Estimator, name: str, asked: ReadOut, order: Ord
     reference = run.readouts.at_reference(asked)
     found = estimated(order, name, values[0], variances[0], reference, fit, asked)
     beyond = "" if fit is None else _beyond(fit, values[0])
-    other = "replay-exact" if base_name(name) != "replay-exact" else "adjoint"
+    other = EXACT if method_of(name) is not EXACT else ADJOINT_METHOD
     again: dict[str, Any] = {"reevaluated_loss": None, "reevaluated_by": None}
     try:
-        value = raw_estimates(open_estimator(run, other, readout=asked.name), [order])[0][0]
-        again = {"reevaluated_loss": value, "reevaluated_by": other, "reevaluated_note": REEVALUATED[other]}
+        value = raw_estimates(open_estimator(run, other.name, readout=asked.name), [order])[0][0]
+        again = {
+            "reevaluated_loss": value,
+            "reevaluated_by": other.name,
+            "reevaluated_note": REEVALUATED.format(other.note),
+        }
     except (FutError, EstimatorError) as error:
         again["reevaluated_note"] = f"not re-evaluated: {error}"
-    half = f"{SECOND_HALF}; " if isinstance(judge, Adjoint) and judge.sample == "second" else ""
+    half = f"{SECOND_HALF}; " if judge.half == "second" else ""
     note = f"{found.note}{beyond}; {half}{CURSE}"
     return {"estimated_loss": found.loss, "interval": found.interval, "note": note} | again
 

@@ -9,7 +9,7 @@ from estimators.orders.order import Order
 from fut.artifacts import directory as files
 from fut.errors import NotCachedError, UsageError
 from fut.methods import costs
-from fut.methods.registry import NAMES, base_name, open_estimator
+from fut.methods.registry import ADJOINT_METHOD, METHODS, REFERENCE, base_name, method_of, open_estimator
 from fut.questions.accuracy.ask import asker
 from fut.questions.accuracy.result import verify
 from fut.questions.leave_out.score import Datamodel, random_subsets
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 READINGS = ("reweighting:reading=replayed", "reweighting:reading=linear")
-DEFAULT = (*READINGS, "adjoint")
+DEFAULT = (*READINGS, ADJOINT_METHOD.name)
 """Estimators that are compared where none are named, those of them that are cached."""
 
 
@@ -68,19 +68,19 @@ def lds_run(
 
 def _chosen(run: Context, names: Sequence[str] | None, readout: str) -> list[str]:
     """The estimators to compare; without names, those of the default that the run's store can serve."""
-    unknown = [n for n in names or () if base_name(n) not in NAMES or base_name(n) == "retrain"]
+    unknown = [n for n in names or () if base_name(n) not in METHODS or method_of(n).capabilities.trains]
     if unknown:
-        known = ", ".join(n for n in NAMES if n != "retrain")
+        known = ", ".join(m.name for m in METHODS if not m.capabilities.trains)
         raise UsageError(f"lds: expected some of {known}, got {', '.join(unknown)}; correct the names")
     if names is not None:
-        return list(dict.fromkeys(["reference", *names]))
+        return list(dict.fromkeys([REFERENCE.name, *names]))
     able = [name for name in DEFAULT if _is_cached(run, name, readout)]
     if not able:
         raise NotCachedError(
             "lds: expected what an estimator of leave-out effects reads, got none; run "
             "`fut cache RUN --terms reweighting`, or name --estimators"
         )
-    return ["reference", *able]
+    return [REFERENCE.name, *able]
 
 
 def _is_cached(run: Context, name: str, readout: str) -> bool:

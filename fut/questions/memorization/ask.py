@@ -11,7 +11,7 @@ import numpy as np
 from fut.artifacts import directory as files
 from fut.data.probe_groups import Group, item_similarity, probe_groups
 from fut.errors import UsageError
-from fut.methods.registry import NAMES, base_name, default_estimator, require_movable
+from fut.methods.registry import METHODS, base_name, default_estimator, method_of, require_movable
 from fut.orders.editing import place_of
 from fut.questions.memorization.cells import LEAST, Floats
 from fut.questions.memorization.estimates import SWEPT, estimate_of
@@ -90,8 +90,10 @@ def asked_of(run: Context, items: Sequence[int] | None, most: int = MOST, **opti
             "correct --items"
         )
     asked = Asked(list(items), **options | {"estimator": options.get("estimator") or default_estimator(run)})
-    if base_name(asked.estimator) not in NAMES:
-        raise UsageError(f"memorize: expected one of {', '.join(NAMES)}, got `{asked.estimator}`; correct --estimator")
+    if base_name(asked.estimator) not in METHODS:
+        raise UsageError(
+            f"memorize: expected one of {', '.join(METHODS.names)}, got `{asked.estimator}`; correct --estimator"
+        )
     require_movable("memorize", [asked.estimator])
     counts = (asked.calibrate, asked.verify)
     if asked.groups < 1 or any(count < 0 or 0 < count < LEAST for count in counts):
@@ -132,7 +134,7 @@ def _answer(run: Context, asked: Asked, near: Near, maps: Maps) -> Memorization:
         truths = [_truth(run, asked, near, cells, tick) for cells in (fitted_on, compared)]
     fitted = fit_maps(maps, places, fitted_on, truths[0])
     references = [[_reference(run, name) for name in names_of(i, row, near)] for row, i in enumerate(items)]
-    note = TRUTH if asked.estimator == "retrain" else _note(fitted, fitted_on) + _sampled(maps)
+    note = TRUTH if method_of(asked.estimator).capabilities.trains else _note(fitted, fitted_on) + _sampled(maps)
     return Memorization(
         asked.estimator,
         run.steps,

@@ -12,18 +12,19 @@ from estimators.orders.order import Order
 from estimators.replay import batches
 from fut.artifacts import directory as files
 from fut.estimation.service import Answering
-from fut.methods.adjoint import identity
+from fut.methods.adjoint import identity, memory
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
+from fut.methods.adjoint.method import ADJOINT_METHOD
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
-from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.batching import batch_size
-from fut.methods.build import build_expansion
-from fut.methods.expansion.anchors import ITEM_BLOCK
-from fut.methods.footprint import footprint_of
-from fut.methods.pairwise.compute import seconds_per_gradient
-from fut.methods.pairwise.store import pairwise_config
-from fut.methods.query_footprint import QueryFootprint
+from fut.methods.build import prepare
+from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.footprint import Footprint
+from fut.methods.timings import seconds_per_gradient
 from fut.questions.memorization.maps import Changes, Estimate
 from fut.readouts.readout import PROBE, shortened
 from fut.resources.memory import require_memory
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from fut.questions.memorization.ask import Asked
 
 
-SWEPT = "adjoint"
+SWEPT = ADJOINT_METHOD.name
 """The estimator that reads every read-out off one sweep."""
 
 
@@ -44,7 +45,7 @@ def estimate_of(run: Context, asked: Asked) -> Estimate:
         return OneByOne(run, asked.estimator)
     expansion = expansion_for(run, asked)
     if not expansion.complete():
-        build_expansion(run, expansion)
+        prepare(run, EXPANSION, expansion)
     return Sweeps(run, expansion, asked)
 
 
@@ -55,14 +56,14 @@ def expansion_for(run: Context, asked: Asked) -> Expansion:
     IdentityError where `memorization/` was swept for less.
     """
     own = open_expansion(run)
-    if identity.has_expansion(run.path) and set(asked.names) <= set(own.names):
+    if identity.has_expansion(run.path) and set(asked.names) <= set(own.spec.names):
         return own
     if identity.has_expansion(run.path, files.MEMORIZATION):
         found = open_expansion(run, part=files.MEMORIZATION)
-        if set(asked.names) <= set(found.names):
+        if set(asked.names) <= set(found.spec.names):
             return found
         raise IdentityError(
-            f"memorize: expected {found.directory} to be swept for {shortened(asked.names)}, got {shortened(found.names)}; "
+            f"memorize: expected {found.directory} to be swept for {shortened(asked.names)}, got {shortened(found.spec.names)}; "
             "remove the directory to compute it anew, or ask for what it has"
         )
     changed = {"readouts": asked.names, "functionals": 0, "fine": 1 + asked.groups}
@@ -88,8 +89,9 @@ def plan_memorize(run: Context, asked: Asked) -> SweepPlan | None:
     expansion = expansion_for(run, asked)
     if expansion.complete():
         return None
-    count, seconds = expansion.gradients(), seconds_per_gradient(run.problem, run.state(0))
-    return SweepPlan(len(expansion.names), count, count * seconds, expansion.nbytes(), expansion.scratch_bytes())
+    cost, seconds = expansion_cost(expansion.spec), seconds_per_gradient(run.problem, run.state(0))
+    names = expansion.spec.names
+    return SweepPlan(len(names), cost.gradients, cost.gradients * seconds, cost.kept, cost.scratch)
 
 
 class OneByOne:
@@ -108,10 +110,11 @@ class Sweeps:
     """Changes of several read-outs at once, as `Estimate`; the weights of a block of items at a time are in memory."""
 
     def __init__(self, run: Context, expansion: Expansion, asked: Asked) -> None:
-        rows = (min(ITEM_BLOCK, len(asked.items)) + 1 + asked.groups) * (1 + bool(expansion.rank))
-        weights = rows * (run.steps + 1) * expansion.expected_coordinates * run.problem.objective.start().element_size()
-        footprint = footprint_of(run.problem, expansion.config, pairwise_config(run))
-        tables = QueryFootprint(footprint).adjoint_tables()
+        rows = (min(ITEM_BLOCK, len(asked.items)) + 1 + asked.groups) * (1 + bool(expansion.spec.rank))
+        weights = (
+            rows * (run.steps + 1) * expansion.spec.expected_coordinates * run.problem.objective.start().element_size()
+        )
+        tables = memory.tables(AdjointSpec(run.problem, expansion.spec.config), Footprint(run.problem))
         require_memory(
             "tables of the maps", tables + 3 * weights, run.problem.device, "lower --groups or adjoint.coordinates"
         )

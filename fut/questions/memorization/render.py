@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fut.display.format import brief, columns, interval, nbytes, number
+from fut.methods.registry import method_of
 from fut.questions.memorization.maps import ABSENT, KINDS
 from fut.questions.memorization.result import Memorization
 from storage import replacing
@@ -34,7 +35,10 @@ def costs(asked: Asked, plan: SweepPlan | None, steps: int) -> str:
             f"sweeping {plan.readouts} read-outs once: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
             f"{nbytes(plan.nbytes)} on disk and {nbytes(plan.scratch)} of scratch meanwhile, before compression"
         )
-    cells, said = len(asked.items) * steps, "retrained" if asked.estimator == "retrain" else "estimated"
+    cells, said = (
+        len(asked.items) * steps,
+        "retrained" if method_of(asked.estimator).capabilities.trains else "estimated",
+    )
     return (
         f"{sweep}; {cells:,} cells and {len(asked.items)} orders without an item are {said}; at most {asked.retrained} orders "
         f"are retrained for intervals and comparison, {asked.retrained * steps:,} steps"

@@ -16,7 +16,7 @@ from fut.estimation.service import Answering
 from fut.methods.adjoint import identity
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.lowrank.terms import has_base
-from fut.methods.registry import default_estimator, open_estimator
+from fut.methods.registry import ENDPOINTS, EXACT, default_estimator, method_of, open_estimator
 from fut.orders.editing import Edit, edited, only_edit
 from fut.orders.parsing import order_of, sorted_order
 from fut.questions.whatif.query import Query
@@ -68,7 +68,7 @@ class WhatIfs:
 
     @cached_property
     def _functions(self) -> set[str]:
-        swept = open_expansion(self.run).names if identity.has_expansion(self.run.path) else []
+        swept = open_expansion(self.run).spec.names if identity.has_expansion(self.run.path) else []
         return {*self.readouts, *swept}
 
     def ready(self) -> None:
@@ -100,15 +100,15 @@ class WhatIfs:
         """The estimator that answers an order: the named one; else the run's default, or for an order that is shorter than
         the window, which the default cannot answer, `curved` where it is cached and `replay-exact` where it is not."""
         usual = self.estimator or default_estimator(self.run)
-        if self.estimator or len(order) == self.run.steps or usual != "adjoint":
+        if self.estimator or len(order) == self.run.steps or method_of(usual).capabilities.any_length:
             return usual
-        return "curved" if self._curved else "replay-exact"
+        return ENDPOINTS.name if self._curved else EXACT.name
 
     @cached_property
     def _curved(self) -> bool:
         with suppress(NotCachedError):
             if has_base(self.run.path):
-                open_estimator(self.run, "curved").ready()
+                open_estimator(self.run, ENDPOINTS.name).ready()
                 return True
         return False
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fut.display import format as present
-from fut.methods.registry import NAMES, base_name
+from fut.methods.registry import METHODS, base_name
 from fut.questions.accuracy import render as accuracy_render
 from fut.questions.accuracy.result import Verification
 from fut.questions.leave_out.score import Datamodel
@@ -106,5 +106,5 @@ def _number(value: float | None, form: str) -> str:
 
 def _in_order(names: Mapping[str, Any]) -> list[str]:
     """As `accuracy_render.in_order`; names that this version does not know come last."""
-    known = [n for n in names if base_name(n) in NAMES]
+    known = [n for n in names if base_name(n) in METHODS]
     return [*accuracy_render.in_order(known), *sorted(set(names) - set(known))]

@@ -75,7 +75,7 @@ QUESTIONS = [
 
 def _terms(run: Context) -> Asked:
     done = identity.has_expansion(run.path) and open_expansion(run).complete()
-    names = open_expansion(run).names
+    names = open_expansion(run).spec.names
     state = f"cached for {shortened(names)}" if done else "not cached"
     return Asked("Estimates of any order", done, state, "" if done else command(run.path, "cache", "--terms adjoint"))
 

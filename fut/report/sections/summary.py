@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fut.display.format import amount
 from fut.display.numbers import perplexity
-from fut.methods.registry import base_name
+from fut.methods.registry import METHODS, base_name, method_of
 from fut.questions.accuracy.result import Verification
 from fut.report.charts.svg import minus
 from fut.report.missing import command
@@ -100,7 +100,11 @@ def _trusted(run: Context, verified: Sequence[Verification]) -> Tile:
         asked = command(run.path, "verify", f"--orders {ORDERS}")
         return Tile(question, "Not known: they have not been compared with retraining.", missing=asked)
     found, count = verified[0], len(verified[0].orders)
-    rows = {n: r for n, r in found.estimators.items() if base_name(n) not in ("reference", "retrain", "replay-exact")}
+    rows = {
+        n: r
+        for n, r in found.estimators.items()
+        if base_name(n) not in METHODS or method_of(n).capabilities.approximates
+    }
     best = max(rows, key=lambda n: rows[n].get("skill") or -math.inf, default="")
     if not best or (rows[best].get("skill") or 0) <= 0:
         words = f"No cheap estimator beats the answer “the order does not matter” on {count} retrained orders."
