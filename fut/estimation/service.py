@@ -16,7 +16,7 @@ from fut.estimation.calibration import Calibrated, read_calibration
 from fut.estimation.results import Estimate, estimated, known_truth
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import method_of, open_estimator
+from fut.methods.registry import canonical, method_of, open_estimator
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -42,7 +42,7 @@ class Answering:
     def __init__(
         self, run: Context, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
     ) -> None:
-        self.run, self.name, self.known, self._options = run, name, known, options
+        self.run, self.name, self.known, self._options = run, canonical(name), known, options
         self._trains = method_of(name).capabilities.trains
         self.readout = run.readouts.get(readout)
         self.reference = run.readouts.at_reference(self.readout)

@@ -114,6 +114,7 @@ class Capabilities:
 
     Args:
         moves_items: orders that move items; else weights of items in their own steps alone.
+        empty_steps: orders with a step of which nothing is trained.
         any_length: orders of other lengths than the window's.
         rebuilds: parameters at the end of an order.
         needs_smooth: it takes a rule with a derivative.
@@ -125,6 +126,7 @@ class Capabilities:
     """
 
     moves_items: bool = True
+    empty_steps: bool = True
     any_length: bool = False
     rebuilds: bool = False
     needs_smooth: bool = False

@@ -55,6 +55,17 @@ def base_name(spec: str) -> str:
     return METHODS[name].name if name in METHODS else name
 
 
+def canonical(spec: str) -> str:
+    """A specification with the method's own name in place of an alias."""
+    _, colon, options = spec.partition(":")
+    return f"{base_name(spec)}{colon}{options}"
+
+
+def is_baseline(spec: str) -> bool:
+    """Whether a specification, of this or of another version, is of a method that says the same of every order."""
+    return base_name(spec) in METHODS and method_of(spec).capabilities.baseline
+
+
 def options_of(spec: str) -> dict[str, str]:
     """The options in a specification."""
     return {key: value for key, _, value in (part.partition("=") for part in spec.split(":")[1:])}

@@ -12,13 +12,13 @@ from centres import written_out_table
 from small import Cli, MakeRun, expand, small_config
 
 import fut
-from fut.methods.adjoint import memory
-from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.adjoint import anchor_count as choosing
+from fut.methods.adjoint import memory
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.footprint import Footprint
 from fut.methods.lowrank.terms import open_base
 from fut.methods.stages import build

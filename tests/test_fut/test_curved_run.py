@@ -16,7 +16,6 @@ from small import Cli, curve, expand, flip, small_config
 
 import fut
 from estimators.lowrank import refresh_steps, sensitivity
-from fut.methods.lowrank.pipeline import low_rank_at, low_rank_cost
 from fut.api.integrity import check_path
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
@@ -25,6 +24,7 @@ from fut.methods.batching import raw_estimates
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.lowrank.config import CurvedConfig
 from fut.methods.lowrank.estimator import Curved
+from fut.methods.lowrank.pipeline import low_rank_at, low_rank_cost
 from fut.methods.lowrank.terms import LOW_RANK_KEY, open_base
 from storage import DiskFullError, IdentityError
 

@@ -16,13 +16,16 @@ from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
+from fut.methods.registry import METHODS
 from fut.models.transformer import Transformer, next_token_loss
 
 BATCHES: dict[str, Any] = {"data": {"items": 12, "per_step": 4}}
 SEQUENCES: dict[str, Any] = {"data": {"items": 12, "per_step": 4, "batch": 1}}
 ONE_SEQUENCE: dict[str, Any] = {"data": {"items": 5, "batch": 1}}
 ADAMW: dict[str, Any] = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
-MOVING = [m.name for m in METHODS if m.capabilities.moves_items and m.name not in ("curved", "retrain")]  # see test_curved_run
+MOVING = [
+    m.name for m in METHODS if m.capabilities.moves_items and m.name not in ("curved", "retrain")
+]  # see test_curved_run
 FLOAT64: dict[str, Any] = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 KINDS = pytest.mark.parametrize("sections", [BATCHES, SEQUENCES, ONE_SEQUENCE], ids=["batches", "sequences", "one"])
 EPOCHS = {"data": {"items": 6, "per_step": 2, "epochs": 2}}

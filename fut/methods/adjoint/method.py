@@ -54,6 +54,7 @@ class PositionsMethod(AdjointMethod):
     """First order in every single placement: a look-up for every step."""
 
     name = "positions"
+    capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True, empty_steps=False)
 
     def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
         return Positions(context, readout, **options)

@@ -68,7 +68,7 @@ class Taylor1(Streaming):
     """First order in the update's own displacement."""
 
     name, aliases, made = "fut", ("taylor1",), Fut
-    capabilities = Capabilities(any_length=True, rebuilds=True)
+    capabilities = Capabilities(any_length=True, rebuilds=True, empty_steps=False)
     advice = "lower cache.size or data.items"
 
 

@@ -13,6 +13,7 @@ from estimators.orders.order import Order
 from fut.display.notebook import Shown, draw_agreement
 from fut.display.numbers import jsonable
 from fut.estimation.accuracy import accuracy
+from fut.methods.registry import is_baseline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +71,7 @@ class Verification(Shown):
         return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`"]
 
     def draw(self, axes: Axes) -> None:
-        shown = {name: values for name, values in self.estimated_losses.items() if name != "reference"}
+        shown = {name: values for name, values in self.estimated_losses.items() if not is_baseline(name)}
         draw_agreement(axes, self.true_losses, shown, self.reference_loss, self.unit)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fut.display import format as present
-from fut.methods.registry import METHODS, base_name
+from fut.methods.registry import METHODS, base_name, is_baseline
 from fut.questions.accuracy import render as accuracy_render
 from fut.questions.accuracy.result import Verification
 from fut.questions.leave_out.score import Datamodel
@@ -53,7 +53,9 @@ def compared(found: Verification, drawn: bool) -> Comparison:
     )
     names = _in_order(found.estimators)
     title = f"{len(true)} random orders, {accuracy_render.title(found)}"
-    charts = [(n, _caption(found.estimators[n]), scatter(found, n)) for n in names if n != "reference"] if drawn else []
+    charts = (
+        [(n, _caption(found.estimators[n]), scatter(found, n)) for n in names if not is_baseline(n)] if drawn else []
+    )
     return Comparison(title, words, *_table(found, COLUMNS), charts[:CHARTS])
 
 
@@ -68,7 +70,7 @@ def left_out(found: Datamodel, drawn: bool) -> Comparison:
     )
     columns = {h.replace("Spearman", "LDS").replace("order", "subset"): cell for h, cell in COLUMNS.items()}
     names = _in_order(checked.estimators)
-    charts = [(n, "", scatter(checked, n)) for n in names if n != "reference"] if drawn else []
+    charts = [(n, "", scatter(checked, n)) for n in names if not is_baseline(n)] if drawn else []
     title = f"{len(found.subsets)} subsets left out, {accuracy_render.title(checked)}"
     return Comparison(title, words, *_table(checked, columns), charts[:CHARTS])
 
