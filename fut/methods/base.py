@@ -151,7 +151,7 @@ class Method(ABC):
     """A way to answer what another order would have given: its name, what it can, what it computes before, what it costs.
 
     name, aliases: what it goes by. capabilities: what it can be asked. preparation: what it computes before the first order.
-    section: of the configuration, where it has one. advice: what to lower where its tables do not fit in memory. note: what is
+    advice: what to lower where its tables do not fit in memory. note: what is
     said where it answers beside another method.
     """
 
@@ -159,7 +159,6 @@ class Method(ABC):
     aliases: tuple[str, ...] = ()
     capabilities: Capabilities = Capabilities()
     preparation: Preparation[Any] | None = None
-    section: str | None = None
     advice: str = LESS
     note: str = ""
 

@@ -13,6 +13,7 @@ from fut.methods.context import Context
 from fut.methods.footprint import Footprint
 from fut.methods.limits import require_tables
 from fut.methods.lowrank.method import LOW_RANK_METHOD
+from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.pairwise.method import REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2
 from fut.methods.retrain import RETRAIN
 from fut.methods.reweighting.method import REWEIGHTING_METHOD
@@ -47,6 +48,11 @@ def preparations() -> list[Preparation[Any]]:
     """What the methods compute before the first order, in the order in which it is computed."""
     found = {m.preparation.name: m.preparation for m in METHODS if m.preparation is not None}
     return sorted(found.values(), key=lambda preparation: preparation.rank)
+
+
+def rebuilding(context: Context) -> Method:
+    """What rebuilds parameters where nothing is named: the low-rank method where its terms were begun."""
+    return ENDPOINTS if LOW_RANK_TERMS.begun(context.path) else EXACT
 
 
 def base_name(spec: str) -> str:

@@ -25,7 +25,7 @@ from fut.training.problem import Problem
 class AdjointMethod(Method):
     """Exact to first order in curvature, with no gradient per order."""
 
-    name = section = "adjoint"
+    name = "adjoint"
     capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True)
     preparation = EXPANSION
     advice = "lower adjoint.coordinates or adjoint.anchors"

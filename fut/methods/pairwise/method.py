@@ -24,7 +24,6 @@ from fut.training.problem import Problem
 class Streaming(Method):
     """A method that streams pairwise terms. made: its estimator. sketched: on the sketch, else on the coordinates kept."""
 
-    section = "cache"
     preparation = PAIRWISE_TERMS
     made: type[Estimator]
     sketched = True
