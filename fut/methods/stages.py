@@ -142,9 +142,9 @@ class Request:
 class Preparation(ABC, Generic[F]):
     """What one or more methods compute before the first order, in one directory of the run.
 
-    name: of the directory, and what is asked for with `--terms`. section: of the configuration. kind: in messages. what: in words,
-    where the disk is full. parts: the checkpoint stores below the directory. places: where it can lie besides its own directory.
-    rank: what is computed first has the smaller one. needs_smooth: whether it takes a rule with a derivative.
+    name: of the directory, and what is asked for with `--terms`. section: of the configuration. kind: in messages.
+    what: in words, where the disk is full. parts: the checkpoint stores below the directory. places: where it can lie besides
+    its own directory. rank: what is computed first has the smaller one. needs_smooth: whether it takes a rule with a derivative.
     """
 
     name: ClassVar[str]

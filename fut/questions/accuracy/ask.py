@@ -14,9 +14,9 @@ from estimators.replay import batches
 from fut.artifacts import directory as files
 from fut.errors import NotCachedError, UsageError
 from fut.estimation.calibration import Calibrated, answers_from, fresh_orders, read_calibration
-from fut.methods import costs
 from fut.methods.base import Estimator
 from fut.methods.batching import batch_size
+from fut.methods.costs import costs as costs_of
 from fut.methods.registry import METHODS, REFERENCE, RETRAIN, base_name, method_of, open_estimator, require_movable
 from fut.progress import Progress
 from fut.questions.accuracy.result import Answers, Verification, verify
@@ -65,7 +65,7 @@ def verify_run(
         truths = {order: retrain(order) for order in orders}
     if RETRAIN.name in chosen:
         asks[RETRAIN.name] = lambda asked: _truth([truths[order] for order in asked])
-    costs = {name: costs.costs(run, name) for name in chosen}
+    costs = {name: costs_of(run, name) for name in chosen}
     reference = run.readouts.at_reference(asked)
     result = verify(orders, reference, truths.__getitem__, asks, costs, asked.name, asked.unit)
     path = _record(run, count, seed, asked.name)

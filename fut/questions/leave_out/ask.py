@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from estimators.orders.order import Order
 from fut.artifacts import directory as files
 from fut.errors import NotCachedError, UsageError
-from fut.methods import costs
+from fut.methods.costs import costs as costs_of
 from fut.methods.registry import ADJOINT_METHOD, METHODS, REFERENCE, base_name, method_of, open_estimator
 from fut.questions.accuracy.ask import asker
 from fut.questions.accuracy.result import verify
@@ -55,7 +55,7 @@ def lds_run(
             return run.readouts.truth(asked, found), found.seconds
 
         truths = {order: retrain(order) for order in orders}
-    costs = {name: costs.costs(run, base_name(name)) for name in estimators}
+    costs = {name: costs_of(run, base_name(name)) for name in estimators}
     asks = {name: asker(run, estimator, None, run.progress) for name, estimator in estimators.items()}
     reference = run.readouts.at_reference(asked)
     found = verify(orders, reference, truths.__getitem__, asks, costs, asked.name, asked.unit)
