@@ -33,7 +33,8 @@ class CachePlan:
 
 def _asked(context: Context, request: Request) -> Iterator[tuple[Preparation[Any], Prepared]]:
     """What is to be computed, in that order; UsageError for a term that nothing computes."""
-    known = {term: None for preparation in reversed(preparations()) for term in preparation.terms}
+    parts = sorted(preparations(), key=lambda preparation: -len(preparation.terms))
+    known = [term for preparation in parts for term in preparation.terms]
     if unknown := sorted(set(request.names or ()) - set(known)):
         raise UsageError(f"terms: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names")
     for preparation in preparations():

@@ -212,7 +212,7 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
     run = make_run()
     orders = [run.order(f"random:{i}") for i in range(5)]
     expected = raw_estimates(run.estimator("adjoint"), orders)[0]
-    monkeypatch.setattr("fut.methods.adjoint.estimator.CACHED", cached)
+    monkeypatch.setattr("fut.methods.adjoint.estimator.BLOCK", cached)
     assert len(run.estimator("adjoint")._blocks(5)) == (1 if cached == 10**9 else -(-run.parameters // 512))
     assert raw_estimates(run.estimator("adjoint"), orders)[0] == expected
     assert [raw_estimates(run.estimator("adjoint"), [o])[0][0] for o in orders] == expected
