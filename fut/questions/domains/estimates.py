@@ -63,7 +63,7 @@ class Asking:
         plain, own = self._plain(orders), self._own
         chosen = self._retrain(orders, self._calibrate, CALIBRATED)
         self._fitted = set(chosen)
-        guesses = {self._canonical(order): answer.loss for order, answer in zip(orders, plain, strict=True)}
+        guesses = {self._canonical(order): answer.value for order, answer in zip(orders, plain, strict=True)}
         truths = [self._run.readouts.truth(self.readout, self._run.retrain(order)) for order in chosen]
         found = fit(truths, [guesses[order] for order in chosen])
         note = f"calibrated on {len(chosen)} retrained orders of domains; interval of level 0.9"
@@ -71,8 +71,8 @@ class Asking:
         def corrected(order: Order, answer: Estimate) -> Estimate:
             if self._canonical(order) == own:
                 return known_truth(order, answer.estimator, self.reference, self.reference, self.readout)
-            loss, interval = found.correct(answer.loss), found.interval(answer.loss)
-            return replace(answer, loss=loss, delta=loss - self.reference, interval=interval, note=note)
+            value, interval = found.correct(answer.value), found.interval(answer.value)
+            return replace(answer, value=value, delta=value - self.reference, interval=interval, note=note)
 
         return [corrected(order, answer) for order, answer in zip(orders, plain, strict=True)]
 
