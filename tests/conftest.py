@@ -57,7 +57,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def call(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["fut", *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
         capsys.readouterr()
         status = 0
         try:

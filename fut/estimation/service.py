@@ -163,7 +163,7 @@ class Answering:
         if orders:
             return raw_estimates(self.estimator, orders)
         with suppress(NotCachedError):  # a wrong name or option is refused even where nothing is left to estimate
-            assert self.estimator
+            _ = self.estimator
         return [], []
 
 

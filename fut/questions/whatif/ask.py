@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from estimators.errors import OrderError
 from estimators.orders.families import FAMILIES
 from estimators.orders.order import Order
 from fut.artifacts import directory as files
@@ -93,7 +94,8 @@ class WhatIfs:
         family = key.partition(":")[0]
         named = key if family == "sort" or family in FAMILIES else f"sort:{key}"
         found = sorted_order(self.run, named, order)
-        assert found is not None
+        if found is None:
+            raise OrderError(f"edit: expected a key to sort by, got `{key}`; write sort:loss")
         return found
 
     def estimator_for(self, order: Order) -> str:
