@@ -165,7 +165,8 @@ class WhatIfs:
     def _compared(self, orders: Sequence[Order], readout: str, estimator: str, edit: str | None) -> list[Change]:
         asker = self.asker(readout, estimator, edit)
         truth = self._truth(asker) if self.verify else None
-        return compare(orders, asker, asker.reference, lambda o, found: self._remark(o, found, asker, edit), truth)
+        answer = asker if edit else lambda orders: asker.edited(orders, [None] * len(orders))
+        return compare(orders, answer, asker.reference, lambda o, found: self._remark(o, found, asker, edit), truth)
 
     def _truth(self, asker: Answering) -> Callable[[Order], float]:
         def truth(order: Order) -> float:
