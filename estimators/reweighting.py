@@ -100,12 +100,11 @@ class OwnGradients:
 
     def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         gradient = picks.combine(self.table(step), self.rows[step])
-        return gradient, None if self.gram is None else self._norms(step, picks).to(gradient)
+        return gradient, None if self.gram is None else self._norms(self.gram(step).double(), step, picks).to(gradient)
 
-    def _norms(self, step: int, picks: Picks) -> Tensor:
+    def _norms(self, gram: Tensor, step: int, picks: Picks) -> Tensor:
         """|sum_j s_j g_j| for every run [n]; run by run, so that it does not depend on the batch."""
-        assert self.gram is not None
-        gram, norms = self.gram(step).double(), []
+        norms = []
         eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
         for n in range(len(picks.items)):
             shares = picks.row(n).combine(eye, self.rows[step])[0]

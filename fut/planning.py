@@ -22,7 +22,7 @@ from fut.errors import UsageError
 from fut.methods.adjoint.costs import anchor_bytes, anchor_gradients, low_rank_bytes, low_rank_gradients
 from fut.methods.adjoint.estimator import CACHED
 from fut.methods.batching import batch_size
-from fut.methods.costs import NEEDS
+from fut.methods.costs import NEEDS, exact_gradients
 from fut.methods.expansion.costs import centre_bytes
 from fut.methods.footprint import Footprint, footprint_of, numbers, timed
 from fut.methods.lowrank.costs import base_query, base_stages
@@ -33,7 +33,7 @@ from fut.methods.settings import Config
 from fut.models import autodiff as derivatives
 from fut.models.objective import Loss
 from fut.progress import Progress, silent
-from fut.resources.device import choose_device, describe
+from fut.resources.device import choose_device, describe, reproducible
 from fut.resources.memory import available_bytes
 from fut.training.problem import Problem, build_problem
 
@@ -102,8 +102,10 @@ def plan(
     config = config or Config()
     if text is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"text": text})})
-    problem = build_problem(config, choose_device(device), module=module, loss=loss, data=data)
-    return plan_problem(problem, config, progress)
+    chosen = choose_device(device)
+    with reproducible(chosen):
+        problem = build_problem(config, chosen, module=module, loss=loss, data=data)
+        return plan_problem(problem, config, progress)
 
 
 def plan_problem(problem: Problem, config: Config, progress: Progress = silent) -> Plan:
@@ -278,7 +280,7 @@ class Costs:
     def paired(self) -> list[str]:
         """The estimators whose pairwise terms can be cached."""
         try:
-            assert self.layout.sketch
+            _ = self.layout.sketch
         except UsageError as error:
             self.notes.append(f"fut, fut++ and replay are left out: {error}")
             return []
@@ -335,8 +337,8 @@ class Costs:
         except (NotImplementedError, RuntimeError) as error:
             self.notes.append(f"replay-exact is left out: no forward derivative of the module ({str(error)[:100]})")
             return
-        seconds = self.steps * (self.gradient + product + self.step) + self.probe
-        yield StageCost("query: replay-exact", 3 * self.steps, seconds, 0, 0, peak)
+        seconds = self.steps * (self.gradient + self.step) + of.config.consumed * product + self.probe
+        yield StageCost("query: replay-exact", exact_gradients(of.config), seconds, 0, 0, peak)
 
 
 def _settle(tensor: Tensor) -> None:

@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 import torch
 from small import ASKED, Cli, MakeRun, Said, small_config
@@ -17,10 +18,48 @@ from small import ASKED, Cli, MakeRun, Said, small_config
 import fut
 from fut.cli import app as command_line
 
+Hook = Generator[None, Any, Any]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("needs_browser")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Hook:
+    """A browser test that is skipped fails where a browser is required."""
+    report = yield
+    if report.skipped and os.environ.get(browser.REQUIRED) and item.get_closest_marker("needs_browser"):
+        report.outcome = "failed"
+        report.longrepr = f"{browser.REQUIRED} is set, and this test was skipped: {report.longrepr[-1]}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Hook:
+    """Last of all, which browser tests were not run, and how to run them."""
+    found = yield
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "needs_browser" in r.keywords]
+    if skipped:
+        terminalreporter.section(f"NOT RUN: {len(skipped)} tests in a browser", red=True, bold=True)
+        for report in sorted(skipped, key=lambda r: r.nodeid):
+            terminalreporter.line(f"NOT RUN {report.nodeid}", red=True)
+        terminalreporter.line(f"Why: {skipped[0].longrepr[-1]}", red=True)
+        terminalreporter.line(browser.REMEDY, red=True, bold=True)
+    return found
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", name="browser")
+def _browser() -> Iterator[browser.Browser]:
+    with browser.started() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +96,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def call(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["fut", *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
         capsys.readouterr()
         status = 0
         try:

@@ -34,6 +34,7 @@ from fut.questions.whatif.result import WhatIf
 from fut.questions.whatif.stream import answer_queries
 from fut.readouts.readout import PROBE
 from fut.report import SAMPLES, Report, write_report
+from fut.resources.device import computes
 
 if TYPE_CHECKING:
     from fut.methods.reweighting.estimator import Reweighting
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 Names = Sequence[str] | None
 
 
+@computes
 class Asking:
     """What a run can be asked beyond single estimates."""
 

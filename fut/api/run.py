@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from estimators.errors import OrderError
@@ -36,10 +37,12 @@ from fut.orders.parsing import OrderLike, order_of
 from fut.planning import Plan, plan_problem
 from fut.progress import Progress, silent
 from fut.readouts.readout import PROBE, UserFunction
+from fut.resources.device import computes
 from fut.training.trainer import Retrained
 from storage import Damage
 
 
+@computes
 class Run(Asking):
     """A reference run and everything cached about it. Open one with `fut.open(path)`.
 
@@ -61,6 +64,11 @@ class Run(Asking):
         self.context = Context(
             path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are computed."""
+        return self.context.device
 
     @property
     def path(self) -> Path:
@@ -163,19 +171,21 @@ class Run(Asking):
         known: bool = True,
         calibrated: bool = True,
         readout: str = PROBE,
+        partial: bool = False,
         **options: str,
     ) -> Estimates:
         """A read-out under each order, by default the probe loss, without training.
 
         readout: `probe`, `accuracy`, `item:3`, or a function of your own; see `fut.readouts`.
         known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
-        calibration, if there is one (`calibrate`). `estimator="retrain"` trains every order that has not been trained yet.
+        calibration, if there is one (`calibrate`): that of single edits for an order named as one, `swap:3,7`. partial: as in
+        `order`. `estimator="retrain"` trains every order that has not been trained yet.
         """
         if isinstance(orders, (str, Path, Order)):
             raise OrderError(f"estimate: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
         asked = list(orders)
         asker = Answering(self.context, estimator or self.default_estimator, readout, known, calibrated, **options)
-        return Estimates(asker.edited([self.order(o) for o in asked], [only_edit(o, ()) for o in asked]))
+        return Estimates(asker.edited([self.order(o, partial) for o in asked], [only_edit(o, ()) for o in asked]))
 
     def retrain(self, order: OrderLike, listener: Listener | None = None) -> Retrained:
         """The truth: really train in this order, or recall the result if that has been done before."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +73,6 @@ def train(
     from fut.api.opening import train as make
 
     data: dict[str, Any] = {} if text is None else {"text": text}
-    sys.path.insert(0, os.getcwd())
     run = make(out, load_config(config, settings or (), steps, data=data), device=device, progress=progress(as_json))
     say(f"trained on {describe(run.context.problem.device)}", as_json)
     answer(run.info(), render.info(run.info()), as_json)
@@ -89,7 +90,6 @@ def plan(
     from fut.api.opening import plan_path
     from fut.planning import plan as planned
 
-    sys.path.insert(0, os.getcwd())
     if not what.is_dir() and what.suffix == ".toml":
         data = {} if text is None else {"text": text}
         found = planned(load_config(what, settings or (), data=data), device=device, progress=progress(as_json))
@@ -163,7 +163,7 @@ def estimate(
 ) -> None:
     """The probe loss, or another read-out, that training in another order would have given, without training."""
     run = open_run(path, device, as_json)
-    found = run.estimate([run.order(order, partial)], estimator, known=known, readout=readout)[0]
+    found = run.estimate([order], estimator, known=known, readout=readout, partial=partial)[0]
     answer(found.as_dict(), estimation_render.estimate(found), as_json)
 
 
@@ -287,10 +287,26 @@ INTERRUPTED = 130
 """Exit status of a command that was interrupted by a key."""
 
 
+@contextmanager
+def working_directory_importable() -> Iterator[None]:
+    """Hooks as `package.module:name` are looked for in the working directory too: last, so that a file there which is called
+    `torch.py` or `queue.py` stands for no library."""
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if added and here in sys.path:
+            sys.path.remove(here)
+
+
 def main() -> None:
     """Entry point: expected errors as one message on standard error, exit status 2 (usage) or 1, no traceback."""
     try:
-        app()
+        with working_directory_importable():
+            app()
     except EXPECTED as error:
         typer.echo(f"fut: {error}", err=True)
         sys.exit(exit_status(error))

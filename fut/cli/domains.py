@@ -9,7 +9,7 @@ import typer
 
 from fut.cli.options import Device, EstimatorName, Json, ReadOutName, RunPath, answer, numbers, open_run, say
 from fut.questions.domains import render as domains_shown
-from fut.questions.domains.ask import MOST, PLACES, domains_run
+from fut.questions.domains.ask import MOST, PLACES
 from fut.questions.domains.estimates import SHARE
 from fut.readouts.readout import PROBE
 
@@ -51,8 +51,7 @@ def domains(
         count = calibrate + verify + (verify // SHARE if moved else 0)
         say(f"retraining at most {count} orders of {run.steps} steps, {count * run.config.consumed} gradients", as_json)
     arranged = [[label.strip() for label in order.split(",")] for order in orders] if orders else None
-    found = domains_run(
-        run.context,
+    found = run.domains(
         labels,
         arranged,
         moved,

@@ -9,7 +9,7 @@ import typer
 
 from fut.cli.options import Device, EstimatorName, Json, RunPath, answer, numbers, open_run, say
 from fut.questions.memorization import render as maps_shown
-from fut.questions.memorization.ask import GROUPS, MOST, asked_of, memorize_run
+from fut.questions.memorization.ask import GROUPS, MOST, asked_of
 from fut.questions.memorization.estimates import plan_memorize
 
 
@@ -37,6 +37,6 @@ def memorize(
     counts = {"groups": groups, "showing": showing, "calibrate": calibrate, "verify": verify, "seed": seed}
     asked = asked_of(run.context, rows, most, estimator=estimator, **counts)
     say(maps_shown.costs(asked, plan_memorize(run.context, asked), run.steps), as_json)
-    found = memorize_run(run.context, asked)
+    found = run.memorize(rows, most, estimator=estimator, **counts)
     picture = maps_shown.picture(found, plot or path / "answers" / "memorization.png")
     answer(found.as_dict() | {"plot": str(picture)}, maps_shown.memorization(found) + f"\npicture: {picture}", as_json)

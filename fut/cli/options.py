@@ -5,8 +5,6 @@ A command of a question is a module here: one function that opens the run, says 
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,10 +53,9 @@ def answer(result: dict[str, Any], text: str, as_json: bool) -> None:
 
 
 def open_run(path: Path, device: str, quiet: bool) -> Run:
-    """The opened run; hooks of its configuration are looked for in the working directory too."""
+    """The opened run."""
     from fut.api.opening import open_run as opened
 
-    sys.path.insert(0, os.getcwd())
     return opened(path, device=device, progress=progress(quiet))
 
 

@@ -165,7 +165,8 @@ def estimated(
     corrected, interval = near.fit.correct(value), near.interval(value, variance)
     note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
     if near is not calibration:
-        note += f"; so near to the reference order {100 * share:.2g} % of random orders' offset is taken, and a narrower interval"
+        note += f"; so near to the reference order {percent(share)} of random orders' offset is taken"
+        note += ", and a narrower interval" if near.fit.sd < calibration.fit.sd else ""
     return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
 
 
@@ -185,3 +186,8 @@ def known_truth(order: Order, estimator: str, value: float, reference: float, re
     note = "this order has really been trained on this run; the figure is the truth, not an estimate"
     asked = {"readout": readout.name, "unit": readout.unit}
     return Estimate(value, value - reference, (value, value), estimator, order.digest, "retrained", note, **asked)
+
+
+def percent(share: float) -> str:
+    """A share in whole percent, with two digits below ten."""
+    return f"{100 * share:{'.0f' if share >= 0.0995 else '.2g'}} %"

@@ -17,6 +17,7 @@ from fut.estimation.results import Estimate, estimated, known_truth
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import open_estimator
+from fut.orders.editing import CALIBRATED, edits_between
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -111,15 +112,34 @@ class Answering:
         ]
 
     def edited(self, orders: Sequence[Order], edits: Sequence[str | None]) -> list[Estimate]:
-        """The same of orders that each may be one edit of a kind of the reference order (`only_edit`)."""
+        """The same of orders that each may be one edit of the reference order, which a calibration on such edits then answers.
+
+        edits: per order, the kind of the edit that it was asked for as (`only_edit`), or None. An order that was not asked for
+        so, and is one swap or move by what its steps consume, is answered as that edit is.
+        """
         if not orders:
             return self(orders)
         found: dict[int, Estimate] = {}
-        for edit in dict.fromkeys(edits):
-            places = [place for place, own in enumerate(edits) if own == edit]
+        kinds = [self._kind(order, edit) for order, edit in zip(orders, edits, strict=True)]
+        for edit in dict.fromkeys(kinds):
+            places = [place for place, own in enumerate(kinds) if own == edit]
             asker = self if edit is None else self.for_edit(edit)
             found |= zip(places, asker([orders[place] for place in places]), strict=True)
         return [found[place] for place in range(len(orders))]
+
+    def _kind(self, order: Order, asked: str | None) -> str | None:
+        """The kind of edit by whose calibration an order is answered: as it was asked for, else as its steps say."""
+        if asked in self._fitted_edits or not self._fitted_edits:
+            return asked
+        between = edits_between(self._canonical_reference, self.run.problem.canonical(order))
+        return next((kind for kind in between if kind in self._fitted_edits), asked)
+
+    @cached_property
+    def _fitted_edits(self) -> set[str]:
+        """Kinds of single edits that the estimator is calibrated on."""
+        if not self._calibrated:
+            return set()
+        return {kind for kind in CALIBRATED if read_calibration(self.run, self.name, self.readout.name, kind)}
 
     def _known(self, orders: Sequence[Order]) -> dict[int, float]:
         """The read-out's true value by the place of every order that it is known for."""
@@ -163,7 +183,7 @@ class Answering:
         if orders:
             return raw_estimates(self.estimator, orders)
         with suppress(NotCachedError):  # a wrong name or option is refused even where nothing is left to estimate
-            assert self.estimator
+            _ = self.estimator
         return [], []
 
 

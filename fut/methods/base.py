@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from estimators.orders.order import Order
@@ -13,11 +14,13 @@ from estimators.replay import Listener, OrderBatch
 from fut.errors import UsageError
 from fut.methods.context import Context
 from fut.readouts.readout import PROBE, ReadOut
+from fut.resources.device import computes
 
 Reading = Literal["linear", "evaluated"]
 """How a read-out is taken off a position: by its gradient at the reference, or really evaluated."""
 
 
+@computes
 class Estimator(ABC):
     """Orders of equal length in, one final position each out, and the losses read off those.
 
@@ -43,6 +46,14 @@ class Estimator(ABC):
         """phi(theta_step) + <slope, displacement>: exactly phi(theta_step) where the displacement is zero."""
         base = self.value_at(step)
         return [base + (d.double() @ slope.double()).item() for d in displacements]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        computes(cls)
+
+    @property
+    def device(self) -> torch.device:
+        return self.problem.device
 
     @abstractmethod
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:

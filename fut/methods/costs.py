@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fut.artifacts import directory as files
 from fut.artifacts.directory import directory_bytes
+from fut.config.training import TrainingConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.positions import TABLES
 from fut.methods.lowrank.estimator import refresh_interval
@@ -53,7 +54,13 @@ def query_gradients(run: Context, spec: str) -> int:
     name, refresh = base_name(spec), option(spec, "refresh")
     if name == "curved":
         return open_base(run).query_gradients(None if refresh is None else refresh_interval(refresh))
-    return {"retrain": run.config.consumed, "replay-exact": 3 * run.config.consumed}.get(name, 0)
+    return {"retrain": run.config.consumed, "replay-exact": exact_gradients(run.config)}.get(name, 0)
+
+
+def exact_gradients(config: TrainingConfig) -> int:
+    """Gradient evaluations of one order by `replay-exact`, at most: for every item consumed its gradient and a product, which
+    counts two. Steps that stand where the reference run did, as the first one does, take no product."""
+    return 3 * config.consumed
 
 
 def store_bytes(run: Context, name: str) -> int:

@@ -55,7 +55,7 @@ def read_state(run: Context) -> State:
             state.unreadable.append((_named(path, file), f"no result of `fut verify` or `fut lds`: {error}"))
     for file, found in _objects(path, files.ANSWERS, state):
         try:
-            _answer(state, found)
+            _answer(state, found, "batch" if run.config.data.per_step == 1 else "item")
         except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
             state.unreadable.append((_named(path, file), f"no answer that this version reads: {error!r}"))
     state.verified.sort(key=lambda v: -len(v.orders))
@@ -63,12 +63,13 @@ def read_state(run: Context) -> State:
     return state
 
 
-def _answer(state: State, found: dict[str, Any]) -> None:
+def _answer(state: State, found: dict[str, Any], row: str) -> None:
+    """row: what an item of the run is called."""
     question = found["question"]
     if question == "search":
         state.searched.append(Curriculum.from_dict(found))
     elif question == "memorization":
-        state.remembered.append(remembered(found, len(state.remembered)))
+        state.remembered.append(remembered(found, len(state.remembered), row))
     elif question == "domains":
         state.domains.append(domain_orders(found))
     elif question == "whatif":

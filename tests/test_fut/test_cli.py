@@ -332,3 +332,14 @@ def test_the_baselines_note_asks_for_no_calibration(own_run: Path, cli: Cli) -> 
     said = cli("estimate", own_run, "--order", "reverse", "--estimator", "reference", "--device", "cpu", "--json")
     assert "calibrate" not in said.json["note"]
     assert said.json["interval"] is None
+
+
+def test_both_doors_take_the_calibration_of_single_edits(own_run: Path, cli: Cli) -> None:
+    run = fut.open(own_run, device="cpu")
+    run.calibrate(4)
+    run.calibrate(4, edit="swap")
+    for order in ("swap:0,3", "random:5"):
+        (own,) = run.estimate([order], known=False)
+        said = cli("estimate", own_run, "--order", order, "--no-known", *CPU, "--json").json
+        assert ("one `swap` away" in own.note) == (order == "swap:0,3")
+        assert said == json.loads(json.dumps(own.as_dict())), order

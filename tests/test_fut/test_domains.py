@@ -20,7 +20,8 @@ from fut.estimation.results import Estimate
 from fut.orders.scores import Difficulty
 from fut.questions.domains.ask import labels_of
 from fut.questions.domains.blocks import arrangements, domain_order, placed_block
-from fut.questions.domains.result import Domains, Entry, compare, difference, domains
+from fut.questions.domains.estimates import Asking
+from fut.questions.domains.result import Domains, Entry, asked_orders, compare, difference, domains
 from fut.questions.outliers import outlier_note
 from storage import read_json
 
@@ -330,3 +331,19 @@ def test_the_command_tells_and_draws(asked: fut.Run, cli: Cli, tmp_path: Path) -
         assert refused.status in (1, 2)
         assert message in refused.err, refused.err
     assert cli("domains", asked.path).status == 2
+
+
+def test_estimates_train_nothing_and_what_trains_says_so(asked: fut.Run) -> None:
+    far, close = asked_orders(asked.reference, LABELS, arrangements(list(LABELS), 6, 0), [1], 3)
+    trained = lambda: len(list((asked.path / "retrained").glob("*/*.h5")))  # noqa: E731
+    asking = Asking(asked, "adjoint", "probe", 3)
+    plain = [a.value for a in asking.estimate(far)]
+    assert asking.estimate_close(close)
+    assert trained() == 0
+    asking.retrain_to_fit(far, 3)
+    assert trained() == 3
+    fitted = [a.value for a in asking.estimate(far)]
+    assert (trained(), fitted == plain) == (3, False)
+    asking.retrain_to_verify(far, close, 4)
+    assert trained() == 3 + 4 + 2
+    assert [a.value for a in asking.estimate(far)] == fitted, "verification changes no estimate"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import ESTIMATORS
 from fut.models.transformer import Transformer, next_token_loss
+from fut.training.problem import Problem
 
 BATCHES: dict[str, Any] = {"data": {"items": 12, "per_step": 4}}
 SEQUENCES: dict[str, Any] = {"data": {"items": 12, "per_step": 4, "batch": 1}}
@@ -216,3 +218,29 @@ def test_show_batch_names_the_weights(make_run: MakeRun, cli: Cli) -> None:
     said = cli("show-batch", run.path, 1, "--order", "without:5").out
     assert "item 5, weight 0, content hash" in said
     assert "item 4, content hash" in said
+
+
+@pytest.mark.parametrize("per_step", [1, 4])
+def test_what_replay_exact_costs_is_counted(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, per_step: int) -> None:
+    run = make_run(cached=False, data={"items": 12, "per_step": per_step})
+    plan, said = run.plan()["query: replay-exact"].gradients, run.info()["query_gradients"]["replay-exact"]
+    taken: list[int] = []
+    for name, cost in {
+        "gradient": lambda *_: 1,
+        "product": lambda *_: 2,
+        "mean_gradient": lambda *a: len(a[2]),
+    }.items():
+        monkeypatch.setattr(Problem, name, counted(getattr(Problem, name), cost, taken))
+    run.estimate(["reverse"], "replay-exact", known=False)
+    at_the_start = 2 * per_step  # the first step stands where the reference run did, so that nothing is to be corrected
+    assert plan == said == sum(taken) + at_the_start == 3 * 12
+
+
+def counted(function: Callable[..., Any], cost: Callable[..., int], taken: list[int]) -> Callable[..., Any]:
+    """The same function, which adds what a call costs to a list."""
+
+    def call(*arguments: Any) -> Any:
+        taken.append(cost(*arguments))
+        return function(*arguments)
+
+    return call

@@ -13,6 +13,8 @@ import pytest
 from small import MakeRun
 
 import fut
+from fut.report.charts.curves import whole
+from fut.report.charts.svg import Axis
 from fut.report.sections.domains import domain_orders
 from fut.report.sections.memorization import remembered
 from fut.report.sections.whatif import queries
@@ -136,6 +138,44 @@ def test_all_kinds_stand_on_the_page(own_run: Path, tmp_path: Path) -> None:
     assert "the truth is known" in said
     assert HOSTILE not in text
     assert "<img" not in text
+
+
+def test_axes_say_what_is_drawn(own_run: Path, tmp_path: Path) -> None:
+    """Titles of axes against what the module that computes a value says of it."""
+    found = remembered(memorization(), 0)
+    (forgot, kept, general) = (chart for _, chart in found.curves)
+    assert general.x_label == "cosine similarity of the data"
+    assert general.y_label.startswith("decrease [")
+    assert forgot.x_label == "steps before the last", "0 is the last step"
+    assert (kept.x_label, kept.y_label) == ("step", "retained [%]")
+    said = words(page_with(fut.open(own_run, device="cpu"), tmp_path, memorization()))
+    assert "of tf-idf vectors of the tokens' n-grams" in said
+    assert "gradients" not in said.partition("What is remembered of a batch?")[2].partition("Which domain")[0].replace(
+        "It says nothing of gradients", ""
+    )
+    assert "The same on the command line:" in said
+
+
+def test_items_of_steps_of_several_are_not_called_batches() -> None:
+    found = remembered(memorization(), 0, "item")
+    said = [
+        found.one,
+        found.several,
+        found.kept,
+        *(whose for whose, _ in found.helped),
+        *(name for name, _ in found.maps),
+    ]
+    said += [row[0] for row in found.checked] + [title for title, _ in found.curves] + [m.about for _, m in found.maps]
+    assert not [text for text in said if "batch" in text or "{" in text]
+    assert {m.row for _, m in found.maps} == {"item"}
+    assert found.kept.startswith("An item is remembered best when it stands at step 4")
+
+
+@pytest.mark.parametrize("steps", [2, 5, 16, 32, 100])
+def test_steps_have_ticks_at_whole_numbers(steps: int) -> None:
+    labels = [tick.label for tick in whole(Axis(0.0, steps - 1.0, 50.0, 330.0))]
+    assert 2 <= len(labels) <= 9
+    assert all(label.isdecimal() for label in labels)
 
 
 def test_heatmaps_hold_their_values(own_run: Path, tmp_path: Path) -> None:

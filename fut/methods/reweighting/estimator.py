@@ -58,7 +58,7 @@ class Reweighting(Estimator):
         return False
 
     def ready(self) -> None:
-        assert self.values.numel()
+        _ = self.values
 
     def width(self) -> int:
         return self.problem.config.steps if self.is_linear else 3 * self.terms_of.expected_coordinates

@@ -79,7 +79,7 @@ def search(
             f"search: expected a finite estimate within the budget, got none of {evaluator.evaluations}; allow more "
             "evaluations or seconds, or use another estimator"
         )
-    return _found(evaluator, sign, finalists)
+    return _found(evaluator, evaluator.best, sign, finalists)
 
 
 def _checked(table: ArrayLike | None, steps: int, items: int) -> Floats:
@@ -93,12 +93,11 @@ def _checked(table: ArrayLike | None, steps: int, items: int) -> Floats:
     return found
 
 
-def _found(evaluator: Evaluator, sign: float, finalists: int) -> Found:
-    assert evaluator.best is not None
+def _found(evaluator: Evaluator, row: Units, sign: float, finalists: int) -> Found:
     ranked = sorted(evaluator.seen.items(), key=lambda pair: pair[1])
     chosen = distinct([order for order, value in ranked if math.isfinite(value)], finalists)
     history = [(count, sign * value) for count, value in evaluator.history]
-    best, values = evaluator.space.order(evaluator.best), evaluator.seen
+    best, values = evaluator.space.order(row), evaluator.seen
     chosen = [best, *(order for order in chosen if order != best)][: max(finalists, 1)]
     return Found(
         best,

@@ -15,7 +15,7 @@ from fut.methods.registry import default_estimator, require_movable
 from fut.orders.scores import MEASURES, difficulty
 from fut.questions.domains.blocks import arrangements
 from fut.questions.domains.estimates import Asking
-from fut.questions.domains.result import Domains, compare, domains
+from fut.questions.domains.result import Domains, asked_orders, compare, domains
 from fut.questions.memorization.cells import LEAST
 from fut.questions.outliers import outlier_note
 from fut.readouts.readout import PROBE
@@ -86,7 +86,12 @@ def domains_run(
     labels, name = labels_of(run, given), estimator or default_estimator(run)
     _require(run, name, items, most, places, (calibrate, verify))
     chosen = [tuple(o) for o in orders] if orders else arrangements(list(labels), most, seed)
-    asked = Asking(run, name, readout, calibrate, verify, seed)
+    asked = Asking(run, name, readout, seed)
+    far, close = asked_orders(run.reference, labels, chosen, items, places)
+    if calibrate:
+        asked.retrain_to_fit(far, calibrate)
+    if verify:
+        asked.retrain_to_verify(far, close, verify)
     entries, placed = domains(
         asked.estimate, asked.estimate_close, asked.truth, run.reference, labels, chosen, items, places
     )
@@ -97,11 +102,15 @@ def domains_run(
     note += outlier_note(run, items, name)
     about = asked.readout
     found = Domains(name, about.name, about.unit, asked.reference, labels, entries, placed, checked, note, seed)
-    key = [labels, chosen, list(items), places, about.name, name, calibrate]
+    _keep(run, found, [labels, chosen, list(items), places, about.name, name, calibrate])
+    return found
+
+
+def _keep(run: Context, found: Domains, key: list[Any]) -> None:
+    """Write the answer into the run, in a file named by what was asked."""
     path = run.path / files.ANSWERS / f"domains-{fingerprint(key)[:12]}.json"
     path.parent.mkdir(exist_ok=True)
     write_json(path, found.as_dict())
-    return found
 
 
 def _require(run: Context, name: str, items: Sequence[int], most: int, places: int, counts: tuple[int, int]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from estimators.intervals import Calibration
 from estimators.intervals import calibrate as fit
 from estimators.orders.order import Order
 from fut.estimation.results import Estimate, known_truth
@@ -32,16 +34,18 @@ MOVES = "`fut calibrate RUN --edit move` fits it to orders like this one"
 class Asking:
     """One estimator of one read-out, and the truth about some of the orders that it is asked about.
 
-    calibrate: how many orders that move domains to fit it to; verify: how many others to retrain.
+    Estimates train nothing; what `retrain_to_fit` and `retrain_to_verify` train is in their names.
     """
 
-    def __init__(self, run: Context, name: str, readout: str, calibrate: int, verify: int, seed: int) -> None:
-        self._run, self._calibrate, self._verify, self._seed = run, calibrate, verify, seed
+    def __init__(self, run: Context, name: str, readout: str, seed: int) -> None:
+        self._run, self._seed = run, seed
         self._far = Answering(run, name, readout, known=False)
         self._close = self._far.for_edit("move") if run.config.data.per_step == 1 else self._far
         self._plain = Answering(run, name, readout, known=False, calibrated=False).beside(self._far)
         self.readout, self.reference = self._far.readout, self._far.reference
         self._fitted: set[Order] = set()
+        self._fit: Calibration | None = None
+        self._guesses: dict[tuple[Order, ...], list[Estimate]] = {}
 
     def fitted_on(self, order: Order) -> bool:
         """Whether the calibration saw the truth about this order."""
@@ -49,32 +53,44 @@ class Asking:
 
     def estimate(self, orders: Sequence[Order]) -> list[Estimate]:
         """Of orders that move domains."""
-        answers = self._refitted(orders) if self._calibrate else [self._random(a) for a in self._far(orders)]
-        self._retrain([order for order in orders if not self.fitted_on(order)], self._verify, VERIFIED)
-        return answers
+        if self._fit is None:
+            return [self._random(answer) for answer in self._far(orders)]
+        return [self._corrected(self._fit, o, a) for o, a in zip(orders, self._guessed(orders), strict=True)]
 
     def _random(self, answer: Estimate) -> Estimate:
         """With the word that the interval is that of random orders."""
         fitted = answer.interval is not None and answer.source == "estimate"
         return replace(answer, note=answer.note + RANDOM) if fitted else answer
 
-    def _refitted(self, orders: Sequence[Order]) -> list[Estimate]:
-        """Fitted to a few of the orders themselves, really retrained."""
-        plain, own = self._plain(orders), self._own
-        chosen = self._retrain(orders, self._calibrate, CALIBRATED)
+    def retrain_to_fit(self, orders: Sequence[Order], count: int) -> None:
+        """Really train `count` of the orders that move domains, and fit later estimates of such orders to them."""
+        guesses = {self._canonical(o): a.value for o, a in zip(orders, self._guessed(orders), strict=True)}
+        chosen = self._retrain(orders, count, CALIBRATED)
         self._fitted = set(chosen)
-        guesses = {self._canonical(order): answer.value for order, answer in zip(orders, plain, strict=True)}
         truths = [self._run.readouts.truth(self.readout, self._run.retrain(order)) for order in chosen]
-        found = fit(truths, [guesses[order] for order in chosen])
-        note = f"calibrated on {len(chosen)} retrained orders of domains; interval of level 0.9"
+        self._fit = fit(truths, [guesses[order] for order in chosen])
 
-        def corrected(order: Order, answer: Estimate) -> Estimate:
-            if self._canonical(order) == own:
-                return known_truth(order, answer.estimator, self.reference, self.reference, self.readout)
-            value, interval = found.correct(answer.value), found.interval(answer.value)
-            return replace(answer, value=value, delta=value - self.reference, interval=interval, note=note)
+    def retrain_to_verify(self, orders: Sequence[Order], close: Sequence[Order], count: int) -> None:
+        """Really train `count` of the orders that were not fitted to, and half as many of those that move one item."""
+        for asker in (self._far, self._close):
+            asker.ready()  # before anything is trained
+        self._retrain([order for order in orders if not self.fitted_on(order)], count, VERIFIED)
+        self._retrain(close, count // SHARE, VERIFIED)
 
-        return [corrected(order, answer) for order, answer in zip(orders, plain, strict=True)]
+    def _guessed(self, orders: Sequence[Order]) -> list[Estimate]:
+        """Estimates without any calibration, made once."""
+        key = tuple(orders)
+        if key not in self._guesses:
+            self._guesses[key] = self._plain(orders)
+        return self._guesses[key]
+
+    def _corrected(self, found: Calibration, order: Order, answer: Estimate) -> Estimate:
+        """An estimate by the fit to orders of domains; the reference order's own value as it is known."""
+        if self._canonical(order) == self._own:
+            return known_truth(order, answer.estimator, self.reference, self.reference, self.readout)
+        value, interval = found.correct(answer.value), found.interval(answer.value)
+        note = f"calibrated on {len(self._fitted)} retrained orders of domains; interval of level 0.9"
+        return replace(answer, value=value, delta=value - self.reference, interval=interval, note=note)
 
     def estimate_close(self, orders: Sequence[Order]) -> list[Estimate]:
         """Of orders that move one item: by a calibration on such orders where there is one, which is said where there is not."""
@@ -84,7 +100,6 @@ class Asking:
                 replace(a, note=f"{a.note}; {MOVES}") if a.source == "estimate" and a.interval is not None else a
                 for a in answers
             ]
-        self._retrain(orders, self._verify // SHARE, VERIFIED)
         return answers
 
     def truth(self, order: Order) -> float | None:
@@ -97,7 +112,7 @@ class Asking:
     def _canonical(self, order: Order) -> Order:
         return self._run.problem.canonical(order)
 
-    @property
+    @cached_property
     def _own(self) -> Order:
         return self._canonical(self._run.reference)
 

@@ -32,7 +32,7 @@ from fut.data.labels import Labels
 from fut.display.notebook import COLOURS, GREY, Displayable, labelled
 from fut.display.numbers import jsonable
 from fut.estimation.accuracy import accuracy
-from fut.questions.domains.blocks import domain_moved, domain_order, item_moved
+from fut.questions.domains.blocks import Moved, domain_moved, domain_order, item_moved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,19 +195,32 @@ def domains(
 
     estimate: asked once about all orders that move domains; estimate_close: once about all that move one item.
     """
-    blocks = [domain_moved(reference, label, of, places) for label, of in labels.items()]
-    single = [item_moved(reference, item) for item in items]
-    orders = [domain_order(reference, labels, arranged) for arranged in chosen]
-    orders += [order for _, _, _, of in blocks for order in of]
-    close = [order for _, _, _, of in single for order in of]
+    placements = _placements(reference, labels, items, places)
+    orders, close = asked_orders(reference, labels, chosen, items, places)
     answers = [*estimate(orders), *(estimate_close(close) if close else ())]
     said = iter(list(zip([*orders, *close], answers, strict=True)))
     entries = [_said(">".join(arranged), list(arranged), *next(said), truth) for arranged in chosen]
     placed = []
-    for name, kind, at, _ in [*blocks, *single]:
+    for name, kind, at, _ in placements:
         found = [_said(f"{name} at {place}", [name], *next(said), truth) for place in at]
         placed.append(Placement(name, kind, at, found, difference(found[-1], found[0])))
     return entries, placed
+
+
+def asked_orders(
+    reference: Order, labels: Labels, chosen: Sequence[Sequence[str]], items: Sequence[int], places: int
+) -> tuple[list[Order], list[Order]]:
+    """The orders that `domains` asks about: those that move domains, and those that move one item."""
+    placements = _placements(reference, labels, items, places)
+    orders = [domain_order(reference, labels, arranged) for arranged in chosen]
+    orders += [order for _, kind, _, of in placements if kind == "domain" for order in of]
+    return orders, [order for _, kind, _, of in placements if kind == "item" for order in of]
+
+
+def _placements(reference: Order, labels: Labels, items: Sequence[int], places: int) -> list[Moved]:
+    """Every domain at its places, then every item at every step."""
+    domains = [domain_moved(reference, label, of, places) for label, of in labels.items()]
+    return domains + [item_moved(reference, item) for item in items]
 
 
 def _said(name: str, labels: list[str], order: Order, answer: Answer, truth: Truth) -> Entry:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from estimators.errors import OrderError
 from estimators.orders.families import FAMILIES
 from estimators.orders.order import Order
 from fut.artifacts import directory as files
@@ -93,7 +94,8 @@ class WhatIfs:
         family = key.partition(":")[0]
         named = key if family == "sort" or family in FAMILIES else f"sort:{key}"
         found = sorted_order(self.run, named, order)
-        assert found is not None
+        if found is None:
+            raise OrderError(f"edit: expected a key to sort by, got `{key}`; write sort:loss")
         return found
 
     def estimator_for(self, order: Order) -> str:
@@ -163,7 +165,8 @@ class WhatIfs:
     def _compared(self, orders: Sequence[Order], readout: str, estimator: str, edit: str | None) -> list[Change]:
         asker = self.asker(readout, estimator, edit)
         truth = self._truth(asker) if self.verify else None
-        return compare(orders, asker, asker.reference, lambda o, found: self._remark(o, found, asker, edit), truth)
+        answer = asker if edit else lambda orders: asker.edited(orders, [None] * len(orders))
+        return compare(orders, answer, asker.reference, lambda o, found: self._remark(o, found, asker, edit), truth)
 
     def _truth(self, asker: Answering) -> Callable[[Order], float]:
         def truth(order: Order) -> float:

@@ -54,8 +54,8 @@ def scatter(found: Verification, name: str) -> Chart:
         frame,
         x=x.ticks(4),
         y=y.ticks(5),
-        x_label=f"retrained [{scale.label}]",
-        y_label=f"estimated [{scale.label}]",
+        x_label=f"Δ retrained [{scale.label}]",
+        y_label=f"Δ estimated [{scale.label}]",
         shapes=tuple(shapes),
     )
 

@@ -70,8 +70,8 @@ class Table:
 
 
 def _fit(calibrated: Calibrated) -> dict[str, Any]:
-    """What the page needs for `Calibration.correct` and `interval`. least: the share of the variance that every interval has
-    beside the residual's own."""
+    """What the page needs for `Calibration.nearer`, `correct` and `interval`. least: the share of the variance that every
+    interval has beside the residual's own."""
     found = calibrated.fit
     return {
         "offset": found.offset,
@@ -98,7 +98,8 @@ class Arrangement:
 @dataclass(frozen=True)
 class Board:
     """tables: those of the read-outs that the page has room for, the first of which the board shows in large; left_out: the
-    others. classes: cards of equal class hold the same content. items: of every card, as the reference run consumes them.
+    others. classes: cards of equal class hold the same content. items: of every card, as the reference run consumes them;
+    content: the same with one number for all items of equal content, ascending, from which an order's distance is taken.
     truths: the first read-out after orders of cards that were really trained, by the classes of their cards."""
 
     tables: list[Table]
@@ -107,6 +108,7 @@ class Board:
     random: list[Arrangement]
     classes: list[int]
     items: list[tuple[int, ...]]
+    content: list[tuple[int, ...]]
     truths: dict[tuple[int, ...], float]
 
     @property
@@ -158,6 +160,7 @@ def make_board(run: Context, found: Sequence[Arrangement] = ()) -> Board | Missi
         _random(run.steps),
         classes,
         list(run.reference.steps),
+        list(run.problem.canonical(run.reference).steps),
         dict(_truths(run, places)) if names[0] == PROBE else {},
     )
 

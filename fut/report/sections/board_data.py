@@ -24,6 +24,7 @@ def embedded(run: Context, board: Board, held: Sequence[Held]) -> dict[str, Any]
         "run": shlex.quote(str(run.path)),
         "tables": [table.embedded() for table in board.tables],
         "classes": board.classes,
+        "content": board.content,
         "cards": [_card(run, card, board.items[card], held) for card in range(board.steps)],
         "texts": {str(i): held[i].sequences for step in board.items for i in step if held[i].sequences},
         "single": all(len(step) == 1 for step in board.items),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from estimators.orders.distance import Distance
+from estimators.orders.order import Order
 from fut.display.format import number
 from fut.questions.accuracy.result import Verification
 from fut.report.charts.heatmap import Heatmap, heatmap
@@ -47,9 +49,14 @@ def board_context(
 
 def _extremes(board: Board) -> list[float]:
     """Predictions of all arrangements, the lowest and the highest that there are among them."""
-    main = board.tables[0]
+    main, content = board.tables[0], board.content
     values = [main.reference + float(main.worth[range(board.steps), a.cards].sum()) for a in board.arrangements]
-    return values if main.calibrated is None else [main.calibrated.fit.correct(v) for v in values]
+    if main.calibrated is None:
+        return values
+    distance = Distance(Order.of(content))
+    shares = [distance.share(Order.of(content[card] for card in a.cards)) for a in board.arrangements]
+    near = [main.calibrated.nearer(main.reference, share).fit for share in shares]
+    return [fit.correct(value) for fit, value in zip(near, values, strict=True)]
 
 
 def measured_skill(verified: Sequence[Verification], estimator: str) -> tuple[float, int] | None:

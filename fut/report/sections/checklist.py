@@ -98,7 +98,10 @@ def _nearby(run: Context, readout: str) -> Asked:
     asked = next((edit for edit in EDITS if edit not in found), "")
     options = f"--estimator positions --edit {asked}"
     return Asked(
-        "Intervals after a single move", bool(found), state, command(run.path, "calibrate", options) if asked else ""
+        "Intervals after a single swap or move",
+        bool(found),
+        state,
+        command(run.path, "calibrate", options) if asked else "",
     )
 
 

@@ -171,6 +171,6 @@ def _progress(found: Curriculum) -> Chart | None:
         x=x.ticks(5),
         y=y.ticks(4),
         x_label="orders estimated",
-        y_label=f"estimate [{scale.label}]",
+        y_label=f"Δ best estimate [{scale.label}]",
         shapes=(line(corners, "trace"), *dots),
     )

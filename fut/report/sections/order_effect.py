@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from estimators.orders.order import Order, random_orders
-from fut.estimation.calibration import read_calibration
+from fut.estimation.service import Answering
 from fut.methods.adjoint import identity
-from fut.methods.batching import raw_estimates
-from fut.methods.registry import open_estimator
 from fut.readouts.readout import PROBE
 from fut.report.state import State, calibrations
 from fut.studies.order_noise import OrderEffect, order_effect
@@ -99,11 +97,11 @@ def _permutations(run: Context) -> Iterator[tuple[str, float]]:
 def _estimates(run: Context, readout: str, count: int, estimator: str) -> tuple[list[float], bool]:
     if not count or not identity.has_expansion(run.path):
         return [], False
-    orders, fit = random_orders(run.reference, count, SEED), read_calibration(run, estimator, readout)
+    asker = Answering(run, estimator, readout, known=False)
     with run.progress(f"estimating {count} random orders", 1) as tick:
-        values, _ = raw_estimates(open_estimator(run, estimator, readout=readout), orders)
+        found = asker.edited(random_orders(run.reference, count, SEED), [None] * count)
         tick()
-    return [fit.fit.correct(v) for v in values] if fit else values, fit is not None
+    return [answer.value for answer in found], asker.calibration is not None
 
 
 def _spread(values: Sequence[float], reference: float) -> OrderEffect | None:

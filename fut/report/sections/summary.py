@@ -119,7 +119,11 @@ def _trusted(run: Context, verified: Sequence[Verification]) -> Tile:
 
 def _remembered(found: Remembered) -> Tile:
     others = ", ".join(f"{by.removesuffix(found.unit).rstrip()} on {whose}" for whose, by in found.helped[1:3])
-    words = f"is what having a batch takes off the loss on it at the end, on average; {others}."
+    words = f"is what having {found.one} takes off the loss on it at the end, on average; {others}."
     return Tile(
-        "What is remembered of a batch?", words, _bare(found.own, found.unit, ".5f"), found.unit, link="memorization"
+        f"What is remembered of {found.one}?",
+        words,
+        _bare(found.own, found.unit, ".5f"),
+        found.unit,
+        link="memorization",
     )
