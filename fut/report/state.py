@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fut.artifacts import directory as files
 from fut.errors import EXPECTED
 from fut.estimation.calibration import DIRECTORY, Calibrated, read_calibration
+from fut.estimation.service import EstimationService
 from fut.questions.accuracy.ask import without_stale
 from fut.questions.accuracy.result import Verification
 from fut.questions.curriculum.result import Curriculum
@@ -44,13 +45,13 @@ class State:
 def read_state(run: Context) -> State:
     """Everything that questions have left in a run directory; a file that cannot be read is named, not fatal. What was verified
     of estimators whose terms or calibration have been made anew since is left out."""
-    state, path = State(), run.path
+    state, path, service = State(), run.path, EstimationService(run)
     for file, found in _objects(path, files.VERIFICATION, state):
         try:
             if file.stem.startswith("lds-"):
                 state.left_out.append(Datamodel.from_dict(found))
             else:
-                state.verified.append(Verification.from_dict(without_stale(run, found)))
+                state.verified.append(Verification.from_dict(without_stale(found, service.basis)))
         except (TypeError, KeyError) as error:
             state.unreadable.append((_named(path, file), f"no result of `fut verify` or `fut lds`: {error}"))
     for file, found in _objects(path, files.ANSWERS, state):
