@@ -85,7 +85,7 @@ def test_a_sample_of_coordinates_knows_its_variance(make_run: MakeRun) -> None:
     for k, name in enumerate(("probe", "item:1")):
         single = run.methods.open("adjoint", readout=name)
         position = single.positions([order])
-        assert values[0, k].item() == pytest.approx(single.losses(position, 5)[0] - single.reference.loss)
+        assert values[0, k].item() == pytest.approx(single.losses(position, 5)[0] - single.reference_value)
         assert variances[0, k].item() == pytest.approx(single.variances(position)[0])
     assert not variances[1].any()
     found = run.memorize(items=[1], groups=2)

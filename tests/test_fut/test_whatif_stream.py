@@ -127,7 +127,7 @@ def test_tables_are_held_once(make_run: MakeRun) -> None:
     assert isinstance(item, Adjoint)
     assert probe._tables["gradient"] is item._tables["gradient"]
     assert probe._tables["weight"] is not item._tables["weight"]
-    assert asked.asker("probe", "adjoint", "swap").estimator is probe
+    assert cast("Any", asked.estimates("probe", "adjoint", "swap")).estimator is probe
 
 
 def test_memory_does_not_grow_with_the_number_of_queries(small_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:

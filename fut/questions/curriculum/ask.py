@@ -152,13 +152,12 @@ def _searched(context: QuestionContext, request: SearchRequest, start: Order, se
                 start,
                 table,
                 method=request.method,
-                budget=budget,
+                budget=replace(budget, tick=tell),
                 seed=request.seed,
                 constraints=request.constraints,
                 from_start=request.start is not None,
                 maximize=request.maximize,
                 finalists=request.finalists if request.verify else 1,
-                tick=tell,
             )
         except ValueError as error:
             raise error if isinstance(error, (FutError, EstimatorError)) else UsageError(str(error)) from error
