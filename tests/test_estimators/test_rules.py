@@ -149,7 +149,7 @@ def test_a_stack_of_runs_equals_each_run_alone_bitwise(name: str, decay: str, si
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_subset_of_coordinates_equals_the_full_run_bitwise(name: str, n: int | None) -> None:
     rule = variant(name, weight_decay=0.1, clip=0.5)
-    assert rule.elementwise
+    assert rule.coupling == "coordinate"
     state = lived_in(rule, n, torch.float32, 501)
     gradient = normal(*state.theta.shape, seed=6, dtype=torch.float32)
     chosen = torch.randperm(501, generator=generator(7))[:45]
