@@ -23,7 +23,7 @@ from record import write_record
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-WIDTH = 118
+WIDTH, LINES = 118, 8
 
 
 def commands(text: str) -> list[str]:
@@ -33,9 +33,10 @@ def commands(text: str) -> list[str]:
 
 
 def shown(output: str) -> list[str]:
-    """Output as the README shows it: without empty lines, and long lines cut."""
-    lines = [line.rstrip() for line in output.splitlines() if line.strip()]
-    return [line if len(line) <= WIDTH else f"{line[: WIDTH - 2]} …" for line in lines]
+    """Output as the README shows it: the first lines, without empty and indented ones, and long lines cut."""
+    lines = [line.rstrip() for line in output.splitlines() if line.strip() and not line.startswith(" ")]
+    cut = [line if len(line) <= WIDTH else f"{line[: WIDTH - 2]} …" for line in lines]
+    return cut if len(cut) <= LINES else [*cut[:LINES], "…"]
 
 
 def rewritten(text: str, outputs: dict[str, list[str]]) -> str:

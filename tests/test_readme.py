@@ -72,13 +72,18 @@ def test_figures_of_the_demo_are_those_of_its_record() -> None:
     expected = f" {adjoint['precompute_gradients']}, about", f" {1000 * adjoint['seconds_per_order']:.0f} ms "
     expected += (f" {adjoint['spearman']:.3f} ", f" {adjoint['skill']:.2f} ")
     assert all(text in rows["adjoint"] for text in expected), (expected, rows["adjoint"])
-    expected = f" {exact['seconds_per_order']:.1f} s, {exact['query_gradients']} gradients ", f" {exact['spearman']:.3f} "
+    expected = (
+        f" {exact['seconds_per_order']:.1f} s, {exact['query_gradients']} gradients ",
+        f" {exact['spearman']:.3f} ",
+    )
     assert all(text in rows["replay-exact"] for text in expected), (expected, rows["replay-exact"])
     assert f" {record['results'][0]['retrain_seconds']:.2f} s, 32 gradients " in rows["retrain"]
 
 
 def test_it_is_short() -> None:
-    assert len(README.read_text(encoding="utf-8").splitlines()) <= 140
+    """A reader has ten minutes. Output aside, which has a bound of its own in `benchmarks/readme.py`."""
+    output = sum(len(b.text.splitlines()) - len(shell_lines(b)) for b in BLOCKS if b.language == "console")
+    assert len(README.read_text(encoding="utf-8").splitlines()) - output <= 130
 
 
 def test_every_linked_file_exists() -> None:
