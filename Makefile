@@ -1,4 +1,4 @@
-# Two commands: `make demo` runs the main job, `make test` the tests. Both set up what they need; a second run is fast.
+# `make demo` runs the main job, `make test` the tests, `make docs` builds the site. Each sets up what it needs; a second run is fast.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ test: lint
 # The documentation site in build/site; a broken link or a docstring that cannot be read is an error.
 docs: $(VENV)/.test
 	$(BIN)/python scripts/generate_cli_docs.py
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
