@@ -87,7 +87,7 @@ def _wrapped(text: str, width: int = 100) -> list[str]:
 
 
 def main() -> None:
-    from fut.cli import app
+    from fut.cli.app import app
 
     PAGE.write_text(page(app), encoding="utf-8")
 

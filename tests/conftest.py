@@ -16,7 +16,7 @@ import torch
 from small import ASKED, Cli, MakeRun, Said, small_config
 
 import fut
-from fut.cli import app as command_line
+from fut.cli.app import app as command_line
 
 Hook = Generator[None, Any, Any]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from fut.cli import app
+from fut.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = {"python", "sh", "console", "text", "toml", "json", "mermaid"}

@@ -13,7 +13,7 @@ from documents import LANGUAGES, ROOT, WIDTH, blocks, environment, long_lines, p
 from small import small_config
 
 import fut
-from fut.cli import app
+from fut.cli.app import app
 
 DOCUMENTS = [page for page in pages() if page.name != "README.md"]
 RUNNING = [page for page in DOCUMENTS if any(block.language in ("python", "sh", "console") for block in blocks(page))]
