@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import checked_shapes  # noqa: F401  # before anything imports estimators
 import pytest
 import torch
 from runs import Patches, can_be_kept, shared
 from small import ASKED, Cli, MakeRun, Said, small_config
 
 import fut
-from fut.cli.app import app as command_line
+from fut.cli import app as command_line
 
 Hook = Generator[None, Any, Any]
 
