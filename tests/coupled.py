@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from estimators.parameters import Coupling, ParameterLayout
-from estimators.rules.base import Rule, global_norm
+from estimators.rules.base import Rule
+from estimators.rules.clipping import global_norm
 from estimators.state import State
 
 RATES = (0.1, 0.05, 0.2)

@@ -17,10 +17,9 @@ from torch import Tensor
 from ..errors import LayoutError, RuleError
 from ..parameters import Coordinates, Coupling, ParameterLayout
 from ..state import State
+from .clipping import clip_gradient, clip_tangent
 
 Decay = Literal["decoupled", "coupled"]
-
-_NORM_FLOOR = 1e-6  # added to the norm by torch.nn.utils.clip_grad_norm_
 
 
 def check_number(field: str, value: object, accepted: bool, expected: str) -> None:
@@ -125,7 +124,7 @@ class Rule(ABC):
         return layout.size + sum(self.buffers(layout).values())
 
     def state_vectors(self, layout: ParameterLayout) -> int:
-        """The same in vectors [D], rounded up."""
+        """`state_size` in vectors [D], rounded up."""
         return -(-self.state_size(layout) // max(layout.size, 1))
 
     def _require_fit(self, theta: Tensor) -> None:
@@ -156,39 +155,13 @@ class Rule(ABC):
         norm: [...], global norm of the gradient where `gradient` holds only some coordinates of it; computed if None.
         """
         self._require_fit(state.theta)
-        gradient = self.clipped(gradient, norm)
+        gradient = clip_gradient(self.clip, gradient, norm)
         if self.weight_decay and self.decay == "coupled":
             gradient = gradient + self.weight_decay * state.theta
         delta, memory, clock = self.update(state, gradient, rate)
         if self.weight_decay and self.decay == "decoupled":
             delta = delta - (rate * self.weight_decay) * state.theta
         return State(state.theta + delta, memory, clock), delta
-
-    def clipped(self, gradient: Tensor, norm: Tensor | None = None) -> Tensor:
-        """The gradient scaled by min(1, clip / (norm + 1e-6)), row by row."""
-        if self.clip is None:
-            return gradient
-        norm = global_norm(gradient) if norm is None else norm
-        return gradient * (self.clip / (norm + _NORM_FLOOR)).clamp(max=1.0).unsqueeze(-1)
-
-    def clipped_tangent(
-        self, gradient: Tensor, dgradient: Tensor, norm: Tensor | None = None, dnorm: Tensor | None = None
-    ) -> Tensor:
-        """Directional derivative of `clipped` at `gradient` [..., D] along `dgradient` [..., D].
-
-        norm, dnorm: [...], the global norm and its derivative; where None, computed from the coordinates given, which
-        for `dnorm` = <g, dg>/norm is right only if these are all of them. Finite at a zero gradient. The clip's
-        Jacobian is symmetric: this is its vector-Jacobian product too.
-        """
-        if self.clip is None:
-            return dgradient
-        norm = global_norm(gradient) if norm is None else norm
-        if dnorm is None:
-            dnorm = (gradient * dgradient).sum(-1) / torch.where(norm > 0, norm, torch.ones_like(norm))
-        factor = self.clip / (norm + _NORM_FLOOR)
-        shrink = factor * dnorm / (norm + _NORM_FLOOR)
-        scaled = factor.unsqueeze(-1) * dgradient - shrink.unsqueeze(-1) * gradient
-        return torch.where((factor < 1).unsqueeze(-1), scaled, dgradient)
 
     def tangent(
         self,
@@ -202,12 +175,12 @@ class Rule(ABC):
     ) -> State:
         """Directional derivative of `step`'s state along (dstate, dgradient); the clock does not vary.
 
-        norm, dnorm: [...], as in `clipped_tangent`. Clipping and decay are differentiated here, the rule proper in
+        norm, dnorm: [...], as in `clip_tangent`. Clipping and decay are differentiated here, the rule proper in
         `update_tangent`.
         """
         self._require_fit(state.theta)
-        dgradient = self.clipped_tangent(gradient, dgradient, norm, dnorm)
-        gradient = self.clipped(gradient, norm)
+        dgradient = clip_tangent(self.clip, gradient, dgradient, norm, dnorm)
+        gradient = clip_gradient(self.clip, gradient, norm)
         if self.weight_decay and self.decay == "coupled":
             gradient = gradient + self.weight_decay * state.theta
             dgradient = dgradient + self.weight_decay * dstate.theta
@@ -251,7 +224,7 @@ class Rule(ABC):
                 "backward sweep; use the `replay` estimator, which never differentiates the rule"
             )
         self._require_fit(state.theta)
-        clipped = self.clipped(gradient, norm)
+        clipped = clip_gradient(self.clip, gradient, norm)
         decay = self.weight_decay
         if decay and self.decay == "coupled":
             clipped = clipped + decay * state.theta
@@ -261,7 +234,7 @@ class Rule(ABC):
             theta = theta + (decay * dgradient if self.decay == "coupled" else -(rate * decay) * theta)
         if self.reads_theta:
             theta = theta + self.theta_pullback(state, clipped, rate, costate)
-        return State(theta, memory, state.clock), self.clipped_tangent(gradient, dgradient, norm)
+        return State(theta, memory, state.clock), clip_tangent(self.clip, gradient, dgradient, norm)
 
     def update_pullback(
         self, state: State, gradient: Tensor, rate: float, costate: State
@@ -332,12 +305,3 @@ class Rule(ABC):
         rho = self.momentum_rate(state, rate)
         carried = self.momentum() * carried + swapped / rho
         return carried, rho * carried
-
-
-def global_norm(gradient: Tensor) -> Tensor:
-    """Euclidean norm along the last axis, row by row: [..., D] -> [...].
-
-    Each row is reduced by itself and contiguous, so that a row's norm has the same bits alone and in a stack.
-    """
-    rows = gradient.reshape(-1, gradient.shape[-1])
-    return torch.stack([torch.linalg.vector_norm(row.contiguous()) for row in rows]).reshape(gradient.shape[:-1])

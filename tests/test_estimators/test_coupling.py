@@ -25,7 +25,8 @@ from estimators.errors import RuleError
 from estimators.parameters import Coupling, ParameterLayout
 from estimators.position_table import StepStates, chunked_values, item_values
 from estimators.rules import RULES, make_rule
-from estimators.rules.base import Rule, global_norm
+from estimators.rules.base import Rule
+from estimators.rules.clipping import global_norm
 from estimators.state import State
 
 KINDS: dict[str, dict[str, Any]] = {"plain": {}, "decayed": {"weight_decay": 0.1, "clip": 2.0}}
