@@ -30,7 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout whose `fut` is frozen when this runs as a script: what stands on sys.path for `import fut`."""
-ENTRY = "from fut.cli import main; main()"
+ENTRY = "from fut.cli.app import main; main()"
 """What `fut` on the command line runs. The one place to change where the module moves."""
 CPU = ("--device", "cpu")
 DIGITS = 20
