@@ -37,7 +37,7 @@ import fut
 from estimators.adjoint import Anchored, Sweep, spread_anchors
 from estimators.orders.order import Order, random_orders
 from estimators.position_table import StepStates, chunked_values
-from estimators.rules.base import global_norm
+from estimators.rules.clipping import global_norm
 from estimators.state import State
 from fut.methods.batching import raw_estimates
 from fut.methods.settings import load_config

@@ -23,6 +23,7 @@ from fut.methods.adjoint.costs import anchor_bytes, anchor_gradients, low_rank_b
 from fut.methods.adjoint.estimator import CACHED
 from fut.methods.batching import batch_size
 from fut.methods.costs import NEEDS, exact_gradients
+from fut.methods.coupling import UNCUT, require_uncut
 from fut.methods.expansion.costs import centre_bytes
 from fut.methods.footprint import Footprint, footprint_of, numbers, timed
 from fut.methods.lowrank.costs import base_query, base_stages
@@ -147,6 +148,12 @@ class Costs:
         of, theta = self.problem.objective, self.footprint.theta
         return timed(lambda: derivatives.gradient(of, theta, self.footprint.largest).sum().item())
 
+    @cached_property
+    def about(self) -> Sensitivities:
+        """The expansion about the reference run, as configured."""
+        rule, theta, wanted = self.problem.rule, self.footprint.theta, self.config.reweighting
+        return Sensitivities(Path(), self.problem, wanted, lambda step: rule.init(theta))
+
     @property
     def item(self) -> float:
         """Seconds of one item's gradient, in proportion to that of the largest."""
@@ -175,13 +182,15 @@ class Costs:
 
     def replayed(self, orders: int) -> float:
         """Seconds of one step of the adjoint's replay, per order and coordinate, in a batch of `orders`."""
-        width, items = min(max(512, CACHED // orders), self.expansion.expected_coordinates), self.items
-        table = self.footprint.theta[:width].expand(items, -1).clone()
+        width, problem = min(max(512, CACHED // orders), self.expansion.expected_coordinates), self.problem
+        block = problem.rule.blocks(problem.objective.size, width)[0]
+        rule, width = problem.rule.restrict(block), block.stop
+        table = self.footprint.theta[block].expand(self.items, -1).clone()
         gradients = AnchoredGradients(Anchored([0], lambda a: table))
-        inner = RuleTransition(self.problem.rule, self.problem.rate, gradients)
+        inner = RuleTransition(rule, problem.rate, gradients)
         dual = DualTransition(inner, lambda t: table[0], lambda t: table[:1])
-        start = dual.start(self.problem.rule.init(table[0]).rows(orders), 1)
-        picks = OrderBatch.pack(random_orders(self.problem.reference, orders, 0), self.problem.device).at(0)
+        start = dual.start(rule.init(table[0]).rows(orders), 1)
+        picks = OrderBatch.pack(random_orders(problem.reference, orders, 0), problem.device).at(0)
         call: Callable[[], State] = lambda: dual(0, picks, start)  # noqa: E731
         return timed(lambda: _settle(call().theta)) / (orders * width)
 
@@ -194,6 +203,11 @@ class Costs:
     def based(self) -> bool:
         """Whether there can be what `curved` reads."""
         return self.problem.rule.smooth and self._possible("curved", self.base.require_possible)
+
+    @cached_property
+    def reweighted(self) -> bool:
+        """Whether there can be what `reweighting` reads."""
+        return self.problem.rule.smooth and self._possible("reweighting", self.about.require_possible)
 
     def _possible(self, names: str, require: Callable[[], None]) -> bool:
         try:
@@ -212,7 +226,7 @@ class Costs:
             makers.append(self.expanding)
         if self.based:
             makers.append(lambda: list(base_stages(self, self.base, StageCost)))
-        if self.problem.rule.smooth:
+        if self.reweighted:
             makers.append(lambda: [self.reweighting()])
         makers += [lambda: list(self.pairwise())]
         makers += [lambda: [self.calibration()], lambda: list(self.queries()), lambda: [self.retraining()]]
@@ -261,12 +275,7 @@ class Costs:
 
     def reweighting(self) -> StageCost:
         """The expansion about the reference run, which is made on request alone, as configured."""
-        wanted = Sensitivities(
-            Path(),
-            self.problem,
-            self.config.reweighting,
-            lambda step: self.problem.rule.init(self.footprint.theta),
-        )
+        wanted = self.about
         pulls = self.steps * (1 + 2 * len(wanted.names)) * self.step
         seconds, peak = wanted.gradients() * self.item + pulls, self.footprint.reweighting(wanted)
         nbytes, scratch = wanted.nbytes(), wanted.scratch_bytes()
@@ -284,7 +293,11 @@ class Costs:
         except UsageError as error:
             self.notes.append(f"fut, fut++ and replay are left out: {error}")
             return []
-        return ["replay", "fut", "fut++"]
+        pairs = ["fut", "fut++"]
+        sample = self.layout.sample.size
+        if self._possible("replay", lambda: require_uncut(self.problem, "replay", sample, UNCUT)):
+            pairs = ["replay", *pairs]
+        return pairs
 
     def pairwise(self) -> Iterator[StageCost]:
         for name in self.paired:

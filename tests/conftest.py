@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import checked_shapes  # noqa: F401  # before anything imports estimators
 import pytest
 import torch
+from runs import Patches, can_be_kept, shared
 from small import ASKED, Cli, MakeRun, Said, small_config
 
 import fut
@@ -64,16 +66,18 @@ def _browser() -> Iterator[browser.Browser]:
 
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
-    """Train (and cache) a small run; the same sections give the same, shared run, so tests must not damage it."""
-    made: dict[str, fut.Run] = {}
+    """A small run, trained (and cached); the same sections give this process the same run, so tests must not damage it.
+
+    A test that has patched something gets one that is its own.
+    """
+    known: dict[str, fut.Run] = {}
 
     def make(cached: bool = True, **sections: dict[str, Any]) -> fut.Run:
-        key = repr((cached, sorted(sections.items())))
-        if key not in made:
-            made[key] = fut.train(tmp_path_factory.mktemp("run") / "run", small_config(**sections), device="cpu")
-            if cached:
-                made[key].cache()
-        return made[key]
+        key, config = repr((cached, sorted(sections.items()))), small_config(**sections)
+        if key in known and can_be_kept(config):
+            return known[key]
+        run = shared(tmp_path_factory.mktemp("run") / "run", config, cached)
+        return known.setdefault(key, run) if can_be_kept(config) else run
 
     return make
 
@@ -82,6 +86,13 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
 def small_run(make_run: MakeRun) -> fut.Run:
     """A cached small run. Shared: read only."""
     return make_run()
+
+
+@pytest.fixture
+def monkeypatch() -> Iterator[pytest.MonkeyPatch]:
+    """pytest's own, which tells while anything is patched."""
+    with Patches.context() as patches:
+        yield patches
 
 
 @pytest.fixture

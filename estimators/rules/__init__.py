@@ -22,7 +22,7 @@ def make_rule(name: str, **options: object) -> Rule:
     """
     if name not in RULES:
         raise RuleError(f"expected a rule among {', '.join(RULES)}; got {name!r}; choose one of these names")
-    known = [field.name for field in fields(RULES[name])]
+    known = [field.name for field in fields(RULES[name]) if field.name != "layout"]  # which is bound, not configured
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise RuleError(

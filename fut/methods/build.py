@@ -13,6 +13,7 @@ from fut.methods.adjoint import identity
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.coupling import UNCUT, require_uncut
 from fut.methods.footprint import footprint_of
 from fut.methods.leftovers import remove_leftovers
 from fut.methods.limits import LESS, require_base, require_expansion, require_pairwise
@@ -66,12 +67,14 @@ def _cache(
     run: Context, names: Names, config: CacheConfig | None, readouts: Names, adjoint_config: AdjointConfig | None
 ) -> None:
     pairwise, adjoint, curved = _split(run, names)
+    reweighted = _reweighting(run, readouts) if REWEIGHTING in (names or ()) else None
+    _require_possible(run, pairwise, curved, reweighted)
     if adjoint:
         expand(run, expansion_config(run, readouts, adjoint_config))
     if curved:
         curve(run)
-    if REWEIGHTING in (names or ()):
-        sensitise(run, _reweighting(run, readouts))
+    if reweighted is not None:
+        sensitise(run, reweighted)
     if pairwise:
         terms = open_terms(run, config)
         wanted = known_terms(term_layout(run), pairwise)
@@ -80,6 +83,18 @@ def _cache(
             chosen = footprint_of(run.problem, open_expansion(run).config, config or pairwise_config(run))
             require_pairwise(chosen, wanted)
         fill(run.problem, term_layout(run), terms, run.state, wanted, run.progress)
+
+
+def _require_possible(
+    run: Context, pairwise: Sequence[str], curved: bool, reweighted: ReweightingConfig | None
+) -> None:
+    """UsageError or OrderError for what is computed after the expansion about the centre, before that is."""
+    if curved:
+        open_base(run).require_possible()
+    if reweighted is not None:
+        open_sensitivities(run, reweighted).require_possible()
+    if "gradient" in pairwise:
+        require_uncut(run.problem, "replay", term_layout(run).sample.size, UNCUT)
 
 
 def expansion_config(run: Context, readouts: Names, chosen: AdjointConfig | None) -> AdjointConfig:

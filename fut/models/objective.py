@@ -7,6 +7,7 @@ import hashlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from estimators.parameters import ParameterLayout
 from fut.errors import DataError, FutError, ModelError
 from fut.models.transformer import Transformer, next_token_loss
 
@@ -125,6 +127,11 @@ class Objective:
     def size(self) -> int:
         """D, the number of parameters."""
         return sum(self.sizes)
+
+    @cached_property
+    def layout(self) -> ParameterLayout:
+        """The module's trained tensors, by its own names, in the order of theta."""
+        return ParameterLayout(tuple(n.removeprefix("module.") for n in self.names), tuple(self.shapes))
 
     def start(self) -> Tensor:
         """The module's own parameters as one vector [D]."""

@@ -35,7 +35,8 @@ class Problem:
 
     @cached_property
     def rule(self) -> Rule:
-        return make_rule(self.config.rule.name, **self.config.rule.options)
+        """The update rule of all parameters; `Rule.restrict` makes it that of some."""
+        return make_rule(self.config.rule.name, **self.config.rule.options).on(self.objective.layout)
 
     @cached_property
     def schedule(self) -> Schedule:

@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from centres import mean_of, trajectories
+from centres import written_out
 from small import Cli, MakeRun, small_config, uneven_run
-from torch import Tensor
 
 import fut
-from estimators.adjoint import spread_anchors
 from estimators.errors import OrderError
-from estimators.state import State
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import calibration
@@ -32,30 +29,6 @@ from storage import IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 EXACT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
-
-
-def written_out(run: fut.Run, order: list[int], kind: str, mixture: int, anchors: int) -> float:
-    """The estimate by explicit loops, exact Hessian-vector products and no store: phi(centre) + dual-weighted read-out."""
-    problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
-    centre, seen = trajectories(run, kind, mixture)
-    slope = problem.probe_gradient(centre[T].theta)
-    costate = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
-    weights: list[Tensor] = [slope] * T
-    for t in reversed(range(T)):
-        pulled = [rule.pullback(centre[t], problem.gradient(at, i), problem.rate(t), costate) for i, at in seen[t]]
-        products = [problem.product(at, i, u) for (i, at), (_, u) in zip(seen[t], pulled, strict=True)]
-        weights[t] = sum(products) / mixture  # type: ignore[assignment]
-        before = mean_of([p for p, _ in pulled])
-        costate = State(before.theta + weights[t], before.memory, {})
-    chosen = spread_anchors(T, anchors, problem.rate)
-    value, y = 0.0, run.context.state(0)
-    for t, item in enumerate(order):
-        value += (weights[t] @ (y.theta - centre[t].theta)).item()
-        low, high = max(a for a in chosen if a <= t), min(a for a in chosen if a >= t)
-        share = (t - low) / (high - low) if high > low else 0.0
-        ends = [problem.gradient(centre[a].theta, item) for a in (low, high)]
-        y = rule.step(y, (1 - share) * ends[0] + share * ends[1], problem.rate(t))[0]
-    return value + (slope @ (y.theta - centre[T].theta)).item()
 
 
 @pytest.mark.parametrize("kind", ["ensemble", "mixture"])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 import fut
 
@@ -99,7 +100,7 @@ def test_a_shadowing_module_is_refused_with_both_paths(
     shadow.parent.mkdir(exist_ok=True)
     shadow.write_text("mine = True\n")
     process = start_python("import fut", path=str(tmp_path))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     message = err.splitlines()[-1]
     assert message.startswith("ImportError: fut: expected the package")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from small import Cli, arguments
 
 import fut
@@ -251,11 +252,11 @@ def test_the_installed_entry_point_keeps_standard_output_clean(
     process = start_python(
         "from fut.cli.app import main; main()", "estimate", own_run, "--order", "swap:0,1", "--json", *CPU
     )
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
     assert json.loads(out)["value"] > 0
     process = start_python("from fut.cli.app import main; main()", "info", os.devnull)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (1, "")
     assert err.startswith("fut: run: expected a run directory")
 

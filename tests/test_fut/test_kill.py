@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from small import arguments, contents
 
 import fut
@@ -66,7 +67,7 @@ TESTS = str(Path(__file__).parents[1])
 
 def killed_and_resumed(start: StartPython, work: str, paths: list[Path]) -> None:
     """Work in every path, its processes killed before their n-th sync, rename, mkdir or unlink, as the name says."""
-    out, err = start(KILLER, work, *paths, path=TESTS).communicate(timeout=200)
+    out, err = start(KILLER, work, *paths, path=TESTS).communicate(timeout=PATIENCE)
     for path, line in zip(paths, out.splitlines(), strict=True):
         expected = ["killed"] * len(path.name.split("-")) + ["0"]
         assert line.split() == expected, f"{work} killed at {path.name} ended as {line}, not as {expected}: {err}"
@@ -99,12 +100,12 @@ def test_caching_killed_before_the_nth_sync_or_rename(
 
 def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], delay: float) -> bool:
     """SIGKILL a little after something is reached; whether it was still running."""
-    until = time.monotonic() + 100
+    until = time.monotonic() + PATIENCE
     while process.poll() is None and not reached() and time.monotonic() < until:
         time.sleep(0.002)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     return process.returncode == -signal.SIGKILL
 
 
@@ -118,13 +119,13 @@ def test_fut_train_and_fut_cache_killed_at_random_moments(start_python: StartPyt
         step = threshold + draw.randrange(3)
         process = start_python(COMMAND, *train)
         killed += kill_when(process, (path / f"checkpoints/step-{step:06d}.h5").exists, draw.uniform(0, 0.02))
-    _, err = start_python(COMMAND, *train).communicate(timeout=200)
+    _, err = start_python(COMMAND, *train).communicate(timeout=PATIENCE)
     assert (path / "summary.json").exists(), err
     for step in (1, 6):
         process = start_python(COMMAND, "cache", path, "--device", "cpu")
         killed += kill_when(process, (path / f"terms/ledger/update/{step}-2.json").exists, draw.uniform(0, 0.05))
     assert killed >= 3, f"expected most of five processes to be killed before they were done, got {killed}"
-    _, err = start_python(COMMAND, "cache", path, "--device", "cpu").communicate(timeout=200)
+    _, err = start_python(COMMAND, "cache", path, "--device", "cpu").communicate(timeout=PATIENCE)
     whole = fut.train(tmp_path / "whole", fut.load_config(path / "config.toml"), device="cpu")
     whole.cache()
     assert contents(path) == contents(whole.path), err

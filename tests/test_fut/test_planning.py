@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from small import Cli, contents, small_config, uneven_run
 
 import fut
@@ -73,7 +74,7 @@ def measured(start_python: Started, tmp_path: Path) -> Callable[..., int]:
     def measure(*arguments: object) -> int:
         stage, *rest = arguments
         process = start_python(CHILD, stage, tmp_path / "run", json.dumps(LARGER), *rest)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         return int(out.split()[-1])
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from small import MakeRun, contents, small_config
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -50,7 +51,7 @@ print(repr(found.loss), hashlib.sha256(found.theta.numpy().tobytes()).hexdigest(
 """
 
     here = small_run.retrain("reverse")
-    out, err = start_python(script, small_run.path).communicate(timeout=120)
+    out, err = start_python(script, small_run.path).communicate(timeout=PATIENCE)
     expected = f"{here.loss!r} {hashlib.sha256(here.theta.numpy().tobytes()).hexdigest()}"
     assert out.strip() == expected, err
 

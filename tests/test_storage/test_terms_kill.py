@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from storage import TermSpec, TermStore
 
@@ -82,7 +83,7 @@ def test_killed_at_random_moments(tmp_path, start_python, uninterrupted):
         assert process.stdout.readline() == "ready\n"
         time.sleep(moments.uniform(0.005, 0.08))
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         killed += process.returncode == -signal.SIGKILL
         complete = assert_complete_blocks_are_whole(tmp_path)
         assert complete >= progress
@@ -95,7 +96,7 @@ def test_killed_at_random_moments(tmp_path, start_python, uninterrupted):
 @pytest.mark.parametrize("deadly", [2, 8, 9, 11, 17])
 def test_killed_before_the_nth_sync_or_rename(tmp_path, start_python, uninterrupted, deadly):
     process = start_python(WRITER, tmp_path, deadly, 1, "missing")
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     assert assert_complete_blocks_are_whole(tmp_path) < 48
     finish(tmp_path)
@@ -106,7 +107,7 @@ def test_killed_before_the_nth_sync_or_rename(tmp_path, start_python, uninterrup
 def test_killed_while_writing_a_complete_block_again(tmp_path, start_python, deadly):
     finish(tmp_path)
     process = start_python(WRITER, tmp_path, deadly, -1, "again")
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     store = TermStore.open(tmp_path)
     assert store.check() == []

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from estimators.adjoint import anchors_around
 from estimators.position_table import StepStates, chunked_values
-from estimators.rules.base import global_norm
+from estimators.rules.clipping import global_norm
 from estimators.state import State
 from fut.progress import Progress
 from storage import CheckpointStore

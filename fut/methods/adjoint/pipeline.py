@@ -31,6 +31,7 @@ from fut.methods.adjoint.replay_curvature import read_pairs, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
 from fut.methods.adjoint.sweep import run_sweep
 from fut.methods.adjoint.tables import ANCHORED, FOLDED, fold, has_names, term_specs
+from fut.methods.coupling import require_coordinates, require_metric
 from fut.methods.curvature_batches import alike, pooled_products, require_alike
 from fut.methods.expansion.anchors import ITEM_BLOCK, run_anchors, run_sampled_anchors
 from fut.methods.expansion.sample import expected_coordinates
@@ -213,11 +214,14 @@ class Expansion(Stores):
         return self.sampled.has(0) and (bool(self.config.anchors) or self.chosen.has(0))
 
     def require_possible(self) -> None:
-        """OrderError or UsageError, before anything is computed, for a centre or for batches that these items cannot make."""
+        """OrderError or UsageError, before anything is computed, for a centre or batches that these items cannot make, or a rule
+        by which coordinates cannot be sampled, or has no metric for low-rank curvature."""
         _ = self.groups
+        require_coordinates(self.problem, "adjoint", self.expected_coordinates, "adjoint.coordinates")
         if self.config.curvature == "pooled":
             require_alike(self.problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
         if self.config.rank:
+            require_metric(self.problem, "adjoint.rank", "set adjoint.rank = 0")
             require_alike(self.problem, "set adjoint.rank = 0", "adjoint.rank")
 
     def identity(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from estimators.rules.base import global_norm
+from estimators.rules.clipping import global_norm
 from fut.progress import Progress
 from storage import TermStore
 

@@ -17,7 +17,7 @@ def centre_bytes(expansion: Expansion) -> int:
 
 def _state(expansion: Expansion) -> int:
     """Vectors [D] of a lifted state."""
-    return 1 + len(expansion.problem.rule.init(expansion.problem.objective.start()[:1]).memory)
+    return expansion.problem.rule.state_vectors(expansion.problem.objective.layout)
 
 
 def _vector_bytes(expansion: Expansion) -> int:

@@ -26,6 +26,7 @@ from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import has_expansion, open_expansion
 from fut.methods.adjoint.pipeline import Expansion
 from fut.methods.context import Context
+from fut.methods.coupling import require_metric
 from fut.methods.curvature_batches import mixed_batch, require_alike
 from fut.methods.expansion.anchors import ITEM_BLOCK
 from fut.methods.expansion.costs import centre_bytes
@@ -160,8 +161,10 @@ class Base:
         )
 
     def require_possible(self) -> None:
-        """OrderError or UsageError, before anything is computed, for a centre or for batches that these items cannot make."""
+        """OrderError or UsageError, before anything is computed, for a centre or batches that these items cannot make, or a rule
+        without a metric."""
         _ = self.expansion.groups
+        require_metric(self.problem, "curved", "use --estimator replay-exact or retrain")
         require_alike(self.problem, "use --estimator retrain", "curved")
 
     def identity(self) -> dict[str, Any]:

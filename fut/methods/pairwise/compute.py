@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from estimators.rules.base import global_norm
+from estimators.rules.clipping import global_norm
 from estimators.state import State
 from fut.errors import UsageError
 from fut.methods.adjoint.pipeline import Expansion

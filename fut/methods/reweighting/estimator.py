@@ -91,7 +91,7 @@ class Reweighting(Estimator):
         table = lru_cache(maxsize=None if size <= IN_MEMORY else 1)(lambda t: self._read("gradient", t))
         gram = lru_cache(maxsize=None)(lambda t: self._read("gram", t))
         return InPlaceTransition(
-            problem.rule,
+            problem.rule.restrict(indices),
             problem.rate,
             OwnGradients(self.rows, table, gram if problem.rule.clip is not None else None),
             lru_cache(maxsize=None)(lambda t: held.state(t).theta[indices].clone()),

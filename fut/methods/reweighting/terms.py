@@ -24,6 +24,7 @@ from estimators.orders.order import Order
 from estimators.reweighting import first_order_values, response_squares
 from estimators.state import State
 from fut.methods.context import Context
+from fut.methods.coupling import require_coordinates
 from fut.methods.expansion.anchors import ITEM_BLOCK
 from fut.methods.expansion.sample import Sample, expected_coordinates
 from fut.methods.reweighting.config import ReweightingConfig
@@ -111,13 +112,17 @@ class Sensitivities(Sample):
     def scratch_bytes(self) -> int:
         """Bytes of scratch while it is built."""
         start = self.problem.objective.start()
-        state = 1 + len(self.problem.rule.init(start).memory)
+        state = self.problem.rule.state_vectors(self.problem.objective.layout)
         rows = (2 * self.steps + 1 + 2 * (state + 1)) * len(self.names)
         return rows * start.numel() * start.element_size()
 
     def complete(self) -> bool:
         """Whether every stage is done."""
         return self.sampled.has(0) and (self.directory / "terms").exists() and not self.terms().missing()
+
+    def require_possible(self) -> None:
+        """UsageError, before anything is computed, for a rule that a sample of coordinates cannot be replayed by."""
+        require_coordinates(self.problem, "reweighting", self.expected_coordinates, "reweighting.coordinates")
 
     def identity(self) -> dict[str, Any]:
         return {
