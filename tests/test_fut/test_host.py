@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from small import Cli, arguments, small_config
 from torch import nn
 
@@ -255,7 +256,7 @@ def test_every_public_call_leaves_the_process_as_it_was(
     found = []
     for precision, calls in (("highest", "all"), ("medium", "losses")):
         process = start_python(GUEST, tmp_path / precision, sections, calls, precision)
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         found.append(json.loads(out.splitlines()[-1]))
     assert [f["changed"] for f in found] == [{}, {}]
@@ -300,7 +301,7 @@ def test_the_command_finds_the_users_module_and_no_file_there_passes_for_a_libra
     settings = arguments(data={"items": 3}, model={"factory": "mymodel:make"}, warmup={"steps": 0})
     command = [sys.executable, str(script), "train", "--out", "run", *settings, "--device", "cpu", "--json"]
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["steps"] == 3
 
