@@ -17,10 +17,19 @@ from fut.readouts.readout import PROBE
 
 @dataclass(frozen=True)
 class CalibrateRequest(Request[Calibrated]):
-    """A calibration: orders to retrain, the seed that they are drawn from, and the method that is fitted to them.
+    """A calibration of a method: a few orders to retrain, which it is fitted to.
 
-    edit: `swap`, `move`, `repeat`, `replace` or `without`, for orders that are one such edit away from the reference order:
-    what-if questions about one edit of that kind then have the interval that such orders deserve.
+    Args:
+        orders: how many, at least 3.
+        seed: of the draw.
+        estimator: the method's name; None for the default.
+        readout: what is fitted.
+        edit: `swap`, `move`, `repeat`, `replace` or `without`, for orders that are one such edit away from the
+            reference order: questions about one edit of that kind then have the interval that such orders deserve.
+            None for random orders.
+
+    Raises:
+        UsageError: for fewer than 3 orders, and for a method that has nothing to calibrate.
     """
 
     orders: int = option(8, help="random orders to retrain")

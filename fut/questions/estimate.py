@@ -21,10 +21,17 @@ from fut.readouts.readout import PROBE
 class EstimateRequest(Request[Estimates]):
     """What training in other orders would have given.
 
-    orders: each a name, a list with one entry per step, a path to a JSON list, or an `Order`. estimator: the method's name;
-    None for the default, and `retrain` really trains. partial: accept orders shorter than the window. known: answer orders
-    that have really been trained by their truth. readout: what is asked for. calibrated: apply the method's calibration, if
-    there is one. options: of the method, by name.
+    Args:
+        orders: each a name, a list with one entry per step, a path to a JSON list, or an `Order`.
+        estimator: the method's name; None for the default, `retrain` really trains.
+        partial: accept orders shorter than the window.
+        known: answer orders that have really been trained by their truth.
+        readout: what is asked for.
+        calibrated: apply the method's calibration, if there is one.
+        options: of the method, by name; estimates with options go without a calibration.
+
+    Raises:
+        OrderError: for one order in place of a list of them.
     """
 
     orders: Sequence[Any] = option(help=ORDER, name="--order", read=one_order)

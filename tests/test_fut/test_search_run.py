@@ -13,6 +13,7 @@ import torch
 from small import Cli, MakeRun
 
 import fut
+from fut.artifacts.archive import RunArchive
 from estimators.adjoint import independent_halves
 from estimators.errors import OrderError
 from estimators.orders.order import Order, random_orders
@@ -43,8 +44,8 @@ def test_what_is_found_is_really_retrained_beside_the_others(own_run: Path) -> N
     assert (found.reevaluated_by, found.reevaluated_loss) == ("replay-exact", again)
     assert found.evaluations <= 60
     assert found.retrain_seconds is not None
-    kept = json.loads(next((own_run / "answers").glob("search-*.json")).read_text())
-    assert kept == found.as_dict()
+    (kept,) = RunArchive(own_run).read("search")
+    assert kept == json.loads(json.dumps(found.as_dict()))
     assert Curriculum.from_dict(kept).as_dict() == kept
     repeated = run.search(evaluations=60, verify=5, seed=3, finalists=2)
     assert repeated.as_dict() | {"seconds": found.seconds} == found.as_dict(), "nothing is trained twice"

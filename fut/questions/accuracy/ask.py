@@ -26,8 +26,14 @@ KIND, BASIS = "orders", "basis"
 class VerifyRequest(Request[Verification]):
     """A comparison of methods with really retrained random orders.
 
-    orders: how many; seed: of the draw. estimators: methods to compare, `reference` always among them; None for all whose
-    terms are cached. readout: what is compared.
+    Args:
+        orders: how many, at least 2.
+        seed: of the draw.
+        estimators: methods to compare, `reference` always among them; None for all whose terms are cached.
+        readout: what is compared.
+
+    Raises:
+        UsageError: for fewer than 2 orders.
     """
 
     orders: int = option(32, help="random orders to retrain")

@@ -52,12 +52,25 @@ PARTS = {
 class SearchRequest(Request[Curriculum]):
     """The order that would have trained best, as far as a budget of estimates finds it; then the truth about it.
 
-    seconds, evaluations: when the search ends; with evaluations alone its result is always the same. start: where it begins,
-    in place of the best order under the table of positions; it arranges the start's items. method: `local`, `genetic` or
-    `assignment`. verify: how many random orders are really retrained beside the found one, the next best `finalists` that
-    differ, and the named orders in `heuristics` (None: all of them); 0 retrains nothing. seed: of the search and of the
-    random orders. constraints: what every order keeps to. estimator, readout: what is asked. maximize: seek the greatest
-    value. also: other read-outs of the retrained orders, which were not sought.
+    Args:
+        seconds: when the search ends, by the wall clock.
+        evaluations: when it ends, by orders estimated; with these alone its result is always the same. None of both:
+            `EVALUATIONS`.
+        start: where it begins, in place of the best order under the table of positions; it arranges the start's
+            items.
+        method: `local`, `genetic` or `assignment`.
+        verify: how many random orders are really retrained beside the found one; 0 retrains nothing.
+        finalists: good orders that differ, to retrain and choose the best of.
+        heuristics: named orders that are retrained too; None for all of them.
+        seed: of the search and of the random orders.
+        constraints: what every order keeps to.
+        estimator: the method's name; None for the default.
+        readout: what is sought.
+        maximize: seek the greatest value.
+        also: other read-outs of the retrained orders, which were not sought.
+
+    Raises:
+        UsageError: for what cannot be meant.
     """
 
     seconds: float | None = option(None, name="--budget", help="seconds of searching, by the wall clock")

@@ -36,10 +36,21 @@ def _label_order(flag: str, text: str) -> tuple[str, ...]:
 class DomainsRequest(Request[Domains]):
     """What the order of whole domains, and the place of one of them or of one item, does to a read-out.
 
-    labels: a mapping of label to items, a list with one label per item, a JSON file of one of both, `source`, or `loss:3`.
-    orders: lists of all labels; None for all orders, or `most` of them. items: each put at every step. places: at which every
-    domain is put. calibrate: how many of the orders that move domains to retrain for intervals that hold for such orders.
-    verify: how many others to retrain and compare with, and half as many of those that move an item. seed: of what is drawn.
+    Args:
+        labels: a mapping of label to items, a list with one label per item, a JSON file of one of both, `source`, or
+            `loss:3`.
+        orders: lists of all labels; None for all orders, or `most` of them.
+        items: each put at every step.
+        most: domain orders at most where none are named.
+        places: at which every domain is put, from first to last.
+        calibrate: how many of the orders that move domains to retrain for intervals that hold for such orders.
+        verify: how many others to retrain and compare with, and half as many of those that move an item.
+        seed: of what is drawn.
+        readout: what is asked for.
+        estimator: the method's name; None for the default.
+
+    Raises:
+        UsageError: for fewer than 2 places or orders, and for fewer orders to retrain than a fit needs.
     """
 
     labels: Any = option(

@@ -23,8 +23,15 @@ DEFAULT = (*READINGS, "adjoint")
 class LdsRequest(Request[Datamodel]):
     """A comparison of methods with training without random subsets of the items.
 
-    subsets: how many; share: of all items that each leaves out, in place; seed: of the draw. estimators: methods to compare,
-    `reference` always among them; None for `DEFAULT`, where they are cached. readout: what is compared.
+    Args:
+        subsets: how many, at least 2.
+        share: of all items that each leaves out, in place; between 0 and 1.
+        seed: of the draw.
+        estimators: methods to compare, `reference` always among them; None for `DEFAULT`, where they are cached.
+        readout: what is compared.
+
+    Raises:
+        UsageError: for fewer than 2 subsets or a negative seed.
     """
 
     subsets: int = option(48, help="random subsets to leave out and retrain without")

@@ -46,10 +46,19 @@ TRUTH = "no intervals: every cell has really been retrained; the figures are the
 class MemorizeRequest(Request[Memorization]):
     """Maps of the loss by the step that an item stands at.
 
-    items: rows; None for all that the reference order shows, or `most` of them, evenly spread. groups: of held-out samples;
-    showing: which of an item's showings is moved, -1 the last. calibrate, verify: cells to retrain for intervals, and to
-    compare with; for every two of them an order without an item. seed: of those cells. estimator: `adjoint` reads all
-    read-outs off one pass, any other is asked read-out by read-out; None for the default.
+    Args:
+        items: rows; None for all that the reference order shows, or `most` of them, evenly spread.
+        most: rows at most where no items are named.
+        groups: number of groups of like held-out samples.
+        showing: which of an item's showings is moved: 0 the first, -1 the last.
+        calibrate: cells to retrain for 90 % intervals, and for every two of them an order without an item.
+        verify: cells to retrain and compare with, and orders as for `calibrate`.
+        seed: of the cells that are retrained.
+        estimator: `adjoint` reads all read-outs off one pass, any other is asked read-out by read-out; None for the
+            default.
+
+    Raises:
+        UsageError: for no group, and for fewer cells to retrain than a fit needs.
     """
 
     items: Sequence[int] | None = option(

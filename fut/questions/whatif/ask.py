@@ -28,11 +28,18 @@ A = TypeVar("A")
 class WhatIfOptions(Request[A]):
     """What one what-if question and many have in common.
 
-    order: what is edited. edits: applied to it in turn, as `swap:3,7`, ("swap", 3, 7) or ("sort", "loss"): see
-    `fut.orders.editing`. readouts: what is asked for; `items` for every item's loss. estimator: None for the default, and for an
-    order shorter than the window one that can answer it, which the answer says. verify: really train in that order, and give the
-    truth beside the estimate. known: answer orders that have really been trained by their truth. partial: accept lists shorter
-    than the window.
+    Args:
+        order: what is edited.
+        edits: applied to it in turn, as `swap:3,7`, ("swap", 3, 7) or ("sort", "loss"): see `fut.orders.editing`.
+        readouts: what is asked for; `items` for every item's loss.
+        estimator: the method's name; None for the default, and for an order shorter than the window one that can
+            answer it, which the answer says.
+        verify: really train in that order, and give the truth beside the estimate.
+        known: answer orders that have really been trained by their truth.
+        partial: accept lists shorter than the window.
+
+    Raises:
+        OrderError: for an edit that there is not.
     """
 
     order: Any = option("identity", help=ORDER)

@@ -117,8 +117,10 @@ def _as_dict(number: int, query: Query | Exception, found: Any) -> dict[str, Any
 class Queries(WhatIfOptions[Iterator[dict[str, Any]]]):
     """Any number of what-if queries, answered one after the other in memory that does not grow with their number.
 
-    queries: a file of lines (a name, a JSON list, or a JSON object of `id`, `order`, `edits`, `readouts`), or an iterable of such
-    lines, orders and dicts. order: what is edited where a query names no order; the rest as in `WhatIfOptions`.
+    Args:
+        queries: a file of lines (a name, a JSON list, or a JSON object of `id`, `order`, `edits`, `readouts`), or an
+            iterable of such lines, orders and dicts.
+        order: what is edited where a query names no order; the other fields are those of `WhatIfOptions`.
     """
 
     queries: Any = ()
