@@ -80,7 +80,7 @@ def checked(run: Path) -> dict[str, Any]:
 def estimated(run: Path, estimator: str, order: str, known: bool) -> float | str:
     """The loss, or the class of the error that is raised instead."""
     try:
-        return fut.open(run, device="cpu").estimate([order], estimator, known=known)[0].loss
+        return fut.open(run, device="cpu").estimate([order], estimator, known=known)[0].value
     except Exception as error:
         return f"{'refused' if isinstance(error, EXPECTED) else 'crashed'}: {type(error).__name__}"
 

@@ -34,7 +34,7 @@ HELD_OUT, SEVERAL = 4000, (2, 4, 8, 16)
 def compared(run: fut.Run, found: Sequence[Estimate], true: Sequence[float]) -> dict[str, Any]:
     """Errors in nats/token, and what the 90 % intervals cover where there are some."""
     intervals = [e.interval for e in found if e.interval is not None]
-    row = accuracy(true, [e.loss for e in found], run.reference_loss, intervals or None)
+    row = accuracy(true, [e.value for e in found], run.reference_loss, intervals or None)
     half = float(np.mean([(high - low) / 2 for low, high in intervals])) if intervals else None
     return {"mae": row.mae, "bias": row.bias, "spearman": row.spearman, "coverage": row.coverage, "half_width": half}
 

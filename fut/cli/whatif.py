@@ -148,7 +148,7 @@ def _row(change: Change) -> dict[str, str]:
         "unit": change.unit or "–",
         "Δ": f"{change.delta:+.5f}",
         "90 % interval of Δ": interval,
-        "value": f"{change.loss:.5f}",
+        "value": f"{change.value:.5f}",
         "perplexity": present.number(change.perplexity, ".4f"),
         "Δ perplexity": present.number(change.perplexity_delta, "+.4f"),
         "by": _by(change),

@@ -1,9 +1,9 @@
 """Results in a notebook: as a pandas table, as a small HTML table, and as a picture.
 
-A result class joins by inheriting `Shown` and saying what it holds; the rest follows:
+A result class joins by inheriting `Displayable` and saying what it holds; the rest follows:
 
     @dataclass(frozen=True)
-    class Found(Shown):
+    class Found(Displayable):
         losses: list[float]
 
         def title(self) -> str:
@@ -44,7 +44,7 @@ SHOWN = 20
 """Rows of an HTML table at most."""
 
 
-class Shown:
+class Displayable:
     """A result that shows itself in a notebook; see the module for what a class says of itself."""
 
     def title(self) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
 from estimators.orders.order import Order, random_order
-from fut.display.notebook import COLOURS, Shown, labelled
+from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.errors import UsageError
 from fut.methods.adjoint.config import ADDED
 from fut.methods.adjoint.identity import open_expansion
@@ -41,7 +41,7 @@ LATER = ("fine", "spacing", "control", "draw", "apart", "rank", "curvatures", "a
 
 
 @dataclass(frozen=True)
-class Calibrated(Shown):
+class Calibrated(Displayable):
     """A fitted calibration of an estimator of one read-out, and what it was fitted on, in the read-out's unit.
 
     variance: mean sampling variance of those estimates. edit: the kind of edit of the reference order that each of the

@@ -55,8 +55,8 @@ def test_fewer_directions_than_functionals_are_no_divergence(
     run = fut.train(tmp_path / "run", small_config(**changes | {"adjoint": adjoint}), device="cpu")
     run.cache(["adjoint"])
     found = run.estimate(["identity", "reverse"], known=False, calibrated=False)
-    assert found[0].loss == run.reference_loss
-    assert (found[1].loss == run.reference_loss) == (run.steps == 1)
+    assert found[0].value == run.reference_loss
+    assert (found[1].value == run.reference_loss) == (run.steps == 1)
 
 
 def test_the_centres_orders_are_apart_from_random_ones(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int], kind: 
 def test_all_coordinates_sampled_is_no_sample(make_run: MakeRun) -> None:
     plain, sampled = make_run(**FLOAT64), make_run(**FLOAT64, adjoint={"coordinates": 10**9})
     orders = ["reverse", "random:1"]
-    assert [e.loss for e in plain.estimate(orders)] == [e.loss for e in sampled.estimate(orders)]
+    assert [e.value for e in plain.estimate(orders)] == [e.value for e in sampled.estimate(orders)]
 
 
 def test_another_expansion_configuration_is_refused_by_name(make_run: MakeRun) -> None:
@@ -70,8 +70,8 @@ def test_calibration_gives_intervals_and_is_kept(tmp_path: Path) -> None:
     fitted = run.calibrate(orders=6, seed=11)
     found = fut.open(tmp_path / "run", device="cpu").estimate(["reverse"], known=False)[0]
     assert found.interval is not None
-    assert found.interval[0] < found.loss < found.interval[1]
-    assert found.loss == fitted.fit.correct(raw_estimates(run.estimator("adjoint"), [run.order("reverse")])[0][0])
+    assert found.interval[0] < found.value < found.interval[1]
+    assert found.value == fitted.fit.correct(raw_estimates(run.estimator("adjoint"), [run.order("reverse")])[0][0])
     checked = run.verify(4, seed=11, estimators=["adjoint"])
     assert not {fut.Order.of(o).digest for o in checked.orders} & set(fitted.digests), "judged on what it was fitted on"
     row = checked.estimators["adjoint"]
@@ -89,7 +89,7 @@ def test_calibration_leaves_the_reference_order_at_the_reference_bitwise(tmp_pat
     assert fitted.fit.correct(run.reference_loss) != run.reference_loss, "a fit that moves nothing would pass"
     same, twins, other = run.estimate(["identity", "swap:1,4", "swap:0,2"], known=False)
     for found in (same, twins):
-        assert (found.loss, found.delta) == (run.reference_loss, 0.0)
+        assert (found.value, found.delta) == (run.reference_loss, 0.0)
         assert found.interval == (run.reference_loss, run.reference_loss)
     assert other.source == "estimate"
     assert other.delta != 0.0
@@ -212,7 +212,7 @@ def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make
     run.cache(["adjoint"])
     members = open_expansion(run.context).members
     truth = [run.retrain(order).loss for order in members]
-    guess = [e.loss for e in run.estimate([order.steps for order in members], "adjoint", known=False, calibrated=False)]
+    guess = [e.value for e in run.estimate([order.steps for order in members], "adjoint", known=False, calibrated=False)]
     error = run.info()["adjoint_own_error"]
     assert error == pytest.approx(np.std(np.array(guess) - np.array(truth), ddof=1), rel=1e-6)
     assert error > 0

@@ -72,7 +72,7 @@ def test_what_is_chosen_is_what_could_have_been_configured(
     ours, theirs = all_terms(open_expansion(run.context)), all_terms(open_expansion(same.context))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    assert run.estimate(["reverse"], known=False)[0].loss == same.estimate(["reverse"], known=False)[0].loss
+    assert run.estimate(["reverse"], known=False)[0].value == same.estimate(["reverse"], known=False)[0].value
 
 
 def test_a_window_too_short_for_a_step_between_takes_no_error(tmp_path: Path) -> None:

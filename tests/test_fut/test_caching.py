@@ -155,7 +155,7 @@ def test_a_partly_cached_run_says_what_to_run(own_run: Path) -> None:
     run = fut.open(own_run, device="cpu")
     with pytest.raises(fut.NotCachedError, match=r"unfinished: jvp\); run `fut cache RUN`"):
         run.estimate(["reverse"], "fut", known=False)
-    assert run.estimate(["reverse"], "replay", known=False)[0].loss > 0, "replay needs none of what is missing"
+    assert run.estimate(["reverse"], "replay", known=False)[0].value > 0, "replay needs none of what is missing"
 
 
 def test_an_uncached_run_says_what_to_run(make_run: MakeRun) -> None:

@@ -143,7 +143,7 @@ def test_large_tables_are_no_control_variates_unless_asked_for(
 def test_a_damaged_control_variate_is_not_done_without(few: Few, tmp_path: Path, name: str) -> None:
     path = Path(shutil.copytree(few.run.path, tmp_path / "own"))
     run = fut.open(path, device="cpu")
-    expected = run.estimate(["reverse"], known=False)[0].loss
+    expected = run.estimate(["reverse"], known=False)[0].value
     chunk = next(p for p in (path / f"adjoint/terms/arrays/{name}/c").rglob("*") if p.is_file())
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
@@ -153,4 +153,4 @@ def test_a_damaged_control_variate_is_not_done_without(few: Few, tmp_path: Path,
     with pytest.raises(NotCachedError, match="control variate, got 1 blocks missing"):
         run.estimate(["reverse"], known=False)
     run.cache(["adjoint"])
-    assert run.estimate(["reverse"], known=False)[0].loss == expected
+    assert run.estimate(["reverse"], known=False)[0].value == expected

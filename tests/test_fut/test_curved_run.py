@@ -352,7 +352,7 @@ def test_steps_of_several_items_and_any_readout(tmp_path: Path) -> None:
     assert (other - truth).norm() < 0.5 * (truth - theta).norm()
     values = run.estimate(["identity", order], "curved", known=False, readout="item:1")
     assert values[0].delta == 0.0
-    assert values[1].loss == estimator.readout.value(other)
+    assert values[1].value == estimator.readout.value(other)
 
 
 def test_a_replay_that_runs_away_speaks_against_itself(curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:

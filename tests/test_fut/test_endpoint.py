@@ -153,7 +153,7 @@ def test_the_users_module_is_copied_and_never_changed(tmp_path: Path) -> None:
 def test_a_run_of_a_users_module_is_opened_with_it_and_refuses_another(tied: tuple[fut.Run, Tied]) -> None:
     run, module = tied
     again = fut.open(run.path, module=Tied(), loss=squared_error)
-    assert again.estimate(["identity"], "replay-exact")[0].loss == run.reference_loss
+    assert again.estimate(["identity"], "replay-exact")[0].value == run.reference_loss
     other = Tied()
     with torch.no_grad():
         other.bias.fill_(1.0)

@@ -192,7 +192,7 @@ def test_functionals_of_an_earlier_version_are_refused(own_run: Path, monkeypatc
 
 
 def test_missing_functionals_are_not_done_without(own_run: Path) -> None:
-    expected = fut.open(own_run, device="cpu").estimate(["reverse"], known=False)[0].loss
+    expected = fut.open(own_run, device="cpu").estimate(["reverse"], known=False)[0].value
     chunk = next(p for p in (own_run / "adjoint/terms/arrays/functionals/c").rglob("*") if p.is_file())
     flip(chunk, len(chunk.read_bytes()) // 2)
     run = fut.open(own_run, device="cpu")
@@ -203,7 +203,7 @@ def test_missing_functionals_are_not_done_without(own_run: Path) -> None:
     with pytest.raises(NotCachedError, match="a complete table of functionals, got 1 blocks missing"):
         run.estimate(["reverse"], known=False)
     run.cache(["adjoint"])
-    assert run.estimate(["reverse"], known=False)[0].loss == expected
+    assert run.estimate(["reverse"], known=False)[0].value == expected
 
 
 def test_sums_do_not_depend_on_the_batch(small_run) -> None:  # type: ignore[no-untyped-def]
@@ -231,7 +231,7 @@ def test_without_functionals_the_reading_is_linear(make_run: MakeRun) -> None:
     run = make_run(adjoint={"functionals": 0})
     run.cache(["adjoint"])
     assert run.estimator("adjoint").functionals == 0
-    assert run.estimate(["identity"], known=False)[0].loss == run.reference_loss
+    assert run.estimate(["identity"], known=False)[0].value == run.reference_loss
     estimator = run.estimator("adjoint")
     assert estimator.positions([run.reference]).shape[1] == 2 * -(-run.parameters // MINIMUM), "sums and variances"
 
@@ -264,7 +264,7 @@ def test_the_reading_is_an_option(make_run: MakeRun) -> None:
     run.cache(["adjoint"])
     found = {r: run.estimate(["reverse"], f"adjoint:reading={r}")[0].delta for r in ("linear", "quadratic")}
     assert found["quadratic"] == run.estimate(["reverse"], "adjoint")[0].delta != found["linear"]
-    assert run.estimate(["identity"], "adjoint:reading=linear", known=False)[0].loss == run.reference_loss
+    assert run.estimate(["identity"], "adjoint:reading=linear", known=False)[0].value == run.reference_loss
     with pytest.raises(UsageError, match="reading: expected one of linear, quadratic, got `cubic`"):
         run.estimator("adjoint:reading=cubic")
     other = make_run(adjoint={"functionals": 0})

@@ -216,7 +216,7 @@ run = call("open", lambda: fut.open(sys.argv[1], device="cpu"))
 call("cache", lambda: run.cache())
 call("cache more", lambda: run.cache(["curved", "reweighting"]))
 call("calibrate", lambda: run.calibrate(4))
-losses = [call(n, lambda: [a.loss for a in run.estimate(["reverse", "swap:0,1"], n)]) for n in ("adjoint", "fut", "replay-exact")]
+losses = [call(n, lambda: [a.value for a in run.estimate(["reverse", "swap:0,1"], n)]) for n in ("adjoint", "fut", "replay-exact")]
 call("plan of a run", lambda: run.plan())
 call("verify", lambda: run.verify(3))
 call("whatif", lambda: run.whatif(edits=["swap:0,3"], verify=True))

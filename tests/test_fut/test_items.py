@@ -62,18 +62,18 @@ def test_warm_up_and_probe_are_cut_for_a_step(make_run: MakeRun) -> None:
 def test_identity_order_is_the_reference_bitwise(make_run: MakeRun, sections: dict[str, Any], name: str) -> None:
     run = make_run(**sections)
     identity, other = run.estimate(["identity", "random:3"], name, known=False)
-    assert identity.loss == run.reference_loss
-    assert name == "reference" or other.loss != run.reference_loss
-    assert run.estimate([run.reference.steps], name, known=False)[0].loss == run.reference_loss
+    assert identity.value == run.reference_loss
+    assert name == "reference" or other.value != run.reference_loss
+    assert run.estimate([run.reference.steps], name, known=False)[0].value == run.reference_loss
 
 
 @pytest.mark.parametrize("name", ["replay", "adjoint", "fut"])
 def test_identity_order_is_bitwise_with_clipping_and_a_sample(make_run: MakeRun, name: str) -> None:
     run = make_run(**SEQUENCES, **SAMPLED, adjoint={"coordinates": 900})
     orders = ["identity", [[0, 1, 2, 3, 4], [5, 6], [7]], "random:1"]
-    alone = [run.estimate([o], name, known=False)[0].loss for o in orders]
+    alone = [run.estimate([o], name, known=False)[0].value for o in orders]
     assert alone[0] == run.reference_loss
-    assert [e.loss for e in run.estimate(orders, name, known=False)] == alone, "whatever batch an order stands in"
+    assert [e.value for e in run.estimate(orders, name, known=False)] == alone, "whatever batch an order stands in"
 
 
 @pytest.mark.parametrize("name", ["reference", "replay", "replay-exact"])
@@ -152,7 +152,7 @@ def test_leaving_items_out_is_the_smaller_batch(make_run: MakeRun, name: str) ->
     run = make_run(**SEQUENCES)
     smaller = [[0, 1, 2], [4, 6, 7], [8, 9, 10, 11]]
     out, same, whole = run.estimate(["without:3,5", smaller, "identity"], name, known=False)
-    assert out.loss == same.loss != whole.loss
+    assert out.value == same.value != whole.value
     assert out.order != same.order, "they are two orders that train the same content"
 
 
@@ -169,7 +169,7 @@ def test_the_truth_of_a_weighted_order_is_found_again(tmp_path: Path, cli: Cli) 
     (tmp_path / "order.json").write_text(json.dumps(weighted.tolist()))
     for spec in ("without:3,5", tmp_path / "order.json"):
         said = cli("estimate", tmp_path / "run", "--order", spec, "--estimator", "reference", "--json").json
-        assert (said["source"], said["loss"], said["order"]) == ("retrained", truth.loss, weighted.digest)
+        assert (said["source"], said["value"], said["order"]) == ("retrained", truth.loss, weighted.digest)
 
 
 def test_a_calibrated_answer_does_not_take_a_weighted_order_for_the_reference(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_calibrated_answer_does_not_take_a_weighted_order_for_the_reference(tm
     answers = run.estimate([half, alike, "identity"])
     assert [a.source for a in answers] == ["estimate", "retrained", "retrained"]
     assert answers[0].interval is not None
-    assert answers[1].loss == answers[2].loss == run.reference_loss
+    assert answers[1].value == answers[2].value == run.reference_loss
     table = run.verify(orders=3, estimators=["adjoint"])
     assert all(sorted(i for s in o for i in s) == list(range(12)) for o in table.orders)
 

@@ -153,7 +153,7 @@ def test_a_sample_errs_by_what_it_states(tmp_path: Path, make_run: MakeRun) -> N
 def test_a_damaged_part_is_found_and_made_again(tmp_path: Path, name: str) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     expand(run.context, AdjointConfig.model_validate(CURVED))
-    expected = run.estimate(["reverse"], known=False, calibrated=False)[0].loss
+    expected = run.estimate(["reverse"], known=False, calibrated=False)[0].value
     chunk = next(p for p in (run.path / f"adjoint/terms/arrays/{name}/c").rglob("*") if p.is_file())
     flip(chunk, len(chunk.read_bytes()) // 2)
     with pytest.raises(DamagedError, match=name):
@@ -161,7 +161,7 @@ def test_a_damaged_part_is_found_and_made_again(tmp_path: Path, name: str) -> No
     run = fut.open(run.path, device="cpu")
     assert run.repair() > 0
     run.cache(["adjoint"])
-    assert fut.open(run.path, device="cpu").estimate(["reverse"], known=False, calibrated=False)[0].loss == expected
+    assert fut.open(run.path, device="cpu").estimate(["reverse"], known=False, calibrated=False)[0].value == expected
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_it_serves_every_window(tmp_path: Path, sections: dict[str, dict[str, An
     run = fut.train(tmp_path / "run", small_config(**FLOAT64, **sections), device="cpu")
     run.cache(["adjoint"])
     same, other = run.estimate(["identity", "reverse"], known=False, calibrated=False)
-    assert same.loss == run.reference_loss
+    assert same.value == run.reference_loss
     truth = run.retrain(run.order("reverse")).loss - run.reference_loss
     assert abs(other.delta - truth) <= 0.7 * abs(truth) + 1e-15
     if sections["adjoint"].get("coordinates"):

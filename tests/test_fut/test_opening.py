@@ -167,7 +167,7 @@ def test_two_commands_do_not_work_on_one_run_at_once(tmp_path: Path, cli: Cli) -
         left.unlink()
         left.parent.rmdir()
     run.cache(["adjoint"])
-    assert run.estimate(["reverse"])[0].loss > 0
+    assert run.estimate(["reverse"])[0].value > 0
 
 
 def test_constants_of_adamw_are_not_taken_for_another_rules() -> None:
@@ -181,7 +181,7 @@ def test_an_order_may_be_a_tensor(make_run: MakeRun) -> None:
     asked = torch.tensor([3, 1, 0, 2, 4])
     assert run.order(asked) == run.order([3, 1, 0, 2, 4]) == run.order(asked.numpy())
     one, two, three = run.estimate([asked, asked.numpy(), [3, 1, 0, 2, 4]], known=False)
-    assert one.loss == two.loss == three.loss
+    assert one.value == two.value == three.value
     with pytest.raises(fut.UsageError):
         run.estimate([], "nonsense")
 

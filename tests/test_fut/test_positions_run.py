@@ -138,10 +138,10 @@ def test_an_expansion_without_a_table_still_serves_the_adjoint(
             "fut.methods.adjoint.pipeline.term_specs", lambda e: [s for s in specs(e) if s.name not in TABLES]
         )
         expand(run.context, None)
-    expected = make_run().estimate(["reverse"], known=False)[0].loss
+    expected = make_run().estimate(["reverse"], known=False)[0].value
     run = fut.open(path, device="cpu")
     run.cache(["adjoint"])
-    assert run.estimate(["reverse"], known=False)[0].loss == expected
+    assert run.estimate(["reverse"], known=False)[0].value == expected
     with pytest.raises(NotCachedError, match=r"earlier version; remove .*adjoint, then"):
         run.positions()
     shutil.rmtree(path / "adjoint")

@@ -313,7 +313,7 @@ def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
     assert asked.reference_loss not in chosen
     assert found.retrained is not None
     assert found.retrained.sd == pytest.approx(np.std(random, ddof=1))
-    assert found.estimated == [e.loss for e in asked.estimate(_sampled(asked), "positions", known=False)]
+    assert found.estimated == [e.value for e in asked.estimate(_sampled(asked), "positions", known=False)]
 
 
 def _sampled(run: fut.Run) -> list[Order]:

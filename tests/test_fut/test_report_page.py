@@ -40,7 +40,7 @@ def agree(opened: Opened, run: fut.Run, order: list[int]) -> None:
     """All numbers that the board shows are those of Python, the differences to 1e-4 of themselves and much better."""
     opened.shows(order)
     truth = run.estimate([order], "positions", known=False)[0]
-    assert opened.number("predicted") == pytest.approx(truth.loss, rel=1e-12)
+    assert opened.number("predicted") == pytest.approx(truth.value, rel=1e-12)
     assert opened.number("delta") == pytest.approx(truth.delta, rel=1e-7, abs=1e-15)
     raw = run.estimate([order], "positions", known=False, calibrated=False)[0]
     assert opened.number("uncalibrated") == pytest.approx(raw.delta, rel=1e-9, abs=1e-15)
@@ -51,7 +51,7 @@ def agree(opened: Opened, run: fut.Run, order: list[int]) -> None:
     for i, readout in enumerate(["probe", "item:3", "accuracy"]):
         expected = run.estimate([order], "positions", known=False, readout=readout)[0]
         shown = [d.get_attribute("value") for d in rows.nth(i).locator("data").all()]
-        assert float(shown[0]) == pytest.approx(expected.loss, rel=1e-12)
+        assert float(shown[0]) == pytest.approx(expected.value, rel=1e-12)
         assert float(shown[1]) == pytest.approx(expected.delta, rel=1e-7, abs=1e-15)
         assert (shown[2] == "") == (expected.interval is None)
 

@@ -73,7 +73,7 @@ def test_readings_are_the_attributions_to_first_order(make_run: MakeRun, rule: s
     up, down = (
         run.estimate([weighted(run, 0, 2, 1 + s * h)], "reweighting", known=False, reading=reading)[0] for s in (1, -1)
     )
-    assert (up.loss - down.loss) / (2 * h) == pytest.approx(run.attributions()[0, 2], rel=1e-5)
+    assert (up.value - down.value) / (2 * h) == pytest.approx(run.attributions()[0, 2], rel=1e-5)
 
 
 def test_leaving_out_is_estimated_near_its_truth(make_run: MakeRun) -> None:
@@ -93,12 +93,12 @@ def test_identity_is_bitwise_and_batches_do_not_matter(
     rule = {"name": "adamw", "options": {"clip": 0.5}}
     run = made(make_run, data=data, rule=rule, reweighting={"coordinates": coordinates})
     orders = ["identity", "without:3", "without:0,1,2,3", "without:1,4"]
-    alone = [run.estimate([o], "reweighting", known=False, reading=reading)[0].loss for o in orders]
+    alone = [run.estimate([o], "reweighting", known=False, reading=reading)[0].value for o in orders]
     assert alone[0] == run.reference_loss
     assert len(set(alone)) == len(orders)
-    assert [e.loss for e in run.estimate(orders, "reweighting", known=False, reading=reading)] == alone
+    assert [e.value for e in run.estimate(orders, "reweighting", known=False, reading=reading)] == alone
     scaled = Order.of([{"items": s, "weights": [3] * len(s)} for s in run.reference.steps])
-    assert run.estimate([scaled], "reweighting", known=False, reading=reading)[0].loss == run.reference_loss
+    assert run.estimate([scaled], "reweighting", known=False, reading=reading)[0].value == run.reference_loss
 
 
 def test_equal_items_take_each_others_place(tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ def test_equal_items_take_each_others_place(tmp_path: Path) -> None:
     run.cache(["reweighting"])
     swapped, *others = run.estimate([[[5, 1, 2], [3, 4, 0]], "without:0", "without:2"], "reweighting", known=False)
     assert swapped.delta == 0.0
-    assert others[0].loss != run.reference_loss
+    assert others[0].value != run.reference_loss
     same = run.estimate([[[1, 2], [3, 4, 5]], [[0, 1], [3, 4, 5]]], "reweighting", known=False)
-    assert same[0].loss == same[1].loss == others[1].loss
+    assert same[0].value == same[1].value == others[1].value
 
 
 def test_several_readouts_are_their_own_sweeps(tmp_path: Path, make_run: MakeRun) -> None:
@@ -192,7 +192,7 @@ def test_a_sample_of_coordinates_errs_in_the_remainder_alone(make_run: MakeRun) 
     sampled = made(make_run, **SEQUENCES, reweighting={"coordinates": 900})
     orders = [whole.order(f"without:{i},{11 - i}") for i in range(5)]
     linear, exact = (
-        np.array([e.loss for e in whole.estimate(orders, "reweighting", known=False, reading=r)])
+        np.array([e.value for e in whole.estimate(orders, "reweighting", known=False, reading=r)])
         for r in ("linear", "replayed")
     )
     estimator = sampled.estimator("reweighting")
@@ -207,7 +207,7 @@ def test_a_sample_of_coordinates_errs_in_the_remainder_alone(make_run: MakeRun) 
 def test_damage_is_found_and_computed_again(tmp_path: Path, make_run: MakeRun) -> None:
     whole = made(make_run, **SEQUENCES)
     path = Path(shutil.copytree(whole.path, tmp_path / "own"))
-    expected = whole.estimate(["without:1"], "reweighting", known=False)[0].loss
+    expected = whole.estimate(["without:1"], "reweighting", known=False)[0].value
     for name in ("gradient", "value"):
         chunk = next(p for p in (path / "reweighting/terms/arrays" / name / "c").rglob("*") if p.is_file())
         flip(chunk, chunk.stat().st_size // 2)
@@ -217,7 +217,7 @@ def test_damage_is_found_and_computed_again(tmp_path: Path, make_run: MakeRun) -
     with pytest.raises(NotCachedError, match="interrupted or repaired"):
         run.estimate(["without:1"], "reweighting", known=False)
     run.cache(["reweighting"])
-    assert run.estimate(["without:1"], "reweighting", known=False)[0].loss == expected
+    assert run.estimate(["without:1"], "reweighting", known=False)[0].value == expected
     assert run.check() == []
 
 

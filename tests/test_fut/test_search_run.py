@@ -37,7 +37,7 @@ def test_what_is_found_is_really_retrained_beside_the_others(own_run: Path) -> N
     assert {"identity", "reverse"} < set(named)
     assert found.retrained_loss == min(f["retrained_loss"] for f in found.finalists)
     assert found.retrained_loss < min(found.random_losses)
-    assert found.estimated_loss == pytest.approx(run.estimate([order], known=False)[0].loss)
+    assert found.estimated_loss == pytest.approx(run.estimate([order], known=False)[0].value)
     assert found.interval == pytest.approx(run.estimate([order], known=False)[0].interval)
     again = raw_estimates(run.estimator("replay-exact"), [order])[0][0]
     assert (found.reevaluated_by, found.reevaluated_loss) == ("replay-exact", again)
@@ -255,5 +255,5 @@ def test_the_script_writes_an_order_that_can_be_used(
     run = fut.open(own_run, device="cpu")
     loss = run.estimate([tmp_path / "order.json"])[0]
     assert loss.source == "retrained"
-    assert f"retrained {loss.loss:.5f} nats/token" in said.err
-    assert np.isfinite(loss.loss)
+    assert f"retrained {loss.value:.5f} nats/token" in said.err
+    assert np.isfinite(loss.value)

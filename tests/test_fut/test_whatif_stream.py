@@ -43,7 +43,7 @@ def test_a_bad_line_is_named_and_the_rest_go_on(small_run: fut.Run) -> None:
     for answer in found:
         if answer["line"] in orders:
             estimate = small_run.estimate([orders[answer["line"]]], known=False)[0]
-            assert answer["readouts"]["probe"]["loss"] == estimate.loss, "bit for bit, whatever stands beside it"
+            assert answer["readouts"]["probe"]["value"] == estimate.value, "bit for bit, whatever stands beside it"
             assert answer["digest"] == estimate.order
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimators.orders.order import Order
-from fut.display.notebook import Shown, draw_agreement
+from fut.display.notebook import Displayable, draw_agreement
 from fut.display.numbers import jsonable
 from fut.estimation.accuracy import accuracy
 
@@ -31,7 +31,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Verification(Shown):
+class Verification(Displayable):
     """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining."""
 
     orders: list[Any]

@@ -59,7 +59,7 @@ def judged(run: Context, judge: Estimator, name: str, asked: ReadOut, order: Ord
         again["reevaluated_note"] = f"not re-evaluated: {error}"
     half = f"{SECOND_HALF}; " if isinstance(judge, Adjoint) and judge.sample == "second" else ""
     note = f"{found.note}{beyond}; {half}{CURSE}"
-    return {"estimated_loss": found.loss, "interval": found.interval, "note": note} | again
+    return {"estimated_loss": found.value, "interval": found.interval, "note": note} | again
 
 
 def _beyond(fit: Calibrated, value: float) -> str:

@@ -64,7 +64,7 @@ class Asking:
 
     def retrain_to_fit(self, orders: Sequence[Order], count: int) -> None:
         """Really train `count` of the orders that move domains, and fit later estimates of such orders to them."""
-        guesses = {self._canonical(o): a.loss for o, a in zip(orders, self._guessed(orders), strict=True)}
+        guesses = {self._canonical(o): a.value for o, a in zip(orders, self._guessed(orders), strict=True)}
         chosen = self._retrain(orders, count, CALIBRATED)
         self._fitted = set(chosen)
         truths = [self._run.readouts.truth(self.readout, self._run.retrain(order)) for order in chosen]
@@ -88,9 +88,9 @@ class Asking:
         """An estimate by the fit to orders of domains; the reference order's own value as it is known."""
         if self._canonical(order) == self._own:
             return known_truth(order, answer.estimator, self.reference, self.reference, self.readout)
-        loss, interval = found.correct(answer.loss), found.interval(answer.loss)
+        value, interval = found.correct(answer.value), found.interval(answer.value)
         note = f"calibrated on {len(self._fitted)} retrained orders of domains; interval of level 0.9"
-        return replace(answer, loss=loss, delta=loss - self.reference, interval=interval, note=note)
+        return replace(answer, value=value, delta=value - self.reference, interval=interval, note=note)
 
     def estimate_close(self, orders: Sequence[Order]) -> list[Estimate]:
         """Of orders that move one item: by a calibration on such orders where there is one, which is said where there is not."""

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
-from fut.display.notebook import COLOURS, Shown, labelled
+from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.display.numbers import jsonable
 from fut.questions.memorization.cells import CellFit, Checked, Floats
 
@@ -52,7 +52,7 @@ BANDS = 5
 
 
 @dataclass(frozen=True)
-class Memorization(Shown):
+class Memorization(Displayable):
     """The maps and what follows from them; fields as in the module's text, all plain lists and dictionaries."""
 
     estimator: str

@@ -101,7 +101,7 @@ def _estimates(run: Context, readout: str, count: int, estimator: str) -> tuple[
     with run.progress(f"estimating {count} random orders", 1) as tick:
         found = asker.edited(random_orders(run.reference, count, SEED), [None] * count)
         tick()
-    return [answer.loss for answer in found], asker.calibration is not None
+    return [answer.value for answer in found], asker.calibration is not None
 
 
 def _spread(values: Sequence[float], reference: float) -> OrderEffect | None:
