@@ -20,10 +20,11 @@ import fut
 from estimators.orders.order import Order
 from fut.config.schema import DataConfig
 from fut.data.dataset import Dataset
-from fut.report.charts.svg import Axis, Scale, minus
+from fut.display.scale import Scale, minus
+from fut.report.charts.svg import Axis
 from fut.report.missing import Missing
-from fut.report.sections.board import cards_of, make_board
-from fut.report.sections.item_texts import is_text
+from fut.report.board.tables import cards_of, make_board
+from fut.report.board.texts import is_text
 
 HOSTILE = (
     '</script><script>window.hacked = 1</script><!-- <img src=x onerror="window.hacked=1"> &amp; \' {{ 7*7 }} ]]> é€ '
@@ -191,11 +192,11 @@ def test_a_board_has_room_for_so_many_cards(make_run: MakeRun, monkeypatch: pyte
     board = make_board(run.context)
     assert not isinstance(board, Missing)
     assert [t.readout for t in board.tables] == ["probe", *(f"item:{i}" for i in range(5))]
-    monkeypatch.setattr("fut.report.sections.board.ROOM", 3 * 8 * 25)
+    monkeypatch.setattr("fut.report.board.tables.ROOM", 3 * 8 * 25)
     path = run.report(tmp_path / "page.html").path
     assert "no room for 3 more" in words(path)
     assert len(embedded(path)["tables"]) == 3
-    monkeypatch.setattr("fut.report.sections.board.CARDS", 4)
+    monkeypatch.setattr("fut.report.board.tables.CARDS", 4)
     said = words(run.report(path).path)
     assert "the board has room for 4 cards, and this run has 5 steps" in said
 
