@@ -89,9 +89,14 @@ def table_units(unit: str) -> dict[str, str]:
     return own | {"store_bytes": "B"}
 
 
-def summary(row: Row) -> str:
-    """An estimator's rank correlation and skill, in a line."""
-    return f"Spearman {BY_KEY['spearman'].cell(row)}, skill {BY_KEY['skill'].cell(row)}"
+def summary(row: Row, rank: str = "Spearman") -> str:
+    """An estimator's rank correlation and skill, in a line.
+
+    Args:
+        row: of the estimator.
+        rank: what the rank correlation is called.
+    """
+    return f"{rank} {BY_KEY['spearman'].cell(row)}, skill {BY_KEY['skill'].cell(row)}"
 
 
 @dataclass(frozen=True)

@@ -298,12 +298,12 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
 
 
 def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
-    from fut.report.sections.order_effect import gather_effects
-    from fut.report.state import read_state
+    from fut.report.effects import gather_effects
+    from fut.report.record import Sampling, read_record
 
     asked.retrain("random:99")
     asked.retrain("without:2")
-    found = gather_effects(asked.context, "probe", read_state(asked.context), 5, "positions")
+    found = gather_effects(read_record(asked.context, Sampling(5, "positions")), "probe", 5)
     random = [t.value for t in found.trained if t.random]
     chosen = [t.value for t in found.trained if not t.random]
     drawn = {*asked.verify(4).true_losses, *asked.calibrate(6).truths}
@@ -319,7 +319,7 @@ def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
 
 def _sampled(run: fut.Run) -> list[Order]:
     from estimators.orders.order import random_orders
-    from fut.report.sections.order_effect import SEED
+    from fut.report.effects import SEED
 
     return random_orders(run.reference, 5, SEED)
 

@@ -116,13 +116,14 @@ def left_out(found: Datamodel, drawn: bool) -> Comparison:
     header, rows = _table(checked)
     header = [head.replace("Spearman", "LDS").replace("order", "subset") for head in header]
     named = f"{len(found.subsets)} subsets left out, {title(checked)}"
-    return Comparison(named, words, checked.unit, header, rows, _charts(checked) if drawn else [])
+    return Comparison(named, words, checked.unit, header, rows, _charts(checked, "LDS") if drawn else [])
 
 
-def _charts(found: Verification) -> list[tuple[str, str, Chart]]:
+def _charts(found: Verification, rank: str = "Spearman") -> list[tuple[str, str, Chart]]:
     names = [name for name in _in_order(found.estimators) if name != BASELINE]
     return [
-        (name, minus(summary(found.estimators[name])), scatter(found.agreement(name), name)) for name in names[:CHARTS]
+        (name, minus(summary(found.estimators[name], rank)), scatter(found.agreement(name), name))
+        for name in names[:CHARTS]
     ]
 
 
