@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from estimators.orders.order import Order
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
@@ -137,6 +140,28 @@ class Endpoint:
             "unit": "nats/token",
         }
         return jsonable(asdict(self) | more)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a method said about n orders.
+
+    values, intervals: [n] in the read-out's unit, 90 % intervals if it has any. endpoint_error: mean over the orders, relative,
+    if it rebuilds parameters. seconds: in all. uncalibrated: values before calibration, if it is calibrated.
+    """
+
+    values: list[float]
+    intervals: list[tuple[float, float]] | None
+    endpoint_error: float | None
+    seconds: float
+    uncalibrated: list[float] | None = None
+
+
+class Changes(NamedTuple):
+    """What n orders change of r read-outs, against the reference order [n, r], and the variance of each over a sample."""
+
+    values: NDArray[np.float64]
+    variances: NDArray[np.float64]
 
 
 def estimated(

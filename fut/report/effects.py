@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from estimators.orders.order import Order, random_orders
-from fut.estimation.service import Answering
+from fut.estimation.service import EstimationService
 from fut.methods.adjoint import identity
 from fut.questions.curriculum.result import Curriculum
 from fut.readouts.readout import PROBE
@@ -105,7 +105,7 @@ def _permutations(run: Context) -> Iterator[tuple[str, float]]:
 def _estimates(run: Context, readout: str, count: int, estimator: str) -> tuple[list[float], bool]:
     if not count or not identity.has_expansion(run.path):
         return [], False
-    asker = Answering(run, estimator, readout, known=False)
+    asker = EstimationService(run).estimates(estimator, readout, known=False)
     with run.progress(f"estimating {count} random orders", 1) as tick:
         found = asker.edited(random_orders(run.reference, count, SEED), [None] * count)
         tick()

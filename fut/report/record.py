@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fut.artifacts import directory as files
+from fut.artifacts.archive import SCHEMA
 from fut.errors import EXPECTED
 from fut.estimation.calibration import DIRECTORY, Calibrated, read_calibration
+from fut.estimation.service import EstimationService
 from fut.questions.accuracy.ask import without_stale
 from fut.questions.accuracy.result import Verification
 from fut.questions.leave_out.score import Datamodel
@@ -124,13 +126,13 @@ def read_record(run: Context, sampling: Sampling, sections: tuple[Part, ...] = (
 
     What was verified of estimators whose terms or calibration have been made anew since is left out.
     """
-    record, path = RunRecord(run, sampling, sections), run.path
+    record, path, service = RunRecord(run, sampling, sections), run.path, EstimationService(run)
     for file, content in _objects(path, files.VERIFICATION, record):
         try:
             if file.stem.startswith("lds-"):
                 record.left_out.append(Datamodel.from_dict(content))
             else:
-                record.verified.append(Verification.from_dict(without_stale(run, content)))
+                record.verified.append(Verification.from_dict(without_stale(content, service.basis)))
         except (TypeError, KeyError) as error:
             record.unreadable[_named(path, file)] = f"no result of `fut verify` or `fut lds`: {error}"
     for file, content in _objects(path, files.ANSWERS, record):
@@ -151,10 +153,12 @@ def _objects(path: Path, directory: str, record: RunRecord) -> Iterator[tuple[Pa
         except (StorageError, OSError) as error:
             record.unreadable[_named(path, file)] = str(error)
             continue
-        if isinstance(content, dict):
-            yield file, content
-        else:
+        if not isinstance(content, dict):
             record.unreadable[_named(path, file)] = f"expected a JSON object, got {type(content).__name__}"
+        elif content.get("schema", SCHEMA) != SCHEMA:  # those from before there was one are tried
+            record.unreadable[_named(path, file)] = "kept by another version; ask again"
+        else:
+            yield file, content
 
 
 def _named(path: Path, file: Path) -> str:

@@ -129,7 +129,7 @@ def test_a_kill_while_scratch_goes_leaves_none_of_it_to_go_on_with(
     assert not expansion.scratch.exists()
     expected = expansion.terms().read("centre", 2)
     flip(next(p for p in (expansion.directory / "terms/arrays/centre/c").rglob("*") if p.is_file()), 40)
-    assert run.repair() >= 1
+    assert run.methods.repair() >= 1
     run.cache(["adjoint"])
     assert not run.check()
     assert np.array_equal(open_expansion(run.context).terms().read("centre", 2), expected)

@@ -95,7 +95,7 @@ def test_train_answers_what_it_trained(tmp_path: Path, cli: Cli) -> None:
     assert (said.status, said.err) == (0, "")
     assert said.json.keys() >= INFO_KEYS
     assert (said.json["steps"], said.json["items"]) == (3, 3), "--steps wins over --set"
-    assert fut.open(tmp_path / "run").config.model.width == 8
+    assert fut.open(tmp_path / "run").context.config.model.width == 8
 
 
 def test_verify_gives_every_estimator_its_row(own_run: Path, tmp_path: Path, cli: Cli) -> None:

@@ -54,7 +54,7 @@ def test_identity_order_is_bitwise_with_every_option(small_run: fut.Run, moments
 
 
 def test_the_endpoint_of_the_identity_order_is_the_reference_bitwise(small_run: fut.Run) -> None:
-    rebuilding = [e for e in map(small_run.estimator, MOVING) if e.rebuilds]
+    rebuilding = [e for e in map(small_run.methods.open, MOVING) if e.rebuilds]
     assert len(rebuilding) >= 5
     for estimator in rebuilding:
         name = estimator.name

@@ -36,7 +36,7 @@ def test_the_reference_order_consumes_items_in_turn(make_run: MakeRun) -> None:
     run = make_run(cached=False, **EPOCHS)
     steps = ((0, 1), (2, 3), (4, 5))
     assert run.reference.steps == run.context.problem.reference.steps == steps * 2
-    assert (run.steps, run.items, run.config.consumed) == (6, 6, 12)
+    assert (run.steps, run.items, run.context.config.consumed) == (6, 6, 12)
     info = run.info()
     assert info["items_per_step"] == 2
     assert info["query_gradients"]["retrain"] == 12
@@ -79,15 +79,15 @@ def test_identity_order_is_bitwise_with_clipping_and_a_sample(make_run: MakeRun,
 @pytest.mark.parametrize("name", ["reference", "replay", "replay-exact"])
 def test_the_endpoint_of_the_identity_order_is_bitwise(make_run: MakeRun, name: str) -> None:
     run = make_run(**BATCHES)
-    found = run.estimator(name).positions([run.reference, run.order("reverse")])
+    found = run.methods.open(name).positions([run.reference, run.order("reverse")])
     assert torch.equal(found[0], run.context.state(run.steps).theta)
     short = Order(run.reference.steps[:2])
-    assert torch.equal(run.estimator("replay").positions([short])[0], run.context.state(2).theta)
+    assert torch.equal(run.methods.open("replay").positions([short])[0], run.context.state(2).theta)
 
 
 def torch_optim_endpoint(run: fut.Run, order: Order) -> torch.Tensor:
     """The slow reference: torch.optim.AdamW, one backward pass per item, no code of the trainer."""
-    config, model = run.config, run.config.model
+    config, model = run.context.config, run.context.config.model
     module = Transformer(256, config.data.context, model.width, model.layers, model.heads).double()
     torch.nn.utils.vector_to_parameters(run.context.state(0).theta, module.parameters())
     options = config.rule.options
@@ -207,7 +207,7 @@ def test_the_adjoint_follows_the_truth_of_new_batches(tmp_path: Path) -> None:
     run.cache(["adjoint"])
     orders = [random_order(run.reference, 11, i) for i in range(8)]
     truth = torch.tensor([run.retrain(o).loss for o in orders])
-    found = torch.tensor(raw_estimates(run.estimator("adjoint"), orders)[0])
+    found = torch.tensor(raw_estimates(run.methods.open("adjoint"), orders)[0])
     assert torch.corrcoef(torch.stack([truth, found]))[0, 1] > 0.9
 
 

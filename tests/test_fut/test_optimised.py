@@ -18,7 +18,7 @@ from fut.methods.lowrank.terms import open_base
 run = fut.open(sys.argv[1], device="cpu")
 open_base(run.context).claim()
 try:
-    run.estimator("curved").ready()
+    run.methods.open("curved").ready()
 except fut.NotCachedError as error:
     print("refused:", error)
 """

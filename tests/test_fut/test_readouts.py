@@ -186,7 +186,7 @@ def test_costs_are_counted_for_every_readout(
     expansion, calls, one = open_expansion(run.context, config), [], derivatives.gradient
 
     def count(item: tuple[Tensor, ...]) -> None:
-        calls.append(min(1.0, len(item[0]) / run.config.data.batch))  # a probe chunk counts one
+        calls.append(min(1.0, len(item[0]) / run.context.config.data.batch))  # a probe chunk counts one
 
     both = derivatives.gradient_and_loss
     exact = derivatives.hessian_vector

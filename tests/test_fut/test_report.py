@@ -82,7 +82,7 @@ def test_everything_that_was_asked_is_on_the_page(asked: fut.Run) -> None:
     assert found.path == asked.path / "report.html"
     assert found.nbytes == found.path.stat().st_size < 1_000_000
     said, text = words(found.path), found.path.read_text()
-    assert f"{asked.parameters:,} parameters" in said
+    assert f"{asked.context.parameters:,} parameters" in said
     assert f"{asked.reference_loss:.5f} nats/token" in said
     assert asked.context.manifest.identity["order"] in said
     assert torch.__version__ in said

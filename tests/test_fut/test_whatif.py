@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lines import MIXED, queries
 from scipy.stats import t as student
-from small import Cli, MakeRun, Said
+from small import Cli, MakeRun, Said, whatifs
 
 import fut
 from estimators.errors import OrderError
@@ -55,7 +55,7 @@ def test_changes_are_differences_from_the_reference() -> None:
 
 def test_a_change_is_the_estimate_of_the_edited_order(make_run: MakeRun) -> None:
     run = several(make_run)
-    order = run.arranged(run.difficulty("loss").scores)
+    order = run.orders.arranged(run.orders.difficulty("loss").scores)
     found = run.whatif("reverse", EDITS, ["probe", "item:3"], known=False)
     assert found.order == order.tolist()
     assert found.digest == order.digest
@@ -108,7 +108,7 @@ def test_a_shorter_order_is_answered_by_an_estimator_that_can(own_run: Path) -> 
         run.whatif(edits=["drop:2"], estimator="adjoint")
     run.cache(["curved"])
     assert run.whatif(edits=["drop:2"])["probe"].estimator == "curved"
-    both = list(run.whatifs(["drop:2", "reverse", "drop:2"]))
+    both = list(whatifs(run, ["drop:2", "reverse", "drop:2"]))
     assert [a["readouts"]["probe"]["estimator"] for a in both] == ["curved", "adjoint", "curved"]
 
 
@@ -146,7 +146,7 @@ def test_one_edit_has_the_interval_fitted_on_such_edits(own_run: Path, cli: Cli)
     for other in ("move:0,4", ["swap:0,4", "swap:1,2"]):
         edits = [other] if isinstance(other, str) else other
         assert "calibrated on 4 retrained orders;" in run.whatif(edits=edits, known=False)["probe"].note
-    answers = list(run.whatifs(["swap:0,4", "random:3", {"edits": ["swap:0,4"]}, "reverse"], known=False))
+    answers = list(whatifs(run, ["swap:0,4", "random:3", {"edits": ["swap:0,4"]}, "reverse"], known=False))
     notes = [a["readouts"]["probe"]["note"] for a in answers]
     assert ["each one `swap`" in note for note in notes] == [True, False, True, False]
     asked = run.estimate(["reverse", "swap:0,4", [4, 1, 2, 3, 0], [1, 2, 0, 3, 4]], known=False)

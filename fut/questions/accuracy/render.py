@@ -9,11 +9,10 @@ from typing import Any
 from fut.display import agreement
 from fut.display.format import columns, number
 from fut.display.notebook import draw_agreement
+from fut.display.picture import save
 from fut.methods.registry import NAMES
 from fut.questions.accuracy.result import Verification
-from fut.questions.leave_out.score import Datamodel
 from fut.readouts.readout import PROBE
-from storage import replacing
 
 COLUMNS = {column.brief: column.cell for column in agreement.COLUMNS}
 """The accuracy table in a terminal: head, and how a row's cell is made."""
@@ -32,24 +31,6 @@ def table(found: Verification) -> str:
         "and before calibration;\n"
         "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
         + columns([["estimator", *COLUMNS], *rows])
-    )
-
-
-def datamodel(found: Datamodel) -> str:
-    """The table of an LDS, the baseline first; the column Spearman is the score."""
-    checked = found.verification
-    names = in_order(checked.estimators)
-    shown = {n: c for n, c in COLUMNS.items() if n not in ("uncalibrated", "coverage", "endpoint error")}
-    rows = [[name, *(cell(checked.estimators[name]) for cell in shown.values())] for name in names]
-    header = ["estimator", *("LDS" if c == "Spearman" else "s/subset" if c == "s/order" else c for c in shown)]
-    spread = number(checked.as_dict()["true_sd"], ".2g")
-    return (
-        f"{len(found.subsets)} random subsets of {len(found.subsets[0])} items ({found.share:g} of all) left out in place, "
-        f"really retrained ({checked.retrain_seconds:.2g} s each): {title(checked)} "
-        f"{number(sum(checked.true_losses) / len(found.subsets), '.5f')} ± {f'{spread} {checked.unit}'.rstrip()}; "
-        f"reference order {checked.reference_loss:.5f}\n"
-        f"LDS: Spearman correlation over subsets; MAE in {checked.unit or 'the unit of the read-out'}\n\n"
-        + columns([header, *rows])
     )
 
 
@@ -75,10 +56,7 @@ def scatter(found: Verification, path: Path) -> Path:
         f"{title(found)} of {len(found.orders)} random orders: estimated against really retrained",
         fontsize=11,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        figure.savefig(part, format="png")
-    return path
+    return save(figure, path)
 
 
 def _panel(axis: Any, found: Verification, name: str) -> None:

@@ -15,21 +15,10 @@ from fut.display.notebook import Displayable, draw_agreement
 from fut.display.numbers import jsonable
 from fut.display.scale import Scale
 from fut.estimation.accuracy import accuracy
+from fut.estimation.results import Answers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What an estimator said about n orders: losses (in the read-out's unit), 90 % intervals if it has any, mean endpoint
-    error if it rebuilds parameters, the seconds it took in all, and the losses before calibration if it is calibrated."""
-
-    losses: list[float]
-    intervals: list[tuple[float, float]] | None
-    endpoint_error: float | None
-    seconds: float
-    uncalibrated: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,13 +84,13 @@ def verify(
         began = time.perf_counter()
         found = ask(orders)
         seconds = found.seconds if found.seconds else time.perf_counter() - began
-        row = accuracy(losses, found.losses, reference_loss, found.intervals, found.endpoint_error).as_dict()
+        row = accuracy(losses, found.values, reference_loss, found.intervals, found.endpoint_error).as_dict()
         if found.uncalibrated is not None:
             raw = accuracy(losses, found.uncalibrated, reference_loss)
             row |= {"mae_uncalibrated": raw.mae, "skill_uncalibrated": raw.skill}
             row |= {"interval_width": float(np.mean([high - low for low, high in found.intervals or []]))}
         rows[name] = row | {"seconds_per_order": seconds / len(orders)} | dict((costs or {}).get(name, {}))
-        estimated[name] = found.losses
+        estimated[name] = found.values
     seconds = float(np.mean([s for _, s in truths]))
     listed = [o.tolist() for o in orders]
     return Verification(listed, reference_loss, losses, estimated, seconds, rows, readout, unit)

@@ -10,8 +10,8 @@ import numpy as np
 
 from fut.display.format import columns, interval, number
 from fut.display.notebook import COLOURS, GREY, MARKERS, labelled
+from fut.display.picture import save
 from fut.questions.domains.result import Domains, Entry, Placement
-from storage import replacing
 
 SHOWN = 12
 
@@ -38,7 +38,13 @@ def domains(found: Domains) -> str:
 
 
 def _row(entry: Entry) -> list[str]:
-    return [entry.name, f"{entry.value:.5f}", f"{entry.delta:+.5f}", _bounds(entry.interval), number(entry.truth, ".5f")]
+    return [
+        entry.name,
+        f"{entry.value:.5f}",
+        f"{entry.delta:+.5f}",
+        _bounds(entry.interval),
+        number(entry.truth, ".5f"),
+    ]
 
 
 def _placement(placed: Placement) -> list[str]:
@@ -77,10 +83,7 @@ def picture(found: Domains, path: Path) -> Path:
     _curves(axes[1], [p for p in found.placements if p.kind == "domain"], found, "items of other domains before it")
     if items:
         _curves(axes[2], items, found, "step")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        figure.savefig(part, format="png")
-    return path
+    return save(figure, path)
 
 
 def _against(found: Domains, value: float | None) -> float:

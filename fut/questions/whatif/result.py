@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from estimators.orders.order import Order
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import jsonable, perplexity
-from fut.estimation.results import Estimate
+from fut.protocols import Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,9 +91,9 @@ class Change:
 
 def compare(
     orders: Sequence[Order],
-    estimate: Callable[[Sequence[Order]], Sequence[Estimate]],
+    estimate: Callable[[Sequence[Order]], Sequence[Value]],
     reference: float,
-    remark: Callable[[Order, Estimate], str] = lambda order, found: "",
+    remark: Callable[[Order, Value], str] = lambda order, found: "",
     truth: Callable[[Order], float] | None = None,
 ) -> list[Change]:
     """What each order changes of one read-out.
