@@ -59,6 +59,16 @@ def blocks(document: Path) -> list[Block]:
     return found
 
 
+def example(document: Path, heading: str) -> str:
+    """The one Python block of a section, as the text of a module."""
+    lines = document.read_text(encoding="utf-8").splitlines()
+    first = lines.index(heading) + 1
+    last = next((n for n, line in enumerate(lines, start=1) if n > first and line.startswith("## ")), len(lines))
+    found = [block.text for block in blocks(document) if block.language == "python" and first < block.line < last]
+    assert len(found) == 1, f"{document.name}: expected one Python block under `{heading}`, got {len(found)}"
+    return found[0]
+
+
 def long_lines(document: Path) -> list[int]:
     """Numbers of the lines over `WIDTH` characters, other than tables, output, and lines with an address."""
     text = document.read_text(encoding="utf-8").splitlines()
