@@ -23,7 +23,8 @@ from estimators.sketch import Sketch
 from estimators.taylor import Moments
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.estimator import ALL, Adjoint, Rows
-from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
 from fut.methods.adjoint.positions import Positions
 from fut.methods.base import Estimator
 from fut.methods.context import Context
@@ -31,6 +32,7 @@ from fut.methods.curvature_batches import pooled_batch, pooled_products
 from fut.methods.pairwise.replay import Replay, ReplayExact
 from fut.methods.pairwise.store import term_layout
 from fut.methods.pairwise.taylor import Fut
+from fut.methods.stages import build
 from fut.models.autodiff import hessian_vector, hessian_vector_difference
 
 EXACT_ORDERS, SEEDS = 16, (0, 1, 2)
@@ -114,7 +116,10 @@ class Frozen(Adjoint):
         """v of the centre after every step, on the sample [T, k]."""
         expansion = self.expansion
         return torch.stack(
-            [expansion.state(t + 1).restrict(expansion.indices).memory["v"] for t in range(expansion.steps)]
+            [
+                expansion.trajectory.state(t + 1).restrict(expansion.indices).memory["v"]
+                for t in range(expansion.spec.steps)
+            ]
         )
 
     def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
@@ -152,7 +157,7 @@ class Workbench:
         shared = self.directory / "shared"
         expansion.share(shared)
         if not expansion.complete():
-            expansion.build()
+            build(EXPANSION, expansion)
         expansion.share(shared)
         return kind(self.run.context, expansion=expansion)
 
@@ -164,7 +169,7 @@ class Workbench:
             group,
             value,
             lambda: self.build(expansion, kind),
-            lambda: expansion.gradients() / self.run.steps,
+            lambda: expansion_cost(expansion.spec).gradients / self.run.steps,
             changes.get("seed", 0),
         )
 
@@ -250,10 +255,10 @@ class Workbench:
         """Relative error of central differences along the sweep's own direction, at three steps of the default's sweep."""
         expansion, problem, errors = self.expansion(), self.run.context.problem, {}
         self.build(expansion)
-        for step in (expansion.steps // 4, expansion.steps // 2, 3 * expansion.steps // 4):
-            state, rate, after = expansion.state(step), problem.rate(step), expansion.costate(step + 1)
-            pulled = [problem.rule.pullback(state, g, rate, after)[1] for g in expansion.gradients_of(step)]
-            direction, batch = torch.stack(pulled).mean(0)[0], pooled_batch(problem, expansion.config, step)
+        for step in (expansion.spec.steps // 4, expansion.spec.steps // 2, 3 * expansion.spec.steps // 4):
+            state, rate, after = expansion.trajectory.state(step), problem.rate(step), expansion.sweep.costate(step + 1)
+            pulled = [problem.rule.pullback(state, g, rate, after)[1] for g in expansion.trajectory.gradients_of(step)]
+            direction, batch = torch.stack(pulled).mean(0)[0], pooled_batch(problem, expansion.spec.config, step)
             exact = hessian_vector(problem.objective, state.theta, batch, direction)
             for h in DIFFERENCE_STEPS:
                 found = hessian_vector_difference(problem.objective, state.theta, batch, direction, h)

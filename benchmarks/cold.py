@@ -24,6 +24,7 @@ from unittest.mock import patch
 import numpy as np
 from record import write_record
 from scipy.stats import spearmanr
+from small import expand
 from torch import Tensor
 from words import VOCABULARY
 
@@ -33,7 +34,6 @@ from estimators.orders.order import Order, random_orders
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.positions import TABLES
 from fut.methods.batching import raw_estimates
-from fut.methods.build import expand
 from fut.methods.settings import load_config
 
 ORDER_SEED = 2000

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fut.methods.expansion.spec.anchors import AnchoredItems, run_anchors
 from record import write_record
 
 import fut
@@ -37,9 +38,9 @@ from estimators.orders.order import Order, random_orders
 from estimators.replay import OrderBatch
 from estimators.state import State
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.sweep import run_sweep
-from fut.methods.expansion.anchors import AnchoredItems, run_anchors
+from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.settings import load_config
 from fut.progress import silent
 
@@ -52,11 +53,11 @@ class Steps:
 
     def __init__(self, expansion: Expansion) -> None:
         self.of, self.problem, self.rule = expansion, expansion.problem, expansion.problem.rule
-        self.gradients = StreamedAnchors(expansion.anchors, AnchoredItems(expansion).rows)
-        self.centre = [expansion.state(step) for step in range(expansion.steps + 1)]
-        self.weights = [expansion.weight(step)[0] for step in range(expansion.steps)]
-        self.costates = [None, *(self._costate(step) for step in range(1, expansion.steps + 1))]
-        self.injections = [self._injection(step) for step in range(expansion.steps)]
+        self.gradients = StreamedAnchors(expansion.spec.anchors, AnchoredItems(expansion).rows)
+        self.centre = [expansion.trajectory.state(step) for step in range(expansion.spec.steps + 1)]
+        self.weights = [expansion.sweep.weight(step)[0] for step in range(expansion.spec.steps)]
+        self.costates = [None, *(self._costate(step) for step in range(1, expansion.spec.steps + 1))]
+        self.injections = [self._injection(step) for step in range(expansion.spec.steps)]
 
     def _costate(self, step: int) -> State:
         found = self.of.costate(step)
@@ -117,7 +118,7 @@ def measure(steps: int, schedule: str, items: str, arguments: argparse.Namespace
     run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config)
     adjoint = AdjointConfig.model_validate(run.context.config.adjoint.model_dump() | {"functionals": 0})
     expansion = Expansion(path / "response", run.context.problem, adjoint, lambda: run.context.state(0))
-    expansion.run_centre(silent)
+    list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
     run_anchors(expansion, silent)
     run_sweep(expansion, silent)
     of, found = Steps(expansion), []

@@ -25,6 +25,8 @@ from fut.methods.context import Context
 from fut.methods.lowrank.terms import has_base, open_base
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.store import pairwise_config
+from fut.methods.registry import ENDPOINTS, EXACT
+from fut.methods.stages import Request as Preparing
 from fut.models.objective import Loss
 from fut.orders.parsing import OrderLike, order_of
 from fut.planning import Plan, plan_problem
@@ -135,7 +137,7 @@ class Run:
         """
         context = self.context
         chosen = {
-            "adjoint": adjoint or open_expansion(context).config,
+            "adjoint": adjoint or open_expansion(context).spec.config,
             "cache": pairwise_config(context),
             "curved": open_base(context).config,
         }
@@ -157,7 +159,7 @@ class Run:
         swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them. adjoint: how the expansion
         is made, in place of the run's own configuration; refused where the run has one that was made otherwise.
         """
-        build.cache(self.context, names, config, readouts, adjoint)
+        build.cache(self.context, Preparing(names, readouts, adjoint, config))
 
     # --- answers
 
@@ -231,7 +233,7 @@ class Run:
         its terms are cached, else `replay-exact`. out: defaults to a name made of the estimator and the order, inside the run.
         """
         checked = self.order(order)
-        name = estimator or ("curved" if has_base(self.path) else "replay-exact")
+        name = estimator or (ENDPOINTS if has_base(self.path) else EXACT).name
         target = Path(out) if out else self.path / files.ENDPOINTS / f"{name}-{checked.digest[:16]}.safetensors"
         return write_endpoint(self.context, checked, name, target, **options)
 

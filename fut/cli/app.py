@@ -33,7 +33,7 @@ from fut.errors import EXPECTED, UsageError, exit_status
 from fut.estimation import render as estimation_render
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.pairwise.compute import CachePlan
+from fut.methods.build import CachePlan
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.store import pairwise_config
 from fut.methods.settings import adjoint_settings, load_config, parse_config
@@ -140,7 +140,7 @@ def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig:
 def _adjoint_config(run: Run, settings: list[str] | None) -> AdjointConfig | None:
     """What --set says of the expansion: changes of the stored configuration, or else of the run's own."""
     return adjoint_settings(
-        open_expansion(run.context).config, [s for s in settings or () if s.strip().startswith("adjoint.")]
+        open_expansion(run.context).spec.config, [s for s in settings or () if s.strip().startswith("adjoint.")]
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from centres import written_out_table
-from small import MakeRun, small_config
+from small import MakeRun, expand, small_config
 
 import fut
 from estimators.adjoint import poisson_sample
@@ -25,7 +25,6 @@ from fut.methods.adjoint.estimator import Adjoint
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
 from fut.methods.batching import raw_estimates
-from fut.methods.build import expand
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 PLAIN = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
@@ -132,9 +131,9 @@ def test_large_tables_are_no_control_variates_unless_asked_for(
 ) -> None:
     monkeypatch.setattr("fut.methods.adjoint.pipeline.ENTRIES", entries)
     expansion = open_expansion(make_run(adjoint={"coordinates": 600, "control": control}, cached=False).context)
-    assert expansion.controlled == there
+    assert expansion.spec.controlled == there
     assert (anchor_bytes(expansion) > 0) == there
-    assert not open_expansion(make_run(adjoint={"control": "always"}, cached=False).context).controlled, (
+    assert not open_expansion(make_run(adjoint={"control": "always"}, cached=False).context).spec.controlled, (
         "all coordinates are kept"
     )
 

@@ -18,6 +18,7 @@ import fut
 from fut.errors import UsageError
 from fut.methods import limits as fitting
 from fut.methods.adjoint.identity import open_expansion
+from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.footprint import footprint_of
 from fut.methods.pairwise.store import pairwise_config
 from fut.methods.reweighting.terms import open_sensitivities
@@ -123,9 +124,9 @@ def test_the_peak_of_a_gradient_counts_its_activations() -> None:
 def test_the_plan_agrees_with_the_run_it_plans(small_run: fut.Run) -> None:
     found = small_run.plan()
     expansion = [s for s in found.stages if s.stage.startswith("adjoint:")]
-    assert sum(s.gradients for s in expansion) == open_expansion(small_run.context).gradients()
-    assert sum(s.bytes_kept for s in expansion) == open_expansion(small_run.context).nbytes()
-    assert sum(s.bytes_scratch for s in expansion) == open_expansion(small_run.context).scratch_bytes()
+    assert sum(s.gradients for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).gradients
+    assert sum(s.bytes_kept for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).kept
+    assert sum(s.bytes_scratch for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).scratch
     about, wanted = found["reweighting (on request)"], open_sensitivities(small_run.context)
     assert (about.gradients, about.bytes_kept) == (wanted.gradients(), wanted.nbytes())
     assert found["one retraining"].gradients == small_run.steps
@@ -244,7 +245,7 @@ def test_a_refusal_counts_what_is_held_already_once(small_run: fut.Run, monkeypa
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.append(nbytes))
     fitting.require_training(small_run.context.problem, small_run.context.config)
     footprint = footprint_of(
-        small_run.context.problem, open_expansion(small_run.context).config, pairwise_config(small_run.context)
+        small_run.context.problem, open_expansion(small_run.context).spec.config, pairwise_config(small_run.context)
     )
     assert needed == [footprint.least(), footprint.training() - footprint.resident]
 
@@ -253,7 +254,7 @@ def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
     small_run: fut.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     footprint = footprint_of(
-        small_run.context.problem, open_expansion(small_run.context).config, pairwise_config(small_run.context)
+        small_run.context.problem, open_expansion(small_run.context).spec.config, pairwise_config(small_run.context)
     )
     one = footprint.gradient
     monkeypatch.setattr("fut.methods.footprint.available_bytes", lambda device: one)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from centres import written_out_table
-from small import Cli, MakeRun, small_config
+from small import Cli, MakeRun, expand, small_config
 
 import fut
 from estimators.control_variates import Tamed
@@ -24,7 +24,6 @@ from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.positions import TABLES
 from fut.methods.batching import raw_estimates
-from fut.methods.build import expand
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 ADJOINT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
@@ -177,7 +176,7 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
     monkeypatch.setattr(sampling, "_keep_tamed", lambda *given: (seen.append(keep(*given)), seen[-1])[1])
     expand(run.context, AdjointConfig.model_validate(ADJOINT))
     expansion, held = open_expansion(run.context), seen[0]
-    terms, (first, middle, last) = expansion.terms(), expansion.anchors
+    terms, (first, middle, last) = expansion.terms(), expansion.spec.anchors
     left = [terms.read("left_out", a)[0] for a in range(3)]
     assert not left[0].any()
     assert not left[2].any()

@@ -17,7 +17,8 @@ from estimators.replay import Listener, replay
 from fut.errors import NotCachedError, UsageError
 from fut.methods.base import Estimator
 from fut.methods.context import Context
-from fut.methods.expansion.anchors import ITEM_BLOCK
+from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.lowrank.pipeline import KEPT
 from fut.methods.lowrank.terms import Base, has_base, open_base
 from fut.readouts.readout import PROBE
 from storage import TermStore
@@ -25,8 +26,6 @@ from storage import TermStore
 COMMAND = "fut cache RUN --terms curved"
 FAR = 0.9
 """Misses of the reference order's own end from which on an estimate is spoken against."""
-KEPT = 1 << 30
-"""Bytes of tables up to which all of them stay in memory once read; beyond it, the rows that a step consumes alone."""
 
 
 class Curved(Estimator):
@@ -66,7 +65,7 @@ class Curved(Estimator):
     @cached_property
     def transition(self) -> CurvedTransition:
         base, problem, dtype = self.base, self.problem, self.problem.objective.start().dtype
-        kept, anchors = base.nbytes() <= KEPT, base.expansion.anchors
+        kept, anchors = base.spec.kept_bytes() <= KEPT, base.spec.anchors
 
         @cache
         def gradients(anchor: int) -> Tensor:
@@ -98,7 +97,7 @@ class Curved(Estimator):
         @cache
         def mean(step: int) -> Tensor:
             if self.every == base.config.refresh:
-                return self._read("refresh", base.refreshed.index(step))[0]
+                return self._read("refresh", base.spec.refreshed.index(step))[0]
             return base.mean_gradient(step, centre(step))
 
         return CurvedTransition(
@@ -108,17 +107,17 @@ class Curved(Estimator):
             if kept
             else StreamedAnchors(anchors, lambda anchor, items: rows(anchor, tuple(items))),
             centre,
-            Curvature(base.curvature_anchors, pairs),
-            frozenset(refresh_steps(base.steps, self.every)),
+            Curvature(base.spec.curvature_anchors, pairs),
+            frozenset(refresh_steps(base.spec.steps, self.every)),
             lambda step, theta: base.mean_gradient(step, theta.clone()) - mean(step),
             scarce,
         )
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         steps = len(orders[0])
-        if steps > self.base.steps:
+        if steps > self.base.spec.steps:
             raise OrderError(
-                f"curved: expected orders of at most {self.base.steps} steps, as many as the centre has, got {steps}; "
+                f"curved: expected orders of at most {self.base.spec.steps} steps, as many as the centre has, got {steps}; "
                 "use --estimator retrain"
             )
         found, own = self._replayed(orders, listener), self._own(steps)
@@ -139,7 +138,7 @@ class Curved(Estimator):
     def own_miss(self) -> float:
         """How far its replay of the reference order itself ends from the truth, beside how far the centre does. What the two
         have in common is taken off every order; what is left of an order errs about as much."""
-        true, steps = self.context.state(self.base.steps).theta, self.base.steps
+        true, steps = self.context.state(self.base.spec.steps).theta, self.base.spec.steps
         centre = self._read("centre", steps)[0]
         return ((self._own(steps) - true).norm() / (centre - true).norm()).item()
 

@@ -148,7 +148,7 @@ def make_board(run: Context, found: Sequence[Arrangement] = ()) -> Board | Missi
     if run.steps > CARDS:
         asked = command(run.path, "estimate", "--order swap:3,7 --estimator positions")
         return Missing(f"the board has room for {CARDS} cards, and this run has {run.steps} steps", asked)
-    names = open_expansion(run).names
+    names = open_expansion(run).spec.names
     shown = names[: max(1, ROOM // (8 * run.steps**2))]
     tables, classes = [_table(run, name) for name in shown], _classes(run)
     places = {step: card for card, step in reversed(list(enumerate(run.problem.canonical(run.reference).steps)))}
