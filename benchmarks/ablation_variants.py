@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from error_against_steps import SKETCH_SIZE, SketchedTables, changed
@@ -21,14 +22,17 @@ import fut
 from estimators.adjoint import DualTransition
 from estimators.sketch import Sketch
 from estimators.taylor import Moments
+from fut.methods.adjoint import sweep
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.estimator import ALL, Adjoint, Rows
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
 from fut.methods.adjoint.positions import Positions
+from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.base import Estimator
 from fut.methods.context import Context
 from fut.methods.curvature_batches import pooled_batch, pooled_products
+from fut.methods.expansion.spec import Trajectory
 from fut.methods.pairwise.replay import Replay, ReplayExact
 from fut.methods.pairwise.store import term_layout
 from fut.methods.pairwise.taylor import Fut
@@ -57,6 +61,22 @@ class Variant:
     extra: Callable[[], dict[str, Any]] = dict
 
 
+class AboutReference(Trajectory):
+    """The reference run itself in the trajectory's place."""
+
+    @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        return [tuple(step) for step in self.problem.reference.steps]
+
+
+class ReferenceSpec(AdjointSpec):
+    """An expansion about the reference run itself."""
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        return AboutReference(self.problem, False, self.config.mixture, self.config.seed)
+
+
 @dataclass(frozen=True)
 class VariedExpansion(Expansion):
     """relative: step of the central differences. about_reference: the reference run itself in the centre's place. batches: seed
@@ -66,32 +86,25 @@ class VariedExpansion(Expansion):
     about_reference: bool = False
     batches: int = 0
 
-    @cached_property
-    def groups(self) -> list[tuple[int, ...]]:
-        if self.about_reference:
-            return [tuple(step) for step in self.problem.reference.steps]
-        return Expansion.groups.func(self)
-
-    def pooled_products(self, step: int, directions: Tensor) -> Tensor:
-        config = self.config.model_copy(update={"seed": self.batches})
-        return pooled_products(
-            self.problem, config, step, self.places(step), directions, len(self.names), self.relative
-        )
+    def products(self, step: int, directions: Tensor) -> Tensor:
+        """Products of the sweep on drawn batches."""
+        config, places = self.spec.config.model_copy(update={"seed": self.batches}), self.trajectory.places(step)
+        return pooled_products(self.problem, config, step, places, directions, len(self.spec.names), self.relative)
 
     def share(self, shared: Path) -> None:
         """Link the centre and the sweep of all expansions that have them in common into the scratch."""
-        c = self.config
-        kind = "-ensemble" * self.ensemble
+        c = self.spec.config
+        kind = "-ensemble" * self.spec.trajectory.ensemble
         centre = f"centre-{'reference' if self.about_reference else c.mixture}{kind}"
-        sweep = (
+        swept = (
             f"{centre}-{c.curvature}-{c.pool}-{c.draw}-{c.products}-{self.relative:g}-{c.functionals}-{self.batches}"
         )
         for name, where in (
             ("centre", centre),
             ("gradients", centre),
             ("runs", centre),
-            ("sweep", sweep),
-            ("costate", sweep),
+            ("sweep", swept),
+            ("costate", swept),
         ):
             target, link = shared / where / name, self.scratch / name
             target.mkdir(parents=True, exist_ok=True)
@@ -148,16 +161,16 @@ class Workbench:
         path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
         start = lambda: self.run.context.state(0)  # noqa: E731
         end = lambda: self.run.context.state(self.run.steps).theta  # noqa: E731
-        return VariedExpansion(
-            path, self.run.context.problem, config, start, end=end, relative=relative, about_reference=about_reference
-        )
+        spec = (ReferenceSpec if about_reference else AdjointSpec)(self.run.context.problem, config)
+        return VariedExpansion(path, spec, start, end=end, relative=relative, about_reference=about_reference)
 
     def build(self, expansion: VariedExpansion, kind: type[Adjoint] | type[Positions] = Adjoint) -> Estimator:
         """Compute it, and an estimator on it; its scratch stays readable."""
         shared = self.directory / "shared"
         expansion.share(shared)
         if not expansion.complete():
-            build(EXPANSION, expansion)
+            with patch.object(sweep, "drawn_products", lambda of, step, directions: of.products(step, directions)):
+                build(EXPANSION, expansion)
         expansion.share(shared)
         return kind(self.run.context, expansion=expansion)
 

@@ -36,6 +36,7 @@ from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import CachePlan
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.store import pairwise_config
+from fut.methods.registry import preparations
 from fut.methods.settings import adjoint_settings, load_config, parse_config
 from fut.questions.accuracy import render as accuracy_render
 from fut.questions.registry import QUESTIONS
@@ -100,7 +101,8 @@ def cache(
     terms: Annotated[
         str | None,
         typer.Option(
-            help="comma-separated: adjoint, gradient, norm, update, jvp, second (default: these); curved, reweighting"
+            help=f"comma-separated, of {', '.join(term for of in preparations() for term in of.terms)} "
+            "(default: but for those of endpoints and leave-out effects)"
         ),
     ] = None,
     readouts: Annotated[

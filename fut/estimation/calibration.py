@@ -14,7 +14,7 @@ from estimators.orders.order import Order, random_order
 from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.errors import UsageError
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import method_of, open_estimator, require_movable
+from fut.methods.registry import canonical, method_of, open_estimator, require_movable
 from fut.orders.editing import random_edits
 from fut.readouts.readout import PROBE, ReadOut, require_same_value, suffix
 from storage import FORMAT, Manifest
@@ -250,5 +250,5 @@ def _fitted(content: dict[str, Any]) -> Calibrated:
 
 
 def _path(run_path: Path, estimator: str, readout: str, edit: str | None) -> Path:
-    near = "" if edit is None else f"-edit-{edit}"
+    near, estimator = "" if edit is None else f"-edit-{edit}", canonical(estimator)
     return run_path / DIRECTORY / f"{estimator.replace(':', '+')}{suffix(readout)}{near}.json"

@@ -122,6 +122,7 @@ class Capabilities:
 
     Args:
         moves_items: orders that move items; else weights of items in their own steps alone.
+        empty_steps: orders with a step of which nothing is trained.
         any_length: orders of other lengths than the window's.
         rebuilds: parameters at the end of an order.
         needs_smooth: it takes a rule with a derivative.
@@ -133,6 +134,7 @@ class Capabilities:
     """
 
     moves_items: bool = True
+    empty_steps: bool = True
     any_length: bool = False
     rebuilds: bool = False
     needs_smooth: bool = False
@@ -157,7 +159,7 @@ class Method(ABC):
     """A way to answer what another order would have given: its name, what it can, what it computes before, what it costs.
 
     name, aliases: what it goes by. capabilities: what it can be asked. preparation: what it computes before the first order.
-    section: of the configuration, where it has one. advice: what to lower where its tables do not fit in memory. note: what is
+    advice: what to lower where its tables do not fit in memory. note: what is
     said where it answers beside another method.
     """
 
@@ -165,7 +167,6 @@ class Method(ABC):
     aliases: tuple[str, ...] = ()
     capabilities: Capabilities = Capabilities()
     preparation: Preparation[Any] | None = None
-    section: str | None = None
     advice: str = LESS
     note: str = ""
 

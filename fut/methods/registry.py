@@ -13,6 +13,7 @@ from fut.methods.context import Context
 from fut.methods.footprint import Footprint
 from fut.methods.limits import require_tables
 from fut.methods.lowrank.method import LOW_RANK_METHOD
+from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.pairwise.method import REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2
 from fut.methods.retrain import RETRAIN
 from fut.methods.reweighting.method import REWEIGHTING_METHOD
@@ -49,10 +50,26 @@ def preparations() -> list[Preparation[Any]]:
     return sorted(found.values(), key=lambda preparation: preparation.rank)
 
 
+def rebuilding(context: Context) -> Method:
+    """What rebuilds parameters where nothing is named: the low-rank method where its terms were begun."""
+    return ENDPOINTS if LOW_RANK_TERMS.begun(context.path) else EXACT
+
+
 def base_name(spec: str) -> str:
     """The method's name in a specification like `fut:moments=replayed`."""
     name = spec.partition(":")[0]
     return METHODS[name].name if name in METHODS else name
+
+
+def canonical(spec: str) -> str:
+    """A specification with the method's own name in place of an alias."""
+    _, colon, options = spec.partition(":")
+    return f"{base_name(spec)}{colon}{options}"
+
+
+def is_baseline(spec: str) -> bool:
+    """Whether a specification, of this or of another version, is of a method that says the same of every order."""
+    return base_name(spec) in METHODS and method_of(spec).capabilities.baseline
 
 
 def options_of(spec: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from fut.progress import Progress, silent
 from storage import CheckpointStore, Damage, StorageError, TermStore
 
 if TYPE_CHECKING:
+    from fut.config.schema import Section
     from fut.methods.adjoint.config import AdjointConfig
     from fut.methods.context import Context
     from fut.methods.footprint import Footprint
@@ -141,12 +142,13 @@ class Request:
 class Preparation(ABC, Generic[F]):
     """What one or more methods compute before the first order, in one directory of the run.
 
-    name: of the directory, and what is asked for with `--terms`. kind: in messages. what: in words, where the disk is full.
-    parts: the checkpoint stores below the directory. places: where it can lie besides its own directory. rank: what is
-    computed first has the smaller one. needs_smooth: whether it takes a rule with a derivative.
+    name: of the directory, and what is asked for with `--terms`. section: of the configuration. kind: in messages.
+    what: in words, where the disk is full. parts: the checkpoint stores below the directory. places: where it can lie besides
+    its own directory. rank: what is computed first has the smaller one. needs_smooth: whether it takes a rule with a derivative.
     """
 
     name: ClassVar[str]
+    section: ClassVar[str]
     kind: ClassVar[str] = "expansion"
     what: ClassVar[str] = ""
     parts: ClassVar[tuple[str, ...]] = ()
@@ -202,9 +204,18 @@ class Preparation(ABC, Generic[F]):
         cost = total(self.stages, files.spec)
         return max(0, cost.kept + cost.scratch - directory_bytes(files.directory))
 
+    def begun(self, path: Path) -> bool:
+        """Whether a run directory has one, finished or not."""
+        return (path / self.name / MANIFEST).exists()
+
     def stored(self, context: Context) -> list[F]:
         """Those that a run directory has."""
-        return [self.open(context)] if (context.path / self.name / MANIFEST).exists() else []
+        return [self.open(context)] if self.begun(context.path) else []
+
+    def settings(self, context: Context) -> Section:
+        """Its section of the configuration, as it is stored, or as the run's own."""
+        found: Section = self.open(context).spec.config
+        return found
 
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """What each stage costs, before it is computed."""

@@ -168,12 +168,6 @@ def test_exact_products_are_what_differences_come_near_to(make_run: MakeRun, cur
     assert torch.equal(found, hessian_vector(runs[0].context.problem.objective, theta, batch, u))
 
 
-def test_the_form_of_products_is_pinned_only_where_it_is_not_the_first_one() -> None:
-    plain, exact = AdjointConfig().identity(), AdjointConfig(products="exact").identity()
-    assert "products" not in plain, "expansions of versions without the field are still opened"
-    assert exact == plain | {"products": "exact"}
-
-
 def test_samples_cannot_be_pooled_from_items_of_several_shapes(tmp_path: Path) -> None:
     run = uneven_run(tmp_path / "run")
     with pytest.raises(UsageError, match=r"got 5 shapes; set adjoint.curvature = .items."):

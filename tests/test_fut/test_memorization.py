@@ -24,7 +24,6 @@ from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation.changes import expansion_for
-from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
 from fut.methods.adjoint.pipeline import expansion_cost
@@ -166,15 +165,13 @@ def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre
     saved = expansion_cost(fine.spec).gradients - expansion_cost(coarse.spec).gradients
     assert saved == 5 * 5 * 4 - coarsely, "five items' products over five steps; a sample of two for each of four runs"
     theta, u = fine.problem.objective.start(), torch.eye(3, fine.problem.objective.size)
-    exact, near = (pooled_products(e.problem, e.config, 1, theta[None], u, e.fine) for e in (fine, coarse))
+    exact, near = (pooled_products(e.problem, e.spec.config, 1, theta[None], u, e.spec.fine) for e in (fine, coarse))
     assert torch.equal(exact[0], near[0]), "the first is swept as it was"
     size = small_size(fine.problem)
     batch = balanced_samples(fine.problem.data.items, size, size, [0, 17])
     rest = hessian_vectors_one_sided(fine.problem.objective, theta, batch, u[1:])
     assert torch.equal(near[1:], torch.stack(rest))
     assert expansion_cost(coarse.spec).scratch < expansion_cost(fine.spec).scratch
-    assert "fine" not in AdjointConfig().identity(), "expansions of versions without the field are still opened"
-    assert AdjointConfig(fine=2).identity()["fine"] == 2
 
 
 def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
@@ -192,7 +189,7 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     asked = planned(run, groups=2)
     plan = pass_of(asked, question_context(run.context))
     assert plan is not None
-    assert plan.gradients == expansion_for(run.context, asked.shared, asked.items).gradients() > 0
+    assert plan.gradients == expansion_cost(expansion_for(run.context, asked.shared, asked.items).spec).gradients > 0
     said = cli("memorize", path, "--groups", 2, "--verify", 6, "--device", "cpu")
     assert said.status == 0, said.err
     assert f"sweeping 8 read-outs once: {plan.gradients:,} gradients" in said.err

@@ -18,7 +18,7 @@ import fut
 from fut.data.text import build_dataset
 from fut.errors import ModelError, NotCachedError, UsageError
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.adjoint.identity import claim_expansion, open_expansion
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
 from fut.methods.stages import build
 from fut.models import autodiff as derivatives
@@ -232,7 +232,7 @@ def test_a_function_changed_in_mid_expansion_is_refused(tmp_path: Path) -> None:
     fut.train(tmp_path / "run", small_config(), device="cpu")
     run = own(tmp_path / "run")
     config = AdjointConfig(readouts=["norm"])
-    claim_expansion(run.path, open_expansion(run.context, config), run.context.readouts.pins(["norm"]))
+    EXPANSION.claim(open_expansion(run.context, config), run.context.readouts.pins(["norm"]), run.path)
     changed = fut.open(run.path, device="cpu", readouts={"norm": lambda module: 2 * squared_norm(module)})
     with pytest.raises(ModelError, match="another function now"):
         expand(changed.context, None)

@@ -146,21 +146,6 @@ class Expansion(Sample, Prepared):
         """The trajectory before and after a step, and the fine read-outs' costate after it, on all coordinates; scratch."""
         return StepStates(self.trajectory.state(step), self.trajectory.state(step + 1), self.sweep.costate(step + 1))
 
-    @cached_property
-    def bend(self) -> tuple[Tensor, Tensor]:
-        """Of the functionals, values along the reference run's true displacement, and signs of their squares: [m], float64."""
-        names = ("known", "signs")
-        found = (self.sampled.read_array(0, name) if self.planned.functionals else np.zeros(0) for name in names)
-        known, signs = (torch.from_numpy(array).to(self.problem.device) for array in found)
-        return known, signs
-
-    @cached_property
-    def own_bend(self) -> Tensor:
-        """Of the functionals, values along the true displacements of an ensemble's own runs: [c, m], float64."""
-        if not (self.planned.trajectory.ensemble and self.planned.functionals):
-            return torch.zeros(0, self.planned.functionals, dtype=torch.float64)
-        return torch.from_numpy(self.sampled.read_array(0, "own")).to(self.problem.device)
-
     @property
     def own_values(self) -> np.ndarray:
         """The first read-out at the ends of an ensemble's own runs [c], float64, which is the truth about their orders."""

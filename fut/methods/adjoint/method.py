@@ -25,7 +25,7 @@ from fut.training.problem import Problem
 class AdjointMethod(Method):
     """Exact to first order in curvature, with no gradient per order."""
 
-    name = section = "adjoint"
+    name = "adjoint"
     capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True)
     preparation = EXPANSION
     advice = "lower adjoint.coordinates or adjoint.anchors"
@@ -54,6 +54,7 @@ class PositionsMethod(AdjointMethod):
     """First order in every single placement: a look-up for every step."""
 
     name = "positions"
+    capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True, empty_steps=False)
 
     def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
         return Positions(context, readout, **options)

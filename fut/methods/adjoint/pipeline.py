@@ -164,6 +164,7 @@ class ExpansionStages(Preparation[Expansion]):
     """The expansion about the trajectory."""
 
     name = ADJOINT
+    section = "adjoint"
     what = "the expansion and its scratch"
     parts = PARTS
     places = (MEMORIZATION,)

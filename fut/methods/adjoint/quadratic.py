@@ -115,6 +115,20 @@ class Bend:
         return change, signed_variance(gain * (self.signs * values) @ signed).item() if signed.numel() else 0.0
 
 
+def known_functionals(expansion: Expansion) -> tuple[Tensor, Tensor]:
+    """Of the functionals, values along the reference run's true displacement, and signs of their squares: [m], float64."""
+    read, device = expansion.sampled.read_array, expansion.problem.device
+    known, signs = (torch.from_numpy(read(0, name)).to(device) for name in ("known", "signs"))
+    return known, signs
+
+
+def own_functionals(expansion: Expansion) -> Tensor:
+    """Of the functionals, values along the true displacements of an ensemble's own runs: [c, m], float64."""
+    if not expansion.spec.trajectory.ensemble:
+        return torch.zeros(0, expansion.spec.functionals, dtype=torch.float64)
+    return torch.from_numpy(expansion.sampled.read_array(0, "own")).to(expansion.problem.device)
+
+
 def bend_of(expansion: Expansion, sample: str | None) -> Bend:
     """The functionals' table on a sample; NotCachedError where it is missing, or blocks of it are."""
     terms, again = expansion.terms(), f"run `fut cache` on {expansion.directory.parent}"
@@ -128,9 +142,7 @@ def bend_of(expansion: Expansion, sample: str | None) -> Bend:
     rows = [j * sums_of(expansion.spec) + first + row for j in range(m) for row in range(count)]
     read = [torch.from_numpy(terms.read_items("functionals", t, rows)) for t in range(expansion.spec.steps)]
     table = torch.stack(read).unflatten(1, (m, count)).to(problem.device)
-    (known, signs), members = (
-        expansion.bend,
-        expansion.spec.trajectory.members if expansion.spec.trajectory.ensemble else [],
-    )
+    (known, signs), about = known_functionals(expansion), expansion.spec.trajectory
+    members = about.members if about.ensemble else []
     orders = [problem.canonical(order) for order in (problem.reference, *members)]
-    return Bend(table, orders[0], signs, known, orders[1:], expansion.own_bend)
+    return Bend(table, orders[0], signs, known, orders[1:], own_functionals(expansion))

@@ -142,12 +142,16 @@ def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
         state = problem.rule.step(state, gradient, problem.rate(step))[0]
         if expansion.spec.of_all:
             ahead = ahead - expansion.sweep.weight(step)[: expansion.spec.fine]
-            for row, slope in enumerate(ahead):
-                moved_by = (slope * (state.theta - centre.theta - delta)).abs().amax(0)
-                largest[row] = torch.maximum(largest[row], moved_by)
+            _raise_to(largest, ahead, state.theta - centre.theta - delta)
     largest *= problem.config.data.per_step  # a step's gradient is the mean of its items
     total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.sweep.weight(steps)
     return Simulated(total, table, largest)
+
+
+def _raise_to(largest: Tensor, ahead: Tensor, moved: Tensor) -> None:
+    """Raise, in place, the largest single contributions [fine, D] to what a step's displacements [n, D] are worth."""
+    for row, slope in enumerate(ahead):
+        largest[row] = torch.maximum(largest[row], (slope * moved).abs().amax(0))
 
 
 def _ahead(expansion: Expansion) -> Tensor:

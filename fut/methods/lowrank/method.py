@@ -20,7 +20,7 @@ from fut.training.problem import Problem
 class LowRank(Method):
     """Rebuilds the endpoint: replay about a trajectory of mixtures with curvature, a few gradients per order."""
 
-    name = section = "curved"
+    name = "curved"
     aliases = ("lowrank",)
     capabilities = Capabilities(any_length=True, rebuilds=True, needs_smooth=True, coupling="coordinate")
     preparation = LOW_RANK_TERMS

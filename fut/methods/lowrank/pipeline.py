@@ -173,7 +173,7 @@ REFRESH: Stage[Base] = Stage(
 class LowRankStages(Preparation[Base]):
     """Low-rank curvature about a trajectory of mixtures."""
 
-    name, kind = DIRECTORY, "base"
+    name, section, kind = DIRECTORY, "curved", "base"
     what = "the low-rank curvature and its scratch"
     parts = tuple(f"scratch/{part}" for part in PARTS)
     rank = 1

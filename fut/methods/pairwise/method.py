@@ -26,7 +26,6 @@ from fut.training.problem import Problem
 class Streaming(Method):
     """A method that streams pairwise terms. made: its estimator. sketched: on the sketch, else on the coordinates kept."""
 
-    section = "cache"
     preparation = PAIRWISE_TERMS
     made: type[Estimator]
     sketched = True
@@ -76,7 +75,7 @@ class Taylor1(Streaming):
     """First order in the update's own displacement."""
 
     name, aliases, made = "fut", ("taylor1",), Fut
-    capabilities = Capabilities(any_length=True, rebuilds=True)
+    capabilities = Capabilities(any_length=True, rebuilds=True, empty_steps=False)
     advice = "lower cache.size or data.items"
 
 

@@ -15,6 +15,7 @@ from fut.methods.context import Context
 from fut.methods.coupling import UNCUT, cut_apart, require_uncut
 from fut.methods.footprint import Footprint
 from fut.methods.pairwise.compute import block_terms
+from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.memory import terms_memory
 from fut.methods.pairwise.store import has_terms, open_terms, pairwise_config, renew_term_metadata
 from fut.methods.pairwise.terms import NEEDS, TermLayout, needs
@@ -101,7 +102,7 @@ PAIRS: Stage[PairwiseFiles] = Stage(
 class PairwiseStages(Preparation[PairwiseFiles]):
     """The terms of every (checkpoint, item) pair."""
 
-    name, what = TERMS, "the terms still missing"
+    name, section, what = TERMS, "cache", "the terms still missing"
     rank = 3
     needs_smooth = False
     stages = (PAIRS,)
@@ -142,6 +143,9 @@ class PairwiseStages(Preparation[PairwiseFiles]):
     def claim(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
         """The store pins itself what it is made of."""
         files.open_terms()
+
+    def settings(self, context: Context) -> CacheConfig:
+        return pairwise_config(context)
 
     def rest(self, files: PairwiseFiles) -> int:
         return self.still(files)[2].kept

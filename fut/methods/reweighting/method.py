@@ -16,7 +16,7 @@ from fut.readouts.readout import PROBE
 class ReweightingMethod(Method):
     """Leave-out effects about the reference run itself; no gradient per order."""
 
-    name = section = "reweighting"
+    name = "reweighting"
     capabilities = Capabilities(moves_items=False, needs_smooth=True, coupling="coordinate", swept=True)
     preparation = REWEIGHTING_TERMS
 

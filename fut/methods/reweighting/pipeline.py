@@ -212,7 +212,7 @@ FOLD: Stage[Sensitivities] = Stage(
 class ReweightingStages(Preparation[Sensitivities]):
     """The expansion about the reference run."""
 
-    name = DIRECTORY
+    name, section = DIRECTORY, "reweighting"
     what = "the expansion about the reference run"
     parts = ("sample", "scratch/sweep", "scratch/costate")
     rank = 2

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fut.display.agreement import BASELINE, BY_KEY, summary
+from fut.display.agreement import BY_KEY, summary
 from fut.display.format import amount, number
 from fut.display.scale import minus
-from fut.methods.registry import METHODS, base_name, method_of
+from fut.methods.registry import METHODS, base_name, is_baseline, method_of
 from fut.methods.reweighting.terms import stored_config
 from fut.questions.accuracy.render import in_order, title
 from fut.questions.accuracy.result import Verification
@@ -119,7 +119,7 @@ def left_out(found: Datamodel, drawn: bool) -> Comparison:
 
 
 def _charts(found: Verification, rank: str = "Spearman") -> list[tuple[str, str, Chart]]:
-    names = [name for name in _in_order(found.estimators) if name != BASELINE]
+    names = [name for name in _in_order(found.estimators) if not is_baseline(name)]
     return [
         (name, minus(summary(found.estimators[name], rank)), scatter(found.agreement(name), name))
         for name in names[:CHARTS]
