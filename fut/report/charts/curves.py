@@ -11,8 +11,8 @@ from fut.display.scale import Scale, labelled, minus, signed
 from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Tick, Words, line, upright
 
 Shapes = list[Dot | Bar | Path | Words]
-CHANGE = "value after training − reference"
-"""Label of an axis of changes."""
+CHANGE = "value − reference"
+"""Label of an axis of changes; short, so that unit and sign fit on a phone."""
 
 
 @dataclass(frozen=True)

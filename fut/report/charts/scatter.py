@@ -69,7 +69,7 @@ def gauge(found: Effects, extremes: Sequence[float]) -> Gauge:
     x = Axis.around([0.0, *(scale(v) for v in values)], left, right, 0.06)
     bars = _histogram([x(scale(v - reference)) for v in found.estimated], left, right, bottom, bottom - top)
     shapes = (*bars, upright(x(0), frame, "reference"))
-    label = signed("difference from the reference order", found.unit, scale.label)
+    label = signed(CHANGE, found.unit, scale.label)
     return Gauge(replace(frame, x=x.ticks(7), x_label=label, shapes=shapes), x, scale)
 
 
