@@ -114,9 +114,10 @@ def domains() -> dict[str, Any]:
 def whatif(edits: list[str]) -> dict[str, Any]:
     """One question, as `fut whatif` keeps it."""
     change = {"value": 2.0, "reference": 2.1, "delta": -0.1, "interval": [1.9, 2.05], "delta_interval": [-0.2, -0.05]}
-    change |= {"perplexity": 7.39, "perplexity_delta": -0.777, "unit": "nats/token", "estimator": "adjoint"}
+    change |= {"perplexity": 7.39, "perplexity_delta": -0.7771, "unit": "nats/token", "estimator": "adjoint"}
     change |= {"source": "estimate", "note": "", "truth": 2.01, "true_delta": -0.09, "error": -0.01}
-    own = {"delta": 0.4, "delta_interval": None, "perplexity_delta": None, "unit": "", "source": "retrained"}
+    own = {"value": 2.5, "delta": 0.4, "interval": None, "delta_interval": None, "perplexity_delta": None}
+    own |= {"unit": "", "source": "retrained"}
     return {
         "question": "whatif",
         "start": "reverse",
@@ -155,8 +156,8 @@ def test_all_kinds_stand_on_the_page(own_run: Path, tmp_path: Path) -> None:
     assert "late minus early −0.00300 nats/token (90 % interval −0.00440 … −0.00160)" in said
     assert "item 3 : late minus early +0.01000 nats/token, really +0.01100 nats/token" in said
     assert f"reverse, swap:1,2, {HOSTILE}" in said
-    assert "−0.10000 nats/token −0.20000 … −0.05000 −0.7770 −0.09000 nats/token adjoint" in said
-    assert "the truth is known" in said
+    assert "−0.10000 nats/token −0.20000 … −0.05000 −0.7771 −0.09000 nats/token adjoint" in said
+    assert "mine +0.40000 none – the truth is known" in said
     assert HOSTILE not in text
     assert "<img" not in text
 

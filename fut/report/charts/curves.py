@@ -77,8 +77,8 @@ def whole(axis: Axis, count: int = 7) -> tuple[Tick, ...]:
     """Ticks at whole numbers alone."""
     from matplotlib.ticker import MaxNLocator
 
-    found = MaxNLocator(nbins=count, integer=True, steps=[1, 2, 5, 10]).tick_values(axis.low, axis.high)
-    return tuple(Tick(axis(v), minus(f"{v:.0f}")) for v in map(float, found) if axis.low <= v <= axis.high)
+    candidates = MaxNLocator(nbins=count, integer=True, steps=[1, 2, 5, 10]).tick_values(axis.low, axis.high)
+    return tuple(Tick(axis(v), minus(f"{v:.0f}")) for v in map(float, candidates) if axis.low <= v <= axis.high)
 
 
 def bars(labels: Sequence[str], values: Sequence[float], unit: str, x_label: str, y_label: str) -> Chart:
