@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fut.methods.registry import canonical, method_of
-
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -18,7 +16,7 @@ from fut.estimation.calibration import Calibrated, read_calibration
 from fut.estimation.results import Estimate, estimated, known_truth
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import open_estimator
+from fut.methods.registry import canonical, method_of, open_estimator
 from fut.orders.editing import CALIBRATED, edits_between
 
 if TYPE_CHECKING:
