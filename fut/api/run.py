@@ -203,12 +203,19 @@ class Run:
         return self.ask(EstimateRequest(tuple(orders), estimator, readout=readout, options=options, **fields))
 
     calibrate = asks(CalibrateRequest)
+    """Retrain a few orders and fit a method to them: later estimates then carry 90 % intervals. Fields of `CalibrateRequest`."""
     verify = asks(VerifyRequest)
+    """Retrain random orders and compare methods with them. Fields of `VerifyRequest`."""
     whatif = asks(WhatIfRequest)
+    """What an edit of an order changes, per read-out. Fields of `WhatIfRequest`."""
     search = asks(SearchRequest)
+    """The order that would have trained best, as far as a budget finds it, and the truth about it. Fields of `SearchRequest`."""
     memorize = asks(MemorizeRequest)
+    """The loss on items, and on held-out text near and far, by the step an item stands at. Fields of `MemorizeRequest`."""
     domains = asks(DomainsRequest)
+    """What the order of whole domains does, and the place of one of them or of one item. Fields of `DomainsRequest`."""
     lds = asks(LdsRequest)
+    """Retrain without random subsets and score how methods rank them. Fields of `LdsRequest`."""
 
     def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
         """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""
