@@ -42,10 +42,10 @@ def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], li
 def written_out_table(run: fut.Run, anchors: Sequence[int] | None = None) -> np.ndarray:
     """M by coordinate [T, items, D], by explicit loops and exact Hessian-vector products."""
     problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
-    centre, seen = trajectories(run, run.config.adjoint.centre, 2)
+    centre, seen = trajectories(run, run.context.config.adjoint.centre, 2)
     slope = problem.probe_gradient(centre[T].theta)
     after = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
-    anchors, table = anchors or spread_anchors(T, 3, problem.rate), np.zeros((T, run.items, run.parameters))
+    anchors, table = anchors or spread_anchors(T, 3, problem.rate), np.zeros((T, run.items, run.context.parameters))
     for t in reversed(range(T)):
         z, end, step = centre[t], centre[t + 1], problem.rate(t)
         low, high = max(a for a in anchors if a <= t), min(a for a in anchors if a >= t)

@@ -182,7 +182,8 @@ def reproducible(device: torch.device) -> Iterator[None]:
 
 
 def computes(made: Made) -> Made:
-    """Every public method and property of a class that has a `device` is computed as `reproducible` says, those to come too.
+    """Every public method and property of a class that has a `device`, or a `context` that has one, is computed as
+    `reproducible` says, those to come too.
 
     A method that returns an iterator holds the settings only while it makes its next value.
     """
@@ -201,9 +202,10 @@ def computes(made: Made) -> Made:
 def _held(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
-        with reproducible(self.device):
-            found = method(self, *arguments, **options)
-        return _each(self.device, found) if isinstance(found, Iterator) else found
+        device: torch.device = self.device if hasattr(self, "device") else self.context.device
+        with reproducible(device):
+            answer = method(self, *arguments, **options)
+        return _each(device, answer) if isinstance(answer, Iterator) else answer
 
     return call
 

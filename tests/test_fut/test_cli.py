@@ -40,7 +40,7 @@ COMMANDS: dict[str, tuple[list[str], set[str], list[str]]] = {
     "show-batch": (["show-batch", "RUN", "1"], {"step", "items"}, ["content hash"]),
     "estimate": (
         ["estimate", "RUN", "--order", "swap:1,3", *CPU],
-        {"loss", "perplexity", "interval", "estimator", "delta"},
+        {"value", "perplexity", "interval", "estimator", "delta"},
         ["nats/token", "perplexity", "no interval"],
     ),
     "endpoint": (
@@ -95,7 +95,7 @@ def test_train_answers_what_it_trained(tmp_path: Path, cli: Cli) -> None:
     assert (said.status, said.err) == (0, "")
     assert said.json.keys() >= INFO_KEYS
     assert (said.json["steps"], said.json["items"]) == (3, 3), "--steps wins over --set"
-    assert fut.open(tmp_path / "run").config.model.width == 8
+    assert fut.open(tmp_path / "run").context.config.model.width == 8
 
 
 def test_verify_gives_every_estimator_its_row(own_run: Path, tmp_path: Path, cli: Cli) -> None:
@@ -111,7 +111,7 @@ def test_verify_gives_every_estimator_its_row(own_run: Path, tmp_path: Path, cli
 def test_a_retrained_order_is_answered_by_its_truth(own_run: Path, cli: Cli) -> None:
     truth = fut.open(own_run, device="cpu").retrain("reverse").loss
     said = cli("estimate", own_run, "--order", "4,3,2,1,0", *CPU, "--json").json
-    assert (said["loss"], said["source"], said["interval"]) == (truth, "retrained", [truth, truth])
+    assert (said["value"], said["source"], said["interval"]) == (truth, "retrained", [truth, truth])
     assert cli("estimate", own_run, "--order", "reverse", "--no-known", *CPU, "--json").json["source"] == "estimate"
 
 
@@ -254,7 +254,7 @@ def test_the_installed_entry_point_keeps_standard_output_clean(
     )
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
-    assert json.loads(out)["loss"] > 0
+    assert json.loads(out)["value"] > 0
     process = start_python("from fut.cli.app import main; main()", "info", os.devnull)
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (1, "")

@@ -77,7 +77,7 @@ def true_gradient(run: fut.Run) -> Callable[[Tensor, int, int], Tensor]:
 def test_the_layout_is_of_the_modules_own_tensors(run: fut.Run) -> None:
     layout = run.context.problem.objective.layout
     assert layout == run.context.problem.rule.parameters
-    assert layout.size == run.parameters
+    assert layout.size == run.context.parameters
     assert {"token.weight", "blocks.0.qkv.weight", "blocks.0.qkv.bias"} <= set(layout.names)
     theta, named = run.context.state(0).theta, run.context.problem.objective.parameters(run.context.state(0).theta)
     assert all(torch.equal(a, b) for a, b in zip(layout.split(theta), named.values(), strict=True))
@@ -132,7 +132,7 @@ def test_blocks_of_the_replay_never_cut_a_matrix(run: fut.Run, monkeypatch: pyte
     expected = run.estimate([ORDER], "adjoint", known=False)[0].loss
     monkeypatch.setattr("fut.methods.adjoint.estimator.CACHED", cached)
     monkeypatch.setattr("estimators.position_table.CACHED", cached)
-    blocks = run.estimator("adjoint")._blocks(1)
+    blocks = run.methods.open("adjoint")._blocks(1)
     ends = run.context.problem.objective.layout.ends
     assert all(block.start in ends and block.stop in ends for block in blocks)
     assert cached > 1 or len(blocks) > 1, "a test of one block cuts nothing"
@@ -143,7 +143,7 @@ def test_attributions_are_derivatives_of_real_retraining(run: fut.Run) -> None:
     sections = MATRICES | {"data": {"items": 12, "per_step": 4, "batch": 1}}
     run = trained(run.path.parent / "several", sections)
     run.cache(["reweighting"])
-    found, h = run.attributions(), 1e-4
+    found, h = run.methods.attributions(), 1e-4
 
     def weighted(step: int, item: int, weight: float) -> Order:
         steps = enumerate(run.reference.entries)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from small import Cli, arguments, small_config
 from torch import nn
 
@@ -212,23 +213,25 @@ call("plan", lambda: fut.plan(config, device="cpu"))
 call("train", lambda: fut.train(sys.argv[1], config, device="cpu"))
 noisy = fut.Dataset(items[:3], items[3:])
 call("noise", lambda: fut.train(sys.argv[1] + "-own", free, module=net, loss=loss, data=noisy, device="cpu"))
+from fut.questions.whatif.stream import Queries
 run = call("open", lambda: fut.open(sys.argv[1], device="cpu"))
 call("cache", lambda: run.cache())
 call("cache more", lambda: run.cache(["curved", "reweighting"]))
 call("calibrate", lambda: run.calibrate(4))
-losses = [call(n, lambda: [a.loss for a in run.estimate(["reverse", "swap:0,1"], n)]) for n in ("adjoint", "fut", "replay-exact")]
+methods = ("adjoint", "fut", "replay-exact")
+losses = [call(n, lambda: [a.value for a in run.estimate(["reverse", "swap:0,1"], n)]) for n in methods]
 call("plan of a run", lambda: run.plan())
 call("verify", lambda: run.verify(3))
 call("whatif", lambda: run.whatif(edits=["swap:0,3"], verify=True))
-call("whatifs", lambda: list(run.whatifs(["reverse", "random:3"])))
+call("whatifs", lambda: list(run.ask(Queries(queries=["reverse", "random:3"]))))
 call("search", lambda: run.search(evaluations=20, verify=2, finalists=1, heuristics=[]))
 call("lds", lambda: run.lds(3, 0.4))
 call("memorize", lambda: run.memorize(items=[0, 1], groups=2))
 call("domains", lambda: run.domains({"a": [0, 1], "b": [2, 3, 4]}, items=[1]))
 call("report", lambda: run.report(samples=8))
 call("endpoint", lambda: run.endpoint("reverse"))
-call("difficulty", lambda: run.difficulty("gradient-norm"))
-call("best", lambda: run.best_order())
+call("difficulty", lambda: run.orders.difficulty("gradient-norm"))
+call("best", lambda: run.orders.best())
 call("shown", lambda: run.estimate(["reverse"])._repr_html_())
 call("info", lambda: (run.info(), run.check()))
 sys.argv[:] = ["fut", "estimate", sys.argv[1], "--order", "reverse", "--device", "cpu", "--json"]
@@ -253,7 +256,7 @@ def test_every_public_call_leaves_the_process_as_it_was(
     found = []
     for precision, calls in (("highest", "all"), ("medium", "losses")):
         process = start_python(GUEST, tmp_path / precision, sections, calls, precision)
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         found.append(json.loads(out.splitlines()[-1]))
     assert [f["changed"] for f in found] == [{}, {}]
@@ -298,7 +301,7 @@ def test_the_command_finds_the_users_module_and_no_file_there_passes_for_a_libra
     settings = arguments(data={"items": 3}, model={"factory": "mymodel:make"}, warmup={"steps": 0})
     command = [sys.executable, str(script), "train", "--out", "run", *settings, "--device", "cpu", "--json"]
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["steps"] == 3
 

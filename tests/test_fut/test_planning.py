@@ -181,7 +181,7 @@ def test_another_expansion_can_be_planned(own_run: Path, cli: Cli) -> None:
 
 def test_what_cannot_be_sketched_or_differentiated_is_left_out_with_a_word(small_run: fut.Run) -> None:
     cache = pairwise_config(small_run.context).model_copy(update={"size": 10**6})
-    found = plan_problem(small_run.context.problem, small_run.config.model_copy(update={"cache": cache}))
+    found = plan_problem(small_run.context.problem, small_run.context.config.model_copy(update={"cache": cache}))
     assert not [s for s in found.stages if s.stage.startswith("terms of")]
     assert any("fut, fut++ and replay are left out" in note for note in found.notes)
     assert found["query: adjoint"].gradients == 0
@@ -242,7 +242,7 @@ def test_what_is_available_is_the_least_of_kernel_and_control_group(
 def test_a_refusal_counts_what_is_held_already_once(small_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     needed: list[int] = []
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.append(nbytes))
-    fitting.require_training(small_run.context.problem, small_run.config)
+    fitting.require_training(small_run.context.problem, small_run.context.config)
     footprint = footprint_of(
         small_run.context.problem, open_expansion(small_run.context).config, pairwise_config(small_run.context)
     )
@@ -278,7 +278,7 @@ def test_what_these_items_cannot_make_is_left_out_and_said(
     tmp_path: Path, adjoint: dict[str, Any], gone: set[str], why: str
 ) -> None:
     run = uneven_run(tmp_path / "run")
-    found = run.plan(adjoint=run.config.adjoint.model_copy(update=adjoint))
+    found = run.plan(adjoint=run.context.config.adjoint.model_copy(update=adjoint))
     named = {name for name in ("adjoint", "curved") if any(name in s.stage for s in found.stages)}
     assert named == {"adjoint", "curved"} - gone
     left = [note for note in found.notes if note.startswith("left out")]
@@ -299,7 +299,7 @@ def test_every_planned_stage_of_an_expansion_is_guarded(
 ) -> None:
     needed: dict[str, int] = {}
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.update({stage: nbytes}))
-    config = small_run.config.adjoint.model_copy(update=adjoint)
+    config = small_run.context.config.adjoint.model_copy(update=adjoint)
     footprint = footprint_of(small_run.context.problem, config, pairwise_config(small_run.context))
     fitting.require_expansion(footprint)
     planned = {s.stage: s.peak_memory for s in small_run.plan(config).stages if s.stage.startswith("adjoint: ")}

@@ -58,7 +58,7 @@ def memorization(steps: int = 5, items: tuple[int, ...] = (0, 2, 3)) -> dict[str
 def entry(name: str, delta: float, truth: float | None = None, interval: bool = True) -> dict[str, Any]:
     ends = [2.0 + delta - 0.001, 2.0 + delta + 0.001] if interval else None
     labels = name.split(">")
-    return {"name": name, "labels": labels, "order": [0, 1], "loss": 2.0 + delta, "delta": delta} | {
+    return {"name": name, "labels": labels, "order": [0, 1], "value": 2.0 + delta, "delta": delta} | {
         "interval": ends,
         "note": "",
         "truth": truth,
@@ -92,7 +92,7 @@ def domains() -> dict[str, Any]:
 
 def whatif(edits: list[str]) -> dict[str, Any]:
     """One question, as `fut whatif` keeps it."""
-    change = {"loss": 2.0, "reference": 2.1, "delta": -0.1, "interval": [1.9, 2.05], "delta_interval": [-0.2, -0.05]}
+    change = {"value": 2.0, "reference": 2.1, "delta": -0.1, "interval": [1.9, 2.05], "delta_interval": [-0.2, -0.05]}
     change |= {"perplexity": 7.39, "perplexity_delta": -0.777, "unit": "nats/token", "estimator": "adjoint"}
     change |= {"source": "estimate", "note": "", "truth": 2.01, "true_delta": -0.09, "error": -0.01}
     own = {"delta": 0.4, "delta_interval": None, "perplexity_delta": None, "unit": "", "source": "retrained"}

@@ -57,13 +57,13 @@ def compare_orders(browser: Browser, run: fut.Run) -> dict[str, str]:
             opened.type(order)
             opened.shows(order)
             (expected,) = run.estimate([Order.of(cards[c] for c in order)], "positions", known=False)
-            assert opened.number("predicted") == pytest.approx(expected.loss, rel=1e-12)
+            assert opened.number("predicted") == pytest.approx(expected.value, rel=1e-12)
             assert opened.number("delta") == pytest.approx(expected.delta, rel=1e-7, abs=1e-14), name
             ends = [opened.page.locator(f"#{end}").get_attribute("value") for end in ("low", "high")]
             shown = tuple(map(float, ends)) if all(ends) else None
             assert (shown is None) == (expected.interval is None), name
             if shown and expected.interval:
-                centred = [end - expected.loss for end in shown], [end - expected.loss for end in expected.interval]
+                centred = [end - expected.value for end in shown], [end - expected.value for end in expected.interval]
                 assert centred[0] == pytest.approx(centred[1], rel=1e-6, abs=1e-14), name
             found[name] = opened.page.locator("#basis").inner_text()
     return found

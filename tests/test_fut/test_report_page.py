@@ -40,7 +40,7 @@ def agree(opened: Opened, run: fut.Run, order: list[int]) -> None:
     """All numbers that the board shows are those of Python, the differences to 1e-4 of themselves and much better."""
     opened.shows(order)
     truth = run.estimate([order], "positions", known=False)[0]
-    assert opened.number("predicted") == pytest.approx(truth.loss, rel=1e-12)
+    assert opened.number("predicted") == pytest.approx(truth.value, rel=1e-12)
     assert opened.number("delta") == pytest.approx(truth.delta, rel=1e-7, abs=1e-15)
     raw = run.estimate([order], "positions", known=False, calibrated=False)[0]
     assert opened.number("uncalibrated") == pytest.approx(raw.delta, rel=1e-9, abs=1e-15)
@@ -51,7 +51,7 @@ def agree(opened: Opened, run: fut.Run, order: list[int]) -> None:
     for i, readout in enumerate(["probe", "item:3", "accuracy"]):
         expected = run.estimate([order], "positions", known=False, readout=readout)[0]
         shown = [d.get_attribute("value") for d in rows.nth(i).locator("data").all()]
-        assert float(shown[0]) == pytest.approx(expected.loss, rel=1e-12)
+        assert float(shown[0]) == pytest.approx(expected.value, rel=1e-12)
         assert float(shown[1]) == pytest.approx(expected.delta, rel=1e-7, abs=1e-15)
         assert (shown[2] == "") == (expected.interval is None)
 
@@ -169,7 +169,7 @@ def test_buttons_and_text_arrange_the_cards(browser: Browser, run: fut.Run, page
         at("#random").click()
         agree(opened, run, [s[0] for s in run.order("random-steps:0").steps])
         at("#arrange").select_option(label="lowest prediction")
-        best = [s[0] for s in run.best_order().steps]
+        best = [s[0] for s in run.orders.best().steps]
         agree(opened, run, best)
         at("#arrange").select_option(label="sort:loss")
         agree(opened, run, [s[0] for s in run.order("sort:loss").steps])
@@ -276,7 +276,7 @@ def test_steps_of_several_items_move_whole(browser: Browser, make_run: MakeRun, 
 
 
 def test_the_parts_on_the_cards_add_up(browser: Browser, run: fut.Run, page: Path) -> None:
-    table = run.positions()
+    table = run.orders.positions()
     order = [3, 0, 6, 1, 5, 2, 4]
     delta = sum(table[t, i] - table[t, t] for t, i in enumerate(order))
     with browser.open(page) as opened:
@@ -336,7 +336,7 @@ CONTRAST = """() => {
 
 def test_charts_tell_their_values(browser: Browser, run: fut.Run, page: Path) -> None:
     with browser.open(page) as opened:
-        tip, found = opened.page.locator("#tip"), run.positions()
+        tip, found = opened.page.locator("#tip"), run.orders.positions()
         dots = opened.page.locator("#accuracy svg").first
         dots.scroll_into_view_if_needed()
         dots.locator("circle").first.hover()

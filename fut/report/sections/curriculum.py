@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from estimators.orders.order import Order
 from fut.display.format import amount
 from fut.display.numbers import perplexity
+from fut.display.scale import Scale, better, labelled, minus, signed
 from fut.questions.curriculum.result import Curriculum
-from fut.report.charts.scatter import DOT, difference, stacked
-from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Scale, Words, line, minus, upright
-from fut.report.sections.board import Arrangement, cards_of
+from fut.report.board.tables import Arrangement, cards_of
+from fut.report.charts.curves import CHANGE
+from fut.report.charts.scatter import DOT, beside, stacked
+from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Words, line, upright
+from fut.report.entries import Tile
+from fut.report.missing import Missing, command
+from fut.report.record import RunRecord
+from fut.report.section import Section, answered
+from fut.report.shared import page_readout
+from fut.report.words import bare, difference
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
 
 Shapes = list[Dot | Bar | Path | Words]
 ROW = 20.0
+QUESTION, BUDGET = "Which order is best?", "--budget 60"
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Search:
 
     found: Curriculum
     headline: str
-    beside: list[tuple[str, str, str]]
+    rivals: list[tuple[str, str, str]]
     compared: Chart
     progress: Chart | None
     named: list[tuple[str, str]]
@@ -37,10 +46,39 @@ class Search:
     written: str
 
 
-def searches(run: Context, kept: Sequence[Curriculum]) -> list[Search]:
+def searched(record: RunRecord) -> list[Search]:
     """The searches of a run, the best first: by the retrained value where there is one, by the estimate else."""
-    shown = [_search(run, found) for found in kept]
+    shown = record.read("search", lambda content: _search(record.run, Curriculum.from_dict(content)))
     return sorted(shown, key=lambda s: (s.found.retrained_loss is None, _sign(s.found) * _value(s.found)))
+
+
+def gather(record: RunRecord) -> list[Search] | Missing:
+    """The searches, with their charts."""
+    missing = Missing("no order has been searched for", command(record.run.path, "search", BUDGET))
+    return record.once(searched) or missing
+
+
+def tiles(record: RunRecord) -> list[Tile]:
+    """The best order found, in a sentence."""
+    searches = [s.found for s in record.once(searched) if s.found.readout == record.once(page_readout)]
+    if not searches:
+        return [Tile(QUESTION, "Not searched for yet.", missing=command(record.run.path, "search", BUDGET))]
+    return [_best(searches[0])]
+
+
+def _best(found: Curriculum) -> Tile:
+    if found.retrained_loss is None:
+        words = "against the reference order is estimated for the best order found; it is not retrained."
+        return Tile(QUESTION, words, bare(found.estimated_loss - found.reference_loss, found.unit), found.unit)
+    value, others = found.retrained_loss, []
+    if found.best_random_loss is not None:
+        others.append((found.best_random_loss, f"the best of {len(found.random_losses)} random orders"))
+    if found.best_heuristic_loss is not None:
+        others.append((found.best_heuristic_loss, f"the best of {len(found.heuristics)} named ones"))
+    beside = "".join(f"; {bare(value - other, found.unit)} against {name}" for other, name in others)
+    sign = f" ({better(found.unit)})" if better(found.unit) else ""
+    words = f"against the reference order{sign}, really retrained, for the best order found{beside}."
+    return Tile(QUESTION, words, bare(value - found.reference_loss, found.unit), found.unit)
 
 
 def _value(found: Curriculum) -> float:
@@ -54,14 +92,14 @@ def _sign(found: Curriculum) -> float:
 def _search(run: Context, found: Curriculum) -> Search:
     best = sorted(found.heuristics.items(), key=lambda pair: _sign(found) * pair[1])
     cards = cards_of(Order.of(found.order), run.reference)
-    named = [(name, minus(difference(value, found.reference_loss, found.unit))) for name, value in best]
+    named = [(name, beside(value, found.reference_loss, found.unit)) for name, value in best]
     written = ",".join(map(str, found.order)) if all(isinstance(i, int) for i in found.order) else str(found.order)
-    label = f"search by {found.estimator}, {_said(found, _value(found) - found.reference_loss)}"
+    label = f"search by {found.estimator}, {difference(_value(found) - found.reference_loss, found.unit)}"
     arrangement = None if cards is None else Arrangement("found by search", label, cards)
     return Search(
         found,
         _headline(found),
-        list(_beside(found)),
+        list(_rivals(found)),
         _compared(found),
         _progress(found),
         named,
@@ -77,11 +115,7 @@ def _headline(found: Curriculum) -> str:
     return f"{value}{shown}, {how}"
 
 
-def _said(found: Curriculum, change: float) -> str:
-    return minus(amount(change, found.unit, "+.5f"))
-
-
-def _beside(found: Curriculum) -> Iterator[tuple[str, str, str]]:
+def _rivals(found: Curriculum) -> Iterator[tuple[str, str, str]]:
     """Against whom, how the found order differs from it, and in perplexity."""
     count = len(found.random_losses)
     names = {
@@ -96,7 +130,7 @@ def _beside(found: Curriculum) -> Iterator[tuple[str, str, str]]:
             exponent = ""
             if found.unit == "nats/token":
                 exponent = minus(f"{perplexity(_value(found)) - perplexity(value):+.4f}")
-            yield name, _said(found, change), exponent
+            yield name, bare(change, found.unit), exponent
 
 
 def _compared(found: Curriculum) -> Chart:
@@ -117,7 +151,7 @@ def _compared(found: Curriculum) -> Chart:
     top = frame.top
     for title, dots, look in rows:
         placed, height = stacked(
-            [(x(scale(v - reference)), f"{name}\n{difference(v, reference, unit)}") for v, name in dots], 0.0, look
+            [(x(scale(v - reference)), f"{name}\n{beside(v, reference, unit)}") for v, name in dots], 0.0, look
         )
         base = top + ROW + 8 + height
         shapes.append(Words(frame.left, top + ROW, title, "row"))
@@ -127,7 +161,7 @@ def _compared(found: Curriculum) -> Chart:
         top = base + 4
     frame = replace(frame, height=top + frame.bottom)
     shapes += [upright(x(0), frame, "reference"), Words(x(0), frame.top - 9, "reference order", "mark", "middle")]
-    label = f"value after training − reference [{scale.label}]"
+    label = signed(CHANGE, unit, scale.label)
     return replace(frame, x=x.ticks(7), x_label=label, shapes=tuple(shapes))
 
 
@@ -161,7 +195,7 @@ def _progress(found: Curriculum) -> Chart | None:
             x(count),
             y(scale(v - reference)),
             "estimate",
-            f"after {count} estimates\n{difference(v, reference, found.unit)}",
+            f"after {count} estimates\n{beside(v, reference, found.unit)}",
             2.4,
         )
         for count, v in found.history
@@ -171,6 +205,16 @@ def _progress(found: Curriculum) -> Chart | None:
         x=x.ticks(5),
         y=y.ticks(4),
         x_label="orders estimated",
-        y_label=f"Δ best estimate [{scale.label}]",
+        y_label=labelled("Δ best estimate", scale.label),
         shapes=(line(corners, "trace"), *dots),
     )
+
+
+SECTION = Section(
+    "search",
+    QUESTION,
+    "search.html.j2",
+    gather,
+    (answered(QUESTION, "search", "search", BUDGET),),
+    tiles,
+)

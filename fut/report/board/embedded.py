@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fut.report.charts.svg import Scale
-from fut.report.sections.board import Arrangement, Board
-from fut.report.sections.item_texts import Held
+from fut.display.scale import Scale
+from fut.report.board.tables import Arrangement, Board
+from fut.report.board.texts import Held
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
