@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from documents import ROOT, example
+from documents import ROOT, module_of
 from small import small_config
 
 import fut
@@ -20,10 +19,8 @@ from estimators.rules.base import Rule
 @pytest.fixture
 def rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Rule]:
     """The example's class, from a module of its own, registered."""
-    text = example(ROOT / "CONTRIBUTING.md", "## Add an update rule")
-    (tmp_path / "block_normalized.py").write_text(text, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    made: type[Rule] = importlib.import_module("block_normalized").BlockNormalized
+    module = module_of(ROOT / "CONTRIBUTING.md", "## Add an update rule", "block_normalized", tmp_path, monkeypatch)
+    made: type[Rule] = module.BlockNormalized
     monkeypatch.setitem(RULES, made.name, made)
     return made
 
