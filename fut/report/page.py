@@ -17,7 +17,7 @@ from markupsafe import Markup
 from fut.display.format import amount, loss
 from fut.display.scale import better, minus
 from fut.errors import UsageError
-from fut.methods.registry import require_movable
+from fut.methods.registry import method_of, require_movable
 from fut.readouts.readout import PROBE
 from fut.report.board.tables import Board
 from fut.report.charts.heatmap import DARK, LIGHT, key_picture
