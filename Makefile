@@ -1,4 +1,5 @@
-# Two commands: `make demo` runs the main job, `make test` the tests. Both set up what they need; a second run is fast.
+# `make demo` runs the main job, `make test` the tests, `make docs` builds the site. Each sets up what it needs; a second run is fast.
+# While you work: `make quick` lints, and runs in under a minute the tests that train no run.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,13 +7,21 @@ BIN := $(VENV)/bin
 TEST_THREADS ?= 1
 TEST_WORKERS ?= auto
 
-.PHONY: demo test lint format clean
+.PHONY: demo test quick docs lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fut demo --out demo
 
 test: lint
 	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
+
+quick: lint
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m fast -q
+
+# The documentation site in build/site; a broken link or a docstring that cannot be read is an error.
+docs: $(VENV)/.test
+	$(BIN)/python scripts/generate_cli_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -32,7 +41,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@ $(VENV)/.demo
 
 clean:

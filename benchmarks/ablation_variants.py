@@ -216,7 +216,7 @@ class Workbench:
     def _coordinates(self) -> Iterator[Variant]:
         for share in (8, 32, 128, 1024):
             for seed in SEEDS:
-                kept = self.run.parameters // share
+                kept = self.run.context.parameters // share
                 yield self.varied("coordinates", f"k = D/{share}", coordinates=kept, seed=seed)
 
     def _curvature(self) -> Iterator[Variant]:

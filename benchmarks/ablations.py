@@ -63,7 +63,7 @@ def truth_of(run: fut.Run, orders: list[fut.Order]) -> dict[str, Any]:
     found = [run.retrain(order) for order in orders]
     losses = [f.loss for f in found]
     return {
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "reference_loss": run.reference_loss,
         "true_losses": losses,
         "true_sd": float(torch.tensor(losses, dtype=torch.float64).std()),

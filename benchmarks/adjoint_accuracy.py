@@ -48,7 +48,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     state_bytes = run.context.checkpoints.nbytes() / (run.steps + 1)
     result = {
         **setting,
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "reference_loss": run.reference_loss,
         "true_sd": found.as_dict()["true_sd"],
         "accuracy": row,
@@ -59,7 +59,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "retrain_seconds": found.retrain_seconds,
         "seconds_per_order_of_many": many,
         "store_in_lifted_states": directory_bytes(run.path / "adjoint") / state_bytes,
-        "own_error": run.estimator("adjoint").own_error(),
+        "own_error": run.methods.open("adjoint").own_error(),
         "true_losses": found.true_losses,
         "estimated_losses": found.estimated_losses["adjoint"],
     }
@@ -71,7 +71,7 @@ def _seconds(run: fut.Run, asked: int) -> float:
     """Seconds per order of so many that are asked at once."""
     orders = [run.order(f"random:{i}") for i in range(asked)]
     began = time.perf_counter()
-    raw_estimates(run.estimator("adjoint"), orders)
+    raw_estimates(run.methods.open("adjoint"), orders)
     return (time.perf_counter() - began) / asked
 
 

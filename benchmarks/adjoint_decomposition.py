@@ -43,9 +43,9 @@ def measure(steps: int, schedule: str, items: str, orders: int, work: Path, sett
     found = [run.retrain(order) for order in chosen]
     truth = np.array([f.loss for f in found])
     terms, problem = open_expansion(run.context).terms(), run.context.problem
-    linear_alone = raw_estimates(run.estimator("adjoint", reading="linear"), chosen)[0]
+    linear_alone = raw_estimates(run.methods.open("adjoint", reading="linear"), chosen)[0]
     response = np.array(linear_alone) - run.reference_loss  # beyond the reference order's
-    whole = np.array(raw_estimates(run.estimator("adjoint"), chosen)[0])
+    whole = np.array(raw_estimates(run.methods.open("adjoint"), chosen)[0])
     centre, slope = (torch.from_numpy(terms.read(name, steps)[0]) for name in ("centre", "weight"))
     linear, quadratic = [], []
     for f in found:
@@ -72,7 +72,7 @@ def measure(steps: int, schedule: str, items: str, orders: int, work: Path, sett
         "true_sd": float(truth.std(ddof=1)),
         "quadratic_mean": float(np.mean(quadratic)),
         "quadratic_sd": float(np.std(quadratic, ddof=1)),
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "linear_response_correlation": float(np.corrcoef(linear, response)[0, 1]),
         "quadratic_part_correlation": float(np.corrcoef(quadratic, whole - response)[0, 1]),
         "readings": {name: judged(values, truth) for name, values in readings.items()},

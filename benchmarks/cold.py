@@ -65,8 +65,8 @@ def variant(path: Path, orders: Sequence[Order], truth: np.ndarray, curvature: s
     shutil.rmtree(path / "adjoint", ignore_errors=True)
     with patch("estimators.adjoint.mean_touched", mean_touched if touched else plain_mean):
         run = fut.open(path)
-        expand(run.context, run.config.adjoint.model_copy(update={"curvature": curvature}))
-    found = {name: judged(np.array(raw_estimates(run.estimator(name), orders)[0]), truth) for name in READINGS}
+        expand(run.context, run.context.config.adjoint.model_copy(update={"curvature": curvature}))
+    found = {name: judged(np.array(raw_estimates(run.methods.open(name), orders)[0]), truth) for name in READINGS}
     names = ("positions, held", "positions, as it comes")
     found |= {
         name: judged(looked_up(run, orders, term), truth)
@@ -85,7 +85,7 @@ def measure(vocabulary: str, warmup: int, arguments: argparse.Namespace) -> dict
     truth = np.array([run.retrain(order).loss for order in orders])
     kinds = {"default": ("pooled", True), "plain mean": ("pooled", False), "items' own": ("items", True)}
     found = {name: variant(path, orders, truth, *kind) for name, kind in kinds.items()}
-    setting = {"vocabulary": vocabulary, "warmup": warmup, "parameters": run.parameters}
+    setting = {"vocabulary": vocabulary, "warmup": warmup, "parameters": run.context.parameters}
     shutil.rmtree(path)
     return setting | {"true_sd": float(truth.std(ddof=1)), "variants": found}
 

@@ -57,9 +57,9 @@ def measure(items: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
 
-        add("adjoint", whole, run.parameters)
-        add("table", ask(Positions(adjoint.context, expansion=adjoint.expansion)), run.parameters)
-        for kept in (run.parameters // share for share in arguments.shares):
+        add("adjoint", whole, run.context.parameters)
+        add("table", ask(Positions(adjoint.context, expansion=adjoint.expansion)), run.context.parameters)
+        for kept in (run.context.parameters // share for share in arguments.shares):
             controlled = bench.build(bench.expansion(centre="ensemble", seed=seed, coordinates=kept))
             assert isinstance(controlled, Adjoint)
             plain = Adjoint(controlled.context, expansion=controlled.expansion)

@@ -51,7 +51,12 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     run.calibrate()
     found = run.search(evaluations=arguments.evaluations, verify=arguments.random, seed=seed)
     fresh = on_fresh_text(run, found)
-    row = setting | {"parameters": run.parameters, "build_seconds": built, "found": found.as_dict(), "fresh": fresh}
+    row = setting | {
+        "parameters": run.context.parameters,
+        "build_seconds": built,
+        "found": found.as_dict(),
+        "fresh": fresh,
+    }
     row |= brute_force(run, found, built)
     if seed < arguments.studied:
         row |= {"methods": methods(run, found, arguments), "away": away(run, found)}
@@ -77,7 +82,7 @@ def on_fresh_text(run: fut.Run, found: Curriculum) -> dict[str, Any]:
 
 def fresh_text(run: fut.Run) -> list[tuple[torch.Tensor]]:
     """Held-out sequences that are not in the probe set, in items of its size."""
-    data = run.config.data
+    data = run.context.config.data
     tokens, length = tokenize(read_text(data.text), data), data.context + 1
     held = tokens[int(TRAIN_SHARE * len(tokens)) :]
     rows = torch.from_numpy(held[: len(held) // length * length].reshape(-1, length).copy())
@@ -132,7 +137,7 @@ def away(run: fut.Run, found: Curriculum) -> list[dict[str, float]]:
                 order = order.swap(*draw.choice(run.steps, 2, replace=False).tolist())
             orders.append((swaps, order))
     for name in ("positions", "adjoint"):
-        guesses = raw_estimates(run.estimator(name), [order for _, order in orders])[0]
+        guesses = raw_estimates(run.methods.open(name), [order for _, order in orders])[0]
         for i, ((swaps, order), guess) in enumerate(zip(orders, guesses, strict=True)):
             if name == "positions":
                 rows.append({"swaps": swaps, "retrained": run.retrain(order).loss})

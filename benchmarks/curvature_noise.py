@@ -53,7 +53,7 @@ def measured(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 {"pool": pool, "draw": draw, "noise": float(np.sqrt(np.mean(np.square(noise)))), "by_seed": noise}
             )
             print(setting, rows[-1], file=sys.stderr, flush=True)
-    return {"setting": setting, "parameters": run.parameters, "sd": float(every.std(ddof=1)), "rows": rows}
+    return {"setting": setting, "parameters": run.context.parameters, "sd": float(every.std(ddof=1)), "rows": rows}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

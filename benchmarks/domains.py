@@ -52,10 +52,10 @@ def measure(arguments: argparse.Namespace, poisoned: bool) -> dict[str, Any]:
     found = run.domains(labels, items=[POISONED], places=9, verify=EVERY)
     fitted = run.domains(labels, places=9, calibrate=8, verify=EVERY)
     exact = run.domains(labels, [list(LABELS)], [POISONED], places=2, estimator="replay-exact")
-    norms = run.difficulty("gradient-norm").scores
+    norms = run.orders.difficulty("gradient-norm").scores
     return {
         "poisoned": poisoned,
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "gradient_norm_over_median": norms[POISONED] / float(np.median(norms)),
         "accuracy": accuracies(found)
         | {"orders and domain, calibrated on domain orders": fitted.checked}

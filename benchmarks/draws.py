@@ -45,7 +45,7 @@ def drawn(run: fut.Run, variant: str, seed: int, arguments: argparse.Namespace) 
     shutil.copytree(run.path, path)
     copy = fut.open(path)
     chosen = [f"adjoint.{s}" for s in variant.split(",") if s and s != "default"]
-    copy.cache(["adjoint"], adjoint=adjoint_settings(copy.config.adjoint, [*chosen, f"adjoint.seed={seed}"]))
+    copy.cache(["adjoint"], adjoint=adjoint_settings(copy.context.config.adjoint, [*chosen, f"adjoint.seed={seed}"]))
     found = copy.verify(arguments.orders, ORDER_SEED, ["adjoint", "positions"])
     nbytes = directory_bytes(path / "adjoint")
     shutil.rmtree(path)
@@ -55,7 +55,7 @@ def drawn(run: fut.Run, variant: str, seed: int, arguments: argparse.Namespace) 
         "reference_loss": run.reference_loss,
         "accuracy": rows["adjoint"],
         "positions": rows["positions"],
-        "precompute_training_runs": rows["adjoint"]["precompute_gradients"] / run.config.consumed,
+        "precompute_training_runs": rows["adjoint"]["precompute_gradients"] / run.context.config.consumed,
         "store_in_lifted_states": nbytes / (run.context.checkpoints.nbytes() / (run.steps + 1)),
         "true_losses": found.true_losses,
         "estimated_losses": found.estimated_losses["adjoint"],

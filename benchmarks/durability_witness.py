@@ -80,7 +80,7 @@ def checked(run: Path) -> dict[str, Any]:
 def estimated(run: Path, estimator: str, order: str, known: bool) -> float | str:
     """The loss, or the class of the error that is raised instead."""
     try:
-        return fut.open(run, device="cpu").estimate([order], estimator, known=known)[0].loss
+        return fut.open(run, device="cpu").estimate([order], estimator, known=known)[0].value
     except Exception as error:
         return f"{'refused' if isinstance(error, EXPECTED) else 'crashed'}: {type(error).__name__}"
 
@@ -88,7 +88,7 @@ def estimated(run: Path, estimator: str, order: str, known: bool) -> float | str
 def content(run: Path) -> dict[str, str]:
     """A digest of every part of a run as the package reads it, or the error that reading raises."""
     parts: dict[str, Callable[[], Any]] = {
-        "config.toml": lambda: fut.open(run, device="cpu").config.model_dump(),
+        "config.toml": lambda: fut.open(run, device="cpu").context.config.model_dump(),
         "summary.json": lambda: fut.open(run, device="cpu").context.summary,
     }
     for name, path in files_of(run).items():

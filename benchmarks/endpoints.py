@@ -52,7 +52,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     compared = {s: offsets(run, arguments.orders, s) if arguments.offsets else {} for s in specs}
     result = {
         **setting,
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "reference_loss": run.reference_loss,
         "true_sd": found.as_dict()["true_sd"],
         "accuracy": {spec: found.estimators[spec] | compared[spec] for spec in specs},
@@ -70,7 +70,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
 
 def offsets(run: fut.Run, count: int, spec: str) -> dict[str, Any]:
     """The choice of the offset: parameters shifted and evaluated there (the estimator), against the losses shifted."""
-    estimator: Any = run.estimator(spec)
+    estimator: Any = run.methods.open(spec)
     orders = random_orders(run.reference, count, ORDER_SEED)
     truths = [run.retrain(order) for order in orders]
     raw, own, theta = estimator._replayed(orders), estimator._own(run.steps), run.context.state(run.steps).theta

@@ -65,7 +65,7 @@ def variants(run: fut.Run) -> dict[str, Estimator]:
     secant = changed(context, exact, derivative="secant")
     sketched = changed(context, exact, sketch="sjlt", size=SKETCH_SIZE)
     sketched_secant = changed(context, sketched, derivative="secant")
-    tables = SketchedTables(Fut(context, layout=exact).tables, Sketch("sjlt", 0, run.parameters, SKETCH_SIZE))
+    tables = SketchedTables(Fut(context, layout=exact).tables, Sketch("sjlt", 0, run.context.parameters, SKETCH_SIZE))
 
     def in_sketch(kind: type[Fut], layout: TermLayout, **options: Any) -> Fut:
         made = kind(context, layout=layout, **options)
@@ -122,7 +122,7 @@ def measure(kind: str, steps: int, orders: int, work: Path, settings: dict[str, 
         "schedule": kind,
         "steps": steps,
         "orders": orders,
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "reference_loss": run.reference_loss,
         "true_losses": [t.loss for t in truths],
         "true_sd": float(torch.tensor([t.loss for t in truths]).std()),

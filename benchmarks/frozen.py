@@ -13,6 +13,7 @@ from torch import Tensor
 
 from estimators.replay import Gradients, Picks
 from estimators.rules.adam import Adam
+from estimators.rules.clipping import clip_gradient
 from estimators.state import State
 
 
@@ -37,7 +38,7 @@ class FrozenSecondMoment:
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         rate, (b1, b2) = self.rate(step), self.rule.betas
-        gradient = self.rule.clipped(*self.gradients(step, picks, state.theta))
+        gradient = clip_gradient(self.rule.clip, *self.gradients(step, picks, state.theta))
         clock = {"step": state.clock["step"] + 1, "p1": state.clock["p1"] * b1, "p2": state.clock["p2"] * b2}
         m, v = b1 * state.memory["m"] + (1 - b1) * gradient, self.second(step)
         moved = (-rate / (1 - clock["p1"])) * (m / (torch.sqrt(v / (1 - clock["p2"])) + self.rule.eps))

@@ -53,13 +53,13 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     found = run.lds(arguments.subsets, arguments.share, SUBSET_SEED, READINGS)
     checked = found.verification
     true, reference = checked.true_losses, run.reference_loss
-    sums = [reference + additive(run.attributions(), run.reference.steps, tuple(s)) for s in found.subsets]
+    sums = [reference + additive(run.methods.attributions(), run.reference.steps, tuple(s)) for s in found.subsets]
     rows = {name: {k: checked.estimators[name].get(k) for k in SHOWN} for name in READINGS}
     simple = accuracy(true, sums, reference).as_dict()
     rows["additive"] = {k: simple[k] for k in SHOWN if k in simple}
     result = {
         **setting,
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "samples": run.items,
         "left_out": len(found.subsets[0]),
         "reference_loss": reference,

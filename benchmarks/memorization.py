@@ -26,13 +26,13 @@ from memorization_picture import draw
 from record import RECORDS, write_record
 
 import fut
+from fut.api.questions import question_context
 from fut.artifacts.directory import directory_bytes
 from fut.display.numbers import jsonable
-from fut.methods.adjoint.pipeline import expansion_cost
+from fut.estimation.changes import expansion_for
 from fut.methods.settings import load_config
-from fut.questions.memorization.ask import CALIBRATED, SHARE, asked_of
+from fut.questions.memorization.ask import CALIBRATED, SHARE, MemorizeRequest, plan_of
 from fut.questions.memorization.cells import Checked, check_cells
-from fut.questions.memorization.estimates import expansion_for
 from fut.questions.memorization.maps import ABSENT, KINDS, Cells, draw_cells
 from fut.questions.memorization.result import Memorization
 
@@ -53,16 +53,17 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     found = run.memorize(calibrate=CALIBRATE, verify=arguments.cells, seed=SEED)
     truth = None if arguments.cells else run.memorize(estimator="retrain", seed=SEED)
     checked = found.checked if truth is None else compared(found, truth, fitted_on(run, found))
-    expansion = expansion_for(run.context, asked_of(run.context, None))
+    plan = plan_of(MemorizeRequest(), question_context(run.context))
+    expansion = expansion_for(run.context, plan.shared, plan.items)
     seconds = float(np.mean([run.retrain(run.order("reverse")).seconds, run.retrain(run.order("random:1")).seconds]))
     result = {
         **setting,
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "reference_loss": run.reference_loss,
         "checked": {kind: {"cells": len(c.cells), **c.measures} for kind, c in checked.items()},
         "fits": {kind: vars(fit) for kind, fit in (found.fits or {}).items()},
         "readouts_swept": len(expansion.spec.names),
-        "sweep_training_runs": expansion_cost(expansion.spec).gradients / config.consumed,
+        "sweep_training_runs": expansion.gradients() / config.consumed,
         "sweep_seconds": clock[1] - clock[0] - (clock[2] - clock[1]),
         "cells_seconds": clock[2] - clock[1],
         "retrain_seconds": seconds,

@@ -37,7 +37,7 @@ import fut
 from estimators.adjoint import Anchored, Sweep, spread_anchors
 from estimators.orders.order import Order, random_orders
 from estimators.position_table import StepStates, chunked_values
-from estimators.rules.base import global_norm
+from estimators.rules.clipping import global_norm
 from estimators.state import State
 from fut.methods.batching import raw_estimates
 from fut.methods.settings import load_config
@@ -137,9 +137,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     found |= {name: judged(guess, truth) for name, guess in readings(asked, runs, known, arguments.ranks).items()}
     run.cache(["adjoint"])
     for name in ("positions", "adjoint"):
-        found[f"default: {name}"] = judged(np.array(raw_estimates(run.estimator(name), orders)[0]), truth)
+        found[f"default: {name}"] = judged(np.array(raw_estimates(run.methods.open(name), orders)[0]), truth)
     shutil.rmtree(path)
-    return {"parameters": run.parameters, "true_sd": float(truth.std(ddof=1)), "readings": found}
+    return {"parameters": run.context.parameters, "true_sd": float(truth.std(ddof=1)), "readings": found}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

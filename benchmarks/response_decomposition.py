@@ -116,7 +116,7 @@ def measure(steps: int, schedule: str, items: str, arguments: argparse.Namespace
     config = load_config(None, arguments.settings, data=data, schedule={"kind": schedule})
     path = arguments.work / f"{steps}-{schedule}-{items}"
     run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config)
-    adjoint = AdjointConfig.model_validate(run.config.adjoint.model_dump() | {"functionals": 0})
+    adjoint = AdjointConfig.model_validate(run.context.config.adjoint.model_dump() | {"functionals": 0})
     expansion = Expansion(path / "response", AdjointSpec(run.context.problem, adjoint), lambda: run.context.state(0))
     list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
     list(run_anchors(expansion, missing_anchors(expansion)))
@@ -136,7 +136,7 @@ def measure(steps: int, schedule: str, items: str, arguments: argparse.Namespace
         "steps": steps,
         "schedule": schedule,
         "items": items,
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "true_sd": float(change.std(ddof=1)),
         "correlation": float(np.corrcoef(change, table)[0, 1]),
         "left_sd": float(left.std(ddof=1)),

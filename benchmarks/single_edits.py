@@ -25,7 +25,7 @@ from estimators.orders.order import Order
 from fut.estimation.accuracy import accuracy
 from fut.estimation.calibration import SEED
 from fut.estimation.results import Estimate
-from fut.estimation.service import Answering
+from fut.estimation.service import EstimationService
 from fut.orders.editing import CALIBRATED, edited, random_edits
 
 HELD_OUT, SEVERAL = 4000, (2, 4, 8, 16)
@@ -34,23 +34,31 @@ HELD_OUT, SEVERAL = 4000, (2, 4, 8, 16)
 def compared(run: fut.Run, found: Sequence[Estimate], true: Sequence[float]) -> dict[str, Any]:
     """Errors in nats/token, and what the 90 % intervals cover where there are some."""
     intervals = [e.interval for e in found if e.interval is not None]
-    row = accuracy(true, [e.loss for e in found], run.reference_loss, intervals or None)
+    row = accuracy(true, [e.value for e in found], run.reference_loss, intervals or None)
     half = float(np.mean([(high - low) / 2 for low, high in intervals])) if intervals else None
     return {"mae": row.mae, "bias": row.bias, "spearman": row.spearman, "coverage": row.coverage, "half_width": half}
 
 
 def measure(run: fut.Run, name: str, orders: Sequence[Order], edit: str | None) -> dict[str, Any]:
-    estimator = run.default_estimator
+    estimator = run.methods.default
     true = [run.retrain(order).loss for order in orders]
     row = {
         "edits": name,
         "orders": len(orders),
         "true_mean_absolute_delta": float(np.mean(np.abs(np.array(true) - run.reference_loss))),
-        "uncalibrated": compared(run, Answering(run.context, estimator, "probe", False, False)(orders), true),
-        "random_orders": compared(run, Answering(run.context, estimator, "probe", False)(orders), true),
+        "uncalibrated": compared(
+            run,
+            EstimationService(run.context).estimates(estimator, "probe", known=False, calibrated=False)(orders),
+            true,
+        ),
+        "random_orders": compared(
+            run, EstimationService(run.context).estimates(estimator, "probe", known=False)(orders), true
+        ),
     }
     if edit is not None:
-        row["own_edits"] = compared(run, Answering(run.context, estimator, "probe", False).for_edit(edit)(orders), true)
+        row["own_edits"] = compared(
+            run, EstimationService(run.context).estimates(estimator, "probe", known=False).for_edit(edit)(orders), true
+        )
     print(json.dumps(row), file=sys.stderr, flush=True)
     return row
 
@@ -79,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         rows.append(measure(run, f"{count} swaps", orders, None))
     settings = vars(arguments) | {
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "steps": run.steps,
         "held_out_seed": HELD_OUT,
         "seed": SEED,

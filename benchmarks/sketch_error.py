@@ -47,14 +47,14 @@ def measure(run: fut.Run, vectors: Tensor, kind: Any, size: int, seeds: int) -> 
     products: dict[str, list[float]] = {name: [] for name in PAIRS}
     reconstructions, losses = [], []
     for seed in range(seeds):
-        sketch = Sketch(kind, seed, run.parameters, size)
+        sketch = Sketch(kind, seed, run.context.parameters, size)
         small = sketch.project(vectors)
         for name, (i, j) in PAIRS.items():
             products[name].append((small[i].double() @ small[j].double()).item())
         rebuilt = sketch.lift(small[0])
         reconstructions.append(((rebuilt - x).double().norm() / x.double().norm()).item())
         losses.append(run.context.problem.probe_loss(start + rebuilt))
-    sketch = Sketch(kind, 0, run.parameters, size)
+    sketch = Sketch(kind, 0, run.context.parameters, size)
     return {
         "kind": kind,
         "size": size,
@@ -221,12 +221,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = fut.train(Path(work) / "run")
         vectors = real_vectors(run)
         plan = [(kind, size, arguments.seeds) for size in sorted(arguments.sizes) for kind in reversed(KINDS)]
-        for kind, size, seeds in [("identity", run.parameters, 1), *plan]:
+        for kind, size, seeds in [("identity", run.context.parameters, 1), *plan]:
             rows.append(measure(run, vectors, kind, size, seeds))
             row = rows[-1]
             print(f"{kind} {size}: reconstruction {row['reconstruction']['rms']:.3f}", file=sys.stderr, flush=True)
         results = {
-            "parameters": run.parameters,
+            "parameters": run.context.parameters,
             "loss_start": run.context.summary["start_loss"],
             "loss_end": run.reference_loss,
             "norms": dict(

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     settings = {
         "run": arguments.run,
-        "parameters": run.parameters,
+        "parameters": run.context.parameters,
         "steps": run.steps,
         "items": run.items,
         "seed": SEED,

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .shapes import Float
+
 SIGNS = 16
 """Sums with random signs: the variance they give has a relative standard deviation of sqrt(2 / 16) = 0.35."""
 
@@ -31,7 +33,7 @@ WIDE = 10.0
 placement does over several steps."""
 
 
-def control_weights(probabilities: Tensor, seed: int) -> Tensor:
+def control_weights(probabilities: Float[Tensor, " k"], seed: int) -> Float[Tensor, "sums k"]:
     """Weights of a sample's sums [1 + SIGNS, k], float64: 1/p, then the signed ones; the same on every device."""
     p = probabilities.double()
     draw = torch.Generator().manual_seed(seed)
@@ -39,7 +41,7 @@ def control_weights(probabilities: Tensor, seed: int) -> Tensor:
     return torch.cat([1 / p[None], signs * (1 - p).sqrt() / p])
 
 
-def signed_variance(sums: Tensor) -> Tensor:
+def signed_variance(sums: Float[Tensor, "*n signs"]) -> Float[Tensor, "*n"]:
     """Sampling variance from the signed sums [..., SIGNS] -> [...]."""
     return sums.double().square().mean(-1)
 
@@ -47,11 +49,11 @@ def signed_variance(sums: Tensor) -> Tensor:
 class Tamed(NamedTuple):
     """How a table is taken, coordinate by coordinate [r, k]: its entries held within ± bound, then times share, in [0, 1]."""
 
-    share: Tensor
-    bound: Tensor
+    share: Float[Tensor, "r k"]
+    bound: Float[Tensor, "r k"]
 
     @classmethod
-    def of(cls, values: Tensor, table: Tensor, largest: Tensor) -> Tamed:
+    def of(cls, values: Float[Tensor, "n r k"], table: Float[Tensor, "n r k"], largest: Float[Tensor, "r k"]) -> Tamed:
         """From what n orders' coordinates contribute to r estimates, and to the table's sums, both [n, r, k], and the largest
         contribution of one item in one step [r, k].
 
@@ -67,7 +69,7 @@ class Tamed(NamedTuple):
         """The same on some of the coordinates."""
         return Tamed(self.share[..., coordinates], self.bound[..., coordinates])
 
-    def __call__(self, entries: Tensor) -> Tensor:
+    def __call__(self, entries: Float[Tensor, "r n k"]) -> Float[Tensor, "r n k"]:
         """Entries of the table [r, n, k] as they are taken."""
         bound = self.bound[:, None]
         return self.share[:, None] * entries.clamp(-bound, bound)

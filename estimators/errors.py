@@ -17,3 +17,7 @@ class RuleError(EstimatorError, ValueError):
 
 class DivergenceError(EstimatorError, ArithmeticError):
     """A loss or a parameter that is not finite."""
+
+
+class LayoutError(EstimatorError, ValueError):
+    """A description of the parameter vector that does not fit: tensors without a name, another number of coordinates."""

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .shapes import Float
+
 Product = Callable[[Tensor], Tensor]
 """(u [D]) -> A u [D], for a symmetric A."""
 
@@ -16,8 +18,8 @@ class RitzPairs(NamedTuple):
     """Rayleigh-Ritz pairs of a Krylov space: values [r], descending, float64; vectors [r, D], orthonormal rows, zero
     (with the value 0) where the operator's range was exhausted before r of them."""
 
-    values: Tensor
-    vectors: Tensor
+    values: Float[Tensor, " r"]
+    vectors: Float[Tensor, "r D"]
 
 
 def lanczos(product: Product, draw: Callable[[int], Tensor], rank: int) -> RitzPairs:
@@ -53,19 +55,19 @@ def _tolerance(basis: Tensor) -> float:
     return 64 * torch.finfo(basis.dtype).eps
 
 
-def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
+def _orthogonal(vector: Float[Tensor, " D"], basis: Float[Tensor, "r D"]) -> Float[Tensor, " D"]:
     for _ in range(2):
         vector = vector - basis.T @ (basis @ vector)
     return vector
 
 
-def _restart(drawn: Tensor, basis: Tensor) -> Tensor:
+def _restart(drawn: Float[Tensor, " D"], basis: Float[Tensor, "r D"]) -> Float[Tensor, " D"]:
     """What a new vector adds to the basis; zeros where that is rounding."""
     fresh = _orthogonal(drawn, basis)
     return torch.zeros_like(fresh) if fresh.norm() <= _tolerance(basis) * drawn.norm() else fresh
 
 
-def _ritz(inner: Tensor, basis: Tensor) -> RitzPairs:
+def _ritz(inner: Float[Tensor, "found found"], basis: Float[Tensor, "r D"]) -> RitzPairs:
     values, rotation = torch.linalg.eigh(inner)
     padded, count = torch.zeros(len(basis), dtype=torch.float64), len(values)
     padded[:count] = values.flip(0)
@@ -77,7 +79,7 @@ def _ritz(inner: Tensor, basis: Tensor) -> RitzPairs:
 def seeded_draw(size: int, seed: int) -> Callable[[int], Tensor]:
     """Standard normal vectors [size], float64, by number: made on the CPU, the same for every device."""
 
-    def draw(number: int) -> Tensor:
+    def draw(number: int) -> Float[Tensor, " D"]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         return torch.randn(size, dtype=torch.float64, generator=generator)
 

@@ -26,6 +26,7 @@ from .errors import DivergenceError
 from .lanczos import Product, RitzPairs, lanczos, seeded_draw
 from .replay import Picks
 from .rules.base import Rule
+from .shapes import Float
 from .state import State
 
 Rows = Anchored | StreamedAnchors
@@ -43,7 +44,7 @@ def refresh_steps(steps: int, every: int) -> list[int]:
     return list(range(every // 2, steps, every)) if every else []
 
 
-def sensitivity(rule: Rule, state: State, clamp: float = 1.0) -> Tensor:
+def sensitivity(rule: Rule, state: State, clamp: float = 1.0) -> Float[Tensor, " D"]:
     """P [D] >= 0, up to a factor: how far the rule moves each coordinate per unit of gradient there, at a state [D].
 
     The tangent at a zero gradient along ones, for AdamW about its preconditioner. Clamped above at its quantile `clamp`:
@@ -60,7 +61,7 @@ def sensitivity(rule: Rule, state: State, clamp: float = 1.0) -> Tensor:
     return moved.clamp(max=sampled.kthvalue(place).values)
 
 
-def low_rank(product: Product, weight: Tensor, rank: int, seed: int) -> RitzPairs:
+def low_rank(product: Product, weight: Float[Tensor, " D"], rank: int, seed: int) -> RitzPairs:
     """H ~ L diag(values) L^T: values [r], float64, and the rows of L^T [r, D], from Lanczos on P^1/2 H P^1/2.
 
     product: u [D] -> H u [D]. weight: P [D] >= 0; where it is 0 the rule moves nothing and L is 0.
@@ -71,7 +72,7 @@ def low_rank(product: Product, weight: Tensor, rank: int, seed: int) -> RitzPair
     return RitzPairs(pairs.values, torch.where(live, pairs.vectors / torch.where(live, root, 1.0), 0.0))
 
 
-def scarcity(parts: Iterable[Tensor]) -> Tensor:
+def scarcity(parts: Iterable[Tensor]) -> Float[Tensor, " D"]:
     """One over the share of items that have a gradient other than 0, for every coordinate [D]; 1 where none has.
 
     parts: the items' gradients at an anchor, some rows [n, D] at a time.
@@ -92,9 +93,9 @@ class Curvature:
 
     anchors: Sequence[int]
     pairs: Callable[[int], RitzPairs]
-    weight: Tensor | float = 1.0
+    weight: Float[Tensor, " k"] | float = 1.0
 
-    def __call__(self, step: int, delta: Tensor) -> Tensor:
+    def __call__(self, step: int, delta: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
         """K_t delta [n, D] for delta [n, D]; row by row, so that a row has the same bits alone and in a stack."""
         nearest = min(range(len(self.anchors)), key=lambda i: abs(self.anchors[i] - step))
         values, rows = self.pairs(nearest)
@@ -102,7 +103,7 @@ class Curvature:
         return torch.stack([(scale * (rows @ (own * self.weight))) @ rows for own in delta])
 
 
-def touching(gradients: Rows, step: int, picks: Picks, scarcity: Callable[[int], Tensor]) -> Tensor:
+def touching(gradients: Rows, step: int, picks: Picks, scarcity: Callable[[int], Tensor]) -> Float[Tensor, "n k"]:
     """What share of mean curvature's response falls to what every run consumes [n, k]: its items' presence over the mean's."""
     anchor, items = gradients.between(step)[0], picks.unique()
     scale = scarcity(anchor)
@@ -125,7 +126,9 @@ class BentGradients:
     known: Callable[[int], Tensor]
     latest: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
 
-    def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
+    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
         gradient, norm = self.inner(step, picks, theta)
         bent = gradient + self.response(step, picks, theta)
         if norm is not None:  # of all coordinates, of which these are a sample
@@ -135,7 +138,7 @@ class BentGradients:
             norm = (norm.square() + more).maximum(least).sqrt()
         return bent, norm
 
-    def response(self, step: int, picks: Picks, theta: Tensor) -> Tensor:
+    def response(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """s_i K_t delta_t [n, k]; asked again for the same parameters, what was found."""
         if self.latest and self.latest[0][0] == step and self.latest[0][1] is theta:
             return self.latest[0][2]

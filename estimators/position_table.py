@@ -35,7 +35,7 @@ class StepStates(NamedTuple):
 
     def part(self, coordinates: Tensor | slice) -> StepStates:
         """The same on some of the coordinates."""
-        return StepStates(*(_taken(state, coordinates) for state in self))
+        return StepStates(*(state.restrict(coordinates) for state in self))
 
 
 def item_values(rule: Rule, rate: float, states: StepStates, gradients: Tensor, norms: Tensor) -> Tensor:
@@ -55,15 +55,12 @@ def item_values(rule: Rule, rate: float, states: StepStates, gradients: Tensor, 
 def chunked_values(
     rule: Rule, rate: float, states: StepStates, gradients: Tensor, norms: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
-    """`item_values` of as many coordinates at a time as stay in a core's cache, and which these are."""
-    width = max(1, CACHED // len(gradients))
-    for first in range(0, gradients.shape[1], width):
-        here = slice(first, first + width)
-        yield here, item_values(rule, rate, states.part(here), gradients[:, here], norms)
+    """`item_values` of as many coordinates at a time as stay in a core's cache, and which these are.
 
-
-def _taken(state: State, coordinates: Tensor | slice) -> State:
-    return State(state.theta[..., coordinates], {k: b[..., coordinates] for k, b in state.memory.items()}, state.clock)
+    rule: of the coordinates that are given, of which those that are updated together stay together.
+    """
+    for here in rule.blocks(gradients.shape[1], max(1, CACHED // len(gradients))):
+        yield here, item_values(rule.restrict(here), rate, states.part(here), gradients[:, here], norms)
 
 
 def _double(state: State) -> State:

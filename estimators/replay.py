@@ -12,21 +12,22 @@ from torch import Tensor
 from .errors import DivergenceError
 from .orders.order import Order
 from .rules.base import Rule
+from .shapes import Bool, Float, Int
 from .state import State
 
 
 class Picks(NamedTuple):
     """What n runs consume at one step: items [n, c] and weights [n, c]; a weight of 0 pads a shorter step."""
 
-    items: Tensor
-    weights: Tensor
+    items: Int[Tensor, "n c"]
+    weights: Float[Tensor, "n c"]
 
     def row(self, n: int) -> Picks:
         """What run n consumes, as a single run."""
         return Picks(self.items[n : n + 1], self.weights[n : n + 1])
 
     @property
-    def lone(self) -> Tensor:
+    def lone(self) -> Bool[Tensor, " n"]:
         """Whether a run consumes one item alone, unscaled [n]."""
         return ((self.weights != 0).sum(1) == 1) & (self.weights.sum(1) == 1)
 
@@ -34,7 +35,7 @@ class Picks(NamedTuple):
         """The items that any of the runs consumes, ascending."""
         return torch.unique(self.items[self.weights != 0]).tolist()
 
-    def combine(self, table: Tensor, rows: dict[int, int] | None = None) -> Tensor:
+    def combine(self, table: Float[Tensor, "items k"], rows: dict[int, int] | None = None) -> Float[Tensor, "n k"]:
         """Weighted sum over a step's items of rows of `table` [items, k]: [n, k].
 
         rows: row of the table for every item; None if the table holds every item. With one item per step the row comes
@@ -57,8 +58,8 @@ def _renumbered(items: Tensor, rows: dict[int, int]) -> Tensor:
 class OrderBatch:
     """n orders of equal length, packed: items [n, steps, c], weights [n, steps, c] (each step's weights sum to 1)."""
 
-    items: Tensor
-    weights: Tensor
+    items: Int[Tensor, "n T c"]
+    weights: Float[Tensor, "n T c"]
 
     @classmethod
     def pack(cls, orders: Sequence[Order], device: torch.device | str = "cpu") -> OrderBatch:
@@ -139,7 +140,9 @@ class Gradients(Protocol):
     the rule compute them.
     """
 
-    def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]: ...
+    def __call__(
+        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
+    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]: ...
 
 
 @dataclass(frozen=True)
@@ -172,9 +175,11 @@ class CachedGradients:
 
     table: Callable[[int], Tensor]
     norms: Callable[[int], Tensor] | None = None
-    weight: Tensor | float = 1.0
+    weight: Float[Tensor, " k"] | float = 1.0
 
-    def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
+    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
         gradient = picks.combine(self.table(step))
         if self.norms is None:
             return gradient, None
@@ -182,7 +187,12 @@ class CachedGradients:
         return gradient, sampled_norm(picks, gradient, stored, self.weight)
 
 
-def sampled_norm(picks: Picks, gradient: Tensor, stored: Tensor, weight: Tensor | float) -> Tensor:
+def sampled_norm(
+    picks: Picks,
+    gradient: Float[Tensor, "n k"],
+    stored: Float[Tensor, " n"],
+    weight: Float[Tensor, " k"] | Float[Tensor, ""] | float,
+) -> Float[Tensor, " n"]:
     """Global norms [n] of step gradients [n, k] of which some coordinates are known: stored [n] where a run consumes one
     item alone, else estimated from the coordinates, run by run, whatever the others in the batch consume."""
     if picks.items.shape[1] == 1:
@@ -196,7 +206,9 @@ MeanGradient = Callable[[Tensor, Sequence[int], Sequence[float]], Tensor]
 """(theta [D], items, their weights) -> weighted sum of the items' gradients [D]."""
 
 
-def consumed(theta: Tensor, own: Picks, gradient: ItemGradient, mean: MeanGradient | None) -> Tensor:
+def consumed(
+    theta: Float[Tensor, " D"], own: Picks, gradient: ItemGradient, mean: MeanGradient | None
+) -> Float[Tensor, "1 D"]:
     """Gradient [1, D] of what one run consumes, at its theta [D]; several items in one go where `mean` is given."""
     items = own.unique()
     if mean is not None and not own.lone.all() and items:
@@ -221,7 +233,9 @@ class CurvedGradients:
     product: Callable[[Tensor, int, Tensor], Tensor]
     mean: MeanGradient | None = None
 
-    def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
+    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
         base = self.reference(step)
         gradient = self._at(base, picks)
         for n in range(len(theta)):
@@ -233,7 +247,7 @@ class CurvedGradients:
                     gradient[n] += weight * self.product(base, item, delta)
         return gradient, None
 
-    def _at(self, base: Tensor, picks: Picks) -> Tensor:
+    def _at(self, base: Float[Tensor, " D"], picks: Picks) -> Float[Tensor, "n D"]:
         """Gradients [n, D] at the reference run's parameters, as training would have taken them there."""
         if self.mean is not None and not picks.lone.all():
             return torch.cat([consumed(base, picks.row(n), self.gradient, self.mean) for n in range(len(picks.items))])
@@ -253,6 +267,8 @@ class TrueGradients:
     gradient: ItemGradient
     mean: MeanGradient | None = None
 
-    def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
+    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
         rows = [consumed(theta[n], picks.row(n), self.gradient, self.mean) for n in range(len(theta))]
         return torch.cat(rows), None

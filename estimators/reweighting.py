@@ -23,6 +23,7 @@ from .errors import DivergenceError, OrderError
 from .orders.order import Order
 from .replay import OrderBatch, Picks
 from .rules.base import Rule
+from .shapes import Float
 from .state import State
 
 Rows = Sequence[dict[int, int]]
@@ -59,18 +60,18 @@ def require_in_place(order: Order, rows: Rows) -> None:
             )
 
 
-def first_order_values(injection: Tensor, gradients: Tensor) -> Tensor:
+def first_order_values(injection: Float[Tensor, "r D"], gradients: Float[Tensor, "n D"]) -> Float[Tensor, "r n"]:
     """a_j = <lambda, g_j> for r read-outs: [r, D], [n, D] -> [r, n], in double precision, item by item."""
     sensitivity = injection.double()
     return torch.stack([sensitivity @ row.double() for row in gradients], dim=-1)
 
 
-def attributions(values: Tensor) -> Tensor:
+def attributions(values: Float[Tensor, "*r n"]) -> Float[Tensor, "*r n"]:
     """d phi / d w_j at w = 1 from values a [..., n]: (a_j - mean a) / n; zero for a step's only item."""
     return (values - values.mean(-1, keepdim=True)) / values.shape[-1]
 
 
-def response_squares(injection: Tensor, gradients: Tensor) -> Tensor:
+def response_squares(injection: Float[Tensor, "r D"], gradients: Float[Tensor, "n D"]) -> Float[Tensor, "r D"]:
     """sum_j (lambda_c (g_j - mean g)_c)² of a step, by coordinate: [r, D], [n, D] -> [r, D].
 
     Up to a factor, the variance of what a coordinate contributes when items are left out at random. A step's only item
@@ -80,7 +81,7 @@ def response_squares(injection: Tensor, gradients: Tensor) -> Tensor:
     return injection.square() * (gradients - centre).square().sum(0)
 
 
-def look_up_shares(values: Tensor, rows: Rows, batch: OrderBatch) -> Tensor:
+def look_up_shares(values: Float[Tensor, "T items"], rows: Rows, batch: OrderBatch) -> Float[Tensor, "n T"]:
     """sum_j s_j a_{t,j} of every step of n orders: values [T, n items] -> [n, T]."""
     steps = [batch.at(t).combine(values[t][:, None], rows[t])[:, 0] for t in range(batch.steps)]
     return torch.stack(steps, dim=-1)
@@ -98,14 +99,15 @@ class OwnGradients:
     table: Callable[[int], Tensor]
     gram: Callable[[int], Tensor] | None = None
 
-    def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
+    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
         gradient = picks.combine(self.table(step), self.rows[step])
-        return gradient, None if self.gram is None else self._norms(step, picks).to(gradient)
+        return gradient, None if self.gram is None else self._norms(self.gram(step).double(), step, picks).to(gradient)
 
-    def _norms(self, step: int, picks: Picks) -> Tensor:
+    def _norms(self, gram: Tensor, step: int, picks: Picks) -> Float[Tensor, " n"]:
         """|sum_j s_j g_j| for every run [n]; run by run, so that it does not depend on the batch."""
-        assert self.gram is not None
-        gram, norms = self.gram(step).double(), []
+        norms = []
         eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
         for n in range(len(picks.items)):
             shares = picks.row(n).combine(eye, self.rows[step])[0]
@@ -145,6 +147,6 @@ class InPlaceTransition:
         after = self.rule.step(State(state.theta, memory, state.clock), gradient, self.rate(step), norm)[0]
         return State(after.theta, after.memory | {"gathered": gathered}, after.clock)
 
-    def remainder(self, end: State, steps: int, slope: Tensor) -> Tensor:
+    def remainder(self, end: State, steps: int, slope: Float[Tensor, " k"]) -> Float[Tensor, "n k"]:
         """What every coordinate contributes beyond first order, up to the reference order's own: [n, k]; slope: [k]."""
         return end.memory["gathered"] + (end.theta - self.centre(steps)) * slope

@@ -17,6 +17,8 @@ from scipy.special import ndtri
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from .shapes import Float, Int
+
 SketchKind = Literal["gaussian", "rademacher", "sjlt", "coordinates", "identity"]
 
 _CODES = {"gaussian": 1, "rademacher": 2, "sjlt": 3, "coordinates": 4, "identity": 5}  # part of the definition
@@ -81,7 +83,7 @@ class Sketch:
             )
 
     @torch.no_grad()
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> Float[Tensor, "*n k"]:
         """P x: [..., D] -> [..., k]. Several vectors at once share the tiles, which cost more than the products.
 
         Each vector meets a tile by itself, so that it has the same bits alone and in a stack.
@@ -98,7 +100,7 @@ class Sketch:
         return out.reshape(*x.shape[:-1], self.size)
 
     @torch.no_grad()
-    def lift(self, y: Tensor) -> Tensor:
+    def lift(self, y: Tensor) -> Float[Tensor, "*n D"]:
         """P^T y: [..., k] -> [..., D], the adjoint and no inverse: see `reconstruction_error`.
 
         Raises SketchError for another last axis or dtype.
@@ -115,7 +117,7 @@ class Sketch:
         return out.reshape(*y.shape[:-1], self.dimension)
 
     @cached_property
-    def indices(self) -> Tensor:
+    def indices(self) -> Int[Tensor, " k"]:
         """The sampled coordinates, ascending, int64 [k] on the CPU; SketchError unless the kind is `coordinates`."""
         if self.kind != "coordinates":
             raise SketchError(
@@ -125,7 +127,7 @@ class Sketch:
         order = torch.sort(self._hashes(0, self.dimension, torch.device("cpu")), stable=True).indices
         return order[: self.size].sort().values
 
-    def restrict(self, x: Tensor) -> Tensor:
+    def restrict(self, x: Tensor) -> Float[Tensor, "*n k"]:
         """The sampled coordinates of x as they are, unscaled: [..., D] -> [..., k]; kind `coordinates` only."""
         self._check(x, self.dimension, "restrict")
         return x[..., self.indices.to(x.device)]

@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .errors import RuleError
+from .parameters import Coordinates
+
 
 class State(NamedTuple):
     """Lifted state of one run, or of n runs stacked along a leading axis.
 
     theta: parameters [..., D].
-    memory: optimizer buffers by name, each [..., D] (AdamW: m, v).
+    memory: optimizer buffers by name, each [..., D] (AdamW: m, v), or of as many numbers as the rule keeps there.
     clock: counters that do not depend on the order of the data, as Python floats in double precision
         (`step`, running products of the betas), so that bias correction does not round with theta's dtype.
     """
@@ -32,6 +35,13 @@ class State(NamedTuple):
         """Run i of a stacked state."""
         return State(self.theta[i], {k: b[i] for k, b in self.memory.items()}, dict(self.clock))
 
-    def restrict(self, indices: Tensor) -> State:
-        """The state on a subset of coordinates (rules that act element by element commute with this)."""
-        return State(self.theta[..., indices], {k: b[..., indices] for k, b in self.memory.items()}, dict(self.clock))
+    def restrict(self, coordinates: Coordinates) -> State:
+        """The state on some coordinates, for `rule.restrict(coordinates)`; RuleError for memory that is not by coordinate."""
+        size = self.theta.shape[-1]
+        if odd := [name for name, buffer in self.memory.items() if buffer.shape[-1] != size]:
+            raise RuleError(
+                f"state: expected memory of {size} numbers, one for each coordinate, got {self.memory[odd[0]].shape[-1]} in "
+                f"`{odd[0]}`; use --estimator replay-exact or retrain, which never cut a state"
+            )
+        memory = {k: b[..., coordinates] for k, b in self.memory.items()}
+        return State(self.theta[..., coordinates], memory, dict(self.clock))

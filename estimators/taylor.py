@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .replay import Picks
+from .shapes import Float
 from .state import State
 
 Table = Callable[[int], Tensor]
@@ -24,7 +25,7 @@ Moments = Literal["reference", "replayed"]
 class Derivative(Protocol):
     """The Taylor terms of a step's update: (step, what is consumed, delta [n, k]) -> [n, k]."""
 
-    def __call__(self, step: int, picks: Picks, delta: Tensor) -> Tensor: ...
+    def __call__(self, step: int, picks: Picks, delta: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class DirectionalDerivative:
     jvp: Table
     second: Table | None = None
 
-    def __call__(self, step: int, picks: Picks, delta: Tensor) -> Tensor:
+    def __call__(self, step: int, picks: Picks, delta: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         if not delta.any():
             return torch.zeros_like(delta)
         basis = self.update(step).double()
@@ -100,7 +101,7 @@ class SecantDerivative:
     order: Literal[1, 2] = 1
     floor: float = 1e-3
 
-    def __call__(self, step: int, picks: Picks, delta: Tensor) -> Tensor:
+    def __call__(self, step: int, picks: Picks, delta: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         if step == 0 or not delta.any():
             return torch.zeros_like(delta)
         slope = self._slope(step, picks)

@@ -22,7 +22,7 @@ from fut.methods.stages import Preparation
 from fut.methods.timings import StageCost, Timings
 from fut.models.objective import Loss
 from fut.progress import Progress, silent
-from fut.resources.device import choose_device, describe
+from fut.resources.device import choose_device, describe, reproducible
 from fut.resources.memory import available_bytes
 from fut.training.problem import Problem, build_problem
 
@@ -73,8 +73,10 @@ def plan(
     config = config or Config()
     if text is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"text": text})})
-    problem = build_problem(config, choose_device(device), module=module, loss=loss, data=data)
-    return plan_problem(problem, config, progress)
+    chosen = choose_device(device)
+    with reproducible(chosen):
+        problem = build_problem(config, chosen, module=module, loss=loss, data=data)
+        return plan_problem(problem, config, progress)
 
 
 def plan_problem(problem: Problem, config: Config, progress: Progress = silent) -> Plan:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 import fut
+from fut.questions.whatif.stream import Queries
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse_args(argv)
     run, bad = fut.open(arguments.run), 0
     readouts = arguments.readout or ["probe"]
-    for found in run.whatifs(sys.stdin, readouts, arguments.estimator, arguments.verify):
+    fields = {"readouts": readouts, "estimator": arguments.estimator, "verify": arguments.verify}
+    for found in run.ask(Queries(queries=sys.stdin, **fields)):
         bad |= "error" in found
         print(json.dumps(found), flush=True)
     return bad

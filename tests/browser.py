@@ -1,4 +1,7 @@
-"""A real browser for tests of pages: found on this machine, or the tests say loudly what they did not test."""
+"""A real browser for tests of pages: found on this machine, or the tests are skipped, which `conftest.py` says loudly.
+
+No test sleeps for a fixed time: each waits for what it then asserts, for as long as a busy machine may need.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,25 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SWITCHES = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
-UNTESTED = (
-    "NOT TESTED: the report's what-if board in a real browser (dragging, keys, touch, numbers against Python's). {} "
-    "Install a Chromium (`apt-get install chromium`, or `python -m playwright install chromium`), or name one in FUT_CHROMIUM"
+PATIENCE = 120_000.0
+"""Milliseconds that a page has for anything that a test waits for."""
+SWITCHES = (
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
 )
+REQUIRED = "FUT_REQUIRE_BROWSER"
+"""Environment variable under which a browser test that is skipped counts as failed."""
+UNTESTED = "no browser to test the report's what-if board in: {}"
+REMEDY = (
+    "To run them: `apt-get install chromium` (or `python -m playwright install chromium`, or name one in FUT_CHROMIUM), then "
+    "`make test`, or `python -m pytest -m browser`. With FUT_REQUIRE_BROWSER=1 a test skipped so is a failure."
+)
+AT_REST = "Promise.all(document.getAnimations().map(a => a.finished.catch(() => null))).then(() => null)"
+LIES = "order => [...document.querySelectorAll('#cards .card')].map(c => c.dataset.card).join() === order.join()"
 
 
 def chromium(own: str) -> str:
@@ -53,6 +70,23 @@ class Opened:
         )
         return [card for _, _, card in sorted(shown)]
 
+    def shows(self, order: list[int]) -> None:
+        """Wait until the cards come in this order and have slid into their places."""
+        self.page.wait_for_function(LIES, arg=order)
+        self.page.evaluate(AT_REST)
+        assert self.order == order
+
+    def says(self, text: str) -> str:
+        """Wait until the page tells readers of the screen something with this text; all of what it tells."""
+        found = self.page.locator("#live", has_text=text)
+        found.wait_for(state="attached")
+        return found.inner_text()
+
+    def type(self, order: list[int]) -> None:
+        """Show an order by its text."""
+        self.page.locator("#order-text").fill(" ".join(map(str, order)))
+        self.page.locator("#order-text").press("Enter")
+
 
 class Browser:
     """Opens pages, each in a context of its own."""
@@ -64,6 +98,7 @@ class Browser:
     def open(self, path: Path, width: int = 1100, height: int = 900, **context: Any) -> Iterator[Opened]:
         """A page at a window size; it must neither complain nor ask for anything while it is open."""
         inside = self.driver.new_context(viewport={"width": width, "height": height}, **context)
+        inside.set_default_timeout(PATIENCE)
         opened = Opened(inside.new_page())
         heard = opened.complaints.append
         opened.page.on("console", lambda m: heard(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None)
@@ -91,7 +126,7 @@ def started() -> Iterator[Browser]:
     with sync_playwright() as play:
         found = chromium(play.chromium.executable_path)
         switches = [*SWITCHES, *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else [])]
-        driver = play.chromium.launch(executable_path=found, args=switches)
+        driver = play.chromium.launch(executable_path=found, args=switches, timeout=PATIENCE)
         try:
             yield Browser(driver)
         finally:

@@ -43,10 +43,10 @@ def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], li
 def written_out_table(run: fut.Run, anchors: Sequence[int] | None = None) -> np.ndarray:
     """M by coordinate [T, items, D], by explicit loops and exact Hessian-vector products."""
     problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
-    centre, seen = trajectories(run, run.config.adjoint.centre, 2)
+    centre, seen = trajectories(run, run.context.config.adjoint.centre, 2)
     slope = problem.probe_gradient(centre[T].theta)
     after = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
-    anchors, table = anchors or spread_anchors(T, 3, problem.rate), np.zeros((T, run.items, run.parameters))
+    anchors, table = anchors or spread_anchors(T, 3, problem.rate), np.zeros((T, run.items, run.context.parameters))
     for t in reversed(range(T)):
         z, end, step = centre[t], centre[t + 1], problem.rate(t)
         low, high = max(a for a in anchors if a <= t), min(a for a in anchors if a >= t)
@@ -61,3 +61,27 @@ def written_out_table(run: fut.Run, anchors: Sequence[int] | None = None) -> np.
         before = mean_of([p for p, _ in pulled])
         after = State(before.theta + (bent[0] + bent[1]) / 2, before.memory, {})
     return table
+
+
+def written_out(run: fut.Run, order: list[int], kind: str, mixture: int, anchors: int) -> float:
+    """The estimate by explicit loops, exact Hessian-vector products and no store: phi(centre) + dual-weighted read-out."""
+    problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
+    centre, seen = trajectories(run, kind, mixture)
+    slope = problem.probe_gradient(centre[T].theta)
+    costate = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
+    weights: list[Tensor] = [slope] * T
+    for t in reversed(range(T)):
+        pulled = [rule.pullback(centre[t], problem.gradient(at, i), problem.rate(t), costate) for i, at in seen[t]]
+        products = [problem.product(at, i, u) for (i, at), (_, u) in zip(seen[t], pulled, strict=True)]
+        weights[t] = sum(products) / mixture  # type: ignore[assignment]
+        before = mean_of([p for p, _ in pulled])
+        costate = State(before.theta + weights[t], before.memory, {})
+    chosen = spread_anchors(T, anchors, problem.rate)
+    value, y = 0.0, run.context.state(0)
+    for t, item in enumerate(order):
+        value += (weights[t] @ (y.theta - centre[t].theta)).item()
+        low, high = max(a for a in chosen if a <= t), min(a for a in chosen if a >= t)
+        share = (t - low) / (high - low) if high > low else 0.0
+        ends = [problem.gradient(centre[a].theta, item) for a in (low, high)]
+        y = rule.step(y, (1 - share) * ends[0] + share * ends[1], problem.rate(t))[0]
+    return value + (slope @ (y.theta - centre[T].theta)).item()

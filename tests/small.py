@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,16 @@ from fut.methods.lowrank.config import CurvedConfig
 from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.settings import Config, load_config
 from fut.methods.stages import Request
+from fut.questions.whatif.stream import Queries
 from storage import CheckpointStore, TermStore
 
 MakeRun = Callable[..., fut.Run]
+
+
+def whatifs(run: fut.Run, queries: Any, start: Any = "identity", **fields: Any) -> Iterator[dict[str, Any]]:
+    """An answer per query, in their order."""
+    return run.ask(Queries(queries=queries, order=start, **fields))
+
 
 ASKED = shutil.ignore_patterns(
     "retrained", "verification", "endpoints", "answers", "calibration", "difficulty", "memorization", "report.html"

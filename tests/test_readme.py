@@ -1,34 +1,30 @@
-"""The README runs: its Python blocks and its `fut` commands, as they stand, in an empty directory."""
+"""The README runs: its Python blocks and its commands, as they stand, in an empty directory; its figures have records."""
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documents import ROOT, blocks, environment, run_command, shell_lines
 from small import small_config
-from typer.testing import CliRunner
 
 import fut
-from fut.cli.app import app
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in SHELL for line in block.splitlines()]
+README = ROOT / "README.md"
+BLOCKS = blocks(README)
+PYTHON = [block.text for block in BLOCKS if block.language == "python"]
+COMMANDS = [line for block in BLOCKS for line in shell_lines(block)]
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory with what the README presumes: a demo run and a text."""
+    """An empty directory with what the README presumes: a demo run."""
     monkeypatch.chdir(tmp_path)
-    fut.train("demo", small_config(data={"items": 11}), device="cpu").cache()
-    (tmp_path / "book.txt").write_text("".join(f"Sentence {i} of a book about {i * i}. " for i in range(9000)))
+    fut.train("demo", small_config(data={"items": 11}), device="cpu").cache(["adjoint"])
     return tmp_path
 
 
@@ -37,7 +33,7 @@ def test_every_python_block_runs(place: Path) -> None:
     for block in PYTHON:
         done = subprocess.run(
             [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", block],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=environment(),
             capture_output=True,
             text=True,
             check=False,
@@ -50,25 +46,48 @@ def test_the_example_has_about_ten_lines() -> None:
     assert len(PYTHON[0].strip().splitlines()) <= 11
 
 
-def test_every_fut_command_runs(place: Path) -> None:
-    commands = [shlex.split(line, comments=True) for line in COMMANDS if line.startswith("fut ")]
-    assert len(commands) >= 8
-    for command in commands:
-        result = CliRunner().invoke(app, command[1:], catch_exceptions=False)
-        assert result.exit_code == 0, f"{command}: {result.output}"
-        assert result.stdout.strip(), command
+def test_every_command_runs(place: Path) -> None:
+    assert len([line for line in COMMANDS if line.startswith("fut ")]) == 3
+    for line in COMMANDS:
+        run_command(line, "README.md")
 
 
-def test_every_make_target_exists() -> None:
-    targets = [line.split()[1] for line in COMMANDS if line.startswith("make ")]
-    assert targets == ["demo", "test"]
-    for target in targets:
-        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+def test_every_make_target_is_there() -> None:
+    assert [line.split()[1] for line in COMMANDS if line.startswith("make ")] == ["demo", "quick", "test"]
+
+
+def test_output_is_that_of_the_record() -> None:
+    """`python benchmarks/readme.py demo` runs the commands, records what they print, and rewrites the README."""
+    record = json.loads((ROOT / "benchmarks" / "records" / "readme.json").read_text(encoding="utf-8"))
+    recorded = [f"$ {row['command']}\n" + "".join(f"{line}\n" for line in row["output"]) for row in record["results"]]
+    assert [block.text for block in BLOCKS if block.language == "console"] == recorded
+
+
+def test_figures_of_the_demo_are_those_of_its_record() -> None:
+    """The table of estimators: Spearman, skill, gradients and seconds per order."""
+    record = json.loads((ROOT / "benchmarks" / "records" / "demo.json").read_text(encoding="utf-8"))
+    found = record["results"][0]["estimators"]
+    rows = dict(re.findall(r"^\| `([\w-]+)` \|(.*)\|$", README.read_text(encoding="utf-8"), re.MULTILINE))
+    adjoint, exact = found["adjoint"], found["replay-exact"]
+    expected = f" {adjoint['precompute_gradients']}, about", f" {1000 * adjoint['seconds_per_order']:.0f} ms "
+    expected += (f" {adjoint['spearman']:.3f} ", f" {adjoint['skill']:.2f} ")
+    assert all(text in rows["adjoint"] for text in expected), (expected, rows["adjoint"])
+    expected = (
+        f" {exact['seconds_per_order']:.1f} s, {exact['query_gradients']} gradients ",
+        f" {exact['spearman']:.3f} ",
+    )
+    assert all(text in rows["replay-exact"] for text in expected), (expected, rows["replay-exact"])
+    assert f" {record['results'][0]['retrain_seconds']:.2f} s, 32 gradients " in rows["retrain"]
+
+
+def test_it_is_short() -> None:
+    """A reader has ten minutes. Output aside, which has a bound of its own in `benchmarks/readme.py`."""
+    output = sum(len(b.text.splitlines()) - len(shell_lines(b)) for b in BLOCKS if b.language == "console")
+    assert len(README.read_text(encoding="utf-8").splitlines()) - output <= 130
 
 
 def test_every_linked_file_exists() -> None:
-    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
     for document in documents:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name} links {target}"

@@ -1,25 +1,25 @@
 """The update-rule interface: pure functions over a lifted state.
 
-A rule maps (state, gradient, rate) to the next state; nothing is hidden on `self`, which holds only constants. The
-trainer trains with the very function that the estimators replay.
+A rule maps (state, gradient, rate) to the next state; nothing is hidden on `self`, which holds only constants: those of its
+formula, and the layout of the parameters that it updates. The trainer trains with the very function that the estimators replay.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
-from ..errors import RuleError
+from ..errors import LayoutError, RuleError
+from ..parameters import Coordinates, Coupling, ParameterLayout
 from ..state import State
+from .clipping import clip_gradient, clip_tangent
 
 Decay = Literal["decoupled", "coupled"]
-
-_NORM_FLOOR = 1e-6  # added to the norm by torch.nn.utils.clip_grad_norm_
 
 
 def check_number(field: str, value: object, accepted: bool, expected: str) -> None:
@@ -47,6 +47,12 @@ class Rule(ABC):
     weight_decay: coefficient (1/step per unit rate for decoupled decay, added to the gradient for coupled decay).
     decay: `decoupled` shrinks theta by rate*weight_decay; `coupled` adds weight_decay*theta to the gradient (L2).
     clip: bound on the global norm of the gradient, before decay, as `torch.nn.utils.clip_grad_norm_`; None for none.
+    layout: of the parameters that the rule updates, bound by `on` and `restrict`; no option of a configuration. A rule whose
+        coupling is wider than `coordinate` needs one and reads it as `parameters`. With one, states of another length are
+        refused, so that whoever cuts a state must cut the rule too.
+
+    A rule is one file: `coupling`, `init` and `update`. `update` gives every row of a stack [n, D] what it gives that row alone,
+    bit for bit. Clipping counts as no coupling: where coordinates are cut, the global norm is passed in.
 
     Raises RuleError for weight_decay < 0, clip <= 0 or an unknown decay.
     """
@@ -54,10 +60,14 @@ class Rule(ABC):
     weight_decay: float = 0.0
     decay: Decay = "decoupled"
     clip: float | None = None
+    layout: ParameterLayout | None = field(default=None, repr=False)
 
     name: ClassVar[str]
     smooth: ClassVar[bool] = True
-    elementwise: ClassVar[bool] = True  # commutes with sampling coordinates, given the gradient's norm
+    coupling: ClassVar[Coupling] = "coordinate"  # what of the gradient and the state `update` reads for one coordinate
+    reads_theta: ClassVar[bool] = (
+        False  # whether `update` looks at theta (a trust ratio does, decoupled decay does not)
+    )
 
     def __post_init__(self) -> None:
         check_number("weight_decay", self.weight_decay, in_range(self.weight_decay, 0.0), "a number >= 0")
@@ -65,6 +75,70 @@ class Rule(ABC):
         if self.clip is not None:
             positive = in_range(self.clip, 0.0) and self.clip != 0
             check_number("clip", self.clip, positive, "a number > 0, or None for no clipping")
+
+    def on(self, layout: ParameterLayout) -> Self:
+        """The same rule for the parameters of a layout."""
+        return replace(self, layout=layout)
+
+    def restrict(self, coordinates: Coordinates) -> Self:
+        """The rule for some of the coordinates: of `state.restrict(coordinates)` it makes what it makes of the whole there.
+
+        Args:
+            coordinates: a slice, or numbers, ascending [k].
+
+        Raises:
+            RuleError: where coordinates that are updated together would be separated.
+        """
+        if self.layout is None:
+            return self if self.coupling == "coordinate" else self.on(self.parameters)
+        try:
+            return self.on(self.layout.restrict(coordinates, self.coupling))
+        except LayoutError as error:
+            raise RuleError(f"the rule `{self.name}`: {error}") from error
+
+    def blocks(self, size: int, width: int, multiple: int = 1) -> list[slice]:
+        """Blocks of the rule's `size` coordinates that may be updated apart, as `ParameterLayout.blocks` has them."""
+        free = self.layout is None and self.coupling == "coordinate"
+        layout = ParameterLayout.flat(size) if free else self.parameters
+        if layout.size != size:
+            raise RuleError(self._mismatch(size))
+        return layout.blocks(self.coupling, width, multiple)
+
+    @property
+    def parameters(self) -> ParameterLayout:
+        """The layout of the parameters; RuleError for a rule without one."""
+        if self.layout is None:
+            raise RuleError(
+                f"the rule `{self.name}` (coupling `{self.coupling}`): expected a layout of the parameters, which says what is "
+                "updated together, got none; bind one: rule.on(objective.layout)"
+            )
+        return self.layout
+
+    def buffers(self, layout: ParameterLayout) -> dict[str, int]:
+        """The numbers in each memory buffer of one run, by name, read off `init` without computing anything."""
+        empty = torch.empty(layout.size, device="meta")
+        return {name: buffer.shape[-1] for name, buffer in self.on(layout).init(empty).memory.items()}
+
+    def state_size(self, layout: ParameterLayout) -> int:
+        """Numbers in one lifted state: parameters and memory."""
+        return layout.size + sum(self.buffers(layout).values())
+
+    def state_vectors(self, layout: ParameterLayout) -> int:
+        """`state_size` in vectors [D], rounded up."""
+        return -(-self.state_size(layout) // max(layout.size, 1))
+
+    def _require_fit(self, theta: Tensor) -> None:
+        """RuleError unless the state is of the parameters that the rule is bound to."""
+        if self.layout is None and self.coupling == "coordinate":
+            return
+        if theta.shape[-1] != self.parameters.size:
+            raise RuleError(self._mismatch(theta.shape[-1]))
+
+    def _mismatch(self, size: int) -> str:
+        return (
+            f"the rule `{self.name}`: expected all {self.parameters.size} coordinates of its layout, got {size}; take "
+            "rule.restrict(coordinates) for a part of them"
+        )
 
     @abstractmethod
     def init(self, theta: Tensor) -> State:
@@ -80,39 +154,14 @@ class Rule(ABC):
         gradient: [..., D], the mean gradient of the step's items. rate: learning rate of the step.
         norm: [...], global norm of the gradient where `gradient` holds only some coordinates of it; computed if None.
         """
-        gradient = self.clipped(gradient, norm)
+        self._require_fit(state.theta)
+        gradient = clip_gradient(self.clip, gradient, norm)
         if self.weight_decay and self.decay == "coupled":
             gradient = gradient + self.weight_decay * state.theta
         delta, memory, clock = self.update(state, gradient, rate)
         if self.weight_decay and self.decay == "decoupled":
             delta = delta - (rate * self.weight_decay) * state.theta
         return State(state.theta + delta, memory, clock), delta
-
-    def clipped(self, gradient: Tensor, norm: Tensor | None = None) -> Tensor:
-        """The gradient scaled by min(1, clip / (norm + 1e-6)), row by row."""
-        if self.clip is None:
-            return gradient
-        norm = global_norm(gradient) if norm is None else norm
-        return gradient * (self.clip / (norm + _NORM_FLOOR)).clamp(max=1.0).unsqueeze(-1)
-
-    def clipped_tangent(
-        self, gradient: Tensor, dgradient: Tensor, norm: Tensor | None = None, dnorm: Tensor | None = None
-    ) -> Tensor:
-        """Directional derivative of `clipped` at `gradient` [..., D] along `dgradient` [..., D].
-
-        norm, dnorm: [...], the global norm and its derivative; where None, computed from the coordinates given, which
-        for `dnorm` = <g, dg>/norm is right only if these are all of them. Finite at a zero gradient. The clip's
-        Jacobian is symmetric: this is its vector-Jacobian product too.
-        """
-        if self.clip is None:
-            return dgradient
-        norm = global_norm(gradient) if norm is None else norm
-        if dnorm is None:
-            dnorm = (gradient * dgradient).sum(-1) / torch.where(norm > 0, norm, torch.ones_like(norm))
-        factor = self.clip / (norm + _NORM_FLOOR)
-        shrink = factor * dnorm / (norm + _NORM_FLOOR)
-        scaled = factor.unsqueeze(-1) * dgradient - shrink.unsqueeze(-1) * gradient
-        return torch.where((factor < 1).unsqueeze(-1), scaled, dgradient)
 
     def tangent(
         self,
@@ -126,11 +175,12 @@ class Rule(ABC):
     ) -> State:
         """Directional derivative of `step`'s state along (dstate, dgradient); the clock does not vary.
 
-        norm, dnorm: [...], as in `clipped_tangent`. Clipping and decay are differentiated here, the rule proper in
+        norm, dnorm: [...], as in `clip_tangent`. Clipping and decay are differentiated here, the rule proper in
         `update_tangent`.
         """
-        dgradient = self.clipped_tangent(gradient, dgradient, norm, dnorm)
-        gradient = self.clipped(gradient, norm)
+        self._require_fit(state.theta)
+        dgradient = clip_tangent(self.clip, gradient, dgradient, norm, dnorm)
+        gradient = clip_gradient(self.clip, gradient, norm)
         if self.weight_decay and self.decay == "coupled":
             gradient = gradient + self.weight_decay * state.theta
             dgradient = dgradient + self.weight_decay * dstate.theta
@@ -154,9 +204,9 @@ class Rule(ABC):
 
         primals = (state.theta, gradient, *(state.memory[k] for k in names))
         tangents = (dstate.theta, dgradient, *(dstate.memory[k] for k in names))
-        same_shape = torch.broadcast_tensors(*primals, *tangents)
-        half = len(primals)
-        ddelta, *dbuffers = torch.func.jvp(moved, tuple(same_shape[:half]), tuple(same_shape[half:]))[1]
+        rows = torch.broadcast_shapes(*(t.shape[:-1] for t in (*primals, *tangents)))
+        at, along = (tuple(t.expand(*rows, t.shape[-1]) for t in part) for part in (primals, tangents))
+        ddelta, *dbuffers = torch.func.jvp(moved, at, along)[1]
         return ddelta, dict(zip(names, dbuffers, strict=True))
 
     def pullback(
@@ -173,7 +223,8 @@ class Rule(ABC):
                 f"the rule `{self.name}` has a derivative that is zero almost everywhere: expected a smooth rule for a "
                 "backward sweep; use the `replay` estimator, which never differentiates the rule"
             )
-        clipped = self.clipped(gradient, norm)
+        self._require_fit(state.theta)
+        clipped = clip_gradient(self.clip, gradient, norm)
         decay = self.weight_decay
         if decay and self.decay == "coupled":
             clipped = clipped + decay * state.theta
@@ -181,26 +232,43 @@ class Rule(ABC):
         theta = costate.theta
         if decay:
             theta = theta + (decay * dgradient if self.decay == "coupled" else -(rate * decay) * theta)
-        return State(theta, memory, state.clock), self.clipped_tangent(gradient, dgradient, norm)
+        if self.reads_theta:
+            theta = theta + self.theta_pullback(state, clipped, rate, costate)
+        return State(theta, memory, state.clock), clip_tangent(self.clip, gradient, dgradient, norm)
 
     def update_pullback(
         self, state: State, gradient: Tensor, rate: float, costate: State
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Adjoint of `update_tangent`: sensitivities to the memory before the step and to the clipped gradient.
 
-        Here by `torch.func.vjp`, for rules whose `update` does not look at theta; rules with square roots override it.
+        Here by `torch.func.vjp`; rules with square roots override it. What `update` does with theta itself is for
+        `theta_pullback`.
         """
-        names, shape = list(state.memory), costate.theta.shape
-        theta = state.theta.expand(shape)
+        names, rows = list(state.memory), costate.theta.shape[:-1]
+        theta = state.theta.expand(costate.theta.shape)
 
         def moved(g: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
             delta, memory, _ = self.update(State(theta, dict(zip(names, buffers, strict=True)), state.clock), g, rate)
             return (delta, *(memory[k] for k in names))
 
-        primals = [t.expand(shape) for t in (gradient, *(state.memory[k] for k in names))]
+        primals = [t.expand(*rows, t.shape[-1]) for t in (gradient, *(state.memory[k] for k in names))]
         pull = torch.func.vjp(moved, *primals)[1]
         pulled = list(pull((costate.theta, *(costate.memory[k] for k in names))))
         return dict(zip(names, pulled[1:], strict=True)), pulled[0]
+
+    def theta_pullback(self, state: State, gradient: Tensor, rate: float, costate: State) -> Tensor:
+        """Sensitivity [..., D] to the theta that `update` looks at, for the clipped gradient; asked where `reads_theta`."""
+        names, rows = list(state.memory), costate.theta.shape[:-1]
+        g, *buffers = (t.expand(*rows, t.shape[-1]) for t in (gradient, *(state.memory[k] for k in names)))
+        memory = dict(zip(names, buffers, strict=True))
+
+        def moved(theta: Tensor) -> tuple[Tensor, ...]:
+            delta, after, _ = self.update(State(theta, memory, state.clock), g, rate)
+            return (delta, *(after[k] for k in names))
+
+        pull = torch.func.vjp(moved, state.theta.expand(costate.theta.shape))[1]
+        (found,) = pull((costate.theta, *(costate.memory[k] for k in names)))
+        return found
 
     def momentum(self) -> float:
         """Decay per step of the rule's linear memory of the gradient; 0 without memory."""
@@ -237,12 +305,3 @@ class Rule(ABC):
         rho = self.momentum_rate(state, rate)
         carried = self.momentum() * carried + swapped / rho
         return carried, rho * carried
-
-
-def global_norm(gradient: Tensor) -> Tensor:
-    """Euclidean norm along the last axis, row by row: [..., D] -> [...].
-
-    Each row is reduced by itself and contiguous, so that a row's norm has the same bits alone and in a stack.
-    """
-    rows = gradient.reshape(-1, gradient.shape[-1])
-    return torch.stack([torch.linalg.vector_norm(row.contiguous()) for row in rows]).reshape(gradient.shape[:-1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fut.api import render
 from fut.api.opening import open_run, train
+from fut.api.questions import question_context
 from fut.artifacts import directory as files
 from fut.display import format as present
 from fut.estimation import render as estimation_render
@@ -14,7 +15,7 @@ from fut.estimation.calibration import read_calibration
 from fut.methods.settings import load_config
 from fut.progress import Progress
 from fut.questions.accuracy import render as accuracy_render
-from fut.questions.accuracy.ask import kept_verification
+from fut.questions.accuracy.ask import VerifyRequest, kept_verification
 from fut.questions.accuracy.result import Verification
 from fut.resources.device import describe
 
@@ -32,20 +33,20 @@ def run_demo(
     else:
         say(f"1. training the reference run into {out}: {config.warmup.steps} + {config.steps} steps")
         run = train(out, config, device=device, progress=progress)
-    say(
-        f"   {run.parameters:,} parameters on {describe(run.context.problem.device)}; text: {run.context.summary['source']}"
-    )
+    context = run.context
+    source, device_name = context.summary["source"], describe(context.problem.device)
+    say(f"   {context.parameters:,} parameters on {device_name}; text: {source}")
     say(f"   probe loss {present.loss(run.reference_loss)}")
-    say(f"2. caching: {render.plan(run.plan_cache(), run.repair())}")
+    say(f"2. caching: {render.plan(run.methods.plan_cache(), run.methods.repair())}")
     run.cache()
-    found = run.estimate(["reverse"], run.default_estimator, known=False)[0]
+    found = run.estimate(["reverse"], run.methods.default, known=False)[0]
     say(f"3. the reverse order, without training it: {estimation_render.estimate(found)}")
-    if read_calibration(run.context, run.default_estimator) is None:
-        say(f"4. calibrating {run.default_estimator} on 8 retrained orders")
+    if read_calibration(run.context, run.methods.default) is None:
+        say(f"4. calibrating {run.methods.default} on 8 retrained orders")
         run.calibrate()
         result = None
     else:
-        result = kept_verification(run.context, orders, VERIFICATION_SEED)
+        result = kept_verification(VerifyRequest(orders, VERIFICATION_SEED), question_context(run.context))
     if result is None:
         say(f"5. verifying: {orders} random orders retrained, {orders * run.steps} steps, and estimated")
         result = run.verify(orders, VERIFICATION_SEED)

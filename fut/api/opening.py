@@ -22,7 +22,7 @@ from fut.models.objective import Loss
 from fut.planning import Plan, plan_problem
 from fut.progress import Progress, silent
 from fut.readouts.readout import UserFunction
-from fut.resources.device import choose_device, environment
+from fut.resources.device import choose_device, environment, reproducible
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_training
 from fut.training.problem import Problem, build_problem, finite
@@ -59,10 +59,12 @@ def plan_path(
         return run.plan(adjoint_settings(open_expansion(run.context).spec.config, settings))
     manifest, config = files.read_manifest(where), settings_file.read_config(where)
     data = dataset_file.read_dataset(where) if CheckpointStore(where / files.DATA).has(0) else None
-    problem = build_problem(config, choose_device(device), data=data)
-    require_same(manifest.identity, problem.identity, f"run {where}")
-    chosen = adjoint_settings(config.adjoint, settings) or config.adjoint
-    return plan_problem(problem, config.model_copy(update={"adjoint": chosen}), progress)
+    chosen = choose_device(device)
+    with reproducible(chosen):
+        problem = build_problem(config, chosen, data=data)
+        require_same(manifest.identity, problem.identity, f"run {where}")
+        adjoint = adjoint_settings(config.adjoint, settings) or config.adjoint
+        return plan_problem(problem, config.model_copy(update={"adjoint": adjoint}), progress)
 
 
 def train(
@@ -93,11 +95,12 @@ def train(
             "equal: set warmup.steps, or give the Dataset its warmup"
         )
     chosen = choose_device(device)
-    problem = build_problem(config, chosen, module=module, loss=loss, data=data)
-    require_training(problem)
-    creation.create(path, problem, environment(chosen))
-    with alone(path):
-        _finish(path, problem, progress)
+    with reproducible(chosen):
+        problem = build_problem(config, chosen, module=module, loss=loss, data=data)
+        require_training(problem)
+        creation.create(path, problem, environment(chosen))
+        with alone(path):
+            _finish(path, problem, progress)
     return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)
 
 

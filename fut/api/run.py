@@ -2,47 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from torch import nn
 
-from estimators.errors import OrderError
 from estimators.orders.order import Order
 from estimators.replay import Listener
 from fut.api import info
 from fut.api import integrity as inspection
-from fut.api.questions import Asking, Names
+from fut.api.questions import Names, RunMethods, RunOrders, question_context
 from fut.artifacts import directory as files
 from fut.data.dataset import Dataset
 from fut.estimation.endpoint import write_endpoint
 from fut.estimation.results import Endpoint, Estimates
-from fut.estimation.service import Answering
-from fut.methods import build as preparation
+from fut.methods import build
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.base import Estimator
-from fut.methods.build import CachePlan
 from fut.methods.context import Context
 from fut.methods.pairwise.config import CacheConfig
-from fut.methods.registry import default_estimator, open_estimator, preparations, rebuilding
-from fut.methods.settings import Config
-from fut.methods.stages import Request
+from fut.methods.registry import preparations, rebuilding
+from fut.methods.stages import Request as Preparing
 from fut.models.objective import Loss
-from fut.orders.editing import only_edit
 from fut.orders.parsing import OrderLike, order_of
 from fut.planning import Plan, plan_problem
 from fut.progress import Progress, silent
+from fut.questions.accuracy.ask import VerifyRequest
+from fut.questions.calibrate import CalibrateRequest
+from fut.questions.curriculum.request import SearchRequest
+from fut.questions.domains.ask import DomainsRequest
+from fut.questions.estimate import EstimateRequest
+from fut.questions.leave_out.ask import LdsRequest
+from fut.questions.memorization.ask import MemorizeRequest
+from fut.questions.registry import question_of
+from fut.questions.request import Request, require_list
+from fut.questions.whatif.ask import WhatIfRequest
 from fut.readouts.readout import PROBE, UserFunction
+from fut.report import SAMPLES, Report, write_report
+from fut.resources.device import computes
 from fut.training.trainer import Retrained
 from storage import Damage
 
+A = TypeVar("A")
+P = ParamSpec("P")
 
-class Run(Asking):
+
+def asks(request: Callable[P, Request[A]]) -> Callable[Concatenate[Run, P], A]:
+    """A method that asks a question: its arguments are the fields of the request, and so is its documentation."""
+
+    def method(run: Run, /, *values: P.args, **fields: P.kwargs) -> A:
+        return run.ask(request(*values, **fields))
+
+    method.__doc__ = request.__doc__
+    of_request = inspect.signature(request).parameters.values()
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    method.__signature__ = inspect.Signature([first, *of_request])  # type: ignore[attr-defined]
+    return method
+
+
+@computes
+class Run:
     """A reference run and everything cached about it. Open one with `fut.open(path)`.
 
     Orders are given as `Order`, as a list with one entry per step (an item number, a list of them, or a dict of `items` and
     `weights`), as a name (`reverse`, `random:7`, `swap:3,7`, `sort:loss`, …) or as a path to a JSON list.
+
+    The methods that ask questions take the fields of a request; `ask` takes the request itself.
     """
 
     def __init__(
@@ -62,11 +88,8 @@ class Run(Asking):
 
     @property
     def path(self) -> Path:
+        """The run directory."""
         return self.context.path
-
-    @property
-    def config(self) -> Config:
-        return self.context.config
 
     @property
     def steps(self) -> int:
@@ -75,12 +98,8 @@ class Run(Asking):
 
     @property
     def items(self) -> int:
+        """Number of items that it trains on."""
         return self.context.items
-
-    @property
-    def parameters(self) -> int:
-        """D, number of trained parameters."""
-        return self.context.parameters
 
     @property
     def reference(self) -> Order:
@@ -93,14 +112,20 @@ class Run(Asking):
         return self.context.reference_loss
 
     @property
-    def default_estimator(self) -> str:
-        return default_estimator(self.context)
+    def orders(self) -> RunOrders:
+        """Orders by name or by score, and the best under a table."""
+        return RunOrders(self.context)
+
+    @property
+    def methods(self) -> RunMethods:
+        """The methods that answer, and what they read: for those who compare methods."""
+        return RunMethods(self.context)
 
     def order(self, spec: OrderLike, partial: bool = False) -> Order:
         """A checked order; `partial` accepts lists of fewer steps than the window."""
         return order_of(self.context, spec, partial)
 
-    # --- terms
+    # --- what is computed before it answers
 
     def plan(self, adjoint: AdjointConfig | None = None) -> Plan:
         """What every stage costs, from the reference run to a thousand queries: see `fut.planning`.
@@ -111,16 +136,6 @@ class Run(Asking):
         chosen = {of.section: of.settings(context) for of in preparations()}
         chosen |= {} if adjoint is None else {"adjoint": adjoint}
         return plan_problem(context.problem, context.config.model_copy(update=chosen), context.progress)
-
-    def plan_cache(
-        self,
-        names: Names = None,
-        config: CacheConfig | None = None,
-        readouts: Names = None,
-        adjoint: AdjointConfig | None = None,
-    ) -> CachePlan:
-        """What `cache` would still cost."""
-        return preparation.plan(self.context, Request(names, readouts, adjoint, config))
 
     def cache(
         self,
@@ -138,17 +153,28 @@ class Run(Asking):
         swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them. adjoint: how the expansion
         is made, in place of the run's own configuration; refused where the run has one that was made otherwise.
         """
-        preparation.cache(self.context, Request(names, readouts, adjoint, config))
-
-    def repair(self) -> int:
-        """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
-        return preparation.repair(self.context)
+        build.cache(self.context, Preparing(names, readouts, adjoint, config))
 
     # --- answers
 
-    def estimator(self, name: str, *, readout: str = PROBE, **options: str) -> Estimator:
-        """An estimator of one read-out of this run by name; options as in `fut.estimation`."""
-        return open_estimator(self.context, name, readout, **options)
+    def ask(self, request: Request[A], say: Callable[[str], object] | None = None) -> A:
+        """Any question's answer.
+
+        Args:
+            request: what is asked, as `fut.questions.whatif.ask.WhatIfRequest`.
+            say: hears, before anything is computed, what it will cost.
+
+        Returns:
+            The answer; what was asked at some cost is kept in the run.
+
+        Raises:
+            UsageError: for a request of no question in `fut.questions.registry`.
+        """
+        question, context = question_of(request), question_context(self.context)
+        if say is not None:
+            for line in question.costs(request, context):
+                say(line)
+        return question.ask(request, context)
 
     def estimate(
         self,
@@ -158,19 +184,42 @@ class Run(Asking):
         known: bool = True,
         calibrated: bool = True,
         readout: str = PROBE,
+        partial: bool = False,
         **options: str,
     ) -> Estimates:
         """A read-out under each order, by default the probe loss, without training.
 
-        readout: `probe`, `accuracy`, `item:3`, or a function of your own; see `fut.readouts`.
-        known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
-        calibration, if there is one (`calibrate`). `estimator="retrain"` trains every order that has not been trained yet.
+        Args:
+            orders: a list of them.
+            estimator: the method's name; None for the default, `retrain` really trains every order that has not been yet.
+            known: answer orders that have really been trained on this run by their truth.
+            calibrated: apply the method's calibration, if there is one: that of single edits for an order that is one.
+            readout: `probe`, `accuracy`, `item:3`, or a function of your own.
+            partial: accept orders shorter than the window.
+            options: of the method, by name.
         """
-        if isinstance(orders, (str, Path, Order)):
-            raise OrderError(f"estimate: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
-        asked = list(orders)
-        asker = Answering(self.context, estimator or self.default_estimator, readout, known, calibrated, **options)
-        return Estimates(asker.edited([self.order(o) for o in asked], [only_edit(o, ()) for o in asked]))
+        require_list("estimate", orders)
+        fields = {"known": known, "calibrated": calibrated, "partial": partial}
+        return self.ask(EstimateRequest(tuple(orders), estimator, readout=readout, options=options, **fields))
+
+    calibrate = asks(CalibrateRequest)
+    """Retrain a few orders and fit a method to them: later estimates then carry 90 % intervals. Fields of `CalibrateRequest`."""
+    verify = asks(VerifyRequest)
+    """Retrain random orders and compare methods with them. Fields of `VerifyRequest`."""
+    whatif = asks(WhatIfRequest)
+    """What an edit of an order changes, per read-out. Fields of `WhatIfRequest`."""
+    search = asks(SearchRequest)
+    """The order that would have trained best, as far as a budget finds it, and the truth about it. Fields of `SearchRequest`."""
+    memorize = asks(MemorizeRequest)
+    """The loss on items, and on held-out text near and far, by the step an item stands at. Fields of `MemorizeRequest`."""
+    domains = asks(DomainsRequest)
+    """What the order of whole domains does, and the place of one of them or of one item. Fields of `DomainsRequest`."""
+    lds = asks(LdsRequest)
+    """Retrain without random subsets and score how methods rank them. Fields of `LdsRequest`."""
+
+    def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
+        """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""
+        return write_report(self.context, out, samples, estimator)
 
     def retrain(self, order: OrderLike, listener: Listener | None = None) -> Retrained:
         """The truth: really train in this order, or recall the result if that has been done before."""
@@ -185,12 +234,12 @@ class Run(Asking):
         its terms are cached, else `replay-exact`. out: defaults to a name made of the estimator and the order, inside the run.
         """
         checked = self.order(order)
-        name = estimator or (rebuilding(self.context).name)
+        name = estimator or rebuilding(self.context).name
         target = Path(out) if out else self.path / files.ENDPOINTS / f"{name}-{checked.digest[:16]}.safetensors"
         return write_endpoint(self.context, checked, name, target, **options)
 
     def info(self) -> dict[str, Any]:
-        """What the run is, and what each estimator costs: see `fut.inspection.info`."""
+        """What the run is, and what each estimator costs: see `fut.api.info`."""
         return info.info(self.context)
 
     def check(self) -> list[Damage]:

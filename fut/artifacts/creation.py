@@ -58,9 +58,8 @@ def _require_same_run(found: Manifest, problem: Problem, path: Path) -> None:
 
 def checkpoint_bytes(problem: Problem) -> int:
     """Bytes of all checkpoints: parameters and memory, before every step and after the last."""
-    state = problem.rule.init(problem.objective.start())
-    width = (1 + len(state.memory)) * state.theta.numel() * state.theta.element_size()
-    return width * (problem.config.steps + 1)
+    numbers = problem.rule.state_size(problem.objective.layout)
+    return numbers * problem.objective.start().element_size() * (problem.config.steps + 1)
 
 
 def require_same_environment(manifest: Manifest, now: dict[str, Any], path: Path) -> None:

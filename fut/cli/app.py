@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,15 +13,11 @@ import typer
 
 from fut.api import render
 from fut.api.run import Run
-from fut.cli.domains import domains
-from fut.cli.lds import lds
-from fut.cli.memorize import memorize
 from fut.cli.options import (
     Device,
     EstimatorName,
     Json,
     Partial,
-    ReadOutName,
     RunPath,
     Settings,
     Spec,
@@ -28,12 +26,11 @@ from fut.cli.options import (
     progress,
     say,
 )
+from fut.cli.questions import command
 from fut.cli.report import report
-from fut.cli.search import search
 from fut.cli.whatif import InOrder, whatif
 from fut.errors import EXPECTED, UsageError, exit_status
 from fut.estimation import render as estimation_render
-from fut.estimation.calibration import SEED
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import CachePlan
@@ -41,9 +38,8 @@ from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.store import pairwise_config
 from fut.methods.registry import preparations
 from fut.methods.settings import adjoint_settings, load_config, parse_config
-from fut.orders.editing import CALIBRATED
 from fut.questions.accuracy import render as accuracy_render
-from fut.readouts.readout import PROBE, suffix
+from fut.questions.registry import QUESTIONS
 from fut.resources.device import describe
 
 app = typer.Typer(
@@ -72,7 +68,6 @@ def train(
     from fut.api.opening import train as make
 
     data: dict[str, Any] = {} if text is None else {"text": text}
-    sys.path.insert(0, os.getcwd())
     run = make(out, load_config(config, settings or (), steps, data=data), device=device, progress=progress(as_json))
     say(f"trained on {describe(run.context.problem.device)}", as_json)
     answer(run.info(), render.info(run.info()), as_json)
@@ -90,7 +85,6 @@ def plan(
     from fut.api.opening import plan_path
     from fut.planning import plan as planned
 
-    sys.path.insert(0, os.getcwd())
     if not what.is_dir() and what.suffix == ".toml":
         data = {} if text is None else {"text": text}
         found = planned(load_config(what, settings or (), data=data), device=device, progress=progress(as_json))
@@ -123,9 +117,9 @@ def cache(
     run = open_run(path, device, as_json)
     config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
     names, asked = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
-    repaired = run.repair()
+    repaired = run.methods.repair()
     say(f"caching on {describe(run.context.problem.device)}", as_json)
-    plan: CachePlan = run.plan_cache(names, config, asked, adjoint)
+    plan: CachePlan = run.methods.plan_cache(names, config, asked, adjoint)
     say(render.plan(plan, repaired), as_json)
     run.cache(names, config, asked, adjoint)
     info = run.info()
@@ -153,23 +147,6 @@ def _adjoint_config(run: Run, settings: list[str] | None) -> AdjointConfig | Non
 
 
 @app.command()
-def estimate(
-    path: RunPath,
-    order: Spec,
-    estimator: EstimatorName = None,
-    partial: Partial = False,
-    known: Annotated[bool, typer.Option(help="answer orders that have been retrained by their truth")] = True,
-    readout: ReadOutName = PROBE,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """The probe loss, or another read-out, that training in another order would have given, without training."""
-    run = open_run(path, device, as_json)
-    found = run.estimate([run.order(order, partial)], estimator, known=known, readout=readout)[0]
-    answer(found.as_dict(), estimation_render.estimate(found), as_json)
-
-
-@app.command()
 def endpoint(
     path: RunPath,
     order: Spec,
@@ -185,55 +162,10 @@ def endpoint(
     answer(found.as_dict(), estimation_render.endpoint(found), as_json)
 
 
-@app.command()
-def calibrate(
-    path: RunPath,
-    orders: Annotated[int, typer.Option(help="random orders to retrain")] = 8,
-    seed: Annotated[int, typer.Option(help="seed of the orders; keep it apart from those you verify with")] = SEED,
-    estimator: EstimatorName = None,
-    readout: ReadOutName = PROBE,
-    edit: Annotated[
-        str | None,
-        typer.Option(help=f"orders one random edit away from the reference: {', '.join(CALIBRATED)}; for `fut whatif`"),
-    ] = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Retrain a few orders and fit an estimator to them: every later estimate then carries a 90 % interval."""
-    run = open_run(path, device, as_json)
-    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.config.consumed} gradients", as_json)
-    found = run.calibrate(orders, seed, estimator, readout, edit)
-    answer(found.as_dict(), estimation_render.calibration(found), as_json)
-
-
-@app.command()
-def verify(
-    path: RunPath,
-    orders: Annotated[int, typer.Option(help="random orders to retrain")] = 32,
-    seed: Annotated[int, typer.Option(help="seed of the orders")] = 0,
-    estimators: Annotated[str | None, typer.Option(help="comma-separated names; default: all that are cached")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="PNG of estimated against retrained losses; default: in the run")
-    ] = None,
-    readout: ReadOutName = PROBE,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Retrain random orders and compare every estimator with them, beside the baseline `reference`."""
-    run = open_run(path, device, as_json)
-    say(f"retraining at most {orders} orders of {run.steps} steps, {orders * run.config.consumed} gradients", as_json)
-    found = run.verify(orders, seed, estimators.split(",") if estimators else None, readout)
-    picture = accuracy_render.scatter(
-        found, plot or path / "verification" / f"orders-{orders}-seed-{seed}{suffix(found.readout)}.png"
-    )
-    answer(found.as_dict() | {"plot": str(picture)}, accuracy_render.table(found) + f"\npicture: {picture}", as_json)
-
-
-app.command()(lds)
-app.command()(memorize)
-app.command()(domains)
+for question in QUESTIONS:
+    if question.command:
+        app.command(question.name)(command(question))
 app.command()(report)
-app.command()(search)
 app.command(cls=InOrder)(whatif)
 
 
@@ -289,10 +221,26 @@ INTERRUPTED = 130
 """Exit status of a command that was interrupted by a key."""
 
 
+@contextmanager
+def working_directory_importable() -> Iterator[None]:
+    """Hooks as `package.module:name` are looked for in the working directory too: last, so that a file there which is called
+    `torch.py` or `queue.py` stands for no library."""
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if added and here in sys.path:
+            sys.path.remove(here)
+
+
 def main() -> None:
     """Entry point: expected errors as one message on standard error, exit status 2 (usage) or 1, no traceback."""
     try:
-        app()
+        with working_directory_importable():
+            app()
     except EXPECTED as error:
         typer.echo(f"fut: {error}", err=True)
         sys.exit(exit_status(error))

@@ -1,12 +1,10 @@
 """What all commands share: how their arguments are written, and how they speak.
 
-A command of a question is a module here: one function that opens the run, says what it will cost, asks, and answers.
+Commands of questions are made of their requests, in `fut.cli.questions`.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +13,6 @@ import typer
 from estimators.orders.order import NAMES as ORDERS
 from fut.display import format as present
 from fut.display.numbers import jsonable
-from fut.errors import UsageError
 from fut.methods.registry import METHODS
 from fut.progress import Progress, silent, terminal
 
@@ -28,15 +25,8 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
 Spec = Annotated[str, typer.Option("--order", help=f"JSON file, list 3,1,2,0, or {ORDERS}")]
 Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
-EstimatorName = Annotated[
-    str | None,
-    typer.Option(
-        "--estimator", help=f"one of {', '.join(METHODS.names)}; options after colons, as in fut:moments=replayed"
-    ),
-]
-ReadOutName = Annotated[
-    str, typer.Option("--readout", help="probe, accuracy, item:I, or package.module:name of a function of the module")
-]
+METHOD_HELP = f"one of {', '.join(METHODS.names)}; options after colons, as in fut:moments=replayed"
+EstimatorName = Annotated[str | None, typer.Option("--estimator", help=METHOD_HELP)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the TOML file")]
 
 
@@ -57,18 +47,7 @@ def answer(result: dict[str, Any], text: str, as_json: bool) -> None:
 
 
 def open_run(path: Path, device: str, quiet: bool) -> Run:
-    """The opened run; hooks of its configuration are looked for in the working directory too."""
+    """The opened run."""
     from fut.api.opening import open_run as opened
 
-    sys.path.insert(0, os.getcwd())
     return opened(path, device=device, progress=progress(quiet))
-
-
-def numbers(option: str, text: str | None) -> list[int] | None:
-    """A comma-separated list of whole numbers from 0; None where the option is not given."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"{option}: expected whole numbers from 0 like 0,3,7, got `{text}`; correct the list")
-    return [int(part) for part in parts]

@@ -14,11 +14,11 @@ import typer
 from typer.core import TyperCommand
 
 from fut.cli.options import Device, EstimatorName, Json, Partial, RunPath, Spec, answer, open_run, say
-from fut.display import format as present
 from fut.errors import UsageError
-from fut.methods.registry import method_of
-from fut.orders.editing import EDITS, Edit
-from fut.questions.whatif.result import Change, WhatIf
+from fut.orders.editing import EDITS
+from fut.questions.whatif.ask import WhatIfRequest
+from fut.questions.whatif.render import text
+from fut.questions.whatif.stream import Queries
 from fut.readouts.readout import PROBE
 
 if TYPE_CHECKING:
@@ -89,75 +89,29 @@ def whatif(
     answered gets an object with `error`, the rest go on, and the exit status is 1.
     """
     run, edits = open_run(path, device, as_json or queries is not None), context.meta[WRITTEN]
-    shared: dict[str, Any] = {"readouts": readout or [PROBE], "estimator": estimator, "verify": verify}
-    shared |= {"known": known, "partial": partial}
+    fields: dict[str, Any] = {"readouts": readout or [PROBE], "estimator": estimator, "verify": verify}
+    fields |= {"order": order, "known": known, "partial": partial}
     if queries is None:
-        _say_costs(run, len(run.order(order, partial)), edits, estimator, verify, as_json)
-        found = run.whatif(order, edits, **shared)
-        answer(found.as_dict(), text(found), as_json)
+        answered = run.ask(WhatIfRequest(edits=edits, **fields), lambda line: say(line, as_json))
+        answer(answered.as_dict(), text(answered), as_json)
     elif edits:
         raise UsageError(
             f"whatif: expected edits or --queries, got both ({edits[0]}); write the edits into the queries"
         )
-    elif not _stream(run, queries, order, shared):
+    elif not _stream(run, queries, fields):
         raise typer.Exit(1)
 
 
-def _say_costs(run: Run, steps: int, edits: list[str], estimator: str | None, verify: bool, quiet: bool) -> None:
-    shorter = steps < run.steps or any(Edit.of(edit).name == "drop" for edit in edits)
-    if shorter and estimator is None and not method_of(run.default_estimator).capabilities.any_length:
-        say(
-            "an order shorter than the window: the adjoint cannot answer it, an estimator that takes gradients will",
-            quiet,
-        )
-    if verify:
-        say(f"retraining at most {steps} steps", quiet)
-
-
-def _stream(run: Run, queries: str, start: Any, shared: dict[str, Any]) -> bool:
+def _stream(run: Run, queries: str, fields: dict[str, Any]) -> bool:
     """Write an answer a line, as soon as there is one; whether every line could be answered."""
     sound = True
     with ExitStack() as opened:
         lines: Any = sys.stdin if queries == "-" else opened.enter_context(Path(queries).open("rb"))
         try:
-            for found in run.whatifs(lines, start=start, **shared):
-                sys.stdout.write(json.dumps(found) + "\n")
+            for line in run.ask(Queries(queries=lines, **fields)):
+                sys.stdout.write(json.dumps(line) + "\n")
                 sys.stdout.flush()
-                sound = sound and "error" not in found
+                sound = sound and "error" not in line
         except BrokenPipeError:  # whoever reads has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return sound
-
-
-def text(found: WhatIf) -> str:
-    """What was changed, and a row per read-out."""
-    edits = ", ".join(found.edits)
-    named = found.start if len(found.start) <= 60 else f"{found.start[:60]}…"
-    rows = [_row(change) for change in found.changes]
-    header = ["read-out", *rows[0]]
-    table = present.columns([header, *([c.readout, *row.values()] for c, row in zip(found.changes, rows, strict=True))])
-    notes = dict.fromkeys(f"{_by(c)}: {c.note}" for c in found.changes)
-    title = f"{named}, {edits}" if edits else named
-    return "\n".join([title, "Δ: minus the reference order; negative is better for a loss", "", table, "", *notes])
-
-
-def _row(change: Change) -> dict[str, str]:
-    """A read-out's cells by their titles."""
-    interval = "–" if change.delta_interval is None else "{:+.5f} … {:+.5f}".format(*change.delta_interval)
-    interval = "exact" if change.source == "retrained" else interval
-    row = {
-        "unit": change.unit or "–",
-        "Δ": f"{change.delta:+.5f}",
-        "90 % interval of Δ": interval,
-        "value": f"{change.loss:.5f}",
-        "perplexity": present.number(change.perplexity, ".4f"),
-        "Δ perplexity": present.number(change.perplexity_delta, "+.4f"),
-        "by": _by(change),
-    }
-    if change.truth is not None:
-        row |= {"retrained Δ": f"{change.truth - change.reference:+.5f}", "error": f"{change.error:+.5f}"}
-    return row
-
-
-def _by(change: Change) -> str:
-    return "retrained" if change.source == "retrained" else change.estimator

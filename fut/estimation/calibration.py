@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
 from estimators.orders.order import Order, random_order
-from fut.display.notebook import COLOURS, Shown, labelled
+from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.errors import UsageError
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
@@ -33,7 +33,7 @@ VALUE = "reference_value"
 
 
 @dataclass(frozen=True)
-class Calibrated(Shown):
+class Calibrated(Displayable):
     """A fitted calibration of an estimator of one read-out, and what it was fitted on, in the read-out's unit.
 
     variance: mean sampling variance of those estimates. edit: the kind of edit of the reference order that each of the
@@ -140,14 +140,8 @@ def calibrate_run(
 
     edit: a kind of edit, for orders one random edit of that kind away from the reference in place of random ones.
     """
-    if not method_of(estimator).capabilities.calibrates:
-        raise UsageError(
-            f"calibrate: expected an estimator, got `{estimator}`, which has nothing to calibrate; name another"
-        )
     if edit != "without":
         require_movable("calibrate", [estimator])
-    if count < 3:
-        raise UsageError(f"calibrate: expected at least 3 orders, got {count}; 8 is a good number")
     orders, asked = _orders(run, count, seed, edit), run.readouts.get(readout)
     estimates, variances = raw_estimates(open_estimator(run, estimator, readout=asked.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
@@ -172,7 +166,7 @@ def calibrate_run(
 
 def _orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order]:
     if edit is None:
-        return fresh_orders(run, count, seed, (), "calibrate")
+        return fresh_orders(run.reference, run.problem.canonical, count, seed, (), "calibrate")
     drawn = random_edits(run.reference, edit, count, seed)
     return [one.apply(run.reference, lambda order, key: order) for one in drawn]
 
@@ -212,21 +206,40 @@ def _basis(run: Context, estimator: str, readout: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def fresh_orders(run: Context, count: int, seed: int, used: Collection[str], asking: str = "verify") -> list[Order]:
+def fresh_orders(
+    reference: Order,
+    canonical: Callable[[Order], Order],
+    count: int,
+    seed: int,
+    used: Collection[str],
+    question: str = "verify",
+) -> list[Order]:
     """The first `count` random orders of a seed that train differently from one another and from the reference order, and whose
-    digests are not among `used`: none that was calibrated on. UsageError, in the name of who is asking, for too few."""
-    seen, found = {run.problem.canonical(run.reference)}, list[Order]()
+    digests are not among `used`: none that was calibrated on.
+
+    Args:
+        reference: the reference order.
+        canonical: order -> the form that is equal for orders that train the same.
+        count: how many.
+        seed: of the draw.
+        used: digests that are left out.
+        question: in whose name too few are refused.
+
+    Raises:
+        UsageError: for too few.
+    """
+    seen, fresh = {canonical(reference)}, list[Order]()
     for i in range(TRIES * count):
-        order = random_order(run.reference, seed, i)
-        own = run.problem.canonical(order)
-        if own not in seen and order.digest not in used:
-            found.append(order)
-        seen.add(own)
-        if len(found) == count:
-            return found
+        order = random_order(reference, seed, i)
+        form = canonical(order)
+        if form not in seen and order.digest not in used:
+            fresh.append(order)
+        seen.add(form)
+        if len(fresh) == count:
+            return fresh
     raise UsageError(
-        f"{asking}: expected {count} random orders, each another one, none of them the reference order's or calibrated on; got "
-        f"{len(found)} among {TRIES * count}; ask for fewer --orders, or calibrate on fewer"
+        f"{question}: expected {count} random orders, each another one, none of them the reference order's or calibrated on; got "
+        f"{len(fresh)} among {TRIES * count}; ask for fewer --orders, or calibrate on fewer"
     )
 
 

@@ -15,7 +15,7 @@ def estimate(found: Estimate) -> str:
         low, high = (amount(v, unit) for v in found.interval)
         interval = f"90 % interval {low.removesuffix(unit).rstrip()} … {high}"
     source = "retrained" if found.source == "retrained" else f"estimated by {found.estimator}"
-    value = loss(found.loss) if unit == "nats/token" else amount(found.loss, unit)
+    value = loss(found.value) if unit == "nats/token" else amount(found.value, unit)
     named = "" if found.readout == PROBE else f"{found.readout}: "
     better = " (negative is better)" if unit == "nats/token" else ""
     delta = amount(found.delta, unit, "+.5f")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from estimators.orders.order import Order
-from fut.display.notebook import COLOURS, GREY, MARKERS, Shown, labelled
+from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import jsonable, perplexity
 from fut.methods.registry import method_of
 from fut.readouts.readout import PROBE, ReadOut
@@ -26,15 +29,15 @@ DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use
 
 
 @dataclass(frozen=True)
-class Estimate(Shown):
+class Estimate(Displayable):
     """The read-out under one order.
 
-    loss: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
+    value: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
     delta: that minus the reference order's. interval: 90 % interval of the value, or None, and then `note` says why.
     source: `estimate`, or `retrained` where the order has really been trained and the truth is known.
     """
 
-    loss: float
+    value: float
     delta: float
     interval: tuple[float, float] | None
     estimator: str
@@ -46,8 +49,8 @@ class Estimate(Shown):
 
     @property
     def perplexity(self) -> float | None:
-        """exp(loss), per token; None for a read-out that is no loss in nats/token."""
-        return perplexity(self.loss) if self.unit == "nats/token" else None
+        """exp(value), per token; None for a read-out that is no loss in nats/token."""
+        return perplexity(self.value) if self.unit == "nats/token" else None
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable(asdict(self) | {"perplexity": self.perplexity})
@@ -68,7 +71,7 @@ class Estimate(Shown):
         Estimates([self]).draw(axes)
 
 
-class Estimates(list[Estimate], Shown):
+class Estimates(list[Estimate], Displayable):
     """Estimates of one read-out under several orders, in the order that was asked; a list that shows itself in a notebook."""
 
     @property
@@ -82,14 +85,14 @@ class Estimates(list[Estimate], Shown):
     def rows(self) -> list[dict[str, Any]]:
         """A row per order: its value, `delta` against the reference order, and the interval `low` … `high` of the value."""
         return [
-            {"order": e.order[:12], "loss": e.loss, "delta": e.delta}
+            {"order": e.order[:12], "value": e.value, "delta": e.delta}
             | dict(zip(("low", "high"), e.interval or (None, None), strict=True))
             | {"perplexity": e.perplexity, "estimator": e.estimator, "source": e.source}
             for e in self
         ]
 
     def units(self) -> dict[str, str]:
-        return dict.fromkeys(("loss", "delta", "low", "high"), self._unit)
+        return dict.fromkeys(("value", "delta", "low", "high"), self._unit)
 
     def notes(self) -> list[str]:
         return list(dict.fromkeys(e.note for e in self))
@@ -100,8 +103,8 @@ class Estimates(list[Estimate], Shown):
         for number, source in enumerate(("estimate", "retrained")):
             chosen = [(place, e) for place, e in enumerate(self) if e.source == source]
             ends = [e.interval or (math.nan, math.nan) for _, e in chosen]
-            spread = [[e.loss - low for (_, e), (low, _) in zip(chosen, ends, strict=True)]]
-            spread += [[high - e.loss for (_, e), (_, high) in zip(chosen, ends, strict=True)]]
+            spread = [[e.value - low for (_, e), (low, _) in zip(chosen, ends, strict=True)]]
+            spread += [[high - e.value for (_, e), (_, high) in zip(chosen, ends, strict=True)]]
             style: dict[str, Any] = {"color": COLOURS[number], "fmt": MARKERS[number], "markersize": 4, "capsize": 2}
             if chosen:
                 axes.errorbar([p for p, _ in chosen], [e.delta for _, e in chosen], spread, label=source, **style)
@@ -140,10 +143,32 @@ class Endpoint:
         return jsonable(asdict(self) | more)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a method said about n orders.
+
+    values, intervals: [n] in the read-out's unit, 90 % intervals if it has any. endpoint_error: mean over the orders, relative,
+    if it rebuilds parameters. seconds: in all. uncalibrated: values before calibration, if it is calibrated.
+    """
+
+    values: list[float]
+    intervals: list[tuple[float, float]] | None
+    endpoint_error: float | None
+    seconds: float
+    uncalibrated: list[float] | None = None
+
+
+class Changes(NamedTuple):
+    """What n orders change of r read-outs, against the reference order [n, r], and the variance of each over a sample."""
+
+    values: NDArray[np.float64]
+    variances: NDArray[np.float64]
+
+
 def estimated(
     order: Order,
     estimator: str,
-    loss: float,
+    value: float,
     variance: float,
     reference: float,
     calibration: Calibrated | None,
@@ -157,26 +182,27 @@ def estimated(
     own_error: what the estimator errs by on runs that it is made of (standard deviation), where it is made of real ones.
     """
     asked = {"readout": readout.name, "unit": readout.unit}
-    if not math.isfinite(loss):
-        return Estimate(loss, loss, None, estimator, order.digest, note=DIVERGED, **asked)
+    if not math.isfinite(value):
+        return Estimate(value, value, None, estimator, order.digest, note=DIVERGED, **asked)
     if calibration is None:
         note = (
             BASELINE
             if method_of(estimator).capabilities.baseline
             else _uncalibrated(estimator, variance, readout.unit, own_error)
         )
-        return Estimate(loss, loss - reference, None, estimator, order.digest, note=note, **asked)
+        return Estimate(value, value - reference, None, estimator, order.digest, note=note, **asked)
     near = calibration.nearer(reference, share)
-    corrected, interval = near.fit.correct(loss), near.interval(loss, variance)
+    corrected, interval = near.fit.correct(value), near.interval(value, variance)
     note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
     if near is not calibration:
-        note += f"; so near to the reference order {100 * share:.2g} % of random orders' offset is taken, and a narrower interval"
+        note += f"; so near to the reference order {percent(share)} of random orders' offset is taken"
+        note += ", and a narrower interval" if near.fit.sd < calibration.fit.sd else ""
     return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
 
 
 def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float | None) -> str:
     """Why there is no interval, and what is known of the error without one."""
-    parts = [UNCALIBRATED if method_of(estimator).capabilities.moves_items else IN_PLACE]
+    parts = [IN_PLACE if estimator.partition(":")[0] == "reweighting" else UNCALIBRATED]
     if own_error is not None:
         off = f"on the few real runs that it is made of it errs by {own_error:.2g} {unit}".rstrip()
         parts.append(f"{off} (standard deviation, a common offset aside), on others rather by more")
@@ -185,8 +211,13 @@ def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float |
     return "; ".join(parts)
 
 
-def known_truth(order: Order, estimator: str, loss: float, reference: float, readout: ReadOut) -> Estimate:
+def known_truth(order: Order, estimator: str, value: float, reference: float, readout: ReadOut) -> Estimate:
     """The value after really training, whose interval is a point."""
     note = "this order has really been trained on this run; the figure is the truth, not an estimate"
     asked = {"readout": readout.name, "unit": readout.unit}
-    return Estimate(loss, loss - reference, (loss, loss), estimator, order.digest, "retrained", note, **asked)
+    return Estimate(value, value - reference, (value, value), estimator, order.digest, "retrained", note, **asked)
+
+
+def percent(share: float) -> str:
+    """A share in whole percent, with two digits below ten."""
+    return f"{100 * share:{'.0f' if share >= 0.0995 else '.2g'}} %"

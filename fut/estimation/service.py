@@ -1,175 +1,132 @@
-"""Estimates of many orders: what is known is recalled, the rest is estimated in batches and calibrated."""
+"""Everything about a run that questions have estimated or trained: the one place that opens methods for them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from copy import copy
-from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-from estimators.orders.distance import Distance
 from estimators.orders.order import Order
 from fut.errors import NotCachedError
-from fut.estimation.calibration import Calibrated, read_calibration
-from fut.estimation.results import Estimate, estimated, known_truth
-from fut.methods.base import Estimator
-from fut.methods.batching import raw_estimates
-from fut.methods.registry import canonical, method_of, open_estimator
+from fut.estimation.calibration import Calibrated, answers_from, calibrate_run
+from fut.estimation.changes import PassPlan, ReadoutChanges, open_changes, plan_changes
+from fut.estimation.estimates import ReadoutEstimates
+from fut.estimation.measured import Measured
+from fut.estimation.searching import Searching
+from fut.methods import costs
+from fut.methods.registry import METHODS, open_estimator, require_movable
+from fut.protocols import Estimates
+from fut.training.trainer import Retrained
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
 
 
-OTHER_ITEMS = (
-    "this order trains on other items than the reference, or on some more often, unlike the random orders that the interval "
-    "was fitted on"
-)
+def _no_tick() -> None:
+    """Nobody counts."""
 
 
-class Answering:
-    """One read-out of a run under any number of orders, by one estimator, whose tables are read once.
+class RunTruths:
+    """One read-out of orders that have really been trained on a run."""
 
-    known: answer orders that have really been trained on this run by their truth. calibrated: apply the estimator's
-    calibration, if there is one. `name` may be `retrain`, which trains every order not trained yet.
+    def __init__(self, service: EstimationService, readout: str) -> None:
+        self._service, self._run = service, service.context
+        self._about = self._run.readouts.get(readout)
+        self.readout, self.unit = self._about.name, self._about.unit
+        self.reference = self._run.readouts.at_reference(self._about)
+
+    def find(self, order: Order) -> float | None:
+        """The value, if the order has been trained before; trains nothing."""
+        trained = self._run.retrained.find(order)
+        return None if trained is None else self._run.readouts.truth(self._about, trained)
+
+    def train(self, order: Order, tick: Callable[[], object] = _no_tick) -> float:
+        """The value; really trains the order, unless that has been done before."""
+        return self.train_timed(order, tick)[0]
+
+    def train_timed(self, order: Order, tick: Callable[[], object] = _no_tick) -> tuple[float, float]:
+        """The same, and the seconds that training took."""
+        trained = self._service.trained(order, tick)
+        return self._run.readouts.truth(self._about, trained), trained.seconds
+
+
+class EstimationService:
+    """Estimates and truths about a run, each opened when it is asked for.
+
+    Args:
+        context: the opened run.
     """
 
-    _edit: str | None = None
-    _origin: Answering | None = None
-    _other: Answering | None = None
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._last: tuple[Order, Retrained] | None = None
 
-    def __init__(
-        self, run: Context, name: str, readout: str, known: bool = True, calibrated: bool = True, **options: str
-    ) -> None:
-        self.run, self.name, self.known, self._options = run, canonical(name), known, options
-        self._trains = method_of(name).capabilities.trains
-        self.readout = run.readouts.get(readout)
-        self.reference = run.readouts.at_reference(self.readout)
-        self._calibrated = calibrated and not options and not self._trains
+    def estimates(
+        self,
+        method: str,
+        readout: str,
+        *,
+        known: bool = True,
+        calibrated: bool = True,
+        beside: Estimates | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> ReadoutEstimates:
+        """One read-out by one method; arguments as in `ReadoutEstimates`."""
+        like = cast("ReadoutEstimates | None", beside)
+        return ReadoutEstimates(
+            self.context, method, readout, known=known, calibrated=calibrated, beside=like, options=options
+        )
 
-    def for_edit(self, edit: str) -> Answering:
-        """The same for orders that each are one edit of a kind of the reference order, which a calibration on such orders is
-        for, where there is one; the estimator is the same."""
-        found = copy(self)
-        found._edit, found._origin = edit, self
-        for name in ("calibration", "estimator"):
-            found.__dict__.pop(name, None)
-        return found
+    def truths(self, readout: str) -> RunTruths:
+        """One read-out of orders that are really trained."""
+        return RunTruths(self, readout)
 
-    def beside(self, other: Answering) -> Answering:
-        """This one, holding in memory only once what another read-out's estimator of the same name reads as well."""
-        self._other = other
-        return self
+    def trained(self, order: Order, tick: Callable[[], object]) -> Retrained:
+        """The order's training, recalled where there has been one; the last is kept for its other read-outs."""
+        if self._last is None or self._last[0] != order:
+            self._last = order, self.context.retrain(order, lambda step, state: tick())
+        return self._last[1]
 
-    @cached_property
-    def calibration(self) -> Calibrated | None:
-        if not self._calibrated:
-            return None
-        near = read_calibration(self.run, self.name, self.readout.name, self._edit) if self._edit else None
-        return near or read_calibration(self.run, self.name, self.readout.name)
+    def measured(self, method: str, readout: str, *, calibrated: bool = True) -> Measured:
+        """A method as a comparison with retrained orders asks it."""
+        return Measured(self.context, method, readout, calibrated)
 
-    @cached_property
-    def estimator(self) -> Estimator:
-        if self._origin is not None:
-            return self._origin.estimator
-        made = open_estimator(self.run, self.name, readout=self.readout.name, **self._options)
-        if self._other is not None:
-            with suppress(NotCachedError):
-                made.share(self._other.estimator)
-        return made
+    def searching(self, method: str, readout: str) -> Searching:
+        """A method as a search asks it; UsageError for one that cannot move items, NotCachedError without its terms."""
+        return Searching(self.context, method, readout)
 
-    @cached_property
-    def _canonical_reference(self) -> Order:
-        return self.run.problem.canonical(self.run.reference)
+    def changes(self, method: str, shared: Sequence[str], items: Sequence[int]) -> ReadoutChanges:
+        """Changes of several read-outs: see `open_changes`."""
+        return open_changes(self.context, method, shared, items)
 
-    def ready(self) -> None:
-        """NotCachedError, naming the command to run, if the store lacks what the estimator reads."""
-        if not self._trains:
-            self.estimator.ready()
+    def plan_changes(self, method: str, shared: Sequence[str], items: Sequence[int]) -> PassPlan | None:
+        """What `changes` would compute first; None for nothing."""
+        return plan_changes(self.context, method, shared, items)
 
-    def __call__(self, orders: Sequence[Order]) -> list[Estimate]:
-        """An answer per checked order."""
-        asked, reference = self.readout, self.reference
-        if self._trains:
-            truths = [self.run.readouts.truth(asked, self.run.retrain(o)) for o in orders]
-            return [known_truth(o, self.name, t, reference, asked) for o, t in zip(orders, truths, strict=True)]
-        known = self._known(orders)
-        rest = [i for i in range(len(orders)) if i not in known]
-        values, variances = self._raw([orders[i] for i in rest])
-        figures = dict(zip(rest, zip(values, variances, strict=True), strict=True))
-        own_error = self.estimator.own_error() if rest and self.calibration is None else None
-        return [
-            known_truth(order, self.name, known[i], reference, asked)
-            if i in known
-            else self._remarked(
-                order,
-                estimated(
-                    order, self.name, *figures[i], reference, self.calibration, asked, own_error, self._share(order)
-                ),
-            )
-            for i, order in enumerate(orders)
-        ]
+    def calibrate(self, method: str, readout: str, orders: int, seed: int, edit: str | None) -> Calibrated:
+        """Retrain a few orders, fit the method to them and keep the fit: see `calibrate_run`."""
+        return calibrate_run(self.context, orders, seed, method, readout, edit)
 
-    def edited(self, orders: Sequence[Order], edits: Sequence[str | None]) -> list[Estimate]:
-        """The same of orders that each may be one edit of a kind of the reference order (`only_edit`)."""
-        if not orders:
-            return self(orders)
-        found: dict[int, Estimate] = {}
-        for edit in dict.fromkeys(edits):
-            places = [place for place, own in enumerate(edits) if own == edit]
-            asker = self if edit is None else self.for_edit(edit)
-            found |= zip(places, asker([orders[place] for place in places]), strict=True)
-        return [found[place] for place in range(len(orders))]
+    def is_ready(self, method: str, readout: str) -> bool:
+        """Whether everything that the method reads is there."""
+        try:
+            open_estimator(self.context, method, readout=readout).ready()
+        except NotCachedError:
+            return False
+        return True
 
-    def _known(self, orders: Sequence[Order]) -> dict[int, float]:
-        """The read-out's true value by the place of every order that it is known for."""
-        found = self.run.retrained.among(orders) if self.known else {}
-        known = {i: self.run.readouts.truth(self.readout, truth) for i, truth in found.items()}
-        if self.calibration is not None:
-            # a fit would move the reference order's value, which every estimator gives exactly
-            known |= {i: self.reference for i, order in enumerate(orders) if self._is_reference(order)}
-        return known
+    def ready_methods(self, readout: str) -> list[str]:
+        """Every method that moves items and can answer now, but for `retrain`."""
+        movable = (m.name for m in METHODS if m.capabilities.moves_items and not m.capabilities.trains)
+        return [name for name in movable if self.is_ready(name, readout)]
 
-    def _remarked(self, order: Order, found: Estimate) -> Estimate:
-        """With what the estimator says against itself, and where random orders consume other items than the order does, with the
-        word that the interval is of such orders."""
-        if self._caution:
-            found = replace(found, note=f"{found.note}; {self._caution}")
-        if found.interval is None or (self.calibration is not None and self.calibration.edit):
-            return found
-        return found if _consumed(order) == self._items else replace(found, note=f"{found.note}; {OTHER_ITEMS}")
+    def require_movable(self, question: str, methods: Sequence[str]) -> None:
+        """UsageError, in the question's name, where a method answers no order that moves items."""
+        require_movable(question, methods)
 
-    @cached_property
-    def _caution(self) -> str:
-        return self.estimator.caution()
+    def costs(self, method: str) -> dict[str, Any]:
+        """Gradients and bytes before the first order, and gradients an order."""
+        return dict(costs.costs(self.context, method))
 
-    @cached_property
-    def _items(self) -> list[tuple[int, float]]:
-        return _consumed(self.run.reference)
-
-    @cached_property
-    def _distance(self) -> Distance:
-        return Distance(self._canonical_reference)
-
-    def _share(self, order: Order) -> float:
-        fit = self.calibration
-        return 1.0 if fit is None or fit.edit else self._distance.share(self.run.problem.canonical(order))
-
-    def _is_reference(self, order: Order) -> bool:
-        """Whether the order consumes the reference order's very content at every step: equal items are one."""
-        return self.run.problem.canonical(order) == self._canonical_reference
-
-    def _raw(self, orders: Sequence[Order]) -> tuple[list[float], list[float]]:
-        if orders:
-            return raw_estimates(self.estimator, orders)
-        with suppress(NotCachedError):  # a wrong name or option is refused even where nothing is left to estimate
-            assert self.estimator
-        return [], []
-
-
-def _consumed(order: Order) -> list[tuple[int, float]]:
-    """Items and weights that an order consumes, ascending: those of permutations are equal."""
-    if order.weights is None:
-        return [(item, 1.0) for item in sorted(item for step in order.steps for item in step)]
-    return sorted(pair for step in order.entries for pair in step if pair[1] > 0)
+    def basis(self, method: str, readout: str) -> str:
+        """Digest of what the method's answers are made from."""
+        return answers_from(self.context, method, readout)

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from estimators.orders.order import Order
+from estimators.parameters import Coupling
 from estimators.replay import Listener, OrderBatch
 from fut.artifacts.directory import directory_bytes
 from fut.errors import UsageError
@@ -19,16 +21,14 @@ from fut.methods.settings import Config
 from fut.methods.stages import LESS, Preparation, total
 from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import PROBE, ReadOut
+from fut.resources.device import computes
 from fut.training.problem import Problem
 
 Reading = Literal["linear", "evaluated"]
 """How a read-out is taken off a position: by its gradient at the reference, or really evaluated."""
 
 
-Coupling = Literal["coordinate", "layer", "matrix", "global"]
-"""What of a gradient one coordinate's update reads."""
-
-
+@computes
 class Estimator(ABC):
     """Orders of equal length in, one final position each out, and the losses read off those.
 
@@ -54,6 +54,14 @@ class Estimator(ABC):
         """phi(theta_step) + <slope, displacement>: exactly phi(theta_step) where the displacement is zero."""
         base = self.value_at(step)
         return [base + (d.double() @ slope.double()).item() for d in displacements]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        computes(cls)
+
+    @property
+    def device(self) -> torch.device:
+        return self.problem.device
 
     @abstractmethod
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:

@@ -56,7 +56,10 @@ def plan(context: Context, request: Request) -> CachePlan:
 def cache(context: Context, request: Request) -> None:
     """Compute what is missing of the named terms."""
     with alone(context.path):
-        for preparation, files in _asked(context, request):
+        asked = list(_asked(context, request))
+        for preparation, files in asked:  # before anything is computed of any
+            preparation.require_possible(files.spec)
+        for preparation, files in asked:
             prepare(context, preparation, files)
 
 

@@ -33,7 +33,7 @@ from fut.readouts.readout import (
     one_readout,
     require_same_value,
 )
-from fut.resources.device import choose_device
+from fut.resources.device import choose_device, computes
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_loss, require_same_training
 from fut.training.problem import Problem, build_problem, reference_order
@@ -42,6 +42,7 @@ from fut.training.trainer import Retrained, train_order
 from storage import CheckpointStore, IdentityError, Manifest, require_same
 
 
+@computes
 class Context:
     """A reference run in its directory, opened once and given to everything that reads it.
 
@@ -67,7 +68,8 @@ class Context:
         self.path, self.progress = Path(path), progress
         self.manifest: Manifest = files.read_manifest(self.path)
         self.config: Config = settings_file.read_config(self.path)
-        self._device_name, self._module, self._loss, self._data = device, copy.deepcopy(module), loss, data
+        self.device = choose_device(device)
+        self._module, self._loss, self._data = copy.deepcopy(module), loss, data
         self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
         self.summary: dict[str, Any] = files.read_summary(self.path)
         self.readouts = RunReadOuts(self, readouts)
@@ -76,9 +78,8 @@ class Context:
     def problem(self) -> Problem:
         """Model, data and rule, rebuilt and compared field by field with what the run was made with."""
         data = self._data or dataset_file.read_dataset(self.path)
-        device = choose_device(self._device_name)
         self._require_module()
-        problem = build_problem(self.config, device, module=self._module, loss=self._loss, data=data)
+        problem = build_problem(self.config, self.device, module=self._module, loss=self._loss, data=data)
         require_same(self.manifest.identity, problem.identity, f"run {self.path}")
         end = read_state(self.checkpoints, self.steps, problem.device).theta
         require_same_loss(problem, end, self.reference_loss, f"run {self.path}")

@@ -71,7 +71,7 @@ class Footprint:
     @cached_property
     def state(self) -> int:
         """s, vectors of one lifted state."""
-        return 1 + len(self.problem.rule.init(self.theta[:1]).memory)
+        return self.problem.rule.state_vectors(self.problem.objective.layout)
 
     @cached_property
     def resident(self) -> int:

@@ -87,13 +87,15 @@ class Timings:
 
     def replayed(self, orders: int, coordinates: int) -> float:
         """Seconds of one step of a replay, per order and coordinate, in a batch of `orders` of so many coordinates."""
-        width, items = min(max(LEAST, BLOCK // orders), coordinates), self.problem.config.data.items
-        table = self.footprint.theta[:width].expand(items, -1).clone()
+        width, problem = min(max(LEAST, BLOCK // orders), coordinates), self.problem
+        block = problem.rule.blocks(problem.objective.size, width)[0]
+        rule, width = problem.rule.restrict(block), block.stop
+        table = self.footprint.theta[block].expand(problem.config.data.items, -1).clone()
         gradients = AnchoredGradients(Anchored([0], lambda a: table))
-        inner = RuleTransition(self.problem.rule, self.problem.rate, gradients)
+        inner = RuleTransition(rule, problem.rate, gradients)
         dual = DualTransition(inner, lambda t: table[0], lambda t: table[:1])
-        start = dual.start(self.problem.rule.init(table[0]).rows(orders), 1)
-        picks = OrderBatch.pack(random_orders(self.problem.reference, orders, 0), self.problem.device).at(0)
+        start = dual.start(rule.init(table[0]).rows(orders), 1)
+        picks = OrderBatch.pack(random_orders(problem.reference, orders, 0), problem.device).at(0)
         call: Callable[[], State] = lambda: dual(0, picks, start)  # noqa: E731
         return timed(lambda: _settle(call().theta)) / (orders * width)
 

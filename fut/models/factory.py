@@ -10,7 +10,7 @@ from torch import nn
 
 from fut.config.schema import ModelConfig
 from fut.errors import UsageError
-from fut.models.objective import Loss
+from fut.models.objective import Loss, seeded
 from fut.models.transformer import Transformer, next_token_loss
 
 
@@ -44,8 +44,7 @@ def _made_by(factory: str, vocabulary: int, context: int) -> nn.Module:
 
 def build_module(config: ModelConfig, vocabulary: int, context: int) -> nn.Module:
     """The configured module with seeded starting values: built-in transformer, or the user's factory."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed, range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
         if config.factory:
             return _made_by(config.factory, vocabulary, context)
         if config.width % config.heads:

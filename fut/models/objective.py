@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from estimators.parameters import ParameterLayout
 from fut.errors import DataError, FutError, ModelError
 from fut.models.transformer import Transformer, next_token_loss
 
@@ -126,6 +128,11 @@ class Objective:
         """D, the number of parameters."""
         return sum(self.sizes)
 
+    @cached_property
+    def layout(self) -> ParameterLayout:
+        """The module's trained tensors, by its own names, in the order of theta."""
+        return ParameterLayout(tuple(n.removeprefix("module.") for n in self.names), tuple(self.shapes))
+
     def start(self) -> Tensor:
         """The module's own parameters as one vector [D]."""
         return self._start.clone()
@@ -151,10 +158,10 @@ class Objective:
 
     def loss(self, theta: Tensor, item: Item, seed: int | None = None) -> Tensor:
         """Mean loss of the item at theta [nats/token], a scalar. seed: `self.seed(item)`, needed inside a transform."""
-        if not self.stochastic:
+        chosen = self.seed(item) if seed is None else seed
+        if not self.stochastic or chosen is None:
             return functional_call(self._call, self.parameters(theta), item)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.seed(item) if seed is None else seed)
+        with seeded(chosen, [self.device] if self.device.type == "cuda" else []):
             return functional_call(self._call, self.parameters(theta), item)
 
     @property
@@ -208,3 +215,17 @@ def _array(tensor: Tensor) -> np.ndarray:
         raise DataError(
             f"items: expected tensors of a type that numpy has, got {tensor.dtype}; convert inputs to float32 or whole numbers"
         ) from error
+
+
+@contextmanager
+def seeded(seed: int, devices: Sequence[torch.device | int]) -> Iterator[None]:
+    """Torch's random numbers drawn from a seed, on the CPU and some CUDA devices; their generators go on afterwards as before.
+
+    `torch.manual_seed` would seed every device, also one that is not in use yet.
+    """
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -157,6 +157,23 @@ def only_edit(start: Any, edits: Sequence[Edit]) -> str | None:
     return edit.name if edit.name != "without" or len(edit.arguments) == 1 else None
 
 
+def edits_between(reference: Order, order: Order) -> list[str]:
+    """Which of `swap` and `move`, once, make the order from the reference order: both where neighbours change places, none for
+    any other order, the reference order included. Orders are compared by what their steps consume: give canonical ones."""
+    old, new = reference.entries, order.entries
+    if len(old) != len(new):
+        return []
+    changed = [step for step, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1]]
+    if not changed:
+        return []
+    first, last = changed[0], changed[-1]
+    found = ["swap"] if len(changed) == 2 and (old[first], old[last]) == (new[last], new[first]) else []
+    before, after = old[first : last + 1], new[first : last + 1]
+    if after in (before[1:] + before[:1], before[-1:] + before[:-1]):  # all between close up
+        found.append("move")
+    return found
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fut.methods.registry import method_of
-from fut.orders.scores import difficulty
-
-if TYPE_CHECKING:
-    from fut.methods.context import Context
-
+from fut.protocols import RunFacts
 
 OUTLYING = 4.0
 """Gradient norm of an item, as a multiple of the median item's, above which estimates of its moves are warned of."""
 
 
-def outlier_note(run: Context, items: Sequence[int], estimator: str) -> str:
+def outlier_note(run: RunFacts, items: Sequence[int], estimator: str) -> str:
     """A warning, as the end of a note, of those of the items that are outliers to an estimator; nothing where none is."""
-    asked = bool(items) and not method_of(estimator).capabilities.exact_curvature
-    scores = difficulty(run, "gradient-norm").scores if asked else []
+    inexact = bool(items) and not method_of(estimator).capabilities.exact_curvature
+    scores = run.scores("gradient-norm") if inexact else []
     typical = float(np.median(scores)) if scores else 0.0
     large = [item for item in items if scores and scores[item] > OUTLYING * typical]
     if not large:

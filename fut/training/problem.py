@@ -21,8 +21,10 @@ from fut.data.text import build_dataset
 from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
 from fut.models.objective import Loss, Objective
+from fut.resources.device import computes
 
 
+@computes
 @dataclass(frozen=True)
 class Problem:
     """Everything that decides the numbers of a run; the device is where they are computed."""
@@ -33,7 +35,8 @@ class Problem:
 
     @cached_property
     def rule(self) -> Rule:
-        return make_rule(self.config.rule.name, **self.config.rule.options)
+        """The update rule of all parameters; `Rule.restrict` makes it that of some."""
+        return make_rule(self.config.rule.name, **self.config.rule.options).on(self.objective.layout)
 
     @cached_property
     def schedule(self) -> Schedule:

@@ -31,7 +31,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_example_is_a_method(example: Any, own_run: Path, cli: Cli) -> None:
     run = fut.open(own_run, device="cpu")
     same, other = run.estimate(["identity", "reverse"], "mean", known=False)
-    assert same.loss == run.reference_loss != other.loss
+    assert same.value == run.reference_loss != other.value
     assert "mean" in run.info()["estimators"]
     said = cli("estimate", own_run, "--order", "reverse", "--estimator", "mean", "--device", "cpu", "--json")
     assert said.status == 0, said.err

@@ -64,14 +64,14 @@ def test_its_names_find_it(method: Method) -> None:
 @EACH
 def test_the_reference_order_has_the_reference_value(cached: fut.Run, method: Method) -> None:
     found = cached.estimate(["identity"], method.name, known=False, calibrated=False)
-    assert found[0].loss == cached.reference_loss
+    assert found[0].value == cached.reference_loss
 
 
 @EACH
 def test_it_answers_the_orders_that_it_says_it_can(cached: fut.Run, method: Method) -> None:
     def answer(order: Any, partial: bool = False) -> float:
         checked = cached.order(order, partial=partial)
-        return cached.estimate([checked], method.name, known=False, calibrated=False)[0].loss
+        return cached.estimate([checked], method.name, known=False, calibrated=False)[0].value
 
     if method.capabilities.moves_items:
         assert np.isfinite(answer("reverse"))
@@ -111,7 +111,7 @@ def test_it_names_the_command_that_it_is_missing(bare: fut.Run, method: Method) 
 @EACH
 def test_an_option_that_it_does_not_take_is_refused(cached: fut.Run, method: Method) -> None:
     with pytest.raises(UsageError, match="options that"):
-        cached.estimator(f"{method.name}:nothing=1")
+        cached.methods.open(f"{method.name}:nothing=1")
 
 
 @EACH
@@ -123,7 +123,7 @@ def test_duplicates_of_content_are_answered_alike(tmp_path: Path, method: Method
         run.cache(list(method.preparation.terms))
     swapped = run.order("swap:0,1")  # items 0 and 1 are one content
     found = run.estimate([swapped], method.name, known=False, calibrated=False)
-    assert found[0].loss == run.reference_loss
+    assert found[0].value == run.reference_loss
 
 
 def fut_data(config: Any) -> tuple[Any, Any, Any]:
@@ -144,7 +144,7 @@ def test_what_is_planned_is_what_is_taken(
     """
     path = tmp_path / "run"
     shutil.copytree(bare.path, path)
-    run, calls, batch = fut.open(path, device="cpu"), list[float](), bare.config.data.batch
+    run, calls, batch = fut.open(path, device="cpu"), list[float](), bare.context.config.data.batch
     spec = preparation.open(run.context, Request(list(preparation.terms))).spec
     assert run.context.problem
 
@@ -159,7 +159,7 @@ def test_what_is_planned_is_what_is_taken(
     monkeypatch.setattr(autodiff, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
     run.cache(list(preparation.terms))
     planned = total(preparation.stages, spec).gradients
-    beside = run.steps * -(-run.items // run.config.cache.item_block) if preparation is PAIRWISE_TERMS else 0
+    beside = run.steps * -(-run.items // run.context.config.cache.item_block) if preparation is PAIRWISE_TERMS else 0
     assert planned == pytest.approx(sum(calls) - beside)
     rows = [s for s in run.plan().stages if s.stage.startswith(f"{preparation.name}:")]
     assert not rows or sum(row.gradients for row in rows) == planned

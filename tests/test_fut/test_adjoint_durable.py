@@ -71,7 +71,7 @@ def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -
     with pytest.raises(OSError, match="weight"):
         run.estimate(["reverse"], "adjoint", known=False)
     content[len(content) // 2] ^= 1
-    assert run.repair() == 1
+    assert run.methods.repair() == 1
     run.cache(["adjoint"])
     assert chunk.read_bytes() == bytes(content), "the block is computed again as it was"
     assert run.check() == []
@@ -105,7 +105,7 @@ def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(
     path.write_bytes(content)
     assert [d.path for d in run.check()] == [str(path)]
     run = fut.open(tmp_path / "run", device="cpu")
-    assert run.repair() == 1
+    assert run.methods.repair() == 1
     expand(run.context, None)
     assert run.check() == []
     ours, theirs = (open_expansion(r.context).terms() for r in (run, whole))

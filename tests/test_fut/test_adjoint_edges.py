@@ -55,8 +55,8 @@ def test_fewer_directions_than_functionals_are_no_divergence(
     run = fut.train(tmp_path / "run", small_config(**changes | {"adjoint": adjoint}), device="cpu")
     run.cache(["adjoint"])
     found = run.estimate(["identity", "reverse"], known=False, calibrated=False)
-    assert found[0].loss == run.reference_loss
-    assert (found[1].loss == run.reference_loss) == (run.steps == 1)
+    assert found[0].value == run.reference_loss
+    assert (found[1].value == run.reference_loss) == (run.steps == 1)
 
 
 def test_the_centres_orders_are_apart_from_random_ones(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_kill_while_scratch_goes_leaves_none_of_it_to_go_on_with(
     assert not expansion.scratch.exists()
     expected = expansion.terms().read("centre", 2)
     flip(next(p for p in (expansion.directory / "terms/arrays/centre/c").rglob("*") if p.is_file()), 40)
-    assert run.repair() >= 1
+    assert run.methods.repair() >= 1
     run.cache(["adjoint"])
     assert not run.check()
     assert np.array_equal(open_expansion(run.context).terms().read("centre", 2), expected)

@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from centres import mean_of, trajectories
+from centres import written_out
 from small import Cli, MakeRun, expand, small_config, uneven_run
-from torch import Tensor
 
 import fut
-from estimators.adjoint import spread_anchors
 from estimators.errors import OrderError
-from estimators.state import State
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation import calibration
@@ -33,30 +30,6 @@ FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 EXACT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
 
 
-def written_out(run: fut.Run, order: list[int], kind: str, mixture: int, anchors: int) -> float:
-    """The estimate by explicit loops, exact Hessian-vector products and no store: phi(centre) + dual-weighted read-out."""
-    problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
-    centre, seen = trajectories(run, kind, mixture)
-    slope = problem.probe_gradient(centre[T].theta)
-    costate = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
-    weights: list[Tensor] = [slope] * T
-    for t in reversed(range(T)):
-        pulled = [rule.pullback(centre[t], problem.gradient(at, i), problem.rate(t), costate) for i, at in seen[t]]
-        products = [problem.product(at, i, u) for (i, at), (_, u) in zip(seen[t], pulled, strict=True)]
-        weights[t] = sum(products) / mixture  # type: ignore[assignment]
-        before = mean_of([p for p, _ in pulled])
-        costate = State(before.theta + weights[t], before.memory, {})
-    chosen = spread_anchors(T, anchors, problem.rate)
-    value, y = 0.0, run.context.state(0)
-    for t, item in enumerate(order):
-        value += (weights[t] @ (y.theta - centre[t].theta)).item()
-        low, high = max(a for a in chosen if a <= t), min(a for a in chosen if a >= t)
-        share = (t - low) / (high - low) if high > low else 0.0
-        ends = [problem.gradient(centre[a].theta, item) for a in (low, high)]
-        y = rule.step(y, (1 - share) * ends[0] + share * ends[1], problem.rate(t))[0]
-    return value + (slope @ (y.theta - centre[T].theta)).item()
-
-
 @pytest.mark.parametrize("kind", ["ensemble", "mixture"])
 @pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [1, 0, 2, 4, 3], [0, 0, 1, 4, 4]])
 def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int], kind: str) -> None:
@@ -70,7 +43,7 @@ def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int], kind: 
 def test_all_coordinates_sampled_is_no_sample(make_run: MakeRun) -> None:
     plain, sampled = make_run(**FLOAT64), make_run(**FLOAT64, adjoint={"coordinates": 10**9})
     orders = ["reverse", "random:1"]
-    assert [e.loss for e in plain.estimate(orders)] == [e.loss for e in sampled.estimate(orders)]
+    assert [e.value for e in plain.estimate(orders)] == [e.value for e in sampled.estimate(orders)]
 
 
 def test_another_expansion_configuration_is_refused_by_name(make_run: MakeRun) -> None:
@@ -96,8 +69,8 @@ def test_calibration_gives_intervals_and_is_kept(tmp_path: Path) -> None:
     fitted = run.calibrate(orders=6, seed=11)
     found = fut.open(tmp_path / "run", device="cpu").estimate(["reverse"], known=False)[0]
     assert found.interval is not None
-    assert found.interval[0] < found.loss < found.interval[1]
-    assert found.loss == fitted.fit.correct(raw_estimates(run.estimator("adjoint"), [run.order("reverse")])[0][0])
+    assert found.interval[0] < found.value < found.interval[1]
+    assert found.value == fitted.fit.correct(raw_estimates(run.methods.open("adjoint"), [run.order("reverse")])[0][0])
     checked = run.verify(4, seed=11, estimators=["adjoint"])
     assert not {fut.Order.of(o).digest for o in checked.orders} & set(fitted.digests), "judged on what it was fitted on"
     row = checked.estimators["adjoint"]
@@ -115,7 +88,7 @@ def test_calibration_leaves_the_reference_order_at_the_reference_bitwise(tmp_pat
     assert fitted.fit.correct(run.reference_loss) != run.reference_loss, "a fit that moves nothing would pass"
     same, twins, other = run.estimate(["identity", "swap:1,4", "swap:0,2"], known=False)
     for found in (same, twins):
-        assert (found.loss, found.delta) == (run.reference_loss, 0.0)
+        assert (found.value, found.delta) == (run.reference_loss, 0.0)
         assert found.interval == (run.reference_loss, run.reference_loss)
     assert other.source == "estimate"
     assert other.delta != 0.0
@@ -127,7 +100,7 @@ def test_a_calibration_is_not_used_on_terms_made_anew(own_run: Path) -> None:
     run.calibrate(orders=3, estimator="replay-exact")
     assert run.estimate(["reverse"], "fut", known=False)[0].interval is not None
     shutil.rmtree(own_run / "terms")
-    run.cache(["update", "jvp"], run.config.cache.model_copy(update={"size": 32}))
+    run.cache(["update", "jvp"], run.context.config.cache.model_copy(update={"size": 32}))
     assert run.estimate(["reverse"], "fut", known=False)[0].interval is None
     assert run.estimate(["reverse"], "replay-exact", known=False)[0].interval is not None, "it replays no terms"
 
@@ -211,11 +184,11 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
 ) -> None:
     run = make_run()
     orders = [run.order(f"random:{i}") for i in range(5)]
-    expected = raw_estimates(run.estimator("adjoint"), orders)[0]
+    expected = raw_estimates(run.methods.open("adjoint"), orders)[0]
     monkeypatch.setattr("fut.methods.adjoint.estimator.BLOCK", cached)
-    assert len(run.estimator("adjoint")._blocks(5)) == (1 if cached == 10**9 else -(-run.parameters // 512))
-    assert raw_estimates(run.estimator("adjoint"), orders)[0] == expected
-    assert [raw_estimates(run.estimator("adjoint"), [o])[0][0] for o in orders] == expected
+    assert len(run.methods.open("adjoint")._blocks(5)) == (1 if cached == 10**9 else -(-run.context.parameters // 512))
+    assert raw_estimates(run.methods.open("adjoint"), orders)[0] == expected
+    assert [raw_estimates(run.methods.open("adjoint"), [o])[0][0] for o in orders] == expected
 
 
 def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
@@ -223,7 +196,9 @@ def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make
     run.cache(["adjoint"])
     members = open_expansion(run.context).spec.trajectory.members
     truth = [run.retrain(order).loss for order in members]
-    guess = [e.loss for e in run.estimate([order.steps for order in members], "adjoint", known=False, calibrated=False)]
+    guess = [
+        e.value for e in run.estimate([order.steps for order in members], "adjoint", known=False, calibrated=False)
+    ]
     error = run.info()["adjoint_own_error"]
     assert error == pytest.approx(np.std(np.array(guess) - np.array(truth), ddof=1), rel=1e-6)
     assert error > 0
@@ -249,7 +224,7 @@ def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path,
     assert 0 < found < 1e-3
     problem, expansion = run.context.problem, open_expansion(run.context)
     assert not expansion.scratch.exists()
-    own = fut.train(tmp_path / "run", run.config, device="cpu")
+    own = fut.train(tmp_path / "run", run.context.config, device="cpu")
     expansion = open_expansion(own.context)
     list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
     theta, direction = (

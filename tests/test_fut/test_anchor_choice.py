@@ -73,7 +73,7 @@ def test_what_is_chosen_is_what_could_have_been_configured(
     ours, theirs = all_terms(open_expansion(run.context)), all_terms(open_expansion(same.context))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    assert run.estimate(["reverse"], known=False)[0].loss == same.estimate(["reverse"], known=False)[0].loss
+    assert run.estimate(["reverse"], known=False)[0].value == same.estimate(["reverse"], known=False)[0].value
 
 
 def test_a_window_too_short_for_a_step_between_takes_no_error(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
     scratch, spared = expansion_cost(expansion.spec).scratch, len(expansion.spec.anchors) - 3
 
     def count(item: Any) -> None:
-        calls.append(min(1.0, len(item[0]) / run.config.data.batch))  # a probe chunk counts one
+        calls.append(min(1.0, len(item[0]) / run.context.config.data.batch))  # a probe chunk counts one
 
     both, exact = derivatives.gradient_and_loss, derivatives.hessian_vector
     monkeypatch.setattr(derivatives, "hessian_vector", lambda o, t, i, u: (count(i), count(i), exact(o, t, i, u))[2])
@@ -160,7 +160,7 @@ def test_killed_or_damaged_it_chooses_the_same_again(tmp_path: Path, kept: dict[
                 path = store.path(store.steps()[0])
                 path.write_bytes(path.read_bytes()[:-40])
                 assert str(path) in [d.path for d in run.check()]
-                run.repair()
+                run.methods.repair()
             run = fut.open(tmp_path / "run", device="cpu", progress=stopping)
     assert "anchors: how many" in stages
     assert run.check() == []

@@ -34,7 +34,7 @@ def exact_run(make_run: MakeRun) -> fut.Run:
 
 def slow_gradient(run: fut.Run, theta: Tensor, item: int) -> Tensor:
     """Plain backward on a module of its own."""
-    c = run.config
+    c = run.context.config
     module = Transformer(c.data.vocabulary, c.data.context, c.model.width, c.model.layers, c.model.heads).double()
     torch.nn.utils.vector_to_parameters(theta.clone(), module.parameters())
     next_token_loss(module, run.context.problem.data.items[item][0]).backward()
@@ -43,7 +43,7 @@ def slow_gradient(run: fut.Run, theta: Tensor, item: int) -> Tensor:
 
 def slow_update(run: fut.Run, step: int, theta: Tensor, item: int) -> Tensor:
     """AdamW's displacement at theta, with the moments of checkpoint `step`, written out."""
-    memory, count = run.context.state(step).memory, run.config.warmup.steps + step + 1
+    memory, count = run.context.state(step).memory, run.context.config.warmup.steps + step + 1
     (b1, b2), eps, g = CONSTANTS["betas"], CONSTANTS["eps"], slow_gradient(run, theta, item)
     m, v = b1 * memory["m"] + (1 - b1) * g, b2 * memory["v"] + (1 - b2) * g**2
     return -1e-3 * (m / (1 - b1**count)) / ((v / (1 - b2**count)).sqrt() + eps)
@@ -155,7 +155,7 @@ def test_a_partly_cached_run_says_what_to_run(own_run: Path) -> None:
     run = fut.open(own_run, device="cpu")
     with pytest.raises(fut.NotCachedError, match=r"unfinished: jvp\); run `fut cache RUN`"):
         run.estimate(["reverse"], "fut", known=False)
-    assert run.estimate(["reverse"], "replay", known=False)[0].loss > 0, "replay needs none of what is missing"
+    assert run.estimate(["reverse"], "replay", known=False)[0].value > 0, "replay needs none of what is missing"
 
 
 def test_an_uncached_run_says_what_to_run(make_run: MakeRun) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from small import Cli, arguments
 
 import fut
@@ -39,7 +40,7 @@ COMMANDS: dict[str, tuple[list[str], set[str], list[str]]] = {
     "show-batch": (["show-batch", "RUN", "1"], {"step", "items"}, ["content hash"]),
     "estimate": (
         ["estimate", "RUN", "--order", "swap:1,3", *CPU],
-        {"loss", "perplexity", "interval", "estimator", "delta"},
+        {"value", "perplexity", "interval", "estimator", "delta"},
         ["nats/token", "perplexity", "no interval"],
     ),
     "endpoint": (
@@ -94,7 +95,7 @@ def test_train_answers_what_it_trained(tmp_path: Path, cli: Cli) -> None:
     assert (said.status, said.err) == (0, "")
     assert said.json.keys() >= INFO_KEYS
     assert (said.json["steps"], said.json["items"]) == (3, 3), "--steps wins over --set"
-    assert fut.open(tmp_path / "run").config.model.width == 8
+    assert fut.open(tmp_path / "run").context.config.model.width == 8
 
 
 def test_verify_gives_every_estimator_its_row(own_run: Path, tmp_path: Path, cli: Cli) -> None:
@@ -110,7 +111,7 @@ def test_verify_gives_every_estimator_its_row(own_run: Path, tmp_path: Path, cli
 def test_a_retrained_order_is_answered_by_its_truth(own_run: Path, cli: Cli) -> None:
     truth = fut.open(own_run, device="cpu").retrain("reverse").loss
     said = cli("estimate", own_run, "--order", "4,3,2,1,0", *CPU, "--json").json
-    assert (said["loss"], said["source"], said["interval"]) == (truth, "retrained", [truth, truth])
+    assert (said["value"], said["source"], said["interval"]) == (truth, "retrained", [truth, truth])
     assert cli("estimate", own_run, "--order", "reverse", "--no-known", *CPU, "--json").json["source"] == "estimate"
 
 
@@ -251,11 +252,11 @@ def test_the_installed_entry_point_keeps_standard_output_clean(
     process = start_python(
         "from fut.cli.app import main; main()", "estimate", own_run, "--order", "swap:0,1", "--json", *CPU
     )
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
-    assert json.loads(out)["loss"] > 0
+    assert json.loads(out)["value"] > 0
     process = start_python("from fut.cli.app import main; main()", "info", os.devnull)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (1, "")
     assert err.startswith("fut: run: expected a run directory")
 
@@ -332,3 +333,14 @@ def test_the_baselines_note_asks_for_no_calibration(own_run: Path, cli: Cli) -> 
     said = cli("estimate", own_run, "--order", "reverse", "--estimator", "reference", "--device", "cpu", "--json")
     assert "calibrate" not in said.json["note"]
     assert said.json["interval"] is None
+
+
+def test_both_doors_take_the_calibration_of_single_edits(own_run: Path, cli: Cli) -> None:
+    run = fut.open(own_run, device="cpu")
+    run.calibrate(4)
+    run.calibrate(4, edit="swap")
+    for order in ("swap:0,3", "random:5"):
+        (own,) = run.estimate([order], known=False)
+        said = cli("estimate", own_run, "--order", order, "--no-known", *CPU, "--json").json
+        assert ("one `swap` away" in own.note) == (order == "swap:0,3")
+        assert said == json.loads(json.dumps(own.as_dict())), order

@@ -60,7 +60,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Few:
 def test_the_estimate_is_its_formula(few: Few, make_run: MakeRun, sample: str | None) -> None:
     plain = make_run(**FLOAT64, adjoint=PLAIN)
     order = plain.order([4, 3, 2, 1, 0])
-    whole = plain.estimator("adjoint")
+    whole = plain.methods.open("adjoint")
     assert isinstance(whole, Adjoint)
     parts = whole._contributions([order, plain.reference])
     given, own = torch.cat([found[:, 0] for _, found in parts], dim=-1)
@@ -73,7 +73,7 @@ def test_the_estimate_is_its_formula(few: Few, make_run: MakeRun, sample: str | 
     indices = expansion.indices if held is None else expansion.indices[held]
     assert len(indices) < (700 if sample is None else 500)
     expected = (((given - own) - placed)[indices] / p).sum() + placed.sum()
-    losses = raw_estimates(few.run.estimator("adjoint", sample=sample), [order])[0]
+    losses = raw_estimates(few.run.methods.open("adjoint", sample=sample), [order])[0]
     assert losses[0] - few.run.reference_loss == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_it_takes_sampling_error_away_and_states_the_rest(
     """Also where memory is cold, so that the table is no guide to a few coordinates."""
     exact = make_run(**FLOAT64, adjoint=PLAIN, warmup={"steps": warmup})
     orders = random_orders(exact.reference, 8, 1)
-    true = np.array(raw_estimates(exact.estimator("adjoint"), orders)[0])
+    true = np.array(raw_estimates(exact.methods.open("adjoint"), orders)[0])
     errors, stated, plain = [], [], []
     for seed in range(6):  # of the sample: the centre and the sweep are those of seed 0
         run = fut.train(tmp_path / str(seed), small_config(**FLOAT64, warmup={"steps": warmup}), device="cpu")
@@ -92,7 +92,7 @@ def test_it_takes_sampling_error_away_and_states_the_rest(
             "fut.methods.adjoint.sampling.poisson_sample", lambda p, _, seed=seed: poisson_sample(p, seed)
         )
         expand(run.context, AdjointConfig.model_validate(PLAIN | {"coordinates": 300}))
-        found, variances = raw_estimates(run.estimator("adjoint"), orders)
+        found, variances = raw_estimates(run.methods.open("adjoint"), orders)
         errors.append(np.array(found) - true)
         stated.append(variances)
         without = Adjoint(run.context)
@@ -107,7 +107,7 @@ def test_several_readouts_have_it_as_one_has(few: Few) -> None:
     several = SeveralReadOuts(few.run.context, ["probe"])
     orders = [few.run.order("reverse"), few.run.order("random:3")]
     values, variances = several.changes(orders, ["probe"])
-    losses, said = raw_estimates(few.run.estimator("adjoint"), orders)
+    losses, said = raw_estimates(few.run.methods.open("adjoint"), orders)
     assert values[:, 0].tolist() == pytest.approx([loss - few.run.reference_loss for loss in losses], rel=1e-9)
     assert variances[:, 0].tolist() == pytest.approx(said, rel=1e-9)
     assert min(said) > 0
@@ -115,7 +115,7 @@ def test_several_readouts_have_it_as_one_has(few: Few) -> None:
 
 def test_estimates_are_bitwise_the_reference_and_alike_in_any_batch(few: Few) -> None:
     orders = [few.run.order(spec) for spec in ("identity", "reverse", "random:3")]
-    estimator = few.run.estimator("adjoint")
+    estimator = few.run.methods.open("adjoint")
     together = raw_estimates(estimator, orders)
     assert together[0][0] == few.run.reference_loss
     assert together[1][0] == 0
@@ -142,14 +142,14 @@ def test_large_tables_are_no_control_variates_unless_asked_for(
 def test_a_damaged_control_variate_is_not_done_without(few: Few, tmp_path: Path, name: str) -> None:
     path = Path(shutil.copytree(few.run.path, tmp_path / "own"))
     run = fut.open(path, device="cpu")
-    expected = run.estimate(["reverse"], known=False)[0].loss
+    expected = run.estimate(["reverse"], known=False)[0].value
     chunk = next(p for p in (path / f"adjoint/terms/arrays/{name}/c").rglob("*") if p.is_file())
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content)
     run = fut.open(path, device="cpu")
-    assert run.repair() == 1
+    assert run.methods.repair() == 1
     with pytest.raises(NotCachedError, match="control variate, got 1 blocks missing"):
         run.estimate(["reverse"], known=False)
     run.cache(["adjoint"])
-    assert run.estimate(["reverse"], known=False)[0].loss == expected
+    assert run.estimate(["reverse"], known=False)[0].value == expected

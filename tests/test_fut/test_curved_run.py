@@ -50,7 +50,7 @@ def terms_of(run: fut.Run) -> dict[str, bytes]:
 
 
 def test_the_reference_order_is_the_reference_bitwise(curved_run: fut.Run) -> None:
-    estimator = curved_run.estimator("curved")
+    estimator = curved_run.methods.open("curved")
     order = curved_run.order("identity")
     position = estimator.positions([order, curved_run.order("reverse")])[0]
     assert torch.equal(estimator.endpoint(position, 5), curved_run.context.state(5).theta)
@@ -64,7 +64,7 @@ def test_equal_items_swapped_give_exactly_the_reference(tmp_path: Path) -> None:
     twin = fut.Dataset((*data.items[:4], data.items[1]), data.probe, data.warmup)
     run = fut.train(tmp_path / "run", config, data=twin, device="cpu")
     run.cache(["curved"])
-    estimator = run.estimator("curved")
+    estimator = run.methods.open("curved")
     swapped, other = estimator.positions([run.order("swap:1,4"), run.order("swap:0,1")])
     assert torch.equal(swapped, run.context.state(5).theta)
     assert not torch.equal(other, run.context.state(5).theta)
@@ -72,7 +72,7 @@ def test_equal_items_swapped_give_exactly_the_reference(tmp_path: Path) -> None:
 
 
 def test_shorter_orders_are_read_against_the_reference_at_their_step(curved_run: fut.Run) -> None:
-    estimator = curved_run.estimator("curved")
+    estimator = curved_run.methods.open("curved")
     first, other = (curved_run.order(o, partial=True) for o in ([0, 1, 2], [2, 1, 4]))
     found = estimator.positions([first, other])
     assert torch.equal(found[0], curved_run.context.state(3).theta)
@@ -107,7 +107,7 @@ def test_it_is_its_recursion_written_out(tmp_path: Path, every: int) -> None:
     run = trained(tmp_path / "run", **FLOAT64, curved=settings, adjoint={"anchors": 5})
     run.cache(["curved"])
     order, theta = [3, 1, 4, 0, 2], run.context.state(5).theta
-    found = run.estimator("curved", refresh=str(every)).positions([run.order(order)])[0]
+    found = run.methods.open("curved", refresh=str(every)).positions([run.order(order)])[0]
     expected = written_out(run, order, every)[0] - written_out(run, range(5), every)[0] + theta
     assert (found - expected).norm() < 1e-10 * (expected - theta).norm()
 
@@ -146,19 +146,19 @@ def test_endpoints_are_nearer_than_the_baselines_and_replays(tmp_path: Path) -> 
 
 def test_estimates_do_not_depend_on_the_batch(curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     orders = [curved_run.order(f"random:{i}") for i in range(5)]
-    together = curved_run.estimator("curved").positions(orders)
+    together = curved_run.methods.open("curved").positions(orders)
     monkeypatch.setattr("fut.methods.lowrank.estimator.KEPT", 0)  # tables read again for every order
     for order, expected in zip(orders, together, strict=True):
-        assert torch.equal(curved_run.estimator("curved").positions([order])[0], expected)
+        assert torch.equal(curved_run.methods.open("curved").positions([order])[0], expected)
 
 
 def test_another_refresh_interval_takes_its_gradients_when_asked(curved_run: fut.Run) -> None:
     orders = [curved_run.order("reverse")]
-    stored = curved_run.estimator("curved").positions(orders)
-    assert torch.equal(curved_run.estimator("curved", refresh="2").positions(orders), stored)
-    assert not torch.equal(curved_run.estimator("curved", refresh="1").positions(orders), stored)
+    stored = curved_run.methods.open("curved").positions(orders)
+    assert torch.equal(curved_run.methods.open("curved", refresh="2").positions(orders), stored)
+    assert not torch.equal(curved_run.methods.open("curved", refresh="1").positions(orders), stored)
     with pytest.raises(UsageError, match="expected refresh as a number of steps"):
-        curved_run.estimator("curved", refresh="often")
+        curved_run.methods.open("curved", refresh="often")
 
 
 class StoppedError(Exception):
@@ -198,7 +198,7 @@ def test_gradients_are_borrowed_from_a_fitting_expansion(tmp_path: Path, monkeyp
     about = {"adjoint": {"centre": "mixture"}}
     run, expected = trained(tmp_path / "run", **about), trained(tmp_path / "expected", **about)
     run.cache(["adjoint"])
-    plan = run.plan_cache(["curved"])
+    plan = run.methods.plan_cache(["curved"])
     assert plan.gradients == low_rank_cost(open_base(run.context).spec).gradients - 3 * 5
     monkeypatch.setattr("fut.training.problem.Problem.item_gradients", lambda *a: pytest.fail("computed again"))
     run.cache(["curved"])
@@ -224,9 +224,9 @@ def test_a_damaged_chunk_is_found_and_computed_again(curved_run: fut.Run, tmp_pa
     chunk = next(p for p in (path / f"curved/terms/arrays/{name}/c").rglob("*") if p.is_file())
     flip(chunk, chunk.stat().st_size // 2)
     assert any(name in damage.path for damage in run.check())
-    assert run.repair() == 1
+    assert run.methods.repair() == 1
     with pytest.raises(NotCachedError, match="--terms curved"):
-        run.estimator("curved").ready()
+        run.methods.open("curved").ready()
     curve(run.context)
     assert terms_of(run) == expected
     assert run.check() == []
@@ -244,7 +244,7 @@ def test_sixteen_bits_are_stored_where_asked_and_serve(tmp_path: Path, curved_ru
         run.cache(["curved"])
         assert {s.name: s.dtype for s in open_base(run.context).terms().specs}["lowrank"] == "bfloat16"
         truth, theta = run.retrain("reverse").theta, run.context.state(5).theta
-        found = run.estimator("curved").positions([run.order("reverse")])[0]
+        found = run.methods.open("curved").positions([run.order("reverse")])[0]
         assert (found - truth).norm() < 0.5 * (truth - theta).norm()
         assert run.estimate(["identity"], "curved", known=False)[0].delta == 0.0
 
@@ -270,7 +270,7 @@ def test_the_command_writes_an_endpoint_by_it_once_it_is_cached(tmp_path: Path, 
     assert found["estimator"] == "curved"
     assert found["estimated_loss"] == found["evaluated_loss"]
     tensors = load_file(tmp_path / "c.safetensors")
-    assert sum(t.numel() for t in tensors.values()) >= run.parameters
+    assert sum(t.numel() for t in tensors.values()) >= run.context.parameters
 
 
 def test_what_it_costs_is_said_and_planned(curved_run: fut.Run) -> None:
@@ -285,7 +285,7 @@ def test_what_it_costs_is_said_and_planned(curved_run: fut.Run) -> None:
     assert cost.kept / 2 < info["term_bytes"]["curved"] < cost.kept + 100_000
     assert info["query_gradients"]["curved"] == 4
     assert plan["query: curved"].peak_memory > 0
-    assert curved_run.plan_cache(["curved"]).blocks == 0
+    assert curved_run.methods.plan_cache(["curved"]).blocks == 0
 
 
 def test_calibrations_are_not_used_on_terms_made_anew(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_every_stage_and_query_is_refused_where_memory_is_scarce(
         run.cache(["curved"])
     assert not (run.path / "curved").exists()
     with pytest.raises(fut.ResourceError, match=r"tables of curved: expected .* lower curved\.rank"):
-        fut.open(own_curved, device="cpu").estimator("curved")
+        fut.open(own_curved, device="cpu").methods.open("curved")
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def own_curved(curved_run: fut.Run, tmp_path: Path) -> Path:
 
 
 def test_all_samples_of_one_setting_are_answered_alike(curved_run: fut.Run) -> None:
-    losses, variances = raw_estimates(curved_run.estimator("curved"), [curved_run.order("reverse")] * 2)
+    losses, variances = raw_estimates(curved_run.methods.open("curved"), [curved_run.order("reverse")] * 2)
     assert losses[0] == losses[1] != curved_run.reference_loss
     assert variances == [0.0, 0.0]
 
@@ -347,18 +347,18 @@ def test_steps_of_several_items_and_any_readout(tmp_path: Path) -> None:
     assert open_base(run.context).spec.query_gradients() == 3 * 2 * 2
     assert len(open_base(run.context).batch(LOW_RANK_KEY, 0)[0]) == 2 * 2 * 2
     order = [[5, 0], [3, 2], [1, 4]]
-    estimator = run.estimator("curved", readout="item:1")
+    estimator = run.methods.open("curved", readout="item:1")
     same, other = estimator.positions([run.order("identity"), run.order(order)])
     theta, truth = run.context.state(3).theta, run.retrain(order).theta
     assert torch.equal(same, theta)
     assert (other - truth).norm() < 0.5 * (truth - theta).norm()
     values = run.estimate(["identity", order], "curved", known=False, readout="item:1")
     assert values[0].delta == 0.0
-    assert values[1].loss == estimator.readout.value(other)
+    assert values[1].value == estimator.readout.value(other)
 
 
 def test_a_replay_that_runs_away_speaks_against_itself(curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    true, centre = curved_run.context.state(curved_run.steps).theta, curved_run.estimator("curved")
+    true, centre = curved_run.context.state(curved_run.steps).theta, curved_run.methods.open("curved")
     assert isinstance(centre, Curved)
     apart = centre._read("centre", curved_run.steps)[0] - true
     assert centre.own_miss() == pytest.approx(((centre._own(5) - true).norm() / apart.norm()).item())

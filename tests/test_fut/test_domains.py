@@ -14,13 +14,16 @@ from small import Cli, MakeRun, small_config
 import fut
 from estimators.orders.distance import Distance
 from estimators.orders.order import Order
+from fut.api.questions import question_context
 from fut.data.labels import checked_labels, quantile_labels
 from fut.errors import UsageError
+from fut.estimation.facts import ContextFacts
 from fut.estimation.results import Estimate
 from fut.orders.scores import Difficulty
 from fut.questions.domains.ask import labels_of
 from fut.questions.domains.blocks import arrangements, domain_order, placed_block
-from fut.questions.domains.result import Domains, Entry, compare, difference, domains
+from fut.questions.domains.estimates import DomainEstimates
+from fut.questions.domains.result import Domains, Entry, asked_orders, compare, difference, domains
 from fut.questions.outliers import outlier_note
 from storage import read_json
 
@@ -123,7 +126,7 @@ def test_every_question_is_asked_in_its_place() -> None:
     assert asked == [2 + 9], "one call for all orders that move domains"
     assert [e.name for e in entries] == ["web>books>code", "code>web>books"]
     assert entries[1].order == [2, 0, 3, 1, 4, 5]
-    assert entries[1].loss == loss_of(Order.of([2, 0, 3, 1, 4, 5])) + 0.5
+    assert entries[1].value == loss_of(Order.of([2, 0, 3, 1, 4, 5])) + 0.5
     assert [e.truth for e in entries] == [None, 100.0]
     assert [(p.name, p.kind, p.places) for p in placed] == [
         ("web", "domain", [0, 2, 4]),
@@ -134,9 +137,9 @@ def test_every_question_is_asked_in_its_place() -> None:
     assert placed[0].answers[2].order == [1, 2, 4, 5, 0, 3]
     assert placed[3].answers[2].delta == 0
     late, early = placed[1].answers[-1], placed[1].answers[0]
-    assert placed[1].late_minus_early.delta == late.loss - early.loss
+    assert placed[1].late_minus_early.delta == late.value - early.value
     assert placed[1].late_minus_early.interval == pytest.approx(
-        (late.loss - early.loss - 2**0.5, late.loss - early.loss + 2**0.5)
+        (late.value - early.value - 2**0.5, late.value - early.value + 2**0.5)
     )
 
 
@@ -178,7 +181,7 @@ def test_a_run_answers_about_its_domains(asked: fut.Run, tmp_path: Path) -> None
     assert plain.checked is None
     own = next(p for p in plain.placements if p.kind == "item").answers[1]
     assert (own.delta, own.truth) == (0.0, asked.reference_loss)
-    assert plain.orders[0].loss == asked.estimate([plain.orders[0].order], "adjoint")[0].loss
+    assert plain.orders[0].value == asked.estimate([plain.orders[0].order], "adjoint")[0].value
     asked.calibrate(4)
     found = asked.domains(LABELS, items=[1], verify=6, seed=1)
     assert found.checked is not None
@@ -187,7 +190,7 @@ def test_a_run_answers_about_its_domains(asked: fut.Run, tmp_path: Path) -> None
     for e in known:
         assert e.truth == asked.retrain(e.order).loss
     assert all(e.interval for e in found.orders)
-    assert found.best.loss <= found.worst.loss
+    assert found.best.value <= found.worst.value
     (path,) = (asked.path / "answers").glob("domains-*.json")
     assert Domains.from_dict(read_json(path)).as_dict() == found.as_dict()
     assert found.as_dict()["question"] == "domains"
@@ -203,11 +206,11 @@ def test_domain_orders_are_fitted_to_a_few_of_themselves(asked: fut.Run) -> None
     assert found.note == "calibrated on 6 retrained orders of domains; interval of level 0.9"
     entries = {str(e.order): e for e in (*found.orders, *(a for p in found.placements for a in p.answers))}
     own = entries.pop(str(asked.reference.tolist()))
-    assert (own.delta, own.interval, own.truth) == (0.0, (own.loss, own.loss), asked.reference_loss)
+    assert (own.delta, own.interval, own.truth) == (0.0, (own.value, own.value), asked.reference_loss)
     assert found.checked is not None
     assert found.checked["count"] == len(entries) - 6, "all others are compared, and none that was fitted to"
     raw = {str(e.order): e for e in (*plain.orders, *(a for p in plain.placements for a in p.answers))}
-    pairs = sorted((raw[key].loss, entries[key].loss) for key in entries)
+    pairs = sorted((raw[key].value, entries[key].value) for key in entries)
     slopes = np.diff([b for _, b in pairs]) / np.diff([a for a, _ in pairs])
     assert slopes == pytest.approx(np.full(len(slopes), slopes[0]), rel=1e-3), "one affine map of the plain estimates"
     widths = [e.interval[1] - e.interval[0] for e in entries.values() if e.interval]
@@ -226,45 +229,53 @@ def test_one_items_curve_has_little_of_the_shift_that_random_orders_taught(asked
     assert fit.slope == 1.0, "of four orders"
     for a, b in zip(wide, plain, strict=True):
         share = distance.share(asked.order(a.order))
-        assert a.loss == pytest.approx(b.loss + share * shift, rel=1e-12)
-        assert a.interval == pytest.approx(fit.nearer(reference, share).interval(b.loss), rel=1e-12)
+        assert a.value == pytest.approx(b.value + share * shift, rel=1e-12)
+        assert a.interval == pytest.approx(fit.nearer(reference, share).interval(b.value), rel=1e-12)
     assert "--edit move" in wide[0].note
     asked.calibrate(8, edit="move")
     narrow = curve()
     assert "one `move` away" in narrow[0].note
-    assert [a.loss for a in narrow] != [b.loss for b in wide]
+    assert [a.value for a in narrow] != [b.value for b in wide]
 
 
 def test_an_outlier_is_warned_of(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(cached=False, data={"items": 6})
-    assert outlier_note(run, range(6), "adjoint") == "", "at the start of training every text is as odd as any other"
-    monkeypatch.setattr(
-        "fut.questions.outliers.difficulty", lambda *_: Difficulty("gradient-norm", "", [1, 1, 1, 1, 9, 1])
+    assert outlier_note(ContextFacts(run.context), range(6), "adjoint") == "", (
+        "at the start of training every text is as odd as any other"
     )
-    assert "the gradient of item 4 is up to 9.0 times the median item's" in outlier_note(run, [4, 0], "adjoint")
-    assert outlier_note(run, [0, 1], "adjoint") == ""
-    assert outlier_note(run, [], "adjoint") == outlier_note(run, [4], "replay-exact") == ""
+    monkeypatch.setattr(
+        "fut.estimation.facts.difficulty", lambda *_: Difficulty("gradient-norm", "", [1, 1, 1, 1, 9, 1])
+    )
+    assert "the gradient of item 4 is up to 9.0 times the median item's" in outlier_note(
+        ContextFacts(run.context), [4, 0], "adjoint"
+    )
+    assert outlier_note(ContextFacts(run.context), [0, 1], "adjoint") == ""
+    assert (
+        outlier_note(ContextFacts(run.context), [], "adjoint")
+        == outlier_note(ContextFacts(run.context), [4], "replay-exact")
+        == ""
+    )
 
 
 def test_items_are_labelled_by_what_the_run_says_of_them(asked: fut.Run, tmp_path: Path) -> None:
-    scores = asked.difficulty("loss").scores
-    found = labels_of(asked.context, "loss:2")
+    scores = asked.orders.difficulty("loss").scores
+    found = labels_of(ContextFacts(asked.context), "loss:2")
     assert max(scores[i] for i in found["loss-low"]) <= min(scores[i] for i in found["loss-high"])
-    assert list(labels_of(asked.context, "perplexity-drop")) == [
+    assert list(labels_of(ContextFacts(asked.context), "perplexity-drop")) == [
         f"perplexity-drop-{w}" for w in ("low", "middle", "high")
     ]
     file = tmp_path / "labels.json"
     file.write_text(json.dumps(LABELS))
-    assert labels_of(asked.context, file) == LABELS
+    assert labels_of(ContextFacts(asked.context), file) == LABELS
     file.write_text("[")
     with pytest.raises(UsageError, match="expected JSON"):
-        labels_of(asked.context, str(file))
+        labels_of(ContextFacts(asked.context), str(file))
     with pytest.raises(UsageError, match="expected a readable JSON file or one of source, length:3"):
-        labels_of(asked.context, "nowhere.json")
+        labels_of(ContextFacts(asked.context), "nowhere.json")
     with pytest.raises(UsageError, match="expected a number of parts, got `loss:x`"):
-        labels_of(asked.context, "loss:x")
+        labels_of(ContextFacts(asked.context), "loss:x")
     with pytest.raises(UsageError, match="differ in length"):
-        labels_of(asked.context, "length:2")
+        labels_of(ContextFacts(asked.context), "length:2")
 
 
 def library(folder: Path) -> Path:
@@ -279,7 +290,7 @@ def test_items_of_a_text_directory_know_their_file(tmp_path: Path) -> None:
     text = library(tmp_path / "library")
     data = {"text": str(text), "heterogeneous": True, "items": 6}
     run = fut.train(tmp_path / "run", small_config(data=data), device="cpu")
-    found = labels_of(run.context, "source")
+    found = labels_of(ContextFacts(run.context), "source")
     assert list(found) == ["a.txt", "b.txt"]
     texts = {name: (text / name).read_text() for name in found}
     for name, items in found.items():
@@ -288,19 +299,19 @@ def test_items_of_a_text_directory_know_their_file(tmp_path: Path) -> None:
             assert any(row in texts[name] for row in rows)
     (text / "c.txt").write_text("more")
     with pytest.raises(UsageError, match="expected the text that the run was trained on"):
-        labels_of(run.context, "source")
+        labels_of(ContextFacts(run.context), "source")
 
 
 def test_files_of_items_are_refused_where_they_are_not_known(asked: fut.Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="got CPython's language reference"):
-        labels_of(asked.context, "source")
+        labels_of(ContextFacts(asked.context), "source")
     text = library(tmp_path / "library")
     mixed = fut.train(tmp_path / "mixed", small_config(data={"text": str(text), "batch": 4}), device="cpu")
     with pytest.raises(UsageError, match=r"expected items of one file .* train with data.heterogeneous=true"):
-        labels_of(mixed.context, "source")
+        labels_of(ContextFacts(mixed.context), "source")
     single = fut.train(tmp_path / "single", small_config(data={"text": str(text / "b.txt"), "batch": 1}), device="cpu")
     with pytest.raises(UsageError, match="expected a directory of several files"):
-        labels_of(single.context, "source")
+        labels_of(ContextFacts(single.context), "source")
 
 
 def test_the_command_tells_and_draws(asked: fut.Run, cli: Cli, tmp_path: Path) -> None:
@@ -330,3 +341,19 @@ def test_the_command_tells_and_draws(asked: fut.Run, cli: Cli, tmp_path: Path) -
         assert refused.status in (1, 2)
         assert message in refused.err, refused.err
     assert cli("domains", asked.path).status == 2
+
+
+def test_estimates_train_nothing_and_what_trains_says_so(asked: fut.Run) -> None:
+    far, close = asked_orders(asked.reference, LABELS, arrangements(list(LABELS), 6, 0), [1], 3)
+    trained = lambda: len(list((asked.path / "retrained").glob("*/*.h5")))  # noqa: E731
+    asking = DomainEstimates(question_context(asked.context), "adjoint", "probe", 3)
+    plain = [a.value for a in asking.estimate(far)]
+    assert asking.estimate_close(close)
+    assert trained() == 0
+    asking.retrain_to_fit(far, 3)
+    assert trained() == 3
+    fitted = [a.value for a in asking.estimate(far)]
+    assert (trained(), fitted == plain) == (3, False)
+    asking.retrain_to_verify(far, close, 4)
+    assert trained() == 3 + 4 + 2
+    assert [a.value for a in asking.estimate(far)] == fitted, "verification changes no estimate"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from typing import Any
 
 import pytest
 
 from estimators.errors import OrderError
 from estimators.orders.order import Order
-from fut.orders.editing import CALIBRATED, EDITS, Edit, edited, only_edit, random_edits
+from fut.orders.editing import CALIBRATED, EDITS, Edit, edited, edits_between, only_edit, random_edits
 from fut.questions.whatif.query import Query, QueryError, as_query, read_query
 
 ORDER = Order.of(range(6))
@@ -167,3 +168,21 @@ def test_random_edits_that_there_are_not() -> None:
 )
 def test_one_edit_of_the_reference_is_known_as_such(start: Any, edits: list[str], kind: str | None) -> None:
     assert only_edit(start, [Edit.of(edit) for edit in edits]) == kind
+
+
+@pytest.mark.parametrize("steps", [(0, 1, 2, 3, 4), (0, 0, 1, 0, 0), (2, 2, 2, 2, 2)])
+def test_one_edit_is_seen_in_what_steps_consume(steps: tuple[int, ...]) -> None:
+    reference, made = Order.of(steps), {"swap": set(), "move": set()}
+    for a, b in permutations(range(5), 2):
+        made["swap"].add(reference.swap(a, b))
+        made["move"].add(reference.move(a, b))
+    for found in map(Order.of, set(permutations(steps))):
+        expected = [kind for kind in ("swap", "move") if found in made[kind] and found != reference]
+        assert edits_between(reference, found) == expected
+    assert edits_between(reference, Order.of(steps[:4])) == []
+
+
+def test_a_weighted_step_moves_with_its_weights() -> None:
+    reference = Order.of([{"items": [0, 1], "weights": [1, 0.5]}, [2, 3], [4, 5]])
+    assert edits_between(reference, reference.move(0, 2)) == ["move"]
+    assert edits_between(reference, Order.of([[2, 3], [4, 5], [0, 1]])) == []

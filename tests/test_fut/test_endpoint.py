@@ -28,7 +28,7 @@ def probe_loss(run: fut.Run, module: nn.Module, loss: Any = fut.next_token_loss)
 
 
 def built_in(run: fut.Run) -> Transformer:
-    c = run.config
+    c = run.context.config
     return Transformer(c.data.vocabulary, c.data.context, c.model.width, c.model.layers, c.model.heads)
 
 
@@ -70,7 +70,7 @@ def test_without_a_path_the_endpoint_lies_in_the_run(own_run: Path) -> None:
 def test_a_sketched_endpoint_reports_an_error_near_theory(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(cache={"sketch": "gaussian", "size": 96})
     found = run.endpoint("reverse", "fut", tmp_path / "m.safetensors")
-    assert found.sketch_error_theory == pytest.approx((run.parameters / 96) ** 0.5, rel=0.02)
+    assert found.sketch_error_theory == pytest.approx((run.context.parameters / 96) ** 0.5, rel=0.02)
     assert found.sketch_error == pytest.approx(found.sketch_error_theory, rel=0.2)
 
 
@@ -127,7 +127,7 @@ def tied(tmp_path: Path) -> tuple[fut.Run, Tied]:
 def test_a_module_with_tied_weights_and_buffers_round_trips(tied: tuple[fut.Run, Tied], tmp_path: Path) -> None:
     run, module = tied
     run.cache()
-    assert run.parameters == 42, "36 tied weights once, and 6 biases; what is frozen is not trained"
+    assert run.context.parameters == 42, "36 tied weights once, and 6 biases; what is frozen is not trained"
     for name in (*NAMES, "retrain"):
         found = run.endpoint("swap:0,4", name, tmp_path / f"{name}.safetensors")
         loaded = Tied()
@@ -153,7 +153,7 @@ def test_the_users_module_is_copied_and_never_changed(tmp_path: Path) -> None:
 def test_a_run_of_a_users_module_is_opened_with_it_and_refuses_another(tied: tuple[fut.Run, Tied]) -> None:
     run, module = tied
     again = fut.open(run.path, module=Tied(), loss=squared_error)
-    assert again.estimate(["identity"], "replay-exact")[0].loss == run.reference_loss
+    assert again.estimate(["identity"], "replay-exact")[0].value == run.reference_loss
     other = Tied()
     with torch.no_grad():
         other.bias.fill_(1.0)

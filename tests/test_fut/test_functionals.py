@@ -135,7 +135,7 @@ def test_looked_up_functionals_are_those_of_real_training(
     run = make_run(**FLOAT64, **sections, adjoint={"functionals": 5, "anchors": 5}, warmup={"steps": 40, "ramp": 2})
     slopes, bend = slopes_of(open_expansion(run.context)), bend_of(open_expansion(run.context), None)
     orders = [random_order(run.reference, 7, i) for i in range(6)]
-    found = bend.looked_up(run.estimator("adjoint").batch(orders))
+    found = bend.looked_up(run.methods.open("adjoint").batch(orders))
     true = torch.stack([slopes @ (run.retrain(o).theta - run.context.state(run.steps).theta) for o in orders])
     assert (found - true).norm() < error * true.norm()
 
@@ -154,7 +154,7 @@ def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
         expand(run.context, AdjointConfig.model_validate({"functionals": 2} | changes))
         bend = bend_of(open_expansion(run.context), None)
         order = run.order("reverse")
-        return run, *bend.split(bend.looked_up(run.estimator("adjoint").batch([order]))[0])
+        return run, *bend.split(bend.looked_up(run.methods.open("adjoint").batch([order]))[0])
 
     exact, signed = table(0)[1:]
     assert signed.numel() == 0
@@ -168,7 +168,7 @@ def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
     assert 0.2 < errors.square().sum() / stated.sum() < 5
     assert (errors.sum(0).square() < 12 * stated.sum(0)).all(), "no bias beyond the error of twelve means"
     sampled, parts = few[0][0], list[Tensor]()
-    batch = sampled.estimator("adjoint").batch([sampled.order("reverse")])
+    batch = sampled.methods.open("adjoint").batch([sampled.order("reverse")])
     for half in ("first", "second"):
         bend = bend_of(open_expansion(sampled.context), half)
         values, signs = bend.split(bend.looked_up(batch)[0])
@@ -180,22 +180,22 @@ def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
 
 
 def test_missing_functionals_are_not_done_without(own_run: Path) -> None:
-    expected = fut.open(own_run, device="cpu").estimate(["reverse"], known=False)[0].loss
+    expected = fut.open(own_run, device="cpu").estimate(["reverse"], known=False)[0].value
     chunk = next(p for p in (own_run / "adjoint/terms/arrays/functionals/c").rglob("*") if p.is_file())
     flip(chunk, len(chunk.read_bytes()) // 2)
     run = fut.open(own_run, device="cpu")
     assert any("functionals" in damage.path for damage in run.check())
     with pytest.raises(OSError, match="functionals"):
         run.estimate(["reverse"], known=False)
-    assert run.repair() == 1
+    assert run.methods.repair() == 1
     with pytest.raises(NotCachedError, match="a complete table of functionals, got 1 blocks missing"):
         run.estimate(["reverse"], known=False)
     run.cache(["adjoint"])
-    assert run.estimate(["reverse"], known=False)[0].loss == expected
+    assert run.estimate(["reverse"], known=False)[0].value == expected
 
 
 def test_sums_do_not_depend_on_the_batch(small_run) -> None:  # type: ignore[no-untyped-def]
-    estimator = small_run.estimator("adjoint")
+    estimator = small_run.methods.open("adjoint")
     assert isinstance(estimator, Adjoint)
     assert estimator.functionals
     assert len(estimator.expansion.indices) % 512
@@ -208,20 +208,22 @@ def test_sums_do_not_depend_on_the_batch(small_run) -> None:  # type: ignore[no-
 def test_other_readouts_are_read_linearly(make_run: MakeRun) -> None:
     run = make_run(**FLOAT64, adjoint={"functionals": 2, "readouts": ["probe", "item:1"]})
     run.cache(["adjoint"])
-    counts = {name: run.estimator("adjoint", readout=name).functionals for name in ("probe", "item:1")}
+    counts = {name: run.methods.open("adjoint", readout=name).functionals for name in ("probe", "item:1")}
     assert counts == {"probe": 2, "item:1": 0}
     assert [tuple(s.shape) for s in open_expansion(run.context).terms().specs if s.name == "weight"] == [
-        (run.steps + 1, 2, run.parameters)
+        (run.steps + 1, 2, run.context.parameters)
     ], "functionals are looked up, and replayed by nobody"
 
 
 def test_without_functionals_the_reading_is_linear(make_run: MakeRun) -> None:
     run = make_run(adjoint={"functionals": 0})
     run.cache(["adjoint"])
-    assert run.estimator("adjoint").functionals == 0
-    assert run.estimate(["identity"], known=False)[0].loss == run.reference_loss
-    estimator = run.estimator("adjoint")
-    assert estimator.positions([run.reference]).shape[1] == 2 * -(-run.parameters // LEAST), "sums and variances"
+    assert run.methods.open("adjoint").functionals == 0
+    assert run.estimate(["identity"], known=False)[0].value == run.reference_loss
+    estimator = run.methods.open("adjoint")
+    assert estimator.positions([run.reference]).shape[1] == 2 * -(-run.context.parameters // LEAST), (
+        "sums and variances"
+    )
 
 
 def test_squares_of_sampled_sums_are_unbiased() -> None:
@@ -252,10 +254,10 @@ def test_the_reading_is_an_option(make_run: MakeRun) -> None:
     run.cache(["adjoint"])
     found = {r: run.estimate(["reverse"], f"adjoint:reading={r}")[0].delta for r in ("linear", "quadratic")}
     assert found["quadratic"] == run.estimate(["reverse"], "adjoint")[0].delta != found["linear"]
-    assert run.estimate(["identity"], "adjoint:reading=linear", known=False)[0].loss == run.reference_loss
+    assert run.estimate(["identity"], "adjoint:reading=linear", known=False)[0].value == run.reference_loss
     with pytest.raises(UsageError, match="reading: expected one of linear, quadratic, got `cubic`"):
-        run.estimator("adjoint:reading=cubic")
+        run.methods.open("adjoint:reading=cubic")
     other = make_run(adjoint={"functionals": 0})
     other.cache(["adjoint"])
     with pytest.raises(UsageError, match="expected an expansion with functionals of `probe`"):
-        other.estimator("adjoint:reading=quadratic")
+        other.methods.open("adjoint:reading=quadratic")

@@ -37,7 +37,7 @@ CACHES: list[dict[str, Any]] = [
 def test_identity_order_is_the_reference_bitwise(make_run: MakeRun, sections: dict[str, Any], name: str) -> None:
     run = make_run(**sections)
     found = run.estimate(["identity"], name, known=False)[0]
-    assert found.loss == run.reference_loss
+    assert found.value == run.reference_loss
     assert found.delta == 0.0
 
 
@@ -45,18 +45,18 @@ def test_identity_order_is_the_reference_bitwise(make_run: MakeRun, sections: di
 @pytest.mark.parametrize("name", ["fut", "fut++", "replay"])
 def test_identity_order_is_bitwise_with_every_cache(make_run: MakeRun, cache: dict[str, Any], name: str) -> None:
     run = make_run(cache=small_config(cache=cache).cache.model_dump())
-    assert run.estimate(["identity"], name, known=False)[0].loss == run.reference_loss
+    assert run.estimate(["identity"], name, known=False)[0].value == run.reference_loss
 
 
 @pytest.mark.parametrize("moments", ["reference", "replayed"])
 @pytest.mark.parametrize("reading", ["linear", "evaluated"])
 def test_identity_order_is_bitwise_with_every_option(small_run: fut.Run, moments: str, reading: str) -> None:
     found = small_run.estimate(["identity"], "fut++", known=False, moments=moments, reading=reading)[0]
-    assert found.loss == small_run.reference_loss
+    assert found.value == small_run.reference_loss
 
 
 def test_the_endpoint_of_the_identity_order_is_the_reference_bitwise(small_run: fut.Run) -> None:
-    rebuilding = [e for e in map(small_run.estimator, MOVING) if e.rebuilds]
+    rebuilding = [e for e in map(small_run.methods.open, MOVING) if e.rebuilds]
     assert len(rebuilding) >= 5
     for estimator in rebuilding:
         name = estimator.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import METHODS
 from fut.models.transformer import Transformer, next_token_loss
+from fut.training.problem import Problem
 
 BATCHES: dict[str, Any] = {"data": {"items": 12, "per_step": 4}}
 SEQUENCES: dict[str, Any] = {"data": {"items": 12, "per_step": 4, "batch": 1}}
@@ -36,7 +38,7 @@ def test_the_reference_order_consumes_items_in_turn(make_run: MakeRun) -> None:
     run = make_run(cached=False, **EPOCHS)
     steps = ((0, 1), (2, 3), (4, 5))
     assert run.reference.steps == run.context.problem.reference.steps == steps * 2
-    assert (run.steps, run.items, run.config.consumed) == (6, 6, 12)
+    assert (run.steps, run.items, run.context.config.consumed) == (6, 6, 12)
     info = run.info()
     assert info["items_per_step"] == 2
     assert info["query_gradients"]["retrain"] == 12
@@ -62,32 +64,32 @@ def test_warm_up_and_probe_are_cut_for_a_step(make_run: MakeRun) -> None:
 def test_identity_order_is_the_reference_bitwise(make_run: MakeRun, sections: dict[str, Any], name: str) -> None:
     run = make_run(**sections)
     identity, other = run.estimate(["identity", "random:3"], name, known=False)
-    assert identity.loss == run.reference_loss
-    assert name == "reference" or other.loss != run.reference_loss
-    assert run.estimate([run.reference.steps], name, known=False)[0].loss == run.reference_loss
+    assert identity.value == run.reference_loss
+    assert name == "reference" or other.value != run.reference_loss
+    assert run.estimate([run.reference.steps], name, known=False)[0].value == run.reference_loss
 
 
 @pytest.mark.parametrize("name", ["replay", "adjoint", "fut"])
 def test_identity_order_is_bitwise_with_clipping_and_a_sample(make_run: MakeRun, name: str) -> None:
     run = make_run(**SEQUENCES, **SAMPLED, adjoint={"coordinates": 900})
     orders = ["identity", [[0, 1, 2, 3, 4], [5, 6], [7]], "random:1"]
-    alone = [run.estimate([o], name, known=False)[0].loss for o in orders]
+    alone = [run.estimate([o], name, known=False)[0].value for o in orders]
     assert alone[0] == run.reference_loss
-    assert [e.loss for e in run.estimate(orders, name, known=False)] == alone, "whatever batch an order stands in"
+    assert [e.value for e in run.estimate(orders, name, known=False)] == alone, "whatever batch an order stands in"
 
 
 @pytest.mark.parametrize("name", ["reference", "replay", "replay-exact"])
 def test_the_endpoint_of_the_identity_order_is_bitwise(make_run: MakeRun, name: str) -> None:
     run = make_run(**BATCHES)
-    found = run.estimator(name).positions([run.reference, run.order("reverse")])
+    found = run.methods.open(name).positions([run.reference, run.order("reverse")])
     assert torch.equal(found[0], run.context.state(run.steps).theta)
     short = Order(run.reference.steps[:2])
-    assert torch.equal(run.estimator("replay").positions([short])[0], run.context.state(2).theta)
+    assert torch.equal(run.methods.open("replay").positions([short])[0], run.context.state(2).theta)
 
 
 def torch_optim_endpoint(run: fut.Run, order: Order) -> torch.Tensor:
     """The slow reference: torch.optim.AdamW, one backward pass per item, no code of the trainer."""
-    config, model = run.config, run.config.model
+    config, model = run.context.config, run.context.config.model
     module = Transformer(256, config.data.context, model.width, model.layers, model.heads).double()
     torch.nn.utils.vector_to_parameters(run.context.state(0).theta, module.parameters())
     options = config.rule.options
@@ -152,7 +154,7 @@ def test_leaving_items_out_is_the_smaller_batch(make_run: MakeRun, name: str) ->
     run = make_run(**SEQUENCES)
     smaller = [[0, 1, 2], [4, 6, 7], [8, 9, 10, 11]]
     out, same, whole = run.estimate(["without:3,5", smaller, "identity"], name, known=False)
-    assert out.loss == same.loss != whole.loss
+    assert out.value == same.value != whole.value
     assert out.order != same.order, "they are two orders that train the same content"
 
 
@@ -169,7 +171,7 @@ def test_the_truth_of_a_weighted_order_is_found_again(tmp_path: Path, cli: Cli) 
     (tmp_path / "order.json").write_text(json.dumps(weighted.tolist()))
     for spec in ("without:3,5", tmp_path / "order.json"):
         said = cli("estimate", tmp_path / "run", "--order", spec, "--estimator", "reference", "--json").json
-        assert (said["source"], said["loss"], said["order"]) == ("retrained", truth.loss, weighted.digest)
+        assert (said["source"], said["value"], said["order"]) == ("retrained", truth.loss, weighted.digest)
 
 
 def test_a_calibrated_answer_does_not_take_a_weighted_order_for_the_reference(tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_a_calibrated_answer_does_not_take_a_weighted_order_for_the_reference(tm
     answers = run.estimate([half, alike, "identity"])
     assert [a.source for a in answers] == ["estimate", "retrained", "retrained"]
     assert answers[0].interval is not None
-    assert answers[1].loss == answers[2].loss == run.reference_loss
+    assert answers[1].value == answers[2].value == run.reference_loss
     table = run.verify(orders=3, estimators=["adjoint"])
     assert all(sorted(i for s in o for i in s) == list(range(12)) for o in table.orders)
 
@@ -207,7 +209,7 @@ def test_the_adjoint_follows_the_truth_of_new_batches(tmp_path: Path) -> None:
     run.cache(["adjoint"])
     orders = [random_order(run.reference, 11, i) for i in range(8)]
     truth = torch.tensor([run.retrain(o).loss for o in orders])
-    found = torch.tensor(raw_estimates(run.estimator("adjoint"), orders)[0])
+    found = torch.tensor(raw_estimates(run.methods.open("adjoint"), orders)[0])
     assert torch.corrcoef(torch.stack([truth, found]))[0, 1] > 0.9
 
 
@@ -218,3 +220,29 @@ def test_show_batch_names_the_weights(make_run: MakeRun, cli: Cli) -> None:
     said = cli("show-batch", run.path, 1, "--order", "without:5").out
     assert "item 5, weight 0, content hash" in said
     assert "item 4, content hash" in said
+
+
+@pytest.mark.parametrize("per_step", [1, 4])
+def test_what_replay_exact_costs_is_counted(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, per_step: int) -> None:
+    run = make_run(cached=False, data={"items": 12, "per_step": per_step})
+    plan, said = run.plan()["query: replay-exact"].gradients, run.info()["query_gradients"]["replay-exact"]
+    taken: list[int] = []
+    for name, cost in {
+        "gradient": lambda *_: 1,
+        "product": lambda *_: 2,
+        "mean_gradient": lambda *a: len(a[2]),
+    }.items():
+        monkeypatch.setattr(Problem, name, counted(getattr(Problem, name), cost, taken))
+    run.estimate(["reverse"], "replay-exact", known=False)
+    at_the_start = 2 * per_step  # the first step stands where the reference run did, so that nothing is to be corrected
+    assert plan == said == sum(taken) + at_the_start == 3 * 12
+
+
+def counted(function: Callable[..., Any], cost: Callable[..., int], taken: list[int]) -> Callable[..., Any]:
+    """The same function, which adds what a call costs to a list."""
+
+    def call(*arguments: Any) -> Any:
+        taken.append(cost(*arguments))
+        return function(*arguments)
+
+    return call

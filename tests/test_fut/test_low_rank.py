@@ -128,7 +128,7 @@ def test_estimates_are_bitwise_the_reference_and_alike_in_any_batch(
 ) -> None:
     run = make_run(adjoint=adjoint | CURVED, **({"rule": rule} if rule else {}))
     orders = [run.order(spec) for spec in ("identity", "reverse", "random:3")]
-    estimator = run.estimator("adjoint")
+    estimator = run.methods.open("adjoint")
     together = raw_estimates(estimator, orders)
     assert together[0][0] == run.reference_loss
     alone = [raw_estimates(estimator, [order]) for order in orders]
@@ -138,14 +138,14 @@ def test_estimates_are_bitwise_the_reference_and_alike_in_any_batch(
 def test_a_sample_errs_by_what_it_states(tmp_path: Path, make_run: MakeRun) -> None:
     exact = make_run(**FLOAT64, adjoint=CURVED)
     orders = random_orders(exact.reference, 12, 1)
-    true = np.array(raw_estimates(exact.estimator("adjoint", reading="linear"), orders)[0])
+    true = np.array(raw_estimates(exact.methods.open("adjoint", reading="linear"), orders)[0])
     errors, stated = [], []
     for seed in range(4):
         run = fut.train(tmp_path / str(seed), small_config(**FLOAT64), device="cpu")
         expand(run.context, AdjointConfig.model_validate(CURVED | {"coordinates": 500}))
         pins = open_expansion(run.context)
-        assert len(pins.indices) < exact.parameters / 3
-        found, variances = raw_estimates(run.estimator("adjoint", reading="linear"), orders)
+        assert len(pins.indices) < exact.context.parameters / 3
+        found, variances = raw_estimates(run.methods.open("adjoint", reading="linear"), orders)
         errors.append(np.array(found) - true)
         stated.append(variances)
     assert np.mean(np.square(errors)) < 0.05 * true.var()
@@ -156,15 +156,15 @@ def test_a_sample_errs_by_what_it_states(tmp_path: Path, make_run: MakeRun) -> N
 def test_a_damaged_part_is_found_and_made_again(tmp_path: Path, name: str) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     expand(run.context, AdjointConfig.model_validate(CURVED))
-    expected = run.estimate(["reverse"], known=False, calibrated=False)[0].loss
+    expected = run.estimate(["reverse"], known=False, calibrated=False)[0].value
     chunk = next(p for p in (run.path / f"adjoint/terms/arrays/{name}/c").rglob("*") if p.is_file())
     flip(chunk, len(chunk.read_bytes()) // 2)
     with pytest.raises(DamagedError, match=name):
         fut.open(run.path, device="cpu").estimate(["reverse"], known=False, calibrated=False)
     run = fut.open(run.path, device="cpu")
-    assert run.repair() > 0
+    assert run.methods.repair() > 0
     run.cache(["adjoint"])
-    assert fut.open(run.path, device="cpu").estimate(["reverse"], known=False, calibrated=False)[0].loss == expected
+    assert fut.open(run.path, device="cpu").estimate(["reverse"], known=False, calibrated=False)[0].value == expected
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     expand(run.context, config)
     assert seen == [curvature_anchors(run.steps, 2)[1]]
     orders = [run.order("reverse")]
-    assert raw_estimates(run.estimator("adjoint"), orders) == raw_estimates(done.estimator("adjoint"), orders)
+    assert raw_estimates(run.methods.open("adjoint"), orders) == raw_estimates(done.methods.open("adjoint"), orders)
 
 
 def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
@@ -202,7 +202,7 @@ def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
     assert sum(s.gradients for s in stages) == expansion_cost(expansion.spec).gradients
     assert sum(s.bytes_kept for s in stages) == expansion_cost(expansion.spec).kept
     assert sum(s.bytes_scratch for s in stages) == expansion_cost(expansion.spec).scratch
-    kept = sum(np.prod(spec.shape) * 8 for spec in expansion.terms().specs) + 16 * run.parameters
+    kept = sum(np.prod(spec.shape) * 8 for spec in expansion.terms().specs) + 16 * run.context.parameters
     assert expansion_cost(expansion.spec).kept == kept, "all coordinates are kept, in double precision"
     assert "adjoint: low rank" in cli("plan", run.path).out
 
@@ -220,7 +220,7 @@ def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             )
         )
     said, taken = (after - before for before, after in zip(*found, strict=True))
-    assert said == (8 * 4 + run.steps + 1) * run.parameters * 4
+    assert said == (8 * 4 + run.steps + 1) * run.context.parameters * 4
     assert 0.9 < taken / said < 1.3
 
 
@@ -256,7 +256,7 @@ def test_it_serves_every_window(tmp_path: Path, sections: dict[str, dict[str, An
     run = fut.train(tmp_path / "run", small_config(**FLOAT64, **sections), device="cpu")
     run.cache(["adjoint"])
     same, other = run.estimate(["identity", "reverse"], known=False, calibrated=False)
-    assert same.loss == run.reference_loss
+    assert same.value == run.reference_loss
     truth = run.retrain(run.order("reverse")).loss - run.reference_loss
     assert abs(other.delta - truth) <= 0.7 * abs(truth) + 1e-15
     if sections["adjoint"].get("coordinates"):
@@ -264,14 +264,14 @@ def test_it_serves_every_window(tmp_path: Path, sections: dict[str, dict[str, An
             run.estimate(["reverse"], f"adjoint:sample={half}", known=False)[0].delta for half in ("first", "second")
         ]
         assert halves[0] != halves[1]
-    if run.config.data.per_step > 1:
+    if run.context.config.data.per_step > 1:
         without = run.estimate(["without:0"], known=False, calibrated=False)[0].delta
         assert without != 0
 
 
 def test_a_rank_beyond_the_parameters_is_all_of_them(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    assert open_expansion(run.context, AdjointConfig(rank=10**9)).spec.rank == run.parameters
+    assert open_expansion(run.context, AdjointConfig(rank=10**9)).spec.rank == run.context.parameters
 
 
 def test_several_readouts_have_it_as_one_has(tmp_path: Path) -> None:

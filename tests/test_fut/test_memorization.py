@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +19,18 @@ from small import Cli, MakeRun, flip, small_config
 import fut
 from estimators.errors import OrderError
 from fut.api.integrity import check_path
+from fut.api.questions import question_context
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
+from fut.estimation.changes import expansion_for
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
 from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.curvature_batches import balanced_samples, pooled_products, small_size
 from fut.models.autodiff import hessian_vectors_one_sided
 from fut.orders.editing import with_item_at
-from fut.questions.memorization.ask import asked_of
-from fut.questions.memorization.estimates import expansion_for, plan_memorize
+from fut.questions.memorization.ask import MapPlan, MemorizeRequest, pass_of, plan_of
 from fut.questions.memorization.maps import KINDS
 from fut.questions.memorization.result import Memorization
 from storage import IdentityError, read_json
@@ -44,13 +46,17 @@ def mapped(make_run: MakeRun) -> fut.Run:
     return run
 
 
+def planned(run: fut.Run, **fields: Any) -> MapPlan:
+    return plan_of(MemorizeRequest(**fields), question_context(run.context))
+
+
 def answers(run: fut.Run) -> list[Path]:
     return sorted((run.path / "answers").glob("memorization-*.json"))
 
 
 def test_several_read_outs_at_once_are_those_asked_one_by_one(mapped: fut.Run) -> None:
-    asked = asked_of(mapped.context, None, groups=2)
-    expansion = expansion_for(mapped.context, asked)
+    asked = planned(mapped, groups=2)
+    expansion = expansion_for(mapped.context, asked.shared, asked.items)
     own = fut.open(mapped.path, device="cpu")
     (mapped.path / "adjoint").mkdir()
     (mapped.path / "adjoint" / "manifest.json").write_text((expansion.directory / "manifest.json").read_text())
@@ -77,9 +83,9 @@ def test_a_sample_of_coordinates_knows_its_variance(make_run: MakeRun) -> None:
     several = SeveralReadOuts(run.context, ["item:1", "probe"])
     values, variances = several.changes([order, run.reference], ["probe", "item:1"])
     for k, name in enumerate(("probe", "item:1")):
-        single = run.estimator("adjoint", readout=name)
+        single = run.methods.open("adjoint", readout=name)
         position = single.positions([order])
-        assert values[0, k].item() == pytest.approx(single.losses(position, 5)[0] - single.reference.loss)
+        assert values[0, k].item() == pytest.approx(single.losses(position, 5)[0] - single.reference_value)
         assert variances[0, k].item() == pytest.approx(single.variances(position)[0])
     assert not variances[1].any()
     found = run.memorize(items=[1], groups=2)
@@ -171,19 +177,19 @@ def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre
 def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
     run = make_run(cached=False, adjoint={"readouts": ["probe", "item:1"], "fine": 1})
     run.cache(["adjoint"])
-    assert run.positions().shape == (5, 5)
+    assert run.orders.positions().shape == (5, 5)
     assert run.estimate(["reverse"], "adjoint", readout="item:1")[0].delta != 0
     with pytest.raises(NotCachedError, match=r"swept finely, got `item:1`.* set adjoint\.fine=0"):
-        run.positions("item:1")
+        run.orders.positions("item:1")
 
 
 def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, cli: Cli, tmp_path: Path) -> None:
     path = Path(shutil.copytree(make_run(cached=False).path, tmp_path / "own"))
     run = fut.open(path, device="cpu")
-    asked = asked_of(run.context, None, groups=2)
-    plan = plan_memorize(run.context, asked)
+    asked = planned(run, groups=2)
+    plan = pass_of(asked, question_context(run.context))
     assert plan is not None
-    assert plan.gradients == expansion_cost(expansion_for(run.context, asked).spec).gradients > 0
+    assert plan.gradients == expansion_cost(expansion_for(run.context, asked.shared, asked.items).spec).gradients > 0
     said = cli("memorize", path, "--groups", 2, "--verify", 6, "--device", "cpu")
     assert said.status == 0, said.err
     assert f"sweeping 8 read-outs once: {plan.gradients:,} gradients" in said.err
@@ -191,7 +197,7 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     assert "without the item" in said.out
     assert "heatmap error" in said.out
     assert (path / "answers" / "memorization.png").stat().st_size > 1000
-    assert plan_memorize(run.context, asked) is None
+    assert pass_of(asked, question_context(run.context)) is None
     again = cli("memorize", path, "--groups", 2, "--items", "0,3", "--json", "--plot", tmp_path / "map.png")
     assert again.err == ""
     assert again.json["items"] == [0, 3]
@@ -214,7 +220,7 @@ def test_damage_of_the_sweep_is_found_and_mended(mapped: fut.Run, tmp_path: Path
     )
     flip(chunk, chunk.stat().st_size // 2)
     assert len(check_path(path)) == 1
-    assert run.repair() >= 1
+    assert run.methods.repair() >= 1
     assert run.memorize(groups=2).effects == before.effects
 
 
@@ -239,8 +245,8 @@ def test_questions_that_cannot_be_answered_are_refused(mapped: fut.Run, cli: Cli
 
 
 def test_many_items_are_thinned_evenly_unless_named(mapped: fut.Run) -> None:
-    assert asked_of(mapped.context, None, 3, groups=2).items == [0, 2, 4]
-    assert asked_of(mapped.context, [4, 1], 1, groups=2).items == [4, 1]
+    assert planned(mapped, most=3, groups=2).items == [0, 2, 4]
+    assert planned(mapped, items=[4, 1], most=1, groups=2).items == [4, 1]
 
 
 def test_another_estimator_is_asked_read_out_by_read_out(small_run: fut.Run) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fut
-from fut.display.notebook import SHOWN, Shown, cell
+from fut.display.notebook import SHOWN, Displayable, cell
 from fut.errors import ExtraError
 from fut.estimation.accuracy import accuracy
 from fut.estimation.calibration import Calibrated
@@ -42,7 +42,7 @@ def verification() -> Verification:
     return Verification([[0, 1]] * 4, 2.3, true, estimated, 1.0, rows)
 
 
-def results(run: fut.Run) -> dict[str, Shown]:
+def results(run: fut.Run) -> dict[str, Displayable]:
     change = Change("probe", "nats/token", 2.0, 2.3, (1.9, 2.1), "adjoint", "estimate", "calibrated", 2.05)
     accurate = replace(
         change, readout="accuracy", unit="probability", interval=None, truth=None, note="no interval: so"
@@ -180,7 +180,7 @@ def test_another_result_joins_with_three_methods() -> None:
     pytest.importorskip("pandas")
 
     @dataclass(frozen=True)
-    class Found(Shown):
+    class Found(Displayable):
         losses: list[float]
 
         def title(self) -> str:
@@ -197,4 +197,4 @@ def test_another_result_joins_with_three_methods() -> None:
     assert Outline(found._repr_html_()).rows == [["place", "loss"], ["0", "1.00000"], ["1", "2.00000"]]
     assert found.plot().get_title() == "2 orders"
     with pytest.raises(NotImplementedError):
-        Shown().rows()
+        Displayable().rows()

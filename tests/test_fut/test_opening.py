@@ -66,7 +66,7 @@ def trained(path: Path, module: nn.Module | None = None, loss: Any = loss_of, **
 )
 def test_what_only_training_shows_is_compared_too(tmp_path: Path, module: nn.Module, loss: Any) -> None:
     run = trained(tmp_path / "run", Small())
-    assert run.parameters == 4 * 8 + 8 + 8 * 2 + 2, "a module whose length is 0 is trained all the same"
+    assert run.context.parameters == 4 * 8 + 8 + 8 * 2 + 2, "a module whose length is 0 is trained all the same"
     assert fut.open(tmp_path / "run", module=Small(), loss=loss_of).retrain("identity").loss == run.reference_loss
     other = fut.open(tmp_path / "run", module=module, loss=loss)
     with pytest.raises(fut.ModelError, match=r"expected the training loss .* in step 5"):
@@ -162,12 +162,12 @@ def test_two_commands_do_not_work_on_one_run_at_once(tmp_path: Path, cli: Cli) -
         left.parent.mkdir(exist_ok=True)
         left.write_text("")
         with pytest.raises(BusyError):
-            run.repair()
+            run.methods.repair()
         assert left.exists(), "what the other one is writing"
         left.unlink()
         left.parent.rmdir()
     run.cache(["adjoint"])
-    assert run.estimate(["reverse"])[0].loss > 0
+    assert run.estimate(["reverse"])[0].value > 0
 
 
 def test_constants_of_adamw_are_not_taken_for_another_rules() -> None:
@@ -181,7 +181,7 @@ def test_an_order_may_be_a_tensor(make_run: MakeRun) -> None:
     asked = torch.tensor([3, 1, 0, 2, 4])
     assert run.order(asked) == run.order([3, 1, 0, 2, 4]) == run.order(asked.numpy())
     one, two, three = run.estimate([asked, asked.numpy(), [3, 1, 0, 2, 4]], known=False)
-    assert one.loss == two.loss == three.loss
+    assert one.value == two.value == three.value
     with pytest.raises(fut.UsageError):
         run.estimate([], "nonsense")
 

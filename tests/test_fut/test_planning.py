@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from small import Cli, contents, small_config, uneven_run
 
 import fut
@@ -78,7 +79,7 @@ def measured(start_python: Started, tmp_path: Path) -> Callable[..., int]:
     def measure(*arguments: object) -> int:
         stage, *rest = arguments
         process = start_python(CHILD, stage, tmp_path / "run", json.dumps(LARGER), *rest)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         return int(out.split()[-1])
 
@@ -186,7 +187,7 @@ def test_another_expansion_can_be_planned(own_run: Path, cli: Cli) -> None:
 
 def test_what_cannot_be_sketched_or_differentiated_is_left_out_with_a_word(small_run: fut.Run) -> None:
     cache = pairwise_config(small_run.context).model_copy(update={"size": 10**6})
-    found = plan_problem(small_run.context.problem, small_run.config.model_copy(update={"cache": cache}))
+    found = plan_problem(small_run.context.problem, small_run.context.config.model_copy(update={"cache": cache}))
     assert not [s for s in found.stages if s.stage.startswith("terms of")]
     assert any("left out: fut and fut++ and replay" in note for note in found.notes)
     assert found["query: adjoint"].gradients == 0
@@ -279,7 +280,7 @@ def test_what_these_items_cannot_make_is_left_out_and_said(
     tmp_path: Path, adjoint: dict[str, Any], gone: set[str], why: str
 ) -> None:
     run = uneven_run(tmp_path / "run")
-    found = run.plan(adjoint=run.config.adjoint.model_copy(update=adjoint))
+    found = run.plan(adjoint=run.context.config.adjoint.model_copy(update=adjoint))
     named = {name for name in ("adjoint", "curved") if any(name in s.stage for s in found.stages)}
     assert named == {"adjoint", "curved"} - gone
     left = [note for note in found.notes if note.startswith("left out")]
@@ -300,7 +301,7 @@ def test_every_planned_stage_of_an_expansion_is_guarded(
 ) -> None:
     needed: dict[str, int] = {}
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.update({stage: nbytes}))
-    config = small_run.config.adjoint.model_copy(update=adjoint)
+    config = small_run.context.config.adjoint.model_copy(update=adjoint)
     footprint = Footprint(small_run.context.problem)
     fitting.require_stages(EXPANSION, AdjointSpec(small_run.context.problem, config), footprint)
     planned = {s.stage: s.peak_memory for s in small_run.plan(config).stages if s.stage.startswith("adjoint: ")}

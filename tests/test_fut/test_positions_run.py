@@ -38,7 +38,7 @@ def test_the_table_is_its_formula(make_run: MakeRun, kind: str) -> None:
     expected = written_out_table(run).sum(-1)
     assert np.abs(expected).max() > 1e-5
     assert as_it_comes(run) == pytest.approx(expected, rel=1e-9, abs=1e-9 * np.abs(expected).max())
-    order, table = [4, 3, 2, 1, 0], run.positions()
+    order, table = [4, 3, 2, 1, 0], run.orders.positions()
     delta = run.estimate([order], "positions", known=False)[0].delta
     assert delta == pytest.approx(sum(table[t, i] - table[t, t] for t, i in enumerate(order)), rel=1e-9)
 
@@ -56,32 +56,32 @@ def test_the_table_is_held_where_memory_is_cold(tmp_path: Path) -> None:
         guess = np.array([sum(table[t, i] for t, (i,) in enumerate(order.steps)) for order in orders])
         return float((guess - truth).std() / truth.std())
 
-    assert left(run.positions()) < 0.5
+    assert left(run.orders.positions()) < 0.5
     assert left(as_it_comes(run)) > 2
-    adjoint = np.array(raw_estimates(run.estimator("adjoint"), orders)[0])
+    adjoint = np.array(raw_estimates(run.methods.open("adjoint"), orders)[0])
     assert (adjoint - truth).std() < 0.2 * truth.std(), "nor is curvature taken where no item has any"
 
 
 def test_the_table_is_of_all_coordinates_whatever_is_kept(tmp_path: Path, make_run: MakeRun) -> None:
-    exact = make_run(**FLOAT64).positions()
+    exact = make_run(**FLOAT64).orders.positions()
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
     expand(run.context, AdjointConfig(coordinates=600))
-    assert len(open_expansion(run.context).indices) < run.parameters / 2
-    assert np.array_equal(run.positions(), exact)
+    assert len(open_expansion(run.context).indices) < run.context.parameters / 2
+    assert np.array_equal(run.orders.positions(), exact)
 
 
 def test_without_a_control_variate_the_table_is_of_the_sample(tmp_path: Path, make_run: MakeRun) -> None:
     exact = as_it_comes(make_run(**FLOAT64))
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
     expand(run.context, AdjointConfig(coordinates=1500, control="never"))
-    found = run.positions()
-    assert len(open_expansion(run.context).indices) < run.parameters / 2
-    assert run.estimator("adjoint").control is None  # type: ignore[attr-defined]
+    found = run.orders.positions()
+    assert len(open_expansion(run.context).indices) < run.context.parameters / 2
+    assert run.methods.open("adjoint").control is None  # type: ignore[attr-defined]
     assert not np.array_equal(found, exact)
     assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.9
     assert run.info()["adjoint_anchor_error"] > 0
-    losses, variances = raw_estimates(run.estimator("adjoint"), [run.order("reverse")])
-    whole = raw_estimates(make_run(**FLOAT64).estimator("adjoint"), [run.order("reverse")])[0]
+    losses, variances = raw_estimates(run.methods.open("adjoint"), [run.order("reverse")])
+    whole = raw_estimates(make_run(**FLOAT64).methods.open("adjoint"), [run.order("reverse")])[0]
     assert 0 < abs(losses[0] - whole[0]) < 4 * variances[0] ** 0.5
 
 
@@ -90,7 +90,7 @@ def test_the_best_order_beats_the_reference_on_the_table_and_in_truth(tmp_path: 
     model, warmup = {"width": 16, "layers": 1, "heads": 2}, {"steps": 40, "ramp": 5}
     run = fut.train(tmp_path / "run", small_config(data=data, model=model, warmup=warmup), device="cpu")
     run.cache(["adjoint"])
-    best, table = run.best_order(), run.positions()
+    best, table = run.orders.best(), run.orders.positions()
     assert sorted(i for (i,) in best.steps) == list(range(8))
     assert sum(table[t, i] for t, (i,) in enumerate(best.steps)) < sum(table[t, t] for t in range(8))
     assert run.estimate([best], "positions", known=False)[0].delta < 0
@@ -116,29 +116,29 @@ def test_what_positions_cannot_answer(make_run: MakeRun) -> None:
     with pytest.raises(UsageError, match="rebuilds parameters"):
         run.endpoint("reverse", "positions")
     with pytest.raises(NotCachedError, match="fut cache"):
-        make_run(cached=False, data={"seed": 5}).positions()
+        make_run(cached=False, data={"seed": 5}).orders.positions()
     twice = make_run(cached=False, data={"epochs": 2})
     expand(twice.context, None)
-    assert twice.positions().shape == (10, 5)
+    assert twice.orders.positions().shape == (10, 5)
     with pytest.raises(OrderError, match="got 5 items and 10 steps"):
-        twice.best_order()
+        twice.orders.best()
 
 
 def test_a_damaged_table_is_found_and_computed_again(make_run: MakeRun, tmp_path: Path) -> None:
     path = Path(shutil.copytree(make_run().path, tmp_path / "own"))
     run = fut.open(path, device="cpu")
-    expected = run.positions()
+    expected = run.orders.positions()
     chunk = next(p for p in (path / "adjoint/terms/arrays" / "controlled_positions" / "c").rglob("*") if p.is_file())
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content)
     assert any("positions" in d.path for d in run.check())
-    assert run.repair() == 1
+    assert run.methods.repair() == 1
     with pytest.raises(NotCachedError, match="1 blocks missing"):
-        run.positions()
+        run.orders.positions()
     assert run.estimate(["reverse"], "adjoint", known=False)[0].delta != 0, "the adjoint does without it"
     run.cache(["adjoint"])
-    assert np.array_equal(run.positions(), expected)
+    assert np.array_equal(run.orders.positions(), expected)
 
 
 def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
@@ -158,7 +158,7 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
     assert not left[2].any()
     tables = [torch.from_numpy(written_out_table(run, anchors)) for anchors in ([first, last], None)]
     without, full = ((held.share[0] * table.clamp(-held.bound[0], held.bound[0])).sum(-1).numpy() for table in tables)
-    assert run.positions() == pytest.approx(full, rel=1e-9, abs=1e-9 * np.abs(full).max())
+    assert run.orders.positions() == pytest.approx(full, rel=1e-9, abs=1e-9 * np.abs(full).max())
     expected = (without - full)[middle]
     assert expected.std() > 1e-3 * written_out_table(run).sum(-1)[middle].std()
     assert left[1] == pytest.approx(expected, rel=1e-4, abs=1e-5 * np.abs(expected).max())
@@ -182,5 +182,5 @@ def test_the_hold_leaves_alone_what_is_not_cold(tmp_path: Path, sections: dict[s
     more = {"data": data, "warmup": warmup, "model": {"width": 16, "layers": 1, "heads": 2}}
     run = fut.train(tmp_path / "run", small_config(**sections | more), device="cpu")
     run.cache(["adjoint"])
-    held, raw = (table - table.mean(1, keepdims=True) for table in (run.positions(), as_it_comes(run)))
+    held, raw = (table - table.mean(1, keepdims=True) for table in (run.orders.positions(), as_it_comes(run)))
     assert np.corrcoef(held.ravel(), raw.ravel())[0, 1] > 0.98

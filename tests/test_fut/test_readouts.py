@@ -105,7 +105,7 @@ def test_a_probability_is_what_the_name_says(make_run: MakeRun) -> None:
 def test_the_reference_order_gives_its_value_bitwise(several: fut.Run, name: str, readout: str) -> None:
     value = several.context.readouts.get(readout).value(several.context.state(several.steps).theta)
     same, twins, other = several.estimate(["identity", "swap:1,4", "reverse"], name, known=False, readout=readout)
-    assert (same.loss, same.delta) == (value, 0.0)
+    assert (same.value, same.delta) == (value, 0.0)
     assert (other.delta != 0.0) == (name != "reference")
     assert (same.readout, same.unit) == (readout, {"accuracy": "probability", "norm": ""}.get(readout, "nats/token"))
     assert (same.perplexity is None) == (readout in ("accuracy", "norm"))
@@ -187,7 +187,7 @@ def test_costs_are_counted_for_every_readout(
     expansion, calls, one = open_expansion(run.context, config), [], derivatives.gradient
 
     def count(item: tuple[Tensor, ...]) -> None:
-        calls.append(min(1.0, len(item[0]) / run.config.data.batch))  # a probe chunk counts one
+        calls.append(min(1.0, len(item[0]) / run.context.config.data.batch))  # a probe chunk counts one
 
     both = derivatives.gradient_and_loss
     exact = derivatives.hessian_vector
@@ -212,7 +212,7 @@ def test_a_hook_and_a_registered_function_are_one(tmp_path: Path, monkeypatch: p
     run = fut.train(tmp_path / "run", config, device="cpu", readouts={"norm": squared_norm})
     run.cache(["adjoint"])
     hooked, registered = (run.estimate(["reverse"], known=False, readout=r)[0] for r in ("mine:norm", "norm"))
-    assert hooked.loss == registered.loss != run.context.readouts.at_reference(run.context.readouts.get("norm"))
+    assert hooked.value == registered.value != run.context.readouts.at_reference(run.context.readouts.get("norm"))
     assert fut.open(tmp_path / "run", device="cpu").estimate(["reverse"], known=False, readout="mine:norm")[0] == hooked
 
 
@@ -341,7 +341,7 @@ def test_commands_take_a_readout(tmp_path: Path, cli: Cli) -> None:
         in cli("estimate", path, "--order", "reverse", "--readout", "accuracy").out
     )
     checked = cli("verify", path, "--orders", "3", *asked, "--json").json
-    assert (checked["readout"], checked["reference_loss"]) == ("item:1", pytest.approx(found["loss"] - found["delta"]))
+    assert (checked["readout"], checked["reference_loss"]) == ("item:1", pytest.approx(found["value"] - found["delta"]))
     assert (path / "verification" / "orders-3-seed-0-readout-item+1.json").exists()
     assert "read-out item:1" in cli("verify", path, "--orders", "3", *asked).out
 
@@ -350,8 +350,8 @@ def test_an_order_that_was_trained_is_answered_by_its_truth(several: fut.Run, tm
     run = own(Path(shutil.copytree(several.path, tmp_path / "own")))
     truth = run.context.readouts.get("norm").value(run.retrain("reverse").theta)
     found = run.estimate(["reverse"], readout="norm")[0]
-    assert (found.loss, found.source) == (truth, "retrained")
-    assert run.estimate(["reverse"], "retrain", readout="norm")[0].loss == truth
+    assert (found.value, found.source) == (truth, "retrained")
+    assert run.estimate(["reverse"], "retrain", readout="norm")[0].value == truth
 
 
 def test_a_readout_without_a_finite_gradient_is_refused_before_anything_is_computed(make_run: MakeRun) -> None:

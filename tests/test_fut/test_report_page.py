@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import Browser, Opened, started
+from browser import AT_REST, Browser, Opened
 from small import MakeRun, small_config
 
 import fut
 
 READOUTS: dict[str, Any] = {"data": {"items": 7}, "adjoint": {"readouts": ["probe", "item:3", "accuracy"]}}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with started() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +38,9 @@ def page(run: fut.Run) -> Path:
 
 def agree(opened: Opened, run: fut.Run, order: list[int]) -> None:
     """All numbers that the board shows are those of Python, the differences to 1e-4 of themselves and much better."""
-    assert opened.order == order
+    opened.shows(order)
     truth = run.estimate([order], "positions", known=False)[0]
-    assert opened.number("predicted") == pytest.approx(truth.loss, rel=1e-12)
+    assert opened.number("predicted") == pytest.approx(truth.value, rel=1e-12)
     assert opened.number("delta") == pytest.approx(truth.delta, rel=1e-7, abs=1e-15)
     raw = run.estimate([order], "positions", known=False, calibrated=False)[0]
     assert opened.number("uncalibrated") == pytest.approx(raw.delta, rel=1e-9, abs=1e-15)
@@ -58,7 +51,7 @@ def agree(opened: Opened, run: fut.Run, order: list[int]) -> None:
     for i, readout in enumerate(["probe", "item:3", "accuracy"]):
         expected = run.estimate([order], "positions", known=False, readout=readout)[0]
         shown = [d.get_attribute("value") for d in rows.nth(i).locator("data").all()]
-        assert float(shown[0]) == pytest.approx(expected.loss, rel=1e-12)
+        assert float(shown[0]) == pytest.approx(expected.value, rel=1e-12)
         assert float(shown[1]) == pytest.approx(expected.delta, rel=1e-7, abs=1e-15)
         assert (shown[2] == "") == (expected.interval is None)
 
@@ -72,15 +65,21 @@ def centre(opened: Opened, number: int) -> tuple[float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
+def amid(opened: Opened, number: int) -> None:
+    """Scroll a card to the window's middle: near an edge it scrolls for as long as a card is dragged."""
+    card(opened, number).evaluate("c => c.scrollIntoView({ block: 'center', behavior: 'instant' })")
+    opened.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def drag(opened: Opened, number: int, onto: int) -> None:
-    card(opened, number).scroll_into_view_if_needed()
+    amid(opened, number)
     start, end = centre(opened, number), centre(opened, onto)
     mouse = opened.page.mouse
     mouse.move(*start)
     mouse.down()
     mouse.move(*end, steps=6)
     mouse.up()
-    opened.page.wait_for_timeout(200)  # cards slide into their places
+    opened.page.evaluate(AT_REST)
 
 
 def test_dragging_by_mouse_predicts_what_python_does(browser: Browser, run: fut.Run, page: Path) -> None:
@@ -95,22 +94,19 @@ def test_dragging_by_mouse_predicts_what_python_does(browser: Browser, run: fut.
         drag(opened, 6, 1)
         agree(opened, run, [5, 6, 2, 3, 4, 1, 0])
         opened.page.locator("#undo").click()
-        opened.page.wait_for_timeout(200)
         agree(opened, run, [5, 1, 2, 3, 4, 6, 0])
 
 
 def test_a_drag_that_is_given_up_changes_nothing(browser: Browser, run: fut.Run, page: Path) -> None:
     with browser.open(page) as opened:
-        card(opened, 2).scroll_into_view_if_needed()
+        amid(opened, 2)
         opened.page.mouse.move(*centre(opened, 2))
         opened.page.mouse.down()
         opened.page.mouse.move(*centre(opened, 6), steps=5)
-        opened.page.wait_for_timeout(200)
-        assert opened.order != [0, 1, 2, 3, 4, 5, 6]
+        opened.shows([0, 1, 3, 4, 5, 6, 2])
         assert opened.number("delta") != 0, "the prediction follows while the card is in the air"
         opened.page.keyboard.press("Escape")
         opened.page.mouse.up()
-        opened.page.wait_for_timeout(200)
         agree(opened, run, [0, 1, 2, 3, 4, 5, 6])
         assert opened.page.locator(".ghost, .lifted").count() == 0
 
@@ -122,21 +118,18 @@ def test_keys_move_a_card_and_say_so(browser: Browser, run: fut.Run, page: Path)
         card(opened, 0).focus()
         for key in ("ArrowRight", "ArrowRight", "Enter", "ArrowRight", "End"):
             keys.press(key)
-        opened.page.wait_for_timeout(300)
-        assert "batch 2 at step 6" in opened.page.locator("#live").inner_text()
+        opened.says("batch 2 at step 6")
         assert card(opened, 2).get_attribute("aria-pressed") == "true"
         keys.press("ArrowLeft")
         keys.press("Enter")
-        opened.page.wait_for_timeout(300)
+        said = opened.says("batch 2 put down at step 5")
         assert card(opened, 2).evaluate("c => c === document.activeElement")
         agree(opened, run, [0, 1, 3, 4, 5, 2, 6])
-        said = opened.page.locator("#live").inner_text()
-        assert "batch 2 put down at step 5" in said
         assert "nats/token" in said
         assert ("below" if opened.number("delta") < 0 else "above") in said
         for key in ("Space", "Home", "Escape"):
             keys.press(key)
-        opened.page.wait_for_timeout(300)
+        opened.says("Put back.")
         agree(opened, run, [0, 1, 3, 4, 5, 2, 6])
 
 
@@ -145,18 +138,19 @@ def test_a_finger_drags_after_resting_and_scrolls_otherwise(
     browser: Browser, run: fut.Run, page: Path, rest: int
 ) -> None:
     with browser.open(page, 360, 740, is_mobile=True, has_touch=True) as opened:
-        card(opened, 3).scroll_into_view_if_needed()
-        opened.page.wait_for_timeout(100)
+        amid(opened, 3)
+        clock = opened.page.clock  # the page's own time stands still but for the rest, however long the machine takes
+        clock.install(time=0)
+        clock.pause_at(1)
         send = opened.page.context.new_cdp_session(opened.page).send
         (x, y), (to_x, to_y) = centre(opened, 5), centre(opened, 1)
         send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
-        opened.page.wait_for_timeout(rest)
+        clock.run_for(rest)
+        assert opened.page.locator(".ghost").count() == (rest > 0)
         for share in (0.2, 0.4, 0.6, 0.8, 1.0):
             at = {"x": x + share * (to_x - x), "y": y + share * (to_y - y)}
             send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [at]})
-            opened.page.wait_for_timeout(20)
         send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-        opened.page.wait_for_timeout(250)
         agree(opened, run, [0, 5, 1, 2, 3, 4, 6] if rest else [0, 1, 2, 3, 4, 5, 6])
 
 
@@ -164,33 +158,23 @@ def test_taps_move_a_card_without_dragging(browser: Browser, run: fut.Run, page:
     with browser.open(page, 360, 740, is_mobile=True, has_touch=True) as opened:
         card(opened, 4).tap()
         card(opened, 1).tap()
-        opened.page.wait_for_timeout(250)
         agree(opened, run, [0, 4, 1, 2, 3, 5, 6])
 
 
 def test_buttons_and_text_arrange_the_cards(browser: Browser, run: fut.Run, page: Path) -> None:
     with browser.open(page) as opened:
         at = opened.page.locator
-
-        def settled() -> None:
-            opened.page.wait_for_timeout(200)
-
         at("#reverse").click()
-        settled()
         agree(opened, run, [6, 5, 4, 3, 2, 1, 0])
         at("#random").click()
-        settled()
         agree(opened, run, [s[0] for s in run.order("random-steps:0").steps])
         at("#arrange").select_option(label="lowest prediction")
-        settled()
-        best = [s[0] for s in run.best_order().steps]
+        best = [s[0] for s in run.orders.best().steps]
         agree(opened, run, best)
         at("#arrange").select_option(label="sort:loss")
-        settled()
         agree(opened, run, [s[0] for s in run.order("sort:loss").steps])
         at("#order-text").fill("1 5 2 3 4 0 6")
         at("#order-text").press("Enter")
-        settled()
         agree(opened, run, [1, 5, 2, 3, 4, 0, 6])
         for text, said in [
             ("0,1,2", "expected 7 batches, got 3"),
@@ -201,7 +185,6 @@ def test_buttons_and_text_arrange_the_cards(browser: Browser, run: fut.Run, page
             at("#order-text").fill(text)
             at("#order-form button").click()
             assert said in at("#order-error").inner_text()
-        settled()
         agree(opened, run, [1, 5, 2, 3, 4, 0, 6])
         assert at("#command").inner_text() == f"fut estimate {run.path} --order 1,5,2,3,4,0,6 --estimator positions"
 
@@ -210,11 +193,9 @@ def test_an_order_that_was_retrained_shows_its_truth(browser: Browser, run: fut.
     truth = run.retrain("swap:1,5").loss
     with browser.open(page) as opened:
         assert opened.number("retrained") == run.reference_loss
-        opened.page.locator("#order-text").fill("6 0 1 2 3 4 5")
-        opened.page.locator("#order-text").press("Enter")
+        opened.type([6, 0, 1, 2, 3, 4, 5])
         assert opened.page.locator("#truth").is_hidden()
-        opened.page.locator("#order-text").fill("0 5 2 3 4 1 6")
-        opened.page.locator("#order-text").press("Enter")
+        opened.type([0, 5, 2, 3, 4, 1, 6])
         assert opened.page.locator("#truth").is_visible()
         assert opened.number("retrained") == truth
         assert opened.number("retrained-delta") == pytest.approx(truth - run.reference_loss, rel=1e-9)
@@ -225,19 +206,19 @@ def test_single_edits_have_a_calibration_of_their_own(browser: Browser, run: fut
     own = fut.open(shutil.copytree(run.path, tmp_path / "own"), device="cpu")
     own.calibrate(7, estimator="positions", edit="swap")
     with browser.open(own.report().path) as opened:
-        for order, edit in [("0 1 6 3 4 5 2", "swap:2,6"), ("0 1 3 2 4 5 6", "swap:2,3"), ("1 2 3 0 4 5 6", None)]:
-            opened.page.locator("#order-text").fill(order)
-            opened.page.locator("#order-text").press("Enter")
-            if edit is None:
-                opened.page.wait_for_timeout(250)
-                agree(opened, own, [int(card) for card in order.split()])
-                continue
-            expected = own.whatif(edits=[edit], estimator="positions", known=False)["probe"]
+        shown = opened.page.locator
+        for order, a, b in [([0, 1, 6, 3, 4, 5, 2], 2, 6), ([0, 1, 3, 2, 4, 5, 6], 2, 3)]:
+            opened.type(order)
+            agree(opened, own, order)
+            expected = own.whatif(edits=[f"swap:{a},{b}"], estimator="positions", known=False)["probe"]
             assert opened.number("delta") == pytest.approx(expected.delta, rel=1e-7)
             assert [opened.number("low"), opened.number("high")] == pytest.approx(expected.interval, rel=1e-10)
-            command = f"fut whatif {own.path} --swap {edit.partition(':')[2]} --estimator positions"
-            assert opened.page.locator("#command").inner_text() == command
-            assert opened.page.locator("#basis").inner_text() == "(single swaps)"
+            assert shown("#command").inner_text() == f"fut whatif {own.path} --swap {a},{b} --estimator positions"
+            assert "7 retrained orders, each a single swap away" in shown("#basis").inner_text()
+            assert shown("#readouts .basis").all_inner_texts() == ["7 single swaps", "–", "–"]
+        opened.type([1, 2, 3, 0, 4, 5, 6])
+        agree(opened, own, [1, 2, 3, 0, 4, 5, 6])
+        assert "8 retrained random orders" in shown("#basis").inner_text()
 
 
 def test_every_single_edit_is_recognised(browser: Browser, run: fut.Run, page: Path) -> None:
@@ -249,7 +230,7 @@ def test_every_single_edit_is_recognised(browser: Browser, run: fut.Run, page: P
                 seen.setdefault(swap, set()).add(("swap", min(a, b), max(a, b)))
                 seen.setdefault(move, set()).add(("move", a, b))
     with browser.open(page) as opened:
-        ask = "(order) => onlyEdits(order)"
+        ask = "(order) => onlyEdits(order, [0, 1, 2, 3, 4, 5, 6])"
         for order, edits in seen.items():
             found = {tuple(e) for e in opened.page.evaluate(ask, [i for (i,) in order.steps])}
             assert found
@@ -263,7 +244,6 @@ def test_a_found_order_goes_to_the_board(browser: Browser, run: fut.Run, page: P
     (found,) = (json.loads(f.read_text()) for f in (run.path / "answers").glob("search-*.json"))
     with browser.open(page) as opened:
         opened.page.locator("#search button.to-board").first.click()
-        opened.page.wait_for_timeout(250)
         agree(opened, run, found["order"])
         assert opened.number("retrained") == found["retrained_loss"]
 
@@ -296,12 +276,11 @@ def test_steps_of_several_items_move_whole(browser: Browser, make_run: MakeRun, 
 
 
 def test_the_parts_on_the_cards_add_up(browser: Browser, run: fut.Run, page: Path) -> None:
-    table = run.positions()
+    table = run.orders.positions()
     order = [3, 0, 6, 1, 5, 2, 4]
     delta = sum(table[t, i] - table[t, t] for t, i in enumerate(order))
     with browser.open(page) as opened:
-        opened.page.locator("#order-text").fill(" ".join(map(str, order)))
-        opened.page.locator("#order-text").press("Enter")
+        opened.type(order)
         parts = [p.replace("−", "-") for p in opened.page.locator(".card .worth").all_inner_texts()]
         factor = opened.page.evaluate("JSON.parse(document.getElementById('board-data').textContent).factor")
         assert sum(float(p or 0) for p in parts) * factor == pytest.approx(delta, abs=7 * 0.005 * factor)
@@ -357,7 +336,7 @@ CONTRAST = """() => {
 
 def test_charts_tell_their_values(browser: Browser, run: fut.Run, page: Path) -> None:
     with browser.open(page) as opened:
-        tip, found = opened.page.locator("#tip"), run.positions()
+        tip, found = opened.page.locator("#tip"), run.orders.positions()
         dots = opened.page.locator("#accuracy svg").first
         dots.scroll_into_view_if_needed()
         dots.locator("circle").first.hover()

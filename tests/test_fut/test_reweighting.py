@@ -53,7 +53,7 @@ def weighted(run: fut.Run, step: int, item: int, weight: float) -> Order:
 @pytest.mark.parametrize("rule", RULES)
 def test_attributions_are_derivatives_of_real_retraining(make_run: MakeRun, rule: str) -> None:
     run = made(make_run, **SEQUENCES, **EXACT, rule=RULES[rule])
-    found, h = run.attributions(), 1e-4
+    found, h = run.methods.attributions(), 1e-4
     norms = [
         run.context.problem.mean_gradient(run.context.state(t).theta, s, [0.25] * 4).norm()
         for t, s in enumerate(run.reference.steps)
@@ -73,7 +73,7 @@ def test_readings_are_the_attributions_to_first_order(make_run: MakeRun, rule: s
     up, down = (
         run.estimate([weighted(run, 0, 2, 1 + s * h)], "reweighting", known=False, reading=reading)[0] for s in (1, -1)
     )
-    assert (up.loss - down.loss) / (2 * h) == pytest.approx(run.attributions()[0, 2], rel=1e-5)
+    assert (up.value - down.value) / (2 * h) == pytest.approx(run.methods.attributions()[0, 2], rel=1e-5)
 
 
 def test_leaving_out_is_estimated_near_its_truth(make_run: MakeRun) -> None:
@@ -93,12 +93,12 @@ def test_identity_is_bitwise_and_batches_do_not_matter(
     rule = {"name": "adamw", "options": {"clip": 0.5}}
     run = made(make_run, data=data, rule=rule, reweighting={"coordinates": coordinates})
     orders = ["identity", "without:3", "without:0,1,2,3", "without:1,4"]
-    alone = [run.estimate([o], "reweighting", known=False, reading=reading)[0].loss for o in orders]
+    alone = [run.estimate([o], "reweighting", known=False, reading=reading)[0].value for o in orders]
     assert alone[0] == run.reference_loss
     assert len(set(alone)) == len(orders)
-    assert [e.loss for e in run.estimate(orders, "reweighting", known=False, reading=reading)] == alone
+    assert [e.value for e in run.estimate(orders, "reweighting", known=False, reading=reading)] == alone
     scaled = Order.of([{"items": s, "weights": [3] * len(s)} for s in run.reference.steps])
-    assert run.estimate([scaled], "reweighting", known=False, reading=reading)[0].loss == run.reference_loss
+    assert run.estimate([scaled], "reweighting", known=False, reading=reading)[0].value == run.reference_loss
 
 
 def test_equal_items_take_each_others_place(tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ def test_equal_items_take_each_others_place(tmp_path: Path) -> None:
     run.cache(["reweighting"])
     swapped, *others = run.estimate([[[5, 1, 2], [3, 4, 0]], "without:0", "without:2"], "reweighting", known=False)
     assert swapped.delta == 0.0
-    assert others[0].loss != run.reference_loss
+    assert others[0].value != run.reference_loss
     same = run.estimate([[[1, 2], [3, 4, 5]], [[0, 1], [3, 4, 5]]], "reweighting", known=False)
-    assert same[0].loss == same[1].loss == others[1].loss
+    assert same[0].value == same[1].value == others[1].value
 
 
 def test_several_readouts_are_their_own_sweeps(tmp_path: Path, make_run: MakeRun) -> None:
@@ -121,12 +121,12 @@ def test_several_readouts_are_their_own_sweeps(tmp_path: Path, make_run: MakeRun
     shutil.rmtree(path / "reweighting")
     both = fut.open(path, device="cpu")
     both.cache(["reweighting"], readouts=["probe", "item:3"])
-    assert both.attributions() == pytest.approx(run.attributions(), rel=1e-9, abs=1e-15)
+    assert both.methods.attributions() == pytest.approx(run.methods.attributions(), rel=1e-9, abs=1e-15)
     up, down = (
         both.context.readouts.truth(both.context.readouts.get("item:3"), both.retrain(weighted(both, 1, 5, 1 + h)))
         for h in (1e-4, -1e-4)
     )
-    assert both.attributions("item:3")[1, 1] == pytest.approx((up - down) / 2e-4, rel=1e-4)
+    assert both.methods.attributions("item:3")[1, 1] == pytest.approx((up - down) / 2e-4, rel=1e-4)
     assert both.estimate(["identity"], "reweighting", known=False, readout="item:3")[0].delta == 0.0
     with pytest.raises(NotCachedError, match=r"swept for the read-out `item:1`, got one for probe, item:3; remove"):
         both.estimate(["identity"], "reweighting", readout="item:1", known=False)
@@ -136,7 +136,7 @@ def test_several_readouts_are_their_own_sweeps(tmp_path: Path, make_run: MakeRun
 
 def test_an_item_is_left_out_of_every_epoch(make_run: MakeRun) -> None:
     run = made(make_run, **EPOCHS, **EXACT, rule=ADAMW)
-    assert run.attributions().shape == (4, 3)
+    assert run.methods.attributions().shape == (4, 3)
     truth, found = (run.estimate(["without:4"], name, known=False)[0].delta for name in ("retrain", "reweighting"))
     first = Order.of([[0, 1, 2], [3, 5], [0, 1, 2], [3, 4, 5]])
     assert found == pytest.approx(truth, rel=0.3)
@@ -184,7 +184,7 @@ def test_an_interrupted_build_resumes_to_the_same_terms(
     for spec in theirs.specs:
         for t in range(spec.shape[0]):
             assert np.array_equal(ours.read(spec.name, t), theirs.read(spec.name, t)), (spec.name, t)
-    assert (len(open_sensitivities(run.context).indices) < run.parameters) == bool(coordinates)
+    assert (len(open_sensitivities(run.context).indices) < run.context.parameters) == bool(coordinates)
 
 
 def test_a_sample_of_coordinates_errs_in_the_remainder_alone(make_run: MakeRun) -> None:
@@ -192,32 +192,32 @@ def test_a_sample_of_coordinates_errs_in_the_remainder_alone(make_run: MakeRun) 
     sampled = made(make_run, **SEQUENCES, reweighting={"coordinates": 900})
     orders = [whole.order(f"without:{i},{11 - i}") for i in range(5)]
     linear, exact = (
-        np.array([e.loss for e in whole.estimate(orders, "reweighting", known=False, reading=r)])
+        np.array([e.value for e in whole.estimate(orders, "reweighting", known=False, reading=r)])
         for r in ("linear", "replayed")
     )
-    estimator = sampled.estimator("reweighting")
+    estimator = sampled.methods.open("reweighting")
     positions = estimator.positions(orders)
     found, sd = np.array(estimator.losses(positions, 3)), np.sqrt(estimator.variances(positions))
     assert not np.array_equal(found, exact)
     assert (np.abs(found - exact) < 4 * sd).all()
     assert np.abs(found - exact).mean() < np.abs(linear - exact).mean()
-    assert sampled.attributions() == pytest.approx(whole.attributions(), rel=1e-4, abs=1e-9)
+    assert sampled.methods.attributions() == pytest.approx(whole.methods.attributions(), rel=1e-4, abs=1e-9)
 
 
 def test_damage_is_found_and_computed_again(tmp_path: Path, make_run: MakeRun) -> None:
     whole = made(make_run, **SEQUENCES)
     path = Path(shutil.copytree(whole.path, tmp_path / "own"))
-    expected = whole.estimate(["without:1"], "reweighting", known=False)[0].loss
+    expected = whole.estimate(["without:1"], "reweighting", known=False)[0].value
     for name in ("gradient", "value"):
         chunk = next(p for p in (path / "reweighting/terms/arrays" / name / "c").rglob("*") if p.is_file())
         flip(chunk, chunk.stat().st_size // 2)
     run = fut.open(path, device="cpu")
     assert {name for d in run.check() for name in ("gradient", "value") if name in d.path} == {"gradient", "value"}
-    assert run.repair() == 2
+    assert run.methods.repair() == 2
     with pytest.raises(NotCachedError, match="interrupted or repaired"):
         run.estimate(["without:1"], "reweighting", known=False)
     run.cache(["reweighting"])
-    assert run.estimate(["without:1"], "reweighting", known=False)[0].loss == expected
+    assert run.estimate(["without:1"], "reweighting", known=False)[0].value == expected
     assert run.check() == []
 
 
@@ -254,7 +254,7 @@ def test_its_configuration_is_no_part_of_the_training(make_run: MakeRun) -> None
     assert info["reweighting_cached"]
     assert info["precompute_gradients"]["reweighting"] == 12 * 3 + len(run.context.problem.data.probe)
     assert info["term_bytes"]["reweighting"] > 0
-    assert run.plan_cache(["reweighting"]).blocks == 0
+    assert run.methods.plan_cache(["reweighting"]).blocks == 0
 
 
 def test_lds_command(tmp_path: Path, cli: Cli) -> None:

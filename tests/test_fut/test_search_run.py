@@ -16,6 +16,7 @@ import fut
 from estimators.adjoint import independent_halves
 from estimators.errors import OrderError
 from estimators.orders.order import Order, random_orders
+from fut.artifacts.archive import RunArchive
 from fut.errors import NotCachedError, UsageError
 from fut.methods.batching import raw_estimates
 from fut.questions.curriculum.constraints import Constraints
@@ -32,19 +33,19 @@ def test_what_is_found_is_really_retrained_beside_the_others(own_run: Path) -> N
     assert sorted(found.order) == list(range(run.items))
     assert found.retrained_loss == run.retrain(order).loss
     assert found.random_losses == [run.retrain(o).loss for o in random_orders(run.reference, 5, 3)]
-    named = run.named_orders()
+    named = run.orders.named()
     assert found.heuristics == {name: run.retrain(o).loss for name, o in named.items()}
     assert {"identity", "reverse"} < set(named)
     assert found.retrained_loss == min(f["retrained_loss"] for f in found.finalists)
     assert found.retrained_loss < min(found.random_losses)
-    assert found.estimated_loss == pytest.approx(run.estimate([order], known=False)[0].loss)
+    assert found.estimated_loss == pytest.approx(run.estimate([order], known=False)[0].value)
     assert found.interval == pytest.approx(run.estimate([order], known=False)[0].interval)
-    again = raw_estimates(run.estimator("replay-exact"), [order])[0][0]
+    again = raw_estimates(run.methods.open("replay-exact"), [order])[0][0]
     assert (found.reevaluated_by, found.reevaluated_loss) == ("replay-exact", again)
     assert found.evaluations <= 60
     assert found.retrain_seconds is not None
-    kept = json.loads(next((own_run / "answers").glob("search-*.json")).read_text())
-    assert kept == found.as_dict()
+    (kept,) = RunArchive(own_run).read("search")
+    assert kept == json.loads(json.dumps(found.as_dict()))
     assert Curriculum.from_dict(kept).as_dict() == kept
     repeated = run.search(evaluations=60, verify=5, seed=3, finalists=2)
     assert repeated.as_dict() | {"seconds": found.seconds} == found.as_dict(), "nothing is trained twice"
@@ -92,7 +93,7 @@ def test_the_search_does_without_an_expansion(make_run: MakeRun) -> None:
     found = run.search(evaluations=30, estimator="replay", verify=0)
     assert found.estimator == "replay"
     assert found.evaluations == 24, "every order there is"
-    values = raw_estimates(run.estimator("replay"), [Order.of(p) for p in permutations(range(4))])[0]
+    values = raw_estimates(run.methods.open("replay"), [Order.of(p) for p in permutations(range(4))])[0]
     assert found.history[-1][1] == min(values)
     with pytest.raises(NotCachedError, match="expected a table of positions for the method `assignment`"):
         run.search(method="assignment", estimator="replay")
@@ -128,7 +129,7 @@ def test_a_search_begins_where_it_is_told(small_run: fut.Run) -> None:
     found = small_run.search(evaluations=3, start=start, method="genetic", verify=2)
     assert sorted(found.order) == [1, 1, 2, 3, 4], "it arranges the start's items"
     assert found.start == start.tolist()
-    assert found.history[0][1] == pytest.approx(raw_estimates(small_run.estimator("adjoint"), [start])[0][0])
+    assert found.history[0][1] == pytest.approx(raw_estimates(small_run.methods.open("adjoint"), [start])[0][0])
     assert found.heuristics == {}, "named orders hold other items"
     with pytest.raises(UsageError, match="hold the start's items in steps of the same lengths, got identity"):
         small_run.search(evaluations=3, start=start, verify=2, heuristics=["identity"])
@@ -156,7 +157,7 @@ def test_halves_are_independent_poisson_samples() -> None:
 def test_where_coordinates_are_sampled_the_other_half_judges(make_run: MakeRun) -> None:
     run = make_run(adjoint={"coordinates": 300, "seed": 3})
     order = [run.order("reverse"), *random_orders(run.reference, 15, 0)]
-    whole, first, second = (run.estimator("adjoint", **o) for o in ({}, {"sample": "first"}, {"sample": "second"}))
+    whole, first, second = (run.methods.open("adjoint", **o) for o in ({}, {"sample": "first"}, {"sample": "second"}))
     values = [raw_estimates(e, order) for e in (whole, first, second)]
     assert len({v[0][0] for v in values}) == 3
     known = [np.mean(variances) for _, variances in values]  # each is known from a few sums with random signs alone
@@ -175,10 +176,10 @@ def test_where_coordinates_are_sampled_the_other_half_judges(make_run: MakeRun) 
 
 def test_a_half_of_everything_is_everything(small_run: fut.Run) -> None:
     orders = random_orders(small_run.reference, 3, 0)
-    whole, half = (small_run.estimator("adjoint", **o) for o in ({}, {"sample": "first"}))
+    whole, half = (small_run.methods.open("adjoint", **o) for o in ({}, {"sample": "first"}))
     assert raw_estimates(whole, orders) == raw_estimates(half, orders)
     with pytest.raises(UsageError, match="expected one of first, second, got `third`"):
-        small_run.estimator("adjoint", sample="third")
+        small_run.methods.open("adjoint", sample="third")
 
 
 # --- the command line
@@ -255,5 +256,5 @@ def test_the_script_writes_an_order_that_can_be_used(
     run = fut.open(own_run, device="cpu")
     loss = run.estimate([tmp_path / "order.json"])[0]
     assert loss.source == "retrained"
-    assert f"retrained {loss.loss:.5f} nats/token" in said.err
-    assert np.isfinite(loss.loss)
+    assert f"retrained {loss.value:.5f} nats/token" in said.err
+    assert np.isfinite(loss.value)

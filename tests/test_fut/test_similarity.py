@@ -117,6 +117,6 @@ def test_orders_are_estimated_on_a_group(make_run: MakeRun) -> None:
     parts = [run.estimate(["reverse"], "adjoint", known=False, readout=f"probe:{g}of2")[0] for g in range(2)]
     assert np.mean([p.delta for p in parts]) == pytest.approx(whole.delta, rel=1e-2)
     truth = run.context.readouts.truth(run.context.readouts.get("probe:0of2"), run.retrain("reverse"))
-    assert abs(parts[0].loss - truth) < abs(
+    assert abs(parts[0].value - truth) < abs(
         run.context.readouts.at_reference(run.context.readouts.get("probe:0of2")) - truth
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from small import MakeRun, contents, small_config
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -50,7 +51,7 @@ print(repr(found.loss), hashlib.sha256(found.theta.numpy().tobytes()).hexdigest(
 """
 
     here = small_run.retrain("reverse")
-    out, err = start_python(script, small_run.path).communicate(timeout=120)
+    out, err = start_python(script, small_run.path).communicate(timeout=PATIENCE)
     expected = f"{here.loss!r} {hashlib.sha256(here.theta.numpy().tobytes()).hexdigest()}"
     assert out.strip() == expected, err
 
@@ -59,7 +60,7 @@ def test_every_step_has_a_checkpoint_of_parameters_memory_and_clocks(small_run: 
     assert small_run.context.checkpoints.steps() == [0, 1, 2, 3, 4, 5]
     for step in range(6):
         state = small_run.context.state(step)
-        assert state.theta.shape == (small_run.parameters,)
+        assert state.theta.shape == (small_run.context.parameters,)
         assert {name: m.shape for name, m in state.memory.items()} == {"m": state.theta.shape, "v": state.theta.shape}
         assert state.clock["step"] == 4 + step, "the clock counts the warm-up's steps too"
         assert state.clock["p1"] == pytest.approx(0.9 ** (4 + step), rel=1e-12)
@@ -98,7 +99,7 @@ def test_training_is_what_torch_optim_does(make_run: MakeRun, order: list[int]) 
     sections = {"rule": {"name": "adamw", "options": ADAMW}, "model": {"dtype": "float64"}}
     run = make_run(cached=False, **sections, warmup={"steps": 0}, schedule={"kind": "cosine", "rate": 3e-3})
     found = run.retrain(order).theta
-    expected = torch_optim_endpoint(run.config, run.context.problem.data, run.context.state(0).theta, order)
+    expected = torch_optim_endpoint(run.context.config, run.context.problem.data, run.context.state(0).theta, order)
     assert (expected - run.context.state(0).theta).abs().max() > 1e-3, (
         "a comparison of runs that did not move says nothing"
     )

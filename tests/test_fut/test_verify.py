@@ -17,11 +17,13 @@ import fut
 from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.estimation.accuracy import accuracy
+from fut.estimation.results import Answers
+from fut.estimation.service import EstimationService
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.pairwise.store import open_terms
 from fut.questions.accuracy.ask import without_stale
-from fut.questions.accuracy.result import Answers, verify
-from fut.report.state import read_state
+from fut.questions.accuracy.result import verify
+from fut.report.record import Sampling, read_record
 from storage import CheckpointStore
 
 DRAW = np.random.default_rng(3)
@@ -206,9 +208,8 @@ def test_what_was_said_of_other_terms_is_not_kept(tmp_path: Path) -> None:
     (path,) = (tmp_path / "run" / "verification").glob("*.json")
 
     def named() -> set[str]:
-        return set(
-            without_stale(fut.open(tmp_path / "run", device="cpu").context, json.loads(path.read_text()))["estimators"]
-        )
+        service = EstimationService(fut.open(tmp_path / "run", device="cpu").context)
+        return set(without_stale(json.loads(path.read_text()), service.basis)["estimators"])
 
     assert named() == {"reference", "adjoint", "replay-exact"}
     run.calibrate(4)
@@ -218,9 +219,8 @@ def test_what_was_said_of_other_terms_is_not_kept(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run" / "adjoint")
     fut.open(tmp_path / "run", device="cpu").cache(["adjoint"], adjoint=AdjointConfig(mixture=2, functionals=0))
     assert named() == {"reference", "replay-exact"}, "of another expansion"
-    assert [set(v.estimators) for v in read_state(fut.open(tmp_path / "run", device="cpu").context).verified] == [
-        named()
-    ]
+    record = read_record(fut.open(tmp_path / "run", device="cpu").context, Sampling(0, "positions"))
+    assert [set(v.estimators) for v in record.verified] == [named()]
 
 
 def test_orders_are_drawn_once_each_and_never_the_reference(tmp_path: Path) -> None:

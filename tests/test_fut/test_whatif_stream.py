@@ -6,24 +6,25 @@ import io
 import os
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from lines import MIXED
-from small import MakeRun
+from small import MakeRun, whatifs
 
 import fut
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
+from fut.api.questions import question_context
 from fut.errors import NotCachedError, UsageError
 from fut.estimation.results import Estimate
 from fut.methods.adjoint.estimator import Adjoint
 from fut.questions.whatif import stream as querying
-from fut.questions.whatif.ask import WhatIfs
+from fut.questions.whatif.ask import WhatIfRequest, WhatIfs
 
 
 def test_a_bad_line_is_named_and_the_rest_go_on(small_run: fut.Run) -> None:
-    found = list(small_run.whatifs(io.BytesIO(MIXED), known=False))
+    found = list(whatifs(small_run, io.BytesIO(MIXED), known=False))
     assert [a["line"] for a in found] == [1, *range(3, 14)]
     bad = {a["line"]: a["error"] for a in found if "error" in a}
     assert {a.get("id") for a in found} == {None, "x", 5, 8, 9}
@@ -43,35 +44,38 @@ def test_a_bad_line_is_named_and_the_rest_go_on(small_run: fut.Run) -> None:
     for answer in found:
         if answer["line"] in orders:
             estimate = small_run.estimate([orders[answer["line"]]], known=False)[0]
-            assert answer["readouts"]["probe"]["loss"] == estimate.loss, "bit for bit, whatever stands beside it"
+            assert answer["readouts"]["probe"]["value"] == estimate.value, "bit for bit, whatever stands beside it"
             assert answer["digest"] == estimate.order
 
 
 def test_python_asks_with_values_and_lines(small_run: fut.Run) -> None:
     asked = ["reverse", [4, 3, 2, 1, 0], small_run.order("reverse"), {"order": "identity", "edits": [("swap", 0, 4)]}]
-    found = list(small_run.whatifs(asked, start="reverse"))
+    found = list(whatifs(small_run, asked, start="reverse"))
     assert len({a["digest"] for a in found[:3]}) == 1
     assert found[3]["digest"] == small_run.order("swap:0,4").digest
-    assert next(small_run.whatifs(io.StringIO('{"edits": [["swap", 0, 4]]}\n'), start="reverse"))["digest"] == (
+    assert next(whatifs(small_run, io.StringIO('{"edits": [["swap", 0, 4]]}\n'), start="reverse"))["digest"] == (
         small_run.order("reverse").swap(0, 4).digest
     )
 
 
 def test_what_no_line_could_be_answered_with_is_refused_at_once(make_run: MakeRun, small_run: fut.Run) -> None:
     with pytest.raises(NotCachedError, match="fut cache"):
-        make_run(cached=False).whatifs(["reverse"])
+        whatifs(make_run(cached=False), ["reverse"])
     with pytest.raises(NotCachedError, match=r"swept for the read-out `item:1`"):
-        small_run.whatifs(["reverse"], readouts=["item:1"])
+        whatifs(small_run, ["reverse"], readouts=["item:1"])
     with pytest.raises(UsageError, match="expected one of reference"):
-        small_run.whatifs(["reverse"], estimator="oracle")
-    assert list(small_run.whatifs([])) == []
+        whatifs(small_run, ["reverse"], estimator="oracle")
+    assert list(whatifs(small_run, [])) == []
 
 
 def test_one_order_that_diverges_leaves_the_others_their_answers(
     small_run: fut.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, bad = WhatIfs(small_run.context, known=False), small_run.order("reverse").digest
-    asker = asked.asker("probe", "adjoint")
+    asked, bad = (
+        WhatIfs(question_context(small_run.context), WhatIfRequest(known=False)),
+        small_run.order("reverse").digest,
+    )
+    asker = asked.estimates("probe", "adjoint")
     real = type(asker).__call__
 
     def call(self: Any, orders: Sequence[Order]) -> list[Estimate]:
@@ -110,20 +114,20 @@ def test_batches_grow_while_they_are_quick(small_run: fut.Run, monkeypatch: pyte
     monkeypatch.setattr(WhatIfs, "together", lambda self, asked: [sizes.append(len(asked)), real(self, asked)][1])
     clock = iter([t for n in range(100) for t in (10.0 * n, 10.0 * n + (0.1 if n < 4 else 3.0))])
     monkeypatch.setattr(querying.time, "perf_counter", lambda: next(clock))
-    assert len(list(small_run.whatifs(["identity"] * 40, estimator="reference"))) == 40
+    assert len(list(whatifs(small_run, ["identity"] * 40, estimator="reference"))) == 40
     assert sizes == [1, 2, 4, 8, 16, 8, 1]
 
 
 def test_tables_are_held_once(make_run: MakeRun) -> None:
     run = make_run(cached=False, adjoint={"readouts": ["probe", "item:3"]})
     run.cache(["adjoint"])
-    asked = WhatIfs(run, readouts=["probe", "item:3"])
-    probe, item = (asked.asker(name, "adjoint").estimator for name in asked.readouts)
+    asked = WhatIfs(question_context(run.context), WhatIfRequest(readouts=["probe", "item:3"]))
+    probe, item = (cast("Any", asked.estimates(name, "adjoint")).estimator for name in asked.readouts)
     assert isinstance(probe, Adjoint)
     assert isinstance(item, Adjoint)
     assert probe._tables["gradient"] is item._tables["gradient"]
     assert probe._tables["weight"] is not item._tables["weight"]
-    assert asked.asker("probe", "adjoint", "swap").estimator is probe
+    assert cast("Any", asked.estimates("probe", "adjoint", "swap")).estimator is probe
 
 
 def test_memory_does_not_grow_with_the_number_of_queries(small_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +140,7 @@ def test_memory_does_not_grow_with_the_number_of_queries(small_run: fut.Run, mon
     def peak(count: int) -> int:
         tracemalloc.start()
         try:
-            assert sum(1 for _ in small_run.whatifs(lines(count), estimator="positions")) == count
+            assert sum(1 for _ in whatifs(small_run, lines(count), estimator="positions")) == count
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from patience import PATIENCE
 
 from storage import (
     ContentError,
@@ -109,7 +110,7 @@ def test_remove_parts_removes_what_a_killed_process_left_and_nothing_else(tmp_pa
         "    part.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
     )
     write_bytes(tmp_path / "file", b"old")
-    start_python(script, tmp_path / "file").communicate(timeout=60)
+    start_python(script, tmp_path / "file").communicate(timeout=PATIENCE)
     stray = [name for name in os.listdir(tmp_path) if name.endswith(".part")]
     assert len(stray) == 1
     with replacing(tmp_path / "other") as part:

@@ -7,6 +7,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from storage import CheckpointStore, ContentError, DamagedError, DiskFullError, ExistsError, MissingError, write_bytes
 
@@ -252,7 +253,7 @@ print(store.steps(), os.listdir(sys.argv[1]))
 @pytest.mark.parametrize("room", [0, 2_000_000])
 def test_a_disk_that_fills_up_in_mid_write_neither_crashes_nor_loses(tmp_path, room, start_python):
     process = start_python(FULL_DISK, tmp_path, room)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     # Left to itself HDF5 ends this process with a segmentation fault.
     assert (process.returncode, errors) == (0, "")
     assert output.count("expected room to write") == 2

@@ -2,10 +2,10 @@
 
 import random
 import signal
-import time
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from storage import TermSpec, TermStore
 
@@ -13,11 +13,12 @@ SPECS = [TermSpec("gradient", (6, 16, 3000), "float32"), TermSpec("half", (6, 16
 IDENTITY = {"seed": 3}
 
 WRITER = """
-import os, sys
+import os, sys, threading
 import numpy as np
 from storage import TermSpec, TermStore
 
 path, deadly, sign, again = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "again"
+moment = float(sys.argv[5]) if len(sys.argv) > 5 else 0.0
 specs = [TermSpec("gradient", (6, 16, 3000), "float32"), TermSpec("half", (6, 16, 3000), "bfloat16")]
 store = TermStore.create_or_open(path, specs, {"seed": 3}, 2)
 count = [0]
@@ -30,12 +31,13 @@ def counted(call):
     return wrapper
 if deadly:
     os.fsync, os.replace, os.unlink = counted(os.fsync), counted(os.replace), counted(os.unlink)
-print("ready", flush=True)
+if moment:  # of this process's own clockwork: it is killed in mid-work, however busy the machine
+    threading.Timer(moment, os.kill, (os.getpid(), 9)).start()
 for block in store.blocks("half") if again else store.missing():
     values = sign * np.random.default_rng([block.step, block.first]).normal(size=(2, 3000)).astype(np.float32)
     names = ["gradient", "half"] if again else store.missing_names(block)
     store.write(block, {name: values for name in names})
-print("done", flush=True)
+os._exit(0)
 """
 
 
@@ -78,11 +80,8 @@ def test_killed_at_random_moments(tmp_path, start_python, uninterrupted):
     moments = random.Random(0)
     killed, progress = 0, 0
     for _ in range(4):
-        process = start_python(WRITER, tmp_path, 0, 1, "missing")
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(moments.uniform(0.005, 0.08))
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process = start_python(WRITER, tmp_path, 0, 1, "missing", moments.uniform(0.005, 0.08))
+        process.communicate(timeout=PATIENCE)
         killed += process.returncode == -signal.SIGKILL
         complete = assert_complete_blocks_are_whole(tmp_path)
         assert complete >= progress
@@ -95,7 +94,7 @@ def test_killed_at_random_moments(tmp_path, start_python, uninterrupted):
 @pytest.mark.parametrize("deadly", [2, 8, 9, 11, 17])
 def test_killed_before_the_nth_sync_or_rename(tmp_path, start_python, uninterrupted, deadly):
     process = start_python(WRITER, tmp_path, deadly, 1, "missing")
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     assert assert_complete_blocks_are_whole(tmp_path) < 48
     finish(tmp_path)
@@ -106,7 +105,7 @@ def test_killed_before_the_nth_sync_or_rename(tmp_path, start_python, uninterrup
 def test_killed_while_writing_a_complete_block_again(tmp_path, start_python, deadly):
     finish(tmp_path)
     process = start_python(WRITER, tmp_path, deadly, -1, "again")
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     store = TermStore.open(tmp_path)
     assert store.check() == []

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from estimators.adjoint import anchors_around
 from estimators.position_table import StepStates, chunked_values
-from estimators.rules.base import global_norm
+from estimators.rules.clipping import global_norm
 from estimators.state import State
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import COUNTS, AdjointSpec

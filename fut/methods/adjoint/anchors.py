@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from estimators.rules.base import global_norm
+from estimators.rules.clipping import global_norm
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.expansion.spec import ITEM_BLOCK

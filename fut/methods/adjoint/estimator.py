@@ -16,6 +16,7 @@ from estimators.errors import OrderError
 from estimators.lowrank import scarcity
 from estimators.orders.order import Order
 from estimators.replay import Listener, RuleTransition, replay
+from estimators.rules.base import Rule
 from estimators.state import State
 from fut.errors import NotCachedError, UsageError
 from fut.methods.adjoint.control_variate import Control, Half, control_of, part_of
@@ -108,6 +109,11 @@ class Adjoint(Estimator):
         """The functionals of orders; None for a linear reading."""
         return bend_of(self.expansion, self.sample) if self.functionals else None
 
+    @cached_property
+    def _rule(self) -> Rule:
+        """The rule of the coordinates that are replayed."""
+        return self.problem.rule.restrict(self.indices)
+
     @property
     def sampled(self) -> bool:
         """Whether an estimate has a sampling error over coordinates."""
@@ -160,9 +166,10 @@ class Adjoint(Estimator):
         return False
 
     def ready(self) -> None:
-        assert self._tables
-        assert self.control is None or self.control.table.numel()
-        assert self.bend is None or self.bend.table.numel()
+        _ = self._tables
+        for part in (self.control, self.bend):
+            if part is not None:
+                _ = part.table
 
     def width(self) -> int:
         return 2 * len(self.indices)
@@ -182,7 +189,7 @@ class Adjoint(Estimator):
             return tables["weight"][step, rows, block]
 
         consumed = AnchoredGradients(gradients, norms, 1.0 / self.probabilities[block])
-        rule, rate = self.problem.rule, self.problem.rate
+        rule, rate = self._rule.restrict(block), self.problem.rate
         if not expansion.spec.rank:
             return DualTransition(RuleTransition(rule, rate, consumed), centre, weights)
         curved = curved_gradients(expansion, consumed, tables, centre, self._scarce)
@@ -200,14 +207,13 @@ class Adjoint(Estimator):
         return self.problem.rule.clip is not None or bool(self.expansion.spec.rank)
 
     def _blocks(self, orders: int, rows: int = 1) -> list[slice]:
-        """Coordinates replayed together: as many as stay in a core's cache, all where they act on one another.
+        """Coordinates replayed together: as many as stay in a core's cache, and those that act on one another.
 
         Whole runs of LEAST coordinates, which are summed first: the sums do not depend on the blocks.
         """
         size = len(self.indices)
         width = LEAST * max(1, BLOCK // (orders * LEAST * (1 + (rows - 1) // 4)))
-        width = size if self._coupled else width
-        return [slice(first, min(first + width, size)) for first in range(0, size, width)]
+        return self._rule.blocks(size, size if self._coupled else width, LEAST)
 
     def require_length(self, orders: Sequence[Order]) -> None:
         """OrderError unless all orders have as many steps as the read-out was swept for."""
@@ -248,8 +254,7 @@ class Adjoint(Estimator):
         count = len(self._tables["weight"][0, rows])
         for block in (blocks := self._blocks(len(orders), count)):
             transition = self._transition(block, rows)
-            here = State(start.theta[block], {k: b[block] for k, b in start.memory.items()}, start.clock)
-            begun = transition.start(here.rows(len(orders)), count)
+            begun = transition.start(start.restrict(block).rows(len(orders)), count)
             end = replay(transition, begun, batch, listener=listener if block is blocks[-1] else None)
             yield block, transition.contributions(end, steps, self._tables["weight"][steps, rows, block])
 

@@ -49,7 +49,10 @@ def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
     """Functionals of true displacements from the centre's end, and their signs; read-outs of an ensemble's own runs."""
     arrays = dict[str, np.ndarray]()
     if expansion.spec.functionals:
-        assert expansion.end is not None
+        if expansion.end is None:
+            raise TypeError(
+                "sample: expected the end of the reference run for the functionals' displacements, got none"
+            )
         read = expansion.sweep.swept.read_array
         functionals = torch.from_numpy(read(expansion.spec.steps, "functional")).to(centre).double()
         known = functionals @ (expansion.end() - centre).double()

@@ -10,6 +10,7 @@ from estimators.adjoint import spread_anchors
 from estimators.control_variates import SIGNS
 from estimators.lowrank import curvature_anchors
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.coupling import require_coordinates, require_metric
 from fut.methods.curvature_batches import alike, require_alike
 from fut.methods.expansion.sample import expected_coordinates
 from fut.methods.expansion.spec import Trajectory
@@ -148,15 +149,18 @@ class AdjointSpec:
         return {"run": self.problem.identity, "adjoint": self.config.identity(), "readouts": self.names}
 
     def require_possible(self) -> None:
-        """Refuse, before anything is computed, a trajectory or batches that these items cannot make.
+        """Refuse, before anything is computed, a trajectory or batches that these items cannot make, and a rule by which
+        coordinates cannot be sampled or which has no metric for low-rank curvature.
 
         Raises:
             OrderError, UsageError: naming what to set.
         """
         _ = self.trajectory.groups
+        require_coordinates(self.problem, "adjoint", self.expected_coordinates, "adjoint.coordinates")
         if self.config.curvature == "pooled":
             require_alike(self.problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
         if self.config.rank:
+            require_metric(self.problem, "adjoint.rank", "set adjoint.rank = 0")
             require_alike(self.problem, "set adjoint.rank = 0", "adjoint.rank")
 
 

@@ -180,7 +180,8 @@ class PositionTable:
         gradient, norm = (Anchored(anchors, self._kept_at(name, among))(step) for name in ANCHORED)
         kinds, fine = 1 + self.expansion.spec.whole, self.expansion.spec.fine
         total = torch.zeros(kinds, fine, len(gradient), dtype=torch.float64, device=problem.device)
-        for here, found in chunked_values(problem.rule, problem.rate(step), states, gradient, norm.squeeze(-1)):
+        rule = problem.rule.restrict(self.expansion.indices)
+        for here, found in chunked_values(rule, problem.rate(step), states, gradient, norm.squeeze(-1)):
             total[0] += (found * weight[here]).sum(-1)
             if self.expansion.spec.whole:
                 total[1] += self.tamed().part(here)(found).sum(-1)
@@ -197,6 +198,7 @@ class PositionTable:
         total = torch.zeros(
             self.expansion.spec.fine, len(weights), len(gradient), dtype=torch.float64, device=problem.device
         )
-        for here, found in chunked_values(problem.rule, problem.rate(step), states, gradient, norm):
+        rule = problem.rule.restrict(indices)
+        for here, found in chunked_values(rule, problem.rate(step), states, gradient, norm):
             total += weights[:, here] @ tamed.part(here)(found).mT
         return total.flatten(0, 1).to(problem.objective.dtype).cpu().numpy()

@@ -76,7 +76,7 @@ class Trajectory:
 
 def state_vectors(problem: Problem) -> int:
     """Vectors [D] of a lifted state."""
-    return 1 + len(problem.rule.init(problem.objective.start()[:1]).memory)
+    return problem.rule.state_vectors(problem.objective.layout)
 
 
 def vector_bytes(problem: Problem) -> int:

@@ -54,7 +54,7 @@ class Curved(Estimator):
         return self.base.terms()
 
     def ready(self) -> None:
-        assert self._terms
+        _ = self._terms
 
     def width(self) -> int:
         return 2 * self.problem.objective.size

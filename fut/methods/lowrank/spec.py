@@ -10,6 +10,7 @@ from typing import Any
 from estimators.adjoint import spread_anchors
 from estimators.lowrank import curvature_anchors, refresh_steps
 from fut.errors import UsageError
+from fut.methods.coupling import require_metric
 from fut.methods.curvature_batches import require_alike
 from fut.methods.expansion.spec import Trajectory
 from fut.methods.expansion.stored import About
@@ -115,4 +116,5 @@ class LowRankSpec:
                 f"`{self.problem.rule.name}`; use --estimator retrain for an endpoint"
             )
         _ = self.trajectory.groups
+        require_metric(self.problem, "curved", "use --estimator replay-exact or retrain")
         require_alike(self.problem, "use --estimator retrain", "curved")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from estimators.rules.base import global_norm
+from estimators.rules.clipping import global_norm
 from estimators.state import State
 from fut.methods.pairwise.terms import TermLayout
 from fut.training.problem import Problem

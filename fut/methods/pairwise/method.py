@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fut.artifacts.directory import TERMS, directory_bytes
+from fut.config.training import TrainingConfig
 from fut.methods.base import Capabilities, Estimator, Method
 from fut.methods.context import Context
+from fut.methods.coupling import cut_apart
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.pairwise.memory import query_memory, table_bytes
 from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
@@ -62,6 +64,12 @@ class ReplayMethod(Streaming):
     capabilities = Capabilities(any_length=True, rebuilds=True, coupling="coordinate")
     advice = "lower cache.coordinates or data.items"
 
+    def query(  # type: ignore[override]
+        self, problem: Problem, config: Config, timings: Timings, orders: int = 1
+    ) -> StageCost | None:
+        cut = cut_apart(problem, TermLayout.of(problem, config.cache).sample.size)
+        return None if cut else super().query(problem, config, timings, orders)
+
 
 class Taylor1(Streaming):
     """First order in the update's own displacement."""
@@ -77,6 +85,12 @@ class Taylor2(Taylor1):
     name, aliases, made = "fut++", ("taylor2",), FutPlusPlus
 
 
+def exact_gradients(config: TrainingConfig) -> int:
+    """Gradient evaluations of one order by `replay-exact`, at most: for every item consumed its gradient and a product, which
+    counts two. Steps that stand where the reference run did, as the first one does, take no product."""
+    return 3 * config.consumed
+
+
 class ReplayExactMethod(Method):
     """Replay with exact Hessian-vector products at query time."""
 
@@ -88,7 +102,7 @@ class ReplayExactMethod(Method):
         return ReplayExact(context, readout, **options)
 
     def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
-        return 3 * context.config.consumed
+        return exact_gradients(context.config)
 
     def read_bytes(self, context: Context) -> int:
         return context.checkpoints.nbytes()
@@ -99,8 +113,9 @@ class ReplayExactMethod(Method):
         held = f.resident + (2 * f.state + 2) * f.vector
         peak = f.planned(held + max(f.exact_product, f.gradient, step, f.evaluation))
         steps = problem.config.steps
-        seconds = orders * (steps * (timings.gradient + timings.product + timings.step) + timings.probe)
-        return StageCost("query: replay-exact", orders * 3 * problem.config.consumed, seconds, 0, 0, peak)
+        products = problem.config.consumed * timings.product
+        seconds = orders * (steps * (timings.gradient + timings.step) + products + timings.probe)
+        return StageCost("query: replay-exact", orders * exact_gradients(problem.config), seconds, 0, 0, peak)
 
 
 REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2 = ReplayMethod(), ReplayExactMethod(), Taylor1(), Taylor2()

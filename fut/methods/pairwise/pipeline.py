@@ -12,6 +12,7 @@ from estimators.state import State
 from fut.artifacts.directory import TERMS
 from fut.errors import UsageError
 from fut.methods.context import Context
+from fut.methods.coupling import UNCUT, cut_apart, require_uncut
 from fut.methods.footprint import Footprint
 from fut.methods.pairwise.compute import block_terms
 from fut.methods.pairwise.config import CacheConfig
@@ -112,7 +113,8 @@ class PairwiseStages(Preparation[PairwiseFiles]):
 
     def planned(self, problem: Problem, config: Config) -> PairwiseSpec:
         layout = TermLayout.of(problem, config.cache)
-        return PairwiseSpec(problem, layout, tuple(layout.names))
+        cut = cut_apart(problem, layout.sample.size)
+        return PairwiseSpec(problem, layout, tuple(n for n in layout.names if not (cut and n in NEEDS["replay"])))
 
     def open(self, context: Context, request: Request = Request()) -> PairwiseFiles:  # noqa: B008
         layout = TermLayout.of(context.problem, request.cache or pairwise_config(context))
@@ -134,7 +136,9 @@ class PairwiseStages(Preparation[PairwiseFiles]):
         return True
 
     def require_possible(self, spec: PairwiseSpec) -> None:
-        assert spec.layout.sketch
+        _ = spec.layout.sketch
+        if "gradient" in spec.names:
+            require_uncut(spec.problem, "replay", spec.layout.sample.size, UNCUT)
 
     def claim(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
         """The store pins itself what it is made of."""
@@ -161,12 +165,21 @@ class PairwiseStages(Preparation[PairwiseFiles]):
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """What the terms of each method cost, each by itself."""
         layout = TermLayout.of(problem, config.cache)
-        for name in NEEDS:
+        cut = cut_apart(problem, layout.sample.size)
+        for name in (n for n in NEEDS if not (cut and n == "replay")):
             streamed = needs(layout, name)
             count, pairs = layout.gradients(streamed), layout.steps * layout.items
             seconds = count * timings.item + pairs * timings.step
             peak = terms_memory(layout, timings.footprint, streamed)
             yield StageCost(f"terms of {name}", count, seconds, layout.nbytes(streamed), 0, peak)
+
+    def notes(self, problem: Problem, config: Config) -> list[str]:
+        """What is left out of the rows."""
+        try:
+            require_uncut(problem, "replay", TermLayout.of(problem, config.cache).sample.size, UNCUT)
+        except UsageError as error:
+            return [f"left out: replay, as it stands ({error})"]
+        return []
 
     def describe(self, context: Context) -> dict[str, Any]:
         done, total = TermStore.open(context.path / TERMS).progress() if has_terms(context.path) else (0, None)

@@ -14,6 +14,7 @@ from estimators.sketch import Sketch
 from fut.errors import UsageError
 from fut.methods.base import Estimator, Reading, one_of
 from fut.methods.context import Context
+from fut.methods.coupling import UNCUT, require_uncut
 from fut.methods.pairwise.store import has_complete, term_layout, term_tables
 from fut.methods.pairwise.terms import TermTables
 from fut.readouts.readout import PROBE
@@ -69,11 +70,7 @@ class Replay(_InParameters):
         super().__init__(context, readout)
         self.sample: Sketch = term_layout(context).sample
         self.full = self.sample.kind == "identity"
-        if not self.full and not self.problem.rule.elementwise:
-            raise UsageError(
-                f"replay: expected all coordinates of the gradients for the rule `{self.problem.rule.name}`, which mixes "
-                "coordinates, got a sample; set cache.coordinates=0 and cache again"
-            )
+        require_uncut(self.problem, "replay", self.sample.size, UNCUT)
         one_of("reading", reading, Reading)
         if not self.full and reading == "evaluated":
             raise UsageError("replay: expected all coordinates for an evaluated read-out, got a sample; use linear")
@@ -100,13 +97,14 @@ class Replay(_InParameters):
         term_tables(self.context, self.name, self.needs)
 
     def transition(self) -> Transition:
-        tables = self.tables
+        tables, rule = self.tables, self.problem.rule
         if self.full:
             gradients = CachedGradients(tables["gradient"])
         else:
+            rule = rule.restrict(self.sample.indices)
             weight = self.sample.dimension / self.sample.size
             gradients = CachedGradients(tables["gradient"], lambda t: tables["norm"](t).squeeze(-1), weight)
-        return RuleTransition(self.problem.rule, self.problem.rate, gradients)
+        return RuleTransition(rule, self.problem.rate, gradients)
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         start = self.context.state(0)

@@ -114,11 +114,10 @@ class TermTables:
     def __init__(self, terms: Terms | None, device: torch.device) -> None:
         self._terms = terms
 
-        def reader(name: str) -> Callable[[int], Tensor]:
-            assert terms is not None
+        def reader(terms: Terms, name: str) -> Callable[[int], Tensor]:
             return lru_cache(maxsize=3)(lambda step: torch.from_numpy(terms.read(name, step)).to(device))
 
-        self._readers = {spec.name: reader(spec.name) for spec in terms.specs} if terms is not None else {}
+        self._readers = {} if terms is None else {spec.name: reader(terms, spec.name) for spec in terms.specs}
 
     def __getitem__(self, name: str) -> Callable[[int], Tensor]:
         return self._readers[name]

@@ -58,7 +58,7 @@ class Reweighting(Estimator):
         return False
 
     def ready(self) -> None:
-        assert self.values.numel()
+        _ = self.values
 
     def width(self) -> int:
         return self.problem.config.steps if self.is_linear else 3 * self.terms_of.spec.expected_coordinates
@@ -91,7 +91,7 @@ class Reweighting(Estimator):
         table = lru_cache(maxsize=None if size <= IN_MEMORY else 1)(lambda t: self._read("gradient", t))
         gram = lru_cache(maxsize=None)(lambda t: self._read("gram", t))
         return InPlaceTransition(
-            problem.rule,
+            problem.rule.restrict(indices),
             problem.rate,
             OwnGradients(self.rows, table, gram if problem.rule.clip is not None else None),
             lru_cache(maxsize=None)(lambda t: held.state(t).theta[indices].clone()),

@@ -20,6 +20,7 @@ from estimators.orders.order import Order
 from estimators.reweighting import first_order_values, response_squares
 from estimators.state import State
 from fut.methods.context import Context
+from fut.methods.coupling import require_coordinates
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
@@ -222,6 +223,9 @@ class ReweightingStages(Preparation[Sensitivities]):
 
     def open(self, context: Context, request: Request = Request()) -> Sensitivities:  # noqa: B008
         return open_sensitivities(context, requested_config(context, request.readouts))
+
+    def require_possible(self, spec: ReweightingSpec) -> None:
+        require_coordinates(spec.problem, "reweighting", spec.expected_coordinates, "reweighting.coordinates")
 
     def pinned(self, files: Sensitivities) -> list[str]:
         return files.spec.names

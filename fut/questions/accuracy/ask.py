@@ -1,159 +1,150 @@
-"""`verify` on a run: which orders, which estimators, what each costs, and what is kept of the result."""
+"""`verify`: which orders are retrained, which methods are compared with them, and what is kept of the result."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
+from typing import Any
 
 from estimators.orders.order import Order
-from estimators.replay import batches
-from fut.artifacts import directory as files
-from fut.errors import NotCachedError, UsageError
-from fut.estimation.calibration import Calibrated, answers_from, fresh_orders, read_calibration
-from fut.methods.base import Estimator
-from fut.methods.batching import batch_size
-from fut.methods.costs import costs as costs_of
-from fut.methods.registry import METHODS, REFERENCE, RETRAIN, base_name, method_of, open_estimator, require_movable
-from fut.progress import Progress
-from fut.questions.accuracy.result import Answers, Verification, verify
+from fut.errors import UsageError
+from fut.estimation.calibration import fresh_orders
+from fut.estimation.results import Answers
+from fut.questions.accuracy import render
+from fut.questions.accuracy.result import Verification, verify
+from fut.questions.context import QuestionContext, method_name
+from fut.questions.question import Question
+from fut.questions.request import READOUT_HELP, Request, names, option
 from fut.readouts.readout import PROBE, suffix
-from storage import read_json, write_json
 
-if TYPE_CHECKING:
-    from fut.methods.context import Context
-
-
-BASIS = "basis"
-"""Of a kept verification, what each estimator's answers were made from."""
+KIND, BASIS = "orders", "basis"
+"""Of kept verifications; and of one, what each method's answers were made from."""
 
 
-def verify_run(
-    run: Context, count: int, seed: int, names: Sequence[str] | None = None, readout: str = PROBE
-) -> Verification:
-    """Retrain `count` random orders of the seed and compare every estimator of a read-out with them.
+@dataclass(frozen=True)
+class VerifyRequest(Request[Verification]):
+    """A comparison of methods with really retrained random orders.
 
-    names: estimators to compare; None for all whose terms are cached. `reference` is always among them. The result is
-    kept in the run (`verification/`), beside the retrained endpoints, which later calls reuse.
+    Args:
+        orders: how many, at least 2.
+        seed: of the draw.
+        estimators: methods to compare, `reference` always among them; None for all whose terms are cached.
+        readout: what is compared.
+
+    Raises:
+        UsageError: for fewer than 2 orders.
     """
-    if count < 2:
-        raise UsageError(
-            f"verify: expected at least 2 orders, got {count}; a correlation needs more, 32 is a good number"
-        )
-    asked = run.readouts.get(readout)
-    chosen = _available(run, asked.name) if names is None else _checked(names)
-    estimators = {
-        name: open_estimator(run, name, readout=asked.name)
-        for name in chosen
-        if not method_of(name).capabilities.trains
-    }
-    for estimator in estimators.values():
-        estimator.ready()  # refuse before anything is retrained
-    fits = {name: read_calibration(run, name, asked.name) for name in estimators}
-    used = {digest for fit in fits.values() if fit is not None for digest in fit.digests}
-    orders = fresh_orders(run, count, seed, used)
-    asks = {name: asker(run, estimator, fits[name], run.progress) for name, estimator in estimators.items()}
-    with run.progress("retraining", count * run.steps) as tick:
 
-        def retrain(order: Order) -> tuple[float, float]:
-            found = run.retrain(order, listener=lambda step, state: tick())
-            return run.readouts.truth(asked, found), found.seconds
+    orders: int = option(32, help="random orders to retrain")
+    seed: int = option(0, help="seed of the orders")
+    estimators: Sequence[str] | None = option(
+        None, help="comma-separated names; default: all that are cached", read=names
+    )
+    readout: str = option(PROBE, help=READOUT_HELP)
 
-        truths = {order: retrain(order) for order in orders}
-    if RETRAIN.name in chosen:
-        asks[RETRAIN.name] = lambda asked: _truth([truths[order] for order in asked])
-    costs = {name: costs_of(run, name) for name in chosen}
-    reference = run.readouts.at_reference(asked)
-    result = verify(orders, reference, truths.__getitem__, asks, costs, asked.name, asked.unit)
-    path = _record(run, count, seed, asked.name)
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, result.as_dict() | {BASIS: {name: answers_from(run, name, asked.name) for name in estimators}})
+    def __post_init__(self) -> None:
+        self._tuples("estimators")
+        if self.orders < 2:
+            raise UsageError(
+                f"verify: expected at least 2 orders, got {self.orders}; a correlation needs more, 32 is a good number"
+            )
+
+    @property
+    def key(self) -> str:
+        """Names the kept answer."""
+        return f"{self.orders}-seed-{self.seed}{suffix(self.readout)}"
+
+
+def ask(request: VerifyRequest, context: QuestionContext) -> Verification:
+    """Retrain the orders and compare; the result is kept in the run, beside the retrained endpoints, which later calls reuse."""
+    service, run, truths = context.service, context.run, context.service.truths(request.readout)
+    readout = truths.readout
+    chosen = _chosen(request, context, readout)
+    methods = {name: service.measured(name, readout) for name in chosen if name != "retrain"}
+    for method in methods.values():
+        method.ready()  # refuse before anything is retrained
+    used = {digest for method in methods.values() for digest in method.fitted_digests}
+    orders = fresh_orders(run.reference, run.canonical, request.orders, request.seed, used)
+    with context.progress("retraining", request.orders * run.steps) as tick:
+        trained = {order: truths.train_timed(order, tick) for order in orders}
+    answering: dict[str, Callable[[Sequence[Order]], Answers]] = dict(methods)
+    if "retrain" in chosen:
+        answering["retrain"] = lambda orders: _exact([trained[order] for order in orders])
+    costs = {name: service.costs(name) for name in chosen}
+    result = verify(orders, truths.reference, trained.__getitem__, answering, costs, readout, truths.unit)
+    basis = {name: service.basis(name, readout) for name in methods}
+    key = f"{request.orders}-seed-{request.seed}{suffix(readout)}"
+    context.archive.keep(KIND, key, result, **{BASIS: basis})
     return result
 
 
-def kept_verification(run: Context, count: int, seed: int) -> Verification | None:
-    """What an earlier `verify_run` of the same orders kept, if it compared every estimator that is available now."""
-    path = _record(run, count, seed, PROBE)
-    if not path.exists():
+def kept_verification(request: VerifyRequest, context: QuestionContext) -> Verification | None:
+    """What an earlier call kept of the same orders, if it compared every method that is available now."""
+    content = context.archive.find(KIND, request.key)
+    if content is None:
         return None
-    found = Verification.from_dict(without_stale(run, read_json(path)))
-    return found if set(found.estimators) >= set(_available(run, PROBE)) else None
+    kept = Verification.from_dict(without_stale(content, context.service.basis))
+    return kept if set(kept.estimators) >= set(context.service.ready_methods(request.readout)) else None
 
 
-def without_stale(run: Context, content: dict[str, Any]) -> dict[str, Any]:
-    """A kept verification less what it says of estimators whose terms or calibration have been made anew since."""
-    basis, readout = content.get(BASIS, {}), content.get("readout", PROBE)
-    stale = {name for name, held in basis.items() if held != answers_from(run, name, readout)}
-    kept = ("estimators", "estimated_losses", "intervals")
-    return content | {k: {n: v for n, v in content[k].items() if n not in stale} for k in kept if k in content}
+def without_stale(content: Mapping[str, Any], basis: Callable[[str, str], str]) -> dict[str, Any]:
+    """A kept verification less what it says of methods whose terms or calibration have been made anew since.
+
+    Args:
+        content: as it was kept.
+        basis: (method, read-out) -> digest of what the method's answers are made from now.
+    """
+    readout = content.get("readout", PROBE)
+    stale = {name for name, digest in content.get(BASIS, {}).items() if digest != basis(name, readout)}
+    return dict(content) | {
+        key: {name: value for name, value in content[key].items() if name not in stale}
+        for key in ("estimators", "estimated_losses", "intervals")
+        if key in content
+    }
 
 
-def _record(run: Context, count: int, seed: int, readout: str) -> Path:
-    return run.path / files.VERIFICATION / f"orders-{count}-seed-{seed}{suffix(readout)}.json"
+def _exact(trained: Sequence[tuple[float, float]]) -> Answers:
+    """Retraining as one of the methods: exact, each interval a point."""
+    values = [value for value, _ in trained]
+    return Answers(values, [(value, value) for value in values], 0.0, sum(seconds for _, seconds in trained))
 
 
-def _truth(found: Sequence[tuple[float, float]]) -> Answers:
-    """Retraining as one of the estimators: exact, each interval a point."""
-    losses = [loss for loss, _ in found]
-    return Answers(losses, [(loss, loss) for loss in losses], 0.0, sum(seconds for _, seconds in found))
+def _chosen(request: VerifyRequest, context: QuestionContext, readout: str) -> list[str]:
+    """The methods that are compared."""
+    if request.estimators is None:
+        return context.service.ready_methods(readout)
+    require_methods("verify", request.estimators, context.run.methods)
+    context.service.require_movable("verify", request.estimators)
+    return list(dict.fromkeys(["reference", *request.estimators]))
 
 
-def _checked(names: Sequence[str]) -> list[str]:
-    unknown = [n for n in names if base_name(n) not in METHODS]
+def require_methods(question: str, names: Sequence[str], known: Collection[str]) -> None:
+    """UsageError, in the question's name, for a method that there is not."""
+    unknown = [name for name in names if method_name(name) not in known]
     if unknown:
         raise UsageError(
-            f"verify: expected some of {', '.join(METHODS.names)}, got {', '.join(unknown)}; correct the names"
+            f"{question}: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names"
         )
-    require_movable("verify", names)
-    return list(dict.fromkeys([REFERENCE.name, *names]))
 
 
-def _available(run: Context, readout: str) -> list[str]:
-    """Every estimator that the run's store can serve."""
-    able = []
-    for name in (m.name for m in METHODS if m.capabilities.moves_items and not m.capabilities.trains):
-        try:
-            open_estimator(run, name, readout=readout).ready()
-        except NotCachedError:
-            continue
-        able.append(name)
-    return able
+def _costs(request: VerifyRequest, context: QuestionContext) -> Sequence[str]:
+    gradients = request.orders * context.run.consumed
+    return [f"retraining at most {request.orders} orders of {context.run.steps} steps, {gradients} gradients"]
 
 
-def asker(
-    run: Context, estimator: Estimator, fit: Calibrated | None, progress: Progress
-) -> Callable[[Sequence[Order]], Answers]:
-    """The estimator as `verify` asks it, calibrated if it has been; endpoint errors against the retrained endpoints."""
-
-    def ask(orders: Sequence[Order]) -> Answers:
-        losses, variances, seconds = [0.0] * len(orders), [0.0] * len(orders), 0.0
-        errors: list[float] = []
-        groups = list(batches(orders, batch_size(estimator.width())))
-        with progress(f"estimating with {estimator.name}", sum(len(batch[0]) for _, batch in groups)) as tick:
-            for places, batch in groups:
-                began = time.perf_counter()
-                positions = estimator.positions(batch, lambda step, state: tick())
-                found = estimator.losses(positions, len(batch[0]))
-                seconds += time.perf_counter() - began
-                spreads = estimator.variances(positions)
-                for i, (place, order, position) in enumerate(zip(places, batch, positions, strict=True)):
-                    losses[place], variances[place] = found[i], spreads[i]
-                    if estimator.rebuilds:
-                        errors += _endpoint_error(run, order, estimator.endpoint(position, len(order)))
-        error = sum(errors) / len(errors) if errors else None
-        if fit is None:
-            return Answers(losses, None, error, seconds)
-        intervals = [fit.interval(loss, v) for loss, v in zip(losses, variances, strict=True)]
-        return Answers([fit.fit.correct(loss) for loss in losses], intervals, error, seconds, losses)
-
-    return ask
+def _picture(result: Verification, request: VerifyRequest) -> str:
+    return str(Path("verification") / f"orders-{request.orders}-seed-{request.seed}{suffix(result.readout)}.png")
 
 
-def _endpoint_error(run: Context, order: Order, estimate: Tensor) -> list[float]:
-    """|estimate - truth| / |truth - reference| over all parameters; nothing for an order that ends at the reference."""
-    truth, reference = run.retrain(order).theta, run.state(len(order)).theta
-    moved = (truth - reference).norm()
-    return [((estimate - truth).norm() / moved).item()] if moved > 0 else []
+VERIFY = Question(
+    "verify",
+    VerifyRequest,
+    ask,
+    render.table,
+    "Retrain random orders and compare every estimator with them, beside the baseline `reference`.",
+    _costs,
+    draw=render.scatter,
+    picture=_picture,
+    picture_help="PNG of estimated against retrained losses; default: in the run",
+)

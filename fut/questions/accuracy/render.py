@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fut.display.format import columns, interval, nbytes, number
+from fut.display import agreement
+from fut.display.format import columns, number
+from fut.display.notebook import draw_agreement
+from fut.display.picture import save
 from fut.methods.registry import METHODS, base_name, is_baseline
 from fut.questions.accuracy.result import Verification
-from fut.questions.leave_out.score import Datamodel
 from fut.readouts.readout import PROBE
-from storage import replacing
 
-COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "Spearman": lambda row: number(row["spearman"]),
-    "[90 % interval]": lambda row: interval(row["spearman_interval"]),
-    "Pearson": lambda row: number(row["pearson"]),
-    "MAE": lambda row: number(row["mae"], ".5f"),
-    "skill": lambda row: number(row["skill"], "+.2f"),
-    "uncalibrated": lambda row: number(row.get("skill_uncalibrated"), "+.2f"),
-    "coverage": lambda row: number(row["coverage"], ".2f"),
-    "endpoint error": lambda row: number(row["endpoint_error"], ".2f"),
-    "s/order": lambda row: number(row["seconds_per_order"], ".2g"),
-    "gradients": lambda row: f"{row['precompute_gradients']:,}",
-    "store": lambda row: nbytes(row["store_bytes"]),
-}
-"""The accuracy table: header, and how a row's cell is made."""
+COLUMNS = {column.brief: column.cell for column in agreement.COLUMNS}
+"""The accuracy table in a terminal: head, and how a row's cell is made."""
 
 
 def table(found: Verification) -> str:
@@ -43,24 +31,6 @@ def table(found: Verification) -> str:
         "and before calibration;\n"
         "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
         + columns([["estimator", *COLUMNS], *rows])
-    )
-
-
-def datamodel(found: Datamodel) -> str:
-    """The table of an LDS, the baseline first; the column Spearman is the score."""
-    checked = found.verification
-    names = in_order(checked.estimators)
-    shown = {n: c for n, c in COLUMNS.items() if n not in ("uncalibrated", "coverage", "endpoint error")}
-    rows = [[name, *(cell(checked.estimators[name]) for cell in shown.values())] for name in names]
-    header = ["estimator", *("LDS" if c == "Spearman" else "s/subset" if c == "s/order" else c for c in shown)]
-    spread = number(checked.as_dict()["true_sd"], ".2g")
-    return (
-        f"{len(found.subsets)} random subsets of {len(found.subsets[0])} items ({found.share:g} of all) left out in place, "
-        f"really retrained ({checked.retrain_seconds:.2g} s each): {title(checked)} "
-        f"{number(sum(checked.true_losses) / len(found.subsets), '.5f')} ± {f'{spread} {checked.unit}'.rstrip()}; "
-        f"reference order {checked.reference_loss:.5f}\n"
-        f"LDS: Spearman correlation over subsets; MAE in {checked.unit or 'the unit of the read-out'}\n\n"
-        + columns([header, *rows])
     )
 
 
@@ -86,27 +56,14 @@ def scatter(found: Verification, path: Path) -> Path:
         f"{title(found)} of {len(found.orders)} random orders: estimated against really retrained",
         fontsize=11,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        figure.savefig(part, format="png")
-    return path
+    return save(figure, path)
 
 
 def _panel(axis: Any, found: Verification, name: str) -> None:
-    reference, row = found.reference_loss, found.estimators[name]
-    unit = f"\n[10⁻³ {found.unit}]" if found.unit else "\n[10⁻³]"
-    true = [1e3 * (v - reference) for v in found.true_losses]
-    guess = [
-        1e3 * (v - reference) if v is not None and math.isfinite(v) else math.nan for v in found.estimated_losses[name]
-    ]
-    ends = [min(*true, 0), max(*true, 0)]
-    axis.plot(ends, ends, color="#888888", linewidth=1, label="exact")
-    axis.axhline(0, color="#D55E00", linewidth=1, linestyle="--", label="baseline")
-    axis.scatter(true, guess, s=16, color="#0072B2", alpha=0.8, linewidths=0)
-    axis.set_title(
-        f"{name}\nSpearman {number(row['spearman'], '.3f')}, skill {number(row['skill'], '+.2f')}", fontsize=9
-    )
-    axis.set_xlabel(f"retrained − reference{unit}", fontsize=8)
-    axis.set_ylabel("estimated − reference" + unit.replace("\n", " "), fontsize=8)
+    points = found.agreement(name)
+    draw_agreement(axis, {name: points}, points.scale)
+    axis.set_title(f"{name}\n{agreement.summary(found.estimators[name])}", fontsize=9)
+    axis.xaxis.label.set_size(8)
+    axis.yaxis.label.set_size(8)
     axis.tick_params(labelsize=7)
     axis.legend(fontsize=6.5, frameon=False)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimators.orders.order import Order
-from fut.display.notebook import Shown, draw_agreement
+from fut.display.agreement import Agreement, table_row, table_units
+from fut.display.notebook import Displayable, draw_agreement
 from fut.display.numbers import jsonable
+from fut.display.scale import Scale
 from fut.estimation.accuracy import accuracy
+from fut.estimation.results import Answers
 from fut.methods.registry import is_baseline
 
 if TYPE_CHECKING:
@@ -20,19 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What an estimator said about n orders: losses (in the read-out's unit), 90 % intervals if it has any, mean endpoint
-    error if it rebuilds parameters, the seconds it took in all, and the losses before calibration if it is calibrated."""
-
-    losses: list[float]
-    intervals: list[tuple[float, float]] | None
-    endpoint_error: float | None
-    seconds: float
-    uncalibrated: list[float] | None = None
-
-
-@dataclass(frozen=True)
-class Verification(Shown):
+class Verification(Displayable):
     """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining."""
 
     orders: list[Any]
@@ -56,23 +47,22 @@ class Verification(Shown):
         return f"{self.readout}: estimated against really retrained values of {len(self.true_losses)} orders"
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row per estimator."""
-        return [
-            {"estimator": name, "spearman": row["spearman"]}
-            | dict(zip(("low", "high"), row["spearman_interval"] or (None, None), strict=True))
-            | {key: row.get(key) for key in ("mae", "skill", "coverage", "seconds_per_order")}
-            for name, row in self.estimators.items()
-        ]
+        """A row per estimator: the accuracy table of `fut.display.agreement`."""
+        return [table_row(name, row) for name, row in self.estimators.items()]
 
     def units(self) -> dict[str, str]:
-        return {"mae": self.unit, "seconds_per_order": "s"}
+        return table_units(self.unit)
+
+    def agreement(self, name: str) -> Agreement:
+        """What an estimator's scatter shows."""
+        return Agreement.of(self.true_losses, self.estimated_losses[name], self.reference_loss, self.unit)
 
     def notes(self) -> list[str]:
         return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`"]
 
     def draw(self, axes: Axes) -> None:
-        shown = {name: values for name, values in self.estimated_losses.items() if not is_baseline(name)}
-        draw_agreement(axes, self.true_losses, shown, self.reference_loss, self.unit)
+        shown = {name: self.agreement(name) for name in self.estimated_losses if not is_baseline(name)}
+        draw_agreement(axes, shown, Scale(self.unit, 0))
 
 
 def verify(
@@ -95,13 +85,13 @@ def verify(
         began = time.perf_counter()
         found = ask(orders)
         seconds = found.seconds if found.seconds else time.perf_counter() - began
-        row = accuracy(losses, found.losses, reference_loss, found.intervals, found.endpoint_error).as_dict()
+        row = accuracy(losses, found.values, reference_loss, found.intervals, found.endpoint_error).as_dict()
         if found.uncalibrated is not None:
             raw = accuracy(losses, found.uncalibrated, reference_loss)
             row |= {"mae_uncalibrated": raw.mae, "skill_uncalibrated": raw.skill}
             row |= {"interval_width": float(np.mean([high - low for low, high in found.intervals or []]))}
         rows[name] = row | {"seconds_per_order": seconds / len(orders)} | dict((costs or {}).get(name, {}))
-        estimated[name] = found.losses
+        estimated[name] = found.values
     seconds = float(np.mean([s for _, s in truths]))
     listed = [o.tolist() for o in orders]
     return Verification(listed, reference_loss, losses, estimated, seconds, rows, readout, unit)

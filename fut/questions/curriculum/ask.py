@@ -1,150 +1,65 @@
-"""`search` on a run: which estimator is asked, how the found order is judged, what is retrained, and what is kept."""
+"""`search`: which method is asked, how the found order is judged, what is retrained, and what is kept."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from estimators.errors import EstimatorError, OrderError
 from estimators.orders.order import Order, random_orders
-from fut.artifacts import directory as files
 from fut.errors import FutError, NotCachedError, UsageError
-from fut.methods import costs
-from fut.methods.adjoint.positions import position_table
-from fut.methods.base import Estimator
-from fut.methods.batching import raw_estimates
-from fut.methods.registry import default_estimator, method_of
-from fut.orders.parsing import named_orders, order_of
+from fut.protocols import RunFacts, Truths
+from fut.questions.context import QuestionContext, Searching
+from fut.questions.curriculum import render
 from fut.questions.curriculum.arrangements import Arrangements
-from fut.questions.curriculum.constraints import Constraints
-from fut.questions.curriculum.evaluator import Budget
-from fut.questions.curriculum.reevaluate import guide_and_judge, judged
+from fut.questions.curriculum.request import SearchRequest
 from fut.questions.curriculum.result import Curriculum
-from fut.questions.curriculum.search import METHODS, Found, comparable, search
-from fut.readouts.readout import PROBE, ReadOut
-from storage import write_json
-
-if TYPE_CHECKING:
-    from fut.methods.context import Context
+from fut.questions.curriculum.search import Found, comparable, search
+from fut.questions.question import Question
 
 
-EVALUATIONS = 600
-"""Orders that are estimated where no budget is named."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of a search; see `Asking.search`."""
-
-    seconds: float | None = None
-    evaluations: int | None = None
-    start: str | Order | None = None
-    method: str = "local"
-    verify: int = 16
-    finalists: int = 4
-    heuristics: Sequence[str] | None = None
-    seed: int = 0
-    constraints: Constraints = field(default_factory=Constraints)
-    estimator: str | None = None
-    readout: str = PROBE
-    maximize: bool = False
-    also: Sequence[str] = ()
-
-    def check(self) -> Request:
-        """This request, if it can be meant; else a UsageError."""
-        counts = {"verify": self.verify, "seed": self.seed, "finalists": self.finalists - 1}
-        counts["evaluations"] = 0 if self.evaluations is None else self.evaluations - 1
-        for name, least in counts.items():
-            if least < 0:
-                wanted = "at least 1" if name in ("finalists", "evaluations") else "0 or more"
-                raise UsageError(f"search: expected {wanted} for --{name}, got {getattr(self, name)}; raise it")
-        if self.seconds is not None and not (self.seconds > 0 and math.isfinite(self.seconds)):
-            raise UsageError(f"search: expected a budget of more than 0 seconds, got {self.seconds}; raise --budget")
-        if self.method not in METHODS:
-            raise UsageError(f"search: expected one of {', '.join(METHODS)}, got `{self.method}`; correct --method")
-        if self.also and not self.verify:
-            raise UsageError(
-                "search: expected --verify 1 or more with --also, got 0: other read-outs are those of retraining"
-            )
-        if self.estimator is not None and not method_of(self.estimator).capabilities.calibrates:
-            raise UsageError(
-                f"search: expected an estimator that tells orders apart without training, got `{self.estimator}`; name another"
-            )
-        return self
-
-    @property
-    def budget(self) -> Budget:
-        none = self.seconds is None and self.evaluations is None
-        return Budget(EVALUATIONS if none else self.evaluations, self.seconds)
-
-    def described(self) -> dict[str, Any]:
-        """What of it stands in the answer."""
-        budget = self.budget
-        return {
-            "method": self.method,
-            "seed": self.seed,
-            "start": self.start if isinstance(self.start, (str, type(None))) else self.start.tolist(),
-            "budget": {"evaluations": budget.evaluations, "seconds": budget.seconds},
-            "constraints": self.constraints.as_dict(),
-            "maximize": self.maximize,
-            "readout": self.readout,
-        }
-
-    @property
-    def key(self) -> str:
-        """Names the answer's file: equal for equal requests."""
-        start = self.start.tolist() if isinstance(self.start, Order) else self.start
-        content = asdict(self) | {"start": start}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:16]
-
-
-def search_run(run: Context, request: Request) -> Curriculum:
-    """Search, retrain, compare; the answer is kept in the run (`answers/`), and every retrained order is.
-
-    Where the adjoint samples coordinates, the search asks one of two independent halves of them and the other half judges
-    the found order.
-    """
-    asked, name = run.readouts.get(request.check().readout), request.estimator or default_estimator(run)
-    guide, judge = guide_and_judge(run, name, asked)
+def ask(request: SearchRequest, context: QuestionContext) -> Curriculum:
+    """Search, retrain, compare; the answer is kept in the run (`answers/`), and every retrained order is."""
+    run, service = context.run, context.service
+    if request.start is not None and not isinstance(request.start, (str, Order)):
+        request = replace(request, start=run.order(request.start))
+    name, truths = request.estimator or run.default_method, service.truths(request.readout)
+    searching = service.searching(name, truths.readout)
     start = _start(run, request)
     space = Arrangements(start, request.constraints)
-    others = [run.readouts.get(other) for other in request.also]
+    others = [service.truths(other) for other in request.also]
     rivals = _rivals(run, request, space)  # what cannot be meant is refused before anything is spent
-    found = _searched(run, request, start, guide)
-    finalists = [order for order, _ in found.finalists]
+    best = _searched(context, request, start, searching)
+    finalists = [order for order, _ in best.finalists]
     chosen = [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else []
-    truths = _retrained(run, [asked, *others], chosen)
+    trained = _retrained(context, [truths, *others], chosen)
     sign = -1.0 if request.maximize else 1.0
-    order = min(finalists, key=lambda o: sign * truths[o].value) if truths else found.best
-    gradients = costs.costs(run, name)["precompute_gradients"]
+    order = min(finalists, key=lambda o: sign * trained[o].value) if trained else best.best
+    gradients = service.costs(name)["precompute_gradients"]
     result = Curriculum(
         order=order.tolist(),
-        **judged(run, judge, name, asked, order),
-        **_told(found, order, rivals, truths),
-        reference_loss=run.readouts.at_reference(asked),
-        also={o.name: _elsewhere(run, o, i, truths, order, rivals.randoms) for i, o in enumerate(others, 1)},
+        **searching.judged(order),
+        **_told(best, order, rivals, trained),
+        reference_loss=truths.reference,
+        also={o.readout: _elsewhere(o, i, trained, order, rivals.randoms) for i, o in enumerate(others, 1)},
         precompute_gradients=gradients,
-        precompute_training_runs=gradients / run.config.consumed,
+        precompute_training_runs=gradients / run.consumed,
         estimator=name,
         **request.described(),
-        unit=asked.unit,
+        unit=truths.unit,
     )
-    path = run.path / files.ANSWERS / f"search-{request.key}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, result.as_dict())
+    context.archive.keep("search", request.key, result)
     return result
 
 
-def _start(run: Context, request: Request) -> Order:
+def _start(run: RunFacts, request: SearchRequest) -> Order:
     """The order whose items are arranged, and where the search begins if one was asked for."""
-    start = run.reference if request.start is None else order_of(run, request.start)
+    start = run.reference if request.start is None else run.order(request.start)
     if len(start) != run.steps:
         raise OrderError(
             f"search: expected a start order of {run.steps} steps, the length of the window, got {len(start)}; fill it, or "
@@ -154,7 +69,7 @@ def _start(run: Context, request: Request) -> Order:
 
 
 @dataclass(frozen=True)
-class Truth:
+class Trained:
     """Read-outs of a retrained order, the one that was asked for first, and the seconds that it took."""
 
     values: list[float]
@@ -165,25 +80,25 @@ class Truth:
         return self.values[0]
 
 
-Truths = dict[Order, Truth]
+TrainedOrders = dict[Order, Trained]
 """By order; empty where nothing was retrained."""
 
 
-def _told(found: Found, order: Order, rivals: Rivals, truths: Truths) -> dict[str, Any]:
+def _told(best: Found, order: Order, rivals: Rivals, trained: TrainedOrders) -> dict[str, Any]:
     """What the search and the retraining say, as the answer has it."""
     finalists = [
-        {"order": o.tolist(), "searched_loss": value, "retrained_loss": truths[o].value if truths else None}
-        for o, value in found.finalists
+        {"order": o.tolist(), "searched_loss": value, "retrained_loss": trained[o].value if trained else None}
+        for o, value in best.finalists
     ]
-    seconds = [truth.seconds for truth in truths.values()]
+    seconds = [of.seconds for of in trained.values()]
     return {
-        "retrained_loss": truths[order].value if truths else None,
-        "random_losses": [truths[o].value for o in rivals.randoms if truths],
-        "heuristics": {n: truths[o].value for n, o in rivals.named.items() if truths},
+        "retrained_loss": trained[order].value if trained else None,
+        "random_losses": [trained[o].value for o in rivals.randoms if trained],
+        "heuristics": {n: trained[o].value for n, o in rivals.named.items() if trained},
         "finalists": finalists,
-        "history": found.history,
-        "evaluations": found.evaluations,
-        "seconds": found.seconds,
+        "history": best.history,
+        "evaluations": best.evaluations,
+        "seconds": best.seconds,
         "retrain_seconds": float(np.mean(seconds)) if seconds else None,
         "retraining_seconds": float(np.sum(seconds)),
     }
@@ -197,13 +112,13 @@ class Rivals:
     named: dict[str, Order]
 
 
-def _rivals(run: Context, request: Request, space: Arrangements) -> Rivals:
+def _rivals(run: RunFacts, request: SearchRequest, space: Arrangements) -> Rivals:
     """Random orders of the start's items and named ones, all within the constraints; named ones that hold other items than
     the start are left out, unless they were asked for."""
     same = run.reference.multiset_digest == space.start.multiset_digest
     drawn = random_orders(run.reference if same else space.start, request.verify, request.seed)
-    usual = named_orders(run) if request.heuristics is None and request.verify else {}
-    named = usual if request.heuristics is None else {n: order_of(run, n) for n in request.heuristics}
+    usual = run.named_orders() if request.heuristics is None and request.verify else {}
+    named = usual if request.heuristics is None else {n: run.order(n) for n in request.heuristics}
     kept = comparable(space, named)
     if request.heuristics is not None and (left := sorted(set(named) - set(kept))):
         raise UsageError(
@@ -213,16 +128,16 @@ def _rivals(run: Context, request: Request, space: Arrangements) -> Rivals:
     return Rivals(list(comparable(space, {str(i): o for i, o in enumerate(drawn)}).values()), kept)
 
 
-def _searched(run: Context, request: Request, start: Order, guide: Estimator) -> Found:
+def _searched(context: QuestionContext, request: SearchRequest, start: Order, searching: Searching) -> Found:
     """The search itself, with progress: by evaluations, or by seconds of a budget in seconds."""
     budget = request.budget
     total = budget.evaluations or math.ceil(budget.seconds or 0)
-    table = _table(run, request.readout) if guide.problem.rule.smooth else None
+    table = searching.table()
     if request.method == "assignment" and table is None:
         raise NotCachedError(
             "search: expected a table of positions for the method `assignment`, got none; run `fut cache RUN --terms adjoint`"
         )
-    with run.progress("searching", total) as tick:
+    with context.progress("searching", total) as tick:
         began, told = time.perf_counter(), [0]
 
         def tell(count: int) -> None:
@@ -233,47 +148,56 @@ def _searched(run: Context, request: Request, start: Order, guide: Estimator) ->
 
         try:
             return search(
-                lambda orders: raw_estimates(guide, orders)[0],
+                searching.values,
                 start,
                 table,
                 method=request.method,
-                budget=budget,
+                budget=replace(budget, tick=tell),
                 seed=request.seed,
                 constraints=request.constraints,
                 from_start=request.start is not None,
                 maximize=request.maximize,
                 finalists=request.finalists if request.verify else 1,
-                tick=tell,
             )
         except ValueError as error:
             raise error if isinstance(error, (FutError, EstimatorError)) else UsageError(str(error)) from error
 
 
-def _table(run: Context, readout: str) -> np.ndarray | None:
-    """The read-out's table of positions; None where it is not cached, and the search learns its own."""
-    try:
-        return position_table(run, readout)
-    except NotCachedError:
-        return None
-
-
-def _retrained(run: Context, readouts: Sequence[ReadOut], orders: Sequence[Order]) -> Truths:
+def _retrained(context: QuestionContext, readouts: Sequence[Truths], orders: Sequence[Order]) -> TrainedOrders:
     """Read-outs of every order, really trained; what has been trained before is recalled."""
-    found = {}
-    with run.progress("retraining", len(set(orders)) * run.steps) as tick:
+    trained = {}
+    with context.progress("retraining", len(set(orders)) * context.run.steps) as tick:
         for order in dict.fromkeys(orders):
-            trained = run.retrain(order, lambda step, state: tick())
-            found[order] = Truth([run.readouts.truth(asked, trained) for asked in readouts], trained.seconds)
-    return found
+            timed = [truths.train_timed(order, tick) for truths in readouts]
+            trained[order] = Trained([value for value, _ in timed], timed[0][1])
+    return trained
 
 
 def _elsewhere(
-    run: Context, readout: ReadOut, place: int, truths: Truths, order: Order, randoms: Sequence[Order]
+    truths: Truths, place: int, trained: TrainedOrders, order: Order, randoms: Sequence[Order]
 ) -> dict[str, Any]:
     """Another read-out of the retrained orders, which the search did not seek; `place` among those that were taken."""
     return {
-        "unit": readout.unit,
-        "found": truths[order].values[place],
-        "reference": run.readouts.at_reference(readout),
-        "random": [truths[o].values[place] for o in randoms],
+        "unit": truths.unit,
+        "found": trained[order].values[place],
+        "reference": truths.reference,
+        "random": [trained[o].values[place] for o in randoms],
     }
+
+
+def _costs(request: SearchRequest, context: QuestionContext) -> Sequence[str]:
+    if not request.verify:
+        return ()
+    named = context.run.named_orders() if request.heuristics is None else request.heuristics
+    count = request.verify + request.finalists + len(named)
+    return [f"retraining at most {count} orders after the search, {count * context.run.consumed} gradients"]
+
+
+SEARCH = Question(
+    "search",
+    SearchRequest,
+    ask,
+    render.text,
+    "Find the order that would have trained best, then really train in it, beside random and named orders.",
+    _costs,
+)

@@ -23,12 +23,14 @@ BATCH = 64
 class Budget:
     """When a search ends: after so many evaluations, after so many seconds by the wall clock, or both.
 
-    A search that evaluations alone end is the same whatever the machine; one that the clock ends is not.
+    A search that evaluations alone end is the same whatever the machine; one that the clock ends is not. tick: called with how
+    many orders have been estimated, after every batch.
     """
 
     evaluations: int | None = None
     seconds: float | None = None
     clock: Callable[[], float] = time.perf_counter
+    tick: Callable[[int], object] = lambda count: None
 
 
 @dataclass
@@ -41,7 +43,6 @@ class Evaluator:
     space: Arrangements
     estimate: Estimate
     budget: Budget
-    tick: Callable[[int], object] = lambda count: None
     best: Units | None = None
     best_value: float = math.inf
     evaluations: int = 0
@@ -100,7 +101,7 @@ class Evaluator:
             self.spent += self.budget.clock() - began
             for order, value in zip(batch, found, strict=True):
                 self._note(order, units[order], float(value))
-            self.tick(len(batch))
+            self.budget.tick(len(batch))
         return np.array([self.seen.get(order, math.inf) for order in orders])
 
     def _note(self, order: Order, row: Units, value: float) -> None:

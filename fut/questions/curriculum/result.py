@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fut.display.notebook import COLOURS, GREY, MARKERS, Shown, labelled
+from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import jsonable, perplexity
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Curriculum(Shown):
+class Curriculum(Displayable):
     """The best order that a search found, what is expected of it, and what really training in it gives.
 
     Losses are values of the read-out in `unit`; lower is better, unless `maximize`. order: item numbers, a list per step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,14 +50,13 @@ def search(
     from_start: bool = False,
     maximize: bool = False,
     finalists: int = 1,
-    tick: Callable[[int], object] = lambda count: None,
 ) -> Found:
     """The order of least estimate that a budget finds, among the start order's items over its places, within constraints.
 
     table: first-order values of positions [T, items] in the estimate's unit, larger meaning a larger value; without one
     the search learns its own. method: `local` (see `local_search`), `genetic` (see `genetic`), or `assignment`, the best
     order under the table, estimated once. from_start: begin at `start`; else `local` begins at the assignment and `genetic`
-    at random orders. maximize: seek the greatest. tick: told how many orders have just been estimated.
+    at random orders. maximize: seek the greatest.
 
     The same arguments give the same result, unless the clock ends the search. ValueError for an unknown method, a table of
     another shape, or no finite estimate within the budget; OrderError for what cannot be arranged.
@@ -66,7 +65,7 @@ def search(
         raise ValueError(f"search: expected a method among {', '.join(METHODS)}, got `{method}`; correct the name")
     space, sign = Arrangements(start, constraints or Constraints()), -1.0 if maximize else 1.0
     values = _checked(table, len(start), int(space.items.max()) + 1)
-    evaluator = Evaluator(space, lambda orders: [sign * v for v in estimate(orders)], budget, tick)
+    evaluator = Evaluator(space, lambda orders: [sign * v for v in estimate(orders)], budget)
     draw, costs = np.random.default_rng([seed, 41]), space.costs(sign * values)
     if method == "assignment":
         evaluator.values([assign(space, costs)])
@@ -79,7 +78,7 @@ def search(
             f"search: expected a finite estimate within the budget, got none of {evaluator.evaluations}; allow more "
             "evaluations or seconds, or use another estimator"
         )
-    return _found(evaluator, sign, finalists)
+    return _found(evaluator, evaluator.best, sign, finalists)
 
 
 def _checked(table: ArrayLike | None, steps: int, items: int) -> Floats:
@@ -93,12 +92,11 @@ def _checked(table: ArrayLike | None, steps: int, items: int) -> Floats:
     return found
 
 
-def _found(evaluator: Evaluator, sign: float, finalists: int) -> Found:
-    assert evaluator.best is not None
+def _found(evaluator: Evaluator, row: Units, sign: float, finalists: int) -> Found:
     ranked = sorted(evaluator.seen.items(), key=lambda pair: pair[1])
     chosen = distinct([order for order, value in ranked if math.isfinite(value)], finalists)
     history = [(count, sign * value) for count, value in evaluator.history]
-    best, values = evaluator.space.order(evaluator.best), evaluator.seen
+    best, values = evaluator.space.order(row), evaluator.seen
     chosen = [best, *(order for order in chosen if order != best)][: max(finalists, 1)]
     return Found(
         best,

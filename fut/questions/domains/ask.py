@@ -1,36 +1,87 @@
-"""`domains` on a run: where labels come from, which orders are asked about, and which are retrained."""
+"""`domains`: where labels come from, which orders are asked about, and which are retrained."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fut.artifacts import directory as files
 from fut.data.labels import Labels, checked_labels, quantile_labels
-from fut.data.provenance import source_labels
 from fut.errors import UsageError
-from fut.methods.registry import default_estimator, require_movable
-from fut.orders.scores import MEASURES, difficulty
+from fut.orders.scores import MEASURES
+from fut.protocols import RunFacts
+from fut.questions.context import QuestionContext
+from fut.questions.domains import render
 from fut.questions.domains.blocks import arrangements
-from fut.questions.domains.estimates import Asking
-from fut.questions.domains.result import Domains, compare, domains
-from fut.questions.memorization.cells import LEAST
+from fut.questions.domains.estimates import SHARE, DomainEstimates
+from fut.questions.domains.result import Domains, Entry, Placement, asked_orders, compare, domains
 from fut.questions.outliers import outlier_note
+from fut.questions.question import Question
+from fut.questions.request import ESTIMATOR, READOUT_HELP, Request, numbers, option
+from fut.questions.retraining import LEAST
 from fut.readouts.readout import PROBE
-from storage import fingerprint, write_json
-
-if TYPE_CHECKING:
-    from fut.methods.context import Context
-
 
 SOURCE = "source"
 MOST, PLACES = 24, 5
 """Domain orders that are asked about at most, and places at which every domain is put."""
 
 
-def labels_of(run: Context, given: Any) -> Labels:
+def _label_order(flag: str, text: str) -> tuple[str, ...]:
+    return tuple(label.strip() for label in text.split(","))
+
+
+@dataclass(frozen=True)
+class DomainsRequest(Request[Domains]):
+    """What the order of whole domains, and the place of one of them or of one item, does to a read-out.
+
+    Args:
+        labels: a mapping of label to items, a list with one label per item, a JSON file of one of both, `source`, or
+            `loss:3`.
+        orders: lists of all labels; None for all orders, or `most` of them.
+        items: each put at every step.
+        most: domain orders at most where none are named.
+        places: at which every domain is put, from first to last.
+        calibrate: how many of the orders that move domains to retrain for intervals that hold for such orders.
+        verify: how many others to retrain and compare with, and half as many of those that move an item.
+        seed: of what is drawn.
+        readout: what is asked for.
+        estimator: the method's name; None for the default.
+
+    Raises:
+        UsageError: for fewer than 2 places or orders, and for fewer orders to retrain than a fit needs.
+    """
+
+    labels: Any = option(
+        help="JSON file (label -> items, or a label per item), source, or loss:3, length:3, gradient-norm:3, …"
+    )
+    orders: Sequence[Sequence[str]] | None = option(
+        None,
+        help="labels in an order, as in web,books,code; may be repeated; default: all orders",
+        read=_label_order,
+        many=True,
+    )
+    items: Sequence[int] = option((), help="items, each put at every step: an odd or poisoned batch, say", read=numbers)
+    most: int = option(MOST, help="domain orders at most where none are named, drawn from --seed")
+    places: int = option(PLACES, help="places at which every domain is put, from first to last")
+    calibrate: int = option(0, help="of the orders that move domains to retrain for intervals that hold for them")
+    verify: int = option(0, help="of these orders to retrain and compare with, and half as many that move an item")
+    seed: int = option(0, help="seed of what is drawn")
+    readout: str = option(PROBE, help=READOUT_HELP)
+    estimator: str | None = option(None, help=ESTIMATOR)
+
+    def __post_init__(self) -> None:
+        self._tuples("orders", "items")
+        counts = (self.calibrate, self.verify)
+        if self.places < 2 or self.most < 2 or any(count < 0 or 0 < count < LEAST for count in counts):
+            raise UsageError(
+                f"domains: expected at least 2 places, 2 orders, and 0 or at least {LEAST} orders to retrain, got "
+                f"places={self.places}, most={self.most}, calibrate={self.calibrate}, verify={self.verify}; raise them"
+            )
+
+
+def labels_of(run: RunFacts, given: Any) -> Labels:
     """Checked labels of a run's items.
 
     given: a mapping of label to items; a list with one label per item; the path of a JSON file with one of both; `source`, the
@@ -41,13 +92,11 @@ def labels_of(run: Context, given: Any) -> Labels:
         text = str(given)
         key, _, parts = text.partition(":")
         if text == SOURCE:
-            return checked_labels(
-                source_labels(run.config, run.summary["source"], run.manifest.identity["data"]), run.items
-            )
+            return checked_labels(run.sources(), run.items)
         if key in MEASURES:
             if not (parts or "3").isdecimal():
                 raise UsageError(f"labels: expected a number of parts, got `{text}`; write {key}:3")
-            return quantile_labels(key, difficulty(run, key).scores, int(parts or "3"))
+            return quantile_labels(key, run.scores(key), int(parts or "3"))
         given = _read(Path(given))
     return checked_labels(given, run.items)
 
@@ -64,55 +113,65 @@ def _read(path: Path) -> Any:
         raise UsageError(f"labels: expected JSON, got {path}: {error}; mend the file") from error
 
 
-def domains_run(
-    run: Context,
-    given: Any,
-    orders: Sequence[Sequence[str]] | None = None,
-    items: Sequence[int] = (),
-    *,
-    most: int = MOST,
-    places: int = PLACES,
-    calibrate: int = 0,
-    verify: int = 0,
-    seed: int = 0,
-    readout: str = PROBE,
-    estimator: str | None = None,
-) -> Domains:
-    """Estimate domain orders and placements; the answer is kept in the run (`answers/`).
-
-    calibrate: how many of the orders that move domains to retrain for intervals that hold for such orders. verify: how many
-    others to retrain and compare with, and half as many of those that move an item.
-    """
-    labels, name = labels_of(run, given), estimator or default_estimator(run)
-    _require(run, name, items, most, places, (calibrate, verify))
-    chosen = [tuple(o) for o in orders] if orders else arrangements(list(labels), most, seed)
-    asked = Asking(run, name, readout, calibrate, verify, seed)
+def ask(request: DomainsRequest, context: QuestionContext) -> Domains:
+    """Estimate domain orders and placements, retrain what is asked for; the answer is kept in the run."""
+    run, method = context.run, request.estimator or context.run.default_method
+    labels, items, places = labels_of(run, request.labels), list(request.items), request.places
+    _require(request, context, method)
+    chosen = [tuple(o) for o in request.orders or arrangements(list(labels), request.most, request.seed)]
+    estimates = DomainEstimates(context, method, request.readout, request.seed)
+    far, close = asked_orders(run.reference, labels, chosen, items, places)
+    if request.calibrate:
+        estimates.retrain_to_fit(far, request.calibrate)
+    if request.verify:
+        estimates.retrain_to_verify(far, close, request.verify)
     entries, placed = domains(
-        asked.estimate, asked.estimate_close, asked.truth, run.reference, labels, chosen, items, places
+        estimates.estimate, estimates.estimate_close, estimates.truth, run.reference, labels, chosen, items, places
     )
-    checked = compare([*entries, *(a for p in placed for a in p.answers)], asked.reference, asked.fitted_on)
+    every = [*entries, *(answer for placement in placed for answer in placement.answers)]
+    checked = compare(every, estimates.reference, estimates.fitted_on)
+    note = _note(entries, placed) + outlier_note(run, items, method)
+    about = (estimates.readout, estimates.unit, estimates.reference)
+    result = Domains(method, *about, labels, entries, placed, checked, note, request.seed)
+    key = [labels, chosen, items, places, estimates.readout, method, request.calibrate]
+    context.archive.keep("domains", key, result)
+    return result
+
+
+def _note(entries: Sequence[Entry], placed: Sequence[Placement]) -> str:
+    """What the estimates rest on: those of domains, and where it is something else, those of single items."""
     single = [a.note for p in placed if p.kind == "item" for a in p.answers if a.delta]
     note = next((entry.note for entry in entries if entry.delta), entries[0].note)
-    note += f"; of single items: {single[0]}" if single and single[0] != note else ""
-    note += outlier_note(run, items, name)
-    about = asked.readout
-    found = Domains(name, about.name, about.unit, asked.reference, labels, entries, placed, checked, note, seed)
-    key = [labels, chosen, list(items), places, about.name, name, calibrate]
-    path = run.path / files.ANSWERS / f"domains-{fingerprint(key)[:12]}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, found.as_dict())
-    return found
+    return note + (f"; of single items: {single[0]}" if single and single[0] != note else "")
 
 
-def _require(run: Context, name: str, items: Sequence[int], most: int, places: int, counts: tuple[int, int]) -> None:
-    require_movable("domains", [name])
-    if places < 2 or most < 2 or any(count < 0 or 0 < count < LEAST for count in counts):
-        raise UsageError(
-            f"domains: expected at least 2 places, 2 orders, and 0 or at least {LEAST} orders to retrain, got places={places}, "
-            f"most={most}, calibrate={counts[0]}, verify={counts[1]}; raise them"
-        )
-    unknown = [item for item in items if not 0 <= item < run.items]
+def _require(request: DomainsRequest, context: QuestionContext, method: str) -> None:
+    """UsageError for what the run cannot answer."""
+    context.service.require_movable("domains", [method])
+    items, count = request.items, context.run.items
+    unknown = [item for item in items if not 0 <= item < count]
     if unknown or len(set(items)) < len(items):
         raise UsageError(
-            f"domains: expected different items of 0..{run.items - 1}, got {', '.join(map(str, items))}; correct --items"
+            f"domains: expected different items of 0..{count - 1}, got {', '.join(map(str, items))}; correct --items"
         )
+
+
+def _costs(request: DomainsRequest, context: QuestionContext) -> Sequence[str]:
+    if not (request.calibrate or request.verify):
+        return ()
+    count = request.calibrate + request.verify + (request.verify // SHARE if request.items else 0)
+    gradients = count * context.run.consumed
+    return [f"retraining at most {count} orders of {context.run.steps} steps, {gradients} gradients"]
+
+
+DOMAINS = Question(
+    "domains",
+    DomainsRequest,
+    ask,
+    render.domains,
+    "Domain after domain in every order, one domain early or late, one item at every step: what it does to the loss.",
+    _costs,
+    draw=render.picture,
+    picture=lambda answer, request: "answers/domains.png",
+    picture_help="PNG of the answers; default: in the run",
+)

@@ -1,21 +1,18 @@
-"""What an estimator says of orders that move domains or one item, calibrated on such orders, and what is known of their truth."""
+"""What a method says of orders that move domains or one item, calibrated on such orders, and what is known of their truth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from estimators.intervals import Calibration
 from estimators.intervals import calibrate as fit
 from estimators.orders.order import Order
-from fut.estimation.results import Estimate, known_truth
-from fut.estimation.service import Answering
-
-if TYPE_CHECKING:
-    from fut.methods.context import Context
-
+from fut.protocols import Value
+from fut.questions.context import QuestionContext
 
 SHARE = 2
 """Retrained orders that move domains for every one that moves an item."""
@@ -26,89 +23,111 @@ RANDOM = (
     "`fut domains --calibrate 8` fits it to orders like these"
 )
 
+KNOWN = "this order has really been trained on this run; the figure is the truth, not an estimate"
 MOVES = "`fut calibrate RUN --edit move` fits it to orders like this one"
 
 
-class Asking:
-    """One estimator of one read-out, and the truth about some of the orders that it is asked about.
+@dataclass(frozen=True)
+class Said:
+    """What is said of one order; fields as of `fut.protocols.Value`."""
 
-    calibrate: how many orders that move domains to fit it to; verify: how many others to retrain.
+    value: float
+    delta: float
+    interval: tuple[float, float] | None
+    note: str
+
+
+class DomainEstimates:
+    """One method about one read-out, and the truth about some of the orders that it is asked about.
+
+    Estimates train nothing; what `retrain_to_fit` and `retrain_to_verify` train is in their names.
     """
 
-    def __init__(self, run: Context, name: str, readout: str, calibrate: int, verify: int, seed: int) -> None:
-        self._run, self._calibrate, self._verify, self._seed = run, calibrate, verify, seed
-        self._far = Answering(run, name, readout, known=False)
-        self._close = self._far.for_edit("move") if run.config.data.per_step == 1 else self._far
-        self._plain = Answering(run, name, readout, known=False, calibrated=False).beside(self._far)
-        self.readout, self.reference = self._far.readout, self._far.reference
+    def __init__(self, context: QuestionContext, method: str, readout: str, seed: int) -> None:
+        self._context, self._run, self._seed = context, context.run, seed
+        estimates = context.service.estimates
+        self._far = estimates(method, readout, known=False)
+        self._close = self._far.for_edit("move") if context.run.items_per_step == 1 else self._far
+        self._plain = estimates(method, readout, known=False, calibrated=False, beside=self._far)
+        self._truths = context.service.truths(readout)
+        self.readout, self.unit, self.reference = self._far.readout, self._far.unit, self._far.reference
         self._fitted: set[Order] = set()
+        self._fit: Calibration | None = None
+        self._guesses: dict[tuple[Order, ...], Sequence[Value]] = {}
 
     def fitted_on(self, order: Order) -> bool:
         """Whether the calibration saw the truth about this order."""
-        return self._run.problem.canonical(order) in self._fitted
+        return self._run.canonical(order) in self._fitted
 
-    def estimate(self, orders: Sequence[Order]) -> list[Estimate]:
+    def estimate(self, orders: Sequence[Order]) -> list[Said]:
         """Of orders that move domains."""
-        answers = self._refitted(orders) if self._calibrate else [self._random(a) for a in self._far(orders)]
-        self._retrain([order for order in orders if not self.fitted_on(order)], self._verify, VERIFIED)
-        return answers
+        if self._fit is None:
+            return [_said(answer, RANDOM if _has_fit(answer) else "") for answer in self._far(orders)]
+        return [self._corrected(self._fit, o, a) for o, a in zip(orders, self._guessed(orders), strict=True)]
 
-    def _random(self, answer: Estimate) -> Estimate:
-        """With the word that the interval is that of random orders."""
-        fitted = answer.interval is not None and answer.source == "estimate"
-        return replace(answer, note=answer.note + RANDOM) if fitted else answer
-
-    def _refitted(self, orders: Sequence[Order]) -> list[Estimate]:
-        """Fitted to a few of the orders themselves, really retrained."""
-        plain, own = self._plain(orders), self._own
-        chosen = self._retrain(orders, self._calibrate, CALIBRATED)
+    def retrain_to_fit(self, orders: Sequence[Order], count: int) -> None:
+        """Really train `count` of the orders that move domains, and fit later estimates of such orders to them."""
+        guesses = {self._run.canonical(o): a.value for o, a in zip(orders, self._guessed(orders), strict=True)}
+        chosen = self._retrain(orders, count, CALIBRATED)
         self._fitted = set(chosen)
-        guesses = {self._canonical(order): answer.loss for order, answer in zip(orders, plain, strict=True)}
-        truths = [self._run.readouts.truth(self.readout, self._run.retrain(order)) for order in chosen]
-        found = fit(truths, [guesses[order] for order in chosen])
-        note = f"calibrated on {len(chosen)} retrained orders of domains; interval of level 0.9"
+        truths = [self._truths.train(order) for order in chosen]
+        self._fit = fit(truths, [guesses[order] for order in chosen])
 
-        def corrected(order: Order, answer: Estimate) -> Estimate:
-            if self._canonical(order) == own:
-                return known_truth(order, answer.estimator, self.reference, self.reference, self.readout)
-            loss, interval = found.correct(answer.loss), found.interval(answer.loss)
-            return replace(answer, loss=loss, delta=loss - self.reference, interval=interval, note=note)
+    def retrain_to_verify(self, orders: Sequence[Order], close: Sequence[Order], count: int) -> None:
+        """Really train `count` of the orders that were not fitted to, and half as many of those that move one item."""
+        for estimates in (self._far, self._close):
+            estimates.ready()  # before anything is trained
+        self._retrain([order for order in orders if not self.fitted_on(order)], count, VERIFIED)
+        self._retrain(close, count // SHARE, VERIFIED)
 
-        return [corrected(order, answer) for order, answer in zip(orders, plain, strict=True)]
+    def _guessed(self, orders: Sequence[Order]) -> Sequence[Value]:
+        """Estimates without any calibration, made once."""
+        key = tuple(orders)
+        if key not in self._guesses:
+            self._guesses[key] = self._plain(orders)
+        return self._guesses[key]
 
-    def estimate_close(self, orders: Sequence[Order]) -> list[Estimate]:
+    def _corrected(self, calibration: Calibration, order: Order, answer: Value) -> Said:
+        """An estimate by the fit to orders of domains; the reference order's own value as it is known."""
+        if self._run.canonical(order) == self._canonical_reference:
+            return Said(self.reference, 0.0, (self.reference, self.reference), KNOWN)
+        value, interval = calibration.correct(answer.value), calibration.interval(answer.value)
+        note = f"calibrated on {len(self._fitted)} retrained orders of domains; interval of level 0.9"
+        return Said(value, value - self.reference, interval, note)
+
+    def estimate_close(self, orders: Sequence[Order]) -> list[Said]:
         """Of orders that move one item: by a calibration on such orders where there is one, which is said where there is not."""
-        answers, found = self._close(orders), self._close.calibration
-        if found is not None and found.edit is None:
-            answers = [
-                replace(a, note=f"{a.note}; {MOVES}") if a.source == "estimate" and a.interval is not None else a
-                for a in answers
-            ]
-        self._retrain(orders, self._verify // SHARE, VERIFIED)
-        return answers
+        answers = self._close(orders)
+        advice = f"; {MOVES}" if self._close.fitted_to == "random" else ""
+        return [_said(answer, advice if _has_fit(answer) else "") for answer in answers]
 
     def truth(self, order: Order) -> float | None:
         """The read-out's value, if the order, or the reference order with the same content, has really been trained."""
-        if self._canonical(order) == self._own:
+        if self._run.canonical(order) == self._canonical_reference:
             return self.reference
-        found = self._run.retrained.find(order)
-        return None if found is None else self._run.readouts.truth(self.readout, found)
+        return self._truths.find(order)
 
-    def _canonical(self, order: Order) -> Order:
-        return self._run.problem.canonical(order)
-
-    @property
-    def _own(self) -> Order:
-        return self._canonical(self._run.reference)
+    @cached_property
+    def _canonical_reference(self) -> Order:
+        return self._run.canonical(self._run.reference)
 
     def _retrain(self, orders: Sequence[Order], count: int, key: int) -> list[Order]:
         """`count` of the orders that train otherwise than the reference order does, drawn from the seed, in canonical form;
         all where they are fewer."""
-        own, run = self._own, self._run
-        different = list({of: None for order in orders if (of := self._canonical(order)) != own})
+        forms = (self._run.canonical(order) for order in orders)
+        different = list(dict.fromkeys(form for form in forms if form != self._canonical_reference))
         drawn = np.random.default_rng([self._seed, key]).permutation(len(different))[:count]
         chosen = [different[k] for k in sorted(drawn.tolist())]
-        with run.progress("retraining", len(chosen) * run.steps) as tick:
+        with self._context.progress("retraining", len(chosen) * self._run.steps) as tick:
             for order in chosen:
-                run.retrain(order, lambda step, state: tick())
+                self._truths.train(order, tick)
         return chosen
+
+
+def _said(answer: Value, more: str) -> Said:
+    return Said(answer.value, answer.delta, answer.interval, answer.note + more)
+
+
+def _has_fit(answer: Value) -> bool:
+    """Whether it is an estimate with an interval."""
+    return answer.interval is not None and answer.source == "estimate"

@@ -10,8 +10,8 @@ import numpy as np
 
 from fut.display.format import columns, interval, number
 from fut.display.notebook import COLOURS, GREY, MARKERS, labelled
+from fut.display.picture import save
 from fut.questions.domains.result import Domains, Entry, Placement
-from storage import replacing
 
 SHOWN = 12
 
@@ -20,10 +20,10 @@ def domains(found: Domains) -> str:
     """Domain orders from the best estimate to the worst, then early against late for every domain and item."""
     unit = found.unit or "the unit of the read-out"
     sizes = ", ".join(f"{label} ({len(items)})" for label, items in found.labels.items())
-    ranked = sorted(found.orders, key=lambda entry: entry.loss)
+    ranked = sorted(found.orders, key=lambda entry: entry.value)
     half = SHOWN // 2
     shown = ranked if len(ranked) <= SHOWN else [*ranked[:half], *ranked[-half:]]
-    rows = [["domain order", "loss", "delta", "90 % interval", "retrained"], *map(_row, shown)]
+    rows = [["domain order", "value", "delta", "90 % interval", "retrained"], *map(_row, shown)]
     lines = [
         f"domains and their items: {sizes}; {found.readout} by {found.estimator}, {unit}; reference order "
         f"{found.reference_loss:.5f}, delta against it (negative is better)",
@@ -38,12 +38,18 @@ def domains(found: Domains) -> str:
 
 
 def _row(entry: Entry) -> list[str]:
-    return [entry.name, f"{entry.loss:.5f}", f"{entry.delta:+.5f}", _bounds(entry.interval), number(entry.truth, ".5f")]
+    return [
+        entry.name,
+        f"{entry.value:.5f}",
+        f"{entry.delta:+.5f}",
+        _bounds(entry.interval),
+        number(entry.truth, ".5f"),
+    ]
 
 
 def _placement(placed: Placement) -> list[str]:
     found = placed.late_minus_early
-    best = min(zip(placed.places, placed.answers, strict=True), key=lambda pair: pair[1].loss)[0]
+    best = min(zip(placed.places, placed.answers, strict=True), key=lambda pair: pair[1].value)[0]
     where = f"step {best}" if placed.kind == "item" else f"after {best} others"
     return [placed.name, f"{found.delta:+.5f}", _bounds(found.interval, "+.5f"), number(found.truth, "+.5f"), where]
 
@@ -77,10 +83,7 @@ def picture(found: Domains, path: Path) -> Path:
     _curves(axes[1], [p for p in found.placements if p.kind == "domain"], found, "items of other domains before it")
     if items:
         _curves(axes[2], items, found, "step")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        figure.savefig(part, format="png")
-    return path
+    return save(figure, path)
 
 
 def _against(found: Domains, value: float | None) -> float:
@@ -89,7 +92,7 @@ def _against(found: Domains, value: float | None) -> float:
 
 def _curves(axis: Any, placed: list[Placement], found: Domains, label: str) -> None:
     for k, of in enumerate(placed):
-        values = [_against(found, a.loss) for a in of.answers]
+        values = [_against(found, a.value) for a in of.answers]
         colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
         axis.plot(of.places, values, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=of.name)
         bounds = [a.interval for a in of.answers]

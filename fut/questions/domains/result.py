@@ -9,7 +9,7 @@ answers come from an `estimate(orders)` callable.
     question             "domains"
     estimator, readout, unit, reference_loss
     labels               {label: [items]}
-    orders               [{name "web>books>code", labels [..], order [..], loss, delta, interval [low, high] or null, note,
+    orders               [{name "web>books>code", labels [..], order [..], value, delta, interval [low, high] or null, note,
                            truth (loss really retrained) or null}]
     placements           [{name, kind "domain" or "item", places [..] (first place or step), answers [as an entry of orders],
                            late_minus_early {delta, interval or null, truth or null}}]
@@ -29,10 +29,10 @@ import numpy as np
 
 from estimators.orders.order import Order
 from fut.data.labels import Labels
-from fut.display.notebook import COLOURS, GREY, Shown, labelled
+from fut.display.notebook import COLOURS, GREY, Displayable, labelled
 from fut.display.numbers import jsonable
 from fut.estimation.accuracy import accuracy
-from fut.questions.domains.blocks import domain_moved, domain_order, item_moved
+from fut.questions.domains.blocks import Moved, domain_moved, domain_order, item_moved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ class Answer(Protocol):
     """What is said about one order: `fut.Estimate` is one."""
 
     @property
-    def loss(self) -> float: ...
+    def value(self) -> float: ...
     @property
     def delta(self) -> float: ...
     @property
@@ -66,7 +66,7 @@ class Entry:
     name: str
     labels: list[str]
     order: list[Any]
-    loss: float
+    value: float
     delta: float
     interval: tuple[float, float] | None
     note: str
@@ -94,7 +94,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Domains(Shown):
+class Domains(Displayable):
     """Domain orders and placements; fields as in the module's text."""
 
     estimator: str
@@ -111,12 +111,12 @@ class Domains(Shown):
 
     @property
     def best(self) -> Entry:
-        """The domain order of the least estimated loss."""
-        return min(self.orders, key=lambda entry: entry.loss)
+        """The domain order of the least estimate."""
+        return min(self.orders, key=lambda entry: entry.value)
 
     @property
     def worst(self) -> Entry:
-        return max(self.orders, key=lambda entry: entry.loss)
+        return max(self.orders, key=lambda entry: entry.value)
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable({"question": self.question} | asdict(self))
@@ -148,20 +148,20 @@ class Domains(Shown):
         ]
 
     def units(self) -> dict[str, str]:
-        return dict.fromkeys(("loss", "delta", "low", "high", "retrained"), self.unit)
+        return dict.fromkeys(("value", "delta", "low", "high", "retrained"), self.unit)
 
     def notes(self) -> list[str]:
-        return ["delta: against the reference order, negative is better; low … high: 90 % interval of loss", self.note]
+        return ["delta: against the reference order, negative is better; low … high: 90 % interval of value", self.note]
 
     def draw(self, axes: Axes) -> None:
         """Domain orders from the best estimate, on top, to the worst, with their intervals and what is known of their truth."""
-        ranked = sorted(self.orders, key=lambda entry: -entry.loss)
+        ranked = sorted(self.orders, key=lambda entry: -entry.value)
         places = range(len(ranked))
         for y, entry in zip(places, ranked, strict=True):
             if entry.interval is not None:
                 ends = [value - self.reference_loss for value in entry.interval]
                 axes.plot(ends, [y, y], color=COLOURS[0], linewidth=1.5, alpha=0.5)
-        axes.plot([e.loss - self.reference_loss for e in ranked], places, "o", color=COLOURS[0], label="estimated")
+        axes.plot([e.value - self.reference_loss for e in ranked], places, "o", color=COLOURS[0], label="estimated")
         known = [(e.truth - self.reference_loss, y) for y, e in zip(places, ranked, strict=True) if e.truth is not None]
         if known:
             axes.plot(*zip(*known, strict=True), "x", color=COLOURS[1], label="retrained")
@@ -173,7 +173,7 @@ class Domains(Shown):
 
 def _row(kind: str, place: int | None, entry: Entry) -> dict[str, Any]:
     low, high = entry.interval or (None, None)
-    named = {"kind": kind, "name": entry.name, "place": place, "loss": entry.loss, "delta": entry.delta}
+    named = {"kind": kind, "name": entry.name, "place": place, "value": entry.value, "delta": entry.delta}
     return named | {"low": low, "high": high, "retrained": entry.truth}
 
 
@@ -195,28 +195,41 @@ def domains(
 
     estimate: asked once about all orders that move domains; estimate_close: once about all that move one item.
     """
-    blocks = [domain_moved(reference, label, of, places) for label, of in labels.items()]
-    single = [item_moved(reference, item) for item in items]
-    orders = [domain_order(reference, labels, arranged) for arranged in chosen]
-    orders += [order for _, _, _, of in blocks for order in of]
-    close = [order for _, _, _, of in single for order in of]
+    placements = _placements(reference, labels, items, places)
+    orders, close = asked_orders(reference, labels, chosen, items, places)
     answers = [*estimate(orders), *(estimate_close(close) if close else ())]
     said = iter(list(zip([*orders, *close], answers, strict=True)))
     entries = [_said(">".join(arranged), list(arranged), *next(said), truth) for arranged in chosen]
     placed = []
-    for name, kind, at, _ in [*blocks, *single]:
+    for name, kind, at, _ in placements:
         found = [_said(f"{name} at {place}", [name], *next(said), truth) for place in at]
         placed.append(Placement(name, kind, at, found, difference(found[-1], found[0])))
     return entries, placed
 
 
+def asked_orders(
+    reference: Order, labels: Labels, chosen: Sequence[Sequence[str]], items: Sequence[int], places: int
+) -> tuple[list[Order], list[Order]]:
+    """The orders that `domains` asks about: those that move domains, and those that move one item."""
+    placements = _placements(reference, labels, items, places)
+    orders = [domain_order(reference, labels, arranged) for arranged in chosen]
+    orders += [order for _, kind, _, of in placements if kind == "domain" for order in of]
+    return orders, [order for _, kind, _, of in placements if kind == "item" for order in of]
+
+
+def _placements(reference: Order, labels: Labels, items: Sequence[int], places: int) -> list[Moved]:
+    """Every domain at its places, then every item at every step."""
+    domains = [domain_moved(reference, label, of, places) for label, of in labels.items()]
+    return domains + [item_moved(reference, item) for item in items]
+
+
 def _said(name: str, labels: list[str], order: Order, answer: Answer, truth: Truth) -> Entry:
-    return Entry(name, labels, order.tolist(), answer.loss, answer.delta, answer.interval, answer.note, truth(order))
+    return Entry(name, labels, order.tolist(), answer.value, answer.delta, answer.interval, answer.note, truth(order))
 
 
 def difference(late: Entry, early: Entry) -> Difference:
     """late minus early; half-widths of their intervals add as those of independent errors do."""
-    delta, interval, truth = late.loss - early.loss, None, None
+    delta, interval, truth = late.value - early.value, None, None
     if late.interval is not None and early.interval is not None:
         (low, high), (least, most) = late.interval, early.interval
         half, centre = float(np.hypot(high - low, most - least) / 2), (low + high - least - most) / 2
@@ -234,7 +247,7 @@ def compare(
     fitted_on: whether a calibration saw the truth about an order, which is then left out. None for fewer than three.
     """
     different = [e for e in entries if e.truth is not None and e.delta and not fitted_on(Order.of(e.order))]
-    known = {str(e.order): (e.truth, e.loss, e.interval) for e in different}
+    known = {str(e.order): (e.truth, e.value, e.interval) for e in different}
     if len(known) < 3:
         return None
     truths, losses, intervals = zip(*known.values(), strict=True)

@@ -1,91 +1,107 @@
-"""`lds` on a run: which subsets, which estimators, what each costs, and what is kept of the result."""
+"""`lds`: which subsets are left out, which methods are compared, and what is kept of the result."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from estimators.orders.order import Order
-from fut.artifacts import directory as files
 from fut.errors import NotCachedError, UsageError
-from fut.methods.costs import costs as costs_of
-from fut.methods.registry import ADJOINT_METHOD, METHODS, REFERENCE, base_name, method_of, open_estimator
-from fut.questions.accuracy.ask import asker
 from fut.questions.accuracy.result import verify
+from fut.questions.context import QuestionContext, method_name
+from fut.questions.leave_out import render
 from fut.questions.leave_out.score import Datamodel, random_subsets
-from fut.readouts.readout import suffix
-from storage import write_json
-
-if TYPE_CHECKING:
-    from fut.methods.context import Context
-
+from fut.questions.question import Question
+from fut.questions.request import READOUT_HELP, Request, names, option
+from fut.readouts.readout import PROBE, suffix
 
 READINGS = ("reweighting:reading=replayed", "reweighting:reading=linear")
-DEFAULT = (*READINGS, ADJOINT_METHOD.name)
-"""Estimators that are compared where none are named, those of them that are cached."""
+DEFAULT = (*READINGS, "adjoint")
+"""Methods that are compared where none are named, those of them that are cached."""
 
 
-def lds_run(
-    run: Context, subsets: int, share: float, seed: int, names: Sequence[str] | None, readout: str
-) -> Datamodel:
-    """Retrain with `subsets` random subsets of the items left out in place, and compare estimators of a read-out with them.
+@dataclass(frozen=True)
+class LdsRequest(Request[Datamodel]):
+    """A comparison of methods with training without random subsets of the items.
 
-    names: estimators to compare; `reference` is always among them. The result is kept in the run (`verification/`), and
-    every retrained endpoint is, which later calls reuse.
+    Args:
+        subsets: how many, at least 2.
+        share: of all items that each leaves out, in place; between 0 and 1.
+        seed: of the draw.
+        estimators: methods to compare, `reference` always among them; None for `DEFAULT`, where they are cached.
+        readout: what is compared.
+
+    Raises:
+        UsageError: for fewer than 2 subsets or a negative seed.
     """
-    if subsets < 2:
-        raise UsageError(
-            f"lds: expected at least 2 subsets, got {subsets}; a correlation needs more, 48 is a good number"
-        )
-    if seed < 0:
-        raise UsageError(f"lds: expected a seed of 0 or more, got {seed}; correct --seed")
+
+    subsets: int = option(48, help="random subsets to leave out and retrain without")
+    share: float = option(0.1, help="share of all items that each leaves out, in place")
+    seed: int = option(0, help="seed of the subsets")
+    estimators: Sequence[str] | None = option(
+        None, help="comma-separated names; default: reweighting and adjoint where they are cached", read=names
+    )
+    readout: str = option(PROBE, help=READOUT_HELP)
+
+    def __post_init__(self) -> None:
+        self._tuples("estimators")
+        if self.subsets < 2:
+            raise UsageError(
+                f"lds: expected at least 2 subsets, got {self.subsets}; a correlation needs more, 48 is a good number"
+            )
+        if self.seed < 0:
+            raise UsageError(f"lds: expected a seed of 0 or more, got {self.seed}; correct --seed")
+
+
+def ask(request: LdsRequest, context: QuestionContext) -> Datamodel:
+    """Retrain and compare; the result is kept in the run, and every retrained endpoint is, which later calls reuse."""
+    service, run = context.service, context.run
     try:
-        chosen = random_subsets(run.items, subsets, share, seed)
+        subsets = random_subsets(run.items, request.subsets, request.share, request.seed)
     except ValueError as error:
         raise UsageError(f"lds: {error}; correct --share") from error
-    asked = run.readouts.get(readout)
-    estimators = {name: open_estimator(run, name, readout=asked.name) for name in _chosen(run, names, asked.name)}
-    for estimator in estimators.values():
-        estimator.ready()  # refuse before anything is retrained
-    orders = [run.reference.without(left_out) for left_out in chosen]
-    with run.progress("retraining", subsets * run.steps) as tick:
-
-        def retrain(order: Order) -> tuple[float, float]:
-            found = run.retrain(order, listener=lambda step, state: tick())
-            return run.readouts.truth(asked, found), found.seconds
-
-        truths = {order: retrain(order) for order in orders}
-    costs = {name: costs_of(run, base_name(name)) for name in estimators}
-    asks = {name: asker(run, estimator, None, run.progress) for name, estimator in estimators.items()}
-    reference = run.readouts.at_reference(asked)
-    found = verify(orders, reference, truths.__getitem__, asks, costs, asked.name, asked.unit)
-    result = Datamodel([list(s) for s in chosen], share, seed, found)
-    path = run.path / files.VERIFICATION / f"lds-{subsets}-share-{share:g}-seed-{seed}{suffix(asked.name)}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, result.as_dict())
+    truths = service.truths(request.readout)
+    readout = truths.readout
+    methods = {name: service.measured(name, readout, calibrated=False) for name in _chosen(request, context, readout)}
+    for method in methods.values():
+        method.ready()  # refuse before anything is retrained
+    orders = [run.reference.without(left_out) for left_out in subsets]
+    with context.progress("retraining", request.subsets * run.steps) as tick:
+        trained = {order: truths.train_timed(order, tick) for order in orders}
+    costs = {name: service.costs(method_name(name)) for name in methods}
+    compared = verify(orders, truths.reference, trained.__getitem__, dict(methods), costs, readout, truths.unit)
+    result = Datamodel([list(s) for s in subsets], request.share, request.seed, compared)
+    key = f"{request.subsets}-share-{request.share:g}-seed-{request.seed}{suffix(readout)}"
+    context.archive.keep("lds", key, result)
     return result
 
 
-def _chosen(run: Context, names: Sequence[str] | None, readout: str) -> list[str]:
-    """The estimators to compare; without names, those of the default that the run's store can serve."""
-    unknown = [n for n in names or () if base_name(n) not in METHODS or method_of(n).capabilities.trains]
+def _chosen(request: LdsRequest, context: QuestionContext, readout: str) -> list[str]:
+    """The methods to compare; without names, those of the default that the run's store can serve."""
+    known = [name for name in context.run.methods if name != "retrain"]
+    unknown = [name for name in request.estimators or () if method_name(name) not in known]
     if unknown:
-        known = ", ".join(m.name for m in METHODS if not m.capabilities.trains)
-        raise UsageError(f"lds: expected some of {known}, got {', '.join(unknown)}; correct the names")
-    if names is not None:
-        return list(dict.fromkeys([REFERENCE.name, *names]))
-    able = [name for name in DEFAULT if _is_cached(run, name, readout)]
+        raise UsageError(f"lds: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names")
+    if request.estimators is not None:
+        return list(dict.fromkeys(["reference", *request.estimators]))
+    able = [name for name in DEFAULT if context.service.is_ready(name, readout)]
     if not able:
         raise NotCachedError(
             "lds: expected what an estimator of leave-out effects reads, got none; run "
             "`fut cache RUN --terms reweighting`, or name --estimators"
         )
-    return [REFERENCE.name, *able]
+    return ["reference", *able]
 
 
-def _is_cached(run: Context, name: str, readout: str) -> bool:
-    try:
-        open_estimator(run, name, readout=readout).ready()
-    except NotCachedError:
-        return False
-    return True
+def _costs(request: LdsRequest, context: QuestionContext) -> Sequence[str]:
+    gradients = request.subsets * context.run.consumed
+    return [f"retraining at most {request.subsets} subsets of {context.run.steps} steps, at most {gradients} gradients"]
+
+
+LDS = Question(
+    "lds",
+    LdsRequest,
+    ask,
+    render.datamodel,
+    "Retrain without random subsets of the items and score how estimators rank them (LDS).",
+    _costs,
+)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fut.display.notebook import Shown
+from fut.display.notebook import Displayable
 from fut.estimation.accuracy import accuracy
 from fut.questions.accuracy.result import Verification
 
@@ -53,7 +53,7 @@ def additive(attributions: ArrayLike, steps: Sequence[Subset], subset: Subset) -
 
 
 @dataclass(frozen=True)
-class Datamodel(Shown):
+class Datamodel(Displayable):
     """Estimators against subsets that have really been left out. subsets: the items left out of each; share: of all items.
 
     verification: the accuracy of every estimator on these subsets, the baseline `reference` among them; its Spearman

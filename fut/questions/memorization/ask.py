@@ -1,20 +1,20 @@
-"""`memorize` on a run: one sweep for every item and group of held-out text, every cell estimated, some of them retrained."""
+"""`memorize`: one adjoint pass for every item and group of held-out text, every cell estimated, some of them retrained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fut.artifacts import directory as files
-from fut.data.probe_groups import Group, item_similarity, probe_groups
+from fut.data.probe_groups import Group
 from fut.errors import UsageError
-from fut.methods.registry import METHODS, base_name, default_estimator, method_of, require_movable
+from fut.methods.registry import method_of
 from fut.orders.editing import place_of
-from fut.questions.memorization.cells import LEAST, Floats
-from fut.questions.memorization.estimates import SWEPT, estimate_of
+from fut.questions.context import PassPlan, QuestionContext, method_name
+from fut.questions.memorization import render
+from fut.questions.memorization.cells import Floats
 from fut.questions.memorization.maps import (
     KINDS,
     Cells,
@@ -28,12 +28,10 @@ from fut.questions.memorization.maps import (
 )
 from fut.questions.memorization.result import Memorization
 from fut.questions.outliers import outlier_note
+from fut.questions.question import Question
+from fut.questions.request import ESTIMATOR, Request, numbers, option
+from fut.questions.retraining import LEAST
 from fut.readouts.readout import PROBE, shortened
-from storage import fingerprint, write_json
-
-if TYPE_CHECKING:
-    from fut.methods.context import Context
-
 
 MOST, GROUPS = 64, 8
 """Items of which a map is made where none are named, and groups of held-out samples."""
@@ -46,28 +44,64 @@ TRUTH = "no intervals: every cell has really been retrained; the figures are the
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a map is asked about. items: its rows; groups: of held-out samples; showing: which of an item's, -1 the last.
+class MemorizeRequest(Request[Memorization]):
+    """Maps of the loss by the step that an item stands at.
 
-    calibrate, verify: cells to retrain for intervals, and to compare with; for every two of them an order without an item.
-    estimator: `adjoint` reads all read-outs off one sweep, any other is asked read-out by read-out.
+    Args:
+        items: rows; None for all that the reference order shows, or `most` of them, evenly spread.
+        most: rows at most where no items are named.
+        groups: number of groups of like held-out samples.
+        showing: which of an item's showings is moved: 0 the first, -1 the last.
+        calibrate: cells to retrain for 90 % intervals, and for every two of them an order without an item.
+        verify: cells to retrain and compare with, and orders as for `calibrate`.
+        seed: of the cells that are retrained.
+        estimator: `adjoint` reads all read-outs off one pass, any other is asked read-out by read-out; None for the
+            default.
+
+    Raises:
+        UsageError: for no group, and for fewer cells to retrain than a fit needs.
     """
 
+    items: Sequence[int] | None = option(
+        None, help="comma-separated items, the rows; default: all, or --most of them", read=numbers
+    )
+    most: int = option(MOST, help="rows at most where no items are named, evenly spread")
+    groups: int = option(GROUPS, help="groups of like held-out samples, for text near an item and far from it")
+    showing: int = option(-1, help="which of an item's showings is moved: 0 the first, -1 the last")
+    calibrate: int = option(0, help="cells to retrain for 90 % intervals")
+    verify: int = option(0, help="cells to retrain and compare with; 64 is a good number")
+    seed: int = option(0, help="seed of the cells that are retrained")
+    estimator: str | None = option(None, help=ESTIMATOR)
+
+    def __post_init__(self) -> None:
+        self._tuples("items")
+        if self.groups < 1 or any(count < 0 or 0 < count < LEAST for count in (self.calibrate, self.verify)):
+            raise UsageError(
+                f"memorize: expected at least 1 group and 0 or at least {LEAST} cells to retrain, got groups={self.groups}, "
+                f"calibrate={self.calibrate}, verify={self.verify}; 16 is a good number to calibrate, 64 to verify"
+            )
+
+
+@dataclass(frozen=True)
+class MapPlan:
+    """A request as a run understands it: the rows, and the method's name."""
+
     items: list[int]
-    groups: int = GROUPS
-    showing: int = -1
-    calibrate: int = 0
-    verify: int = 0
-    seed: int = 0
-    estimator: str = SWEPT
+    groups: int
+    showing: int
+    calibrate: int
+    verify: int
+    seed: int
+    estimator: str
 
     @property
-    def names(self) -> list[str]:
-        """The read-outs to sweep: the probe loss, the groups, the items."""
-        return [PROBE, *self.group_names, *(f"item:{i}" for i in self.items)]
+    def shared(self) -> list[str]:
+        """Read-outs of every row: the probe loss and the groups of held-out samples."""
+        return [PROBE, *self.group_names]
 
     @property
     def group_names(self) -> list[str]:
+        """Read-outs of the groups."""
         return [Group(g, self.groups).name for g in range(self.groups)]
 
     @property
@@ -76,67 +110,71 @@ class Asked:
         return sum(count + count // SHARE for count in (self.calibrate, self.verify))
 
 
-def asked_of(run: Context, items: Sequence[int] | None, most: int = MOST, **options: Any) -> Asked:
-    """A checked question. items: None for all that the reference order shows, or `most` of them, evenly spread."""
-    held = sorted({i for step in run.reference.steps for i in step})
-    if items is None:
-        items = (
-            held if len(held) <= most else [held[k] for k in np.linspace(0, len(held) - 1, most).round().astype(int)]
-        )
-    unknown = [i for i in items if i not in held]
-    if unknown or not items or len(set(items)) < len(items):
-        raise UsageError(
-            f"memorize: expected different items of 0..{run.items - 1}, got {shortened(list(map(str, items))) or 'none'}; "
-            "correct --items"
-        )
-    asked = Asked(list(items), **options | {"estimator": options.get("estimator") or default_estimator(run)})
-    if base_name(asked.estimator) not in METHODS:
-        raise UsageError(
-            f"memorize: expected one of {', '.join(METHODS.names)}, got `{asked.estimator}`; correct --estimator"
-        )
-    require_movable("memorize", [asked.estimator])
-    counts = (asked.calibrate, asked.verify)
-    if asked.groups < 1 or any(count < 0 or 0 < count < LEAST for count in counts):
-        raise UsageError(
-            f"memorize: expected at least 1 group and 0 or at least {LEAST} cells to retrain, got groups={asked.groups}, "
-            f"calibrate={asked.calibrate}, verify={asked.verify}; 16 is a good number to calibrate, 64 to verify"
-        )
-    probe_groups(run.problem.data, asked.groups)  # refuses more groups than samples
-    for item in asked.items:
-        place_of(run.reference, item, asked.showing)
-    free = len(asked.items) * (run.steps - 1)
-    if asked.calibrate + asked.verify > free:
+def plan_of(request: MemorizeRequest, context: QuestionContext) -> MapPlan:
+    """The request with what the run makes of it; UsageError or OrderError where it cannot be answered."""
+    run, method = context.run, request.estimator or context.run.default_method
+    items = _items(request, context)
+    if method_name(method) not in run.methods:
+        raise UsageError(f"memorize: expected one of {', '.join(run.methods)}, got `{method}`; correct --estimator")
+    context.service.require_movable("memorize", [method])
+    run.probe_groups(request.groups)  # refuses more groups than samples
+    for item in items:
+        place_of(run.reference, item, request.showing)
+    free = len(items) * (run.steps - 1)
+    if request.calibrate + request.verify > free:
         raise UsageError(
             f"memorize: expected at most {free} cells to retrain, all but the items' own steps, got "
-            f"{asked.calibrate + asked.verify}; lower --calibrate or --verify"
+            f"{request.calibrate + request.verify}; lower --calibrate or --verify"
         )
-    return asked
+    return MapPlan(items, request.groups, request.showing, request.calibrate, request.verify, request.seed, method)
 
 
-def memorize_run(run: Context, asked: Asked) -> Memorization:
-    """Sweep what is missing, estimate every cell, retrain what is asked for; the answer is kept in the run (`answers/`)."""
-    estimate, data = estimate_of(run, asked), run.problem.data
-    near = Near(probe_groups(data, asked.groups), item_similarity(data, asked.groups, asked.items), asked.group_names)
-    with run.progress("maps", len(asked.items)) as tick:
-        maps = estimate_maps(estimate, run.reference, asked.items, near, asked.showing, tick)
-    result = _answer(run, asked, near, maps)
-    path = run.path / files.ANSWERS / f"memorization-{fingerprint(vars(asked))[:12]}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, result.as_dict())
+def _items(request: MemorizeRequest, context: QuestionContext) -> list[int]:
+    """The rows: those named, else all that the reference order shows, or as many as are asked for, evenly spread."""
+    shown, items = sorted({i for step in context.run.reference.steps for i in step}), request.items
+    if items is None:
+        spread = np.linspace(0, len(shown) - 1, request.most).round().astype(int)
+        items = shown if len(shown) <= request.most else [shown[k] for k in spread]
+    unknown = [i for i in items if i not in shown]
+    if unknown or not items or len(set(items)) < len(items):
+        raise UsageError(
+            f"memorize: expected different items of 0..{context.run.items - 1}, got "
+            f"{shortened(list(map(str, items))) or 'none'}; correct --items"
+        )
+    return list(items)
+
+
+def pass_of(plan: MapPlan, context: QuestionContext) -> PassPlan | None:
+    """What the adjoint pass would still cost; None where it is there, or where the method needs none."""
+    return context.service.plan_changes(plan.estimator, plan.shared, plan.items)
+
+
+def ask(request: MemorizeRequest, context: QuestionContext) -> Memorization:
+    """Compute what is missing of the adjoint pass, estimate every cell, retrain what is asked for; the answer is kept."""
+    plan, run = plan_of(request, context), context.run
+    changes = context.service.changes(plan.estimator, plan.shared, plan.items)
+    near = Near(run.probe_groups(plan.groups), run.item_similarity(plan.groups, plan.items), plan.group_names)
+    with context.progress("maps", len(plan.items)) as tick:
+        maps = estimate_maps(changes, run.reference, plan.items, near, plan.showing, tick)
+    result = _answer(context, plan, near, maps)
+    context.archive.keep("memorization", vars(plan), result)
     return result
 
 
-def _answer(run: Context, asked: Asked, near: Near, maps: Maps) -> Memorization:
+def _answer(context: QuestionContext, plan: MapPlan, near: Near, maps: Maps) -> Memorization:
     """The maps with their intervals and what verification says of them."""
-    places, items = [place_of(run.reference, item, asked.showing)[0] for item in asked.items], asked.items
-    fitted_on, compared = _cells(run, asked, places)
-    with run.progress("retraining", (len(fitted_on.rows) + len(compared.rows)) * run.steps) as tick:
-        truths = [_truth(run, asked, near, cells, tick) for cells in (fitted_on, compared)]
-    fitted = fit_maps(maps, places, fitted_on, truths[0])
-    references = [[_reference(run, name) for name in names_of(i, row, near)] for row, i in enumerate(items)]
-    note = TRUTH if method_of(asked.estimator).capabilities.trains else _note(fitted, fitted_on) + _sampled(maps)
+    run, items = context.run, plan.items
+    places = [place_of(run.reference, item, plan.showing)[0] for item in items]
+    fitted_on, compared = _cells(run.steps, plan, places)
+    with context.progress("retraining", (len(fitted_on.rows) + len(compared.rows)) * run.steps) as tick:
+        trained = [_truth(context, plan, near, cells, tick) for cells in (fitted_on, compared)]
+    fitted = fit_maps(maps, places, fitted_on, trained[0])
+    references = [
+        [context.service.truths(name).reference for name in names_of(i, row, near)] for row, i in enumerate(items)
+    ]
+    note = TRUTH if method_of(plan.estimator).capabilities.trains else _note(fitted, fitted_on) + _sampled(maps)
     return Memorization(
-        asked.estimator,
+        plan.estimator,
         run.steps,
         items,
         places,
@@ -148,13 +186,13 @@ def _answer(run: Context, asked: Asked, near: Near, maps: Maps) -> Memorization:
         near.near,
         near.far,
         maps.group_absence.tolist(),
-        note + outlier_note(run, items, asked.estimator),
+        note + outlier_note(run, items, plan.estimator),
         _by_kind(fitted.half),
         _by_kind(fitted.absence_half),
         {kind: float(np.sqrt(maps.variances[k]).mean()) for k, kind in enumerate(KINDS)},
         fitted.fits or None,
-        fitted.check(items, compared, truths[1]),
-        asked.showing,
+        fitted.check(items, compared, trained[1]),
+        plan.showing,
     )
 
 
@@ -177,23 +215,37 @@ def _sampled(maps: Maps) -> str:
     return f"; the sampling error over coordinates alone is {sd:.2g} nats/token on the items themselves" if sd else ""
 
 
-def _cells(run: Context, asked: Asked, places: Sequence[int]) -> tuple[Cells, Cells]:
+def _cells(steps: int, plan: MapPlan, places: Sequence[int]) -> tuple[Cells, Cells]:
     """What is retrained for intervals, and what for the comparison: nothing twice."""
     drawn: list[Cells] = []
-    for count, key in ((asked.calibrate, CALIBRATED), (asked.verify, VERIFIED)):
-        drawn.append(draw_cells(places, run.steps, count, count // SHARE, drawn, [asked.seed, key]))
+    for count, key in ((plan.calibrate, CALIBRATED), (plan.verify, VERIFIED)):
+        drawn.append(draw_cells(places, steps, count, count // SHARE, drawn, [plan.seed, key]))
     return drawn[0], drawn[1]
 
 
-def _truth(run: Context, asked: Asked, near: Near, cells: Cells, tick: Callable[[], object]) -> Floats:
+def _truth(context: QuestionContext, plan: MapPlan, near: Near, cells: Cells, tick: Callable[[], object]) -> Floats:
     """Really retrained changes of the loss against the reference order, [orders, kinds]."""
-    found = []
-    for row, order in zip(cells.rows, cells.orders(run.reference, asked.items, asked.showing), strict=True):
-        trained = run.retrain(order, lambda step, state: tick())
-        asked_of_it = [run.readouts.get(name) for name in names_of(asked.items[row], row, near)]
-        found.append([run.readouts.truth(r, trained) - run.readouts.at_reference(r) for r in asked_of_it])
-    return np.array(found).reshape(-1, len(KINDS))
+    rows = []
+    orders = cells.orders(context.run.reference, plan.items, plan.showing)
+    for row, order in zip(cells.rows, orders, strict=True):
+        of_row = [context.service.truths(name) for name in names_of(plan.items[row], row, near)]
+        rows.append([truths.train(order, tick) - truths.reference for truths in of_row])
+    return np.array(rows).reshape(-1, len(KINDS))
 
 
-def _reference(run: Context, name: str) -> float:
-    return run.readouts.at_reference(run.readouts.get(name))
+def _costs(request: MemorizeRequest, context: QuestionContext) -> Sequence[str]:
+    plan = plan_of(request, context)
+    return [render.costs(plan, pass_of(plan, context), context.run.steps)]
+
+
+MEMORIZE = Question(
+    "memorize",
+    MemorizeRequest,
+    ask,
+    render.memorization,
+    "The loss on every item, and on held-out text near it and far from it, by the step the item stands at.",
+    _costs,
+    draw=render.picture,
+    picture=lambda answer, request: "answers/memorization.png",
+    picture_help="PNG of the maps; default: in the run",
+)

@@ -12,11 +12,12 @@ from scipy.stats import t as student
 
 from fut.display.numbers import jsonable
 from fut.estimation.accuracy import accuracy
+from fut.questions.retraining import LEAST
 
 Floats = NDArray[np.float64]
 LEVEL = 0.9
-LEAST, SLOPED = 3, 6
-"""Retrained cells below which nothing is fitted or compared, and from which a slope is fitted."""
+SLOPED = 6
+"""Retrained cells from which a slope is fitted."""
 
 
 @dataclass(frozen=True)

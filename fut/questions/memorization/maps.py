@@ -12,19 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from estimators.orders.order import Order
+from fut.estimation.results import Changes
 from fut.orders.editing import with_item_at
-from fut.questions.memorization.cells import LEAST, CellFit, Checked, Floats, check_cells, distance_scales, fit_cells
+from fut.questions.memorization.cells import CellFit, Checked, Floats, check_cells, distance_scales, fit_cells
+from fut.questions.retraining import LEAST
 
 KINDS = ("own", "near", "far", "probe")
 ABSENT = "absent "
 """What is said before a kind where an order without the item is meant."""
-
-
-class Changes(NamedTuple):
-    """What n orders change of r read-outs, against the reference order [n, r], and the variance of each over a sample."""
-
-    values: Floats
-    variances: Floats
 
 
 Estimate = Callable[[Sequence[Order], Sequence[str]], Changes]

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from fut.display.format import brief, columns, interval, nbytes, number
-from fut.methods.registry import method_of
+from fut.display.picture import save
+from fut.questions.context import PassPlan
 from fut.questions.memorization.maps import ABSENT, KINDS
 from fut.questions.memorization.result import Memorization
-from storage import replacing
 
-if TYPE_CHECKING:
-    from fut.questions.memorization.ask import Asked
-    from fut.questions.memorization.estimates import SweepPlan
+
+class MapCosts(Protocol):
+    """What of a plan its costs are told from."""
+
+    @property
+    def items(self) -> Sequence[int]:
+        """Rows of the map."""
+
+    @property
+    def estimator(self) -> str:
+        """The method's name."""
+
+    @property
+    def retrained(self) -> int:
+        """Orders that are retrained at most."""
 
 
 TITLES = {
@@ -27,7 +40,7 @@ TITLES = {
 COLOURS, BAD = "RdBu_r", "#999999"
 
 
-def costs(asked: Asked, plan: SweepPlan | None, steps: int) -> str:
+def costs(maps: MapCosts, plan: PassPlan | None, steps: int) -> str:
     """What the question will cost, before it does."""
     sweep = "nothing is to be swept"
     if plan is not None:
@@ -35,13 +48,10 @@ def costs(asked: Asked, plan: SweepPlan | None, steps: int) -> str:
             f"sweeping {plan.readouts} read-outs once: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
             f"{nbytes(plan.nbytes)} on disk and {nbytes(plan.scratch)} of scratch meanwhile, before compression"
         )
-    cells, said = (
-        len(asked.items) * steps,
-        "retrained" if method_of(asked.estimator).capabilities.trains else "estimated",
-    )
+    cells, said = len(maps.items) * steps, "retrained" if maps.estimator == "retrain" else "estimated"
     return (
-        f"{sweep}; {cells:,} cells and {len(asked.items)} orders without an item are {said}; at most {asked.retrained} orders "
-        f"are retrained for intervals and comparison, {asked.retrained * steps:,} steps"
+        f"{sweep}; {cells:,} cells and {len(maps.items)} orders without an item are {said}; at most {maps.retrained} orders "
+        f"are retrained for intervals and comparison, {maps.retrained * steps:,} steps"
     )
 
 
@@ -129,10 +139,7 @@ def picture(found: Memorization, path: Path) -> Path:
     for axis, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
         _map(figure, axis, found, kind)
     figure.suptitle("loss with item i at step j minus the loss in the reference order [10⁻³ nats/token]", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        figure.savefig(part, format="png")
-    return path
+    return save(figure, path)
 
 
 def _map(figure: Any, axis: Any, found: Memorization, kind: str) -> None:

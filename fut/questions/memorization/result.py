@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
-from fut.display.notebook import COLOURS, Shown, labelled
+from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.display.numbers import jsonable
 from fut.questions.memorization.cells import CellFit, Checked, Floats
 
@@ -52,7 +52,7 @@ BANDS = 5
 
 
 @dataclass(frozen=True)
-class Memorization(Shown):
+class Memorization(Displayable):
     """The maps and what follows from them; fields as in the module's text, all plain lists and dictionaries."""
 
     estimator: str
@@ -130,8 +130,9 @@ class Memorization(Shown):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Memorization:
-        """From `as_dict`."""
+        """From `as_dict`; an effect that was not finite comes back as NaN."""
         given = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        given["effects"] = {kind: np.asarray(rows, dtype=float).tolist() for kind, rows in given["effects"].items()}
         given["checked"] = {k: Checked.from_dict(v) for k, v in given.get("checked", {}).items()}
         if given.get("fits") is not None:
             given["fits"] = {k: CellFit(**v) for k, v in given["fits"].items()}

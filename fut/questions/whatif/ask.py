@@ -1,144 +1,174 @@
-"""`whatif` on a run: which estimator answers which order, what is kept of it, and many queries at once."""
+"""`whatif`: which method answers which order, what is kept of it, and many queries at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, TypeVar
 
+from estimators.errors import OrderError
 from estimators.orders.families import FAMILIES
 from estimators.orders.order import Order
-from fut.artifacts import directory as files
-from fut.errors import EXPECTED, NotCachedError, UsageError
-from fut.estimation.results import Estimate
-from fut.estimation.service import Answering
-from fut.methods.adjoint import identity
-from fut.methods.adjoint.identity import open_expansion
-from fut.methods.lowrank.terms import has_base
-from fut.methods.registry import ENDPOINTS, EXACT, default_estimator, method_of, open_estimator
+from fut.errors import EXPECTED, UsageError
+from fut.methods.registry import ENDPOINTS, EXACT, method_of
 from fut.orders.editing import Edit, edited, only_edit
-from fut.orders.parsing import order_of, sorted_order
+from fut.protocols import Estimates, Value
+from fut.questions.context import QuestionContext
+from fut.questions.question import Question
+from fut.questions.request import ESTIMATOR, ORDER, Request, option
+from fut.questions.whatif import render
 from fut.questions.whatif.query import Query
 from fut.questions.whatif.result import Change, WhatIf, compare
-from fut.readouts.readout import PROBE, readout_names
-from storage import write_json
+from fut.readouts.readout import PROBE
 
-if TYPE_CHECKING:
-    from fut.methods.context import Context
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class WhatIfOptions(Request[A]):
+    """What one what-if question and many have in common.
+
+    Args:
+        order: what is edited.
+        edits: applied to it in turn, as `swap:3,7`, ("swap", 3, 7) or ("sort", "loss"): see `fut.orders.editing`.
+        readouts: what is asked for; `items` for every item's loss.
+        estimator: the method's name; None for the default, and for an order shorter than the window one that can
+            answer it, which the answer says.
+        verify: really train in that order, and give the truth beside the estimate.
+        known: answer orders that have really been trained by their truth.
+        partial: accept lists shorter than the window.
+
+    Raises:
+        OrderError: for an edit that there is not.
+    """
+
+    order: Any = option("identity", help=ORDER)
+    edits: Sequence[Any] = ()
+    readouts: Sequence[str] = option(
+        (PROBE,),
+        name="--readout",
+        help="probe, accuracy, item:I, items or package.module:name; again for more",
+        read=lambda flag, text: text,
+        many=True,
+    )
+    estimator: str | None = option(None, help=ESTIMATOR)
+    verify: bool = option(False, help="really train in that order, and say what came out")
+    known: bool = option(True, help="answer orders that have been retrained by their truth")
+    partial: bool = option(False, help="accept a list shorter than the window")
+
+    def __post_init__(self) -> None:
+        self._tuples("edits", "readouts")
+        for edit in self.edits:
+            Edit.of(edit)  # refuses what is no edit
+
+
+@dataclass(frozen=True)
+class WhatIfRequest(WhatIfOptions[WhatIf]):
+    """What training in another order would have changed, per read-out; fields as in `WhatIfOptions`."""
+
+
+class Understood(NamedTuple):
+    """A query about an order, the kind of the one edit that it is, if it is one, and the read-outs that are asked for."""
+
+    order: Order
+    edit: str | None
+    readouts: tuple[str, ...]
 
 
 class WhatIfs:
-    """Answers what-if queries about a run; estimators are made once and kept.
+    """Answers what-if queries about a run; estimates are opened once and kept.
 
-    estimator: its name, or None for the run's default, in whose place another answers orders that it cannot. readouts: asked
-    for where a query names none. start: what is edited where a query names no order. known: answer orders that have really
-    been trained by their truth. verify: retrain every order, and put the truth beside the estimate. partial: accept lists
-    shorter than the window.
+    Args:
+        context: what is asked. request: the method, the read-outs of queries that name none, the order that is edited where a
+        query names none, and whether
+            orders are retrained.
     """
 
-    def __init__(
-        self,
-        run: Context,
-        estimator: str | None = None,
-        readouts: Sequence[str] = (PROBE,),
-        start: Any = "identity",
-        known: bool = True,
-        verify: bool = False,
-        partial: bool = False,
-    ) -> None:
-        self.run, self.partial, self.verify, self.known = run, partial, verify, known and not verify
-        self.estimator, self.start = estimator, start
-        self.readouts = self.names(readouts)
-        self._askers: dict[tuple[str, str, str | None], Answering] = {}
-
-    def names(self, readouts: Sequence[str]) -> list[str]:
-        """The read-outs that these stand for, each once; `items` for every item's loss."""
-        return [self.run.readouts.get(name).name for name in readout_names(readouts, self.run.items)]
+    def __init__(self, context: QuestionContext, request: WhatIfOptions[Any]) -> None:
+        self._context, self._run, self._request = context, context.run, request
+        self.readouts = self._run.readouts(request.readouts)
+        self._opened: dict[tuple[str, str, str | None], Estimates] = {}
 
     def _allowed(self, readouts: Sequence[str]) -> list[str]:
         """The read-outs that a query names. A line of data imports no code: functions of modules must be among `readouts`,
-        registered, or what the run's expansion was swept for."""
+        registered, or what the run has an adjoint pass of."""
         for name in readouts:
             if ":" in name and not name.startswith("item:") and name not in self._functions:
                 raise UsageError(
                     f"query: expected a read-out that needs no import, or one named with --readout, got `{name}`; name it there"
                 )
-        return self.names(readouts)
+        return self._run.readouts(readouts)
 
     @cached_property
     def _functions(self) -> set[str]:
-        swept = open_expansion(self.run).spec.names if identity.has_expansion(self.run.path) else []
-        return {*self.readouts, *swept}
+        return {*self.readouts, *self._run.computed_readouts()}
 
     def ready(self) -> None:
         """NotCachedError, naming the command to run, unless the usual read-outs can be answered for orders of T steps."""
         for readout in self.readouts:
-            self.asker(readout, self.estimator_for(self.run.reference)).ready()
+            self.estimates(readout, self.method_for(self._run.reference)).ready()
 
     def order(self, query: Query) -> Order:
         """The order that a query is about; OrderError where there is none."""
-        spec = self.start if query.order is None else query.order
-        found = order_of(self.run, spec, self.partial)
+        order = self._run.order(self._start(query), self._request.partial)
         if not query.edits:
-            return found
-        found = edited(found, query.edits, lambda order, key: self._sorted(order, key))
-        return found.check(self.run.items, self.run.steps, partial=True)
+            return order
+        order = edited(order, query.edits, self._sorted)
+        return self._run.order(order)
 
     def edit(self, query: Query) -> str | None:
         """The kind of the one edit of the reference order that a query asks for, if it is one."""
-        return only_edit(self.start if query.order is None else query.order, query.edits)
+        return only_edit(self._start(query), query.edits)
+
+    def _start(self, query: Query) -> Any:
+        return self._request.order if query.order is None else query.order
 
     def _sorted(self, order: Order, key: str) -> Order:
         family = key.partition(":")[0]
         named = key if family == "sort" or family in FAMILIES else f"sort:{key}"
-        found = sorted_order(self.run, named, order)
-        assert found is not None
-        return found
+        by_key = self._run.sorted(named, order)
+        if by_key is None:
+            raise OrderError(f"edit: expected a key to sort by, got `{key}`; write sort:loss")
+        return by_key
 
-    def estimator_for(self, order: Order) -> str:
-        """The estimator that answers an order: the named one; else the run's default, or for an order that is shorter than
-        the window, which the default cannot answer, `curved` where it is cached and `replay-exact` where it is not."""
-        usual = self.estimator or default_estimator(self.run)
-        if self.estimator or len(order) == self.run.steps or method_of(usual).capabilities.any_length:
+    def method_for(self, order: Order) -> str:
+        """The method that answers an order: the named one; else the default, or for an order that is shorter than the window,
+        which the default cannot answer, `curved` where it is cached and `replay-exact` where it is not."""
+        usual = self._request.estimator or self._run.default_method
+        if self._request.estimator or len(order) == self._run.steps or method_of(usual).capabilities.any_length:
             return usual
-        return ENDPOINTS.name if self._curved else EXACT.name
+        return (ENDPOINTS if self._low_rank else EXACT).name
 
     @cached_property
-    def _curved(self) -> bool:
-        with suppress(NotCachedError):
-            if has_base(self.run.path):
-                open_estimator(self.run, ENDPOINTS.name).ready()
-                return True
-        return False
+    def _low_rank(self) -> bool:
+        return self._context.service.is_ready(ENDPOINTS.name, PROBE)
 
-    def asker(self, readout: str, estimator: str, edit: str | None = None) -> Answering:
-        """What answers about a read-out by an estimator. edit: as `only_edit` has it."""
-        key = (readout, estimator, edit)
-        if key not in self._askers:
-            self._askers[key] = (
-                self._made(readout, estimator) if edit is None else self.asker(readout, estimator).for_edit(edit)
-            )
-        return self._askers[key]
+    def estimates(self, readout: str, method: str, edit: str | None = None) -> Estimates:
+        """What answers about a read-out by a method. edit: as `only_edit` has it."""
+        key = (readout, method, edit)
+        if key not in self._opened:
+            opened = self._open(readout, method) if edit is None else self.estimates(readout, method).for_edit(edit)
+            self._opened[key] = opened
+        return self._opened[key]
 
-    def _made(self, readout: str, estimator: str) -> Answering:
-        made = Answering(self.run, estimator, readout, self.known)
-        like = next((held for (_, name, _), held in self._askers.items() if name == estimator), None)
-        return made if like is None else made.beside(like)
+    def _open(self, readout: str, method: str) -> Estimates:
+        known = self._request.known and not self._request.verify
+        like = next((opened for (_, name, _), opened in self._opened.items() if name == method), None)
+        return self._context.service.estimates(method, readout, known=known, beside=like)
 
-    def _remark(self, order: Order, found: Estimate, asker: Answering, edit: str | None) -> str:
-        """What an answer does not say of itself: that another estimator gave it, for which orders its interval holds."""
-        remarks, fit = [], asker.calibration
-        if len(order) != self.run.steps and not self.estimator and found.source == "estimate":
+    def _remark(self, order: Order, answer: Value, estimates: Estimates, edit: str | None) -> str:
+        """What an answer does not say of itself: that another method gave it, for which orders its interval holds."""
+        remarks, steps, default = [], self._run.steps, self._run.default_method
+        if len(order) != steps and not self._request.estimator and answer.source == "estimate":
             remarks.append(
-                f"{default_estimator(self.run)} answers orders of exactly {self.run.steps} steps, so {found.estimator} answered "
+                f"{default} answers orders of exactly {steps} steps, so {answer.estimator} answered "
                 f"this one of {len(order)}; `without` leaves an item out and keeps its step, --verify retrains"
             )
-        if found.source != "estimate" or found.interval is None or (fit is not None and fit.edit):
-            return "; ".join(remarks)
-        if edit:
-            named = "" if asker.name == default_estimator(self.run) else f" --estimator {asker.name}"
-            named += "" if asker.readout.name == PROBE else f" --readout {asker.readout.name}"
+        of_edits = estimates.fitted_to not in (None, "random")
+        if edit and answer.source == "estimate" and answer.interval is not None and not of_edits:
+            named = "" if estimates.method == default else f" --estimator {estimates.method}"
+            named += "" if estimates.readout == PROBE else f" --readout {estimates.readout}"
             remarks.append(
                 f"`fut calibrate RUN --edit {edit}{named}` fits it to single edits, which are estimated better"
             )
@@ -151,78 +181,97 @@ class WhatIfs:
         rows: list[list[Change]] = [[] for _ in orders]
         groups: dict[tuple[str, str | None], list[int]] = {}
         for place, (order, edit) in enumerate(zip(orders, edits or [None] * len(orders), strict=True)):
-            groups.setdefault((self.estimator_for(order), edit), []).append(place)
+            groups.setdefault((self.method_for(order), edit), []).append(place)
         for readout in readouts:
-            for (estimator, edit), places in groups.items():
-                for place, change in zip(
-                    places, self._compared([orders[p] for p in places], readout, estimator, edit), strict=True
-                ):
+            for (method, edit), places in groups.items():
+                changes = self._compared([orders[p] for p in places], readout, method, edit)
+                for place, change in zip(places, changes, strict=True):
                     rows[place].append(change)
         return rows
 
-    def _compared(self, orders: Sequence[Order], readout: str, estimator: str, edit: str | None) -> list[Change]:
-        asker = self.asker(readout, estimator, edit)
-        truth = self._truth(asker) if self.verify else None
-        return compare(orders, asker, asker.reference, lambda o, found: self._remark(o, found, asker, edit), truth)
+    def _compared(self, orders: Sequence[Order], readout: str, method: str, edit: str | None) -> list[Change]:
+        estimates = self.estimates(readout, method, edit)
+        truth = self._truth(readout) if self._request.verify else None
+        answers = estimates if edit else lambda orders: estimates.edited(orders, [None] * len(orders))
+        return compare(
+            orders, answers, estimates.reference, lambda o, answer: self._remark(o, answer, estimates, edit), truth
+        )
 
-    def _truth(self, asker: Answering) -> Callable[[Order], float]:
+    def _truth(self, readout: str) -> Callable[[Order], float]:
+        truths = self._context.service.truths(readout)
+
         def truth(order: Order) -> float:
-            with self.run.progress("retraining", len(order)) as tick:
-                found = self.run.retrain(order, lambda step, state: tick())
-            return self.run.readouts.truth(asker.readout, found)
+            with self._context.progress("retraining", len(order)) as tick:
+                return truths.train(order, tick)
 
         return truth
 
     def together(self, queries: Sequence[Query]) -> list[tuple[Order, list[Change]] | Exception]:
         """An answer per query, or the error that it is; queries that name the same read-outs are estimated in one batch."""
-        found: list[Any] = [self._attempt(query) for query in queries]
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for place, asked in enumerate(found):
-            if not isinstance(asked, Exception):
-                groups.setdefault(asked[2], []).append(place)
-        for readouts, places in groups.items():
-            self._fill(found, readouts, places)
-        return found
+        understood = [self._attempt(query) for query in queries]
+        answers: dict[int, tuple[Order, list[Change]] | Exception] = {}
+        groups: dict[tuple[str, ...], dict[int, Understood]] = {}
+        for place, query in enumerate(understood):
+            if isinstance(query, Understood):
+                groups.setdefault(query.readouts, {})[place] = query
+            else:
+                answers[place] = query
+        for of_readouts in groups.values():
+            self._fill(answers, of_readouts)
+        return [answers[place] for place in range(len(queries))]
 
-    def _attempt(self, query: Query) -> tuple[Order, str | None, tuple[str, ...]] | Exception:
+    def _attempt(self, query: Query) -> Understood | Exception:
         try:
-            asked = self.readouts if query.readouts is None else self._allowed(query.readouts)
-            return self.order(query), self.edit(query), tuple(asked)
+            readouts = self.readouts if query.readouts is None else self._allowed(query.readouts)
+            return Understood(self.order(query), self.edit(query), tuple(readouts))
         except EXPECTED as error:
             return error
 
-    def _fill(self, found: list[Any], readouts: tuple[str, ...], places: Sequence[int]) -> None:
+    def _fill(self, answers: dict[int, tuple[Order, list[Change]] | Exception], queries: dict[int, Understood]) -> None:
         """Answer in one batch; where that fails, one by one, so that the error stays with the query that it is about."""
+        batch = list(queries.values())
         try:
-            rows = self.changes([found[p][0] for p in places], readouts, [found[p][1] for p in places])
+            rows = self.changes([q.order for q in batch], batch[0].readouts, [q.edit for q in batch])
         except EXPECTED as error:
-            if len(places) == 1:
-                found[places[0]] = error
+            if len(batch) == 1:
+                answers[next(iter(queries))] = error
                 return
-            for place in places:
-                self._fill(found, readouts, [place])
+            for place, query in queries.items():
+                self._fill(answers, {place: query})
             return
-        for place, row in zip(places, rows, strict=True):
-            found[place] = (found[place][0], row)
+        for (place, query), row in zip(queries.items(), rows, strict=True):
+            answers[place] = (query.order, row)
 
 
-def whatif_run(
-    run: Context,
-    order: Any,
-    edits: Sequence[Any],
-    readouts: Sequence[str],
-    estimator: str | None,
-    verify: bool,
-    options: Mapping[str, bool],
-) -> WhatIf:
-    """One what-if question, its answer kept in the run (`answers/`); see `Asking.whatif`."""
-    asked = WhatIfs(run, estimator, readouts, order, verify=verify, **options)
-    query = Query(None, tuple(Edit.of(edit) for edit in edits))
-    found = asked.order(query)
-    (changes,) = asked.changes([found], asked.readouts, [asked.edit(query)])
-    start = order if isinstance(order, str) else str(order_of(run, order, True).tolist())
-    result = WhatIf(start, [str(edit) for edit in query.edits], found.tolist(), found.digest, changes)
-    path = run.path / files.ANSWERS / f"whatif-{found.digest[:16]}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, result.as_dict())
+def ask(request: WhatIfRequest, context: QuestionContext) -> WhatIf:
+    """One what-if question, its answer kept in the run (`answers/`)."""
+    whatifs, start = WhatIfs(context, request), request.order
+    query = Query(None, tuple(Edit.of(edit) for edit in request.edits))
+    order = whatifs.order(query)
+    (changes,) = whatifs.changes([order], whatifs.readouts, [whatifs.edit(query)])
+    named = start if isinstance(start, str) else str(context.run.order(start, True).tolist())
+    result = WhatIf(named, [str(edit) for edit in query.edits], order.tolist(), order.digest, changes)
+    context.archive.keep("whatif", order.digest[:16], result)
     return result
+
+
+def _costs(request: WhatIfRequest, context: QuestionContext) -> Sequence[str]:
+    run, lines = context.run, []
+    steps = len(run.order(request.order, request.partial))
+    shorter = steps < run.steps or any(Edit.of(edit).name == "drop" for edit in request.edits)
+    if shorter and request.estimator is None and not method_of(run.default_method).capabilities.any_length:
+        lines.append(
+            "an order shorter than the window: the adjoint cannot answer it, an estimator that takes gradients will"
+        )
+    return [*lines, f"retraining at most {steps} steps"] if request.verify else lines
+
+
+WHATIF = Question(
+    "whatif",
+    WhatIfRequest,
+    ask,
+    render.text,
+    "What another order would have changed: edits apply in the order written.",
+    _costs,
+    command=False,
+)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from estimators.orders.order import Order
-from fut.display.notebook import COLOURS, GREY, MARKERS, Shown, labelled
+from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import jsonable, perplexity
-from fut.estimation.results import Estimate
+from fut.protocols import Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,14 +21,14 @@ class Change:
     """One read-out under another order, in its unit; `delta` is the value minus the reference order's: negative is better
     for a loss.
 
-    loss: the read-out's value. reference: its value in the reference order. interval: 90 % interval of the value, or None,
+    value: the read-out's. reference: its value in the reference order. interval: 90 % interval of the value, or None,
     and then `note` says why. source: `estimate`, or `retrained` where the truth was known. truth: the value after really
     training in this order, where that was asked for.
     """
 
     readout: str
     unit: str
-    loss: float
+    value: float
     reference: float
     interval: tuple[float, float] | None
     estimator: str
@@ -38,7 +38,7 @@ class Change:
 
     @property
     def delta(self) -> float:
-        return self.loss - self.reference
+        return self.value - self.reference
 
     @property
     def delta_interval(self) -> tuple[float, float] | None:
@@ -47,8 +47,8 @@ class Change:
 
     @property
     def perplexity(self) -> float | None:
-        """exp(loss) per token; None for a read-out that is no loss in nats/token."""
-        return perplexity(self.loss) if self.unit == "nats/token" else None
+        """exp(value) per token; None for a read-out that is no loss in nats/token."""
+        return perplexity(self.value) if self.unit == "nats/token" else None
 
     @property
     def perplexity_delta(self) -> float | None:
@@ -58,12 +58,12 @@ class Change:
     @property
     def error(self) -> float | None:
         """Estimate minus truth, where the truth was asked for."""
-        return None if self.truth is None else self.loss - self.truth
+        return None if self.truth is None else self.value - self.truth
 
     def as_dict(self) -> dict[str, Any]:
         """Every field, and what follows from them."""
         found: dict[str, Any] = {
-            "loss": self.loss,
+            "value": self.value,
             "reference": self.reference,
             "delta": self.delta,
             "interval": self.interval,
@@ -77,23 +77,23 @@ class Change:
         }
         if self.truth is not None:
             found |= {"truth": self.truth, "true_delta": self.truth - self.reference, "error": self.error}
-        plain = math.isfinite(self.loss) and math.isfinite(found["perplexity"] or 0.0)
+        plain = math.isfinite(self.value) and math.isfinite(found["perplexity"] or 0.0)
         return found if plain else jsonable(found)
 
     @classmethod
     def from_dict(cls, readout: str, content: Mapping[str, Any]) -> Change:
         """From `as_dict`; a value that was not finite comes back as NaN."""
         held = {f.name: content[f.name] for f in fields(cls) if f.name in content}
-        held |= {n: float("nan") for n in ("loss", "reference") if held[n] is None}
+        held |= {n: float("nan") for n in ("value", "reference") if held[n] is None}
         interval = content["interval"]
         return cls(**held | {"readout": readout, "interval": None if interval is None else tuple(interval)})
 
 
 def compare(
     orders: Sequence[Order],
-    estimate: Callable[[Sequence[Order]], Sequence[Estimate]],
+    estimate: Callable[[Sequence[Order]], Sequence[Value]],
     reference: float,
-    remark: Callable[[Order, Estimate], str] = lambda order, found: "",
+    remark: Callable[[Order, Value], str] = lambda order, found: "",
     truth: Callable[[Order], float] | None = None,
 ) -> list[Change]:
     """What each order changes of one read-out.
@@ -106,13 +106,13 @@ def compare(
         more = remark(order, answer)
         note = f"{answer.note}; {more}" if more else answer.note
         known = None if truth is None else truth(order)
-        asked = (answer.readout, answer.unit, answer.loss, reference, answer.interval)
+        asked = (answer.readout, answer.unit, answer.value, reference, answer.interval)
         found.append(Change(*asked, answer.estimator, answer.source, note, known))
     return found
 
 
 @dataclass(frozen=True)
-class WhatIf(Shown):
+class WhatIf(Displayable):
     """What training in another order would have changed, one `Change` per read-out.
 
     start: the order that was edited, as it was named. edits: as they were applied. order: the items of every step.
@@ -153,7 +153,7 @@ class WhatIf(Shown):
         for change in self.changes:
             row = {"readout": change.readout, "unit": change.unit, "delta": change.delta}
             row |= dict(zip(("low", "high"), change.delta_interval or (None, None), strict=True)) | {
-                "value": change.loss
+                "value": change.value
             }
             row |= {"perplexity": change.perplexity, "perplexity_delta": change.perplexity_delta}
             truth = (

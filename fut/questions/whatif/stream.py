@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, cast
 
 from estimators.errors import OrderError
 from fut.display.numbers import jsonable
-from fut.questions.whatif.ask import WhatIfs
+from fut.questions.context import QuestionContext
+from fut.questions.question import Question
+from fut.questions.whatif.ask import WhatIfOptions, WhatIfs
 from fut.questions.whatif.query import Query, QueryError, as_query, read_query
 
 BLOCK, LONGEST = 1 << 16, 1 << 24
@@ -52,7 +55,7 @@ def read_lines(stream: BinaryIO) -> Iterator[list[bytes]]:
         yield [rest]
 
 
-def answer_queries(asked: WhatIfs, queries: Any) -> Iterator[dict[str, Any]]:
+def answer_queries(whatifs: WhatIfs, queries: Any) -> Iterator[dict[str, Any]]:
     """An object per query, in their order; blank lines are counted and not answered.
 
     {"line", "id" where the query has one, "digest" of the order, "readouts": {name: change}}, or for a line that cannot be
@@ -67,11 +70,11 @@ def answer_queries(asked: WhatIfs, queries: Any) -> Iterator[dict[str, Any]]:
                 waiting.append((number, _read(line)))
             if len(waiting) >= size:
                 began = time.perf_counter()
-                answers = _answers(asked, waiting)
+                answers = _answers(whatifs, waiting)
                 waiting, size = [], _next_size(size, time.perf_counter() - began)
                 yield from answers
         if waiting:
-            yield from _answers(asked, waiting)
+            yield from _answers(whatifs, waiting)
 
 
 def _next_size(size: int, seconds: float) -> int:
@@ -93,9 +96,9 @@ def _read(line: Any) -> Query | Exception:
         return OrderError(f"query: expected UTF-8, got undecodable bytes ({error.reason}); convert the file")
 
 
-def _answers(asked: WhatIfs, waiting: list[tuple[int, Query | Exception]]) -> list[dict[str, Any]]:
+def _answers(whatifs: WhatIfs, waiting: list[tuple[int, Query | Exception]]) -> list[dict[str, Any]]:
     queries = [query for _, query in waiting if isinstance(query, Query)]
-    found = iter(asked.together(queries))
+    found = iter(whatifs.together(queries))
     return [
         _as_dict(number, query, query if isinstance(query, Exception) else next(found)) for number, query in waiting
     ]
@@ -108,3 +111,34 @@ def _as_dict(number: int, query: Query | Exception, found: Any) -> dict[str, Any
         return own | {"error": str(found)}
     order, changes = found
     return own | {"digest": order.digest, "readouts": {change.readout: change.as_dict() for change in changes}}
+
+
+@dataclass(frozen=True)
+class Queries(WhatIfOptions[Iterator[dict[str, Any]]]):
+    """Any number of what-if queries, answered one after the other in memory that does not grow with their number.
+
+    Args:
+        queries: a file of lines (a name, a JSON list, or a JSON object of `id`, `order`, `edits`, `readouts`), or an
+            iterable of such lines, orders and dicts.
+        order: what is edited where a query names no order; the other fields are those of `WhatIfOptions`.
+    """
+
+    queries: Any = ()
+
+
+def ask(request: Queries, context: QuestionContext) -> Iterator[dict[str, Any]]:
+    """An answer per query, in their order. NotCachedError before the first; a bad query has `error` in its answer, and the rest
+    go on: see `answer_queries`."""
+    whatifs = WhatIfs(context, request)
+    whatifs.ready()
+    return answer_queries(whatifs, request.queries)
+
+
+WHATIFS = Question(
+    "whatifs",
+    Queries,
+    ask,
+    lambda answers: "\n".join(map(str, answers)),
+    "Any number of what-if queries.",
+    command=False,
+)

@@ -4,7 +4,8 @@
 function startBoard(data) {
   const element = (id) => document.getElementById(id);
   const steps = data.classes.length;
-  const tables = data.tables.map((table) => new Table(table, data.classes));
+  const distance = new Distance(data.content);
+  const tables = data.tables.map((table) => new Table(table, data.classes, distance));
   const main = tables[0];
   const centred = rowCentred(main);
   const grid = element("cards");
@@ -95,7 +96,7 @@ function startBoard(data) {
     for (const [i, row] of Array.from(document.querySelectorAll("#readouts tbody tr")).entries()) showRow(row, tables[i]);
     element("order-text").value = order.join(", ");
     element("order-error").textContent = "";
-    element("basis").textContent = found.edit ? `(single ${found.edit[0]}s)` : "";
+    element("basis").textContent = basisOf(found)[1];
     element("command").textContent = commandFor(order, found.edit);
     element("undo").disabled = !past.length;
   }
@@ -112,6 +113,7 @@ function startBoard(data) {
   function showRow(row, table) {
     const found = table.predict(order);
     const [value, delta, interval, perplexity] = row.querySelectorAll("data");
+    row.querySelector(".basis").textContent = basisOf(found)[0] || "–";
     [value.value, value.textContent] = [found.value, amount(found.value, table.unit, false)];
     [delta.value, delta.textContent] = [found.delta, amount(found.delta, table.unit, true)];
     const ends = found.interval ? found.interval.map((end) => amount(end, table.unit, false)) : [];
@@ -185,7 +187,7 @@ function startBoard(data) {
     element("profile-said").textContent =
       best === from
         ? "No step predicts less for this batch than the one where it is."
-        : `Least when moved to step ${best}: ${change} against the order shown${main.fit ? ", before calibration" : ""}.`;
+        : `Least when moved to step ${best}: ${change} against the order shown${main.fit || Object.keys(main.edits).length ? ", before calibration" : ""}.`;
   }
 
   /* --- changing */

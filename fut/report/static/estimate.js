@@ -8,10 +8,49 @@ function unpack(base64, bytes) {
   return Float64Array.from({ length: raw.length / bytes }, (_, i) => read(i));
 }
 
-/* One read-out: { readout, unit, reference, worth: Float64Array [T * T], fit } */
+/* How far an order of cards is from the reference order: `Distance` of estimators/distance.py, for orders that have every card
+   once. content: of every card, numbers of its items, one number for all items of equal content. */
+class Distance {
+  constructor(content) {
+    this.content = content;
+    this.held = this.places(content.map((_, card) => card));
+    const placements = content.reduce((sum, items) => sum + items.length, 0);
+    this.mean = (placements * (content.length ** 2 - 1)) / (3 * content.length);
+  }
+
+  /* The steps that consume each item, ascending. */
+  places(order) {
+    const found = new Map();
+    order.forEach((card, step) => {
+      for (const item of this.content[card]) {
+        if (found.has(item)) found.get(item).push(step);
+        else found.set(item, [step]);
+      }
+    });
+    return found;
+  }
+
+  /* How much an order has of what random orders have in common: from 0 to 1, which is for all at least half as far as those. */
+  share(order) {
+    let moved = 0;
+    for (const [item, steps] of this.places(order)) {
+      const own = this.held.get(item);
+      steps.forEach((step, i) => (moved += Math.abs(step - own[i])));
+    }
+    return Math.min(1, 2 * (moved / (this.mean || 1)));
+  }
+}
+
+/* A calibration on random orders, for an order that has a share of what they have in common: `Calibration.nearer`. */
+function nearer(fit, reference, share) {
+  const offset = fit.offset + fit.slope * reference - reference;
+  return { ...fit, offset: fit.offset - (1 - share) * offset, sd: fit.sd * Math.sqrt(Math.min(1, 2 * share)) };
+}
+
+/* One read-out: { readout, unit, reference, worth: Float64Array [T * T], fit, edits } */
 class Table {
-  constructor(embedded, classes) {
-    Object.assign(this, embedded, { worth: unpack(embedded.worth, 8), classes, steps: classes.length });
+  constructor(embedded, classes, distance) {
+    Object.assign(this, embedded, { worth: unpack(embedded.worth, 8), classes, distance, steps: classes.length });
   }
 
   isReference(order) {
@@ -25,9 +64,10 @@ class Table {
     return total;
   }
 
-  /* { value, delta, interval, known } in the read-out's unit; interval is null where the estimator is not calibrated,
-     known says that the value is the truth about the reference order; edit is the single edit of it that the order is, where
-     the estimator is calibrated on such. */
+  /* { value, delta, interval, known, edit, count, share } in the read-out's unit; interval is null where the estimator is not
+     calibrated for the order, known says that the value is the truth about the reference order. edit is the single edit of it that
+     the order is, where the estimator is calibrated on such; count: of the orders that it is calibrated on; share: how much is
+     taken of the offset that random orders have in common. */
   predict(order) {
     if (this.isReference(order)) {
       const interval = this.fit ? [this.reference, this.reference] : null;
@@ -35,14 +75,15 @@ class Table {
     }
     const added = this.sum(order);
     const raw = this.reference + added;
-    const edit = onlyEdits(order).find(([kind]) => kind in this.edits);
+    const edit = onlyEdits(order, this.classes).find(([kind]) => kind in this.edits);
     const fit = edit ? this.edits[edit[0]] : this.fit;
     if (!fit) return { value: raw, delta: added, interval: null, known: false };
-    const { offset, slope, sd, least, mean, spread, quantile } = fit;
+    const share = edit ? 1 : this.distance.share(order);
+    const { offset, slope, sd, least, mean, spread, quantile, count } = share < 1 ? nearer(fit, this.reference, share) : fit;
     const value = offset + slope * raw;
     const far = spread > 0 && slope !== 1 ? (raw - mean) ** 2 / spread : 0;
     const half = quantile * sd * Math.sqrt(1 + least + far);
-    return { value, delta: value - this.reference, interval: [value - half, value + half], known: false, edit };
+    return { value, delta: value - this.reference, interval: [value - half, value + half], known: false, edit, count, share };
   }
 }
 
@@ -53,16 +94,41 @@ function moved(order, from, to) {
   return found;
 }
 
-/* The single edits of the reference order that this order is: ["swap", a, b], ["move", from, to], both, or none. */
-function onlyEdits(order) {
-  const off = order.map((card, step) => step).filter((step) => order[step] !== step);
+/* The single edits of the reference order that this order is: ["swap", a, b], ["move", from, to], both, or none; `edits_between`.
+   Cards of equal class hold the same content. */
+function onlyEdits(order, classes) {
+  const now = order.map((card) => classes[card]);
+  const off = now.map((_, step) => step).filter((step) => now[step] !== classes[step]);
   if (!off.length) return [];
   const [first, last] = [off[0], off[off.length - 1]];
-  const found = off.length === 2 ? [["swap", first, last]] : [];
-  const inner = order.slice(first, last + 1);
-  if (inner.slice(0, -1).every((card, i) => card === first + 1 + i)) found.push(["move", first, last]);
-  else if (inner.slice(1).every((card, i) => card === first + i)) found.push(["move", last, first]);
+  const swaps = off.length === 2 && now[first] === classes[last] && now[last] === classes[first];
+  const found = swaps ? [["swap", first, last]] : [];
+  const [before, after] = [classes.slice(first, last + 1), now.slice(first, last + 1)];
+  const same = (one, other) => one.every((content, i) => content === other[i]);
+  if (same(after, [...before.slice(1), before[0]])) found.push(["move", first, last]);
+  else if (same(after, [...before.slice(-1), ...before.slice(0, -1)])) found.push(["move", last, first]);
   return found;
+}
+
+/* A share in whole percent, with two digits below ten; `percent` of fut/answers.py. */
+function percent(share) {
+  return `${share >= 0.0995 ? (100 * share).toFixed(0) : String(Number((100 * share).toPrecision(2)))}\u00a0%`;
+}
+
+/* What a prediction is calibrated on, in short and in a sentence; "" where it is not. */
+function basisOf({ known, interval, edit, count, share }) {
+  if (known || !interval) return ["", ""];
+  if (edit) {
+    const [kind] = edit;
+    return [`${count} single ${kind}s`, `Calibrated on ${count} retrained orders, each a single ${kind} away from the reference order, as this one is.`];
+  }
+  const all = `Calibrated on ${count} retrained random orders`;
+  if (share >= 1) return [`${count} random orders`, `${all}, with all of their common offset.`];
+  const narrower = share < 0.5 ? `, and the interval is narrower: it has ${percent(2 * share)} of their error variance` : "";
+  return [
+    `${count} random orders, ${percent(share)} of offset`,
+    `${all}. This order is nearer to the reference order than they are, so ${percent(share)} of their common offset is taken${narrower}.`,
+  ];
 }
 
 function swapped(order, a, b) {

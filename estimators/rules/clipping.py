@@ -1,0 +1,68 @@
+"""Clipping of a gradient by its global norm, as `torch.nn.utils.clip_grad_norm_`, and its derivative."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NORM_FLOOR = 1e-6
+"""Added to the norm by torch."""
+
+
+def global_norm(gradient: Tensor) -> Tensor:
+    """Euclidean norm along the last axis, row by row: [..., D] -> [...].
+
+    Each row is reduced by itself and contiguous, so that a row's norm has the same bits alone and in a stack.
+    """
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    return torch.stack([torch.linalg.vector_norm(row.contiguous()) for row in rows]).reshape(gradient.shape[:-1])
+
+
+def clip_gradient(clip: float | None, gradient: Tensor, norm: Tensor | None = None) -> Tensor:
+    """The gradient scaled by min(1, clip / (norm + 1e-6)), row by row.
+
+    Args:
+        clip: bound on the global norm; None for no clipping.
+        gradient: [..., D], or some of its coordinates.
+        norm: [...], the global norm; computed from the coordinates given if None.
+
+    Returns:
+        The clipped gradient [..., D].
+    """
+    if clip is None:
+        return gradient
+    norm = global_norm(gradient) if norm is None else norm
+    return gradient * (clip / (norm + NORM_FLOOR)).clamp(max=1.0).unsqueeze(-1)
+
+
+def clip_tangent(
+    clip: float | None,
+    gradient: Tensor,
+    dgradient: Tensor,
+    norm: Tensor | None = None,
+    dnorm: Tensor | None = None,
+) -> Tensor:
+    """Directional derivative of `clip_gradient` at `gradient` along `dgradient`, both [..., D].
+
+    Finite at a zero gradient. The Jacobian is symmetric, so that this is the vector-Jacobian product too.
+
+    Args:
+        clip: bound on the global norm; None for no clipping.
+        gradient: [..., D], or some of its coordinates.
+        dgradient: [..., D], the direction.
+        norm: [...], the global norm; computed from the coordinates given if None.
+        dnorm: [...], its derivative <g, dg> / norm; if None computed from the coordinates given, which is right only if
+            these are all of them.
+
+    Returns:
+        The derivative [..., D].
+    """
+    if clip is None:
+        return dgradient
+    norm = global_norm(gradient) if norm is None else norm
+    if dnorm is None:
+        dnorm = (gradient * dgradient).sum(-1) / torch.where(norm > 0, norm, torch.ones_like(norm))
+    factor = clip / (norm + NORM_FLOOR)
+    shrink = factor * dnorm / (norm + NORM_FLOOR)
+    scaled = factor.unsqueeze(-1) * dgradient - shrink.unsqueeze(-1) * gradient
+    return torch.where((factor < 1).unsqueeze(-1), scaled, dgradient)

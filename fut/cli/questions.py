@@ -1,0 +1,108 @@
+"""Commands made of requests: a flag for every field, so that the command line and Python cannot differ."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from estimators.orders.order import NAMES as ORDERS
+from fut.cli.options import METHOD_HELP, Device, Json, RunPath, answer, open_run, say
+from fut.questions.question import Question
+from fut.questions.request import ESTIMATOR, ORDER, Flag
+
+HELP = {ORDER: f"JSON file, list 3,1,2,0, or {ORDERS}", ESTIMATOR: METHOD_HELP}
+"""Help that requests leave to the command line, as it lists what is registered."""
+
+
+def command(question: Question[Any, Any]) -> Callable[..., None]:
+    """The command of a question: opens the run, says what it will cost, asks, and answers.
+
+    Args:
+        question: any whose request's fields have flags; one that has none keeps its default.
+    """
+
+    def run_command(**given: Any) -> None:
+        path, device, as_json, plot = (given.pop(name, None) for name in ("path", "device", "as_json", "plot"))
+        run = open_run(path, device, as_json)
+        request = question.request(**read_fields(question.request, given))
+        result = run.ask(request, lambda line: say(line, as_json))
+        content, text = question.content(result), question.text(result)
+        if question.draw is not None:
+            default = "" if question.picture is None else question.picture(result, request)
+            picture = question.draw(result, plot or path / default)
+            content, text = content | {"plot": str(picture)}, f"{text}\npicture: {picture}"
+        answer(content, text, as_json)
+
+    run_command.__doc__ = question.help
+    run_command.__name__ = question.name
+    shared = [_parameter("path", RunPath, MISSING), *_parameters(question.request)]
+    if question.draw is not None:
+        shared.append(_parameter("plot", Annotated[Path | None, typer.Option(help=question.picture_help)], None))
+    shared += [_parameter("device", Device, "auto"), _parameter("as_json", Json, False)]
+    run_command.__signature__ = inspect.Signature(shared)  # type: ignore[attr-defined]
+    return run_command
+
+
+def read_fields(request: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Values of a request's fields from what was written behind its flags; fields that were not written are left out."""
+    values: dict[str, Any] = {}
+    for field, flag in _flagged(request):
+        if flag.parts and flag.join is not None:
+            parts = {name: _read(part, f"--{name}", given[name]) for name, part in flag.parts.items()}
+            values[field.name] = flag.join(parts)
+        elif (written := given[field.name]) is not None:
+            values[field.name] = _read(flag, _name(field.name, flag), written)
+    return values
+
+
+def _read(flag: Flag, name: str, written: Any) -> Any:
+    if flag.read is None or written is None:
+        return written
+    return [flag.read(name, part) for part in written] if flag.many else flag.read(name, written)
+
+
+def _flagged(request: type[Any]) -> Iterator[tuple[Field[Any], Flag]]:
+    for field in fields(request):
+        if "flag" in field.metadata:
+            yield field, field.metadata["flag"]
+
+
+def _parameters(request: type[Any]) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(request)
+    for field, flag in _flagged(request):
+        for name, part in flag.parts.items():
+            yield _parameter(name, _annotation(name, part, Any, None), None)
+        if flag.parts:
+            continue
+        default = None if flag.read is not None and field.default is not MISSING else field.default
+        yield _parameter(field.name, _annotation(field.name, flag, hints[field.name], field.default), default)
+
+
+def _annotation(name: str, flag: Flag, hint: Any, default: Any) -> Any:
+    """The type that the command line reads, and the option."""
+    if flag.read is not None or hint is Any:
+        hint = list[str] if flag.many else str
+        hint = hint if default is MISSING else hint | None
+    plain = flag.name is None and not (hint is bool and default is False)  # typer names it, with a --no-… for True
+    names = () if plain else (_name(name, flag),)
+    metavar = flag.metavar or (flag.name.lstrip("-").upper() if flag.name and hint is not bool else None)
+    return Annotated[hint, typer.Option(*names, help=HELP.get(flag.help, flag.help), metavar=metavar)]
+
+
+def _name(field: str, flag: Flag) -> str:
+    return flag.name or f"--{field.replace('_', '-')}"
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    empty = inspect.Parameter.empty
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=empty if default is MISSING else default,
+        annotation=annotation,
+    )

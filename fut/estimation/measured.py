@@ -1,0 +1,74 @@
+"""A method as it is measured: asked about all orders of a comparison, timed, against retrained endpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from estimators.orders.order import Order
+from estimators.replay import batches
+from fut.estimation.calibration import read_calibration
+from fut.estimation.results import Answers
+from fut.methods.batching import batch_size
+from fut.methods.registry import open_estimator
+
+if TYPE_CHECKING:
+    from fut.methods.context import Context
+
+
+class Measured:
+    """Answers of one method about one read-out, with the time that they take and the errors of rebuilt endpoints.
+
+    Args:
+        context: the opened run.
+        method: the method's name.
+        readout: the read-out's name.
+        calibrated: apply the method's calibration, if there is one, once `fitted_digests` or an answer is asked for.
+    """
+
+    def __init__(self, context: Context, method: str, readout: str, calibrated: bool = True) -> None:
+        self._run, self.method = context, method
+        self._estimator = open_estimator(context, method, readout=readout)
+        self._fit = read_calibration(context, method, readout) if calibrated else None
+
+    def ready(self) -> None:
+        """NotCachedError, naming the command to run, where the store lacks what the method reads."""
+        self._estimator.ready()
+
+    @property
+    def fitted_digests(self) -> list[str]:
+        """Digests of the orders that the method is calibrated on."""
+        return [] if self._fit is None else self._fit.digests
+
+    def __call__(self, orders: Sequence[Order]) -> Answers:
+        """All answers at once; endpoint errors against endpoints that are retrained where they are not yet."""
+        estimator, fit = self._estimator, self._fit
+        values, variances, seconds = [0.0] * len(orders), [0.0] * len(orders), 0.0
+        errors: list[float] = []
+        groups = list(batches(orders, batch_size(estimator.width())))
+        total = sum(len(batch[0]) for _, batch in groups)
+        with self._run.progress(f"estimating with {estimator.name}", total) as tick:
+            for places, batch in groups:
+                began = time.perf_counter()
+                states = estimator.positions(batch, lambda step, state: tick())
+                batch_values = estimator.losses(states, len(batch[0]))
+                seconds += time.perf_counter() - began
+                spreads = estimator.variances(states)
+                for i, (place, order, state) in enumerate(zip(places, batch, states, strict=True)):
+                    values[place], variances[place] = batch_values[i], spreads[i]
+                    if estimator.rebuilds:
+                        errors += self._endpoint_error(order, estimator.endpoint(state, len(order)))
+        error = sum(errors) / len(errors) if errors else None
+        if fit is None:
+            return Answers(values, None, error, seconds)
+        intervals = [fit.interval(value, v) for value, v in zip(values, variances, strict=True)]
+        return Answers([fit.fit.correct(value) for value in values], intervals, error, seconds, values)
+
+    def _endpoint_error(self, order: Order, estimate: Tensor) -> list[float]:
+        """|estimate - truth| / |truth - reference| over all parameters; nothing for an order that ends at the reference."""
+        truth, reference = self._run.retrain(order).theta, self._run.state(len(order)).theta
+        moved = (truth - reference).norm()
+        return [((estimate - truth).norm() / moved).item()] if moved > 0 else []

@@ -1,0 +1,71 @@
+"""`calibrate`: retrain a few orders and fit a method to them, so that its later estimates carry intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fut.errors import UsageError
+from fut.estimation import render
+from fut.estimation.calibration import SEED, Calibrated
+from fut.methods.registry import method_of
+from fut.orders.editing import CALIBRATED
+from fut.questions.context import QuestionContext
+from fut.questions.question import Question
+from fut.questions.request import ESTIMATOR, READOUT_HELP, Request, option
+from fut.readouts.readout import PROBE
+
+
+@dataclass(frozen=True)
+class CalibrateRequest(Request[Calibrated]):
+    """A calibration of a method: a few orders to retrain, which it is fitted to.
+
+    Args:
+        orders: how many, at least 3.
+        seed: of the draw.
+        estimator: the method's name; None for the default.
+        readout: what is fitted.
+        edit: `swap`, `move`, `repeat`, `replace` or `without`, for orders that are one such edit away from the
+            reference order: questions about one edit of that kind then have the interval that such orders deserve.
+            None for random orders.
+
+    Raises:
+        UsageError: for fewer than 3 orders, and for a method that has nothing to calibrate.
+    """
+
+    orders: int = option(8, help="random orders to retrain")
+    seed: int = option(SEED, help="seed of the orders; keep it apart from those you verify with")
+    estimator: str | None = option(None, help=ESTIMATOR)
+    readout: str = option(PROBE, help=READOUT_HELP)
+    edit: str | None = option(
+        None, help=f"orders one random edit away from the reference: {', '.join(CALIBRATED)}; for `fut whatif`"
+    )
+
+    def __post_init__(self) -> None:
+        if self.estimator is not None and not method_of(self.estimator).capabilities.calibrates:
+            raise UsageError(
+                f"calibrate: expected an estimator, got `{self.estimator}`, which has nothing to calibrate; name another"
+            )
+        if self.orders < 3:
+            raise UsageError(f"calibrate: expected at least 3 orders, got {self.orders}; 8 is a good number")
+
+
+def ask(request: CalibrateRequest, context: QuestionContext) -> Calibrated:
+    """The fit, which is kept in the run."""
+    method = request.estimator or context.run.default_method
+    return context.service.calibrate(method, request.readout, request.orders, request.seed, request.edit)
+
+
+def _costs(request: CalibrateRequest, context: QuestionContext) -> Sequence[str]:
+    steps, gradients = context.run.steps, request.orders * context.run.consumed
+    return [f"retraining at most {request.orders} orders of {steps} steps, {gradients} gradients"]
+
+
+CALIBRATE = Question(
+    "calibrate",
+    CalibrateRequest,
+    ask,
+    render.calibration,
+    "Retrain a few orders and fit an estimator to them: every later estimate then carries a 90 % interval.",
+    _costs,
+)

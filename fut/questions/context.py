@@ -1,0 +1,136 @@
+"""What a question is asked of: a few protocols in one bundle, in place of an opened run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy import float64
+from numpy.typing import NDArray
+
+from estimators.orders.order import Order
+from fut.estimation.calibration import Calibrated
+from fut.estimation.results import Answers, Changes
+from fut.progress import Progress
+from fut.protocols import Archive, Estimates, RunFacts, Truths
+
+
+class Measured(Protocol):
+    """A method as a comparison with retrained orders asks it."""
+
+    @property
+    def fitted_digests(self) -> Sequence[str]:
+        """Digests of the orders that the method is calibrated on."""
+
+    def ready(self) -> None:
+        """NotCachedError, naming the command to run, where something is missing."""
+
+    def __call__(self, orders: Sequence[Order]) -> Answers:
+        """All answers at once, timed."""
+
+
+class Searching(Protocol):
+    """A method as a search asks it."""
+
+    def values(self, orders: Sequence[Order]) -> list[float]:
+        """Uncalibrated values of n orders [n]."""
+
+    def table(self) -> NDArray[float64] | None:
+        """The read-out's table of positions [T, items]; None where there is none."""
+
+    def judged(self, order: Order) -> dict[str, Any]:
+        """What a found order is worth by estimates that had no part in choosing it."""
+
+
+class PassPlan(Protocol):
+    """What an adjoint pass over several read-outs would still cost."""
+
+    @property
+    def readouts(self) -> int:
+        """Number of read-outs."""
+
+    @property
+    def gradients(self) -> int:
+        """Gradient evaluations."""
+
+    @property
+    def seconds(self) -> float:
+        """Expected time."""
+
+    @property
+    def nbytes(self) -> int:
+        """On disk, before compression."""
+
+    @property
+    def scratch(self) -> int:
+        """On disk while it is computed [bytes]."""
+
+
+class Service(Protocol):
+    """Estimates and truths, opened when they are asked for; `fut.estimation.service.EstimationService` is one."""
+
+    def estimates(
+        self,
+        method: str,
+        readout: str,
+        *,
+        known: bool = True,
+        calibrated: bool = True,
+        beside: Estimates | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> Estimates:
+        """One read-out by one method."""
+
+    def truths(self, readout: str) -> Truths:
+        """One read-out of orders that are really trained."""
+
+    def measured(self, method: str, readout: str, *, calibrated: bool = True) -> Measured:
+        """A method as a comparison with retrained orders asks it."""
+
+    def searching(self, method: str, readout: str) -> Searching:
+        """A method as a search asks it."""
+
+    def changes(
+        self, method: str, shared: Sequence[str], items: Sequence[int]
+    ) -> Callable[[Sequence[Order], Sequence[str]], Changes]:
+        """(orders, names) -> changes of several read-outs: those in `shared`, and the losses on the items."""
+
+    def plan_changes(self, method: str, shared: Sequence[str], items: Sequence[int]) -> PassPlan | None:
+        """What `changes` would compute first; None for nothing."""
+
+    def calibrate(self, method: str, readout: str, orders: int, seed: int, edit: str | None) -> Calibrated:
+        """Retrain a few orders, fit the method to them and keep the fit."""
+
+    def is_ready(self, method: str, readout: str) -> bool:
+        """Whether everything that the method reads is there."""
+
+    def ready_methods(self, readout: str) -> list[str]:
+        """Every method that moves items and can answer now, but for `retrain`."""
+
+    def require_movable(self, question: str, methods: Sequence[str]) -> None:
+        """UsageError where a method answers no order that moves items."""
+
+    def costs(self, method: str) -> dict[str, Any]:
+        """Gradients and bytes before the first order, and gradients an order."""
+
+    def basis(self, method: str, readout: str) -> str:
+        """Digest of what the method's answers are made from."""
+
+
+@dataclass(frozen=True)
+class QuestionContext:
+    """What a question is asked of.
+
+    run: sizes, orders and scores. service: estimates and truths. archive: where answers are kept. progress: hears of long work.
+    """
+
+    run: RunFacts
+    service: Service
+    archive: Archive
+    progress: Progress
+
+
+def method_name(spec: str) -> str:
+    """The method's name in a specification with options, as `replay:reading=linear`."""
+    return spec.partition(":")[0]

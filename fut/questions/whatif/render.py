@@ -1,0 +1,40 @@
+"""What another order changes, as text for people."""
+
+from __future__ import annotations
+
+from fut.display import format as present
+from fut.questions.whatif.result import Change, WhatIf
+
+
+def text(found: WhatIf) -> str:
+    """What was changed, and a row per read-out."""
+    edits = ", ".join(found.edits)
+    named = found.start if len(found.start) <= 60 else f"{found.start[:60]}…"
+    rows = [_row(change) for change in found.changes]
+    header = ["read-out", *rows[0]]
+    table = present.columns([header, *([c.readout, *row.values()] for c, row in zip(found.changes, rows, strict=True))])
+    notes = dict.fromkeys(f"{_by(c)}: {c.note}" for c in found.changes)
+    title = f"{named}, {edits}" if edits else named
+    return "\n".join([title, "Δ: minus the reference order; negative is better for a loss", "", table, "", *notes])
+
+
+def _row(change: Change) -> dict[str, str]:
+    """A read-out's cells by their titles."""
+    interval = "–" if change.delta_interval is None else "{:+.5f} … {:+.5f}".format(*change.delta_interval)
+    interval = "exact" if change.source == "retrained" else interval
+    row = {
+        "unit": change.unit or "–",
+        "Δ": f"{change.delta:+.5f}",
+        "90 % interval of Δ": interval,
+        "value": f"{change.value:.5f}",
+        "perplexity": present.number(change.perplexity, ".4f"),
+        "Δ perplexity": present.number(change.perplexity_delta, "+.4f"),
+        "by": _by(change),
+    }
+    if change.truth is not None:
+        row |= {"retrained Δ": f"{change.truth - change.reference:+.5f}", "error": f"{change.error:+.5f}"}
+    return row
+
+
+def _by(change: Change) -> str:
+    return "retrained" if change.source == "retrained" else change.estimator

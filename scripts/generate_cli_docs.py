@@ -1,0 +1,96 @@
+"""Write `docs/cli.md` from the command line itself: `python scripts/generate_cli_docs.py`.
+
+A test compares the page with what this script makes. Run it after a change of a command or an option.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+HEADING = """\
+# Command line
+
+This page is generated from the program: `python scripts/generate_cli_docs.py` writes it.
+
+- A run is given as its directory, `RUN`.
+- Results go to standard output, messages and progress to standard error.
+- With `--json` standard output holds one JSON object and nothing else.
+- The exit status is 0 for success, 2 for a wrong request, and 1 for every other error.
+- `--set section.key=value` overrides one setting of the configuration; it may be repeated.
+- [Orders](orders.md) says how an order is written.
+"""
+
+
+def page(app: typer.Typer) -> str:
+    """The page: a list of the commands, then a section for each with its arguments and options."""
+    group: Any = typer.main.get_command(app)
+    commands = group.commands
+    listed = [f"| [`fut {name}`](#fut-{name}) | {_cell(_first(command))} |" for name, command in commands.items()]
+    parts = [HEADING, "\n".join(["| command | what it does |", "|---|---|", *listed]) + "\n"]
+    parts += [_section(name, command) for name, command in commands.items()]
+    return "\n".join(parts)
+
+
+def _section(name: str, command: Any) -> str:
+    shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
+    arguments = [p for p in shown if p.param_type_name == "argument"]
+    usage = " ".join(["fut", name, *(a.metavar or a.name.upper() for a in arguments), "[OPTIONS]"])
+    lines = [f"## fut {name}", "", *_wrapped(command.help or ""), "", "```text", usage, "```", ""]
+    lines += ["| argument or option | default | meaning |", "|---|---|---|", *map(_row, shown)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        written = f"`{parameter.metavar or parameter.name.upper()}`"
+    else:
+        names = "/".join([*parameter.opts, *parameter.secondary_opts])
+        metavar = "" if parameter.is_flag else f" {parameter.metavar or parameter.name.upper()}"
+        written = f"`{names}{metavar}`"
+    default = "required" if parameter.required else _default(parameter)
+    return f"| {_cell(written)} | {default} | {_cell(getattr(parameter, 'help', None) or '')} |"
+
+
+def _default(parameter: Any) -> str:
+    value = parameter.default
+    if value is None or value is False or value in ([], ()):
+        return ""
+    if value is True:
+        return f"`{parameter.opts[0]}`"
+    return f"`{value}`"
+
+
+def _first(command: Any) -> str:
+    return (command.help or "").strip().split("\n\n")[0].replace("\n", " ")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _wrapped(text: str, width: int = 100) -> list[str]:
+    """Paragraphs in lines of at most `width` characters."""
+    lines: list[str] = []
+    for paragraph in text.strip().split("\n\n"):
+        line = ""
+        for word in paragraph.split():
+            if line and len(line) + 1 + len(word) > width:
+                lines.append(line)
+                line = ""
+            line = f"{line} {word}".strip()
+        lines += [line, ""]
+    return lines[:-1]
+
+
+def main() -> None:
+    from fut.cli.app import app
+
+    PAGE.write_text(page(app), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

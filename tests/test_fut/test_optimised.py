@@ -1,0 +1,33 @@
+"""`python -O` removes every `assert`: no check of the library's may be one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from patience import PATIENCE
+
+import fut
+
+ROOT = Path(fut.__file__).parents[1]
+BEGUN = """
+import sys, fut
+from fut.methods.lowrank.terms import open_base
+run = fut.open(sys.argv[1], device="cpu")
+open_base(run.context).claim()
+try:
+    run.methods.open("curved").ready()
+except fut.NotCachedError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("-O",)])
+def test_an_estimator_without_its_terms_is_not_ready(own_run: Path, flags: tuple[str, ...]) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *flags, "-c", BEGUN, str(own_run)]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+    assert said.startswith("refused: curved: expected complete terms"), said
