@@ -29,25 +29,25 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
 """The accuracy table: header, and how a row's cell is made."""
 
 
-def table(found: Verification) -> str:
+def table(result: Verification) -> str:
     """The accuracy table, the baseline first."""
-    names = in_order(found.estimators)
-    rows = [[name, *(cell(found.estimators[name]) for cell in COLUMNS.values())] for name in names]
-    spread = found.as_dict()["true_sd"]
+    names = in_order(result.estimators)
+    rows = [[name, *(cell(result.estimators[name]) for cell in COLUMNS.values())] for name in names]
+    spread = result.as_dict()["true_sd"]
     return (
-        f"{len(found.orders)} random orders, really retrained ({found.retrain_seconds:.2g} s each): "
-        f"{title(found)} {number(sum(found.true_losses) / len(found.orders), '.5f')} ± "
-        f"{(number(spread, '.5f') + ' ' + found.unit).rstrip()}; reference order {found.reference_loss:.5f}\n"
-        f"MAE in {found.unit or 'the unit of the read-out'}; skill = 1 − MAE / MAE of the baseline `reference`, "
+        f"{len(result.orders)} random orders, really retrained ({result.retrain_seconds:.2g} s each): "
+        f"{title(result)} {number(sum(result.true_losses) / len(result.orders), '.5f')} ± "
+        f"{(number(spread, '.5f') + ' ' + result.unit).rstrip()}; reference order {result.reference_loss:.5f}\n"
+        f"MAE in {result.unit or 'the unit of the read-out'}; skill = 1 − MAE / MAE of the baseline `reference`, "
         "and before calibration;\n"
         "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
         + columns([["estimator", *COLUMNS], *rows])
     )
 
 
-def title(found: Verification) -> str:
+def title(result: Verification) -> str:
     """What was asked, in words."""
-    return "probe loss" if found.readout == PROBE else f"read-out {found.readout}"
+    return "probe loss" if result.readout == PROBE else f"read-out {result.readout}"
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -55,27 +55,27 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda n: (NAMES.index(n.partition(":")[0]), n))
 
 
-def scatter(found: Verification, path: Path) -> Path:
+def scatter(result: Verification, path: Path) -> Path:
     """Estimated against retrained losses, a panel per estimator, written as PNG."""
     from matplotlib.figure import Figure
 
-    names = [n for n in in_order(found.estimators) if n != "reference"]
+    names = [n for n in in_order(result.estimators) if n != "reference"]
     figure = Figure(figsize=(3.3 * max(len(names), 1), 3.9), dpi=130, layout="constrained")
     for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
-        _panel(axis, found, name)
+        _panel(axis, result, name)
     figure.suptitle(
-        f"{title(found)} of {len(found.orders)} random orders: estimated against really retrained",
+        f"{title(result)} of {len(result.orders)} random orders: estimated against really retrained",
         fontsize=11,
     )
     return save(figure, path)
 
 
-def _panel(axis: Any, found: Verification, name: str) -> None:
-    reference, row = found.reference_loss, found.estimators[name]
-    unit = f"\n[10⁻³ {found.unit}]" if found.unit else "\n[10⁻³]"
-    true = [1e3 * (v - reference) for v in found.true_losses]
+def _panel(axis: Any, result: Verification, name: str) -> None:
+    reference, row = result.reference_loss, result.estimators[name]
+    unit = f"\n[10⁻³ {result.unit}]" if result.unit else "\n[10⁻³]"
+    true = [1e3 * (v - reference) for v in result.true_losses]
     guess = [
-        1e3 * (v - reference) if v is not None and math.isfinite(v) else math.nan for v in found.estimated_losses[name]
+        1e3 * (v - reference) if v is not None and math.isfinite(v) else math.nan for v in result.estimated_losses[name]
     ]
     ends = [min(*true, 0), max(*true, 0)]
     axis.plot(ends, ends, color="#888888", linewidth=1, label="exact")
