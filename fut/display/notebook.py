@@ -30,6 +30,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fut.display.agreement import BASELINE, Agreement, axis_labels
+from fut.display.scale import Scale
+from fut.display.scale import labelled as labelled
 from fut.errors import ExtraError
 
 if TYPE_CHECKING:
@@ -127,25 +130,25 @@ def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def labelled(name: str, unit: str) -> str:
-    """An axis's label with its unit, if it has one."""
-    return f"{name} [{unit}]" if unit else name
-
-
-def draw_agreement(
-    axes: Axes, true: Sequence[float], estimated: Mapping[str, Sequence[float | None]], reference: float, unit: str
-) -> None:
-    """Estimated against really retrained values of n orders, both minus the reference order's; one mark per estimator.
+def draw_agreement(axes: Axes, agreements: Mapping[str, Agreement], scale: Scale) -> None:
+    """Estimated against really retrained changes, one mark per estimator.
 
     An exact estimate lies on the solid line; the dashed one is the answer "every order ends like the reference".
+
+    Args:
+        axes: to draw onto.
+        agreements: points by estimator.
+        scale: of both axes.
     """
-    changes = [value - reference for value in true]
-    ends = [min(*changes, 0.0), max(*changes, 0.0)]
+    ends = (
+        [scale(f(a.ends[i] for a in agreements.values())) for i, f in enumerate((min, max))] if agreements else [0, 0]
+    )
     axes.plot(ends, ends, color=GREY, linewidth=1, label="exact")
-    axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="reference")
-    for number, (name, values) in enumerate(estimated.items()):
-        guess = [math.nan if v is None or not math.isfinite(v) else v - reference for v in values]
+    axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label=BASELINE)
+    for number, (name, agreement) in enumerate(agreements.items()):
+        true, guess = ([scale(v) for v in values] for values in (agreement.true, agreement.estimated))
         style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        axes.scatter(changes, guess, s=18, alpha=0.8, linewidths=0, label=name, **style)
-    axes.set(xlabel=labelled("retrained − reference", unit), ylabel=labelled("estimated − reference", unit))
+        axes.scatter(true, guess, s=18, alpha=0.8, linewidths=0, label=name, **style)
+    x_label, y_label = axis_labels(scale.label)
+    axes.set(xlabel=x_label, ylabel=y_label)
     axes.legend(fontsize="small", frameon=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fut.display.format import amount, loss
 from fut.estimation.calibration import Calibrated
 from fut.estimation.results import Endpoint, Estimate
+from fut.methods.registry import EXACT, base_name
 from fut.readouts.readout import PROBE
 
 
@@ -34,7 +35,7 @@ def calibration(calibrated: Calibrated) -> str:
 def endpoint(written: Endpoint) -> str:
     lines = [f"wrote {written.path}", f"estimated {loss(written.estimated_loss)} by {written.estimator}"]
     lines.append(f"evaluated {loss(written.evaluated_loss)} at these parameters")
-    if written.estimator == "replay-exact":
+    if base_name(written.estimator) == EXACT.name:
         lines.append("`fut cache RUN --terms curved` prepares endpoints that cost a fraction of a training run each")
     if written.sketch_error is not None:
         lines.append(

@@ -1,10 +1,11 @@
-"""The page, put together: what the run says, as one self-contained HTML file."""
+"""The page, put together: what its sections gather from a run, as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as packaged
@@ -14,24 +15,19 @@ import jinja2
 from markupsafe import Markup
 
 from fut.display.format import amount, loss
-from fut.errors import NotCachedError, UsageError
-from fut.methods.registry import require_movable
-from fut.questions.accuracy.result import Verification
+from fut.display.scale import better, minus
+from fut.errors import UsageError
+from fut.methods.registry import method_of, require_movable
 from fut.readouts.readout import PROBE
+from fut.report.board.tables import Board
 from fut.report.charts.heatmap import DARK, LIGHT, key_picture
-from fut.report.charts.scatter import spread
-from fut.report.charts.svg import minus
 from fut.report.missing import Missing, command
+from fut.report.record import RunRecord, Sampling, read_record
+from fut.report.section import Section
+from fut.report.sections import SECTIONS
 from fut.report.sections.about import describe_run
-from fut.report.sections.accuracy import compared, left_out
-from fut.report.sections.board import Arrangement, Board, make_board
-from fut.report.sections.board_view import board_context, measured_skill
-from fut.report.sections.checklist import ORDERS, what_was_asked
-from fut.report.sections.curriculum import Search, searches
-from fut.report.sections.order_effect import Effects, gather_effects
-from fut.report.sections.summary import tiles
-from fut.report.sections.whatif import MOST
-from fut.report.state import State, read_state
+from fut.report.shared import page_board, page_readout
+from fut.report.words import code
 from fut.version import __version__
 
 if TYPE_CHECKING:
@@ -39,70 +35,76 @@ if TYPE_CHECKING:
 
 
 SCRIPTS = ("estimate.js", "dragging.js", "board.js", "hover.js")
-SECTIONS = [
-    ("board", "What if?"),
-    ("search", "Which order is best?"),
-    ("effect", "How much does order matter?"),
-    ("accuracy", "How good are the estimates?"),
-    ("positions", "Batches and steps"),
-    ("memorization", "What is remembered?"),
-    ("domains", "Which domain first?"),
-    ("asked", "Asked and missing"),
-    ("run", "What was run"),
-]
+UNTITLED = ("short",)
+"""Sections without a line in the navigation: it stands above them."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """html: the whole file. missing: what it could not show, with the command that would change that."""
+    """What was written.
+
+    Args:
+        html: the whole file.
+        missing: what it could not show, with the command that would change that.
+    """
 
     html: bytes
     missing: dict[str, str]
 
 
-def make_page(run: Context, samples: int, estimator: str) -> Page:
-    """Everything that the run's directory says, as a page. samples: random orders to estimate by `estimator`, 0 for none."""
+def make_page(run: Context, samples: int, estimator: str, sections: Sequence[Section] | None = None) -> Page:
+    """Everything that the run's directory says, as a page.
+
+    Args:
+        run: the opened run.
+        samples: random orders to estimate, 0 for none.
+        estimator: the method that estimates them.
+        sections: those of the page; by default all.
+
+    Raises:
+        UsageError: for a negative number of samples, or an estimator that trains or does not move items.
+    """
+    _check(samples, estimator)
+    chosen = SECTIONS if sections is None else tuple(sections)
+    record = read_record(run, Sampling(samples, estimator), chosen)
+    gathered = [(section, section.gather(record)) for section in chosen]
+    common = _words(record)
+    html = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            common
+            | _look()
+            | {
+                "about": describe_run(run),
+                "version": __version__,
+                "command": command(run.path, "report"),
+                "links": [(section.name, section.title) for section in chosen if section.name not in UNTITLED],
+                "parts": [_part(section, data, record, common) for section, data in gathered],
+            }
+        )
+    )
+    rows = [need(record) for section in chosen for need in section.needs]
+    return Page(html.encode("utf-8", "replace"), {row.question: row.command for row in rows if not row.done})
+
+
+def _check(samples: int, estimator: str) -> None:
+    """UsageError for what cannot be meant."""
     if samples < 0:
         raise UsageError(f"report: expected --samples of 0 or more, got {samples}; 512 is a good number")
-    if estimator == "retrain":
+    if method_of(estimator).capabilities.trains:
         raise UsageError(
             "report: expected an estimator that does not train, got `retrain`; `fut verify` retrains random orders"
         )
     require_movable("report", [estimator])
-    state = read_state(run)
-    found = searches(run, state.searched)
-    board = _board(run, [s.arrangement for s in found if s.arrangement])
-    readout = board.tables[0].readout if isinstance(board, Board) else PROBE
-    verified = [v for v in state.verified if v.readout == readout]
-    measured = measured_skill(verified, estimator)
-    distrusted = measured is not None and measured[0] <= 0
-    drawn = samples if isinstance(board, Board) and not distrusted else 0
-    effects = gather_effects(run, readout, state, drawn, estimator)
-    asked = what_was_asked(run, state, readout)
-    context = {
-        "tiles": tiles(run, effects, verified, found, state.remembered),
-        "asked": asked,
-        "distrusted": distrusted and samples > 0,
-        "unreadable": state.unreadable,
-        **_look(),
-        **_words(run, effects),
-        **_effect_context(run, effects),
-        **_accuracy_context(run, state, readout),
-        **_answers_context(run, state, found),
-        **board_context(run, board, effects, verified),
-    }
-    html = _environment().get_template("report.html.j2").render(context)
-    return Page(html.encode("utf-8", "replace"), {a.question: a.command for a in asked if not a.done})
 
 
-def _board(run: Context, arrangements: list[Arrangement]) -> Board | Missing:
-    """The board, with orders that searches found among its arrangements."""
-    if not run.problem.rule.smooth:
-        return Missing(f"the update rule {run.config.rule.name} has no derivative, which the board's table needs")
-    try:
-        return make_board(run, arrangements)
-    except NotCachedError:
-        return Missing("what the board predicts from is not cached", command(run.path, "cache", "--terms adjoint"))
+def _part(section: Section, data: Any, record: RunRecord, common: dict[str, Any]) -> Markup:
+    """A section as HTML."""
+    missing = data if isinstance(data, Missing) else None
+    template = "section.html.j2" if missing else section.template
+    own = {"section": section, "heading": section.headed(record), "data": data, "nothing": missing}
+    return Markup(_environment().get_template(template).render(common | own))
 
 
 def _look() -> dict[str, Any]:
@@ -117,84 +119,38 @@ def _look() -> dict[str, Any]:
         "style": Markup(read("style.css")),
         "script": Markup(script),
         "script_hash": f"sha256-{digest}",
-        "keys": {"light": key_picture(LIGHT), "dark": key_picture(DARK)},
-        "sections": SECTIONS,
     }
 
 
-def _words(run: Context, effects: Effects) -> dict[str, Any]:
-    """What is said in several sections, and how numbers are written."""
-
-    unit = effects.unit
+def _words(record: RunRecord) -> dict[str, Any]:
+    """What several templates say, and how they write numbers."""
+    readout = record.once(page_readout)
+    unit = record.run.readouts.get(readout).unit
     return {
-        "about": describe_run(run),
-        "version": __version__,
-        "command": command(run.path, "report"),
-        "commands": {
-            "estimate": command(run.path, "estimate", "--estimator positions"),
-            "by_default": command(run.path, "estimate", "--order swap:3,7"),
-            "calibrate": command(run.path, "calibrate", "--estimator positions"),
-            "every_item": command(run.path, "cache", "--terms adjoint --readouts probe,items"),
-        },
-        "adjoint": str(run.path / "adjoint"),
-        "effects": effects,
         "unit": unit,
-        "lower_is_better": unit == "nats/token",
-        "readout_words": "loss on the probe set" if effects.readout == PROBE else f"read-out {effects.readout}",
+        "sign": better(unit),
+        "better": better,
+        "readout_words": "loss on the probe set" if readout == PROBE else f"read-out {readout}",
+        "has_board": isinstance(record.once(page_board), Board),
         "plain": lambda value, unit: minus(amount(value, unit)),
         "amount": lambda value: minus(amount(value, unit)),
         "small": lambda value: minus(amount(value, unit, ".2g")),
         "loss": loss,
         "exp": math.exp,
-    }
-
-
-def _effect_context(run: Context, effects: Effects) -> dict[str, Any]:
-    asked = command(run.path, "verify", f"--orders {ORDERS}")
-    return {
-        "effect_missing": Missing("fewer than two random orders have been retrained", asked),
-        "spread": spread(effects),
-        "chosen_count": sum(not t.random for t in effects.trained),
-    }
-
-
-def _accuracy_context(run: Context, state: State, readout: str) -> dict[str, Any]:
-    """The comparison of most orders of the page's read-out comes first, with its charts."""
-    asked = command(run.path, "verify", f"--orders {ORDERS}")
-    others: list[Verification] = [v for v in state.verified if v.readout != readout]
-    first = [v for v in state.verified if v.readout == readout]
-    return {
-        "verified": [compared(v, i == 0) for i, v in enumerate([*first, *others])],
-        "lds": [left_out(found, i == 0) for i, found in enumerate(state.left_out)],
-        "accuracy_missing": Missing("no estimate has been compared with retraining", asked),
-    }
-
-
-def _answers_context(run: Context, state: State, found: list[Search]) -> dict[str, Any]:
-    def missing(why: str, name: str, options: str = "") -> Missing:
-        return Missing(why, command(run.path, name, options))
-
-    return {
-        "searches": found,
-        "search_missing": missing("no order has been searched for", "search", "--budget 60"),
-        "remembered": state.remembered,
-        "remembered_missing": missing("no map of what is remembered has been made", "memorize"),
-        "domains": state.domains,
-        "domains_missing": missing("nothing has been asked about domains", "domains", "--labels loss:3"),
-        "queries": state.queries[:MOST],
-        "queries_left_out": len(state.queries[MOST:]),
+        "keys": {"light": key_picture(LIGHT), "dark": key_picture(DARK)},
     }
 
 
 @cache
 def _environment() -> jinja2.Environment:
     """Everything that a template writes is escaped; JSON in script elements too, `<` among all."""
-    found = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("fut.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False, "separators": (",", ":")}
-    return found
+    made.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False, "separators": (",", ":")}
+    made.filters["code"] = code
+    return made

@@ -20,10 +20,11 @@ import fut
 from estimators.orders.order import Order
 from fut.config.schema import DataConfig
 from fut.data.dataset import Dataset
-from fut.report.charts.svg import Axis, Scale, minus
+from fut.display.scale import Scale, minus
+from fut.report.board.tables import cards_of, make_board
+from fut.report.board.texts import is_text
+from fut.report.charts.svg import Axis
 from fut.report.missing import Missing
-from fut.report.sections.board import cards_of, make_board
-from fut.report.sections.item_texts import is_text
 
 HOSTILE = (
     '</script><script>window.hacked = 1</script><!-- <img src=x onerror="window.hacked=1"> &amp; \' {{ 7*7 }} ]]> é€ '
@@ -191,11 +192,11 @@ def test_a_board_has_room_for_so_many_cards(make_run: MakeRun, monkeypatch: pyte
     board = make_board(run.context)
     assert not isinstance(board, Missing)
     assert [t.readout for t in board.tables] == ["probe", *(f"item:{i}" for i in range(5))]
-    monkeypatch.setattr("fut.report.sections.board.ROOM", 3 * 8 * 25)
+    monkeypatch.setattr("fut.report.board.tables.ROOM", 3 * 8 * 25)
     path = run.report(tmp_path / "page.html").path
     assert "no room for 3 more" in words(path)
     assert len(embedded(path)["tables"]) == 3
-    monkeypatch.setattr("fut.report.sections.board.CARDS", 4)
+    monkeypatch.setattr("fut.report.board.tables.CARDS", 4)
     said = words(run.report(path).path)
     assert "the board has room for 4 cards, and this run has 5 steps" in said
 
@@ -297,12 +298,12 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
 
 
 def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
-    from fut.report.sections.order_effect import gather_effects
-    from fut.report.state import read_state
+    from fut.report.effects import gather_effects
+    from fut.report.record import Sampling, read_record
 
     asked.retrain("random:99")
     asked.retrain("without:2")
-    found = gather_effects(asked.context, "probe", read_state(asked.context), 5, "positions")
+    found = gather_effects(read_record(asked.context, Sampling(5, "positions")), "probe", 5)
     random = [t.value for t in found.trained if t.random]
     chosen = [t.value for t in found.trained if not t.random]
     drawn = {*asked.verify(4).true_losses, *asked.calibrate(6).truths}
@@ -318,7 +319,7 @@ def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
 
 def _sampled(run: fut.Run) -> list[Order]:
     from estimators.orders.order import random_orders
-    from fut.report.sections.order_effect import SEED
+    from fut.report.effects import SEED
 
     return random_orders(run.reference, 5, SEED)
 

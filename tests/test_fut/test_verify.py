@@ -23,7 +23,7 @@ from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.pairwise.store import open_terms
 from fut.questions.accuracy.ask import without_stale
 from fut.questions.accuracy.result import verify
-from fut.report.state import read_state
+from fut.report.record import Sampling, read_record
 from storage import CheckpointStore
 
 DRAW = np.random.default_rng(3)
@@ -219,9 +219,8 @@ def test_what_was_said_of_other_terms_is_not_kept(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run" / "adjoint")
     fut.open(tmp_path / "run", device="cpu").cache(["adjoint"], adjoint=AdjointConfig(mixture=2, functionals=0))
     assert named() == {"reference", "replay-exact"}, "of another expansion"
-    assert [set(v.estimators) for v in read_state(fut.open(tmp_path / "run", device="cpu").context).verified] == [
-        named()
-    ]
+    record = read_record(fut.open(tmp_path / "run", device="cpu").context, Sampling(0, "positions"))
+    assert [set(v.estimators) for v in record.verified] == [named()]
 
 
 def test_orders_are_drawn_once_each_and_never_the_reference(tmp_path: Path) -> None:

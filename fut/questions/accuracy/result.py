@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimators.orders.order import Order
+from fut.display.agreement import Agreement, table_row, table_units
 from fut.display.notebook import Displayable, draw_agreement
 from fut.display.numbers import jsonable
+from fut.display.scale import Scale
 from fut.estimation.accuracy import accuracy
 from fut.estimation.results import Answers
+from fut.methods.registry import is_baseline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,23 +47,22 @@ class Verification(Displayable):
         return f"{self.readout}: estimated against really retrained values of {len(self.true_losses)} orders"
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row per estimator."""
-        return [
-            {"estimator": name, "spearman": row["spearman"]}
-            | dict(zip(("low", "high"), row["spearman_interval"] or (None, None), strict=True))
-            | {key: row.get(key) for key in ("mae", "skill", "coverage", "seconds_per_order")}
-            for name, row in self.estimators.items()
-        ]
+        """A row per estimator: the accuracy table of `fut.display.agreement`."""
+        return [table_row(name, row) for name, row in self.estimators.items()]
 
     def units(self) -> dict[str, str]:
-        return {"mae": self.unit, "seconds_per_order": "s"}
+        return table_units(self.unit)
+
+    def agreement(self, name: str) -> Agreement:
+        """What an estimator's scatter shows."""
+        return Agreement.of(self.true_losses, self.estimated_losses[name], self.reference_loss, self.unit)
 
     def notes(self) -> list[str]:
         return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`"]
 
     def draw(self, axes: Axes) -> None:
-        shown = {name: values for name, values in self.estimated_losses.items() if name != "reference"}
-        draw_agreement(axes, self.true_losses, shown, self.reference_loss, self.unit)
+        shown = {name: self.agreement(name) for name in self.estimated_losses if not is_baseline(name)}
+        draw_agreement(axes, shown, Scale(self.unit, 0))
 
 
 def verify(

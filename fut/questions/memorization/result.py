@@ -130,8 +130,9 @@ class Memorization(Displayable):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Memorization:
-        """From `as_dict`."""
+        """From `as_dict`; an effect that was not finite comes back as NaN."""
         given = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        given["effects"] = {kind: np.asarray(rows, dtype=float).tolist() for kind, rows in given["effects"].items()}
         given["checked"] = {k: Checked.from_dict(v) for k, v in given.get("checked", {}).items()}
         if given.get("fits") is not None:
             given["fits"] = {k: CellFit(**v) for k, v in given["fits"].items()}

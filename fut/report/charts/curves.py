@@ -7,57 +7,78 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fut.display.format import amount
-from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Scale, Tick, Words, line, minus, upright
+from fut.display.scale import Scale, labelled, minus, signed
+from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Tick, Words, line, upright
 
 Shapes = list[Dot | Bar | Path | Words]
+CHANGE = "value − reference"
+"""Label of an axis of changes; short, so that unit and sign fit on a phone."""
 
 
-def curve(
-    xs: Sequence[float],
-    ys: Sequence[float],
-    unit: str,
-    x_label: str,
-    y_label: str,
-    band: tuple[Sequence[float], Sequence[float]] | None = None,
-    truths: Sequence[float | None] = (),
-) -> Chart:
-    """A line through values against whole numbers, a band between low and high values around it, and true values as rings."""
-    known = [t for t in truths if t is not None]
-    everything = [*ys, *known, *(v for edge in band or () for v in edge)]
-    scale = Scale.of(everything, unit)
-    frame = Chart(f"{y_label} against {x_label}", height=220)
+@dataclass(frozen=True)
+class Curve:
+    """A line through values against whole numbers; what is not finite is left out.
+
+    Args:
+        xs: whole numbers.
+        ys: values.
+        unit: of the values.
+        x_label: what xs count.
+        y_label: what ys are.
+        band: low and high values around the line.
+        truths: true values, as rings; None where they are not known.
+    """
+
+    xs: Sequence[float]
+    ys: Sequence[float]
+    unit: str
+    x_label: str
+    y_label: str
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+    truths: Sequence[float | None] = ()
+
+
+def curve(of: Curve) -> Chart:
+    """The drawing of a curve."""
+    points = _finite(of.xs, of.ys)
+    truths = _finite(of.xs, of.truths)
+    edges = [_finite(of.xs, edge) for edge in of.band or ()]
+    everything = [v for line_of in (points, truths, *edges) for _, v in line_of]
+    scale = Scale.of(everything, of.unit)
+    frame = Chart(f"{of.y_label} against {of.x_label}", height=220)
     left, top, right, bottom = frame.inner
-    x, y = (
-        Axis(min(xs), max(max(xs), min(xs) + 1), left, right),
-        Axis.around([scale(v) for v in everything], bottom, top),
-    )
+    x = Axis(min(of.xs), max(max(of.xs), min(of.xs) + 1), left, right)
+    y = Axis.around([scale(v) for v in everything], bottom, top)
+
+    def placed(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(x(a), y(scale(v))) for a, v in pairs]
+
     shapes: Shapes = []
-    if band is not None:
-        low, high = ([(x(a), y(scale(v))) for a, v in zip(xs, edge, strict=True)] for edge in band)
+    if edges:
+        low, high = map(placed, edges)
         shapes.append(line([*low, *high[::-1]], "area"))
     if y.low < 0 < y.high:
         shapes.append(line([(left, y(0)), (right, y(0))], "zero"))
-    shapes.append(line([(x(a), y(scale(v))) for a, v in zip(xs, ys, strict=True)], "trace"))
-    shapes += [
-        Dot(x(a), y(scale(v)), "estimate", f"{x_label} {a:g}\n{_said(v, unit)}", 2.2)
-        for a, v in zip(xs, ys, strict=True)
-    ]
-    shapes += [
-        Dot(x(a), y(scale(t)), "chosen", f"{x_label} {a:g}\nretrained {_said(t, unit)}")
-        for a, t in zip(xs, truths, strict=False)
-        if t is not None
-    ]
-    return replace(
-        frame, x=whole(x), y=y.ticks(4), x_label=x_label, y_label=f"{y_label} [{scale.label}]", shapes=tuple(shapes)
-    )
+    shapes.append(line(placed(points), "trace"))
+    for pairs, look, how, radius in ((points, "estimate", "", 2.2), (truths, "chosen", "retrained ", 3.4)):
+        shapes += [
+            Dot(x(a), y(scale(v)), look, f"{of.x_label} {a:g}\n{how}{_said(v, of.unit)}", radius) for a, v in pairs
+        ]
+    label = labelled(of.y_label, scale.label)
+    return replace(frame, x=whole(x), y=y.ticks(4), x_label=of.x_label, y_label=label, shapes=tuple(shapes))
+
+
+def _finite(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, float]]:
+    """Pairs whose value is known."""
+    return [(x, y) for x, y in zip(xs, ys, strict=False) if y is not None and math.isfinite(y)]
 
 
 def whole(axis: Axis, count: int = 7) -> tuple[Tick, ...]:
     """Ticks at whole numbers alone."""
     from matplotlib.ticker import MaxNLocator
 
-    found = MaxNLocator(nbins=count, integer=True, steps=[1, 2, 5, 10]).tick_values(axis.low, axis.high)
-    return tuple(Tick(axis(v), minus(f"{v:.0f}")) for v in map(float, found) if axis.low <= v <= axis.high)
+    candidates = MaxNLocator(nbins=count, integer=True, steps=[1, 2, 5, 10]).tick_values(axis.low, axis.high)
+    return tuple(Tick(axis(v), minus(f"{v:.0f}")) for v in map(float, candidates) if axis.low <= v <= axis.high)
 
 
 def bars(labels: Sequence[str], values: Sequence[float], unit: str, x_label: str, y_label: str) -> Chart:
@@ -79,7 +100,7 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, x_label: str
         x=tuple(ticks),
         y=y.ticks(4),
         x_label=x_label,
-        y_label=f"{y_label} [{scale.label}]",
+        y_label=labelled(y_label, scale.label),
         shapes=tuple(shapes),
     )
 
@@ -113,7 +134,7 @@ def ranked(rows: Sequence[Row], unit: str, about: str) -> Chart:
             shapes.append(
                 Dot(x(scale(row.truth)), at, "chosen", f"{row.name}\nretrained {_said(row.truth, unit)}", 4.6)
             )
-    label = f"value after training − reference [{scale.label}]"
+    label = signed(CHANGE, unit, scale.label)
     return replace(frame, x=x.ticks(7), x_label=label, shapes=tuple(shapes))
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fut.report.charts.svg import Axis, Scale, Tick
+from fut.display.scale import Scale
+from fut.report.charts.svg import Axis, Tick
 
 CELL = 8
 LIGHT = ("#06305a", "#0072b2", "#9ecbea", "#f7f7f4", "#f7c08a", "#d55e00", "#6e2c00")

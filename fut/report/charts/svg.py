@@ -10,32 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from fut.display.scale import minus
+
 WIDTH, HEIGHT = 340.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 36.0
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Values shown as value × 10^-exponent, so that their digits are few. unit: of the values, "" for none."""
-
-    unit: str
-    exponent: int
-
-    @classmethod
-    def of(cls, values: Iterable[float], unit: str) -> Scale:
-        """By the largest magnitude, in steps of a thousand: it is shown as 0.1 to 100."""
-        largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
-        exponent = 3 * math.floor((math.log10(largest) + 1) / 3) if largest > 0 else 0
-        return cls(unit, exponent if exponent < 0 or largest >= 1e4 else 0)
-
-    @property
-    def label(self) -> str:
-        """The unit as an axis says it, e.g. `10⁻³ nats/token`."""
-        power = "10" + str(self.exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        return " ".join(part for part in (power if self.exponent else "", self.unit) if part)
-
-    def __call__(self, value: float) -> float:
-        return value / 10.0**self.exponent
 
 
 @dataclass(frozen=True)
@@ -128,16 +106,11 @@ class Axis:
         """At most about `count` round values, with as many digits as tell them apart."""
         from matplotlib.ticker import MaxNLocator
 
-        found = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
-        kept = [float(v) for v in found if self.low <= v <= self.high]
+        candidates = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+        kept = [float(v) for v in candidates if self.low <= v <= self.high]
         gap = min((b - a for a, b in pairwise(kept)), default=1.0)
         digits = next((d for d in range(9) if abs(gap - round(gap, d)) < 1e-6 * gap), 9)
         return tuple(Tick(self(v), minus(f"{v:.{digits}f}")) for v in kept)
-
-
-def minus(text: str) -> str:
-    """A number as printed: a true minus sign, and no minus before zero."""
-    return text.replace("-", "−" if any(c in "123456789" for c in text) else "")
 
 
 def line(points: Sequence[tuple[float, float]], look: str) -> Path:

@@ -2,109 +2,197 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fut.display import format as present
-from fut.methods.registry import NAMES, base_name
-from fut.questions.accuracy import render as accuracy_render
+from fut.display.agreement import BY_KEY, summary
+from fut.display.format import amount, number
+from fut.display.scale import minus
+from fut.methods.registry import METHODS, base_name, is_baseline, method_of
+from fut.methods.reweighting.terms import stored_config
+from fut.questions.accuracy.render import in_order, title
 from fut.questions.accuracy.result import Verification
 from fut.questions.leave_out.score import Datamodel
 from fut.report.charts.scatter import scatter
-from fut.report.charts.svg import Chart, minus
+from fut.report.charts.svg import Chart
+from fut.report.entries import ChecklistRow, Tile
+from fut.report.missing import Missing, command
+from fut.report.record import RunRecord
+from fut.report.section import Section
+from fut.report.shared import comparisons, page_readout
+from fut.report.words import bare
 
-COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "skill": lambda row: present.number(row["skill"], "+.2f"),
-    "MAE": lambda row: present.number(row["mae"], ".5f"),
-    "Spearman [90 % interval]": lambda row: (
-        f"{present.number(row['spearman'])} {present.interval(row['spearman_interval'])}"
-    ),
-    "coverage of 90 % intervals": lambda row: present.number(row["coverage"], ".2f"),
-    "skill before calibration": lambda row: present.number(row.get("skill_uncalibrated"), "+.2f"),
-    "endpoint error": lambda row: present.number(row["endpoint_error"], ".2f"),
-    "seconds per order": lambda row: present.number(row["seconds_per_order"], ".2g"),
-    "gradients before": lambda row: f"{row['precompute_gradients']:,}",
-    "reads": lambda row: present.nbytes(row["store_bytes"]),
-}
-"""The accuracy table: header, and how a row's cell is made; what matters most comes first, where a phone shows it."""
+ORDERS = 32
+"""Orders that a first verification should retrain."""
+FIRST = ("skill", "mae", "spearman", "spearman_interval", "coverage", "skill_uncalibrated", "endpoint_error")
+LAST = ("seconds_per_order", "precompute_gradients", "store_bytes")
+SHOWN = (*FIRST, *LAST)
+"""Columns of the page's table; what matters most comes first, where a phone shows it."""
 CHARTS = 9
 """Scatter charts of one comparison at most."""
+"""Methods that are no cheap estimators."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """title, words: of what. header, rows: of the table, the baseline `reference` first. charts: name, caption, drawing."""
+    """Estimators beside retrained orders.
+
+    Args:
+        title: of what.
+        words: the same in sentences.
+        unit: of the read-out.
+        header: of the table.
+        rows: of the table, the baseline first.
+        charts: name, caption, drawing.
+    """
 
     title: str
     words: str
+    unit: str
     header: list[str]
     rows: list[list[str]]
     charts: list[tuple[str, str, Chart]] = field(default_factory=list)
 
 
-def compared(found: Verification, drawn: bool) -> Comparison:
-    """A result of `fut verify`; its charts if `drawn`."""
-    true = found.true_losses
-    words = (
-        f"{len(true)} random orders were really retrained ({found.retrain_seconds:.2g} s each) and estimated, by estimators that "
-        f"had not seen them. Retrained: {present.amount(sum(true) / len(true), found.unit)} on average, standard deviation "
-        f"{_number(found.as_dict()['true_sd'], '.2g')}; reference order {present.amount(found.reference_loss, found.unit)}."
+@dataclass(frozen=True)
+class Accuracy:
+    """The section's data.
+
+    Args:
+        verified: comparisons on random orders, of the page's read-out first.
+        left_out: comparisons on subsets that were left out.
+        missing: what is said where no random orders were compared.
+    """
+
+    verified: list[Comparison]
+    left_out: list[Comparison]
+    missing: Missing
+
+
+def gather(record: RunRecord) -> Accuracy | Missing:
+    """The comparison of most orders of the page's read-out comes first, with its charts."""
+    missing = Missing("no estimate has been compared with retraining", _verify(record))
+    first, readout = record.once(comparisons), record.once(page_readout)
+    others = [v for v in record.verified if v.readout != readout]
+    if not record.verified and not record.left_out:
+        return missing
+    return Accuracy(
+        [compared(v, i == 0) for i, v in enumerate([*first, *others])],
+        [left_out(d, i == 0) for i, d in enumerate(record.left_out)],
+        missing,
     )
-    names = _in_order(found.estimators)
-    title = f"{len(true)} random orders, {accuracy_render.title(found)}"
-    charts = [(n, _caption(found.estimators[n]), scatter(found, n)) for n in names if n != "reference"] if drawn else []
-    return Comparison(title, words, *_table(found, COLUMNS), charts[:CHARTS])
 
 
-def left_out(found: Datamodel, drawn: bool) -> Comparison:
-    """A result of `fut lds`."""
-    checked = found.verification
-    size = f"{_counted(len(found.subsets[0]))} ({100 * found.share:g} % of all)"
+def _verify(record: RunRecord) -> str:
+    return command(record.run.path, "verify", f"--orders {ORDERS}")
+
+
+def compared(result: Verification, drawn: bool) -> Comparison:
+    """A result of `fut verify`; its charts if `drawn`."""
+    true = result.true_losses
     words = (
-        f"{len(found.subsets)} random subsets of {size} were left out in place, every other item in its step, and really "
+        f"{len(true)} random orders were really retrained ({result.retrain_seconds:.2g} s each) and estimated, by estimators "
+        f"that had not seen them. Retrained: {amount(sum(true) / len(true), result.unit)} on average, standard deviation "
+        f"{minus(amount(result.as_dict()['true_sd'], result.unit, '.2g'))}; reference order "
+        f"{amount(result.reference_loss, result.unit)}."
+    )
+    header, rows = _table(result)
+    named = f"{len(true)} random orders, {title(result)}"
+    return Comparison(named, words, result.unit, header, rows, _charts(result) if drawn else [])
+
+
+def left_out(result: Datamodel, drawn: bool) -> Comparison:
+    """A result of `fut lds`; its charts if `drawn`."""
+    checked, size = result.verification, len(result.subsets[0])
+    words = (
+        f"{len(result.subsets)} random subsets of {size} item{'' if size == 1 else 's'} ({100 * result.share:g} % of all) were "
+        "left out in place, every other item in its step, and really "
         f"retrained ({checked.retrain_seconds:.2g} s each). LDS, the linear datamodeling score, is the Spearman correlation of "
         "estimated with retrained values over the subsets."
     )
-    columns = {h.replace("Spearman", "LDS").replace("order", "subset"): cell for h, cell in COLUMNS.items()}
-    names = _in_order(checked.estimators)
-    charts = [(n, "", scatter(checked, n)) for n in names if n != "reference"] if drawn else []
-    title = f"{len(found.subsets)} subsets left out, {accuracy_render.title(checked)}"
-    return Comparison(title, words, *_table(checked, columns), charts[:CHARTS])
+    header, rows = _table(checked)
+    header = [head.replace("Spearman", "LDS").replace("order", "subset") for head in header]
+    named = f"{len(result.subsets)} subsets left out, {title(checked)}"
+    return Comparison(named, words, checked.unit, header, rows, _charts(checked, "LDS") if drawn else [])
 
 
-def _counted(items: int) -> str:
-    return "1 item" if items == 1 else f"{items} items"
+def _charts(result: Verification, rank: str = "Spearman") -> list[tuple[str, str, Chart]]:
+    names = [name for name in _in_order(result.estimators) if not is_baseline(name)]
+    return [
+        (name, minus(summary(result.estimators[name], rank)), scatter(result.agreement(name), name))
+        for name in names[:CHARTS]
+    ]
 
 
-def _table(
-    found: Verification, columns: Mapping[str, Callable[[dict[str, Any]], str]]
-) -> tuple[list[str], list[list[str]]]:
+def _table(result: Verification) -> tuple[list[str], list[list[str]]]:
     """Header and rows; columns that say nothing of any estimator are left out."""
-    names = _in_order(found.estimators)
-    cells = {h: [_cell(cell, found.estimators[n]) for n in names] for h, cell in columns.items()}
-    kept = {h: column for h, column in cells.items() if set(column) - {"–"}}
+    names = _in_order(result.estimators)
+    columns = [BY_KEY[key] for key in SHOWN]
+    cells = {c.titled(result.unit): [minus(c.cell(result.estimators[n])) for n in names] for c in columns}
+    kept = {head: column for head, column in cells.items() if set(column) - {"–"}}
     rows = [[name, *(column[i] for column in kept.values())] for i, name in enumerate(names)]
     return ["estimator", *kept], rows
 
 
-def _cell(cell: Callable[[dict[str, Any]], str], row: dict[str, Any]) -> str:
-    try:
-        found = minus(cell(row))
-        return "–" if found == "– –" else found
-    except (KeyError, TypeError):  # a file of another version lacks the column
-        return "–"
-
-
-def _caption(row: Mapping[str, Any]) -> str:
-    return f"Spearman {_number(row.get('spearman'), '.3f')}, skill {_number(row.get('skill'), '+.2f')}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return minus(present.number(value, form))
-
-
 def _in_order(names: Mapping[str, Any]) -> list[str]:
-    """As `accuracy_render.in_order`; names that this version does not know come last."""
-    known = [n for n in names if base_name(n) in NAMES]
-    return [*accuracy_render.in_order(known), *sorted(set(names) - set(known))]
+    """In their usual order, the baseline first; names that this version does not know come last."""
+    known = [n for n in names if base_name(n) in METHODS]
+    return [*in_order(known), *sorted(set(names) - set(known))]
+
+
+def tiles(record: RunRecord) -> list[Tile]:
+    """How far the best cheap estimator can be trusted."""
+    question, checked = "Can the estimates be trusted?", record.once(comparisons)
+    if not checked:
+        return [Tile(question, "Not known: they have not been compared with retraining.", missing=_verify(record))]
+    result, count = checked[0], len(checked[0].orders)
+    rows = {
+        n: r
+        for n, r in result.estimators.items()
+        if base_name(n) not in METHODS or method_of(n).capabilities.approximates
+    }
+    best = max(rows, key=lambda n: rows[n].get("skill") or -math.inf, default="")
+    if not best or (rows[best].get("skill") or 0) <= 0:
+        words = f"No cheap estimator beats the answer “the order does not matter” on {count} retrained orders."
+        return [Tile(question, words)]
+    row = rows[best]
+    error, baseline = (bare(row[name], result.unit, ".2g") for name in ("mae", "mae_reference"))
+    words = (
+        f"less error than the answer “the order does not matter”: {best} is off by {error} on average, that answer by "
+        + f"{baseline} {result.unit}".rstrip()
+        + f", on {count} retrained random orders."
+    )
+    if row.get("spearman") is not None:
+        words += f" It ranks them with Spearman {number(row['spearman'])}."
+    return [Tile(question, words, minus(f"{100 * row['skill']:.0f} %"))]
+
+
+def has_comparison(record: RunRecord) -> ChecklistRow:
+    """Whether estimates have been compared with retraining."""
+    counts = [len(v.orders) for v in record.verified]
+    state = f"{' and '.join(map(str, counts))} random orders retrained and compared" if counts else "not asked yet"
+    return ChecklistRow("How good are the estimates?", bool(counts), state, "" if counts else _verify(record))
+
+
+def has_left_out(record: RunRecord) -> ChecklistRow:
+    """Whether items have been left out, or what that takes."""
+    question, path = "What if items are left out?", record.run.path
+    counts = [len(d.subsets) for d in record.left_out]
+    if counts:
+        state = f"{' and '.join(map(str, counts))} subsets left out, retrained and compared"
+        return ChecklistRow(question, True, state, "")
+    if stored_config(path) is None:
+        return ChecklistRow(question, False, "not asked yet", command(path, "cache", "--terms reweighting"))
+    return ChecklistRow(question, False, "terms cached, not compared with the truth yet", command(path, "lds"))
+
+
+SECTION = Section(
+    "accuracy",
+    "How good are the estimates?",
+    "accuracy.html.j2",
+    gather,
+    (has_comparison, has_left_out),
+    tiles,
+)

@@ -1,50 +1,89 @@
-"""The board's section: its table as the page's scripts read it, its gauge, and the heatmap of the same table."""
+"""The board's section: its table as the page's scripts read it, its gauge, and what is to be known of its predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from dataclasses import dataclass, replace
+from typing import Any
 
 from estimators.orders.distance import Distance
 from estimators.orders.order import Order
 from fut.display.format import number
-from fut.questions.accuracy.result import Verification
-from fut.report.charts.heatmap import Heatmap, heatmap
-from fut.report.charts.scatter import gauge
-from fut.report.charts.svg import Scale, minus
-from fut.report.missing import Missing
-from fut.report.sections.board import Board
-from fut.report.sections.board_data import embedded
-from fut.report.sections.item_texts import held
-from fut.report.sections.order_effect import Effects
+from fut.display.scale import Scale, minus
+from fut.estimation.calibration import read_calibration
+from fut.methods.adjoint import identity
+from fut.methods.adjoint.identity import open_expansion
+from fut.methods.registry import default_estimator
+from fut.readouts.readout import shortened
+from fut.report.board.embedded import embedded
+from fut.report.board.tables import EDITS, Board
+from fut.report.board.texts import item_texts
+from fut.report.charts.scatter import Gauge, gauge
+from fut.report.effects import Effects, page_effects
+from fut.report.entries import ChecklistRow
+from fut.report.missing import Missing, command
+from fut.report.record import RunRecord, calibrations
+from fut.report.section import Need, Section
+from fut.report.sections.curriculum import searched
+from fut.report.shared import measured, page_board, page_readout
 
-if TYPE_CHECKING:
-    from fut.methods.context import Context
+ESTIMATOR = "positions"
+"""The method whose table the board holds."""
 
 
-MARKED = 64
-"""Steps up to which single cells are large enough to be marked."""
+@dataclass(frozen=True)
+class BoardView:
+    """The section's data.
+
+    Args:
+        board: with orders that searches found among its arrangements.
+        effects: random orders, for the gauge.
+        gauge: the axis on which the shown order stands.
+        embedded: what the page's scripts read.
+        scale: of the numbers on the cards, in words.
+        trust: how good the board is on this run, in words.
+        warning: that it misleads; empty where it does not.
+        items_together: whether a step trains on several items.
+        commands: that the section names.
+        adjoint: the folder of the run's terms.
+    """
+
+    board: Board
+    effects: Effects
+    gauge: Gauge
+    embedded: dict[str, Any]
+    scale: str
+    trust: str
+    warning: str
+    items_together: bool
+    commands: dict[str, str]
+    adjoint: str
 
 
-def board_context(
-    run: Context, board: Board | Missing, effects: Effects, verified: Sequence[Verification]
-) -> dict[str, Any]:
-    """What the templates of the board and of its heatmap read."""
-    if isinstance(board, Missing):
-        return {"board": None, "board_missing": board, "positions": None}
-    shown, main = embedded(run, board, held(run)), board.tables[0]
-    return {
-        "board": board,
-        "gauge": gauge(effects, _extremes(board)),
-        "embedded": shown,
-        "board_scale": Scale.of([shown["limit"]], main.unit).label or "its own unit",
-        "board_trust": _trust(verified),
-        "board_warning": _warning(verified),
-        "items_together": any(len(step) > 1 for step in board.items),
-        "positions": _map(board, effects.unit),
-    }
+def gather(record: RunRecord) -> BoardView | Missing:
+    """The board and what it is read with."""
+    bare, run = record.once(page_board), record.run
+    if isinstance(bare, Missing):
+        return bare
+    arrangements = [s.arrangement for s in record.once(searched) if s.arrangement]
+    board = replace(bare, arrangements=[*arrangements, *bare.arrangements])
+    effects, shown = record.once(page_effects), embedded(run, board, item_texts(run))
+    return BoardView(
+        board,
+        effects,
+        gauge(effects, _extremes(board)),
+        shown,
+        Scale.of([shown["limit"]], board.tables[0].unit).label or "its own unit",
+        _trust(record),
+        _warning(record),
+        any(len(step) > 1 for step in board.items),
+        {
+            "estimate": command(run.path, "estimate", "--estimator positions"),
+            "by_default": command(run.path, "estimate", "--order swap:3,7"),
+            "calibrate": command(run.path, "calibrate", "--estimator positions"),
+            "every_item": command(run.path, "cache", "--terms adjoint --readouts probe,items"),
+        },
+        str(run.path / "adjoint"),
+    )
 
 
 def _extremes(board: Board) -> list[float]:
@@ -59,41 +98,81 @@ def _extremes(board: Board) -> list[float]:
     return [fit.correct(value) for fit, value in zip(near, values, strict=True)]
 
 
-def measured_skill(verified: Sequence[Verification], estimator: str) -> tuple[float, int] | None:
-    """An estimator's skill on this run and on how many orders it was measured; None where it was not."""
-    found = next((v for v in verified if estimator in v.estimators), None)
-    skill = found.estimators[estimator].get("skill") if found else None
-    return None if found is None or skill is None else (float(skill), len(found.orders))
-
-
-def _trust(verified: Sequence[Verification]) -> str:
+def _trust(record: RunRecord) -> str:
     """How the board's estimator fared on this run, in words."""
-    measured = measured_skill(verified, "positions")
-    if measured is None:
+    row, count = measured(record, ESTIMATOR)
+    if not row:
         return "How good it is on this run has not been measured."
-    row = next(v.estimators["positions"] for v in verified if "positions" in v.estimators)
     return (
-        f"On {measured[1]} retrained random orders of this run it ranks them with Spearman "
-        f"{minus(number(row.get('spearman'), '.3f'))} and has skill {minus(format(measured[0], '+,.2f'))}."
+        f"On {count} retrained random orders of this run it ranks them with Spearman "
+        f"{minus(number(row.get('spearman'), '.3f'))} and has skill {minus(format(row['skill'], '+,.2f'))}."
     )
 
 
-def _warning(verified: Sequence[Verification]) -> str:
+def _warning(record: RunRecord) -> str:
     """That the board misleads on this run; empty where it does not, or where nobody has measured it."""
-    measured = measured_skill(verified, "positions")
-    if measured is None or measured[0] > 0:
+    row, count = measured(record, ESTIMATOR)
+    if not row or row["skill"] > 0:
         return ""
     return (
-        f"Do not trust the board on this run: on {measured[1]} retrained orders its estimator, positions, was no better than the "
-        f"answer “the order does not matter” (skill {minus(format(measured[0], '+,.2f'))})."
+        f"Do not trust the board on this run: on {count} retrained orders its estimator, positions, was no better than the "
+        f"answer “the order does not matter” (skill {minus(format(row['skill'], '+,.2f'))})."
     )
 
 
-def _map(board: Board, unit: str) -> Heatmap:
-    """What a batch is worth at a step beyond the averages of both, batches as rows."""
-    worth = board.tables[0].worth
-    cells = worth - worth.mean(axis=0) - worth.mean(axis=1, keepdims=True) + worth.mean()
-    best = next(a.cards for a in board.arrangements if a.name == "lowest prediction")
-    marks = [(card, step) for step, card in enumerate(best)] if board.steps <= MARKED else []
-    about = f"Heatmap of what each of {board.steps} batches is worth at each of {board.steps} steps"
-    return heatmap("positions-data", np.ascontiguousarray(cells.T), unit, about, "worth", marks=marks)
+def has_terms(record: RunRecord) -> ChecklistRow:
+    """Whether estimates can be made without training."""
+    run = record.run
+    done = identity.has_expansion(run.path) and open_expansion(run).complete()
+    state = f"cached for {shortened(open_expansion(run).spec.names)}" if done else "not cached"
+    missing = "" if done else command(run.path, "cache", "--terms adjoint")
+    return ChecklistRow("Estimates of any order", done, state, missing)
+
+
+def calibrated(question: str, estimator: str | None, options: str = "") -> Need:
+    """The need of intervals.
+
+    Args:
+        question: in words.
+        estimator: the method that is calibrated; None for the run's default.
+        options: of the command that calibrates it.
+    """
+
+    def need(record: RunRecord) -> ChecklistRow:
+        name = estimator or default_estimator(record.run)
+        counts = {fit.estimator: fit.fit.count for fit in record.once(_calibrations)}
+        count = counts.get(name)
+        state = f"{name}: calibrated on {count} retrained orders" if count else f"{name}: not calibrated"
+        missing = "" if count else command(record.run.path, "calibrate", options)
+        return ChecklistRow(question, bool(count), state, missing)
+
+    return need
+
+
+def _calibrations(record: RunRecord) -> list[Any]:
+    return calibrations(record.run, record.once(page_readout))
+
+
+def has_edits(record: RunRecord) -> ChecklistRow:
+    """Whether the board's estimator is calibrated on single edits of the reference order."""
+    run, readout = record.run, record.once(page_readout)
+    fitted = [edit for edit in EDITS if read_calibration(run, ESTIMATOR, readout, edit) is not None]
+    left = next((edit for edit in EDITS if edit not in fitted), "")
+    state = f"calibrated on single {'s and '.join(fitted)}s" if fitted else "not calibrated on single edits"
+    missing = command(run.path, "calibrate", f"--estimator {ESTIMATOR} --edit {left}") if left else ""
+    return ChecklistRow("Intervals after a single swap or move", bool(fitted), f"{ESTIMATOR}: {state}", missing)
+
+
+SECTION = Section(
+    "board",
+    "What if?",
+    "board.html.j2",
+    gather,
+    (
+        has_terms,
+        calibrated("Intervals for estimates", None),
+        calibrated("Intervals on the board", ESTIMATOR, f"--estimator {ESTIMATOR}"),
+        has_edits,
+    ),
+    heading="What if the batches came in another order?",
+)

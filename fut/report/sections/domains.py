@@ -1,14 +1,20 @@
-"""Answers about domains, as the page shows them; read from what `fut domains` keeps."""
+"""Answers about domains, as the page shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fut.display.format import amount, number
-from fut.report.charts.curves import Row, curve, ranked
-from fut.report.charts.svg import Chart, minus
+from fut.display.scale import better, minus
+from fut.questions.domains.result import Difference, Domains, Entry, Placement
+from fut.report.charts.curves import Curve, Row, curve, ranked
+from fut.report.charts.svg import Chart
+from fut.report.missing import Missing, command
+from fut.report.record import RunRecord
+from fut.report.section import Section, answered
+from fut.report.words import bare, difference
 
 MOST, PLACEMENTS = 12, 12
 """Domain orders drawn at most, the lowest and the highest, and placements."""
@@ -16,14 +22,26 @@ MOST, PLACEMENTS = 12, 12
 
 @dataclass(frozen=True)
 class DomainOrders:
-    """One answer. labels: every domain with the number of its items. headline: the order of least value.
+    """One answer.
 
-    orders: their chart, `shown` of `count`; truths: whether any of those shown was retrained. placements: name, what late does
-    against early, and drawing. checked: how the estimates fared, in words.
+    Args:
+        estimator: who answered.
+        readout: by name.
+        sign: which sign of a difference is better, in words; empty where nobody knows.
+        labels: every domain with the number of its items.
+        headline: the orders of least and of greatest value.
+        orders: their chart, `shown` of `count`; None for none.
+        shown: orders drawn.
+        count: orders in all.
+        placements: name, what late does against early, and drawing.
+        checked: how the estimates fared, in words.
+        note: what the intervals rest on.
+        truths: whether any of the orders shown was retrained.
     """
 
     estimator: str
     readout: str
+    sign: str
     labels: list[tuple[str, int]]
     headline: str
     orders: Chart | None
@@ -35,74 +53,101 @@ class DomainOrders:
     truths: bool
 
 
-def domain_orders(found: Mapping[str, Any]) -> DomainOrders:
-    """From an answer's JSON; KeyError where it lacks a field."""
-    unit, reference = found["unit"], found["reference_loss"]
-    orders = sorted(found["orders"], key=lambda o: o["delta"])
+def gather(record: RunRecord) -> list[DomainOrders] | Missing:
+    """The answers, by file name."""
+    shown = record.read("domains", lambda content: domain_orders(Domains.from_dict(content)))
+    return shown or Missing("no order of domains has been asked about", command(record.run.path, "domains", LABELS))
+
+
+def domain_orders(answer: Domains) -> DomainOrders:
+    """What the page shows of an answer."""
+    unit, reference = answer.unit, answer.reference_loss
+    orders = sorted(answer.orders, key=lambda entry: entry.delta)
     half = MOST // 2
     kept = orders if len(orders) <= MOST else [*orders[:half], *orders[-half:]]
-    rows = [_row(o, reference) for o in kept]
-    placed = [_placement(p, reference, unit) for p in found["placements"][:PLACEMENTS]]
+    rows = [_row(entry, reference) for entry in kept]
     return DomainOrders(
-        found["estimator"],
-        found["readout"],
-        [(label, len(items)) for label, items in found["labels"].items()],
-        _headline(orders, unit) if orders else "No order of the domains was asked for.",
+        answer.estimator,
+        answer.readout,
+        better(unit),
+        [(label, len(items)) for label, items in answer.labels.items()],
+        _headline(orders, unit),
         ranked(rows, unit, "orders of whole domains against the reference order") if rows else None,
         len(kept),
         len(orders),
-        placed,
-        _checked(found.get("checked"), unit),
-        str(found["note"]),
-        any(o.get("truth") is not None for o in kept),
+        [_placement(placed, reference, unit) for placed in answer.placements[:PLACEMENTS]],
+        _checked(answer.checked, unit),
+        answer.note,
+        any(entry.truth is not None for entry in kept),
     )
 
 
-def _row(order: Mapping[str, Any], reference: float) -> Row:
-    interval = order["interval"]
-    ends = None if interval is None else (interval[0] - reference, interval[1] - reference)
-    truth = order.get("truth")
-    return Row(order["name"].replace(">", " → "), order["delta"], ends, None if truth is None else truth - reference)
+def _row(entry: Entry, reference: float) -> Row:
+    ends = None if entry.interval is None else (entry.interval[0] - reference, entry.interval[1] - reference)
+    truth = None if entry.truth is None else entry.truth - reference
+    return Row(_arrows(entry.name), entry.delta, ends, truth)
 
 
-def _headline(orders: list[Any], unit: str) -> str:
-    low, high = orders[0], orders[-1]
+def _arrows(name: str) -> str:
+    return name.replace(">", " → ")
 
-    def said(order: Mapping[str, Any]) -> str:
-        known = "" if order.get("truth") is None else ", really retrained as well"
-        change = minus(amount(order["delta"], unit, "+.5f"))
-        return f"{order['name'].replace('>', ' → ')} ({change} against the reference order{known})"
 
+def _headline(orders: Sequence[Entry], unit: str) -> str:
+    """The lowest and the highest of orders that are sorted."""
+
+    def said(entry: Entry) -> str:
+        known = "" if entry.truth is None else ", really retrained as well"
+        return f"{_arrows(entry.name)} ({difference(entry.delta, unit)} against the reference order{known})"
+
+    if not orders:
+        return "No order of the domains was asked for."
     if len(orders) == 1:
-        return f"Estimated for {said(low)}."
-    return f"Least is estimated for {said(low)}, most for {said(high)}."
+        return f"Estimated for {said(orders[0])}."
+    return f"Least is estimated for {said(orders[0])}, most for {said(orders[-1])}."
 
 
-def _placement(placement: Mapping[str, Any], reference: float, unit: str) -> tuple[str, str, Chart]:
-    answers, late = placement["answers"], placement["late_minus_early"]
-    truths = [None if a.get("truth") is None else a["truth"] - reference for a in answers]
-    intervals = [a["interval"] for a in answers]
+def _placement(placed: Placement, reference: float, unit: str) -> tuple[str, str, Chart]:
+    """Name, words and drawing of a domain or an item at several places."""
+    truths = [None if entry.truth is None else entry.truth - reference for entry in placed.answers]
+    intervals = [entry.interval for entry in placed.answers if entry.interval is not None]
     band = None
-    if all(intervals):
-        band = ([i[0] - reference for i in intervals], [i[1] - reference for i in intervals])
-    item = placement["kind"] == "item"
-    x_label = "step" if item else "items of others before it"
-    drawn = curve(placement["places"], [a["delta"] for a in answers], unit, x_label, "change", band, truths)
-    said = f"late minus early {minus(amount(late['delta'], unit, '+.5f'))}"
-    if late["interval"] is not None:
-        low, high = (minus(amount(v, unit, "+.5f").removesuffix(unit).rstrip()) for v in late["interval"])
-        said += f" (90 % interval {low} … {high})"
-    if late.get("truth") is not None:
-        said += f", really {minus(amount(late['truth'], unit, '+.5f'))}"
-    return f"item {placement['name'].removeprefix('item ')}" if item else placement["name"], said, drawn
+    if len(intervals) == len(placed.answers):
+        band = [low - reference for low, _ in intervals], [high - reference for _, high in intervals]
+    item = placed.kind == "item"
+    label = "step" if item else "items of others before it"
+    deltas = [entry.delta for entry in placed.answers]
+    drawn = curve(Curve(placed.places, deltas, unit, label, "change", band, truths))
+    name = f"item {placed.name.removeprefix('item ')}" if item else placed.name
+    return name, _late(placed.late_minus_early, unit), drawn
+
+
+def _late(late: Difference, unit: str) -> str:
+    """What the last place does against the first, in words."""
+    said = f"late minus early {difference(late.delta, unit)}"
+    if late.interval is not None:
+        said += f" (90 % interval {' … '.join(bare(end, unit) for end in late.interval)})"
+    if late.truth is not None:
+        said += f", really {difference(late.truth, unit)}"
+    return said
 
 
 def _checked(checked: Mapping[str, Any] | None, unit: str) -> str:
+    """How the estimates fared against retraining, in words."""
     if not checked:
         return ""
     measured = checked["measures"]
     return (
         f"{checked['count']} of these orders were really retrained: the estimates rank them with Spearman "
         f"{minus(number(measured['spearman'], '.3f'))} and are off by {amount(measured['mae'], unit, '.2g')} on average "
-        f"(skill {minus(number(measured['skill'], '+.2f'))})."
+        f"(skill {minus(number(measured['skill'], '+.2f'))}, positive is better)."
     )
+
+
+LABELS = "--labels loss:3"
+SECTION = Section(
+    "domains",
+    "Which domain first?",
+    "domains.html.j2",
+    gather,
+    (answered("Which domain first?", "domains", "domains", LABELS),),
+)

@@ -1,17 +1,25 @@
-"""Memorization maps, as the page shows them; read from the answers that `fut memorize` keeps."""
+"""Memorization maps, as the page shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fut.display.format import amount, interval, number
-from fut.report.charts.curves import bars, curve
+from fut.display.scale import labelled, minus
+from fut.questions.memorization.cells import Checked
+from fut.questions.memorization.maps import ABSENT
+from fut.questions.memorization.result import Memorization
+from fut.report.charts.curves import Curve, bars, curve
 from fut.report.charts.heatmap import Heatmap, heatmap
-from fut.report.charts.svg import Chart, minus
+from fut.report.charts.svg import Chart
+from fut.report.entries import Tile
+from fut.report.missing import Missing, command
+from fut.report.record import RunRecord
+from fut.report.section import Section, answered
+from fut.report.words import bare
 
 KINDS = {
     "own": ("the {row} itself", "Loss on the {row}"),
@@ -21,21 +29,38 @@ KINDS = {
 }
 """Of every map: whose loss it is, in a sentence and as a title; {row}: a batch, or an item where a step has several."""
 SIMILARITY = "cosine similarity of the data"
-"""What near and far are by (`fut.grouping.similarity`): tf-idf vectors of token n-grams, or mean samples of numbers."""
+"""What near and far are by (`fut.data.similarity`): tf-idf vectors of token n-grams, or mean samples of numbers."""
+MARKED = 64
+"""Rows up to which single cells are large enough to be marked."""
 
 
 @dataclass(frozen=True)
 class Remembered:
-    """One answer. one, several: what a row of the maps is, in words, as "a batch" and "batches". helped: what having one takes
-    off the loss of every kind, on average; maps, curves: name and drawing; checked: rows of a table of the estimates against
-    retrained cells; note: what the intervals rest on."""
+    """One answer.
+
+    Args:
+        estimator: who answered.
+        rows: how many the maps have.
+        one: what a row is, in words, as "a batch".
+        several: the same of several, as "batches".
+        helped: whose loss, and what having a row takes off it on average.
+        helped_itself: the same number of the row itself.
+        unit: of all losses.
+        kept: what is left at the end, in words.
+        maps: name and drawing.
+        curves: name and drawing.
+        header: of the table of estimates against retrained cells.
+        checked: its rows.
+        note: what the intervals rest on.
+        intervals: whether the estimates have any.
+    """
 
     estimator: str
     rows: int
     one: str
     several: str
     helped: list[tuple[str, str]]
-    own: float
+    helped_itself: float
     unit: str
     kept: str
     maps: list[tuple[str, Heatmap]]
@@ -43,33 +68,49 @@ class Remembered:
     header: list[str]
     checked: list[list[str]]
     note: str
+    intervals: bool
 
 
-def remembered(found: Mapping[str, Any], place: int, row: str = "batch") -> Remembered:
-    """From an answer's JSON; KeyError where it lacks a field. place: of the answer among all, for names of elements. row: what a
-    row of its maps is: an `item`, or the `batch` that an item is where every step has one."""
-    unit, items, effects = found["unit"], found["items"], found["effects"]
-    absence = found["generalization"]["absence"]
-    marks = list(enumerate(found["places"])) if len(items) <= 64 else []
+def memorized(record: RunRecord) -> list[Remembered]:
+    """All sets of maps, by file name."""
+    places = iter(range(record.count("memorization")))
+    return record.read(
+        "memorization", lambda content: remembered(Memorization.from_dict(content), next(places), record.row)
+    )
+
+
+def gather(record: RunRecord) -> list[Remembered] | Missing:
+    """The maps with their curves."""
+    missing = Missing("no map of what is remembered has been made", command(record.run.path, "memorize"))
+    return record.once(memorized) or missing
+
+
+def remembered(answer: Memorization, place: int, row: str = "batch") -> Remembered:
+    """What the page shows of an answer.
+
+    Args:
+        answer: as it was kept.
+        place: of the answer among all, for names of elements.
+        row: what a row of its maps is: an `item`, or the `batch` that an item is where every step has one.
+    """
+    unit, absence, one = answer.unit, answer.generalization["absence"], _one(row)
     maps = [
-        (title.format(row=row), _map(f"map-{place}-{kind}", effects[kind], found, marks, row))
-        for kind, (_, title) in KINDS.items()
+        (title.format(row=row), _map(f"map-{place}-{kind}", answer, kind, row)) for kind, (_, title) in KINDS.items()
     ]
-    header, checked = _checked(found.get("checked") or {}, row)
     return Remembered(
-        found["estimator"],
-        len(items),
-        _one(row),
+        answer.estimator,
+        len(answer.items),
+        one,
         "batches" if row == "batch" else f"{row}s",
         [(whose.format(row=row), minus(amount(absence[kind], unit))) for kind, (whose, _) in KINDS.items()],
         float(absence["own"]),
         unit,
-        _kept(found["retention"], row),
+        _kept(answer, one),
         maps,
-        _curves(found, row),
-        header,
-        checked,
-        str(found["note"]),
+        [_forgetting(answer, one), *_retention(answer, one), _generalization(answer, one)],
+        *_checked(answer.checked, row, unit),
+        answer.note,
+        answer.half_widths is not None,
     )
 
 
@@ -77,20 +118,20 @@ def _one(row: str) -> str:
     return f"an {row}" if row == "item" else f"a {row}"
 
 
-def _map(
-    key: str, effects: Sequence[Sequence[float | None]], found: Mapping[str, Any], marks: Any, row: str
-) -> Heatmap:
-    values = np.array(effects, dtype=float)
+def _map(key: str, answer: Memorization, kind: str, row: str) -> Heatmap:
+    values = np.array(answer.effects[kind], dtype=float)
+    marks = list(enumerate(answer.places)) if len(answer.items) <= MARKED else []
     about = f"Heatmap of the loss by the step at which each {row} of {len(values)} stands, against the reference order"
-    return heatmap(key, values, found["unit"], about, "change of the loss", row, names=found["items"], marks=marks)
+    return heatmap(key, values, answer.unit, about, "change of the loss", row, names=answer.items, marks=marks)
 
 
-def _kept(retention: Mapping[str, Any], row: str) -> str:
+def _kept(answer: Memorization, one: str) -> str:
     """What is left of an early and of a late row's item, in words."""
-    one = _one(row)
-    if retention["share"] is None:
+    share, best = answer.retention["share"], answer.retention["best_step"]
+    if not np.isfinite(answer.advantage).all():
+        return f"What is remembered of {one} is not known: some estimates are not finite."
+    if share is None:
         return f"On average nothing of {one} is remembered at the end."
-    share, best = retention["share"], retention["best_step"]
     ends = {"first": (0, share[0]), "last": (len(share) - 1, share[-1])}
     left = [
         f"at the {name} step, {minus(f'{100 * s:.0f}')} % of that" for name, (step, s) in ends.items() if step != best
@@ -98,60 +139,74 @@ def _kept(retention: Mapping[str, Any], row: str) -> str:
     return f"{one.capitalize()} is remembered best when it stands at step {best}; {', and '.join(left)}."
 
 
-def _curves(found: Mapping[str, Any], row: str) -> list[tuple[str, Chart]]:
-    unit, forgetting, retention = found["unit"], found["forgetting"], found["retention"]
-    one = _one(row)
-    drawn = [
-        (
-            f"Forgetting: the loss on {one}, against never having seen it, by the steps since",
-            curve(
-                forgetting["steps_ago"],
-                forgetting["mean"],
-                unit,
-                "steps before the last",
-                "change",
-                band=(forgetting["low"], forgetting["high"]),
-            ),
-        )
-    ]
-    if retention["share"] is not None:
-        shares = [100 * s for s in retention["share"]]
-        drawn.append(
-            (
-                f"Retention: what is left at the end of {one} seen at each step, in percent of the best step",
-                curve(retention["step"], shares, "%", "step", "retained"),
-            )
-        )
-    bands = found["generalization"]["bands"]
-    rank = number(found["generalization"].get("spearman"), ".3f")
-    labels = [f"{s:.2f}" for s in bands["similarity"]]
-    drawn.append(
-        (
-            f"Generalization: what having {one} takes off the loss of held-out text, by likeness (Spearman {minus(rank)})",
-            bars(labels, bands["absence"], unit, SIMILARITY, "decrease"),
-        )
+def _forgetting(answer: Memorization, one: str) -> tuple[str, Chart]:
+    forgot = answer.forgetting
+    title = f"Forgetting: the loss on {one}, against never having seen it, by the steps since; below 0 is remembered"
+    band = forgot["low"], forgot["high"]
+    return title, curve(
+        Curve(forgot["steps_ago"], forgot["mean"], answer.unit, "steps before the last", "change", band)
     )
-    return drawn
 
 
-def _checked(checked: Mapping[str, Any], row: str) -> tuple[list[str], list[list[str]]]:
+def _retention(answer: Memorization, one: str) -> list[tuple[str, Chart]]:
+    """Nothing where nothing is remembered."""
+    retention = answer.retention
+    if retention["share"] is None:
+        return []
+    title = f"Retention: what is left at the end of {one} seen at each step, in percent of the best step"
+    shares = [100 * s for s in retention["share"]]
+    return [(title, curve(Curve(retention["step"], shares, "%", "step", "retained")))]
+
+
+def _generalization(answer: Memorization, one: str) -> tuple[str, Chart]:
+    general, bands = answer.generalization, answer.generalization["bands"]
+    rank = minus(number(general["spearman"], ".3f"))
+    title = f"Generalization: what having {one} takes off the loss of held-out text, by likeness (Spearman {rank}); above 0 helps"
+    labels = [f"{s:.2f}" for s in bands["similarity"]]
+    return title, bars(labels, bands["absence"], answer.unit, SIMILARITY, "decrease")
+
+
+def _checked(checked: Mapping[str, Checked], row: str, unit: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the estimates against retrained cells, kind by kind."""
-    header = ["retrained", "orders", "Spearman [90 % interval]", "heatmap error", "MAE", "skill", "coverage"]
-    rows = []
-    known = [*KINDS, *(f"absent {kind}" for kind in KINDS)]
-    for kind in [k for k in known if k in checked]:
-        found, own = checked[kind], kind.removeprefix("absent ")
-        measured = found["measures"]
-        name = KINDS[own][0].format(row=row)
-        rank = f"{number(measured['spearman'])} {interval(measured['spearman_interval'])}"
-        cells = [
-            f"{name}, {row} left out" if own != kind else name,
-            str(len(found["truth"])),
-            "–" if measured["spearman"] is None else rank,
-            number(measured.get("heatmap_error"), ".2f"),
-            number(measured["mae"], ".5f"),
-            number(measured["skill"], "+.2f"),
-            number(measured.get("coverage"), ".2f"),
-        ]
-        rows.append([cells[0], *map(minus, cells[1:])])
-    return header, rows
+    header = ["retrained", "orders", "Spearman (1 is best) [90 % interval]", "heatmap error (0 is best)"]
+    header += [f"{labelled('MAE', unit)} (0 is best)", "skill (positive is better)", "coverage of 90 % intervals"]
+    kinds = [kind for kind in (*KINDS, *(ABSENT + kind for kind in KINDS)) if kind in checked]
+    return header, [_checked_row(kind, checked[kind], row) for kind in kinds]
+
+
+def _checked_row(kind: str, cells: Checked, row: str) -> list[str]:
+    whose, measured = kind.removeprefix(ABSENT), cells.measures
+    name = KINDS[whose][0].format(row=row)
+    rank = f"{number(measured['spearman'])} {interval(measured['spearman_interval'])}"
+    numbers = [
+        str(len(cells.truth)),
+        "–" if measured["spearman"] is None else rank,
+        number(measured.get("heatmap_error"), ".2f"),
+        number(measured["mae"], ".5f"),
+        number(measured["skill"], "+.2f"),
+        number(measured.get("coverage"), ".2f"),
+    ]
+    return [f"{name}, {row} left out" if whose != kind else name, *map(minus, numbers)]
+
+
+def tiles(record: RunRecord) -> list[Tile]:
+    """What the first set of maps says on average."""
+    return [_tile(maps) for maps in record.once(memorized)[:1]]
+
+
+def _tile(maps: Remembered) -> Tile:
+    others = ", ".join(f"{by.removesuffix(maps.unit).rstrip()} on {whose}" for whose, by in maps.helped[1:3])
+    words = f"is what having {maps.one} takes off the loss on it at the end, on average; {others}."
+    return Tile(f"What is remembered of {maps.one}?", words, bare(maps.helped_itself, maps.unit, ".5f"), maps.unit)
+
+
+QUESTION = "What is remembered of {a_row}?"
+SECTION = Section(
+    "memorization",
+    "What is remembered?",
+    "memorization.html.j2",
+    gather,
+    (answered(QUESTION, "memorization", "memorize", "--calibrate 16 --verify 64"),),
+    tiles,
+    heading=QUESTION,
+)

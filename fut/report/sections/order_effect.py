@@ -1,108 +1,77 @@
-"""The order effect on a run: random orders that were really retrained, and some hundreds more that are estimated."""
+"""How much the order matters: random orders that were really retrained, and estimates of some hundreds more."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from estimators.orders.order import Order, random_orders
-from fut.estimation.service import EstimationService
-from fut.methods.adjoint import identity
-from fut.readouts.readout import PROBE
-from fut.report.state import State, calibrations
-from fut.studies.order_noise import OrderEffect, order_effect
-
-if TYPE_CHECKING:
-    from fut.methods.context import Context
-
-
-SEED = 4_000_037
-"""Seed of the orders that are only estimated, apart from those that anybody verifies or calibrates with."""
+from fut.display.numbers import perplexity
+from fut.report.charts.scatter import spread
+from fut.report.charts.svg import Chart
+from fut.report.effects import Effects, page_effects
+from fut.report.entries import Tile
+from fut.report.missing import Missing, command
+from fut.report.record import RunRecord
+from fut.report.section import Section
+from fut.report.sections.accuracy import ORDERS
+from fut.report.shared import distrusted
+from fut.report.words import bare
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A retrained order's value, in the read-out's unit. random: drawn uniformly, by `fut verify`, `fut calibrate` or
-    `fut search`; any other was chosen by somebody."""
+class OrderEffects:
+    """The section's data.
 
-    digest: str
-    value: float
-    random: bool
+    Args:
+        effects: what is known of the order effect.
+        chart: all orders on one line; None where there are none.
+        chosen: retrained orders that a question chose.
+        distrusted: whether no random orders are estimated because their estimator misleads here.
+        missing: what is said where too few random orders were retrained.
+    """
 
-
-@dataclass(frozen=True)
-class Effects:
-    """trained: retrained orders that consume every item as often as the reference order does. estimated: values of further
-    random orders by `estimator`, calibrated or not. retrained, predicted: the spreads of both, None for fewer than two."""
-
-    readout: str
-    unit: str
-    reference: float
-    trained: list[Trained]
-    retrained: OrderEffect | None
-    estimator: str
-    estimated: list[float]
-    calibrated: bool
-    predicted: OrderEffect | None
+    effects: Effects
+    chart: Chart | None
+    chosen: int
+    distrusted: bool
+    missing: Missing
 
 
-def gather_effects(run: Context, readout: str, state: State, count: int, estimator: str) -> Effects:
-    """What is known of the order effect; `count` random orders of the seed above are estimated, none is trained."""
-    asked = run.readouts.get(readout)
-    reference = run.readouts.at_reference(asked)
-    drawn = dict(_random_truths(run, readout, state))
-    trained = [Trained(digest, value, True) for digest, value in sorted(drawn.items())]
-    if readout == PROBE:
-        trained += [Trained(d, v, False) for d, v in _permutations(run) if d not in drawn]
-    values, calibrated = _estimates(run, readout, count, estimator)
-    return Effects(
-        readout,
-        asked.unit,
-        reference,
-        trained,
-        _spread(list(drawn.values()), reference),
-        estimator,
-        values,
-        calibrated,
-        _spread(values, reference),
+def gather(record: RunRecord) -> OrderEffects:
+    """The order effect on the page's read-out."""
+    effects = record.once(page_effects)
+    return OrderEffects(
+        effects,
+        spread(effects) if effects.trained or effects.estimated else None,
+        sum(not t.random for t in effects.trained),
+        record.once(distrusted) and record.sampling.count > 0,
+        Missing("fewer than two random orders have been retrained", _verify(record)),
     )
 
 
-def _random_truths(run: Context, readout: str, state: State) -> Iterator[tuple[str, float]]:
-    """Digest and value of every random order that a verification, a calibration or a search has retrained."""
-    listed = [(v.orders, v.true_losses) for v in state.verified if v.readout == readout]
-    listed += [(fit.orders, fit.truths) for fit in calibrations(run, readout)]
-    kept = [([Order.of(order) for order in orders], values) for orders, values in listed]
-    for found in state.searched:
-        if found.readout == readout and found.start is None and not any(found.constraints.values()):
-            values = found.random_losses
-            kept.append((random_orders(run.reference, len(values), found.seed), values))
-    for orders, values in kept:
-        for order, value in zip(orders, values, strict=True):
-            yield run.problem.canonical(order).digest, value
+def _verify(record: RunRecord) -> str:
+    return command(record.run.path, "verify", f"--orders {ORDERS}")
 
 
-def _permutations(run: Context) -> Iterator[tuple[str, float]]:
-    """Digest and probe loss of every retrained order of the same items, whole windows other than the reference."""
-    canonical = run.problem.canonical
-    reference = canonical(run.reference)
-    for order, loss in run.retrained.losses():
-        found = canonical(order)
-        lengths = sorted(map(len, found.steps)) == sorted(map(len, reference.steps))
-        if lengths and found.multiset_digest == reference.multiset_digest and found != reference:
-            yield found.digest, loss
+def tiles(record: RunRecord) -> list[Tile]:
+    """How far random orders spread."""
+    question, effects = "Does the order matter?", record.once(page_effects)
+    known, unit = effects.retrained, effects.unit
+    if known is None:
+        words = "Not known: fewer than two random orders have been retrained."
+        return [Tile(question, words, missing=_verify(record))]
+    share = f"{100 * known.better:.0f} % of them end below the reference order."
+    if unit == "nats/token":
+        low, high = (perplexity(known.mean + s * known.sd) for s in (-1, 1))
+        share += f" In perplexity, mean ± standard deviation is {low:.3f} to {high:.3f}."
+    words = f"is the standard deviation over {known.count} retrained random orders; {share}"
+    return [Tile(question, words, f"± {bare(known.sd, unit, '.2g')}", unit)]
 
 
-def _estimates(run: Context, readout: str, count: int, estimator: str) -> tuple[list[float], bool]:
-    if not count or not identity.has_expansion(run.path):
-        return [], False
-    asker = EstimationService(run).estimates(estimator, readout, known=False)
-    with run.progress(f"estimating {count} random orders", 1) as tick:
-        found = asker.edited(random_orders(run.reference, count, SEED), [None] * count)
-        tick()
-    return [answer.value for answer in found], asker.calibration is not None
-
-
-def _spread(values: Sequence[float], reference: float) -> OrderEffect | None:
-    return order_effect(values, reference) if len(values) > 1 else None
+SECTION = Section(
+    "effect",
+    "How much does order matter?",
+    "effect.html.j2",
+    gather,
+    tiles=tiles,
+    heading="How much does the order matter?",
+)
