@@ -36,17 +36,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # Slices of one room: none imports another, but for what is written here.
 SLICES: dict[str, dict[str, set[str]]] = {
     "fut.methods": {name: {"expansion"} for name in ("adjoint", "lowrank", "reweighting")},
-    "fut.questions": {"leave_out": {"accuracy"}, "accuracy": {"leave_out"}, "domains": {"memorization"}},
+    "fut.questions": {"leave_out": {"accuracy"}},  # which compares methods as `verify` does
 }
 # Files that import one another, only in TYPE_CHECKING blocks; the list may shrink.
-CIRCLES: set[tuple[str, str]] = {("fut.questions.memorization.estimates", "fut.questions.memorization.ask")}
+CIRCLES: set[tuple[str, str]] = set()
 # Results that are shown in many ways, and functions that take a request's every field; the lists may shrink.
 WIDE_CLASSES = {"Curriculum", "Memorization"}
-LONG_SIGNATURES = {
-    "fut.api.questions.search",
-    "fut.questions.curriculum.search.search",
-    "fut.questions.domains.ask.domains_run",
-}
+LONG_SIGNATURES: set[str] = set()
 MEMBERS, PARAMETERS, LINES = 25, 10, 400
 # Heavy packages: the only rooms that may import them.
 ONLY = {
