@@ -15,9 +15,7 @@ from fut.api import render
 from fut.api.run import Run
 from fut.cli.options import (
     Device,
-    EstimatorName,
     Json,
-    Partial,
     RunPath,
     Settings,
     Spec,
@@ -30,7 +28,6 @@ from fut.cli.questions import command
 from fut.cli.report import report
 from fut.cli.whatif import InOrder, whatif
 from fut.errors import EXPECTED, UsageError, exit_status
-from fut.estimation import render as estimation_render
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import CachePlan
@@ -144,22 +141,6 @@ def _adjoint_config(run: Run, settings: list[str] | None) -> AdjointConfig | Non
     return adjoint_settings(
         open_expansion(run.context).spec.config, [s for s in settings or () if s.strip().startswith("adjoint.")]
     )
-
-
-@app.command()
-def endpoint(
-    path: RunPath,
-    order: Spec,
-    out: Annotated[Path, typer.Option("--out", help="safetensors file to write")],
-    estimator: EstimatorName = None,
-    partial: Partial = False,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Write the parameters that another order would have led to, and the probe loss really evaluated there."""
-    run = open_run(path, device, as_json)
-    result = run.endpoint(run.order(order, partial), estimator, out)
-    answer(result.as_dict(), estimation_render.endpoint(result), as_json)
 
 
 for question in QUESTIONS:
