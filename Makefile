@@ -1,4 +1,5 @@
 # `make demo` runs the main job, `make test` the tests, `make docs` builds the site. Each sets up what it needs; a second run is fast.
+# While you work: `make quick` lints, and runs in under a minute the tests that train no run.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,13 +7,16 @@ BIN := $(VENV)/bin
 TEST_THREADS ?= 1
 TEST_WORKERS ?= auto
 
-.PHONY: demo test docs lint format clean
+.PHONY: demo test quick docs lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fut demo --out demo
 
 test: lint
 	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
+
+quick: lint
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m fast -q
 
 # The documentation site in build/site; a broken link or a docstring that cannot be read is an error.
 docs: $(VENV)/.test

@@ -1,6 +1,7 @@
 """Arrays on disk that are whole or absent, say what they are, and notice when a byte has changed."""
 
 from .atomic import read_json, remove_parts, replacing, require_free, write_bytes, write_json
+from .backends import BACKENDS, Backend
 from .bfloat16 import from_bfloat16, to_bfloat16
 from .checkpoints import Checkpoint, CheckpointStore
 from .errors import (
@@ -19,7 +20,9 @@ from .memory import MemoryTerms
 from .terms import Terms, TermStore
 
 __all__ = [
+    "BACKENDS",
     "FORMAT",
+    "Backend",
     "Block",
     "Checkpoint",
     "CheckpointStore",

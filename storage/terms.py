@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,13 +12,14 @@ import numpy as np
 import zarr
 
 from .atomic import make_directory
-from .chunks import TermArray, create_metadata, inspect_group
+from .backends import DEFAULT, backend_named
 from .errors import Damage, DamagedError, IdentityError, MissingError
 from .layout import Block, Layout, TermSpec
-from .ledger import Ledger, incomplete
+from .ledger import incomplete
 from .manifest import FORMAT, Manifest, require_same
 
 _KIND = "terms"
+_BACKEND = "backend"
 
 
 class Terms(Protocol):
@@ -66,10 +67,9 @@ class Terms(Protocol):
 
 
 class TermStore:
-    """Terms in a directory, as Zarr v3 arrays with a ledger of complete blocks. One process writes; any number read.
+    """Terms in a directory: `manifest.json` says what they are and in which backend their blocks lie, by default `zarr`.
 
-    `manifest.json` says what they are, `arrays/<name>` is a Zarr array, `ledger/<name>/<step>-<first>.json` marks a
-    complete block. A kill at any moment leaves blocks that are complete, and blocks that `missing` lists.
+    One process writes; any number read. A kill at any moment leaves blocks that are complete, and blocks that `missing` lists.
     """
 
     def __init__(self, path: Path, manifest: Manifest, layout: Layout, writable: bool) -> None:
@@ -78,21 +78,39 @@ class TermStore:
         self._manifest = manifest
         self._layout = layout
         self._writable = writable
-        self._ledger = Ledger(path / "ledger")
-        self._arrays = {spec.name: TermArray(path / "arrays", layout, spec.name) for spec in layout.specs}
+        self._blocks = backend_named(_backend_of(manifest))(path, layout)
 
     @classmethod
     def create_or_open(
-        cls, path: Path | str, specs: Sequence[TermSpec], identity: dict[str, Any], item_block: int
+        cls,
+        path: Path | str,
+        specs: Sequence[TermSpec],
+        identity: dict[str, Any],
+        item_block: int,
+        backend: str = DEFAULT,
     ) -> TermStore:
-        """Creates the store, or opens the one that is there if it has the same identity, specs and item_block.
+        """Create the store, or open the one that is there if it has the same identity, specs, item_block and backend.
 
-        Raises IdentityError naming the fields that differ, with both values; DamagedError for damaged metadata.
+        Args:
+            path: the store's directory.
+            specs: the terms.
+            identity: what they belong to, as a nested JSON value.
+            item_block: items in a block.
+            backend: a name in `storage.backends.BACKENDS`.
+
+        Returns:
+            The store, which may be written to.
+
+        Raises:
+            IdentityError: naming the fields that differ, with both values.
+            DamagedError: for damaged metadata.
         """
-        path = Path(path)
-        layout = Layout(specs, item_block)
+        path, layout, chosen = Path(path), Layout(specs, item_block), backend_named(backend)
         environment = {"python": platform.python_version(), "numpy": np.__version__, "zarr": zarr.__version__}
-        wanted = Manifest(_KIND, FORMAT, {"identity": identity, "layout": layout.describe()}, environment)
+        # The default goes unsaid, as in stores that were made before there was another.
+        elsewhere = {} if backend == DEFAULT else {_BACKEND: backend}
+        pinned = {"identity": identity, "layout": layout.describe(), **elsewhere}
+        wanted = Manifest(_KIND, FORMAT, pinned, environment)
         make_directory(path)
         if not (path / "manifest.json").exists():
             _require_fresh(path)
@@ -100,7 +118,8 @@ class TermStore:
         found = _read_manifest(path)
         require_same(found.identity["identity"], wanted.identity["identity"], f"the term store {path}")
         require_same(found.identity["layout"], wanted.identity["layout"], f"the layout of the term store {path}")
-        create_metadata(path / "arrays", layout)
+        require_same({_BACKEND: _backend_of(found)}, {_BACKEND: backend}, f"the blocks of the term store {path}")
+        chosen.create(path, layout)
         return cls(path, found, layout, writable=True)
 
     @classmethod
@@ -125,18 +144,22 @@ class TermStore:
     def item_block(self) -> int:
         return self._layout.item_block
 
+    @property
+    def backend(self) -> str:
+        """Name of the backend that the blocks lie in."""
+        return self._blocks.name
+
     def blocks(self, name: str) -> list[Block]:
         return self._layout.blocks(name)
 
     def missing(self, names: Sequence[str] | None = None) -> list[Block]:
         lacking = set()
         for name in self._layout.names(names):
-            completed = self._ledger.completed(name)
-            lacking |= {block for block in self.blocks(name) if (block.step, block.first) not in completed}
+            lacking |= set(self.blocks(name)) - self._blocks.completed(name)
         return sorted(lacking)
 
     def missing_names(self, block: Block, names: Sequence[str] | None = None) -> list[str]:
-        return [name for name in self._layout.names_with(block, names) if not self._ledger.has(name, block)]
+        return [name for name in self._layout.names_with(block, names) if not self._blocks.has(name, block)]
 
     def progress(self) -> tuple[int, int]:
         total = sum(len(self.blocks(spec.name)) for spec in self.specs)
@@ -149,8 +172,7 @@ class TermStore:
                 "use create_or_open, which checks that the new blocks belong to it"
             )
         for name, stored in self._layout.encoded(block, arrays).items():
-            self._ledger.drop(name, block)
-            self._ledger.record(name, block, self._arrays[name].write(block, stored))
+            self._blocks.write(name, block, stored)
 
     def read(self, name: str, step: int) -> np.ndarray:
         blocks = self._layout.step_blocks(name, step)
@@ -176,21 +198,20 @@ class TermStore:
 
     def discard(self, block: Block, names: Sequence[str] | None = None) -> None:
         for name in self._layout.names_with(block, names):
-            self._ledger.drop(name, block)
-            self._arrays[name].delete(block)
+            self._blocks.delete(name, block)
 
     def check(self) -> list[Damage]:
         """Reads every chunk that the ledger counts; returns the files that are not what was written."""
-        return self._metadata_damages() + [damage for _, _, damage in self._damages()]
+        return self._blocks.metadata_damages() + [damage for _, _, damage in self._blocks.damages()]
 
     def repair(self) -> list[Block]:
         """Discards the blocks that `check` finds damaged, writes damaged metadata anew; returns the blocks."""
-        damaged = {(block, name) for name, block, _ in self._damages()}
+        damaged = {(block, name) for name, block, _ in self._blocks.damages()}
         for block, name in sorted(damaged):
             self.discard(block, [name])
-        for damage in self._metadata_damages():
+        for damage in self._blocks.metadata_damages():
             Path(damage.path).unlink(missing_ok=True)
-        create_metadata(self.path / "arrays", self._layout)
+        self._blocks.create(self.path, self._layout)
         return sorted({block for block, _ in damaged})
 
     def nbytes(self) -> int:
@@ -198,32 +219,18 @@ class TermStore:
         folders = os.walk(self.path)
         return sum(os.path.getsize(os.path.join(folder, file)) for folder, _, files in folders for file in files)
 
-    def _metadata_damages(self) -> list[Damage]:
-        found = [inspect_group(self.path / "arrays"), *(array.inspect_metadata() for array in self._arrays.values())]
-        return [damage for damage in found if damage is not None]
-
-    def _damages(self) -> Iterator[tuple[str, Block, Damage]]:
-        for name, array in self._arrays.items():
-            completed = self._ledger.completed(name)
-            for block in self.blocks(name):
-                if (block.step, block.first) not in completed:
-                    continue
-                try:
-                    records = self._ledger.load(name, block, array.keys(block))
-                except DamagedError as error:
-                    yield name, block, Damage(str(self._ledger.marker(name, block)), str(error))
-                    continue
-                for damage in array.damages(records):
-                    yield name, block, damage
-
     def _require_complete(self, name: str, blocks: Sequence[Block]) -> None:
         for block in blocks:
-            if not self._ledger.has(name, block):
+            if not self._blocks.has(name, block):
                 raise incomplete(name, block)
 
     def _read_block(self, spec: TermSpec, block: Block) -> np.ndarray:
-        array = self._arrays[spec.name]
-        return spec.decode(array.read(block, self._ledger.load(spec.name, block, array.keys(block))))
+        return spec.decode(self._blocks.read(spec.name, block))
+
+
+def _backend_of(manifest: Manifest) -> str:
+    name: str = manifest.identity.get(_BACKEND, DEFAULT)
+    return name
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -31,7 +31,7 @@ REQUIRED = "FUT_REQUIRE_BROWSER"
 UNTESTED = "no browser to test the report's what-if board in: {}"
 REMEDY = (
     "To run them: `apt-get install chromium` (or `python -m playwright install chromium`, or name one in FUT_CHROMIUM), then "
-    "`make test`, or `python -m pytest -m needs_browser`. With FUT_REQUIRE_BROWSER=1 a test skipped so is a failure."
+    "`make test`, or `python -m pytest -m browser`. With FUT_REQUIRE_BROWSER=1 a test skipped so is a failure."
 )
 AT_REST = "Promise.all(document.getAnimations().map(a => a.finished.catch(() => null))).then(() => null)"
 LIES = "order => [...document.querySelectorAll('#cards .card')].map(c => c.dataset.card).join() === order.join()"

@@ -16,6 +16,7 @@ import pytest
 import torch
 from runs import Patches, can_be_kept, shared
 from small import ASKED, Cli, MakeRun, Said, small_config
+from tiers import tier_of
 
 import fut
 from fut.cli import app as command_line
@@ -25,15 +26,14 @@ Hook = Generator[None, Any, Any]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
-            item.add_marker("needs_browser")
+        item.add_marker(tier_of(item.path, {*getattr(item, "fixturenames", ())}))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Hook:
     """A browser test that is skipped fails where a browser is required."""
     report = yield
-    if report.skipped and os.environ.get(browser.REQUIRED) and item.get_closest_marker("needs_browser"):
+    if report.skipped and os.environ.get(browser.REQUIRED) and item.get_closest_marker("browser"):
         report.outcome = "failed"
         report.longrepr = f"{browser.REQUIRED} is set, and this test was skipped: {report.longrepr[-1]}"
     return report
@@ -43,7 +43,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Hook:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Hook:
     """Last of all, which browser tests were not run, and how to run them."""
     found = yield
-    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "needs_browser" in r.keywords]
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "browser" in r.keywords]
     if skipped:
         terminalreporter.section(f"NOT RUN: {len(skipped)} tests in a browser", red=True, bold=True)
         for report in sorted(skipped, key=lambda r: r.nodeid):

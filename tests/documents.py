@@ -7,15 +7,19 @@ are read by other programs. A block without a language is an error.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from fut.cli.app import app
@@ -57,6 +61,29 @@ def blocks(document: Path) -> list[Block]:
             lines.append(line)
     assert opened is None, f"{document.name}:{opened}: this block is never closed"
     return found
+
+
+def example(document: Path, heading: str) -> str:
+    """The one Python block of a section, as the text of a module."""
+    lines = document.read_text(encoding="utf-8").splitlines()
+    first = lines.index(heading) + 1
+    last = next((n for n, line in enumerate(lines, start=1) if n > first and line.startswith("## ")), len(lines))
+    found = [block.text for block in blocks(document) if block.language == "python" and first < block.line < last]
+    assert len(found) == 1, f"{document.name}: expected one Python block under `{heading}`, got {len(found)}"
+    return found[0]
+
+
+def module_of(document: Path, heading: str, name: str, directory: Path, patch: pytest.MonkeyPatch) -> ModuleType:
+    """The `example` of a section as a module `name`, written to a directory and imported; forgotten when the patch ends."""
+    file = directory / f"{name}.py"
+    file.write_text(example(document, heading), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    patch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def long_lines(document: Path) -> list[int]:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from fut.display.format import amount, loss
 from fut.display.scale import better, minus
 from fut.errors import UsageError
-from fut.methods.registry import require_movable
+from fut.methods.registry import method_of, require_movable
 from fut.readouts.readout import PROBE
 from fut.report.board.tables import Board
 from fut.report.charts.heatmap import DARK, LIGHT, key_picture
@@ -92,7 +92,7 @@ def _check(samples: int, estimator: str) -> None:
     """UsageError for what cannot be meant."""
     if samples < 0:
         raise UsageError(f"report: expected --samples of 0 or more, got {samples}; 512 is a good number")
-    if estimator == "retrain":
+    if method_of(estimator).capabilities.trains:
         raise UsageError(
             "report: expected an estimator that does not train, got `retrain`; `fut verify` retrains random orders"
         )

@@ -39,7 +39,6 @@ def moved(old: dict[str, Any], new: dict[str, Any]) -> freeze.Difference:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # where many share a core
 def test_no_number_of_the_main_run_has_moved(tmp_path: Path, frozen: dict[str, Any]) -> None:
     found = numbers(freeze.freeze(tmp_path, ["main"]))
     assert len(found) > 1000, "most of what is asked has an answer"

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from small import Cli, arguments, small_config
 from torch import nn
 
 import fut
-from fut.methods.registry import ESTIMATORS
+from fut.methods.base import Estimator
+from fut.methods.context import Context
 from fut.models.factory import build_module
 from fut.models.objective import Objective
 from fut.resources import device as devices
@@ -154,7 +156,12 @@ def test_all_that_computes_holds_them_and_an_iterator_between_its_values_does_no
         assert not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.parametrize("made", [fut.Run, Problem, *ESTIMATORS.values()])
+def subclasses(kind: type) -> list[type]:
+    """All of them, of any depth."""
+    return [found for direct in kind.__subclasses__() for found in (direct, *subclasses(direct))]
+
+
+@pytest.mark.parametrize("made", [fut.Run, Context, Problem, *subclasses(Estimator)])
 def test_no_public_member_of_what_computes_is_left_out(made: type) -> None:
     own = [(n, m) for c in made.__mro__ for n, m in vars(c).items() if c.__module__.startswith("fut.")]
     members = [(n, getattr(m, "func", getattr(m, "fget", m))) for n, m in own if n[0] != "_" and n != "device"]
@@ -255,7 +262,7 @@ def test_every_public_call_leaves_the_process_as_it_was(
     found = []
     for precision, calls in (("highest", "all"), ("medium", "losses")):
         process = start_python(GUEST, tmp_path / precision, sections, calls, precision)
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         found.append(json.loads(out.splitlines()[-1]))
     assert [f["changed"] for f in found] == [{}, {}]
@@ -300,7 +307,7 @@ def test_the_command_finds_the_users_module_and_no_file_there_passes_for_a_libra
     settings = arguments(data={"items": 3}, model={"factory": "mymodel:make"}, warmup={"steps": 0})
     command = [sys.executable, str(script), "train", "--out", "run", *settings, "--device", "cpu", "--json"]
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["steps"] == 3
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from patience import PATIENCE
 from small import arguments, contents
 
 import fut
 
 StartPython = Callable[..., "subprocess.Popen[str]"]
-COMMAND = "from fut.cli.app import main; main()"
 
 KILLER = """
-import os, sys, torch
+import os, sys, torch, torch._dynamo  # which torch.func imports at its first derivative: once here, not in every child
 import fut
 from small import small_config
 
@@ -98,34 +96,47 @@ def test_caching_killed_before_the_nth_sync_or_rename(
         assert fut.open(path).check() == []
 
 
-def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], delay: float) -> bool:
-    """SIGKILL a little after something is reached; whether it was still running."""
-    until = time.monotonic() + PATIENCE
-    while process.poll() is None and not reached() and time.monotonic() < until:
+COMMANDS = """
+import json, os, sys, threading, time, torch._dynamo
+from fut.cli.app import main
+
+def killed_a_little_after(file, delay):
+    while not os.path.exists(file):
         time.sleep(0.002)
     time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
-    return process.returncode == -signal.SIGKILL
+    os.kill(os.getpid(), 9)
+
+for file, delay, *words in json.loads(sys.argv[1]):
+    pid = os.fork()
+    if not pid:
+        sys.argv = ["fut", *words]
+        if file:
+            threading.Thread(target=killed_a_little_after, args=(file, delay), daemon=True).start()
+        try:
+            main()
+        except SystemExit as left:
+            os._exit(left.code or 0)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=sys.stderr)
+"""
+"""Every command in a process of its own, which kills itself: so it is killed in mid-work, however busy the machine."""
 
 
-@pytest.mark.slow
 def test_fut_train_and_fut_cache_killed_at_random_moments(start_python: StartPython, tmp_path: Path) -> None:
     settings = arguments(data={"items": 12}, warmup={"steps": 60})
     draw, path = random.Random(7), tmp_path / "run"
-    train = ("train", "--out", path, "--device", "cpu", *settings)
-    killed = 0
-    for threshold in (0, 3, 6):
-        step = threshold + draw.randrange(3)
-        process = start_python(COMMAND, *train)
-        killed += kill_when(process, (path / f"checkpoints/step-{step:06d}.h5").exists, draw.uniform(0, 0.02))
-    _, err = start_python(COMMAND, *train).communicate(timeout=PATIENCE)
-    assert (path / "summary.json").exists(), err
-    for step in (1, 6):
-        process = start_python(COMMAND, "cache", path, "--device", "cpu")
-        killed += kill_when(process, (path / f"terms/ledger/update/{step}-2.json").exists, draw.uniform(0, 0.05))
-    assert killed >= 3, f"expected most of five processes to be killed before they were done, got {killed}"
-    _, err = start_python(COMMAND, "cache", path, "--device", "cpu").communicate(timeout=PATIENCE)
+    train = ["train", "--out", str(path), "--device", "cpu", *settings]
+    cache = ["cache", str(path), "--device", "cpu"]
+    steps = [threshold + draw.randrange(3) for threshold in (0, 3, 6)]
+    commands = [[f"{path}/checkpoints/step-{step:06d}.h5", draw.uniform(0, 0.02), *train] for step in steps]
+    commands += [["", 0, *train]]
+    commands += [[f"{path}/terms/ledger/update/{step}-2.json", draw.uniform(0, 0.05), *cache] for step in (1, 6)]
+    commands += [["", 0, *cache]]
+    _, err = start_python(COMMANDS, json.dumps(commands)).communicate(timeout=PATIENCE)
+    ends = [int(line) for line in err.splitlines() if line.lstrip("-").isdigit()]
+    assert len(ends) == len(commands), err
+    assert ends[3] == ends[6] == 0, err
+    assert ends.count(-signal.SIGKILL) >= 3, f"expected most of five commands to be killed before they were done: {err}"
     whole = fut.train(tmp_path / "whole", fut.load_config(path / "config.toml"), device="cpu")
     whole.cache()
     assert contents(path) == contents(whole.path), err

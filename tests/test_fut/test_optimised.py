@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 import fut
 
@@ -28,5 +29,5 @@ except fut.NotCachedError as error:
 def test_an_estimator_without_its_terms_is_not_ready(own_run: Path, flags: tuple[str, ...]) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *flags, "-c", BEGUN, str(own_run)]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
     assert said.startswith("refused: curved: expected complete terms"), said

@@ -2,7 +2,6 @@
 
 import random
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -14,11 +13,12 @@ SPECS = [TermSpec("gradient", (6, 16, 3000), "float32"), TermSpec("half", (6, 16
 IDENTITY = {"seed": 3}
 
 WRITER = """
-import os, sys
+import os, sys, threading
 import numpy as np
 from storage import TermSpec, TermStore
 
 path, deadly, sign, again = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "again"
+moment = float(sys.argv[5]) if len(sys.argv) > 5 else 0.0
 specs = [TermSpec("gradient", (6, 16, 3000), "float32"), TermSpec("half", (6, 16, 3000), "bfloat16")]
 store = TermStore.create_or_open(path, specs, {"seed": 3}, 2)
 count = [0]
@@ -31,12 +31,13 @@ def counted(call):
     return wrapper
 if deadly:
     os.fsync, os.replace, os.unlink = counted(os.fsync), counted(os.replace), counted(os.unlink)
-print("ready", flush=True)
+if moment:  # of this process's own clockwork: it is killed in mid-work, however busy the machine
+    threading.Timer(moment, os.kill, (os.getpid(), 9)).start()
 for block in store.blocks("half") if again else store.missing():
     values = sign * np.random.default_rng([block.step, block.first]).normal(size=(2, 3000)).astype(np.float32)
     names = ["gradient", "half"] if again else store.missing_names(block)
     store.write(block, {name: values for name in names})
-print("done", flush=True)
+os._exit(0)
 """
 
 
@@ -79,10 +80,7 @@ def test_killed_at_random_moments(tmp_path, start_python, uninterrupted):
     moments = random.Random(0)
     killed, progress = 0, 0
     for _ in range(4):
-        process = start_python(WRITER, tmp_path, 0, 1, "missing")
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(moments.uniform(0.005, 0.08))
-        process.send_signal(signal.SIGKILL)
+        process = start_python(WRITER, tmp_path, 0, 1, "missing", moments.uniform(0.005, 0.08))
         process.communicate(timeout=PATIENCE)
         killed += process.returncode == -signal.SIGKILL
         complete = assert_complete_blocks_are_whole(tmp_path)

@@ -169,7 +169,7 @@ def make_board(run: Context) -> Board | Missing:
     if run.steps > CARDS:
         instead = command(run.path, "estimate", "--order swap:3,7 --estimator positions")
         return Missing(f"the board has room for {CARDS} cards, and this run has {run.steps} steps", instead)
-    names = open_expansion(run).names
+    names = open_expansion(run).spec.names
     shown = names[: max(1, ROOM // (8 * run.steps**2))]
     tables, classes = [_table(run, name) for name in shown], _classes(run)
     places = {step: card for card, step in reversed(list(enumerate(run.problem.canonical(run.reference).steps)))}

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fut.display.agreement import BASELINE, BY_KEY, summary
+from fut.display.agreement import BY_KEY, summary
 from fut.display.format import amount, number
 from fut.display.scale import minus
-from fut.methods.registry import NAMES, base_name
+from fut.methods.registry import METHODS, base_name, is_baseline, method_of
 from fut.methods.reweighting.terms import stored_config
 from fut.questions.accuracy.render import in_order, title
 from fut.questions.accuracy.result import Verification
@@ -32,7 +32,6 @@ SHOWN = (*FIRST, *LAST)
 """Columns of the page's table; what matters most comes first, where a phone shows it."""
 CHARTS = 9
 """Scatter charts of one comparison at most."""
-EXACT = (BASELINE, "retrain", "replay-exact")
 """Methods that are no cheap estimators."""
 
 
@@ -120,7 +119,7 @@ def left_out(result: Datamodel, drawn: bool) -> Comparison:
 
 
 def _charts(result: Verification, rank: str = "Spearman") -> list[tuple[str, str, Chart]]:
-    names = [name for name in _in_order(result.estimators) if name != BASELINE]
+    names = [name for name in _in_order(result.estimators) if not is_baseline(name)]
     return [
         (name, minus(summary(result.estimators[name], rank)), scatter(result.agreement(name), name))
         for name in names[:CHARTS]
@@ -139,7 +138,7 @@ def _table(result: Verification) -> tuple[list[str], list[list[str]]]:
 
 def _in_order(names: Mapping[str, Any]) -> list[str]:
     """In their usual order, the baseline first; names that this version does not know come last."""
-    known = [n for n in names if base_name(n) in NAMES]
+    known = [n for n in names if base_name(n) in METHODS]
     return [*in_order(known), *sorted(set(names) - set(known))]
 
 
@@ -149,7 +148,11 @@ def tiles(record: RunRecord) -> list[Tile]:
     if not checked:
         return [Tile(question, "Not known: they have not been compared with retraining.", missing=_verify(record))]
     result, count = checked[0], len(checked[0].orders)
-    rows = {n: r for n, r in result.estimators.items() if base_name(n) not in EXACT}
+    rows = {
+        n: r
+        for n, r in result.estimators.items()
+        if base_name(n) not in METHODS or method_of(n).capabilities.approximates
+    }
     best = max(rows, key=lambda n: rows[n].get("skill") or -math.inf, default="")
     if not best or (rows[best].get("skill") or 0) <= 0:
         words = f"No cheap estimator beats the answer “the order does not matter” on {count} retrained orders."

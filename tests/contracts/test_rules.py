@@ -1,0 +1,142 @@
+"""Every registered rule keeps the published contract of rules, and the contract sees rules that break it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from coupled import MATRICES, Lying, Orthogonal, Trusting
+from torch import Tensor
+
+from estimators import contract
+from estimators.contract import CHECKS, LAYOUTS, ContractError, check_rule
+from estimators.parameters import ParameterLayout
+from estimators.rules import RULES, SGD, AdamW, Momentum
+from estimators.rules.base import Rule
+from estimators.state import State
+
+OPTIONS: dict[str, dict[str, Any]] = {"plain": {}, "decayed": {"weight_decay": 0.1, "clip": 2.0}}
+EVERY: dict[str, type[Rule]] = RULES | {rule.name: rule for rule in (Orthogonal, Trusting)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_every_rule_keeps_the_contract(
+    check: Callable[[Rule, ParameterLayout], None], name: str, options: str, layout: str
+) -> None:
+    check(EVERY[name](**OPTIONS[options]), LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("kind", ["heavy_ball", "ema", "nesterov"])
+def test_every_kind_of_momentum_keeps_it(kind: Any) -> None:
+    check_rule(Momentum(kind=kind))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign(Momentum):
+    """The sign of momentum (Bernstein et al. 2018), which has no derivative to speak of."""
+
+    name: ClassVar[str] = "sign"
+    smooth: ClassVar[bool] = False
+
+    def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+        _, memory, clock = super().update(state, gradient, rate)
+        return -rate * memory["m"].sign(), memory, clock
+
+    update_tangent = Rule.update_tangent
+
+
+def test_a_rule_that_is_not_smooth_keeps_it() -> None:
+    check_rule(Sign())
+
+
+class Unhashable(SGD):
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Widening(SGD):
+    def init(self, theta: Tensor) -> State:
+        return State(theta, {"m": torch.zeros(theta.shape, dtype=torch.float64, device=theta.device)}, {"step": 0.0})
+
+    def update(self, state: State, gradient: Tensor, rate: float) -> Any:
+        return -rate * gradient, dict(state.memory), {"step": state.clock["step"] + 1.0}
+
+
+class Overwriting(Momentum):
+    def update(self, state: State, gradient: Tensor, rate: float) -> Any:
+        m = state.memory["m"].mul_(self.beta).add_(gradient)
+        return -rate * m, {"m": m}, {"step": state.clock["step"] + 1.0}
+
+
+class Stopped(SGD):
+    def update(self, state: State, gradient: Tensor, rate: float) -> Any:
+        return -rate * gradient, {}, dict(state.clock)
+
+
+class Mixing(SGD):
+    def update(self, state: State, gradient: Tensor, rate: float) -> Any:
+        mean = gradient.mean(0) if gradient.ndim > 1 else gradient
+        return -rate * (gradient + 1e-9 * mean), {}, {"step": state.clock["step"] + 1.0}
+
+
+class Secretive(SGD):
+    def update(self, state: State, gradient: Tensor, rate: float) -> Any:
+        return -rate * gradient * (1 + state.theta.square()), {}, {"step": state.clock["step"] + 1.0}
+
+
+class Sloppy(AdamW):
+    def update_tangent(self, state: State, gradient: Tensor, *rest: Any) -> Any:
+        ddelta, dmemory = super().update_tangent(state, gradient, *rest)
+        return 1.001 * ddelta, dmemory
+
+
+class Crooked(AdamW):
+    def update_pullback(self, state: State, gradient: Tensor, *rest: Any) -> Any:
+        memory, dgradient = super().update_pullback(state, gradient, *rest)
+        return memory, 1.00001 * dgradient
+
+
+class Undefined(Momentum):
+    def update_tangent(self, *arguments: Any) -> Any:
+        ddelta, dmemory = super().update_tangent(*arguments)
+        return ddelta * float("nan"), dmemory
+
+
+class Rough(Sign):
+    def pullback(self, state: State, gradient: Tensor, rate: float, costate: State, norm: Any = None) -> Any:
+        return costate, gradient
+
+
+BROKEN: list[tuple[Rule, str, str]] = [
+    (Unhashable(), "check_declarations", "frozen dataclass"),
+    (Widening(), "check_buffers", "expected tensors of torch.float32, got torch.float64"),
+    (Overwriting(), "check_purity", "leave the state and the gradient as they are"),
+    (Stopped(), "check_purity", "whose `step` counts"),
+    (Mixing(), "check_rows", "the bits that it has alone"),
+    (Lying(), "check_cuts", "blocks apart"),
+    (Lying(), "check_permutations", "another order of tensors"),
+    (Lying(), "check_derivatives_of_blocks", "derivatives of blocks"),
+    (Undefined(), "check_derivatives_of_blocks", "derivatives of blocks"),
+    (Secretive(), "check_reads_theta", "looks at theta, got reads_theta = False"),
+    (Sloppy(), "check_tangent", "central differences"),
+    (Undefined(), "check_tangent", "central differences"),
+    (Crooked(), "check_pullback", "<pullback, direction>"),
+    (Rough(), "check_pullback", "expected RuleError"),
+]
+
+
+@pytest.mark.parametrize(("rule", "check", "says"), BROKEN, ids=lambda value: getattr(value, "name", None))
+def test_a_broken_rule_is_seen_and_named(rule: Rule, check: str, says: str) -> None:
+    with pytest.raises(ContractError, match=f"the rule `{rule.name}`.*{says}"):
+        getattr(contract, check)(rule, MATRICES)
+    with pytest.raises(ContractError):
+        check_rule(rule)
+
+
+def test_every_check_has_a_rule_that_breaks_it() -> None:
+    assert {check for _, check, _ in BROKEN} == {check.__name__ for check in CHECKS}
