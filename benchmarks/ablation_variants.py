@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from error_against_steps import SKETCH_SIZE, SketchedTables, changed
@@ -21,16 +22,21 @@ import fut
 from estimators.adjoint import DualTransition
 from estimators.sketch import Sketch
 from estimators.taylor import Moments
+from fut.methods.adjoint import sweep
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.estimator import ALL, Adjoint, Rows
-from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
 from fut.methods.adjoint.positions import Positions
+from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.base import Estimator
 from fut.methods.context import Context
 from fut.methods.curvature_batches import pooled_batch, pooled_products
+from fut.methods.expansion.spec import Trajectory
 from fut.methods.pairwise.replay import Replay, ReplayExact
 from fut.methods.pairwise.store import term_layout
 from fut.methods.pairwise.taylor import Fut
+from fut.methods.stages import build
 from fut.models.autodiff import hessian_vector, hessian_vector_difference
 
 EXACT_ORDERS, SEEDS = 16, (0, 1, 2)
@@ -55,6 +61,22 @@ class Variant:
     extra: Callable[[], dict[str, Any]] = dict
 
 
+class AboutReference(Trajectory):
+    """The reference run itself in the trajectory's place."""
+
+    @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        return [tuple(step) for step in self.problem.reference.steps]
+
+
+class ReferenceSpec(AdjointSpec):
+    """An expansion about the reference run itself."""
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        return AboutReference(self.problem, False, self.config.mixture, self.config.seed)
+
+
 @dataclass(frozen=True)
 class VariedExpansion(Expansion):
     """relative: step of the central differences. about_reference: the reference run itself in the centre's place. batches: seed
@@ -64,32 +86,25 @@ class VariedExpansion(Expansion):
     about_reference: bool = False
     batches: int = 0
 
-    @cached_property
-    def groups(self) -> list[tuple[int, ...]]:
-        if self.about_reference:
-            return [tuple(step) for step in self.problem.reference.steps]
-        return Expansion.groups.func(self)
-
-    def pooled_products(self, step: int, directions: Tensor) -> Tensor:
-        config = self.config.model_copy(update={"seed": self.batches})
-        return pooled_products(
-            self.problem, config, step, self.places(step), directions, len(self.names), self.relative
-        )
+    def products(self, step: int, directions: Tensor) -> Tensor:
+        """Products of the sweep on drawn batches."""
+        config, places = self.spec.config.model_copy(update={"seed": self.batches}), self.trajectory.places(step)
+        return pooled_products(self.problem, config, step, places, directions, len(self.spec.names), self.relative)
 
     def share(self, shared: Path) -> None:
         """Link the centre and the sweep of all expansions that have them in common into the scratch."""
-        c = self.config
-        kind = "-ensemble" * self.ensemble
+        c = self.spec.config
+        kind = "-ensemble" * self.spec.trajectory.ensemble
         centre = f"centre-{'reference' if self.about_reference else c.mixture}{kind}"
-        sweep = (
+        swept = (
             f"{centre}-{c.curvature}-{c.pool}-{c.draw}-{c.products}-{self.relative:g}-{c.functionals}-{self.batches}"
         )
         for name, where in (
             ("centre", centre),
             ("gradients", centre),
             ("runs", centre),
-            ("sweep", sweep),
-            ("costate", sweep),
+            ("sweep", swept),
+            ("costate", swept),
         ):
             target, link = shared / where / name, self.scratch / name
             target.mkdir(parents=True, exist_ok=True)
@@ -114,7 +129,10 @@ class Frozen(Adjoint):
         """v of the centre after every step, on the sample [T, k]."""
         expansion = self.expansion
         return torch.stack(
-            [expansion.state(t + 1).restrict(expansion.indices).memory["v"] for t in range(expansion.steps)]
+            [
+                expansion.trajectory.state(t + 1).restrict(expansion.indices).memory["v"]
+                for t in range(expansion.spec.steps)
+            ]
         )
 
     def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
@@ -143,16 +161,16 @@ class Workbench:
         path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
         start = lambda: self.run.context.state(0)  # noqa: E731
         end = lambda: self.run.context.state(self.run.steps).theta  # noqa: E731
-        return VariedExpansion(
-            path, self.run.context.problem, config, start, end=end, relative=relative, about_reference=about_reference
-        )
+        spec = (ReferenceSpec if about_reference else AdjointSpec)(self.run.context.problem, config)
+        return VariedExpansion(path, spec, start, end=end, relative=relative, about_reference=about_reference)
 
     def build(self, expansion: VariedExpansion, kind: type[Adjoint] | type[Positions] = Adjoint) -> Estimator:
         """Compute it, and an estimator on it; its scratch stays readable."""
         shared = self.directory / "shared"
         expansion.share(shared)
         if not expansion.complete():
-            expansion.build()
+            with patch.object(sweep, "drawn_products", lambda of, step, directions: of.products(step, directions)):
+                build(EXPANSION, expansion)
         expansion.share(shared)
         return kind(self.run.context, expansion=expansion)
 
@@ -164,7 +182,7 @@ class Workbench:
             group,
             value,
             lambda: self.build(expansion, kind),
-            lambda: expansion.gradients() / self.run.steps,
+            lambda: expansion_cost(expansion.spec).gradients / self.run.steps,
             changes.get("seed", 0),
         )
 
@@ -250,10 +268,10 @@ class Workbench:
         """Relative error of central differences along the sweep's own direction, at three steps of the default's sweep."""
         expansion, problem, errors = self.expansion(), self.run.context.problem, {}
         self.build(expansion)
-        for step in (expansion.steps // 4, expansion.steps // 2, 3 * expansion.steps // 4):
-            state, rate, after = expansion.state(step), problem.rate(step), expansion.costate(step + 1)
-            pulled = [problem.rule.pullback(state, g, rate, after)[1] for g in expansion.gradients_of(step)]
-            direction, batch = torch.stack(pulled).mean(0)[0], pooled_batch(problem, expansion.config, step)
+        for step in (expansion.spec.steps // 4, expansion.spec.steps // 2, 3 * expansion.spec.steps // 4):
+            state, rate, after = expansion.trajectory.state(step), problem.rate(step), expansion.sweep.costate(step + 1)
+            pulled = [problem.rule.pullback(state, g, rate, after)[1] for g in expansion.trajectory.gradients_of(step)]
+            direction, batch = torch.stack(pulled).mean(0)[0], pooled_batch(problem, expansion.spec.config, step)
             exact = hessian_vector(problem.objective, state.theta, batch, direction)
             for h in DIFFERENCE_STEPS:
                 found = hessian_vector_difference(problem.objective, state.theta, batch, direction, h)

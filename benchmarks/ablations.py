@@ -39,8 +39,8 @@ import fut
 from estimators.orders.order import random_orders
 from fut.estimation.accuracy import accuracy
 from fut.methods.batching import raw_estimates
-from fut.methods.pairwise.compute import seconds_per_gradient
 from fut.methods.settings import load_config
+from fut.methods.timings import seconds_per_gradient
 
 ORDER_SEED = 2000
 GROUPS = ("centre", "ensemble", "anchors", "coordinates", "curvature", "precompute", "products", "order", "moments")

@@ -24,8 +24,8 @@ import fut
 from fut.artifacts.directory import directory_bytes
 from fut.estimation.calibration import SEED
 from fut.methods.batching import raw_estimates
-from fut.methods.pairwise.compute import seconds_per_gradient
 from fut.methods.settings import load_config
+from fut.methods.timings import seconds_per_gradient
 
 ORDER_SEED, MANY, FEW = 2000, 1000, 16
 

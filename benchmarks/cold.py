@@ -24,6 +24,7 @@ from unittest.mock import patch
 import numpy as np
 from record import write_record
 from scipy.stats import spearmanr
+from small import expand
 from torch import Tensor
 from words import VOCABULARY
 
@@ -31,13 +32,12 @@ import fut
 from estimators.adjoint import mean_touched
 from estimators.orders.order import Order, random_orders
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.positions import TABLES
 from fut.methods.batching import raw_estimates
-from fut.methods.build import expand
 from fut.methods.settings import load_config
 
 ORDER_SEED = 2000
 WORDS = {"vocabulary": VOCABULARY, "tokenizer": "words:words"}
+TABLES = ("controlled_positions", "positions")
 READINGS = ("adjoint", "adjoint:reading=linear")
 
 
@@ -68,7 +68,10 @@ def variant(path: Path, orders: Sequence[Order], truth: np.ndarray, curvature: s
         expand(run.context, run.context.config.adjoint.model_copy(update={"curvature": curvature}))
     found = {name: judged(np.array(raw_estimates(run.methods.open(name), orders)[0]), truth) for name in READINGS}
     names = ("positions, held", "positions, as it comes")
-    found |= {name: judged(looked_up(run, orders, term), truth) for name, term in zip(names, TABLES, strict=True)}
+    found |= {
+        name: judged(looked_up(run, orders, term), truth)
+        for name, term in zip(names, ("controlled_positions", "positions"), strict=True)
+    }
     shutil.rmtree(path / "adjoint")
     return found
 

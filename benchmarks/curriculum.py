@@ -29,8 +29,8 @@ from estimators.orders.order import Order, random_orders
 from fut.data.text import TRAIN_SHARE, read_text, tokenize
 from fut.display.numbers import perplexity
 from fut.methods.batching import raw_estimates
-from fut.methods.pairwise.compute import seconds_per_gradient
 from fut.methods.settings import load_config
+from fut.methods.timings import seconds_per_gradient
 from fut.models import autodiff as derivatives
 from fut.questions.curriculum.result import Curriculum
 

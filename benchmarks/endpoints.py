@@ -28,9 +28,10 @@ from scipy.stats import spearmanr
 import fut
 from estimators.orders.order import random_orders
 from fut.artifacts.directory import directory_bytes
+from fut.methods.lowrank.pipeline import low_rank_cost
 from fut.methods.lowrank.terms import open_base
-from fut.methods.pairwise.compute import seconds_per_gradient
 from fut.methods.settings import load_config
+from fut.methods.timings import seconds_per_gradient
 
 NAME, ORDER_SEED = "endpoints", 2000
 KEPT = ("steps", "items", "rate")
@@ -55,7 +56,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "reference_loss": run.reference_loss,
         "true_sd": found.as_dict()["true_sd"],
         "accuracy": {spec: found.estimators[spec] | compared[spec] for spec in specs},
-        "precompute_training_runs": open_base(run.context).gradients() / run.steps,
+        "precompute_training_runs": low_rank_cost(open_base(run.context).spec).gradients / run.steps,
         "build_seconds": built,
         "gradient_seconds": seconds_per_gradient(run.context.problem, run.context.state(0)),
         "retrain_seconds": found.retrain_seconds,

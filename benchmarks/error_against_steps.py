@@ -27,13 +27,13 @@ from fut.estimation.accuracy import accuracy
 from fut.methods.base import Estimator
 from fut.methods.baseline import ReferenceEstimator
 from fut.methods.context import Context
-from fut.methods.pairwise.compute import seconds_per_gradient
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.replay import Replay, ReplayExact
 from fut.methods.pairwise.store import term_layout
 from fut.methods.pairwise.taylor import Fut, FutPlusPlus
 from fut.methods.pairwise.terms import TermLayout, TermTables
 from fut.methods.settings import load_config
+from fut.methods.timings import seconds_per_gradient
 from fut.progress import terminal
 
 ORDER_SEED = 1000

@@ -24,7 +24,7 @@ from record import resumed, write_record
 import fut
 from fut.artifacts.directory import directory_bytes
 from fut.estimation.accuracy import accuracy
-from fut.methods.reweighting.terms import open_sensitivities
+from fut.methods.reweighting.method import REWEIGHTING_METHOD
 from fut.methods.settings import load_config
 from fut.questions.leave_out.ask import READINGS
 from fut.questions.leave_out.score import additive
@@ -66,7 +66,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "true_sd": float(np.std(true, ddof=1)),
         "mean_effect": float(np.mean(true) - reference),
         "readings": rows,
-        "precompute_training_runs": open_sensitivities(run.context).gradients() / config.consumed,
+        "precompute_training_runs": REWEIGHTING_METHOD.gradients_before(run.context) / config.consumed,
         "build_seconds": built,
         "retrain_seconds": checked.retrain_seconds,
         "store_bytes": directory_bytes(run.path / "reweighting"),

@@ -36,12 +36,13 @@ from estimators.adjoint import StreamedAnchors
 from estimators.orders.order import Order, random_orders
 from estimators.replay import OrderBatch
 from estimators.state import State
+from fut.methods.adjoint.anchors import AnchoredItems, missing_anchors, run_anchors
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.adjoint.pipeline import Expansion
-from fut.methods.adjoint.sweep import run_sweep
-from fut.methods.expansion.anchors import AnchoredItems, run_anchors
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.adjoint.sweep import missing_sweep, run_sweep
+from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.settings import load_config
-from fut.progress import silent
 
 ORDER_SEED = 2000
 PARTS = ("anchors", "items", "bending", "rule")
@@ -52,22 +53,22 @@ class Steps:
 
     def __init__(self, expansion: Expansion) -> None:
         self.of, self.problem, self.rule = expansion, expansion.problem, expansion.problem.rule
-        self.gradients = StreamedAnchors(expansion.anchors, AnchoredItems(expansion).rows)
-        self.centre = [expansion.state(step) for step in range(expansion.steps + 1)]
-        self.weights = [expansion.weight(step)[0] for step in range(expansion.steps)]
-        self.costates = [None, *(self._costate(step) for step in range(1, expansion.steps + 1))]
-        self.injections = [self._injection(step) for step in range(expansion.steps)]
+        self.gradients = StreamedAnchors(expansion.spec.anchors, AnchoredItems(expansion).rows)
+        self.centre = [expansion.trajectory.state(step) for step in range(expansion.spec.steps + 1)]
+        self.weights = [expansion.sweep.weight(step)[0] for step in range(expansion.spec.steps)]
+        self.costates = [None, *(self._costate(step) for step in range(1, expansion.spec.steps + 1))]
+        self.injections = [self._injection(step) for step in range(expansion.spec.steps)]
 
     def _costate(self, step: int) -> State:
-        found = self.of.costate(step)
+        found = self.of.sweep.costate(step)
         return State(found.theta[0], {k: b[0] for k, b in found.memory.items()}, {})
 
     def _injection(self, step: int) -> torch.Tensor:
         """Mean sensitivity [D] to a gradient injected at a step, as the sweep has it."""
-        after = self.of.costate(step + 1)
+        after = self.of.sweep.costate(step + 1)
         pulled = [
             self.rule.pullback(self.centre[step], gradient, self.problem.rate(step), after)[1][0]
-            for gradient in self.of.gradients_of(step)
+            for gradient in self.of.trajectory.gradients_of(step)
         ]
         return torch.stack(pulled).mean(0)
 
@@ -116,10 +117,10 @@ def measure(steps: int, schedule: str, items: str, arguments: argparse.Namespace
     path = arguments.work / f"{steps}-{schedule}-{items}"
     run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config)
     adjoint = AdjointConfig.model_validate(run.context.config.adjoint.model_dump() | {"functionals": 0})
-    expansion = Expansion(path / "response", run.context.problem, adjoint, lambda: run.context.state(0))
-    expansion.run_centre(silent)
-    run_anchors(expansion, silent)
-    run_sweep(expansion, silent)
+    expansion = Expansion(path / "response", AdjointSpec(run.context.problem, adjoint), lambda: run.context.state(0))
+    list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
+    list(run_anchors(expansion, missing_anchors(expansion)))
+    list(run_sweep(expansion, missing_sweep(expansion)))
     of, found = Steps(expansion), []
     for order in random_orders(run.reference, arguments.orders, ORDER_SEED):
         found.append(of.parts(order).sum(0))

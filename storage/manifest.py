@@ -12,7 +12,7 @@ from typing import Any
 from .atomic import read_json, write_json
 from .errors import DamagedError, IdentityError
 
-FORMAT = 1
+FORMAT = 2
 _SHOWN_FIELDS = 5
 _SHOWN_CHARACTERS = 160
 

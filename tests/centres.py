@@ -13,6 +13,7 @@ from estimators.adjoint import spread_anchors
 from estimators.state import State
 from estimators.trajectory import balanced_mixture, ensemble_orders
 from fut.methods.adjoint.identity import open_expansion
+from fut.methods.expansion.spec import APART
 
 
 def mean_of(states: list[State]) -> State:
@@ -25,7 +26,7 @@ def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], li
     """The centre's lifted states, and of every step the items and the parameters at which their gradients are taken."""
     problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
     centre, seen, runs = [run.context.state(0)], [], [run.context.state(0)] * mixture
-    seed = open_expansion(run.context).centre_seed
+    seed = open_expansion(run.context).spec.trajectory.seed + APART
     mixed = balanced_mixture(run.reference, mixture, seed).steps
     orders = [order.steps for order in ensemble_orders(run.reference, mixture, seed)]
     for t in range(T):

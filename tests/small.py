@@ -11,7 +11,14 @@ from typing import Any
 
 import fut
 from fut.data.text import build_dataset
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.pipeline import EXPANSION
+from fut.methods.build import prepare
+from fut.methods.context import Context
+from fut.methods.lowrank.config import CurvedConfig
+from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.settings import Config, load_config
+from fut.methods.stages import Request
 from fut.questions.whatif.stream import Queries
 from storage import CheckpointStore, TermStore
 
@@ -104,3 +111,13 @@ class Said:
 
 
 Cli = Callable[..., Said]
+
+
+def expand(context: Context, config: AdjointConfig | None = None) -> None:
+    """Compute what the adjoint methods read."""
+    prepare(context, EXPANSION, EXPANSION.open(context, Request(adjoint=config)))
+
+
+def curve(context: Context, config: CurvedConfig | None = None) -> None:
+    """Compute what the low-rank method reads."""
+    prepare(context, LOW_RANK_TERMS, LOW_RANK_TERMS.open(context, Request(lowrank=config)))

@@ -74,4 +74,4 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for page in ("index.html", "api/index.html", "benchmarks/index.html"):
         assert (tmp_path / "site" / page).exists(), page
-    assert "best_order" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    assert "memorize" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a run is, what each estimator costs, and whether every byte of it is sound."""
+"""Whether every byte of a run directory is sound."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ from fut.artifacts import directory as files
 from fut.errors import UsageError
 from fut.estimation.calibration import DIRECTORY
 from fut.methods import settings_file
-from fut.methods.adjoint.files import PARTS
-from fut.methods.lowrank.terms import DIRECTORY as BASE
-from fut.methods.lowrank.terms import SCRATCH
-from fut.methods.pairwise import store as pairwise_store
-from fut.methods.reweighting.terms import DIRECTORY as REWEIGHTING
+from fut.methods.registry import preparations
 from fut.training.retrained import RetrainedOrders
-from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, TermStore
-
-SWEPT = (files.ADJOINT, REWEIGHTING, files.MEMORIZATION)
+from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError
 
 
 def check_path(path: Path) -> list[Damage]:
@@ -34,33 +28,12 @@ def check_path(path: Path) -> list[Damage]:
     if (path / files.SUMMARY).exists():
         small[files.SUMMARY] = files.read_summary
     damages += [d for name, read in small.items() if (d := _unreadable(path / name, read, path))]
-    kept = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{BASE}/{files.MANIFEST}")]
-    kept += [file for part in SWEPT for file in path.glob(f"{part}/{files.MANIFEST}")]
-    kept += path.glob(f"{files.DIFFICULTY}/*.json")
+    places = [place for preparation in preparations() for place in (preparation.name, *preparation.places)]
+    kept = [file for place in places if place != files.TERMS for file in path.glob(f"{place}/{files.MANIFEST}")]
+    kept += [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.DIFFICULTY}/*.json")]
     damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]
     damages += _missing_checkpoints(path)
-    damages += [
-        d
-        for swept in (files.ADJOINT, files.MEMORIZATION)
-        for part in PARTS
-        for d in CheckpointStore(path / swept / part).check()
-    ]
-    damages += [d for part in SCRATCH for d in CheckpointStore(path / BASE / part).check()]
-    damages += [
-        d
-        for part in ("sample", "scratch/sweep", "scratch/costate")
-        for d in CheckpointStore(path / REWEIGHTING / part).check()
-    ]
-    damages += _damaged_terms(path / files.TERMS) if pairwise_store.has_terms(path) else []
-    built = [where for part in (*SWEPT, BASE) if (where := path / part / "terms").exists()]
-    return damages + [d for where in built for d in _damaged_terms(where)]
-
-
-def _damaged_terms(path: Path) -> list[Damage]:
-    try:
-        return TermStore.open(path).check()
-    except StorageError as error:
-        return [Damage(str(path), str(error))]
+    return damages + [d for preparation in preparations() for d in preparation.check(path)]
 
 
 def _missing_checkpoints(path: Path) -> list[Damage]:

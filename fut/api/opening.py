@@ -56,7 +56,7 @@ def plan_path(
     where = Path(path)
     if (where / files.SUMMARY).exists():
         run = open_run(where, device=device, progress=progress)
-        return run.plan(adjoint_settings(open_expansion(run.context).config, settings))
+        return run.plan(adjoint_settings(open_expansion(run.context).spec.config, settings))
     manifest, config = files.read_manifest(where), settings_file.read_config(where)
     data = dataset_file.read_dataset(where) if CheckpointStore(where / files.DATA).has(0) else None
     chosen = choose_device(device)
@@ -97,7 +97,7 @@ def train(
     chosen = choose_device(device)
     with reproducible(chosen):
         problem = build_problem(config, chosen, module=module, loss=loss, data=data)
-        require_training(problem, config)
+        require_training(problem)
         creation.create(path, problem, environment(chosen))
         with alone(path):
             _finish(path, problem, progress)

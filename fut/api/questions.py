@@ -18,10 +18,11 @@ from fut.methods import build
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.positions import position_table
 from fut.methods.base import Estimator
+from fut.methods.build import CachePlan
 from fut.methods.context import Context
-from fut.methods.pairwise.compute import CachePlan
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.registry import default_estimator, open_estimator
+from fut.methods.stages import Request
 from fut.orders.parsing import named_orders
 from fut.orders.scores import Difficulty, difficulty
 from fut.questions.context import QuestionContext
@@ -105,7 +106,7 @@ class RunMethods:
         adjoint: AdjointConfig | None = None,
     ) -> CachePlan:
         """What `cache` would still cost."""
-        return build.plan(self.context, names, config, readouts, adjoint)
+        return build.plan(self.context, Request(names, readouts, adjoint, config))
 
     def repair(self) -> int:
         """Discard damaged term blocks, so that `cache` computes them again; how many there were."""

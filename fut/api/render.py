@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fut.display.format import COARSE, brief, columns, duration, loss, nbytes
-from fut.methods.pairwise.compute import CachePlan
+from fut.methods.build import CachePlan
 from fut.planning import Plan
 from fut.readouts.readout import shortened, unit_of
 from storage import Damage

@@ -20,11 +20,10 @@ from fut.estimation.endpoint import write_endpoint
 from fut.estimation.results import Endpoint, Estimates
 from fut.methods import build
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.adjoint.identity import open_expansion
 from fut.methods.context import Context
-from fut.methods.lowrank.terms import has_base, open_base
 from fut.methods.pairwise.config import CacheConfig
-from fut.methods.pairwise.store import pairwise_config
+from fut.methods.registry import preparations, rebuilding
+from fut.methods.stages import Request as Preparing
 from fut.models.objective import Loss
 from fut.orders.parsing import OrderLike, order_of
 from fut.planning import Plan, plan_problem
@@ -134,11 +133,8 @@ class Run:
         adjoint: how an expansion would be made, in place of the stored or the configured one.
         """
         context = self.context
-        chosen = {
-            "adjoint": adjoint or open_expansion(context).config,
-            "cache": pairwise_config(context),
-            "curved": open_base(context).config,
-        }
+        chosen = {of.section: of.settings(context) for of in preparations()}
+        chosen |= {} if adjoint is None else {"adjoint": adjoint}
         return plan_problem(context.problem, context.config.model_copy(update=chosen), context.progress)
 
     def cache(
@@ -157,7 +153,7 @@ class Run:
         swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them. adjoint: how the expansion
         is made, in place of the run's own configuration; refused where the run has one that was made otherwise.
         """
-        build.cache(self.context, names, config, readouts, adjoint)
+        build.cache(self.context, Preparing(names, readouts, adjoint, config))
 
     # --- answers
 
@@ -207,12 +203,19 @@ class Run:
         return self.ask(EstimateRequest(tuple(orders), estimator, readout=readout, options=options, **fields))
 
     calibrate = asks(CalibrateRequest)
+    """Retrain a few orders and fit a method to them: later estimates then carry 90 % intervals. Fields of `CalibrateRequest`."""
     verify = asks(VerifyRequest)
+    """Retrain random orders and compare methods with them. Fields of `VerifyRequest`."""
     whatif = asks(WhatIfRequest)
+    """What an edit of an order changes, per read-out. Fields of `WhatIfRequest`."""
     search = asks(SearchRequest)
+    """The order that would have trained best, as far as a budget finds it, and the truth about it. Fields of `SearchRequest`."""
     memorize = asks(MemorizeRequest)
+    """The loss on items, and on held-out text near and far, by the step an item stands at. Fields of `MemorizeRequest`."""
     domains = asks(DomainsRequest)
+    """What the order of whole domains does, and the place of one of them or of one item. Fields of `DomainsRequest`."""
     lds = asks(LdsRequest)
+    """Retrain without random subsets and score how methods rank them. Fields of `LdsRequest`."""
 
     def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
         """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""
@@ -231,7 +234,7 @@ class Run:
         its terms are cached, else `replay-exact`. out: defaults to a name made of the estimator and the order, inside the run.
         """
         checked = self.order(order)
-        name = estimator or ("curved" if has_base(self.path) else "replay-exact")
+        name = estimator or rebuilding(self.context).name
         target = Path(out) if out else self.path / files.ENDPOINTS / f"{name}-{checked.digest[:16]}.safetensors"
         return write_endpoint(self.context, checked, name, target, **options)
 

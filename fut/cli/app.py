@@ -33,9 +33,10 @@ from fut.errors import EXPECTED, UsageError, exit_status
 from fut.estimation import render as estimation_render
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.pairwise.compute import CachePlan
+from fut.methods.build import CachePlan
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.store import pairwise_config
+from fut.methods.registry import preparations
 from fut.methods.settings import adjoint_settings, load_config, parse_config
 from fut.questions.accuracy import render as accuracy_render
 from fut.questions.registry import QUESTIONS
@@ -100,7 +101,8 @@ def cache(
     terms: Annotated[
         str | None,
         typer.Option(
-            help="comma-separated: adjoint, gradient, norm, update, jvp, second (default: these); curved, reweighting"
+            help=f"comma-separated, of {', '.join(term for of in preparations() for term in of.terms)} "
+            "(default: but for those of endpoints and leave-out effects)"
         ),
     ] = None,
     readouts: Annotated[
@@ -140,7 +142,7 @@ def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig:
 def _adjoint_config(run: Run, settings: list[str] | None) -> AdjointConfig | None:
     """What --set says of the expansion: changes of the stored configuration, or else of the run's own."""
     return adjoint_settings(
-        open_expansion(run.context).config, [s for s in settings or () if s.strip().startswith("adjoint.")]
+        open_expansion(run.context).spec.config, [s for s in settings or () if s.strip().startswith("adjoint.")]
     )
 
 

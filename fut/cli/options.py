@@ -13,7 +13,7 @@ import typer
 from estimators.orders.order import NAMES as ORDERS
 from fut.display import format as present
 from fut.display.numbers import jsonable
-from fut.methods.registry import NAMES
+from fut.methods.registry import METHODS
 from fut.progress import Progress, silent, terminal
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
 Spec = Annotated[str, typer.Option("--order", help=f"JSON file, list 3,1,2,0, or {ORDERS}")]
 Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
-METHOD_HELP = f"one of {', '.join(NAMES)}; options after colons, as in fut:moments=replayed"
+METHOD_HELP = f"one of {', '.join(METHODS.names)}; options after colons, as in fut:moments=replayed"
 EstimatorName = Annotated[str | None, typer.Option("--estimator", help=METHOD_HELP)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the TOML file")]
 

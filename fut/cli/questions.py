@@ -90,7 +90,8 @@ def _annotation(name: str, flag: Flag, hint: Any, default: Any) -> Any:
         hint = hint if default is MISSING else hint | None
     plain = flag.name is None and not (hint is bool and default is False)  # typer names it, with a --no-… for True
     names = () if plain else (_name(name, flag),)
-    return Annotated[hint, typer.Option(*names, help=HELP.get(flag.help, flag.help), metavar=flag.metavar)]
+    metavar = flag.metavar or (flag.name.lstrip("-").upper() if flag.name and hint is not bool else None)
+    return Annotated[hint, typer.Option(*names, help=HELP.get(flag.help, flag.help), metavar=metavar)]
 
 
 def _name(field: str, flag: Flag) -> str:

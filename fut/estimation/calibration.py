@@ -13,14 +13,8 @@ from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchor
 from estimators.orders.order import Order, random_order
 from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.errors import UsageError
-from fut.methods.adjoint.config import ADDED
-from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.positions import reads_held
 from fut.methods.batching import raw_estimates
-from fut.methods.lowrank.terms import open_base
-from fut.methods.pairwise.store import pairwise_config
-from fut.methods.registry import base_name, open_estimator, require_movable
-from fut.methods.reweighting.terms import open_sensitivities
+from fut.methods.registry import canonical, method_of, open_estimator, require_movable
 from fut.orders.editing import random_edits
 from fut.readouts.readout import PROBE, ReadOut, require_same_value, suffix
 from storage import FORMAT, Manifest
@@ -36,8 +30,6 @@ SEED = 1_000_003
 """Default seed of calibration orders, apart from the seeds that anybody verifies with."""
 TRIES = 20
 VALUE = "reference_value"
-LATER = ("fine", "spacing", "control", "draw", "apart", "rank", "curvatures", "anchor_error")
-"""Fields of an expansion's configuration that came after the first calibrations."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +172,7 @@ def _orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order
 
 
 def _asked(readout: ReadOut) -> dict[str, str]:
-    """What a calibration says of its read-out: nothing for the probe loss, as in files of earlier versions."""
+    """What a calibration says of its read-out: nothing for the probe loss, as in their names."""
     return {} if readout.name == PROBE else {"readout": readout.name, "unit": readout.unit}
 
 
@@ -208,28 +200,9 @@ def answers_from(run: Context, estimator: str, readout: str) -> str:
 
 
 def _basis(run: Context, estimator: str, readout: str) -> str:
-    """Digest of what the estimates are made from: run, read-out, and the configuration of the terms that they replay."""
-    name, config = base_name(estimator), {}
-    if name in ("adjoint", "positions"):
-        expansion = open_expansion(run)
-        later = {n for n in LATER if getattr(expansion.config, n) == ADDED[n]}  # earlier versions had no such
-        config = expansion.config.model_dump(mode="json", exclude={"readouts", *later, *expansion.config.idle()})
-        config |= {} if expansion.names == [PROBE] else {"readouts": expansion.names}
-        if name == "adjoint" and expansion.functionals and readout == expansion.names[0]:
-            config["bend"] = "table"  # earlier versions replayed the functionals
-        if name == "positions" and reads_held(expansion):
-            config["table"] = "held by steps"  # earlier versions read it as it comes, or held by an order's sums
-        if name == "adjoint" and expansion.controlled:
-            config["control"] = "held by steps"  # and so with what a sample is drawn for
-    elif name == "curved":
-        config = open_base(run).settings()
-    elif name == "reweighting":
-        about = open_sensitivities(run)
-        config = about.config.model_dump(mode="json", exclude={"readouts"}) | {"readouts": about.names}
-    elif name in ("fut", "fut++", "replay"):
-        config = pairwise_config(run).model_dump(mode="json", exclude={"item_block"})
-    asked = {} if readout == PROBE else {"readout": readout}
-    content = json.dumps({"run": run.manifest.identity, "terms": config} | asked, sort_keys=True)
+    """Digest of what the estimates are made from: run, read-out, and what the method reads."""
+    terms = dict(method_of(estimator).fingerprint(run, readout))
+    content = json.dumps({"run": run.manifest.identity, "terms": terms, "readout": readout}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -277,5 +250,5 @@ def _fitted(content: dict[str, Any]) -> Calibrated:
 
 
 def _path(run_path: Path, estimator: str, readout: str, edit: str | None) -> Path:
-    near = "" if edit is None else f"-edit-{edit}"
+    near, estimator = "" if edit is None else f"-edit-{edit}", canonical(estimator)
     return run_path / DIRECTORY / f"{estimator.replace(':', '+')}{suffix(readout)}{near}.json"

@@ -13,18 +13,18 @@ from estimators.replay import batches
 from fut.artifacts import directory as files
 from fut.estimation.estimates import ReadoutEstimates
 from fut.estimation.results import Changes
-from fut.methods.adjoint import identity
+from fut.methods.adjoint import identity, memory
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
+from fut.methods.adjoint.method import ADJOINT_METHOD
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
-from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
 from fut.methods.batching import batch_size
-from fut.methods.build import build_expansion
-from fut.methods.expansion.anchors import ITEM_BLOCK
-from fut.methods.footprint import footprint_of
-from fut.methods.pairwise.compute import seconds_per_gradient
-from fut.methods.pairwise.store import pairwise_config
-from fut.methods.query_footprint import QueryFootprint
+from fut.methods.build import prepare
+from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.footprint import Footprint
+from fut.methods.timings import seconds_per_gradient
 from fut.readouts.readout import shortened
 from fut.resources.memory import require_memory
 from storage import IdentityError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fut.methods.context import Context
 
 
-ONE_PASS = "adjoint"
+ONE_PASS = ADJOINT_METHOD.name
 """The method that reads every read-out off one adjoint pass."""
 ReadoutChanges = Callable[[Sequence[Order], Sequence[str]], Changes]
 """(orders, names of read-outs) -> changes."""
@@ -52,7 +52,7 @@ def open_changes(run: Context, method: str, shared: Sequence[str], items: Sequen
         return OneByOne(run, method)
     expansion = expansion_for(run, shared, items)
     if not expansion.complete():
-        build_expansion(run, expansion)
+        prepare(run, EXPANSION, expansion)
     return OnePass(run, expansion, shared, items)
 
 
@@ -64,14 +64,14 @@ def expansion_for(run: Context, shared: Sequence[str], items: Sequence[int]) -> 
     """
     names = [*shared, *(f"item:{item}" for item in items)]
     of_run = open_expansion(run)
-    if identity.has_expansion(run.path) and set(names) <= set(of_run.names):
+    if identity.has_expansion(run.path) and set(names) <= set(of_run.spec.names):
         return of_run
     if identity.has_expansion(run.path, files.MEMORIZATION):
         stored = open_expansion(run, part=files.MEMORIZATION)
-        if set(names) <= set(stored.names):
+        if set(names) <= set(stored.spec.names):
             return stored
         raise IdentityError(
-            f"memorize: expected {stored.directory} to be swept for {shortened(names)}, got {shortened(stored.names)}; "
+            f"memorize: expected {stored.directory} to be swept for {shortened(names)}, got {shortened(stored.spec.names)}; "
             "remove the directory to compute it anew, or ask for what it has"
         )
     changed = {"readouts": names, "functionals": 0, "fine": len(shared)}
@@ -97,8 +97,8 @@ def plan_changes(run: Context, method: str, shared: Sequence[str], items: Sequen
     expansion = expansion_for(run, shared, items)
     if expansion.complete():
         return None
-    count, seconds = expansion.gradients(), seconds_per_gradient(run.problem, run.state(0))
-    return PassPlan(len(expansion.names), count, count * seconds, expansion.nbytes(), expansion.scratch_bytes())
+    cost, seconds = expansion_cost(expansion.spec), seconds_per_gradient(run.problem, run.state(0))
+    return PassPlan(len(expansion.spec.names), cost.gradients, cost.gradients * seconds, cost.kept, cost.scratch)
 
 
 class OneByOne:
@@ -118,10 +118,10 @@ class OnePass:
     """Changes of several read-outs at once; the weights of a block of items at a time are in memory."""
 
     def __init__(self, run: Context, expansion: Expansion, shared: Sequence[str], items: Sequence[int]) -> None:
-        rows = (min(ITEM_BLOCK, len(items)) + len(shared)) * (1 + bool(expansion.rank))
-        weights = rows * (run.steps + 1) * expansion.expected_coordinates * run.problem.objective.start().element_size()
-        footprint = footprint_of(run.problem, expansion.config, pairwise_config(run))
-        tables = QueryFootprint(footprint).adjoint_tables()
+        spec = expansion.spec
+        rows = (min(ITEM_BLOCK, len(items)) + len(shared)) * (1 + bool(spec.rank))
+        weights = rows * (run.steps + 1) * spec.expected_coordinates * run.problem.objective.start().element_size()
+        tables = memory.tables(spec, Footprint(run.problem))
         require_memory(
             "tables of the maps", tables + 3 * weights, run.problem.device, "lower --groups or adjoint.coordinates"
         )

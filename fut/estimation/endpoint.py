@@ -11,8 +11,7 @@ from torch import Tensor
 from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.estimation.results import Endpoint
-from fut.methods.pairwise.taylor import Fut
-from fut.methods.registry import open_estimator
+from fut.methods.registry import method_of, open_estimator
 from storage import fingerprint, write_bytes
 
 if TYPE_CHECKING:
@@ -44,20 +43,12 @@ def _rebuild(
 ) -> tuple[Tensor, float, float | None, float | None, str]:
     """Parameters [D], the estimator's loss, the sketch's measured and theoretical reconstruction errors, and what the estimator
     says against itself."""
-    if name == "retrain":
+    if method_of(name).capabilities.trains:
         truth = run.retrain(order)
         return truth.theta, truth.loss, None, None, ""
     estimator = open_estimator(run, name, **options)
     positions = estimator.positions([order])
     loss = estimator.losses(positions, len(order))[0]
     theta = estimator.endpoint(positions[0], len(order))
-    if not isinstance(estimator, Fut):
-        return theta, loss, None, None, estimator.caution()
-    return theta, loss, reconstruction_error(run, estimator), estimator.sketch.reconstruction_error(), ""
-
-
-def reconstruction_error(run: Context, estimator: Fut) -> float:
-    """|P^T P x - x| / |x| for x the displacement of the whole reference run."""
-    moved = run.state(run.steps).theta - run.state(0).theta
-    rebuilt = estimator.sketch.lift(estimator.sketch.project(moved))
-    return ((rebuilt - moved).norm() / moved.norm()).item()
+    measured, expected = estimator.reconstruction() or (None, None)
+    return theta, loss, measured, expected, estimator.caution()

@@ -16,7 +16,7 @@ from fut.estimation.calibration import Calibrated, read_calibration
 from fut.estimation.results import Estimate, estimated, known_truth
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import open_estimator
+from fut.methods.registry import canonical, method_of, open_estimator
 from fut.orders.editing import CALIBRATED, edits_between
 
 if TYPE_CHECKING:
@@ -56,11 +56,12 @@ class ReadoutEstimates:
         beside: ReadoutEstimates | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
-        self._run, self.method, self._known_counts, self._options = context, method, known, options or {}
+        self._run, self.method, self._known_counts, self._options = context, canonical(method), known, options or {}
+        self._trains = method_of(method).capabilities.trains
         self._about = context.readouts.get(readout)
         self.readout, self.unit = self._about.name, self._about.unit
         self.reference = context.readouts.at_reference(self._about)
-        self._calibrated = calibrated and not options and method != "retrain"
+        self._calibrated = calibrated and not options and not self._trains
         self._beside = beside
 
     @property
@@ -100,13 +101,13 @@ class ReadoutEstimates:
 
     def ready(self) -> None:
         """NotCachedError, naming the command to run, if the store lacks what the estimator reads."""
-        if self.method != "retrain":
+        if not self._trains:
             self.estimator.ready()
 
     def __call__(self, orders: Sequence[Order]) -> list[Estimate]:
         """An answer per checked order."""
         about, reference = self._about, self.reference
-        if self.method == "retrain":
+        if self._trains:
             truths = [self._run.readouts.truth(about, self._run.retrain(o)) for o in orders]
             return [known_truth(o, self.method, t, reference, about) for o, t in zip(orders, truths, strict=True)]
         known = self._known(orders)

@@ -13,7 +13,7 @@ from fut.data.probe_groups import item_similarity, probe_groups
 from fut.data.provenance import source_labels
 from fut.methods.adjoint import identity
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.registry import NAMES, default_estimator
+from fut.methods.registry import METHODS, default_estimator
 from fut.orders.parsing import OrderLike, named_orders, order_of, sorted_order
 from fut.orders.scores import difficulty
 from fut.readouts.readout import readout_names
@@ -56,7 +56,7 @@ class ContextFacts:
     @property
     def methods(self) -> Sequence[str]:
         """Names of all methods, `retrain` among them."""
-        return NAMES
+        return METHODS.names
 
     @property
     def default_method(self) -> str:
@@ -89,7 +89,7 @@ class ContextFacts:
 
     def computed_readouts(self) -> list[str]:
         """Read-outs that the run has an adjoint pass of."""
-        return open_expansion(self._run).names if identity.has_expansion(self._run.path) else []
+        return open_expansion(self._run).spec.names if identity.has_expansion(self._run.path) else []
 
     def sources(self) -> list[str]:
         """The file of a text directory that every item comes from [items]; UsageError where there is none."""

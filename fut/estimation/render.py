@@ -5,6 +5,7 @@ from __future__ import annotations
 from fut.display.format import amount, loss
 from fut.estimation.calibration import Calibrated
 from fut.estimation.results import Endpoint, Estimate
+from fut.methods.registry import EXACT, base_name
 from fut.readouts.readout import PROBE
 
 
@@ -34,7 +35,7 @@ def calibration(found: Calibrated) -> str:
 def endpoint(found: Endpoint) -> str:
     lines = [f"wrote {found.path}", f"estimated {loss(found.estimated_loss)} by {found.estimator}"]
     lines.append(f"evaluated {loss(found.evaluated_loss)} at these parameters")
-    if found.estimator == "replay-exact":
+    if base_name(found.estimator) == EXACT.name:
         lines.append("`fut cache RUN --terms curved` prepares endpoints that cost a fraction of a training run each")
     if found.sketch_error is not None:
         lines.append(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from estimators.orders.order import Order
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import jsonable, perplexity
+from fut.methods.registry import method_of
 from fut.readouts.readout import PROBE, ReadOut
 
 if TYPE_CHECKING:
@@ -184,7 +185,11 @@ def estimated(
     if not math.isfinite(value):
         return Estimate(value, value, None, estimator, order.digest, note=DIVERGED, **asked)
     if calibration is None:
-        note = BASELINE if estimator == "reference" else _uncalibrated(estimator, variance, readout.unit, own_error)
+        note = (
+            BASELINE
+            if method_of(estimator).capabilities.baseline
+            else _uncalibrated(estimator, variance, readout.unit, own_error)
+        )
         return Estimate(value, value - reference, None, estimator, order.digest, note=note, **asked)
     near = calibration.nearer(reference, share)
     corrected, interval = near.fit.correct(value), near.interval(value, variance)

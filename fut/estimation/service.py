@@ -13,7 +13,7 @@ from fut.estimation.estimates import ReadoutEstimates
 from fut.estimation.measured import Measured
 from fut.estimation.searching import Searching
 from fut.methods import costs
-from fut.methods.registry import ESTIMATORS, open_estimator, require_movable
+from fut.methods.registry import METHODS, open_estimator, require_movable
 from fut.protocols import Estimates
 from fut.training.trainer import Retrained
 
@@ -116,7 +116,7 @@ class EstimationService:
 
     def ready_methods(self, readout: str) -> list[str]:
         """Every method that moves items and can answer now, but for `retrain`."""
-        movable = (name for name, made in ESTIMATORS.items() if not made.in_place)
+        movable = (m.name for m in METHODS if m.capabilities.moves_items and not m.capabilities.trains)
         return [name for name in movable if self.is_ready(name, readout)]
 
     def require_movable(self, question: str, methods: Sequence[str]) -> None:

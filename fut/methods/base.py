@@ -1,20 +1,28 @@
-"""What every estimator is: orders in, final positions out, and the losses and parameters read off those."""
+"""What a method is, before and after it is opened on a run; an opened one is an estimator: orders in, figures out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from estimators.orders.order import Order
+from estimators.parameters import Coupling
 from estimators.replay import Listener, OrderBatch
+from fut.artifacts.directory import directory_bytes
 from fut.errors import UsageError
 from fut.methods.context import Context
+from fut.methods.footprint import Footprint
+from fut.methods.settings import Config
+from fut.methods.stages import LESS, Preparation, total
+from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import PROBE, ReadOut
 from fut.resources.device import computes
+from fut.training.problem import Problem
 
 Reading = Literal["linear", "evaluated"]
 """How a read-out is taken off a position: by its gradient at the reference, or really evaluated."""
@@ -29,7 +37,7 @@ class Estimator(ABC):
     """
 
     name: ClassVar[str]
-    in_place: ClassVar[bool] = False  # answers weights of items in their own steps, and no order that moves one
+    half: str | None = None  # one of two independent halves of the sampled coordinates, where only that one is read
 
     def __init__(self, context: Context, readout: str = PROBE) -> None:
         """context: the run. readout: the read-out's name; see `fut.readouts`."""
@@ -77,6 +85,15 @@ class Estimator(ABC):
         return None
 
     @property
+    def sampled(self) -> bool:
+        """Whether an estimate has a sampling error over coordinates, and independent halves of them can be asked for."""
+        return False
+
+    def reconstruction(self) -> tuple[float, float] | None:
+        """Measured and expected relative error with which it rebuilds parameters from a sketch; None where it has none."""
+        return None
+
+    @property
     def rebuilds(self) -> bool:
         """Whether positions can be turned into parameters."""
         return True
@@ -97,6 +114,91 @@ class Estimator(ABC):
 
     def batch(self, orders: Sequence[Order]) -> OrderBatch:
         return OrderBatch.pack([self.problem.canonical(order) for order in orders], self.problem.device)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a method can be asked.
+
+    Args:
+        moves_items: orders that move items; else weights of items in their own steps alone.
+        empty_steps: orders with a step of which nothing is trained.
+        any_length: orders of other lengths than the window's.
+        rebuilds: parameters at the end of an order.
+        needs_smooth: it takes a rule with a derivative.
+        coupling: the widest coupling of a rule's coordinates that it treats as it stands.
+        trains: it gives the truth, by training.
+        baseline: it says the same of every order.
+        exact_curvature: it takes curvature at query time, and is trusted where first-order figures err.
+        swept: it answers those read-outs alone that were asked for when it was prepared.
+    """
+
+    moves_items: bool = True
+    empty_steps: bool = True
+    any_length: bool = False
+    rebuilds: bool = False
+    needs_smooth: bool = False
+    coupling: Coupling = "global"
+    trains: bool = False
+    baseline: bool = False
+    exact_curvature: bool = False
+    swept: bool = False
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether there is anything to calibrate."""
+        return not (self.trains or self.baseline)
+
+    @property
+    def approximates(self) -> bool:
+        """Whether it is an approximation worth measuring: no baseline, and without curvature at query time."""
+        return not (self.baseline or self.exact_curvature)
+
+
+class Method(ABC):
+    """A way to answer what another order would have given: its name, what it can, what it computes before, what it costs.
+
+    name, aliases: what it goes by. capabilities: what it can be asked. preparation: what it computes before the first order.
+    advice: what to lower where its tables do not fit in memory. note: what is
+    said where it answers beside another method.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    capabilities: Capabilities = Capabilities()
+    preparation: Preparation[Any] | None = None
+    advice: str = LESS
+    note: str = ""
+
+    @abstractmethod
+    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
+        """The method on a run, for one read-out; TypeError for an option that it does not take."""
+
+    def gradients_before(self, context: Context) -> int:
+        """Gradient evaluations before the first order, beyond the reference run's own (a product counts two)."""
+        if self.preparation is None:
+            return 0
+        return total(self.preparation.stages, self.preparation.open(context).spec).gradients
+
+    def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
+        """Gradient evaluations per order, evaluations of the probe loss not counted."""
+        return 0
+
+    def read_bytes(self, context: Context) -> int:
+        """Bytes on disk that it reads."""
+        return directory_bytes(context.path / self.preparation.name) if self.preparation is not None else 0
+
+    def table_bytes(self, estimator: Estimator, footprint: Footprint) -> int:
+        """Bytes of tables that an opened one loads into memory; 0 where they are not cached."""
+        return 0
+
+    def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost | None:
+        """What so many orders cost, planned; None where it is said elsewhere."""
+        return None
+
+    def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
+        """What its estimates of a read-out are made from beside the run: a calibration holds for that alone."""
+        return {}
 
 
 def one_of(option: str, value: str | None, choices: object) -> None:

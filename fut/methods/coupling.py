@@ -33,10 +33,15 @@ def require_coordinates(problem: Problem, method: str, kept: int, setting: str) 
     require_uncut(problem, method, kept, f"set {setting} = {size}, or use --estimator replay-exact or retrain")
 
 
+def cut_apart(problem: Problem, kept: int) -> bool:
+    """Whether a sample of so many coordinates would separate some that the rule updates together."""
+    return kept < problem.objective.size and problem.rule.coupling != "coordinate"
+
+
 def require_uncut(problem: Problem, method: str, kept: int, advice: str) -> None:
     """UsageError where a sample of coordinates would separate some that the rule updates together."""
     rule, size = problem.rule, problem.objective.size
-    if kept < size and rule.coupling != "coordinate":
+    if cut_apart(problem, kept):
         raise UsageError(
             f"{method}: expected all {size} coordinates for the rule `{rule.name}`, which updates coordinates together (coupling "
             f"`{rule.coupling}`), got a sample of {kept}; {advice}"

@@ -1,46 +1,90 @@
-"""The estimators by name."""
+"""The methods by name, one line each, and how they are opened on a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fut.errors import UsageError
-from fut.methods.adjoint.estimator import Adjoint
-from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.positions import Positions
-from fut.methods.base import Estimator
-from fut.methods.baseline import ReferenceEstimator
+from fut.methods.adjoint.method import ADJOINT_METHOD, POSITIONS
+from fut.methods.base import Estimator, Method
+from fut.methods.baseline import REFERENCE
 from fut.methods.context import Context
-from fut.methods.footprint import footprint_of
+from fut.methods.footprint import Footprint
 from fut.methods.limits import require_tables
-from fut.methods.lowrank.estimator import Curved
-from fut.methods.pairwise.replay import Replay, ReplayExact
-from fut.methods.pairwise.store import pairwise_config
-from fut.methods.pairwise.taylor import Fut, FutPlusPlus
-from fut.methods.reweighting.estimator import Reweighting
+from fut.methods.lowrank.method import LOW_RANK_METHOD
+from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
+from fut.methods.pairwise.method import REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2
+from fut.methods.retrain import RETRAIN
+from fut.methods.reweighting.method import REWEIGHTING_METHOD
+from fut.methods.stages import Preparation
 from fut.readouts.readout import PROBE
+from fut.registry import Registry
 
-ESTIMATORS: dict[str, type[Estimator]] = {
-    e.name: e
-    for e in (ReferenceEstimator, Fut, FutPlusPlus, Replay, ReplayExact, Adjoint, Positions, Curved, Reweighting)
-}
-NAMES = (*ESTIMATORS, "retrain")
+METHODS: Registry[Method] = Registry(
+    "estimator",
+    "fut.methods",
+    [
+        REFERENCE,
+        TAYLOR1,
+        TAYLOR2,
+        REPLAY,
+        REPLAY_EXACT,
+        ADJOINT_METHOD,
+        POSITIONS,
+        LOW_RANK_METHOD,
+        REWEIGHTING_METHOD,
+        RETRAIN,
+    ],
+    UsageError,
+)
+DEFAULT, WITHOUT_DERIVATIVE = ADJOINT_METHOD, REPLAY
+"""What answers where nothing is named: of a rule with a derivative, and of one without."""
+ENDPOINTS, EXACT = LOW_RANK_METHOD, REPLAY_EXACT
+"""What answers shorter orders and rebuilds parameters: where its terms are cached, and where they are not."""
+
+
+def preparations() -> list[Preparation[Any]]:
+    """What the methods compute before the first order, in the order in which it is computed."""
+    found = {m.preparation.name: m.preparation for m in METHODS if m.preparation is not None}
+    return sorted(found.values(), key=lambda preparation: preparation.rank)
+
+
+def rebuilding(context: Context) -> Method:
+    """What rebuilds parameters where nothing is named: the low-rank method where its terms were begun."""
+    return ENDPOINTS if LOW_RANK_TERMS.begun(context.path) else EXACT
 
 
 def base_name(spec: str) -> str:
-    """The estimator's name in a specification like `fut:moments=replayed`."""
-    return spec.partition(":")[0]
+    """The method's name in a specification like `fut:moments=replayed`."""
+    name = spec.partition(":")[0]
+    return METHODS[name].name if name in METHODS else name
 
 
-def option(spec: str, name: str) -> str | None:
-    """The value of an option in a specification; None where it is not given."""
-    pairs = [part.partition("=") for part in spec.split(":")[1:]]
-    return next((value for key, _, value in pairs if key == name), None)
+def canonical(spec: str) -> str:
+    """A specification with the method's own name in place of an alias."""
+    _, colon, options = spec.partition(":")
+    return f"{base_name(spec)}{colon}{options}"
+
+
+def is_baseline(spec: str) -> bool:
+    """Whether a specification, of this or of another version, is of a method that says the same of every order."""
+    return base_name(spec) in METHODS and method_of(spec).capabilities.baseline
+
+
+def options_of(spec: str) -> dict[str, str]:
+    """The options in a specification."""
+    return {key: value for key, _, value in (part.partition("=") for part in spec.split(":")[1:])}
+
+
+def method_of(spec: str) -> Method:
+    """The method that a specification names; UsageError listing the known names."""
+    return METHODS[base_name(spec)]
 
 
 def require_movable(question: str, names: Sequence[str]) -> None:
-    """UsageError if one of the estimators cannot answer the random orders that a question is about."""
-    fixed = [name for name in names if (of := ESTIMATORS.get(base_name(name))) is not None and of.in_place]
+    """UsageError if one of the methods cannot answer the random orders that a question is about."""
+    fixed = [n for n in names if base_name(n) in METHODS and not method_of(n).capabilities.moves_items]
     if fixed:
         raise UsageError(
             f"{question}: expected estimators of orders that move items, got {', '.join(fixed)}, which answers weights of "
@@ -51,31 +95,26 @@ def require_movable(question: str, names: Sequence[str]) -> None:
 def make_estimator(context: Context, spec: str, readout: str = PROBE, **options: str) -> Estimator:
     """An estimator by name, with options after colons: `fut`, `fut:moments=replayed:reading=evaluated`.
 
-    UsageError listing the known names, or naming the option that it does not take.
+    Raises:
+        UsageError: listing the known names, or naming the option that it does not take.
     """
-    name, *written = spec.split(":")
-    if name not in ESTIMATORS:
-        raise UsageError(f"estimator: expected one of {', '.join(NAMES)}, got `{name}`; correct the name")
-    pairs = [part.partition("=") for part in written]
+    method = method_of(spec)
     try:
-        return ESTIMATORS[name](context, readout, **{k: v for k, _, v in pairs} | options)
+        return method.open(context, readout, **(options_of(spec) | options))
     except TypeError as error:
         raise UsageError(
-            f"estimator: expected options that `{name}` takes, got `{spec}` ({error}); correct them"
+            f"estimator: expected options that `{method.name}` takes, got `{spec}` ({error}); correct them"
         ) from error
 
 
-DEFAULT_ESTIMATOR = "adjoint"
-
-
 def default_estimator(context: Context) -> str:
-    """The estimator that answers when none is named: `adjoint`, or `replay` for a rule without a derivative."""
-    return DEFAULT_ESTIMATOR if context.problem.rule.smooth else "replay"
+    """The name of the method that answers when none is named: one for a rule with a derivative, one without."""
+    return (DEFAULT if context.problem.rule.smooth else WITHOUT_DERIVATIVE).name
 
 
 def open_estimator(context: Context, spec: str, readout: str = PROBE, **options: str) -> Estimator:
     """An estimator of one read-out of a run; ResourceError where its tables do not fit in memory. Options as in
     `make_estimator`."""
     made = make_estimator(context, spec, readout, **options)
-    require_tables(footprint_of(context.problem, open_expansion(context).resolved, pairwise_config(context)), made)
+    require_tables(Footprint(context.problem), method_of(spec), made)
     return made

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fut.errors import UsageError
 from fut.estimation import render
 from fut.estimation.calibration import SEED, Calibrated
+from fut.methods.registry import method_of
 from fut.orders.editing import CALIBRATED
 from fut.questions.context import QuestionContext
 from fut.questions.question import Question
@@ -41,7 +42,7 @@ class CalibrateRequest(Request[Calibrated]):
     )
 
     def __post_init__(self) -> None:
-        if self.estimator in ("retrain", "reference"):
+        if self.estimator is not None and not method_of(self.estimator).capabilities.calibrates:
             raise UsageError(
                 f"calibrate: expected an estimator, got `{self.estimator}`, which has nothing to calibrate; name another"
             )

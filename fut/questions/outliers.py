@@ -7,17 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fut.methods.registry import method_of
 from fut.protocols import RunFacts
-from fut.questions.context import method_name
 
 OUTLYING = 4.0
 """Gradient norm of an item, as a multiple of the median item's, above which estimates of its moves are warned of."""
-EXACT = ("replay-exact", "retrain")
 
 
 def outlier_note(run: RunFacts, items: Sequence[int], estimator: str) -> str:
     """A warning, as the end of a note, of those of the items that are outliers to an estimator; nothing where none is."""
-    inexact = bool(items) and method_name(estimator) not in EXACT
+    inexact = bool(items) and not method_of(estimator).capabilities.exact_curvature
     scores = run.scores("gradient-norm") if inexact else []
     typical = float(np.median(scores)) if scores else 0.0
     large = [item for item in items if scores and scores[item] > OUTLYING * typical]

@@ -19,23 +19,39 @@ SAMPLES = 512
 
 @dataclass(frozen=True)
 class Report:
-    """Where a report was written, and what of the run it could not show: question -> command that would answer it."""
+    """A report that was written.
+
+    Args:
+        path: of the file.
+        nbytes: its size.
+        missing: what of the run it could not show: question -> command that would answer it.
+    """
 
     path: Path
     nbytes: int
     missing: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
         return {"path": str(self.path), "bytes": self.nbytes, "missing": self.missing}
 
 
 def write_report(
     run: Context, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions"
 ) -> Report:
-    """Write the report of a run, by default as `report.html` into its directory. The same run state gives the same bytes.
+    """Write the report of a run; the same run state gives the same bytes.
 
-    samples: random orders that are estimated by `estimator` for the picture of the order effect; 0 for none.
-    Raises UsageError where the file cannot be written; an existing one is replaced.
+    Args:
+        run: the opened run.
+        out: the file, which is replaced; by default `report.html` in the run's directory.
+        samples: random orders that are estimated for the picture of the order effect; 0 for none.
+        estimator: the method that estimates them.
+
+    Returns:
+        Where the report lies, and what it could not show.
+
+    Raises:
+        UsageError: where the file cannot be written.
     """
     from fut.report.page import make_page
 

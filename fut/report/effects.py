@@ -82,10 +82,10 @@ def _random_truths(record: RunRecord, readout: str) -> Iterator[tuple[str, float
     listed = [(v.orders, v.true_losses) for v in record.verified if v.readout == readout]
     listed += [(fit.orders, fit.truths) for fit in calibrations(run, readout)]
     kept = [([Order.of(order) for order in orders], values) for orders, values in listed]
-    for found in record.read("search", Curriculum.from_dict):
-        if found.readout == readout and found.start is None and not any(found.constraints.values()):
-            values = found.random_losses
-            kept.append((random_orders(run.reference, len(values), found.seed), values))
+    for search in record.read("search", Curriculum.from_dict):
+        if search.readout == readout and search.start is None and not any(search.constraints.values()):
+            values = search.random_losses
+            kept.append((random_orders(run.reference, len(values), search.seed), values))
     for orders, values in kept:
         for order, value in zip(orders, values, strict=True):
             yield run.problem.canonical(order).digest, value
@@ -96,10 +96,10 @@ def _permutations(run: Context) -> Iterator[tuple[str, float]]:
     canonical = run.problem.canonical
     reference = canonical(run.reference)
     for order, loss in run.retrained.losses():
-        found = canonical(order)
-        lengths = sorted(map(len, found.steps)) == sorted(map(len, reference.steps))
-        if lengths and found.multiset_digest == reference.multiset_digest and found != reference:
-            yield found.digest, loss
+        permuted = canonical(order)
+        lengths = sorted(map(len, permuted.steps)) == sorted(map(len, reference.steps))
+        if lengths and permuted.multiset_digest == reference.multiset_digest and permuted != reference:
+            yield permuted.digest, loss
 
 
 def _estimates(run: Context, readout: str, count: int, estimator: str) -> tuple[list[float], bool]:
@@ -107,9 +107,9 @@ def _estimates(run: Context, readout: str, count: int, estimator: str) -> tuple[
         return [], False
     asker = EstimationService(run).estimates(estimator, readout, known=False)
     with run.progress(f"estimating {count} random orders", 1) as tick:
-        found = asker.edited(random_orders(run.reference, count, SEED), [None] * count)
+        answers = asker.edited(random_orders(run.reference, count, SEED), [None] * count)
         tick()
-    return [answer.value for answer in found], asker.calibration is not None
+    return [a.value for a in answers], asker.calibration is not None
 
 
 def _spread(values: Sequence[float], reference: float) -> OrderEffect | None:

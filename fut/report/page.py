@@ -17,7 +17,7 @@ from markupsafe import Markup
 from fut.display.format import amount, loss
 from fut.display.scale import better, minus
 from fut.errors import UsageError
-from fut.methods.registry import require_movable
+from fut.methods.registry import method_of, require_movable
 from fut.readouts.readout import PROBE
 from fut.report.board.tables import Board
 from fut.report.charts.heatmap import DARK, LIGHT, key_picture
@@ -64,13 +64,7 @@ def make_page(run: Context, samples: int, estimator: str, sections: Sequence[Sec
     Raises:
         UsageError: for a negative number of samples, or an estimator that trains or does not move items.
     """
-    if samples < 0:
-        raise UsageError(f"report: expected --samples of 0 or more, got {samples}; 512 is a good number")
-    if estimator == "retrain":
-        raise UsageError(
-            "report: expected an estimator that does not train, got `retrain`; `fut verify` retrains random orders"
-        )
-    require_movable("report", [estimator])
+    _check(samples, estimator)
     chosen = SECTIONS if sections is None else tuple(sections)
     record = read_record(run, Sampling(samples, estimator), chosen)
     gathered = [(section, section.gather(record)) for section in chosen]
@@ -92,6 +86,17 @@ def make_page(run: Context, samples: int, estimator: str, sections: Sequence[Sec
     )
     rows = [need(record) for section in chosen for need in section.needs]
     return Page(html.encode("utf-8", "replace"), {row.question: row.command for row in rows if not row.done})
+
+
+def _check(samples: int, estimator: str) -> None:
+    """UsageError for what cannot be meant."""
+    if samples < 0:
+        raise UsageError(f"report: expected --samples of 0 or more, got {samples}; 512 is a good number")
+    if method_of(estimator).capabilities.trains:
+        raise UsageError(
+            "report: expected an estimator that does not train, got `retrain`; `fut verify` retrains random orders"
+        )
+    require_movable("report", [estimator])
 
 
 def _part(section: Section, data: Any, record: RunRecord, common: dict[str, Any]) -> Markup:

@@ -48,6 +48,6 @@ def test_a_run_trained_with_the_example_is_replayed_as_it_is_retrained(rule: typ
     assert type(run.context.problem.rule) is rule
     orders = ["reverse", "random:0", "random:1", "random:2"]
     truth = np.array([run.retrain(order).loss for order in orders])
-    found = np.array([e.loss for e in run.estimate(orders, "replay-exact", known=False)])
+    found = np.array([e.value for e in run.estimate(orders, "replay-exact", known=False)])
     assert np.abs(found - truth).mean() < 1e-3 * np.abs(truth - run.reference_loss).mean()
-    assert run.estimate(["identity"], "replay-exact", known=False)[0].loss == pytest.approx(run.reference_loss)
+    assert run.estimate(["identity"], "replay-exact", known=False)[0].value == pytest.approx(run.reference_loss)

@@ -50,7 +50,9 @@ def test_the_step_of_differences_is_the_one_that_is_named(workbench: Any) -> Non
     coarse, usual = workbench.expansion(relative=1e-2), workbench.expansion()
     assert (coarse.relative, usual.relative) == (1e-2, 3e-4)
     assert not usual.about_reference
-    assert workbench.expansion(about_reference=True, mixture=1).groups == list(workbench.run.reference.steps)
+    assert workbench.expansion(about_reference=True, mixture=1).spec.trajectory.groups == list(
+        workbench.run.reference.steps
+    )
 
 
 GROUPS = ("centre", "ensemble", "anchors", "coordinates", "curvature", "precompute", "products", "order", "moments")

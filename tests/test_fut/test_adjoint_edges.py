@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import Cli, MakeRun, flip, small_config
+from small import Cli, MakeRun, expand, flip, small_config
 
 import fut
 from estimators.adjoint import mean_touched
@@ -17,9 +17,9 @@ from estimators.orders.order import random_orders
 from fut.artifacts.directory import directory_bytes
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.build import expand
+from fut.methods.adjoint.pipeline import expansion_cost
+from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.models.autodiff import central_difference, one_sided_difference
-from fut.progress import silent
 from storage import DiskFullError
 
 
@@ -65,15 +65,11 @@ def test_the_centres_orders_are_apart_from_random_ones(tmp_path: Path) -> None:
     held_out = [[i for (i,) in order.steps] for order in random_orders(run.reference, 32, 0)]
 
     def nearest(config: AdjointConfig) -> float:
-        members = [[i for (i,) in order.steps] for order in open_expansion(run.context, config).members]
+        members = [[i for (i,) in order.steps] for order in open_expansion(run.context, config).spec.trajectory.members]
         places = [np.argsort(order) for order in (*members, *held_out)]
         return float(np.corrcoef(places)[: len(members), len(members) :].max())
 
     assert nearest(AdjointConfig()) < 0.75
-    assert nearest(AdjointConfig(apart=False)) > 0.9, (
-        "so earlier versions drew them, and their expansions still have them"
-    )
-    assert "apart" not in AdjointConfig(apart=False).identity()
 
 
 def test_an_empty_sample_is_none(tmp_path: Path) -> None:
@@ -89,8 +85,11 @@ def test_an_interrupted_expansion_needs_no_disk_for_what_it_has(
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     expansion = open_expansion(run.context)
     expansion.directory.mkdir()
-    expansion.run_centre(silent)
-    needed, there = expansion.scratch_bytes() + expansion.nbytes(), directory_bytes(expansion.directory)
+    list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
+    needed, there = (
+        expansion_cost(expansion.spec).scratch + expansion_cost(expansion.spec).kept,
+        directory_bytes(expansion.directory),
+    )
     assert there > 0
     monkeypatch.setattr("storage.atomic._free_bytes", lambda path: needed - there)
     expand(run.context, None)
@@ -103,7 +102,7 @@ def test_an_expansion_is_configured_when_it_is_made(tmp_path: Path, cli: Cli) ->
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     terms = ("cache", run.path, "--terms", "adjoint", "--device", "cpu")
     assert cli(*terms, "--set", "adjoint.mixture=2", "--set", "adjoint.anchors=2").status == 0
-    assert (open_expansion(run.context).config.mixture, len(open_expansion(run.context).anchors)) == (2, 2)
+    assert (open_expansion(run.context).spec.config.mixture, len(open_expansion(run.context).spec.anchors)) == (2, 2)
     assert cli(*terms).status == 0, "as it is stored"
     said = cli(*terms, "--set", "adjoint.mixture=3")
     assert said.status == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from centres import written_out
-from small import Cli, MakeRun, small_config, uneven_run
+from small import Cli, MakeRun, expand, small_config, uneven_run
 
 import fut
 from estimators.errors import OrderError
@@ -21,10 +21,9 @@ from fut.estimation import calibration
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
-from fut.methods.build import expand
 from fut.methods.curvature_batches import drawn_samples, pooled_batch, pooled_products, pooled_size
+from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.models.autodiff import hessian_vector, hessian_vector_difference
-from fut.progress import silent
 from storage import IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -112,13 +111,13 @@ def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
     theta = run.context.state(2).theta
     direction = problem.probe_gradient(theta)
     exact = sum(problem.product(theta, i, direction) for i in range(run.items)) / run.items
-    found = pooled_products(problem, expansion.config, 2, theta[None], direction[None], 1)[0]
+    found = pooled_products(problem, expansion.spec.config, 2, theta[None], direction[None], 1)[0]
     assert (found - exact).norm() < 1e-3 * exact.norm()  # type: ignore[union-attr]
 
 
 def test_a_pool_is_divided_among_the_places_and_averaged_over_them(make_run: MakeRun) -> None:
     run = make_run(**FLOAT64, adjoint={"pool": 15})
-    problem, config = run.context.problem, open_expansion(run.context).config
+    problem, config = run.context.problem, open_expansion(run.context).spec.config
     places = torch.stack([run.context.state(t).theta for t in (0, 2, 4)])
     samples = len(problem.data.items[0][0])
     assert [pooled_size(problem, config, n) for n in (1, 3, 40)] == [
@@ -140,17 +139,17 @@ def test_a_pool_is_divided_among_the_places_and_averaged_over_them(make_run: Mak
 def test_an_ensemble_is_of_orders_as_they_are_really_trained(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(adjoint={"mixture": 3}), device="cpu")
     expansion = open_expansion(run.context)
-    expansion.run_centre(silent)
-    ends = [run.retrain(order).theta for order in expansion.members]
-    assert torch.equal(expansion.state(run.steps).theta, torch.stack(ends).sum(0) / 3)
-    assert len(expansion.runs.steps()) == 1, "of the runs only the latest states are kept"
+    list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
+    ends = [run.retrain(order).theta for order in expansion.spec.trajectory.members]
+    assert torch.equal(expansion.trajectory.state(run.steps).theta, torch.stack(ends).sum(0) / 3)
+    assert len(expansion.trajectory.runs.steps()) == 1, "of the runs only the latest states are kept"
     for t in range(run.steps):
-        places = expansion.places(t)
+        places = expansion.trajectory.places(t)
         mean = torch.stack(list(places)).sum(0) / 3
-        assert torch.equal(mean if t else run.context.state(0).theta, expansion.state(t).theta)
-        for row, order in enumerate(expansion.members):
+        assert torch.equal(mean if t else run.context.state(0).theta, expansion.trajectory.state(t).theta)
+        for row, order in enumerate(expansion.spec.trajectory.members):
             own = run.context.problem.gradient(places[row], order.steps[t][0])
-            assert torch.equal(expansion.gradients_of(t)[row], own)
+            assert torch.equal(expansion.trajectory.gradients_of(t)[row], own)
 
 
 @pytest.mark.parametrize("curvature", ["pooled", "items"])
@@ -163,25 +162,10 @@ def test_exact_products_are_what_differences_come_near_to(make_run: MakeRun, cur
     theta = runs[0].context.state(2).theta
     u = runs[0].context.problem.probe_gradient(theta)
     found = pooled_products(
-        runs[0].context.problem, open_expansion(runs[0].context).config, 2, theta[None], u[None], 1
+        runs[0].context.problem, open_expansion(runs[0].context).spec.config, 2, theta[None], u[None], 1
     )[0]
-    batch = pooled_batch(runs[0].context.problem, open_expansion(runs[0].context).config, 2)
+    batch = pooled_batch(runs[0].context.problem, open_expansion(runs[0].context).spec.config, 2)
     assert torch.equal(found, hessian_vector(runs[0].context.problem.objective, theta, batch, u))
-
-
-def test_the_form_of_products_is_pinned_only_where_it_is_not_the_first_one() -> None:
-    plain, exact = AdjointConfig().identity(), AdjointConfig(products="exact").identity()
-    assert "products" not in plain, "expansions of versions without the field are still opened"
-    assert exact == plain | {"products": "exact"}
-
-
-def test_an_expansion_of_a_version_without_ensembles_is_one_about_a_mixture() -> None:
-    mixture = AdjointConfig(centre="mixture")
-    assert "centre" not in mixture.identity()
-    assert AdjointConfig.stored({"mixture": 4}).spacing == "steps"
-    assert AdjointConfig().spacing == "rate"
-    assert AdjointConfig.stored(mixture.identity()) == mixture
-    assert AdjointConfig.stored(AdjointConfig().identity()) == AdjointConfig()
 
 
 def test_samples_cannot_be_pooled_from_items_of_several_shapes(tmp_path: Path) -> None:
@@ -190,7 +174,7 @@ def test_samples_cannot_be_pooled_from_items_of_several_shapes(tmp_path: Path) -
         expand(run.context, None)
     assert not (run.path / "adjoint").exists(), "refused before anything is pinned"
     expand(run.context, AdjointConfig(curvature="items"))
-    assert open_expansion(run.context).functionals == 0, "which need drawn batches"
+    assert open_expansion(run.context).spec.functionals == 0, "which need drawn batches"
     assert run.estimate(["reverse"], known=False)[0].delta != 0
 
 
@@ -210,7 +194,7 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
 def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
     run = make_run(adjoint={"mixture": 3})
     run.cache(["adjoint"])
-    members = open_expansion(run.context).members
+    members = open_expansion(run.context).spec.trajectory.members
     truth = [run.retrain(order).loss for order in members]
     guess = [
         e.value for e in run.estimate([order.steps for order in members], "adjoint", known=False, calibrated=False)
@@ -242,8 +226,11 @@ def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path,
     assert not expansion.scratch.exists()
     own = fut.train(tmp_path / "run", run.context.config, device="cpu")
     expansion = open_expansion(own.context)
-    expansion.run_centre(silent)
-    theta, direction = expansion.state(own.steps).theta, problem.probe_gradient(expansion.state(own.steps).theta)
+    list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
+    theta, direction = (
+        expansion.trajectory.state(own.steps).theta,
+        problem.probe_gradient(expansion.trajectory.state(own.steps).theta),
+    )
     batch = drawn_samples(problem.data.items, 1, np.random.default_rng([0, 23]))
     exact = hessian_vector(problem.objective, theta, batch, direction)
     difference = hessian_vector_difference(problem.objective, theta, batch, direction)

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from centres import written_out_table
-from small import Cli, MakeRun, small_config
+from small import Cli, MakeRun, expand, small_config
 
 import fut
 from fut.methods.adjoint import anchor_count as choosing
+from fut.methods.adjoint import memory
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.pipeline import Expansion
-from fut.methods.build import expand
-from fut.methods.footprint import footprint_of
+from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.footprint import Footprint
 from fut.methods.lowrank.terms import open_base
-from fut.methods.pairwise.store import pairwise_config
-from fut.methods.query_footprint import QueryFootprint
+from fut.methods.stages import build
 from fut.models import autodiff as derivatives
 from storage import CheckpointStore
 
@@ -42,18 +43,18 @@ def test_the_error_is_that_of_the_table_between_anchors(
     data = {"items": 7, "batch": 2, "context": 12, "probe": 4}
     run = make_run(**FLOAT64, data=data, adjoint=EXACT | TIGHT | {"seed": pilots})
     expansion, wrong, spread = open_expansion(run.context), 0.0, 0.0
-    anchors, true = expansion.spread(3), written_out_table(run, range(run.steps)).sum(-1)
-    guessed, items = written_out_table(run, anchors).sum(-1), choosing.pilot_items(expansion)
+    anchors, true = expansion.spec.spread(3), written_out_table(run, range(run.steps)).sum(-1)
+    guessed, items = written_out_table(run, anchors).sum(-1), choosing.pilot_items(expansion.spec)
     assert len(items) == min(pilots, 7)
-    middles = choosing.between(expansion, 3)
+    middles = choosing.between(expansion.spec, 3)
     assert len(middles) == 2
     for step in middles:
         width = anchors[1] - anchors[0] if step < anchors[1] else anchors[2] - anchors[1]
         wrong += width * (guessed - true)[step, items].var()
         spread += width * true[step, items].var()
-    assert expansion.choice is not None
-    assert expansion.choice.errors[3] == pytest.approx((wrong / spread) ** 0.5, rel=1e-6)
-    assert expansion.choice.errors[3] > 1e-5, "there is something to interpolate"
+    assert expansion.spec.choice is not None
+    assert expansion.spec.choice.errors[3] == pytest.approx((wrong / spread) ** 0.5, rel=1e-6)
+    assert expansion.spec.choice.errors[3] > 1e-5, "there is something to interpolate"
 
 
 @pytest.mark.parametrize("kept", [{}, {"coordinates": 600}, {"coordinates": 600, "control": "never"}])
@@ -65,9 +66,9 @@ def test_what_is_chosen_is_what_could_have_been_configured(
     expand(run.context, AdjointConfig.model_validate(kept | asked))
     expand(same.context, AdjointConfig.model_validate(kept | {"anchors": count}))
     assert (
-        open_expansion(run.context).anchors
-        == open_expansion(same.context).anchors
-        == open_expansion(run.context).spread(count)
+        open_expansion(run.context).spec.anchors
+        == open_expansion(same.context).spec.anchors
+        == open_expansion(run.context).spec.spread(count)
     )
     ours, theirs = all_terms(open_expansion(run.context)), all_terms(open_expansion(same.context))
     assert ours.keys() == theirs.keys()
@@ -78,7 +79,7 @@ def test_what_is_chosen_is_what_could_have_been_configured(
 def test_a_window_too_short_for_a_step_between_takes_no_error(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(data={"items": 2}), device="cpu")
     expand(run.context, AdjointConfig.model_validate(TIGHT))
-    choice = open_expansion(run.context).choice
+    choice = open_expansion(run.context).spec.choice
     assert choice is not None
     assert (choice.anchors, choice.errors) == ([0, 1], {3: 0.0})
 
@@ -90,10 +91,10 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
         list[float](),
         derivatives.gradient,
     )
-    most, plan = expansion.gradients(), run.plan(adjoint=expansion.config)
+    most, plan = expansion_cost(expansion.spec).gradients, run.plan(adjoint=expansion.spec.config)
     assert sum(s.gradients for s in plan.stages if s.stage.startswith("adjoint:")) == most
-    assert any(f"anchors: planned for {len(expansion.anchors)}, the most" in note for note in plan.notes)
-    scratch, spared = expansion.scratch_bytes(), len(expansion.anchors) - 3
+    assert any(f"anchors: planned for {len(expansion.spec.anchors)}, the most" in note for note in plan.notes)
+    scratch, spared = expansion_cost(expansion.spec).scratch, len(expansion.spec.anchors) - 3
 
     def count(item: Any) -> None:
         calls.append(min(1.0, len(item[0]) / run.context.config.data.batch))  # a probe chunk counts one
@@ -102,13 +103,19 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(derivatives, "hessian_vector", lambda o, t, i, u: (count(i), count(i), exact(o, t, i, u))[2])
     monkeypatch.setattr(derivatives, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
     monkeypatch.setattr(derivatives, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
-    expansion.build()
+    build(EXPANSION, expansion)
     assert spared > 0
-    assert sum(calls) == expansion.gradients() == most - spared * 5, "anchors that there could have been"
-    assert scratch >= expansion.scratch_bytes()
+    assert sum(calls) == expansion_cost(expansion.spec).gradients == most - spared * 5, (
+        "anchors that there could have been"
+    )
+    assert scratch >= expansion_cost(expansion.spec).scratch
     tables = [
-        QueryFootprint(footprint_of(run.context.problem, c, pairwise_config(run.context))).adjoint_tables()
-        for c in (expansion.resolved, expansion.config.model_copy(update={"anchors": 3}), expansion.config)
+        memory.tables(AdjointSpec(run.context.problem, c), Footprint(run.context.problem))
+        for c in (
+            expansion.spec.resolved,
+            expansion.spec.config.model_copy(update={"anchors": 3}),
+            expansion.spec.config,
+        )
     ]
     assert tables[0] == tables[1] < tables[2], "what is read is of the anchors that were chosen"
 
@@ -155,9 +162,9 @@ def test_killed_or_damaged_it_chooses_the_same_again(tmp_path: Path, kept: dict[
                 assert str(path) in [d.path for d in run.check()]
                 run.methods.repair()
             run = fut.open(tmp_path / "run", device="cpu", progress=stopping)
-    assert "are 3 anchors enough?" in stages
+    assert "anchors: how many" in stages
     assert run.check() == []
-    assert open_expansion(run.context).choice == open_expansion(whole.context).choice
+    assert open_expansion(run.context).spec.choice == open_expansion(whole.context).spec.choice
     ours, theirs = all_terms(open_expansion(run.context)), all_terms(open_expansion(whole.context))
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
@@ -165,13 +172,13 @@ def test_killed_or_damaged_it_chooses_the_same_again(tmp_path: Path, kept: dict[
 def test_a_lost_choice_is_made_again_without_touching_the_terms(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     expand(run.context, AdjointConfig.model_validate(TIGHT))
-    choice, before = open_expansion(run.context).choice, all_terms(open_expansion(run.context))
+    choice, before = open_expansion(run.context).spec.choice, all_terms(open_expansion(run.context))
     open_expansion(run.context).chosen.remove(0)
     run = fut.open(tmp_path / "run", device="cpu")
     assert not open_expansion(run.context).complete()
     expand(run.context, None)
     after = all_terms(open_expansion(run.context))
-    assert open_expansion(run.context).choice == choice
+    assert open_expansion(run.context).spec.choice == choice
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
@@ -181,7 +188,7 @@ def test_info_says_what_was_chosen_and_why(tmp_path: Path, cli: Cli) -> None:
     assert cli("cache", tmp_path / "run", "--terms", "adjoint", *chosen).status == 0
     found = run.info()["adjoint_anchor_choice"]
     assert (found["anchors"], [t["anchors"] for t in found["tried"]]) == (
-        len(open_expansion(run.context).anchors),
+        len(open_expansion(run.context).spec.anchors),
         [3, 5],
     )
     assert found["tried"][0]["error"] > found["tried"][1]["error"]
@@ -193,5 +200,5 @@ def test_info_says_what_was_chosen_and_why(tmp_path: Path, cli: Cli) -> None:
 def test_the_curved_estimator_takes_three(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(adjoint=TIGHT, curved={"rank": 2, "anchors": 1}), device="cpu")
     run.cache(["curved"])
-    assert open_base(run.context).expansion.anchors == [0, 2, 4]
+    assert open_base(run.context).spec.anchors == [0, 2, 4]
     assert run.endpoint("identity", estimator="curved").evaluated_loss == run.reference_loss

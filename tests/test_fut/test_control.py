@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from centres import written_out_table
-from small import MakeRun, small_config
+from small import MakeRun, expand, small_config
 
 import fut
 from estimators.adjoint import poisson_sample
@@ -20,12 +20,11 @@ from fut.errors import NotCachedError
 from fut.methods.adjoint import sampling
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.control_variate import SAMPLES, part_of
-from fut.methods.adjoint.costs import anchor_bytes
+from fut.methods.adjoint.costs import anchors
 from fut.methods.adjoint.estimator import Adjoint
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
 from fut.methods.batching import raw_estimates
-from fut.methods.build import expand
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 PLAIN = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
@@ -130,11 +129,11 @@ def test_estimates_are_bitwise_the_reference_and_alike_in_any_batch(few: Few) ->
 def test_large_tables_are_no_control_variates_unless_asked_for(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, control: str, entries: int, there: bool
 ) -> None:
-    monkeypatch.setattr("fut.methods.adjoint.pipeline.ENTRIES", entries)
+    monkeypatch.setattr("fut.methods.adjoint.spec.ENTRIES", entries)
     expansion = open_expansion(make_run(adjoint={"coordinates": 600, "control": control}, cached=False).context)
-    assert expansion.controlled == there
-    assert (anchor_bytes(expansion) > 0) == there
-    assert not open_expansion(make_run(adjoint={"control": "always"}, cached=False).context).controlled, (
+    assert expansion.spec.controlled == there
+    assert (anchors(expansion.spec).scratch > 0) == there
+    assert not open_expansion(make_run(adjoint={"control": "always"}, cached=False).context).spec.controlled, (
         "all coordinates are kept"
     )
 

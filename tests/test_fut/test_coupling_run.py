@@ -102,7 +102,7 @@ def test_replays_are_the_rule_on_the_gradients_they_say(run: fut.Run) -> None:
 
     for name, gradient in (("replay", plain), ("replay-exact", curved)):
         expected = problem.probe_loss(stepped_by_tensor(run, ORDER, gradient))
-        assert run.estimate([ORDER], name, known=False)[0].loss == pytest.approx(expected, abs=1e-10)
+        assert run.estimate([ORDER], name, known=False)[0].value == pytest.approx(expected, abs=1e-10)
 
 
 def test_the_adjoint_is_its_formula(run: fut.Run) -> None:
@@ -123,20 +123,20 @@ def test_estimates_follow_real_retraining(tmp_path: Path) -> None:
     orders = [f"random:{seed}" for seed in range(8)]
     truth = np.array([run.retrain(order).loss for order in orders])
     for name, most in (("adjoint", 0.1), ("replay-exact", 0.1), ("replay", 0.6)):
-        found = np.array([e.loss for e in run.estimate(orders, name, known=False)])
+        found = np.array([e.value for e in run.estimate(orders, name, known=False)])
         assert np.abs(found - truth).mean() < most * np.abs(truth - run.reference_loss).mean(), name
 
 
 @pytest.mark.parametrize("cached", [1, 3000, 10**9])
 def test_blocks_of_the_replay_never_cut_a_matrix(run: fut.Run, monkeypatch: pytest.MonkeyPatch, cached: int) -> None:
-    expected = run.estimate([ORDER], "adjoint", known=False)[0].loss
+    expected = run.estimate([ORDER], "adjoint", known=False)[0].value
     monkeypatch.setattr("fut.methods.adjoint.estimator.CACHED", cached)
     monkeypatch.setattr("estimators.position_table.CACHED", cached)
     blocks = run.methods.open("adjoint")._blocks(1)
     ends = run.context.problem.objective.layout.ends
     assert all(block.start in ends and block.stop in ends for block in blocks)
     assert cached > 1 or len(blocks) > 1, "a test of one block cuts nothing"
-    assert run.estimate([ORDER], "adjoint", known=False)[0].loss == pytest.approx(expected, abs=1e-12)
+    assert run.estimate([ORDER], "adjoint", known=False)[0].value == pytest.approx(expected, abs=1e-12)
 
 
 def test_attributions_are_derivatives_of_real_retraining(run: fut.Run) -> None:

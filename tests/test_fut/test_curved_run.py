@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import Cli, flip, small_config
+from small import Cli, curve, expand, flip, small_config
 
 import fut
 from estimators.lowrank import refresh_steps, sensitivity
@@ -21,11 +21,11 @@ from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.batching import raw_estimates
-from fut.methods.build import curve, expand
+from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.lowrank.config import CurvedConfig
 from fut.methods.lowrank.estimator import Curved
+from fut.methods.lowrank.pipeline import low_rank_at, low_rank_cost
 from fut.methods.lowrank.terms import LOW_RANK_KEY, open_base
-from fut.progress import silent
 from storage import DiskFullError, IdentityError
 
 FLOAT64 = {"model": {"width": 4, "layers": 1, "heads": 2, "dtype": "float64"}}
@@ -88,7 +88,7 @@ def written_out(run: fut.Run, order: Sequence[int], every: int) -> tuple[torch.T
     y, held = run.context.state(0), torch.zeros_like(centre[0])
     for t, item in enumerate(order):
         delta = y.theta - centre[t]
-        nearest = int(np.argmin([abs(a - t) for a in base.curvature_anchors]))
+        nearest = int(np.argmin([abs(a - t) for a in base.spec.curvature_anchors]))
         L = torch.from_numpy(terms.read("lowrank", nearest))
         low = L.T @ (torch.from_numpy(terms.read("eigenvalue", nearest)[0]) * (L @ delta))
         if t in refresh_steps(run.steps, every):
@@ -115,10 +115,10 @@ def test_it_is_its_recursion_written_out(tmp_path: Path, every: int) -> None:
 def test_its_low_rank_leads_the_mean_hessian_in_the_rules_metric(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", **FLOAT64, curved={"rank": 30, "anchors": 1, "pool": 5, "clamp": 0.9})
     base, problem = open_base(run.context), run.context.problem
-    base.expansion.run_centre(silent)
+    list(run_trajectory(base.trajectory, missing_steps(base.trajectory)))
     assert len(base.batch(LOW_RANK_KEY, 2)[0]) == sum(len(item[0]) for item in problem.data.items)
-    values, L = base.low_rank(2)
-    state = base.expansion.state(2)
+    values, L = low_rank_at(base, 2)
+    state = base.trajectory.state(2)
     weight = sensitivity(problem.rule, state, 0.9)
     root = (weight / weight.max()).sqrt()
     for value, row in list(zip(values, L, strict=True))[:3]:
@@ -199,7 +199,7 @@ def test_gradients_are_borrowed_from_a_fitting_expansion(tmp_path: Path, monkeyp
     run, expected = trained(tmp_path / "run", **about), trained(tmp_path / "expected", **about)
     run.cache(["adjoint"])
     plan = run.methods.plan_cache(["curved"])
-    assert plan.gradients == open_base(run.context).gradients() - 3 * 5
+    assert plan.gradients == low_rank_cost(open_base(run.context).spec).gradients - 3 * 5
     monkeypatch.setattr("fut.training.problem.Problem.item_gradients", lambda *a: pytest.fail("computed again"))
     run.cache(["curved"])
     monkeypatch.undo()
@@ -207,10 +207,10 @@ def test_gradients_are_borrowed_from_a_fitting_expansion(tmp_path: Path, monkeyp
     assert terms_of(run) == terms_of(expected)
     other = trained(tmp_path / "other")
     expand(other.context, AdjointConfig(anchors=2, coordinates=300))
-    assert open_base(other.context)._lender is None
+    assert open_base(other.context).lender is None
     ensemble = trained(tmp_path / "ensemble")
     ensemble.cache(["adjoint"])
-    assert open_base(ensemble.context)._lender is None, "the base is about mixtures"
+    assert open_base(ensemble.context).lender is None, "the base is about mixtures"
     ensemble.cache(["curved"])
     found, others = (open_base(r.context).terms().read("centre", 5) for r in (ensemble, run))
     assert np.array_equal(found, others)
@@ -277,11 +277,12 @@ def test_what_it_costs_is_said_and_planned(curved_run: fut.Run) -> None:
     info, base, plan = curved_run.info(), open_base(curved_run.context), curved_run.plan()
     stages = [s for s in plan.stages if s.stage.startswith("curved:")]
     assert len(stages) == 4
-    assert sum(s.gradients for s in stages) == base.gradients() == info["precompute_gradients"]["curved"]
-    assert base.gradients() == 4 * 5 + 2 * 2 * 3 * 2 + 3 * 5 + 2 * 2
-    assert sum(s.bytes_kept for s in stages) == base.nbytes()
-    assert sum(s.bytes_scratch for s in stages) == base.scratch_bytes()
-    assert base.nbytes() / 2 < info["term_bytes"]["curved"] < base.nbytes() + 100_000
+    cost = low_rank_cost(base.spec)
+    assert sum(s.gradients for s in stages) == cost.gradients == info["precompute_gradients"]["curved"]
+    assert cost.gradients == 4 * 5 + 2 * 2 * 3 * 2 + 3 * 5 + 2 * 2
+    assert sum(s.bytes_kept for s in stages) == cost.kept
+    assert sum(s.bytes_scratch for s in stages) == cost.scratch
+    assert cost.kept / 2 < info["term_bytes"]["curved"] < cost.kept + 100_000
     assert info["query_gradients"]["curved"] == 4
     assert plan["query: curved"].peak_memory > 0
     assert curved_run.methods.plan_cache(["curved"]).blocks == 0
@@ -302,7 +303,8 @@ def test_what_it_refuses(tmp_path: Path, curved_run: fut.Run, monkeypatch: pytes
     with pytest.raises(IdentityError, match=r"curved\.rank"):
         curve(curved_run.context, CurvedConfig(rank=7, anchors=2, refresh=2))
     run = trained(tmp_path / "run")
-    needed = open_base(run.context).scratch_bytes() + open_base(run.context).nbytes()
+    cost = low_rank_cost(open_base(run.context).spec)
+    needed = cost.scratch + cost.kept
     monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
     with pytest.raises(DiskFullError, match="the low-rank curvature and its scratch"):
         run.cache(["curved"])
@@ -342,7 +344,7 @@ def test_all_samples_of_one_setting_are_answered_alike(curved_run: fut.Run) -> N
 def test_steps_of_several_items_and_any_readout(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", data={"items": 6, "per_step": 2}, curved=FEW | {"refresh": 1})
     run.cache(["curved"])
-    assert open_base(run.context).query_gradients() == 3 * 2 * 2
+    assert open_base(run.context).spec.query_gradients() == 3 * 2 * 2
     assert len(open_base(run.context).batch(LOW_RANK_KEY, 0)[0]) == 2 * 2 * 2
     order = [[5, 0], [3, 2], [1, 4]]
     estimator = run.methods.open("curved", readout="item:1")

@@ -7,26 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import MakeRun, flip, small_config
+from small import MakeRun, expand, flip, small_config
 from torch import Tensor
 
 import fut
 from estimators.adjoint import Anchored, inclusion_probabilities, partial_sums, poisson_sample, quadratic_part
 from estimators.control_variates import signed_variance
 from estimators.orders.order import Order, random_order
-from fut.api import info
 from fut.errors import NotCachedError, UsageError
 from fut.methods.adjoint import quadratic_directions as functionals
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.adjoint.estimator import MINIMUM, Adjoint
+from fut.methods.adjoint.estimator import Adjoint
+from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.pipeline import Expansion
-from fut.methods.adjoint.quadratic import bend_of
+from fut.methods.adjoint.quadratic import bend_of, known_functionals
 from fut.methods.adjoint.quadratic_directions import principal_functionals, simulated_displacements
-from fut.methods.build import expand
+from fut.methods.timings import LEAST
 from fut.models import autodiff as derivatives
 from fut.readouts.readout import make_readouts
-from storage import TermStore
 
 FLOAT64 = {"model": {"dtype": "float64"}}
 
@@ -39,7 +37,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def probe_bend(expansion: Expansion, delta: Tensor) -> Tensor:
     """Exact H delta of the probe chunks that functionals look at."""
-    problem, theta = expansion.problem, expansion.state(expansion.steps).theta
+    problem, theta = expansion.problem, expansion.trajectory.state(expansion.spec.steps).theta
     chunks = problem.data.probe[: functionals.CHUNKS]
     return torch.stack([derivatives.hessian_vector(problem.objective, theta, c, delta) for c in chunks]).mean(0)
 
@@ -79,17 +77,23 @@ def test_the_estimate_is_the_linear_one_and_half_the_squares(
     order = random_order(run.reference, 5)
     expansion = open_expansion(run.context)
     found = [slow_functionals(run, o) for o in (order, run.reference)]
-    centre, slopes = expansion.state(run.steps).theta, slopes_of(expansion)
+    centre, slopes = expansion.trajectory.state(run.steps).theta, slopes_of(expansion)
     known = slopes @ (run.context.state(run.steps).theta - centre)  # what the reference run's functionals really are
     added, mean, origin, gain = found[0][1] - found[1][1], known, torch.zeros(4).double(), 1.0
     if kind == "ensemble":
-        true = torch.stack([known, *(slopes @ (run.retrain(o).theta - centre) for o in expansion.members)])
-        guess = torch.stack([slow_functionals(run, o)[1] - found[1][1] for o in (run.reference, *expansion.members)])
+        true = torch.stack(
+            [known, *(slopes @ (run.retrain(o).theta - centre) for o in expansion.spec.trajectory.members)]
+        )
+        guess = torch.stack(
+            [slow_functionals(run, o)[1] - found[1][1] for o in (run.reference, *expansion.spec.trajectory.members)]
+        )
         mean, origin = true.mean(0), guess.mean(0)
         gain = float(np.polyfit((guess - origin).flatten(), (true - mean).flatten(), 1)[0])
         assert 0 < gain < 0.95 or rate < 1e-2, "at a high rate functionals cannot be told so well"
         gain = min(gain, 1.0)
-    squares = expansion.bend[1] * ((mean + gain * (added - origin)).square() - (mean - gain * origin).square())
+    squares = known_functionals(expansion)[1] * (
+        (mean + gain * (added - origin)).square() - (mean - gain * origin).square()
+    )
     expected = found[0][0] - found[1][0] + 0.5 * squares.sum()
     estimate = run.estimate([order], "adjoint")[0]
     assert estimate.delta == pytest.approx(float(expected), rel=1e-9, abs=1e-15)
@@ -100,26 +104,26 @@ def slow_functionals(run: fut.Run, order: Order) -> tuple[Tensor, Tensor]:
     """Linear part and functionals [m] of an order, by a plain loop over steps, from the scratch of the sweep."""
     expansion, problem = open_expansion(run.context), run.context.problem
     terms = expansion.terms()
-    tables = [torch.from_numpy(terms.read("gradient", a)) for a in range(len(expansion.anchors))]
-    gradients = Anchored(expansion.anchors, lambda a: tables[a])
+    tables = [torch.from_numpy(terms.read("gradient", a)) for a in range(len(expansion.spec.anchors))]
+    gradients = Anchored(expansion.spec.anchors, lambda a: tables[a])
     state, total, bent = (
         run.context.state(0),
         torch.tensor(0.0),
-        torch.zeros(expansion.functionals, dtype=torch.float64),
+        torch.zeros(expansion.spec.functionals, dtype=torch.float64),
     )
     for step in range(run.steps + 1):
         weight = torch.from_numpy(terms.read("weight", step))[0]
         total = total + weight @ (state.theta - torch.from_numpy(terms.read("centre", step)[0]))
         if step < run.steps:
             gradient = gradients(step)[order.steps[step][0]]
-            bent = bent + expansion.injection(step) @ gradient
+            bent = bent + expansion.sweep.injection(step) @ gradient
             state = problem.rule.step(state, gradient, problem.rate(step))[0]
     return total, bent
 
 
 def slopes_of(expansion: Expansion) -> Tensor:
     """The functionals [m, D], from the scratch of the sweep."""
-    return torch.from_numpy(expansion.swept.read_array(expansion.steps, "functional"))
+    return torch.from_numpy(expansion.sweep.swept.read_array(expansion.spec.steps, "functional"))
 
 
 @pytest.mark.parametrize(("name", "rate", "error"), [("sgd", 1e-2, 0.02), ("adamw", 1e-4, 0.25)])
@@ -155,7 +159,7 @@ def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
     exact, signed = table(0)[1:]
     assert signed.numel() == 0
     run, controlled, signed = table(1, coordinates=400, control="always")
-    assert open_expansion(run.context).controlled
+    assert open_expansion(run.context).spec.controlled
     assert signed.numel() == 0
     assert controlled.tolist() == pytest.approx(exact.tolist(), rel=1e-9)
     few = [table(seed, coordinates=400, control="never") for seed in range(12)]
@@ -173,22 +177,6 @@ def test_a_table_of_a_sample_is_unbiased_and_states_its_error(
     assert not torch.equal(*parts), "two samples, two estimates"
     halves = [bend_of(open_expansion(run.context), half) for half in ("first", "second")]
     assert torch.equal(halves[0].table, halves[1].table), "of all coordinates, whichever half is replayed"
-
-
-def test_functionals_of_an_earlier_version_are_refused(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such an expansion has weights of its functionals, and no table of them."""
-    run = fut.open(own_run, device="cpu")
-    specs = [s for s in open_expansion(run.context).terms().specs if s.name != "functionals"]
-    monkeypatch.setattr(TermStore, "specs", specs)
-    with pytest.raises(
-        NotCachedError,
-        match=r"a table of its functionals, got one of an earlier version; remove .*adjoint, then run",
-    ):
-        run.estimate(["reverse"], known=False)
-    assert run.estimate(["reverse"], "adjoint:reading=linear", known=False)[0].delta
-    with pytest.raises(NotCachedError, match="got one of an earlier version"):
-        open_expansion(run.context).terms(create=True)
-    assert info._own_error(run.context) is None, "what cannot be asked is no reason to say nothing else"
 
 
 def test_missing_functionals_are_not_done_without(own_run: Path) -> None:
@@ -233,7 +221,7 @@ def test_without_functionals_the_reading_is_linear(make_run: MakeRun) -> None:
     assert run.methods.open("adjoint").functionals == 0
     assert run.estimate(["identity"], known=False)[0].value == run.reference_loss
     estimator = run.methods.open("adjoint")
-    assert estimator.positions([run.reference]).shape[1] == 2 * -(-run.context.parameters // MINIMUM), (
+    assert estimator.positions([run.reference]).shape[1] == 2 * -(-run.context.parameters // LEAST), (
         "sums and variances"
     )
 

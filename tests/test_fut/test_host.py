@@ -18,7 +18,8 @@ from small import Cli, arguments, small_config
 from torch import nn
 
 import fut
-from fut.methods.registry import ESTIMATORS
+from fut.methods.base import Estimator
+from fut.methods.context import Context
 from fut.models.factory import build_module
 from fut.models.objective import Objective
 from fut.resources import device as devices
@@ -155,7 +156,12 @@ def test_all_that_computes_holds_them_and_an_iterator_between_its_values_does_no
         assert not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.parametrize("made", [fut.Run, Problem, *ESTIMATORS.values()])
+def subclasses(kind: type) -> list[type]:
+    """All of them, of any depth."""
+    return [found for direct in kind.__subclasses__() for found in (direct, *subclasses(direct))]
+
+
+@pytest.mark.parametrize("made", [fut.Run, Context, Problem, *subclasses(Estimator)])
 def test_no_public_member_of_what_computes_is_left_out(made: type) -> None:
     own = [(n, m) for c in made.__mro__ for n, m in vars(c).items() if c.__module__.startswith("fut.")]
     members = [(n, getattr(m, "func", getattr(m, "fget", m))) for n, m in own if n[0] != "_" and n != "device"]

@@ -11,9 +11,11 @@ from small import MakeRun, small_config
 import fut
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
-from fut.methods.registry import ESTIMATORS
+from fut.methods.registry import METHODS
 
-MOVING = [name for name, made in ESTIMATORS.items() if not made.in_place and name != "curved"]  # see test_curved_run
+MOVING = [
+    m.name for m in METHODS if m.capabilities.moves_items and m.name not in ("curved", "retrain")
+]  # see test_curved_run
 RULES: list[dict[str, Any]] = [
     {},
     {"rule": {"name": "adamw", "options": {"betas": [0.9, 0.95], "weight_decay": 0.1, "clip": 0.5}}},

@@ -17,7 +17,7 @@ from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import ESTIMATORS
+from fut.methods.registry import METHODS
 from fut.models.transformer import Transformer, next_token_loss
 from fut.training.problem import Problem
 
@@ -25,7 +25,9 @@ BATCHES: dict[str, Any] = {"data": {"items": 12, "per_step": 4}}
 SEQUENCES: dict[str, Any] = {"data": {"items": 12, "per_step": 4, "batch": 1}}
 ONE_SEQUENCE: dict[str, Any] = {"data": {"items": 5, "batch": 1}}
 ADAMW: dict[str, Any] = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
-MOVING = [name for name, made in ESTIMATORS.items() if not made.in_place and name != "curved"]  # see test_curved_run
+MOVING = [
+    m.name for m in METHODS if m.capabilities.moves_items and m.name not in ("curved", "retrain")
+]  # see test_curved_run
 FLOAT64: dict[str, Any] = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 KINDS = pytest.mark.parametrize("sections", [BATCHES, SEQUENCES, ONE_SEQUENCE], ids=["batches", "sequences", "one"])
 EPOCHS = {"data": {"items": 6, "per_step": 2, "epochs": 2}}
@@ -196,9 +198,9 @@ def test_a_step_of_weight_nothing_still_decays(make_run: MakeRun) -> None:
 def test_the_adjoint_expands_about_whole_steps(make_run: MakeRun) -> None:
     run = make_run(**SEQUENCES)
     expansion = open_expansion(run.context)
-    assert [len(g) for g in expansion.groups] == [4] * 4 * run.steps
-    assert all(len(set(g)) == 4 for g in expansion.groups)
-    counts = torch.bincount(torch.tensor(expansion.groups).flatten(), minlength=12)
+    assert [len(g) for g in expansion.spec.trajectory.groups] == [4] * 4 * run.steps
+    assert all(len(set(g)) == 4 for g in expansion.spec.trajectory.groups)
+    counts = torch.bincount(torch.tensor(expansion.spec.trajectory.groups).flatten(), minlength=12)
     assert counts.tolist() == [4] * 12, "each item as often as any other"
 
 

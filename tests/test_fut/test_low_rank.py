@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from centres import mean_of, trajectories
-from small import Cli, MakeRun, flip, small_config, uneven_run
+from small import Cli, MakeRun, expand, flip, small_config, uneven_run
 from torch import Tensor
 
 import fut
@@ -25,8 +25,9 @@ from fut.estimation.calibration import _basis
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
+from fut.methods.adjoint.pipeline import expansion_cost
+from fut.methods.adjoint.replay_curvature import curvature_of
 from fut.methods.batching import raw_estimates
-from fut.methods.build import expand
 from fut.methods.curvature_batches import pooled_products
 from storage import DamagedError
 
@@ -90,11 +91,13 @@ def test_the_pairs_are_of_mean_curvature_in_the_rules_metric(tmp_path: Path, mon
     monkeypatch.setattr("fut.methods.adjoint.pipeline.Expansion._discard_scratch", lambda self: None)
     expand(run.context, AdjointConfig.model_validate(CURVED | {"products": "exact"}))
     expansion = open_expansion(run.context)
-    for index, step in enumerate(expansion.curvatures):
-        values, rows = expansion.low_rank().pairs(index)
-        weight = sensitivity(run.context.problem.rule, expansion.state(step), 0.99)
+    for index, step in enumerate(expansion.spec.curvatures):
+        values, rows = curvature_of(expansion).pairs(index)
+        weight = sensitivity(run.context.problem.rule, expansion.trajectory.state(step), 0.99)
         vectors = rows * weight / weight.max()  # P L, for which (P L)' H (P L) is diagonal
-        bent = pooled_products(run.context.problem, expansion.config, step, expansion.places(step), vectors, fine=3)
+        bent = pooled_products(
+            run.context.problem, expansion.spec.config, step, expansion.trajectory.places(step), vectors, fine=3
+        )
         assert torch.allclose(vectors @ bent.T, values.diag(), rtol=0, atol=1e-8 * values.max().item())
         assert values.tolist() == sorted(values.tolist(), reverse=True)
         assert values.min() > 0
@@ -196,11 +199,11 @@ def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
     stages = [s for s in run.plan().stages if s.stage.startswith("adjoint:")]
     assert "adjoint: low rank" in [s.stage for s in stages]
     expansion = open_expansion(run.context)
-    assert sum(s.gradients for s in stages) == expansion.gradients()
-    assert sum(s.bytes_kept for s in stages) == expansion.nbytes()
-    assert sum(s.bytes_scratch for s in stages) == expansion.scratch_bytes()
+    assert sum(s.gradients for s in stages) == expansion_cost(expansion.spec).gradients
+    assert sum(s.bytes_kept for s in stages) == expansion_cost(expansion.spec).kept
+    assert sum(s.bytes_scratch for s in stages) == expansion_cost(expansion.spec).scratch
     kept = sum(np.prod(spec.shape) * 8 for spec in expansion.terms().specs) + 16 * run.context.parameters
-    assert expansion.nbytes() == kept, "all coordinates are kept, in double precision"
+    assert expansion_cost(expansion.spec).kept == kept, "all coordinates are kept, in double precision"
     assert "adjoint: low rank" in cli("plan", run.path).out
 
 
@@ -210,7 +213,12 @@ def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for rank in (0, 8):
         run = fut.train(tmp_path / str(rank), small_config(data={"context": 40}), device="cpu")
         expand(run.context, AdjointConfig(rank=rank, functionals=0))
-        found.append((open_expansion(run.context).scratch_bytes(), directory_bytes(run.path / "adjoint" / "scratch")))
+        found.append(
+            (
+                expansion_cost(open_expansion(run.context).spec).scratch,
+                directory_bytes(run.path / "adjoint" / "scratch"),
+            )
+        )
     said, taken = (after - before for before, after in zip(*found, strict=True))
     assert said == (8 * 4 + run.steps + 1) * run.context.parameters * 4
     assert 0.9 < taken / said < 1.3
@@ -263,7 +271,7 @@ def test_it_serves_every_window(tmp_path: Path, sections: dict[str, dict[str, An
 
 def test_a_rank_beyond_the_parameters_is_all_of_them(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    assert open_expansion(run.context, AdjointConfig(rank=10**9)).rank == run.context.parameters
+    assert open_expansion(run.context, AdjointConfig(rank=10**9)).spec.rank == run.context.parameters
 
 
 def test_several_readouts_have_it_as_one_has(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation.changes import expansion_for
-from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import SeveralReadOuts
+from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.curvature_batches import balanced_samples, pooled_products, small_size
 from fut.models.autodiff import hessian_vectors_one_sided
 from fut.orders.editing import with_item_at
@@ -162,18 +162,16 @@ def test_the_runs_own_expansion_serves_where_it_was_swept_for_all(make_run: Make
 def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre: str, coarsely: float) -> None:
     adjoint = {"centre": centre, "readouts": ["probe", "items"], "functionals": 0}
     fine, coarse = (open_expansion(make_run(cached=False, adjoint=adjoint | {"fine": n}).context) for n in (0, 1))
-    saved = fine.gradients() - coarse.gradients()
+    saved = expansion_cost(fine.spec).gradients - expansion_cost(coarse.spec).gradients
     assert saved == 5 * 5 * 4 - coarsely, "five items' products over five steps; a sample of two for each of four runs"
     theta, u = fine.problem.objective.start(), torch.eye(3, fine.problem.objective.size)
-    exact, near = (pooled_products(e.problem, e.config, 1, theta[None], u, e.fine) for e in (fine, coarse))
+    exact, near = (pooled_products(e.problem, e.spec.config, 1, theta[None], u, e.spec.fine) for e in (fine, coarse))
     assert torch.equal(exact[0], near[0]), "the first is swept as it was"
     size = small_size(fine.problem)
     batch = balanced_samples(fine.problem.data.items, size, size, [0, 17])
     rest = hessian_vectors_one_sided(fine.problem.objective, theta, batch, u[1:])
     assert torch.equal(near[1:], torch.stack(rest))
-    assert coarse.scratch_bytes() < fine.scratch_bytes()
-    assert "fine" not in AdjointConfig().identity(), "expansions of versions without the field are still opened"
-    assert AdjointConfig(fine=2).identity()["fine"] == 2
+    assert expansion_cost(coarse.spec).scratch < expansion_cost(fine.spec).scratch
 
 
 def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
@@ -191,7 +189,7 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     asked = planned(run, groups=2)
     plan = pass_of(asked, question_context(run.context))
     assert plan is not None
-    assert plan.gradients == expansion_for(run.context, asked.shared, asked.items).gradients() > 0
+    assert plan.gradients == expansion_cost(expansion_for(run.context, asked.shared, asked.items).spec).gradients > 0
     said = cli("memorize", path, "--groups", 2, "--verify", 6, "--device", "cpu")
     assert said.status == 0, said.err
     assert f"sweeping 8 read-outs once: {plan.gradients:,} gradients" in said.err

@@ -17,10 +17,15 @@ from small import Cli, contents, small_config, uneven_run
 import fut
 from fut.errors import UsageError
 from fut.methods import limits as fitting
+from fut.methods.adjoint import memory as memory_of
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.footprint import footprint_of
+from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.footprint import Footprint
 from fut.methods.pairwise.store import pairwise_config
+from fut.methods.reweighting.pipeline import REWEIGHTING_TERMS
 from fut.methods.reweighting.terms import open_sensitivities
+from fut.methods.stages import total
 from fut.planning import plan_problem
 from fut.resources import memory
 from fut.resources.memory import LiveBytes, available_bytes, peak_bytes
@@ -123,11 +128,12 @@ def test_the_peak_of_a_gradient_counts_its_activations() -> None:
 def test_the_plan_agrees_with_the_run_it_plans(small_run: fut.Run) -> None:
     found = small_run.plan()
     expansion = [s for s in found.stages if s.stage.startswith("adjoint:")]
-    assert sum(s.gradients for s in expansion) == open_expansion(small_run.context).gradients()
-    assert sum(s.bytes_kept for s in expansion) == open_expansion(small_run.context).nbytes()
-    assert sum(s.bytes_scratch for s in expansion) == open_expansion(small_run.context).scratch_bytes()
-    about, wanted = found["reweighting (on request)"], open_sensitivities(small_run.context)
-    assert (about.gradients, about.bytes_kept) == (wanted.gradients(), wanted.nbytes())
+    assert sum(s.gradients for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).gradients
+    assert sum(s.bytes_kept for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).kept
+    assert sum(s.bytes_scratch for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).scratch
+    about = [s for s in found.stages if s.stage.startswith("reweighting:")]
+    wanted = total(REWEIGHTING_TERMS.stages, open_sensitivities(small_run.context).spec)
+    assert (sum(s.gradients for s in about), sum(s.bytes_kept for s in about)) == (wanted.gradients, wanted.kept)
     assert found["one retraining"].gradients == small_run.steps
     assert found["terms of fut"].gradients == small_run.info()["precompute_gradients"]["fut"]
     assert found["reference run"].gradients == small_run.steps + 4
@@ -183,7 +189,7 @@ def test_what_cannot_be_sketched_or_differentiated_is_left_out_with_a_word(small
     cache = pairwise_config(small_run.context).model_copy(update={"size": 10**6})
     found = plan_problem(small_run.context.problem, small_run.context.config.model_copy(update={"cache": cache}))
     assert not [s for s in found.stages if s.stage.startswith("terms of")]
-    assert any("fut, fut++ and replay are left out" in note for note in found.notes)
+    assert any("left out: fut and fut++ and replay" in note for note in found.notes)
     assert found["query: adjoint"].gradients == 0
 
 
@@ -209,7 +215,7 @@ def test_caching_is_refused_with_what_to_lower(
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 20)
     with pytest.raises(fut.ResourceError, match=r"centre: expected .* lower adjoint\.mixture"):
         run.cache(["adjoint"])
-    with pytest.raises(fut.ResourceError, match=r"terms update: expected .* lower cache\.item_block"):
+    with pytest.raises(fut.ResourceError, match=r"terms: expected .* lower cache\.item_block"):
         run.cache(["update"])
     assert not (run.path / "adjoint").exists()
 
@@ -242,23 +248,19 @@ def test_what_is_available_is_the_least_of_kernel_and_control_group(
 def test_a_refusal_counts_what_is_held_already_once(small_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     needed: list[int] = []
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.append(nbytes))
-    fitting.require_training(small_run.context.problem, small_run.context.config)
-    footprint = footprint_of(
-        small_run.context.problem, open_expansion(small_run.context).config, pairwise_config(small_run.context)
-    )
+    fitting.require_training(small_run.context.problem)
+    footprint = Footprint(small_run.context.problem)
     assert needed == [footprint.least(), footprint.training() - footprint.resident]
 
 
 def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
     small_run: fut.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    footprint = footprint_of(
-        small_run.context.problem, open_expansion(small_run.context).config, pairwise_config(small_run.context)
-    )
+    footprint = Footprint(small_run.context.problem)
     one = footprint.gradient
     monkeypatch.setattr("fut.methods.footprint.available_bytes", lambda device: one)
     monkeypatch.setattr("fut.methods.footprint.peak_bytes", lambda device, call: pytest.fail("tried"))
-    assert footprint.product == 2 * one + 3 * footprint.vector
+    assert memory_of.product(open_expansion(small_run.context).spec, footprint) == 2 * one + 3 * footprint.vector
     assert footprint.exact_product == 4 * one
 
 
@@ -300,8 +302,8 @@ def test_every_planned_stage_of_an_expansion_is_guarded(
     needed: dict[str, int] = {}
     monkeypatch.setattr(fitting, "require_memory", lambda stage, nbytes, *rest: needed.update({stage: nbytes}))
     config = small_run.context.config.adjoint.model_copy(update=adjoint)
-    footprint = footprint_of(small_run.context.problem, config, pairwise_config(small_run.context))
-    fitting.require_expansion(footprint)
+    footprint = Footprint(small_run.context.problem)
+    fitting.require_stages(EXPANSION, AdjointSpec(small_run.context.problem, config), footprint)
     planned = {s.stage: s.peak_memory for s in small_run.plan(config).stages if s.stage.startswith("adjoint: ")}
     assert set(planned) == {f"adjoint: {stage}" for stage in needed}
     assert all(needed[stage.removeprefix("adjoint: ")] == peak - footprint.resident for stage, peak in planned.items())

@@ -10,21 +10,17 @@ import numpy as np
 import pytest
 import torch
 from centres import written_out_table
-from small import Cli, MakeRun, small_config
+from small import Cli, MakeRun, expand, small_config
 
 import fut
 from estimators.control_variates import Tamed
 from estimators.errors import OrderError
 from estimators.orders.order import random_orders
 from fut.errors import NotCachedError, UsageError
-from fut.estimation.calibration import read_calibration
 from fut.methods.adjoint import sampling
-from fut.methods.adjoint import tables as folding
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.positions import TABLES
 from fut.methods.batching import raw_estimates
-from fut.methods.build import expand
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 ADJOINT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
@@ -128,32 +124,11 @@ def test_what_positions_cannot_answer(make_run: MakeRun) -> None:
         twice.orders.best()
 
 
-def test_an_expansion_without_a_table_still_serves_the_adjoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_run: MakeRun
-) -> None:
-    path, specs = tmp_path / "run", folding.term_specs
-    run = fut.train(path, small_config(), device="cpu")
-    with monkeypatch.context() as earlier:
-        earlier.setattr(
-            "fut.methods.adjoint.pipeline.term_specs", lambda e: [s for s in specs(e) if s.name not in TABLES]
-        )
-        expand(run.context, None)
-    expected = make_run().estimate(["reverse"], known=False)[0].value
-    run = fut.open(path, device="cpu")
-    run.cache(["adjoint"])
-    assert run.estimate(["reverse"], known=False)[0].value == expected
-    with pytest.raises(NotCachedError, match=r"earlier version; remove .*adjoint, then"):
-        run.orders.positions()
-    shutil.rmtree(path / "adjoint")
-    run.cache(["adjoint"])
-    assert np.array_equal(run.orders.positions(), make_run().orders.positions())
-
-
 def test_a_damaged_table_is_found_and_computed_again(make_run: MakeRun, tmp_path: Path) -> None:
     path = Path(shutil.copytree(make_run().path, tmp_path / "own"))
     run = fut.open(path, device="cpu")
     expected = run.orders.positions()
-    chunk = next(p for p in (path / "adjoint/terms/arrays" / TABLES[0] / "c").rglob("*") if p.is_file())
+    chunk = next(p for p in (path / "adjoint/terms/arrays" / "controlled_positions" / "c").rglob("*") if p.is_file())
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content)
@@ -177,7 +152,7 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
     monkeypatch.setattr(sampling, "_keep_tamed", lambda *given: (seen.append(keep(*given)), seen[-1])[1])
     expand(run.context, AdjointConfig.model_validate(ADJOINT))
     expansion, held = open_expansion(run.context), seen[0]
-    terms, (first, middle, last) = expansion.terms(), expansion.anchors
+    terms, (first, middle, last) = expansion.terms(), expansion.spec.anchors
     left = [terms.read("left_out", a)[0] for a in range(3)]
     assert not left[0].any()
     assert not left[2].any()
@@ -190,24 +165,6 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
     error = run.info()["adjoint_anchor_error"]
     assert error == pytest.approx(float(np.sqrt(run.steps * expected.var())), rel=1e-4)
     assert make_run(adjoint={"anchors": 2}).info()["adjoint_anchor_error"] is None
-
-
-def test_a_calibration_is_of_the_table_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An earlier version kept the table as it comes, and what was fitted to that is not used for one that is held."""
-    run, specs = fut.train(tmp_path / "run", small_config(), device="cpu"), folding.term_specs
-    with monkeypatch.context() as earlier:
-        earlier.setattr(
-            "fut.methods.adjoint.pipeline.term_specs", lambda e: [s for s in specs(e) if s.name != TABLES[0]]
-        )
-        expand(run.context, None)
-    assert np.array_equal(run.orders.positions(), as_it_comes(run))
-    run.calibrate(4, estimator="positions")
-    assert read_calibration(run.context, "positions") is not None
-    shutil.rmtree(tmp_path / "run" / "adjoint")
-    assert read_calibration(run.context, "positions") is None
-    expand(run.context, None)
-    assert read_calibration(run.context, "positions") is None
-    assert not np.array_equal(run.orders.positions(), as_it_comes(run))
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
-from small import Cli, MakeRun, arguments, small_config
+from small import Cli, MakeRun, arguments, expand, small_config
 from torch import Tensor, nn
 
 import fut
 from fut.data.text import build_dataset
 from fut.errors import ModelError, NotCachedError, UsageError
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.adjoint.identity import claim_expansion, open_expansion
-from fut.methods.build import expand
+from fut.methods.adjoint.identity import open_expansion
+from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.stages import build
 from fut.models import autodiff as derivatives
 from fut.models.transformer import next_token_loss
 from fut.readouts.readout import make_readouts, one_readout, readout_names
@@ -193,10 +194,10 @@ def test_costs_are_counted_for_every_readout(
     monkeypatch.setattr(derivatives, "hessian_vector", lambda o, t, i, u: (count(i), count(i), exact(o, t, i, u))[2])
     monkeypatch.setattr(derivatives, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
     monkeypatch.setattr(derivatives, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
-    expansion.build()
-    assert sum(calls) == expansion.gradients()
+    build(EXPANSION, expansion)
+    assert sum(calls) == expansion_cost(expansion.spec).gradients
     kept = sum(np.prod(s.shape) * (8 if s.dtype == "float64" else 4) for s in expansion.terms().specs)
-    assert expansion.nbytes() == pytest.approx(kept, rel=0.2)
+    assert expansion_cost(expansion.spec).kept == pytest.approx(kept, rel=0.2)
 
 
 # --- a user's own functions
@@ -231,7 +232,7 @@ def test_a_function_changed_in_mid_expansion_is_refused(tmp_path: Path) -> None:
     fut.train(tmp_path / "run", small_config(), device="cpu")
     run = own(tmp_path / "run")
     config = AdjointConfig(readouts=["norm"])
-    claim_expansion(run.path, open_expansion(run.context, config), run.context.readouts.pins(["norm"]))
+    EXPANSION.claim(open_expansion(run.context, config), run.context.readouts.pins(["norm"]), run.path)
     changed = fut.open(run.path, device="cpu", readouts={"norm": lambda module: 2 * squared_norm(module)})
     with pytest.raises(ModelError, match="another function now"):
         expand(changed.context, None)

@@ -21,10 +21,10 @@ from estimators.orders.order import Order
 from fut.config.schema import DataConfig
 from fut.data.dataset import Dataset
 from fut.display.scale import Scale, minus
-from fut.report.charts.svg import Axis
-from fut.report.missing import Missing
 from fut.report.board.tables import cards_of, make_board
 from fut.report.board.texts import is_text
+from fut.report.charts.svg import Axis
+from fut.report.missing import Missing
 
 HOSTILE = (
     '</script><script>window.hacked = 1</script><!-- <img src=x onerror="window.hacked=1"> &amp; \' {{ 7*7 }} ]]> é€ '

@@ -13,20 +13,33 @@ import pytest
 from small import MakeRun
 
 import fut
+from fut.questions.domains.result import Domains
+from fut.questions.memorization.result import Memorization
+from fut.questions.whatif.result import WhatIf
 from fut.report.charts.curves import whole
 from fut.report.charts.svg import Axis
-from fut.report.sections.domains import domain_orders
-from fut.report.sections.memorization import remembered
-from fut.report.sections.whatif import queries
+from fut.report.missing import Missing
+from fut.report.page import make_page
+from fut.report.record import RunRecord
+from fut.report.section import ChecklistRow, Section, Tile
+from fut.report.sections import SECTIONS
+from fut.report.sections.domains import DomainOrders, domain_orders
+from fut.report.sections.memorization import Remembered, remembered
+from fut.report.sections.whatif import listed
 
 HOSTILE = '<img src=x onerror=alert(1)></script>&"'
+
+
+SHARES = (0.61, 0.7, 0.8, 0.9, 1.0)
+"""What is left at the end of an item seen at each of five steps, of the step best remembered."""
 
 
 def memorization(steps: int = 5, items: tuple[int, ...] = (0, 2, 3)) -> dict[str, Any]:
     """A map of three items over five steps, as `fut memorize` keeps one."""
     draw, n = np.random.default_rng(1), len(items)
-    effects = {k: (1e-3 * draw.normal(size=(n, steps))).tolist() for k in ("own", "near", "far", "probe")}
+    effects = {k: (1e-3 * draw.normal(size=(n, steps))).tolist() for k in ("near", "far", "probe")}
     absence = {"own": [0.04, 0.05, 0.03], "near": [0.01] * n, "far": [-0.002] * n, "probe": [0.003] * n}
+    effects["own"] = (np.outer(absence["own"], 1 - np.array(SHARES[:steps]))).tolist()
     measures = {"spearman": 0.97, "spearman_interval": [0.9, 0.99], "mae": 0.00021, "skill": 0.8, "coverage": 0.92}
     return {
         "question": "memorization",
@@ -35,17 +48,15 @@ def memorization(steps: int = 5, items: tuple[int, ...] = (0, 2, 3)) -> dict[str
         "steps": steps,
         "items": list(items),
         "places": list(items),
+        "reference_losses": {k: [2.0] * n for k in absence},
         "effects": effects,
         "absence": absence,
-        "note": f"intervals rest on 16 retrained cells {HOSTILE}",
-        "forgetting": {"steps_ago": list(range(steps)), "mean": [-0.05, -0.04, -0.03, -0.03, -0.02], "low": [-0.06] * 5}
-        | {"high": [-0.01] * 5},
-        "retention": {"step": list(range(steps)), "share": [0.61, 0.7, 0.8, 0.9, 1.0], "best_step": 4},
-        "generalization": {
-            "absence": {k: float(np.mean(v)) for k, v in absence.items()},
-            "spearman": -0.31,
-            "bands": {"similarity": [-0.1, 0.0, 0.2], "absence": [-0.001, 0.002, 0.006]},
-        },
+        "groups": [[0, 1], [2], [3]],
+        "similarity": [[-0.1, 0.0, 0.2]] * n,
+        "near": [2] * n,
+        "far": [0] * n,
+        "group_absence": [[-0.001, 0.002, 0.006]] * n,
+        "note": f"intervals rest on 16 retrained cells, `fut memorize RUN --calibrate 16` {HOSTILE}",
         "checked": {
             "own": {"cells": [[0, 1], [2, 3]], "truth": [1.0, 2.0], "estimates": [1.0, 2.0]}
             | {"measures": measures | {"heatmap_error": 0.25}},
@@ -53,6 +64,16 @@ def memorization(steps: int = 5, items: tuple[int, ...] = (0, 2, 3)) -> dict[str
             | {"measures": measures | {"heatmap_error": None, "spearman": None, "spearman_interval": None}},
         },
     }
+
+
+def maps(row: str = "batch", **other: Any) -> Remembered:
+    """The same as the page shows it."""
+    return remembered(Memorization.from_dict(memorization() | other), 0, row)
+
+
+def arranged(**other: Any) -> DomainOrders:
+    """Domain orders as the page shows them."""
+    return domain_orders(Domains.from_dict(domains() | other))
 
 
 def entry(name: str, delta: float, truth: float | None = None, interval: bool = True) -> dict[str, Any]:
@@ -93,9 +114,10 @@ def domains() -> dict[str, Any]:
 def whatif(edits: list[str]) -> dict[str, Any]:
     """One question, as `fut whatif` keeps it."""
     change = {"value": 2.0, "reference": 2.1, "delta": -0.1, "interval": [1.9, 2.05], "delta_interval": [-0.2, -0.05]}
-    change |= {"perplexity": 7.39, "perplexity_delta": -0.777, "unit": "nats/token", "estimator": "adjoint"}
+    change |= {"perplexity": 7.39, "perplexity_delta": -0.7771, "unit": "nats/token", "estimator": "adjoint"}
     change |= {"source": "estimate", "note": "", "truth": 2.01, "true_delta": -0.09, "error": -0.01}
-    own = {"delta": 0.4, "delta_interval": None, "perplexity_delta": None, "unit": "", "source": "retrained"}
+    own = {"value": 2.5, "delta": 0.4, "interval": None, "delta_interval": None, "perplexity_delta": None}
+    own |= {"unit": "", "source": "retrained"}
     return {
         "question": "whatif",
         "start": "reverse",
@@ -130,19 +152,19 @@ def test_all_kinds_stand_on_the_page(own_run: Path, tmp_path: Path) -> None:
     assert "0.970 [0.90, 0.99]" in said
     assert "the batch itself, batch left out" in said
     assert "Least is estimated for code → web → books (−0.00400 nats/token against the reference order, really" in said
-    assert "web (2 items), books (1 items)" in said
+    assert "web (2 items), books (1 item)" in said
     assert "late minus early −0.00300 nats/token (90 % interval −0.00440 … −0.00160)" in said
     assert "item 3 : late minus early +0.01000 nats/token, really +0.01100 nats/token" in said
     assert f"reverse, swap:1,2, {HOSTILE}" in said
-    assert "−0.10000 nats/token −0.20000 … −0.05000 −0.7770 −0.09000 nats/token adjoint" in said
-    assert "the truth is known" in said
+    assert "−0.10000 nats/token −0.20000 … −0.05000 −0.7771 −0.09000 nats/token adjoint" in said
+    assert "mine +0.40000 none – the truth is known" in said
     assert HOSTILE not in text
     assert "<img" not in text
 
 
 def test_axes_say_what_is_drawn(own_run: Path, tmp_path: Path) -> None:
     """Titles of axes against what the module that computes a value says of it."""
-    found = remembered(memorization(), 0)
+    found = maps()
     (forgot, kept, general) = (chart for _, chart in found.curves)
     assert general.x_label == "cosine similarity of the data"
     assert general.y_label.startswith("decrease [")
@@ -157,7 +179,7 @@ def test_axes_say_what_is_drawn(own_run: Path, tmp_path: Path) -> None:
 
 
 def test_items_of_steps_of_several_are_not_called_batches() -> None:
-    found = remembered(memorization(), 0, "item")
+    found = maps("item")
     said = [
         found.one,
         found.several,
@@ -205,21 +227,18 @@ def test_several_answers_of_a_kind(own_run: Path, tmp_path: Path) -> None:
 
 def test_answers_of_few_words() -> None:
     """Where a question left something open, the page says so and does not fail."""
-    bare = memorization() | {"checked": {}, "retention": {"step": [0], "share": None, "best_step": 0}}
-    found = remembered(bare, 0)
+    found = maps(checked={}, absence={k: [-0.01] * 3 for k in ("own", "near", "far", "probe")})
     assert found.checked == []
     assert len(found.curves) == 2
     assert found.kept == "On average nothing of a batch is remembered at the end."
-    none = domain_orders(domains() | {"orders": [], "placements": [], "checked": None})
+    none = arranged(orders=[], placements=[], checked=None)
     assert none.orders is None
     assert none.headline == "No order of the domains was asked for."
-    one = domain_orders(domains() | {"orders": [entry("a>b", 0.1)]})
+    one = arranged(orders=[entry("a>b", 0.1)])
     assert one.headline == "Estimated for a → b (+0.10000 nats/token against the reference order)."
-    many = domain_orders(domains() | {"orders": [entry(f"{i}>x", 0.001 * i) for i in range(30)]})
+    many = arranged(orders=[entry(f"{i}>x", 0.001 * i) for i in range(30)])
     assert (many.shown, many.count) == (12, 30)
-    assert [row.asked for row in queries(whatif([]))] == ["reverse", "reverse"]
-    with pytest.raises(KeyError):
-        remembered({"unit": "nats/token"}, 0)
+    assert [row.question for row in listed(WhatIf.from_dict(whatif([])))] == ["reverse", "reverse"]
 
 
 def test_searches_are_shown_best_first(own_run: Path, tmp_path: Path) -> None:
@@ -250,3 +269,82 @@ def test_a_run_whose_items_are_split_by_a_found_order(make_run: MakeRun, tmp_pat
     assert all(len(step) == 3 for step in found.order)
     assert str(found.order) in words(text)
     assert 'class="to-board"' not in text
+
+
+@pytest.fixture
+def _a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template beside the page's own, as a file of another section would be."""
+    import jinja2
+
+    from fut.report import page
+
+    own = jinja2.DictLoader(
+        {"length.html.j2": '{% extends "section.html.j2" %}{% block body %}<p>{{ data }} steps</p>{% endblock %}'}
+    )
+    environment = page._environment().overlay(loader=jinja2.ChoiceLoader([own, page._environment().loader]))
+    monkeypatch.setattr(page, "_environment", lambda: environment)
+
+
+def length_section(missing: bool) -> Section:
+    """One that nobody needs."""
+
+    def gather(record: RunRecord) -> int | Missing:
+        return Missing("no `ruler` is here", "fut measure RUN") if missing else record.run.steps
+
+    def need(record: RunRecord) -> ChecklistRow:
+        return ChecklistRow("How long is it?", not missing, "measured", "fut measure RUN")
+
+    def tiles(record: RunRecord) -> list[Tile]:
+        return [Tile("How long?", "steps long", str(record.run.steps))]
+
+    return Section("length", "Length", "length.html.j2", gather, (need,), tiles, "How long is {a_row}?")
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.usefixtures("_a_template")
+def test_a_section_is_one_object_in_one_list(own_run: Path, missing: bool) -> None:
+    run = fut.open(own_run, device="cpu")
+    page = make_page(run.context, 0, "positions", [*SECTIONS, length_section(missing)])
+    text = page.html.decode()
+    said = words(text)
+    assert '<a href="#length">Length</a>' in text, "the navigation"
+    assert 'id="length-title">How long is a batch?</h2>' in text, "its heading"
+    assert f"How long? {run.steps} steps long more" in said, "the first words"
+    assert ("✓ measured" in said) is not missing, "the checklist"
+    assert (f"{run.steps} steps</p>" in text) is not missing, "its data"
+    assert ("Not here: no ruler is here. Run fut measure RUN" in said) is missing
+    assert ("<code>ruler</code>" in text) is missing
+    assert page.missing.get("How long is it?") == ("fut measure RUN" if missing else None)
+    assert "Length" not in words(make_page(run.context, 0, "positions").html.decode())
+
+
+def test_headings_say_what_an_order_moves(own_run: Path, make_run: MakeRun, tmp_path: Path) -> None:
+    several = make_run(cached=False, data={"items": 12, "per_step": 3, "batch": 1})
+    for run, right, wrong in [
+        (fut.open(own_run, device="cpu"), "a batch", "an item"),
+        (several, "an item", "a batch"),
+    ]:
+        said = words(run.report(tmp_path / "page.html", samples=0).path.read_text())
+        assert f"What is remembered of {right}?" in said
+        assert f"What is remembered of {wrong}?" not in said
+
+
+def test_notes_show_code_and_no_backticks(own_run: Path, tmp_path: Path) -> None:
+    text = page_with(fut.open(own_run, device="cpu"), tmp_path, memorization(), domains(), whatif([]))
+    assert "<code>fut memorize RUN --calibrate 16</code>" in text
+    assert "`" not in words(text)
+
+
+def test_differences_have_unit_and_sign(own_run: Path, tmp_path: Path) -> None:
+    text = page_with(fut.open(own_run, device="cpu"), tmp_path, memorization(), domains(), whatif([]))
+    labels = re.findall(r'<text class="label"[^>]*>([^<]*)</text>', text)
+    changes = [label for label in labels if label.startswith("value − reference")]
+    assert changes
+    assert all("nats/token]" in label and label.endswith("negative is better") for label in changes), changes
+    drawn = {"step", "items of others before it", "steps before the last", "batch", "cosine similarity of the data"}
+    assert all("[" in label for label in labels if label not in drawn), labels
+
+
+def test_an_answer_of_another_version_is_named(own_run: Path, tmp_path: Path) -> None:
+    said = words(page_with(fut.open(own_run, device="cpu"), tmp_path, memorization() | {"schema": 99}))
+    assert "Left out: answers/memorization-0.json : kept by another version; ask again" in said

@@ -13,10 +13,10 @@ import torch
 from small import Cli, MakeRun
 
 import fut
-from fut.artifacts.archive import RunArchive
 from estimators.adjoint import independent_halves
 from estimators.errors import OrderError
 from estimators.orders.order import Order, random_orders
+from fut.artifacts.archive import RunArchive
 from fut.errors import NotCachedError, UsageError
 from fut.methods.batching import raw_estimates
 from fut.questions.curriculum.constraints import Constraints

@@ -7,9 +7,8 @@ table of positions, beside what it makes of the items' own differences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,91 +18,74 @@ from estimators.adjoint import anchors_around
 from estimators.position_table import StepStates, chunked_values
 from estimators.rules.clipping import global_norm
 from estimators.state import State
-from fut.progress import Progress
-from storage import CheckpointStore
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.spec import COUNTS, AdjointSpec
 
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
-
-
-COUNTS = (3, 5, 9)
-"""Numbers of anchors that are tried; the last is taken where no other will do."""
 PILOTS = 8
 """Items whose gradients are compared."""
 SEEDS = 1 << 61
 """Added to the expansion's seed for drawing them."""
 
 
-class Choice(NamedTuple):
-    """What was chosen. anchors: steps; errors: of each number of anchors that was tried, `interpolation_error`; pilots: steps at
-    which a few items' gradients were taken for it."""
-
-    anchors: list[int]
-    errors: dict[int, float]
-    pilots: int
+def missing_choice(expansion: Expansion) -> Sequence[int]:
+    """The pilots that choosing may come to; none where anchors are configured or chosen."""
+    if expansion.settled or expansion.spec.config.anchors or expansion.chosen.has(0):
+        return ()
+    return range(max(1, most_pilots(expansion.spec)))
 
 
-def read_choice(store: CheckpointStore) -> Choice:
-    found = store.read(0)
-    errors = dict(zip(found.arrays["tried"].tolist(), found.arrays["error"].tolist(), strict=True))
-    return Choice(found.arrays["anchors"].tolist(), errors, int(found.attributes["pilots"]))
-
-
-def run_choice(expansion: Expansion, progress: Progress) -> None:
-    """Write which steps are the anchors, and what was found of each number that was tried; nothing where they are configured."""
-    if expansion.config.anchors or expansion.chosen.has(0):
-        return
+def run_choice(expansion: Expansion, pilots: Sequence[int]) -> Iterator[None]:
+    """Write which steps are the anchors, and what was found of each number that was tried."""
     tried: dict[int, float] = {}
+    spec = expansion.spec
     for count in COUNTS[:-1]:
-        anchors, middles = expansion.spread(count), between(expansion, count)
-        _run_pilots(expansion, [*anchors, *middles], count, progress)
+        anchors, middles = spec.spread(count), between(spec, count)
+        yield from _run_pilots(expansion, [*anchors, *middles])
         tried[count] = interpolation_error(expansion, anchors, middles) if middles else 0.0
-        if tried[count] <= expansion.config.anchor_error:
+        if tried[count] <= spec.config.anchor_error:
             break
-    count = count if tried[count] <= expansion.config.anchor_error else COUNTS[-1]  # an error that is no number is none
+    count = count if tried[count] <= spec.config.anchor_error else COUNTS[-1]  # an error that is no number is none
     arrays = {
-        "anchors": np.array(expansion.spread(count)),
+        "anchors": np.array(spec.spread(count)),
         "tried": np.array(list(tried)),
         "error": np.array(list(tried.values())),
     }
     expansion.chosen.write(0, arrays, {"pilots": len(expansion.pilots.steps())}, replace=True)
 
 
-def between(expansion: Expansion, count: int) -> list[int]:
+def between(spec: AdjointSpec, count: int) -> list[int]:
     """The steps half-way between so many anchors and their neighbours; none where they leave no step between them."""
-    return sorted(set(expansion.spread(2 * count - 1)) - set(expansion.spread(count)))
+    return sorted(set(spec.spread(2 * count - 1)) - set(spec.spread(count)))
 
 
-def most_pilots(expansion: Expansion) -> int:
+def most_pilots(spec: AdjointSpec) -> int:
     """Steps at which a few items' gradients are taken, at most; none where the anchors' number is configured."""
-    if expansion.config.anchors:
+    if spec.config.anchors:
         return 0
-    return len(set().union(*({*expansion.spread(c), *between(expansion, c)} for c in COUNTS[:-1])))
+    return len(set().union(*({*spec.spread(c), *between(spec, c)} for c in COUNTS[:-1])))
 
 
-def pilot_gradients(expansion: Expansion) -> int:
+def pilot_gradients(spec: AdjointSpec) -> int:
     """Gradients of items that choosing took, or can take at most."""
-    if expansion.config.anchors:
+    if spec.config.anchors:
         return 0
-    choice = expansion.choice
-    return len(pilot_items(expansion)) * (most_pilots(expansion) if choice is None else choice.pilots)
+    choice = spec.choice
+    return len(pilot_items(spec)) * (most_pilots(spec) if choice is None else choice.pilots)
 
 
-def pilot_items(expansion: Expansion) -> list[int]:
+def pilot_items(spec: AdjointSpec) -> list[int]:
     """The items that are compared, ascending."""
-    draw = torch.Generator().manual_seed(expansion.config.seed + SEEDS)
-    found: list[int] = torch.randperm(expansion.problem.config.data.items, generator=draw)[:PILOTS].tolist()
+    draw = torch.Generator().manual_seed(spec.config.seed + SEEDS)
+    found: list[int] = torch.randperm(spec.problem.config.data.items, generator=draw)[:PILOTS].tolist()
     return sorted(found)
 
 
-def _run_pilots(expansion: Expansion, steps: Sequence[int], count: int, progress: Progress) -> None:
-    missing = [step for step in sorted(steps) if not expansion.pilots.has(step)]
-    with progress(f"are {count} anchors enough?", len(missing)) as tick:
-        for step in missing:
-            found = expansion.problem.item_gradients(expansion.state(step).theta, pilot_items(expansion))
-            arrays = {"gradient": found.cpu().numpy(), "norm": global_norm(found).cpu().numpy()}
-            expansion.pilots.write(step, arrays, {})
-            tick()
+def _run_pilots(expansion: Expansion, steps: Sequence[int]) -> Iterator[None]:
+    for step in (step for step in sorted(steps) if not expansion.pilots.has(step)):
+        found = expansion.problem.item_gradients(expansion.trajectory.state(step).theta, pilot_items(expansion.spec))
+        arrays = {"gradient": found.cpu().numpy(), "norm": global_norm(found).cpu().numpy()}
+        expansion.pilots.write(step, arrays, {})
+        yield
 
 
 def interpolation_error(expansion: Expansion, anchors: Sequence[int], middles: Sequence[int]) -> float:

@@ -80,38 +80,11 @@ class AdjointConfig(Section):
         description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
     )
     seed: int = Field(0, ge=0, lt=1 << 63)
-    apart: bool = Field(
-        True,
-        description="whether the centre's orders are drawn apart from random orders of the same seed, which a verification may "
-        "hold out; not so in expansions of earlier versions",
-    )
 
     def identity(self) -> dict[str, Any]:
-        """What an expansion pins, read-outs aside; fields that earlier versions did not have only where they are not what
-        those did."""
-        usual = {name for name, value in ADDED.items() if getattr(self, name) == value}
-        return self.model_dump(mode="json", exclude={"readouts", *usual, *self.idle()})
+        """What an expansion pins, read-outs and fields without an effect aside."""
+        return self.model_dump(mode="json", exclude={"readouts", *self.idle()})
 
     def idle(self) -> set[str]:
         """Names of fields that have no effect, the others being what they are."""
         return (set() if self.rank else {"curvatures"}) | ({"anchor_error"} if self.anchors else set())
-
-    @classmethod
-    def stored(cls, identity: dict[str, Any]) -> AdjointConfig:
-        """The configuration that an expansion of this or an earlier version pins."""
-        return cls.model_validate(ADDED | identity)
-
-
-ADDED = {
-    "products": "difference",
-    "fine": 0,
-    "centre": "mixture",
-    "spacing": "steps",
-    "control": "never",
-    "draw": "independent",
-    "apart": False,
-    "rank": 0,
-    "curvatures": 4,
-    "anchor_error": 0.05,
-}
-"""What expansions of earlier versions were made with, which had no such fields."""

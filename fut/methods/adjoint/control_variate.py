@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from estimators.adjoint import independent_halves
-from estimators.control_variates import SIGNS, control_weights
+from estimators.control_variates import control_weights
 from estimators.orders.order import Order
 from estimators.position_table import summed
 from estimators.replay import OrderBatch
 from fut.errors import NotCachedError
-
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
-
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.spec import SAMPLES, SUMS
 
 Half = Literal["first", "second"]
-SAMPLES: tuple[str | None, ...] = (None, "first", "second")
-"""The samples of an expansion: all coordinates that it keeps, and two independent halves of them."""
 HALVES, SIGNED = 2, 3
 """Added to the expansion's seed for the draw of halves, and of the signs of the first sample (the next ones' follow)."""
-SUMS = 1 + SIGNS
-ROWS = len(SAMPLES) * SUMS
-"""Sums of one sample: weighted by the inverse of the probabilities, and with random signs; and those of a read-out's samples."""
 
 
 def part_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Tensor]:
     """Places among the kept coordinates that a sample holds (None for all), and their probabilities in it, float64."""
     if sample is None:
         return None, expansion.probabilities
-    first, second, either = independent_halves(expansion.probabilities, expansion.config.seed + HALVES)
+    first, second, either = independent_halves(expansion.probabilities, expansion.spec.config.seed + HALVES)
     held = torch.nonzero(first if sample == "first" else second).squeeze(-1)
     return held, either[held]
 
@@ -41,7 +34,7 @@ def part_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Te
 def weights_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Tensor]:
     """Places that a sample holds (None for all), and the weights [1 + SIGNS, k] of its sums."""
     held, probabilities = part_of(expansion, sample)
-    return held, control_weights(probabilities, expansion.config.seed + SIGNED + SAMPLES.index(sample)).to(
+    return held, control_weights(probabilities, expansion.spec.config.seed + SIGNED + SAMPLES.index(sample)).to(
         probabilities.device
     )
 
@@ -82,7 +75,7 @@ def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | 
     NotCachedError where blocks of it are missing: estimates without it would be others, and not those that were calibrated.
     """
     terms, names = expansion.terms(), ("controlled_positions", "sampled_positions")
-    if not set(names) <= {spec.name for spec in terms.specs} or row >= expansion.fine:
+    if not expansion.spec.controlled or row >= expansion.spec.fine:
         return None
     if missing := terms.missing(list(names)):
         raise NotCachedError(
@@ -92,7 +85,9 @@ def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | 
     first = SUMS * (len(SAMPLES) * row + SAMPLES.index(sample))
 
     def tables(name: str, rows: list[int]) -> Tensor:
-        return torch.stack([torch.from_numpy(terms.read_items(name, t, rows)) for t in range(expansion.steps)]).double()
+        return torch.stack(
+            [torch.from_numpy(terms.read_items(name, t, rows)) for t in range(expansion.spec.steps)]
+        ).double()
 
     table = -tables("sampled_positions", list(range(first, first + SUMS)))
     table[:, 0] += tables("controlled_positions", [row])[:, 0]

@@ -1,101 +1,107 @@
-"""What an expansion costs, before it is computed: gradients, bytes that stay, and bytes of scratch."""
+"""What the stages of an expansion take: gradients, bytes that stay, and bytes of scratch; functions of its specification."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fut.methods.adjoint.anchor_count import most_pilots, pilot_gradients, pilot_items
-from fut.methods.adjoint.control_variate import ROWS
 from fut.methods.adjoint.difference_check import check_cost
-from fut.methods.adjoint.quadratic import sums_of
 from fut.methods.adjoint.quadratic_directions import bend_cost
 from fut.methods.adjoint.replay_curvature import products
+from fut.methods.adjoint.spec import ROWS, AdjointSpec, sums_of
 from fut.methods.curvature_batches import pooled_size, small_size
-from fut.methods.expansion.costs import _state, _vector_bytes, centre_bytes
+from fut.methods.expansion.spec import state_vectors, vector_bytes
+from fut.methods.stages import Cost
 from fut.readouts.readout import gradient_cost
 
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
+
+def trajectory(spec: AdjointSpec) -> Cost:
+    """The trajectory that is expanded about."""
+    return Cost(spec.trajectory.gradients, 0, spec.trajectory.scratch_bytes)
 
 
-def gradients(expansion: Expansion) -> int:
-    """Gradient evaluations of items in all stages (a Hessian-vector product counts two), read-outs included."""
-    config, problem = expansion.config, expansion.problem
-    training = problem.config.consumed
-    products: float = training * config.mixture * (2 if config.products == "exact" else 1)
+def low_rank(spec: AdjointSpec) -> Cost:
+    """The replay's curvature."""
+    if not spec.rank:
+        return Cost()
+    places = spec.trajectory.places_count
+    size = pooled_size(spec.problem, spec.config, places) * places
+    count = 2 * len(spec.curvatures) * products(spec)
+    nbytes = len(spec.curvatures) * spec.rank * vector_bytes(spec.problem)
+    return Cost(round(count * size / len(spec.problem.data.items[0][0])), 0, nbytes)
+
+
+def sweep(spec: AdjointSpec) -> Cost:
+    """The backward sweep, with the read-outs' own gradients, finding functionals and the check of differences; in scratch its
+    weights and costates, and what bounds the tables."""
+    config, problem = spec.config, spec.problem
+    taken: float = spec.trajectory.gradients * (2 if config.products == "exact" else 1)
     if config.curvature == "pooled":
-        products = 2 * _drawn(expansion, pooled_size(problem, config, expansion.places_count))
-    return (
-        training * config.mixture
-        + round(products * expansion.fine)
-        + anchor_gradients(expansion)
-        + low_rank_gradients(expansion)
-        + sum(gradient_cost(n, problem) for n in expansion.names)
-        + _coarse(expansion)
-        + check_cost(expansion)
+        taken = 2 * _drawn(spec, pooled_size(problem, config, spec.trajectory.places_count))
+    count = round(taken * spec.fine) + sum(gradient_cost(n, problem) for n in spec.names)
+    count += _coarse(spec) + check_cost(spec)
+    state = state_vectors(problem)
+    rows = len(spec.names) * (1 + bool(spec.rank)) + spec.functionals + spec.fine * state
+    control = 16 * spec.fine * problem.objective.size if spec.of_all else 0
+    whole = 2 * spec.rows * state  # costates of this step and the last
+    return Cost(count, 0, (rows * (spec.steps + 1) + whole) * vector_bytes(problem) + control)
+
+
+def choice(spec: AdjointSpec) -> Cost:
+    """Choosing the number of anchors: what it took, or can take at most."""
+    return Cost(pilot_gradients(spec), 0, most_pilots(spec) * len(pilot_items(spec)) * _gradient_bytes(spec))
+
+
+def anchors(spec: AdjointSpec) -> Cost:
+    """Gradients at the anchors: kept on the sample, or with a control variate in scratch on all coordinates; before their number
+    is chosen, the most that it can come to."""
+    count = len(spec.anchors) * spec.problem.config.data.items
+    return Cost(
+        count, 0 if spec.controlled else _anchored(spec), count * _gradient_bytes(spec) if spec.controlled else 0
     )
 
 
-def anchor_gradients(expansion: Expansion) -> int:
-    """Those of them that the anchors take; before their number is chosen, the most that it can come to."""
-    return len(expansion.anchors) * expansion.problem.config.data.items + pilot_gradients(expansion)
+def sample(spec: AdjointSpec) -> Cost:
+    """The coordinates that are kept, and their probabilities."""
+    return Cost(0, 16 * spec.expected_coordinates)
 
 
-def low_rank_gradients(expansion: Expansion) -> int:
-    """Those of them that the replay's curvature takes."""
-    if not expansion.rank:
-        return 0
-    size = pooled_size(expansion.problem, expansion.config, expansion.places_count) * expansion.places_count
-    count = 2 * len(expansion.curvatures) * products(expansion)
-    return round(count * size / len(expansion.problem.data.items[0][0]))
+def fold(spec: AdjointSpec) -> Cost:
+    """The terms, but for gradients that are kept as they are taken."""
+    return Cost(0, _terms_bytes(spec) - (0 if spec.controlled else _anchored(spec)))
 
 
-def _coarse(expansion: Expansion) -> int:
+def _anchored(spec: AdjointSpec) -> int:
+    """Bytes of gradients at the anchors on the kept coordinates."""
+    count = len(spec.anchors) * spec.problem.config.data.items
+    return count * spec.expected_coordinates * spec.problem.objective.start().element_size()
+
+
+def _gradient_bytes(spec: AdjointSpec) -> int:
+    """Bytes of a gradient on all coordinates, and of its norm."""
+    return vector_bytes(spec.problem) + spec.problem.objective.start().element_size()
+
+
+def _coarse(spec: AdjointSpec) -> int:
     """Those of them that functionals and coarse read-outs take: finding functionals, and products on half a step's batch."""
-    problem, m, first = expansion.problem, expansion.functionals, expansion.names[0]
-    rows = m + len(expansion.names) - expansion.fine
-    swept = _drawn(expansion, small_size(problem, expansion.places_count)) * (1 + rows) if rows else 0
+    problem, m, first = spec.problem, spec.functionals, spec.names[0]
+    rows = m + len(spec.names) - spec.fine
+    swept = _drawn(spec, small_size(problem, spec.trajectory.places_count)) * (1 + rows) if rows else 0
     return round(swept) + bend_cost(problem, first, m, gradient_cost(first, problem))
 
 
-def _drawn(expansion: Expansion, size: int) -> float:
+def _drawn(spec: AdjointSpec, size: int) -> float:
     """Gradients of items that batches of `size` samples come to, one for every place and step."""
-    return expansion.steps * expansion.places_count * size / len(expansion.problem.data.items[0][0])
+    return spec.steps * spec.trajectory.places_count * size / len(spec.problem.data.items[0][0])
 
 
-def kept_bytes(expansion: Expansion) -> int:
-    """Bytes that stay on disk, before compression."""
-    kept, steps = expansion.expected_coordinates, expansion.steps
-    items, r = expansion.problem.config.data.items, len(expansion.names)
-    rows = len(expansion.anchors) * items + (1 + r) * (steps + 1)
-    width = expansion.problem.objective.start().element_size()
-    few = (steps + len(expansion.anchors)) * expansion.fine * items * 8 + len(expansion.anchors) * items * width
-    few += steps * expansion.functionals * sums_of(expansion) * items * 8
-    few += steps * expansion.fine * items * (8 * expansion.of_all + ROWS * width * expansion.controlled)
-    curved = len(expansion.curvatures) * expansion.rank
+def _terms_bytes(spec: AdjointSpec) -> int:
+    """Bytes of the terms, before compression."""
+    kept, steps = spec.expected_coordinates, spec.steps
+    items, r = spec.problem.config.data.items, len(spec.names)
+    rows = len(spec.anchors) * items + (1 + r) * (steps + 1)
+    width = spec.problem.objective.start().element_size()
+    few = (steps + len(spec.anchors)) * spec.fine * items * 8 + len(spec.anchors) * items * width
+    few += steps * spec.functionals * sums_of(spec) * items * 8
+    few += steps * spec.fine * items * (8 * spec.of_all + ROWS * width * spec.controlled)
+    curved = len(spec.curvatures) * spec.rank
     rows += curved + r * steps * bool(curved)
-    return rows * kept * width + 16 * kept + few + 8 * curved
-
-
-def anchor_bytes(expansion: Expansion) -> int:
-    """Bytes of scratch of the anchors: of a few items where their number is chosen by these, and with a control variate of all
-    items' gradients on all coordinates; and their norms."""
-    count = most_pilots(expansion) * len(pilot_items(expansion))
-    if expansion.controlled:
-        count += len(expansion.anchors) * expansion.problem.config.data.items
-    return count * (_vector_bytes(expansion) + expansion.problem.objective.start().element_size())
-
-
-def scratch_bytes(expansion: Expansion) -> int:
-    """Bytes of scratch while it is built: the centre, anchors, low-rank curvature, and weights and costates of the sweep."""
-    swept = len(expansion.names) * (1 + bool(expansion.rank)) + expansion.functionals
-    swept += expansion.fine * _state(expansion)
-    control = 0 if not expansion.of_all else 16 * expansion.fine * expansion.problem.objective.size
-    whole = 2 * (len(expansion.names) + expansion.functionals) * _state(expansion)  # costates of this step and the last
-    kept = (swept * (expansion.steps + 1) + whole) * _vector_bytes(expansion)
-    return centre_bytes(expansion) + anchor_bytes(expansion) + low_rank_bytes(expansion) + kept + control
-
-
-def low_rank_bytes(expansion: Expansion) -> int:
-    """Bytes of scratch of the replay's curvature."""
-    return len(expansion.curvatures) * expansion.rank * _vector_bytes(expansion)
+    return rows * kept * width + few + 8 * curved

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.curvature_batches import alike, drawn_samples, small_size
 from fut.models import autodiff as derivatives
 from storage import MissingError
-
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
-
 
 SAMPLE_KEY = 23
 
@@ -25,10 +22,10 @@ def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> 
 
     NaN where the sweep takes exact products, where the product vanishes, or where the model has no forward derivative.
     """
-    if expansion.config.products == "exact":
+    if expansion.spec.config.products == "exact":
         return math.nan
     problem, items = expansion.problem, expansion.problem.data.items
-    draw = np.random.default_rng([expansion.config.seed, SAMPLE_KEY])
+    draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
     batch = drawn_samples(items, small_size(problem), draw) if alike(items) else items[0]
     try:
         exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
@@ -48,9 +45,9 @@ def kept_error(expansion: Expansion) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def check_cost(expansion: Expansion) -> int:
+def check_cost(spec: AdjointSpec) -> int:
     """Gradients that the check is counted as: two products of two each."""
-    if expansion.config.products == "exact":
+    if spec.config.products == "exact":
         return 0
-    items = expansion.problem.data.items
-    return round(4 * small_size(expansion.problem) / len(items[0][0])) if alike(items) else 4
+    items = spec.problem.data.items
+    return round(4 * small_size(spec.problem) / len(items[0][0])) if alike(items) else 4

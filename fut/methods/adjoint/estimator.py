@@ -19,19 +19,19 @@ from estimators.replay import Listener, RuleTransition, replay
 from estimators.rules.base import Rule
 from estimators.state import State
 from fut.errors import NotCachedError, UsageError
-from fut.methods.adjoint.control_variate import SUMS, Control, Half, control_of, part_of
+from fut.methods.adjoint.control_variate import Control, Half, control_of, part_of
+from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import expansion_of
-from fut.methods.adjoint.pipeline import Expansion
 from fut.methods.adjoint.quadratic import Bend, bend_of
 from fut.methods.adjoint.replay_curvature import curved_gradients
+from fut.methods.adjoint.spec import SUMS
 from fut.methods.adjoint.tables import RITZ
 from fut.methods.base import Estimator, one_of
 from fut.methods.context import Context
+from fut.methods.timings import BLOCK, LEAST
 from fut.readouts.readout import PROBE
 
 AdjointReading = Literal["linear", "quadratic"]
-CACHED, MINIMUM = 1 << 16, 512
-"""Numbers of one buffer that a batch replays at once, and the least width of a block."""
 Rows = slice | list[int]
 ALL = slice(None)
 
@@ -72,10 +72,10 @@ class Adjoint(Estimator):
         super().__init__(context, readout)
         self.expansion: Expansion = expansion or expansion_of(context, self.readout.name, self.name)
         one_of("sample", sample, Half)
-        self.sample = sample
-        self.row = self.expansion.names.index(self.readout.name)
+        self.sample = self.half = sample
+        self.row = self.expansion.spec.names.index(self.readout.name)
         one_of("reading", reading, AdjointReading)
-        self.functionals = self.expansion.functionals if self.row == 0 and reading != "linear" else 0
+        self.functionals = self.expansion.spec.functionals if self.row == 0 and reading != "linear" else 0
         if reading == "quadratic" and not self.functionals:
             raise UsageError(
                 f"adjoint: expected an expansion with functionals of `{self.readout.name}` for a quadratic reading, got "
@@ -122,13 +122,13 @@ class Adjoint(Estimator):
     @cached_property
     def _common(self) -> dict[str, Tensor]:
         """What is replayed whatever the read-out, in memory, by name: [steps, items, k]."""
-        curved = {name: None for name in RITZ if self.expansion.rank}
+        curved = {name: None for name in RITZ if self.expansion.spec.rank}
         return self._read({"gradient": None, "norm": None, "centre": None, **curved})
 
     @cached_property
     def _tables(self) -> dict[str, Tensor]:
         """What is replayed, in memory, by name: [steps, items, k]; of the weights, the read-out's own row."""
-        answers = {"answer": self.rows} if self.expansion.rank else {}
+        answers = {"answer": self.rows} if self.expansion.spec.rank else {}
         return self._common | self._read({"weight": self.rows, **answers})
 
     def _read(self, rows: dict[str, list[int] | None]) -> dict[str, Tensor]:
@@ -177,10 +177,10 @@ class Adjoint(Estimator):
     def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
         """The replay on a block of the sampled coordinates. rows: of the weights that are in memory."""
         tables, expansion = self._tables, self.expansion
-        gradients = Anchored(expansion.anchors, lambda a: tables["gradient"][a, :, block])
+        gradients = Anchored(expansion.spec.anchors, lambda a: tables["gradient"][a, :, block])
         norms = None
         if len(self.indices) < self.problem.objective.size:
-            norms = Anchored(expansion.anchors, lambda a: tables["norm"][a])
+            norms = Anchored(expansion.spec.anchors, lambda a: tables["norm"][a])
 
         def centre(step: int) -> Tensor:
             return tables["centre"][step, 0, block]
@@ -190,7 +190,7 @@ class Adjoint(Estimator):
 
         consumed = AnchoredGradients(gradients, norms, 1.0 / self.probabilities[block])
         rule, rate = self._rule.restrict(block), self.problem.rate
-        if not expansion.rank:
+        if not expansion.spec.rank:
             return DualTransition(RuleTransition(rule, rate, consumed), centre, weights)
         curved = curved_gradients(expansion, consumed, tables, centre, self._scarce)
         inner = RuleTransition(rule, rate, curved)
@@ -204,16 +204,16 @@ class Adjoint(Estimator):
     @property
     def _coupled(self) -> bool:
         """Whether coordinates must be replayed together: for a norm to clip, or curvature that is no diagonal."""
-        return self.problem.rule.clip is not None or bool(self.expansion.rank)
+        return self.problem.rule.clip is not None or bool(self.expansion.spec.rank)
 
     def _blocks(self, orders: int, rows: int = 1) -> list[slice]:
         """Coordinates replayed together: as many as stay in a core's cache, and those that act on one another.
 
-        Whole runs of MINIMUM coordinates, which are summed first: the sums do not depend on the blocks.
+        Whole runs of LEAST coordinates, which are summed first: the sums do not depend on the blocks.
         """
         size = len(self.indices)
-        width = MINIMUM * max(1, CACHED // (orders * MINIMUM * (1 + (rows - 1) // 4)))
-        return self._rule.blocks(size, size if self._coupled else width, MINIMUM)
+        width = LEAST * max(1, BLOCK // (orders * LEAST * (1 + (rows - 1) // 4)))
+        return self._rule.blocks(size, size if self._coupled else width, LEAST)
 
     def require_length(self, orders: Sequence[Order]) -> None:
         """OrderError unless all orders have as many steps as the read-out was swept for."""
@@ -239,8 +239,8 @@ class Adjoint(Estimator):
     def _sums(self, found: Tensor, block: slice, control: Control | None) -> tuple[Tensor, Tensor]:
         """Partial sums [n, 1, C] of contributions [n, 1, k], and what their variance is known from: the variance of each
         [n, 1, C], or with a control variate partial sums with random signs [n, SIGNS, C]."""
-        sums, variances = partial_sums(found, self.probabilities[block], MINIMUM)
-        return sums, variances if control is None else weighted_sums(found, control.weights[:, block], MINIMUM)
+        sums, variances = partial_sums(found, self.probabilities[block], LEAST)
+        return sums, variances if control is None else weighted_sums(found, control.weights[:, block], LEAST)
 
     def _contributions(
         self, orders: Sequence[Order], listener: Listener | None = None, rows: Rows = ALL
@@ -290,13 +290,15 @@ class Adjoint(Estimator):
     @cached_property
     def _members(self) -> Tensor:
         """Positions of an ensemble's own runs."""
-        return self.positions(self.expansion.members)
+        return self.positions(self.expansion.spec.trajectory.members)
 
     def own_error(self) -> float | None:
         """Standard deviation of estimate minus truth over an ensemble's own runs, in the first read-out's unit; common offsets
         left out. A first idea of the error before any order is retrained, from few runs. None below three: two are mirror images
         about their mean, where errors of even order are alike."""
-        members = self.expansion.members if self.expansion.ensemble and self.row == 0 else []
+        members = (
+            self.expansion.spec.trajectory.members if self.expansion.spec.trajectory.ensemble and self.row == 0 else []
+        )
         return self._own_error if len(members) > 2 else None
 
     @cached_property

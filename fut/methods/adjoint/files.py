@@ -1,10 +1,12 @@
-"""Where an expansion keeps what: scratch of whole size while it is built, the sample for good; and how each is read."""
+"""Where an expansion keeps what: scratch of whole size while it is built, the sample and terms for good; how each is read."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,75 +14,124 @@ from torch import Tensor
 
 from estimators.position_table import StepStates
 from estimators.state import State
-from fut.methods.adjoint.sweep import costate_from
-from fut.methods.expansion.anchors import ITEM_BLOCK
+from fut.methods.adjoint.spec import AdjointSpec, Choice, term_specs
+from fut.methods.expansion import files as trajectory_files
+from fut.methods.expansion.files import TrajectoryFiles
 from fut.methods.expansion.sample import Sample
-from fut.training.checkpoints import read_state
-from storage import CheckpointStore
+from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.stages import Prepared
+from fut.readouts.readout import UserFunction
+from fut.training.checkpoints import unpack
+from fut.training.problem import Problem
+from storage import CheckpointStore, TermStore
 
+SCRATCH = "scratch"
 PARTS = (
     "sample",
     "anchors",
-    *(
-        f"scratch/{part}"
-        for part in ("centre", "gradients", "runs", "anchors", "lowrank", "sweep", "costate", "pilots", "tamed")
-    ),
+    *(f"{SCRATCH}/{part}" for part in trajectory_files.PARTS),
+    *(f"{SCRATCH}/{part}" for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "tamed")),
 )
 """Directories of an expansion's checkpoint stores."""
 
 
-class Stores(Sample):
-    """The checkpoint stores of an expansion in its directory, and what is read from them."""
+@dataclass(frozen=True)
+class SweepFiles:
+    """What the backward sweep writes; scratch."""
 
     directory: Path
-
-    @property
-    @abstractmethod
-    def ensemble(self) -> bool:
-        """Whether the centre is the mean of runs."""
-
-    @property
-    @abstractmethod
-    def functionals(self) -> int:
-        """m, the functionals behind the first read-out's quadratic term."""
-
-    @property
-    def scratch(self) -> Path:
-        return self.directory / "scratch"
+    problem: Problem
 
     @cached_property
-    def centre(self) -> CheckpointStore:
-        """Lifted states of the centre."""
-        return CheckpointStore(self.scratch / "centre")
+    def swept(self) -> CheckpointStore:
+        """Weights w_t [r, D] of every step, and of the end, and costates of the fine read-outs."""
+        return CheckpointStore(self.directory / "sweep")
 
     @cached_property
-    def mixed(self) -> CheckpointStore:
-        """Gradients [c, D] of every step's mixture; of an ensemble also the parameters [c, D] at which they are taken."""
-        return CheckpointStore(self.scratch / "gradients")
+    def latest(self) -> CheckpointStore:
+        """The whole costate of the latest step that is swept."""
+        return CheckpointStore(self.directory / "costate")
 
-    @cached_property
-    def runs(self) -> CheckpointStore:
-        """The latest lifted states [c, D] of an ensemble's runs."""
-        return CheckpointStore(self.scratch / "runs")
+    def weight(self, step: int) -> Tensor:
+        """w_t [r, D], and the read-outs' slopes for step T."""
+        return self._read(step, "weight")
+
+    def injection(self, step: int) -> Tensor:
+        """Sensitivities of the functionals to a gradient injected at a step [m, D]."""
+        return self._read(step, "injection")
+
+    def answer(self, step: int) -> Tensor:
+        """Sensitivities of the read-outs to a gradient injected at a step [r, D], where the replay has curvature."""
+        return self._read(step, "answer")
+
+    def costate(self, step: int) -> State:
+        """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]."""
+        return costate_from(self.swept.read(step).arrays, self.problem.device)
+
+    def _read(self, step: int, name: str) -> Tensor:
+        return torch.from_numpy(self.swept.read_array(step, name)).to(self.problem.device)
+
+
+@dataclass(frozen=True)
+class Expansion(Sample, Prepared):
+    """One expansion in its directory.
+
+    Args:
+        directory: where it is, or will be.
+        planned: what it is made of, as configured.
+        start: the lifted state [D] that every order starts from.
+        user: a user's own read-outs, by name.
+        end: the reference run's parameters [D] after the last step, at which the functionals are known; needed to build them.
+    """
+
+    directory: Path
+    planned: AdjointSpec
+    start: Callable[[], State]
+    user: Mapping[str, UserFunction] = field(default_factory=dict)
+    end: Callable[[], Tensor] | None = None
 
     @property
-    def centre_stores(self) -> tuple[CheckpointStore, ...]:
-        """What the centre's stage writes, of use together alone."""
-        return (self.centre, self.mixed, self.runs)
+    def problem(self) -> Problem:
+        return self.planned.problem
+
+    @property
+    def spec(self) -> AdjointSpec:
+        """What it is made of, with the number of anchors that was chosen, once it is."""
+        return self._chosen if not self.planned.config.anchors and self.chosen.has(0) else self.planned
+
+    @cached_property
+    def _chosen(self) -> AdjointSpec:
+        return replace(self.planned, choice=read_choice(self.chosen))
+
+    @cached_property
+    def trajectory(self) -> TrajectoryFiles:
+        """What is expanded about; scratch."""
+        return TrajectoryFiles(self.planned.trajectory, self.scratch, self.start)
+
+    @cached_property
+    def sweep(self) -> SweepFiles:
+        """Weights and costates; scratch."""
+        return SweepFiles(self.scratch, self.problem)
 
     @cached_property
     def anchored(self) -> CheckpointStore:
-        """Gradients [ITEM_BLOCK, D] of blocks of items at the anchors, and their norms; `anchored_key` numbers them."""
+        """Gradients [ITEM_BLOCK, D] of blocks of items at the anchors, and their norms; scratch."""
         return CheckpointStore(self.scratch / "anchors")
-
-    def anchored_key(self, anchor: int, first: int) -> int:
-        """The number of the block of items that begins with item `first`, at an anchor."""
-        return anchor * -(-self.problem.config.data.items // ITEM_BLOCK) + first // ITEM_BLOCK
 
     @cached_property
     def pilots(self) -> CheckpointStore:
-        """Gradients [n, D] of a few items, by step, from which the number of anchors is chosen."""
+        """Gradients [n, D] of a few items, by step, from which the number of anchors is chosen; scratch."""
         return CheckpointStore(self.scratch / "pilots")
+
+    @cached_property
+    def ritz(self) -> CheckpointStore:
+        """Ritz values [r] and vectors [r, D] of mean curvature at a few checkpoints of the trajectory; scratch."""
+        return CheckpointStore(self.scratch / "lowrank")
+
+    @cached_property
+    def tamed(self) -> CheckpointStore:
+        """How the control variates of the fine read-outs take the table of positions: shares and bounds [fine, D]; scratch."""
+        return CheckpointStore(self.scratch / "tamed")
 
     @cached_property
     def chosen(self) -> CheckpointStore:
@@ -88,79 +139,58 @@ class Stores(Sample):
         return CheckpointStore(self.directory / "anchors")
 
     @cached_property
-    def ritz(self) -> CheckpointStore:
-        """Ritz values [r] and vectors [r, D] of mean curvature at a few checkpoints of the centre."""
-        return CheckpointStore(self.scratch / "lowrank")
-
-    @cached_property
-    def swept(self) -> CheckpointStore:
-        """Weights w_t [r, D] of every step, and of the end, and costates of the fine read-outs."""
-        return CheckpointStore(self.scratch / "sweep")
-
-    @cached_property
-    def latest(self) -> CheckpointStore:
-        """The whole costate of the latest step that is swept."""
-        return CheckpointStore(self.scratch / "costate")
-
-    @cached_property
-    def tamed(self) -> CheckpointStore:
-        """How the control variates of the fine read-outs take the table of positions: shares and bounds [fine, D]."""
-        return CheckpointStore(self.scratch / "tamed")
-
-    @cached_property
     def sampled(self) -> CheckpointStore:
         return CheckpointStore(self.directory / "sample")
 
-    def state(self, step: int) -> State:
-        """The centre's lifted state [D] before step `step`; scratch, there while the expansion is built."""
-        return read_state(self.centre, step, self.problem.device)
-
-    def gradients_of(self, step: int) -> Tensor:
-        """Gradients of the step's mixture [c, D]; scratch."""
-        return torch.from_numpy(self.mixed.read_array(step, "gradient")).to(self.problem.device)
-
-    def places(self, step: int) -> Tensor:
-        """Parameters at which the step's curvature is taken: of every run of an ensemble [c, D], else of the centre [1, D]."""
-        if not self.ensemble:
-            return self.state(step).theta[None]
-        return torch.from_numpy(self.mixed.read_array(step, "theta")).to(self.problem.device)
-
-    def weight(self, step: int) -> Tensor:
-        """w_t [r, D], and the read-outs' slopes for step T; scratch."""
-        return torch.from_numpy(self.swept.read_array(step, "weight")).to(self.problem.device)
-
-    def injection(self, step: int) -> Tensor:
-        """Sensitivities of the functionals to a gradient injected at a step [m, D]; scratch."""
-        return torch.from_numpy(self.swept.read_array(step, "injection")).to(self.problem.device)
-
-    def answer(self, step: int) -> Tensor:
-        """Sensitivities of the read-outs to a gradient injected at a step [r, D], where the replay has curvature; scratch."""
-        return torch.from_numpy(self.swept.read_array(step, "answer")).to(self.problem.device)
-
-    def costate(self, step: int) -> State:
-        """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]; scratch."""
-        return costate_from(self.swept.read(step).arrays, self.problem.device)
-
     def around(self, step: int) -> StepStates:
-        """The centre before and after a step, and the fine read-outs' costate after it, on all coordinates; scratch."""
-        return StepStates(self.state(step), self.state(step + 1), self.costate(step + 1))
-
-    @cached_property
-    def bend(self) -> tuple[Tensor, Tensor]:
-        """Of the functionals, values along the reference run's true displacement, and signs of their squares: [m], float64."""
-        names = ("known", "signs")
-        found = (self.sampled.read_array(0, name) if self.functionals else np.zeros(0) for name in names)
-        known, signs = (torch.from_numpy(array).to(self.problem.device) for array in found)
-        return known, signs
-
-    @cached_property
-    def own_bend(self) -> Tensor:
-        """Of the functionals, values along the true displacements of an ensemble's own runs: [c, m], float64."""
-        if not (self.ensemble and self.functionals):
-            return torch.zeros(0, self.functionals, dtype=torch.float64)
-        return torch.from_numpy(self.sampled.read_array(0, "own")).to(self.problem.device)
+        """The trajectory before and after a step, and the fine read-outs' costate after it, on all coordinates; scratch."""
+        return StepStates(self.trajectory.state(step), self.trajectory.state(step + 1), self.sweep.costate(step + 1))
 
     @property
     def own_values(self) -> np.ndarray:
         """The first read-out at the ends of an ensemble's own runs [c], float64, which is the truth about their orders."""
         return self.sampled.read_array(0, "own_values")
+
+    def terms(self) -> TermStore:
+        """The term store, opened for reading."""
+        return TermStore.open(self.directory / "terms")
+
+    def open_terms(self) -> TermStore:
+        return TermStore.create_or_open(
+            self.directory / "terms", term_specs(self.spec, len(self.indices)), self.identity, ITEM_BLOCK
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.planned.identity
+
+    @property
+    def opened(self) -> bool:
+        return self.sampled.has(0)
+
+    @property
+    def settled(self) -> bool:
+        """Whether coordinates are drawn, and anchors chosen."""
+        return self.sampled.has(0) and (bool(self.planned.config.anchors) or self.chosen.has(0))
+
+    @property
+    def readable(self) -> bool:
+        """Whether there are terms, of which some may be missing: not before all else is done."""
+        return self.settled and (self.directory / "terms").exists()
+
+    def complete(self) -> bool:
+        """Whether every stage is done."""
+        return self.readable and not self.terms().missing()
+
+
+def read_choice(store: CheckpointStore) -> Choice:
+    """How many anchors were found to be enough."""
+    found = store.read(0)
+    errors = dict(zip(found.arrays["tried"].tolist(), found.arrays["error"].tolist(), strict=True))
+    return Choice(found.arrays["anchors"].tolist(), errors, int(found.attributes["pilots"]))
+
+
+def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:
+    """Sensitivities to the lifted state, as the sweep wrote them."""
+    packed = {k.removeprefix("costate/"): v for k, v in arrays.items() if k.startswith("costate/")}
+    return unpack(packed, {}, device)

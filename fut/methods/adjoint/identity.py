@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from fut.artifacts.directory import ADJOINT, MANIFEST
-from fut.artifacts.identity import PINS, claim, read_pins
 from fut.errors import NotCachedError
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.context import Context
 from fut.methods.settings import Config, parse_config
 from fut.readouts.readout import PROBE, caching_command, readout_names, shortened
 from storage import IdentityError, Manifest
-
-
-class Stored(Protocol):
-    """A store of the run that pins its identity."""
-
-    @property
-    def directory(self) -> Path: ...
-
-    def identity(self) -> dict[str, Any]: ...
 
 
 def has_expansion(path: Path, part: str = ADJOINT) -> bool:
@@ -32,7 +22,7 @@ def has_expansion(path: Path, part: str = ADJOINT) -> bool:
 
 def read_expansion_config(path: Path, part: str = ADJOINT) -> AdjointConfig:
     identity = Manifest.read(path / part / MANIFEST).identity
-    return AdjointConfig.stored(identity["adjoint"] | {"readouts": identity["readouts"]})
+    return AdjointConfig.model_validate(identity["adjoint"] | {"readouts": identity["readouts"]})
 
 
 def readout_config(
@@ -58,15 +48,6 @@ def readout_config(
     )
 
 
-def claim_expansion(path: Path, expansion: Stored, pins: dict[str, float]) -> None:
-    """Pin what an expansion is made of before its first number; IdentityError if the directory holds another one.
-
-    pins: values that recognise the users' own read-outs, kept as they were when the directory was first claimed.
-    """
-    pins = pins | read_pins(path)
-    claim(expansion.directory, "expansion", expansion.identity(), {PINS: pins} if pins else {})
-
-
 def open_expansion(context: Context, config: AdjointConfig | None = None, part: str = ADJOINT) -> Expansion:
     """The run's expansion as it is stored; with the run's own configuration where there is none yet.
 
@@ -76,7 +57,7 @@ def open_expansion(context: Context, config: AdjointConfig | None = None, part: 
         config = read_expansion_config(context.path, part)
     chosen, directory = config or context.config.adjoint, context.path / part
     user, end = context.readouts.user, lambda: context.state(context.steps).theta
-    return Expansion(directory, context.problem, chosen, lambda: context.state(0), user, end)
+    return Expansion(directory, AdjointSpec(context.problem, chosen), lambda: context.state(0), user, end)
 
 
 def expansion_of(context: Context, readout: str, name: str) -> Expansion:
@@ -89,10 +70,10 @@ def expansion_of(context: Context, readout: str, name: str) -> Expansion:
         raise NotCachedError(
             f"{name}: expected the run's expansion, got {expansion.directory}, which is not finished; repeat `fut cache RUN`"
         )
-    if readout not in expansion.names:
+    if readout not in expansion.spec.names:
         raise NotCachedError(
-            f"{name}: expected an expansion swept for the read-out `{readout}`, got one for {shortened(expansion.names)}; "
-            f"remove {expansion.directory}, then run `{caching_command([*expansion.config.readouts, readout])}`; or use "
+            f"{name}: expected an expansion swept for the read-out `{readout}`, got one for {shortened(expansion.spec.names)}; "
+            f"remove {expansion.directory}, then run `{caching_command([*expansion.spec.config.readouts, readout])}`; or use "
             "--estimator replay-exact"
         )
     return expansion

@@ -14,7 +14,7 @@ from estimators.replay import Listener, OrderBatch
 from fut.errors import NotCachedError
 from fut.methods.adjoint.control_variate import Control, control_of
 from fut.methods.adjoint.estimator import Adjoint
-from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.files import Expansion
 from fut.methods.context import Context
 from fut.readouts.readout import PROBE, shortened
 
@@ -30,14 +30,14 @@ class SeveralReadOuts(Adjoint):
     def __init__(self, context: Context, names: Sequence[str], expansion: Expansion | None = None) -> None:
         """names: the read-outs that may be asked for, held in memory. expansion: one to be read in place of the run's own."""
         super().__init__(context, PROBE, "linear", expansion=expansion)
-        missing = [name for name in names if name not in self.expansion.names]
+        missing = [name for name in names if name not in self.expansion.spec.names]
         if missing:
             raise NotCachedError(
                 f"adjoint: expected an expansion swept for {shortened(names)}, got one without {shortened(missing)}; "
                 "compute one for all of them"
             )
         self.names = list(names)
-        self.rows = [self.expansion.names.index(name) for name in names]
+        self.rows = [self.expansion.spec.names.index(name) for name in names]
 
     def changes(
         self, orders: Sequence[Order], names: Sequence[str], listener: Listener | None = None

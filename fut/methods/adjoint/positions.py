@@ -15,27 +15,17 @@ from estimators.orders.order import Order
 from estimators.position_table import look_up
 from estimators.replay import Listener
 from fut.errors import NotCachedError, UsageError
+from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import expansion_of
-from fut.methods.adjoint.pipeline import Expansion
+from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.base import Estimator
 from fut.methods.context import Context
 from fut.readouts.readout import PROBE
-from storage import TermStore
-
-TABLES = ("controlled_positions", "positions")
-"""Terms that the table may be: as it is held, where tables are of all coordinates, or as it comes."""
 
 
-def held_name(terms: TermStore) -> str | None:
-    """The term that has the table; None in an expansion of an early version."""
-    names = {spec.name for spec in terms.specs}
-    return next((name for name in TABLES if name in names), None)
-
-
-def reads_held(expansion: Expansion) -> bool:
-    """Whether what is read of an expansion is its held table; one that is not there yet will have it where it can."""
-    built = (expansion.directory / "terms").exists()
-    return held_name(expansion.terms()) == TABLES[0] if built else expansion.of_all
+def table_name(spec: AdjointSpec) -> str:
+    """The term that has the table: bounded by coordinate where tables are of all coordinates, else as it comes."""
+    return "controlled_positions" if spec.of_all else "positions"
 
 
 class Positions(Estimator):
@@ -51,8 +41,8 @@ class Positions(Estimator):
         """expansion: one to be read in place of the run's own."""
         super().__init__(context, readout)
         self.expansion: Expansion = expansion or expansion_of(context, self.readout.name, self.name)
-        self.row = self.expansion.names.index(self.readout.name)
-        if self.row >= self.expansion.fine:
+        self.row = self.expansion.spec.names.index(self.readout.name)
+        if self.row >= self.expansion.spec.fine:
             raise NotCachedError(
                 f"positions: expected a read-out that was swept finely, got `{self.readout.name}`, of which there is no "
                 "table; set adjoint.fine=0 and cache anew, or use --estimator adjoint"
@@ -62,15 +52,10 @@ class Positions(Estimator):
     def table(self) -> Tensor:
         """M [T, items], float64, in the read-out's unit; each step's values up to a constant of the step."""
         terms, wanted = self.expansion.terms(), f"run `fut cache` on {self.expansion.directory.parent}"
-        name = held_name(terms)
-        if name is None:
-            raise NotCachedError(
-                f"positions: expected an expansion with a table of positions, got one of an earlier version; remove "
-                f"{self.expansion.directory}, then {wanted}"
-            )
+        name = table_name(self.expansion.spec)
         if missing := terms.missing([name]):
             raise NotCachedError(f"positions: expected a complete table, got {len(missing)} blocks missing; {wanted}")
-        rows = [terms.read_items(name, t, [self.row])[0] for t in range(self.expansion.steps)]
+        rows = [terms.read_items(name, t, [self.row])[0] for t in range(self.expansion.spec.steps)]
         return torch.stack([torch.from_numpy(row) for row in rows]).to(self.problem.device)
 
     @property

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,21 +27,11 @@ from estimators.orders.order import Order
 from estimators.position_table import summed
 from estimators.replay import OrderBatch
 from fut.errors import NotCachedError
-from fut.methods.adjoint.control_variate import SAMPLES, SUMS
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.spec import FUNCTIONAL_SIGNS, SAMPLES, SUMS, sums_of
 
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
-
-
-SIGNED = 4
-"""Sums with random signs of every functional on a sample: few, since there are many functionals."""
 CHUNK = 1 << 16
 """Coordinates that are summed at once, in double precision."""
-
-
-def sums_of(expansion: Expansion) -> int:
-    """Rows of the table for every functional: one, or on a sample those of `fut.control.SAMPLES`, each with random signs too."""
-    return 1 if expansion.of_all else len(SAMPLES) * (1 + SIGNED)
 
 
 def sample_weighted(injection: Tensor, weights: Tensor) -> Tensor:
@@ -49,7 +39,7 @@ def sample_weighted(injection: Tensor, weights: Tensor) -> Tensor:
 
     weights: of the samples' sums, as `fut.control.all_weights` has them, of which the first few with random signs are used.
     """
-    chosen = weights.unflatten(0, (len(SAMPLES), SUMS))[:, : 1 + SIGNED].flatten(0, 1)
+    chosen = weights.unflatten(0, (len(SAMPLES), SUMS))[:, : 1 + FUNCTIONAL_SIGNS].flatten(0, 1)
     return (injection.double()[:, None] * chosen).flatten(0, 1)
 
 
@@ -98,7 +88,7 @@ class Bend:
         return summed(rows, batch) - summed(rows, own)
 
     def split(self, found: Tensor) -> tuple[Tensor, Tensor]:
-        """Functionals [m], and their sums with random signs [m, SIGNED] (none where they are exact), of `looked_up`'s row."""
+        """Functionals [m], and sums with random signs [m, FUNCTIONAL_SIGNS] (none where exact), of a row of `looked_up`."""
         sums = found.unflatten(-1, self.table.shape[1:3])
         return sums[..., 0], sums[..., 1:]
 
@@ -125,29 +115,34 @@ class Bend:
         return change, signed_variance(gain * (self.signs * values) @ signed).item() if signed.numel() else 0.0
 
 
-def outdated(expansion: Expansion) -> NotCachedError:
-    """What is said of an expansion whose functionals were to be replayed: its weights have other rows, and there is no table."""
-    return NotCachedError(
-        f"adjoint: expected an expansion with a table of its functionals, got one of an earlier version; remove "
-        f"{expansion.directory}, then run `fut cache` on {expansion.directory.parent}"
-    )
+def known_functionals(expansion: Expansion) -> tuple[Tensor, Tensor]:
+    """Of the functionals, values along the reference run's true displacement, and signs of their squares: [m], float64."""
+    read, device = expansion.sampled.read_array, expansion.problem.device
+    known, signs = (torch.from_numpy(read(0, name)).to(device) for name in ("known", "signs"))
+    return known, signs
+
+
+def own_functionals(expansion: Expansion) -> Tensor:
+    """Of the functionals, values along the true displacements of an ensemble's own runs: [c, m], float64."""
+    if not expansion.spec.trajectory.ensemble:
+        return torch.zeros(0, expansion.spec.functionals, dtype=torch.float64)
+    return torch.from_numpy(expansion.sampled.read_array(0, "own")).to(expansion.problem.device)
 
 
 def bend_of(expansion: Expansion, sample: str | None) -> Bend:
     """The functionals' table on a sample; NotCachedError where it is missing, or blocks of it are."""
     terms, again = expansion.terms(), f"run `fut cache` on {expansion.directory.parent}"
-    if "functionals" not in {spec.name for spec in terms.specs}:
-        raise outdated(expansion)
     if missing := terms.missing(["functionals"]):
         raise NotCachedError(
             f"adjoint: expected a complete table of functionals, got {len(missing)} blocks missing; {again}"
         )
-    m, problem = expansion.functionals, expansion.problem
-    count = 1 if expansion.of_all else 1 + SIGNED
-    first = 0 if expansion.of_all else count * SAMPLES.index(sample)
-    rows = [j * sums_of(expansion) + first + row for j in range(m) for row in range(count)]
-    read = [torch.from_numpy(terms.read_items("functionals", t, rows)) for t in range(expansion.steps)]
+    m, problem = expansion.spec.functionals, expansion.problem
+    count = 1 if expansion.spec.of_all else 1 + FUNCTIONAL_SIGNS
+    first = 0 if expansion.spec.of_all else count * SAMPLES.index(sample)
+    rows = [j * sums_of(expansion.spec) + first + row for j in range(m) for row in range(count)]
+    read = [torch.from_numpy(terms.read_items("functionals", t, rows)) for t in range(expansion.spec.steps)]
     table = torch.stack(read).unflatten(1, (m, count)).to(problem.device)
-    (known, signs), members = expansion.bend, expansion.members if expansion.ensemble else []
+    (known, signs), about = known_functionals(expansion), expansion.spec.trajectory
+    members = about.members if about.ensemble else []
     orders = [problem.canonical(order) for order in (problem.reference, *members)]
-    return Bend(table, orders[0], signs, known, orders[1:], expansion.own_bend)
+    return Bend(table, orders[0], signs, known, orders[1:], own_functionals(expansion))

@@ -12,19 +12,14 @@ read-out itself. The displacements are uncurved, of simulated orders: true ones 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from fut.methods.adjoint.files import Expansion
 from fut.models import autodiff as derivatives
 from fut.readouts.readout import PROBE, ReadOut
 from fut.training.problem import Problem
-
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
-
 
 SAMPLES = 4
 """Simulated orders per functional."""
@@ -42,7 +37,7 @@ STEP = 1e-3
 def principal_functionals(expansion: Expansion, readout: ReadOut, count: int) -> tuple[Tensor, Tensor]:
     """Functionals q [count, D] of the displacement at the end of the window, and their signs [count]; 0, where there are fewer
     directions than that."""
-    theta = expansion.state(expansion.steps).theta
+    theta = expansion.trajectory.state(expansion.spec.steps).theta
     moved = simulated_displacements(expansion, SAMPLES * count)
     bent = _bend(expansion.problem, readout, theta, moved)
     gram = _products(moved, bent).cpu().numpy()
@@ -59,15 +54,19 @@ def simulated_displacements(expansion: Expansion, count: int) -> Tensor:
 
     Real gradients, so that directions are those of real orders; no gradient is computed anew.
     """
-    problem, draw = expansion.problem, np.random.default_rng([expansion.config.seed, 13])
-    chosen = torch.from_numpy(draw.integers(expansion.config.mixture, size=(expansion.steps, count))).to(problem.device)
-    centre, rows = expansion.state(expansion.steps).theta, []
+    problem, draw = expansion.problem, np.random.default_rng([expansion.spec.config.seed, 13])
+    chosen = torch.from_numpy(draw.integers(expansion.spec.config.mixture, size=(expansion.spec.steps, count))).to(
+        problem.device
+    )
+    centre, rows = expansion.trajectory.state(expansion.spec.steps).theta, []
     together = simulated_together(centre.nbytes)
     for first in range(0, count, together):
         picks = chosen[:, first : first + together]
-        state = expansion.start().rows(picks.shape[1])
-        for step in range(expansion.steps):
-            state = problem.rule.step(state, expansion.gradients_of(step)[picks[step]], problem.rate(step))[0]
+        state = expansion.trajectory.start().rows(picks.shape[1])
+        for step in range(expansion.spec.steps):
+            state = problem.rule.step(state, expansion.trajectory.gradients_of(step)[picks[step]], problem.rate(step))[
+                0
+            ]
         rows.append(state.theta - centre)
     return torch.cat(rows)
 

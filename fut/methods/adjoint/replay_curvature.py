@@ -8,8 +8,8 @@ taken off again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,12 +17,9 @@ from torch import Tensor
 from estimators.adjoint import AnchoredGradients
 from estimators.lanczos import RitzPairs
 from estimators.lowrank import BentGradients, Curvature, low_rank, sensitivity
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.curvature_batches import pooled_products
-from fut.progress import Progress
-
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
-
 
 KRYLOV = 4
 """Products for every Ritz pair that is kept: the leading ones of a larger space are nearer to the truth."""
@@ -32,35 +29,41 @@ SEEDS = 1 << 31
 """Seeds of the vectors that Lanczos starts from."""
 
 
-def run_low_rank(expansion: Expansion, progress: Progress) -> None:
-    """Write the Ritz pairs of every curvature anchor; nothing where the replay has none."""
-    missing = [i for i in range(len(expansion.curvatures)) if not expansion.ritz.has(i)]
-    if not missing:
-        return
-    with progress("low-rank curvature", len(missing)) as tick:
-        for index in missing:
-            pairs = _pairs(expansion, expansion.curvatures[index])
-            arrays = {"eigenvalue": pairs.values.cpu().numpy(), "lowrank": pairs.vectors.cpu().numpy()}
-            expansion.ritz.write(index, arrays, {}, replace=True)
-            tick()
+def missing_low_rank(expansion: Expansion) -> list[int]:
+    """The curvature anchors whose Ritz pairs are missing."""
+    return [index for index in range(len(expansion.spec.curvatures)) if not expansion.ritz.has(index)]
 
 
-def products(expansion: Expansion) -> int:
+def run_low_rank(expansion: Expansion, indices: Sequence[int]) -> Iterator[None]:
+    """Write the Ritz pairs of curvature anchors."""
+    for index in indices:
+        pairs = _pairs(expansion, expansion.spec.curvatures[index])
+        arrays = {"eigenvalue": pairs.values.cpu().numpy(), "lowrank": pairs.vectors.cpu().numpy()}
+        expansion.ritz.write(index, arrays, {}, replace=True)
+        yield
+
+
+def products(spec: AdjointSpec) -> int:
     """Hessian-vector products of one curvature anchor."""
-    return min(KRYLOV * expansion.rank, expansion.problem.objective.size)
+    return min(KRYLOV * spec.rank, spec.problem.objective.size)
+
+
+def curvature_of(expansion: Expansion) -> Curvature:
+    """The replay's curvature on all coordinates; from scratch, one anchor at a time in memory."""
+    return Curvature(expansion.spec.curvatures, lru_cache(maxsize=1)(lambda index: read_pairs(expansion, index)))
 
 
 def _pairs(expansion: Expansion, step: int) -> RitzPairs:
     """The leading Ritz pairs at a step: values [r] >= 0, rows [r, D]."""
-    problem, config, state = expansion.problem, expansion.config, expansion.state(step)
-    places = expansion.places(step)
+    problem, config, state = expansion.problem, expansion.spec.config, expansion.trajectory.state(step)
+    places = expansion.trajectory.places(step)
 
     def product(direction: Tensor) -> Tensor:
         return pooled_products(problem, config, step, places, direction[None], fine=1)[0]
 
     weight = sensitivity(problem.rule, state, CLAMP)
-    found = low_rank(product, weight, products(expansion), config.seed % SEEDS)
-    return RitzPairs(found.values[: expansion.rank].clamp(min=0.0), found.vectors[: expansion.rank])
+    found = low_rank(product, weight, products(expansion.spec), config.seed % SEEDS)
+    return RitzPairs(found.values[: expansion.spec.rank].clamp(min=0.0), found.vectors[: expansion.spec.rank])
 
 
 def curved_gradients(
@@ -74,7 +77,7 @@ def curved_gradients(
     answers = tables["answer"]
     values, rows = tables["eigenvalue"][:, 0], tables["lowrank"]
     weight = torch.as_tensor(inner.weight).to(rows)
-    curvature = Curvature(expansion.curvatures, lambda index: RitzPairs(values[index], rows[index]), weight)
+    curvature = Curvature(expansion.spec.curvatures, lambda index: RitzPairs(values[index], rows[index]), weight)
     return BentGradients(
         inner, centre, curvature, lambda anchor: scarce[anchor], lambda step: (answers[step] != 0).any(0)
     )

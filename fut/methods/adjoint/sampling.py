@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,17 +14,11 @@ from estimators.control_variates import Tamed
 from estimators.orders.order import random_orders
 from estimators.replay import OrderBatch
 from estimators.state import State
-from fut.methods.expansion.anchors import AnchoredItems
+from fut.methods.adjoint.anchors import AnchoredItems
+from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.replay_curvature import curvature_of
 from fut.readouts.readout import make_readouts
 from fut.training.checkpoints import read_state
-
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
-
-
-ALL_UP_TO = 1 << 17
-"""Parameters of a model of which all coordinates are kept, where nothing else is configured."""
-
 
 SIMULATED = 1 << 20
 """Added to the expansion's seed for the random orders that are simulated."""
@@ -32,21 +26,21 @@ SIMULATED = 1 << 20
 
 def draw_sample(expansion: Expansion) -> None:
     """Keep coordinates and their probabilities, what is known of true endpoints, and the probe loss at the centre's end."""
-    end = expansion.state(expansion.steps)
-    if expansion.whole:
+    end = expansion.trajectory.state(expansion.spec.steps)
+    if expansion.spec.whole:
         indices = torch.arange(len(end.theta))
         chosen = torch.ones(len(end.theta), dtype=torch.float64)
     else:
-        found = simulated_contributions(expansion, expansion.config.simulated)
-        tamed = _keep_tamed(expansion, found) if expansion.controlled else None
+        found = simulated_contributions(expansion, expansion.spec.config.simulated)
+        tamed = _keep_tamed(expansion, found) if expansion.spec.controlled else None
         scores = contribution_scores(expansion, found, tamed)
-        probabilities = inclusion_probabilities(scores, expansion.expected_coordinates).cpu()
-        indices = poisson_sample(probabilities, expansion.config.seed)
+        probabilities = inclusion_probabilities(scores, expansion.spec.expected_coordinates).cpu()
+        indices = poisson_sample(probabilities, expansion.spec.config.seed)
         if not len(indices):  # of one coordinate or two, in expectation
             indices = probabilities.argmax()[None]
         chosen = probabilities[indices]
     arrays = {"indices": indices.numpy(), "probabilities": chosen.numpy()}
-    arrays["difference_error"] = expansion.swept.read_array(expansion.steps, "difference_error")
+    arrays["difference_error"] = expansion.sweep.swept.read_array(expansion.spec.steps, "difference_error")
     loss = expansion.problem.probe_loss(end.theta)
     expansion.sampled.write(0, arrays | _known(expansion, end.theta), {"centre_loss": loss})
 
@@ -54,20 +48,20 @@ def draw_sample(expansion: Expansion) -> None:
 def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
     """Functionals of true displacements from the centre's end, and their signs; read-outs of an ensemble's own runs."""
     arrays = dict[str, np.ndarray]()
-    if expansion.functionals:
+    if expansion.spec.functionals:
         if expansion.end is None:
             raise TypeError(
                 "sample: expected the end of the reference run for the functionals' displacements, got none"
             )
-        read = expansion.swept.read_array
-        functionals = torch.from_numpy(read(expansion.steps, "functional")).to(centre).double()
+        read = expansion.sweep.swept.read_array
+        functionals = torch.from_numpy(read(expansion.spec.steps, "functional")).to(centre).double()
         known = functionals @ (expansion.end() - centre).double()
-        arrays |= {"signs": read(expansion.steps, "signs"), "known": known.cpu().numpy()}
-    if expansion.ensemble:
-        ends = read_state(expansion.runs, expansion.steps, expansion.problem.device).theta
-        (first,) = make_readouts(expansion.problem, expansion.names[:1], expansion.user)
+        arrays |= {"signs": read(expansion.spec.steps, "signs"), "known": known.cpu().numpy()}
+    if expansion.spec.trajectory.ensemble:
+        ends = read_state(expansion.trajectory.runs, expansion.spec.steps, expansion.problem.device).theta
+        (first,) = make_readouts(expansion.problem, expansion.spec.names[:1], expansion.user)
         arrays["own_values"] = np.array([first.value(theta) for theta in ends])
-        if expansion.functionals:
+        if expansion.spec.functionals:
             arrays["own"] = ((ends - centre).double() @ functionals.T).cpu().numpy()
     return arrays
 
@@ -78,7 +72,7 @@ def contribution_scores(expansion: Expansion, found: Simulated, tamed: Tamed | N
     Of a fine read-out what its control variate leaves of it. The mean over read-outs, and as much again for functionals whose
     table is of the sample, each scaled to a total of 1 first, so that none counts more for being in larger units.
     """
-    fine, readouts, scores = found.table.shape[1], len(expansion.names), []
+    fine, readouts, scores = found.table.shape[1], len(expansion.spec.names), []
     for row in range(found.values.shape[1]):
         left = found.values[:, row].double()
         if row < fine and tamed is not None:
@@ -92,13 +86,13 @@ def contribution_scores(expansion: Expansion, found: Simulated, tamed: Tamed | N
 def tamed_tables(expansion: Expansion) -> Tamed:
     """How the fine read-outs' tables are taken by their control variates; scratch, computed again where it is not there."""
     if not expansion.tamed.has(0):
-        _keep_tamed(expansion, simulated_contributions(expansion, expansion.config.simulated))
+        _keep_tamed(expansion, simulated_contributions(expansion, expansion.spec.config.simulated))
     read, device = expansion.tamed.read_array, expansion.problem.device
     return Tamed(*(torch.from_numpy(read(0, name)).to(device) for name in Tamed._fields))
 
 
 def _keep_tamed(expansion: Expansion, found: Simulated) -> Tamed:
-    tamed = Tamed.of(found.values[:, : expansion.fine], found.table, found.largest)
+    tamed = Tamed.of(found.values[:, : expansion.spec.fine], found.table, found.largest)
     expansion.tamed.write(0, {name: array.cpu().numpy() for name, array in tamed._asdict().items()}, {}, replace=True)
     return tamed
 
@@ -115,57 +109,67 @@ class Simulated(NamedTuple):
 
 def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
     """Of random orders, by the replay that estimates them, on all coordinates; no gradient is computed anew."""
-    problem, steps = expansion.problem, expansion.steps
-    gradients = _real_gradients(expansion, simulated) if expansion.of_all else _normal_gradients(expansion, simulated)
-    state, centre = expansion.start().rows(simulated), expansion.state(0)
-    r, m = len(expansion.names), 0 if expansion.of_all else expansion.functionals
+    problem, steps = expansion.problem, expansion.spec.steps
+    gradients = (
+        _real_gradients(expansion, simulated) if expansion.spec.of_all else _normal_gradients(expansion, simulated)
+    )
+    state, centre = expansion.trajectory.start().rows(simulated), expansion.trajectory.state(0)
+    r, m = len(expansion.spec.names), 0 if expansion.spec.of_all else expansion.spec.functionals
     total = torch.zeros(simulated, r + m, len(centre.theta), device=problem.device)
-    table = torch.zeros(simulated, expansion.fine if expansion.of_all else 0, len(centre.theta), device=problem.device)
-    curvature = expansion.low_rank() if expansion.rank else None
-    ahead, largest = _ahead(expansion) if expansion.of_all else centre.theta[None][:0], table[0].clone()
+    table = torch.zeros(
+        simulated, expansion.spec.fine if expansion.spec.of_all else 0, len(centre.theta), device=problem.device
+    )
+    curvature = curvature_of(expansion) if expansion.spec.rank else None
+    ahead, largest = _ahead(expansion) if expansion.spec.of_all else centre.theta[None][:0], table[0].clone()
     for step in range(steps):
         delta = state.theta - centre.theta
-        total[:, :r] += delta[:, None] * expansion.weight(step)
+        total[:, :r] += delta[:, None] * expansion.sweep.weight(step)
         gradient, before = gradients(step), centre
         plain = gradient
         if curvature is not None:  # as replayed, but for how scarce an item's touch is
-            answer = expansion.answer(step)
+            answer = expansion.sweep.answer(step)
             response = curvature(step, delta) * ((gradient != 0) & (answer != 0).any(0))
             total[:, :r] -= response[:, None] * answer
             gradient = gradient + response
         if m:
-            total[:, r:] += (plain - expansion.gradients_of(step).mean(0))[:, None] * expansion.injection(step)
-        centre = expansion.state(step + 1)
-        if expansion.of_all:
+            total[:, r:] += (plain - expansion.trajectory.gradients_of(step).mean(0))[
+                :, None
+            ] * expansion.sweep.injection(step)
+        centre = expansion.trajectory.state(step + 1)
+        if expansion.spec.of_all:
             moved = problem.rule.step(before.rows(simulated), plain, problem.rate(step))[0]
-            _place(table, expansion.costate(step + 1), moved, centre)
+            _place(table, expansion.sweep.costate(step + 1), moved, centre)
         state = problem.rule.step(state, gradient, problem.rate(step))[0]
-        if expansion.of_all:
-            ahead = ahead - expansion.weight(step)[: expansion.fine]
-            for row, slope in enumerate(ahead):
-                moved_by = (slope * (state.theta - centre.theta - delta)).abs().amax(0)
-                largest[row] = torch.maximum(largest[row], moved_by)
+        if expansion.spec.of_all:
+            ahead = ahead - expansion.sweep.weight(step)[: expansion.spec.fine]
+            _raise_to(largest, ahead, state.theta - centre.theta - delta)
     largest *= problem.config.data.per_step  # a step's gradient is the mean of its items
-    total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.weight(steps)
+    total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.sweep.weight(steps)
     return Simulated(total, table, largest)
+
+
+def _raise_to(largest: Tensor, ahead: Tensor, moved: Tensor) -> None:
+    """Raise, in place, the largest single contributions [fine, D] to what a step's displacements [n, D] are worth."""
+    for row, slope in enumerate(ahead):
+        largest[row] = torch.maximum(largest[row], (slope * moved).abs().amax(0))
 
 
 def _ahead(expansion: Expansion) -> Tensor:
     """What a displacement that stays is worth from the first step on, for the fine read-outs [fine, D]: the sum of their
     weights. Summed by parts, an order's contribution is what each step adds to its displacement, times what lies ahead."""
-    total = expansion.weight(expansion.steps)[: expansion.fine]
-    for step in range(expansion.steps):
-        total = total + expansion.weight(step)[: expansion.fine]
+    total = expansion.sweep.weight(expansion.spec.steps)[: expansion.spec.fine]
+    for step in range(expansion.spec.steps):
+        total = total + expansion.sweep.weight(step)[: expansion.spec.fine]
     return total
 
 
 def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:
     """Gradients [n, D] of what random orders consume at a step, from the anchors."""
     problem = expansion.problem
-    orders = random_orders(problem.reference, simulated, expansion.config.seed + SIMULATED)
+    orders = random_orders(problem.reference, simulated, expansion.spec.config.seed + SIMULATED)
     batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
-    rows = _kept_rows(expansion) if expansion.whole else AnchoredItems(expansion).rows
-    gradients = StreamedAnchors(expansion.anchors, rows)
+    rows = _kept_rows(expansion) if expansion.spec.whole else AnchoredItems(expansion).rows
+    gradients = StreamedAnchors(expansion.spec.anchors, rows)
     return lambda step: gradients.pick(step, batch.at(step))
 
 
@@ -180,11 +184,11 @@ def _kept_rows(expansion: Expansion) -> Callable[[int, Sequence[int]], Tensor]:
 def _normal_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:
     """Normal gradients [n, D] around a step's mean, with the spread between items seen along the centre: where item gradients on
     all coordinates are not kept."""
-    draw, spread = torch.Generator().manual_seed(expansion.config.seed + 1), gradient_spread(expansion)
+    draw, spread = torch.Generator().manual_seed(expansion.spec.config.seed + 1), gradient_spread(expansion)
 
     def gradients(step: int) -> Tensor:
         noise = torch.randn((simulated, len(spread)), generator=draw).to(spread)
-        return expansion.gradients_of(step).mean(0) + spread * noise
+        return expansion.trajectory.gradients_of(step).mean(0) + spread * noise
 
     return gradients
 
@@ -201,11 +205,11 @@ def gradient_spread(expansion: Expansion) -> Tensor:
     """Standard deviation of item gradients about their step's mean [D], pooled over the window."""
     previous: Tensor | None = None
     total = torch.zeros(expansion.problem.objective.size, dtype=torch.float64, device=expansion.problem.device)
-    for step in range(expansion.steps):
-        found = expansion.gradients_of(step).double()
+    for step in range(expansion.spec.steps):
+        found = expansion.trajectory.gradients_of(step).double()
         if len(found) > 1:
             total += found.var(0)
         elif previous is not None:
             total += (found[0] - previous).square() / 2  # with one item a step, neighbours in time stand in
         previous = found[0]
-    return (total / expansion.steps).sqrt().to(expansion.problem.objective.dtype)
+    return (total / expansion.spec.steps).sqrt().to(expansion.problem.objective.dtype)

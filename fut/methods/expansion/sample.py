@@ -8,9 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fut.methods.adjoint.sampling import ALL_UP_TO
 from fut.training.problem import Problem
 from storage import CheckpointStore
+
+ALL_UP_TO = 1 << 17
+"""Parameters of a model of which all coordinates are kept, where nothing else is configured."""
 
 
 def expected_coordinates(size: int, configured: int, sampled: int) -> int:
@@ -22,7 +24,10 @@ def expected_coordinates(size: int, configured: int, sampled: int) -> int:
 class Sample(ABC):
     """The coordinates that are kept, as a checkpoint store has them."""
 
-    problem: Problem
+    @property
+    @abstractmethod
+    def problem(self) -> Problem:
+        """What is trained."""
 
     @property
     @abstractmethod

@@ -1,67 +1,60 @@
-"""The centre: its lifted states and gradients, step by step, and where the runs of an ensemble stand; each step resumable."""
+"""The expansion trajectory: its lifted states and gradients, step by step, and where the runs of an ensemble stand."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from estimators.orders.order import Order
-from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients, replay
+from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients
 from estimators.state import State
 from estimators.trajectory import CentreTransition, mean_state
-from fut.progress import Progress
+from fut.methods.expansion.files import TrajectoryFiles
 from fut.training.checkpoints import attributes_of, pack, read_state
 
-if TYPE_CHECKING:
-    from fut.methods.adjoint.pipeline import Expansion
+
+def missing_steps(files: TrajectoryFiles) -> Sequence[int]:
+    """The steps that are to be taken yet."""
+    latest = files.runs if files.spec.ensemble else files.centre
+    return range(max(latest.steps(), default=0), files.spec.steps)
 
 
-def run_centre(expansion: Expansion, progress: Progress) -> None:
-    """Write every step's lifted state of the centre [D], and the gradients [c, D] that it goes on with."""
-    if expansion.ensemble:
-        _run_ensemble(expansion, expansion.members, progress)
-    else:
-        _run_mixture(expansion, progress)
+def run_trajectory(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
+    """Write the lifted state [D] after each of the steps, and the gradients [c, D] that it goes on with."""
+    yield from _run_ensemble(files, steps) if files.spec.ensemble else _run_mixture(files, steps)
 
 
-def _run_mixture(expansion: Expansion, progress: Progress) -> None:
+def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
     """One trajectory; every step averages the transitions of a few groups of items."""
-    problem, steps = expansion.problem, expansion.steps
-    done = max(expansion.centre.steps(), default=-1)
-    if done < 0:
-        _save_centre(expansion, 0, expansion.start())
-        done = 0
-    state = expansion.state(done).rows(1)
+    spec, problem = files.spec, files.spec.problem
+    if not files.centre.has(steps[0]):
+        _save_centre(files, 0, files.start())
+    state = files.state(steps[0]).rows(1)
     latest: dict[int, Tensor] = {}
 
     def gradient(step: int, theta: Tensor, number: int) -> Tensor:
-        items = expansion.groups[number]
+        items = spec.groups[number]
         latest[number] = problem.mean_gradient(theta, items, [1.0 / len(items)] * len(items))
         return latest[number]
 
-    with progress("centre", steps - done) as tick:
-
-        def save(step: int, state: State) -> None:
-            found = torch.stack([latest.pop(number) for number in expansion.mixture.steps[step - 1]])
-            expansion.mixed.write(step - 1, {"gradient": found.cpu().numpy()}, {}, replace=True)
-            _save_centre(expansion, step, state.row(0))
-            tick()
-
-        transition = CentreTransition(problem.rule, problem.rate, gradient)
-        replay(transition, state, OrderBatch.pack([expansion.mixture], problem.device), done, save)
+    transition = CentreTransition(problem.rule, problem.rate, gradient)
+    batch = OrderBatch.pack([spec.mixture], problem.device)
+    for step in steps:
+        state = transition(step, batch.at(step), state)
+        found = torch.stack([latest.pop(number) for number in spec.mixture.steps[step]])
+        files.mixed.write(step, {"gradient": found.cpu().numpy()}, {}, replace=True)
+        _save_centre(files, step + 1, state.row(0))
+        yield
 
 
-def _run_ensemble(expansion: Expansion, orders: list[Order], progress: Progress) -> None:
-    """Real training under every order, side by side; the centre is the mean of their lifted states."""
-    problem, latest = expansion.problem, expansion.runs
-    done = max(latest.steps(), default=-1)
-    if done < 0:
-        _save_centre(expansion, 0, expansion.start())
-        _save_runs(expansion, 0, expansion.start().rows(len(orders)))
-        done = 0
-    state = _runs(expansion, done)
+def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
+    """Real training under every order, side by side; the trajectory is the mean of their lifted states."""
+    problem, orders = files.spec.problem, files.spec.members
+    if not files.runs.has(steps[0]):
+        _save_centre(files, 0, files.start())
+        _save_runs(files, 0, files.start().rows(len(orders)))
+    state = read_state(files.runs, steps[0], problem.device)
     inner = TrueGradients(problem.gradient, problem.mean_gradient)
     seen: dict[str, Tensor] = {}
 
@@ -70,29 +63,22 @@ def _run_ensemble(expansion: Expansion, orders: list[Order], progress: Progress)
         seen["theta"] = theta
         return seen["gradient"], norm
 
-    with progress("centre", expansion.steps - done) as tick:
-
-        def save(step: int, state: State) -> None:
-            expansion.mixed.write(step - 1, {k: v.cpu().numpy() for k, v in seen.items()}, {}, replace=True)
-            _save_centre(expansion, step, mean_state([state.row(k) for k in range(len(orders))]))
-            _save_runs(expansion, step, state)
-            latest.remove(step - 1)
-            tick()
-
-        transition = RuleTransition(problem.rule, problem.rate, gradients)
-        batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
-        replay(transition, state, batch, done, save)
+    transition = RuleTransition(problem.rule, problem.rate, gradients)
+    batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
+    for step in steps:
+        state = transition(step, batch.at(step), state)
+        files.mixed.write(step, {k: v.cpu().numpy() for k, v in seen.items()}, {}, replace=True)
+        _save_centre(files, step + 1, mean_state([state.row(k) for k in range(len(orders))]))
+        _save_runs(files, step + 1, state)
+        files.runs.remove(step)
+        yield
 
 
-def _save_centre(expansion: Expansion, step: int, state: State) -> None:
-    expansion.centre.write(step, pack(state.rows(1)), attributes_of(state), replace=True)
+def _save_centre(files: TrajectoryFiles, step: int, state: State) -> None:
+    files.centre.write(step, pack(state.rows(1)), attributes_of(state), replace=True)
 
 
-def _save_runs(expansion: Expansion, step: int, state: State) -> None:
+def _save_runs(files: TrajectoryFiles, step: int, state: State) -> None:
     """Lifted states [c, D] of the ensemble's runs; only the latest are kept."""
     arrays = {"theta": state.theta} | {f"memory/{name}": buffer for name, buffer in state.memory.items()}
-    expansion.runs.write(step, {k: v.cpu().numpy() for k, v in arrays.items()}, attributes_of(state), replace=True)
-
-
-def _runs(expansion: Expansion, step: int) -> State:
-    return read_state(expansion.runs, step, expansion.problem.device)
+    files.runs.write(step, {k: v.cpu().numpy() for k, v in arrays.items()}, attributes_of(state), replace=True)

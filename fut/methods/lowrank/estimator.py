@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property, lru_cache
 
 import torch
@@ -17,7 +17,8 @@ from estimators.replay import Listener, replay
 from fut.errors import NotCachedError, UsageError
 from fut.methods.base import Estimator
 from fut.methods.context import Context
-from fut.methods.expansion.anchors import ITEM_BLOCK
+from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.lowrank.pipeline import KEPT
 from fut.methods.lowrank.terms import Base, has_base, open_base
 from fut.readouts.readout import PROBE
 from storage import TermStore
@@ -25,8 +26,6 @@ from storage import TermStore
 COMMAND = "fut cache RUN --terms curved"
 FAR = 0.9
 """Misses of the reference order's own end from which on an estimate is spoken against."""
-KEPT = 1 << 30
-"""Bytes of tables up to which all of them stay in memory once read; beyond it, the rows that a step consumes alone."""
 
 
 class Curved(Estimator):
@@ -63,62 +62,66 @@ class Curved(Estimator):
     def _read(self, name: str, index: int) -> Tensor:
         return torch.from_numpy(self._terms.read(name, index)).to(self.problem.device)
 
+    @property
+    def _kept(self) -> int | None:
+        """Tables of one kind that stay in memory: all of them (None) where they are small, else the one that is read."""
+        return None if self.base.spec.kept_bytes() <= KEPT else 1
+
+    @cached_property
+    def _gradients(self) -> Callable[[int], Tensor]:
+        """Item gradients [items, D] at an anchor."""
+        dtype = self.problem.objective.start().dtype
+        return cache(lambda anchor: self._read("gradient", anchor).to(dtype))
+
+    def _rows(self, anchor: int, items: Sequence[int]) -> Tensor:
+        """Gradients of some items [len(items), D] at an anchor."""
+        found = self._terms.read_items("gradient", anchor, items)
+        return torch.from_numpy(found).to(self.problem.device, self.problem.objective.start().dtype)
+
+    def _scarcity(self, anchor: int) -> Tensor:
+        """One over the share of items that touch each coordinate at an anchor [D]."""
+        if self._kept is None:
+            return scarcity([self._gradients(anchor)])
+        count = self.problem.config.data.items
+        blocks = (range(i, min(i + ITEM_BLOCK, count)) for i in range(0, count, ITEM_BLOCK))
+        return scarcity(self._rows(anchor, block) for block in blocks)
+
+    def _pairs(self, anchor: int) -> RitzPairs:
+        """The low-rank curvature at a curvature anchor."""
+        vectors = self._read("lowrank", anchor).to(self.problem.objective.start().dtype)
+        return RitzPairs(self._read("eigenvalue", anchor)[0], vectors)
+
+    def _mean(self, step: int, centre: Callable[[int], Tensor]) -> Tensor:
+        """The mean gradient [D] of a refresh step's batch at the trajectory."""
+        if self.every == self.base.config.refresh:
+            return self._read("refresh", self.base.spec.refreshed.index(step))[0]
+        return self.base.mean_gradient(step, centre(step))
+
     @cached_property
     def transition(self) -> CurvedTransition:
-        base, problem, dtype = self.base, self.problem, self.problem.objective.start().dtype
-        kept, anchors = base.nbytes() <= KEPT, base.expansion.anchors
-
-        @cache
-        def gradients(anchor: int) -> Tensor:
-            return self._read("gradient", anchor).to(dtype)
-
-        def read(anchor: int, items: Sequence[int]) -> Tensor:
-            return torch.from_numpy(self._terms.read_items("gradient", anchor, items)).to(problem.device, dtype)
-
-        @lru_cache(maxsize=2)
-        def rows(anchor: int, items: tuple[int, ...]) -> Tensor:
-            return read(anchor, items)
-
-        @lru_cache(maxsize=None if kept else 1)
-        def scarce(anchor: int) -> Tensor:
-            if kept:
-                return scarcity([gradients(anchor)])
-            count = problem.config.data.items
-            blocks = (range(i, min(i + ITEM_BLOCK, count)) for i in range(0, count, ITEM_BLOCK))
-            return scarcity(read(anchor, block) for block in blocks)
-
-        @lru_cache(maxsize=None if kept else 1)
-        def pairs(anchor: int) -> RitzPairs:
-            return RitzPairs(self._read("eigenvalue", anchor)[0], self._read("lowrank", anchor).to(dtype))
-
-        @lru_cache(maxsize=None if kept else 1)
-        def centre(step: int) -> Tensor:
-            return self._read("centre", step)[0]
-
-        @cache
-        def mean(step: int) -> Tensor:
-            if self.every == base.config.refresh:
-                return self._read("refresh", base.refreshed.index(step))[0]
-            return base.mean_gradient(step, centre(step))
-
+        """The replay about the trajectory."""
+        base, problem, spec = self.base, self.problem, self.base.spec
+        centre = lru_cache(maxsize=self._kept)(lambda step: self._read("centre", step)[0])
+        mean = cache(lambda step: self._mean(step, centre))
+        rows = lru_cache(maxsize=2)(self._rows)
         return CurvedTransition(
             problem.rule,
             problem.rate,
-            Anchored(anchors, gradients)
-            if kept
-            else StreamedAnchors(anchors, lambda anchor, items: rows(anchor, tuple(items))),
+            Anchored(spec.anchors, self._gradients)
+            if self._kept is None
+            else StreamedAnchors(spec.anchors, lambda anchor, items: rows(anchor, tuple(items))),
             centre,
-            Curvature(base.curvature_anchors, pairs),
-            frozenset(refresh_steps(base.steps, self.every)),
+            Curvature(spec.curvature_anchors, lru_cache(maxsize=self._kept)(self._pairs)),
+            frozenset(refresh_steps(spec.steps, self.every)),
             lambda step, theta: base.mean_gradient(step, theta.clone()) - mean(step),
-            scarce,
+            lru_cache(maxsize=self._kept)(self._scarcity),
         )
 
     def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         steps = len(orders[0])
-        if steps > self.base.steps:
+        if steps > self.base.spec.steps:
             raise OrderError(
-                f"curved: expected orders of at most {self.base.steps} steps, as many as the centre has, got {steps}; "
+                f"curved: expected orders of at most {self.base.spec.steps} steps, as many as the centre has, got {steps}; "
                 "use --estimator retrain"
             )
         found, own = self._replayed(orders, listener), self._own(steps)
@@ -139,7 +142,7 @@ class Curved(Estimator):
     def own_miss(self) -> float:
         """How far its replay of the reference order itself ends from the truth, beside how far the centre does. What the two
         have in common is taken off every order; what is left of an order errs about as much."""
-        true, steps = self.context.state(self.base.steps).theta, self.base.steps
+        true, steps = self.context.state(self.base.spec.steps).theta, self.base.spec.steps
         centre = self._read("centre", steps)[0]
         return ((self._own(steps) - true).norm() / (centre - true).norm()).item()
 

@@ -1,106 +1,17 @@
-"""The cacher: for every (checkpoint, item) pair, the terms that the estimators replay. Resumable block by block."""
+"""The terms of a block of items at one checkpoint."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from estimators.rules.clipping import global_norm
 from estimators.state import State
-from fut.errors import UsageError
-from fut.methods.adjoint.pipeline import Expansion
-from fut.methods.lowrank.terms import Base
 from fut.methods.pairwise.terms import TermLayout
-from fut.methods.reweighting.terms import Sensitivities
-from fut.progress import Progress, silent
 from fut.training.problem import Problem
-from storage import Block, Terms
-
-STAGED = ("adjoint", "curved", "reweighting")
-"""What is cached in stages of its own, and asked for like a term."""
-StateAt = Callable[[int], State]
-
-
-@dataclass(frozen=True)
-class CachePlan:
-    """What caching will cost. gradients: evaluations still to do; seconds: from a short timing here; bytes: on disk."""
-
-    terms: list[str]
-    blocks: int
-    gradients: int
-    seconds: float
-    nbytes: int
-
-
-def plan_cache(
-    problem: Problem,
-    layout: TermLayout,
-    terms: Terms,
-    names: Sequence[str],
-    state: State,
-    expansion: Expansion | None = None,
-    base: Base | None = None,
-    sensitivities: Sensitivities | None = None,
-) -> CachePlan:
-    """Cost of what is missing. state: any checkpoint [D], at which two gradients are timed."""
-    missing = terms.missing(names) if names else []
-    share = sum(b.last - b.first for b in missing) / (layout.steps * layout.items)
-    gradients, nbytes = round(layout.gradients(list(names)) * share), round(layout.nbytes(list(names)) * share)
-    stages, named = len(missing), list(names)
-    if base is not None and not base.complete():
-        gradients, nbytes, stages = gradients + base.missing_gradients(), nbytes + base.nbytes(), stages + 1
-        named = ["curved", *named]
-    for name, wanted in (("reweighting", sensitivities), ("adjoint", expansion)):
-        if wanted is not None and not wanted.complete():
-            gradients, nbytes, stages = gradients + wanted.gradients(), nbytes + wanted.nbytes(), stages + 1
-            named = [name, *named]
-    return CachePlan(named, stages, gradients, gradients * seconds_per_gradient(problem, state), nbytes)
-
-
-def seconds_per_gradient(problem: Problem, state: State) -> float:
-    """Seconds of one gradient here, the faster of two."""
-    times = []
-    for _ in range(2):
-        began = time.perf_counter()
-        problem.gradient(state.theta, 0).sum().item()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def known_terms(layout: TermLayout, names: Sequence[str] | None) -> list[str]:
-    """The requested term names, checked; all of the layout's for None."""
-    unknown = sorted(set(names or ()) - set(layout.names))
-    if unknown:
-        raise UsageError(
-            f"terms: expected some of {', '.join([*layout.names, *STAGED])}, got {', '.join(unknown)}; "
-            f"cache.derivative={layout.config.derivative} stores no others"
-        )
-    return [n for n in layout.names if names is None or n in names]
-
-
-def fill(
-    problem: Problem,
-    layout: TermLayout,
-    terms: Terms,
-    state_at: StateAt,
-    names: Sequence[str],
-    progress: Progress = silent,
-) -> None:
-    """Compute and write every missing block of the named terms; what is complete is neither recomputed nor reread."""
-    missing = terms.missing(names)
-    with progress("terms", len(missing)) as tick:
-        for step, blocks in groupby(missing, key=lambda b: b.step):
-            state = state_at(step)
-            for block in blocks:
-                wanted = terms.missing_names(block, names)
-                values = block_terms(problem, layout, state, block, wanted)
-                terms.write(block, {name: value.cpu().numpy() for name, value in values.items()})
-                tick()
+from storage import Block
 
 
 def block_terms(

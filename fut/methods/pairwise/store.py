@@ -10,7 +10,7 @@ from fut.errors import NotCachedError
 from fut.methods.context import Context
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.terms import TermLayout, TermTables
-from storage import DamagedError, IdentityError, Manifest, TermStore, require_free
+from storage import DamagedError, IdentityError, Manifest, TermStore
 
 
 def has_terms(path: Path) -> bool:
@@ -26,13 +26,6 @@ def renew_term_metadata(path: Path) -> None:
         Manifest.read(path / TERMS / MANIFEST)  # what the arrays are is said here alone
         for file in (path / TERMS / "arrays").rglob("zarr.json"):
             file.unlink()
-
-
-def require_space(path: Path, layout: TermLayout, terms: TermStore, names: list[str]) -> None:
-    """DiskFullError, with both numbers, if the terms still missing do not fit on the disk."""
-    missing = sum(b.last - b.first for b in terms.missing(names))
-    needed = round(layout.nbytes(names) * missing / (layout.steps * layout.items))
-    require_free(path, needed, "the terms still missing")
 
 
 def pairwise_config(context: Context) -> CacheConfig:

@@ -112,6 +112,12 @@ class Fut(Estimator):
         theta = self.context.state(steps).theta
         return self.linear(steps, self.sketch.project(self.readout.gradient(theta)), positions)
 
+    def reconstruction(self) -> tuple[float, float]:
+        """|P^T P x - x| / |x| for x the displacement of the whole reference run, and what theory says of it."""
+        moved = self.context.state(self.problem.config.steps).theta - self.context.state(0).theta
+        rebuilt = self.sketch.lift(self.sketch.project(moved))
+        return ((rebuilt - moved).norm() / moved.norm()).item(), self.sketch.reconstruction_error()
+
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return self.context.state(steps).theta + self.sketch.lift(position)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,6 +18,14 @@ from storage import Terms, TermSpec
 
 COST = {"gradient": 1, "norm": 1, "update": 1, "jvp": 2, "second": 2}
 """Gradients per (checkpoint, item) pair; gradient, norm and update share theirs."""
+
+
+NEEDS = {
+    "replay": ("gradient", "norm"),
+    "fut": ("update", "jvp"),
+    "fut++": ("update", "jvp", "second"),
+}
+"""Terms that each method streams."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class TermLayout:
             for name in self.names
         ]
 
-    def gradients(self, names: list[str]) -> int:
+    def gradients(self, names: Sequence[str]) -> int:
         """Gradient evaluations that computing the named terms for every pair costs (a product counts two)."""
         per_pair = max((COST[n] for n in names if COST[n] == 1), default=0)
         per_pair += sum(COST[n] for n in names if COST[n] > 1)
@@ -83,13 +91,18 @@ class TermLayout:
             per_pair += 1  # a product's direction is the item's update, which needs its gradient
         return per_pair * self.steps * self.items
 
-    def nbytes(self, names: list[str]) -> int:
+    def nbytes(self, names: Sequence[str]) -> int:
         """Bytes before compression of the named terms."""
         width = 8 if self.dtype == "float64" else 4
         return sum(width * s.shape[0] * s.shape[1] * s.shape[2] for s in self.specs() if s.name in names)
 
     def identity(self, problem: Problem) -> dict[str, Any]:
         return {"run": problem.identity, "cache": self.config.model_dump(mode="json")}
+
+
+def needs(layout: TermLayout, name: str) -> tuple[str, ...]:
+    """The terms that a method streams, under a configuration."""
+    return tuple(term for term in NEEDS[name] if term in layout.names)
 
 
 class TermTables:

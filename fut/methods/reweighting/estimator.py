@@ -50,7 +50,7 @@ class Reweighting(Estimator):
         one_of("reading", reading, Reading)
         self.is_linear = reading == "linear"
         self.terms_of = sensitivities_of(context, self.readout.name)
-        self.row = self.terms_of.names.index(self.readout.name)
+        self.row = self.terms_of.spec.names.index(self.readout.name)
         self.rows = own_rows(self.problem.reference, self.problem.twins)
 
     @property
@@ -61,7 +61,7 @@ class Reweighting(Estimator):
         _ = self.values
 
     def width(self) -> int:
-        return self.problem.config.steps if self.is_linear else 3 * self.terms_of.expected_coordinates
+        return self.problem.config.steps if self.is_linear else 3 * self.terms_of.spec.expected_coordinates
 
     def _read(self, name: str, step: int, row: int | None = None) -> Tensor:
         terms = self.terms_of.terms()
@@ -76,7 +76,7 @@ class Reweighting(Estimator):
                 f"{self.name}: expected a complete expansion about the reference run, got one that was interrupted or "
                 "repaired; run `fut cache RUN --terms reweighting` to finish it"
             )
-        return torch.stack([self._read("value", t, self.row) for t in range(self.terms_of.steps)])
+        return torch.stack([self._read("value", t, self.row) for t in range(self.terms_of.spec.steps)])
 
     @cached_property
     def attributions(self) -> Tensor:
@@ -87,7 +87,7 @@ class Reweighting(Estimator):
     @cached_property
     def _transition(self) -> InPlaceTransition:
         held, problem, indices = self.terms_of, self.problem, self.terms_of.indices
-        size = held.steps * held.per_step * len(indices) * problem.objective.start().element_size()
+        size = held.spec.steps * held.spec.per_step * len(indices) * problem.objective.start().element_size()
         table = lru_cache(maxsize=None if size <= IN_MEMORY else 1)(lambda t: self._read("gradient", t))
         gram = lru_cache(maxsize=None)(lambda t: self._read("gram", t))
         return InPlaceTransition(
@@ -107,7 +107,7 @@ class Reweighting(Estimator):
         return linear if self.is_linear else torch.cat([linear, self._remainder(batch, listener)], dim=-1)
 
     def _remainder(self, batch: OrderBatch, listener: Listener | None) -> Tensor:
-        transition, steps = self._transition, self.terms_of.steps
+        transition, steps = self._transition, self.terms_of.spec.steps
         start = transition.start(self.terms_of.state(0).restrict(self.terms_of.indices).rows(len(batch)))
         end = replay(transition, start, batch, listener=listener)
         return transition.remainder(end, steps, self._read("weight", steps, self.row)).double()
@@ -120,14 +120,14 @@ class Reweighting(Estimator):
     def losses(self, positions: Tensor, steps: int) -> list[float]:
         inverse = torch.ones_like(self._own)
         if not self.is_linear:
-            inverse[self.terms_of.steps :] = 1.0 / self.terms_of.probabilities
+            inverse[self.terms_of.spec.steps :] = 1.0 / self.terms_of.probabilities
         return [self.reference_value + ((p - self._own) * inverse).sum().item() for p in positions]
 
     def variances(self, positions: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept."""
         if self.is_linear:
             return [0.0] * len(positions)
-        remainder = (positions - self._own)[:, self.terms_of.steps :]
+        remainder = (positions - self._own)[:, self.terms_of.spec.steps :]
         return sampling_variance(remainder, self.terms_of.probabilities).tolist()
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
@@ -144,10 +144,10 @@ def sensitivities_of(context: Context, wanted: str) -> Sensitivities:
     command = f"fut cache RUN --terms reweighting{asked}"
     if found is None:
         raise NotCachedError(f"{name}: expected the run's expansion about its reference run, got none; run `{command}`")
-    if wanted not in found.names:
+    if wanted not in found.spec.names:
         raise NotCachedError(
-            f"{name}: expected an expansion swept for the read-out `{wanted}`, got one for {shortened(found.names)}; "
+            f"{name}: expected an expansion swept for the read-out `{wanted}`, got one for {shortened(found.spec.names)}; "
             f"remove {found.directory}, then run `fut cache RUN --terms reweighting --readouts "
-            f"{','.join([*found.config.readouts, wanted])}`"
+            f"{','.join([*found.spec.config.readouts, wanted])}`"
         )
     return found

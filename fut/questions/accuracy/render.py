@@ -10,7 +10,7 @@ from fut.display import agreement
 from fut.display.format import columns, number
 from fut.display.notebook import draw_agreement
 from fut.display.picture import save
-from fut.methods.registry import NAMES
+from fut.methods.registry import METHODS, base_name, is_baseline
 from fut.questions.accuracy.result import Verification
 from fut.readouts.readout import PROBE
 
@@ -41,14 +41,14 @@ def title(found: Verification) -> str:
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Estimator names in their usual order, the baseline first; a JSON file has them in the alphabet's."""
-    return sorted(names, key=lambda n: (NAMES.index(n.partition(":")[0]), n))
+    return sorted(names, key=lambda n: (METHODS.names.index(base_name(n)), n))
 
 
 def scatter(found: Verification, path: Path) -> Path:
     """Estimated against retrained losses, a panel per estimator, written as PNG."""
     from matplotlib.figure import Figure
 
-    names = [n for n in in_order(found.estimators) if n != "reference"]
+    names = [n for n in in_order(found.estimators) if not is_baseline(n)]
     figure = Figure(figsize=(3.3 * max(len(names), 1), 3.9), dpi=130, layout="constrained")
     for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
         _panel(axis, found, name)

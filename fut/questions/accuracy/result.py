@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimators.orders.order import Order
-from fut.display.agreement import BASELINE, Agreement, table_row, table_units
+from fut.display.agreement import Agreement, table_row, table_units
 from fut.display.notebook import Displayable, draw_agreement
 from fut.display.numbers import jsonable
 from fut.display.scale import Scale
 from fut.estimation.accuracy import accuracy
 from fut.estimation.results import Answers
+from fut.methods.registry import is_baseline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ class Verification(Displayable):
         return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`"]
 
     def draw(self, axes: Axes) -> None:
-        shown = {name: self.agreement(name) for name in self.estimated_losses if name != BASELINE}
+        shown = {name: self.agreement(name) for name in self.estimated_losses if not is_baseline(name)}
         draw_agreement(axes, shown, Scale(self.unit, 0))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fut.data.probe_groups import Group
 from fut.errors import UsageError
+from fut.methods.registry import method_of
 from fut.orders.editing import place_of
 from fut.questions.context import PassPlan, QuestionContext, method_name
 from fut.questions.memorization import render
@@ -171,7 +172,7 @@ def _answer(context: QuestionContext, plan: MapPlan, near: Near, maps: Maps) -> 
     references = [
         [context.service.truths(name).reference for name in names_of(i, row, near)] for row, i in enumerate(items)
     ]
-    note = TRUTH if plan.estimator == "retrain" else _note(fitted, fitted_on) + _sampled(maps)
+    note = TRUTH if method_of(plan.estimator).capabilities.trains else _note(fitted, fitted_on) + _sampled(maps)
     return Memorization(
         plan.estimator,
         run.steps,

@@ -11,6 +11,7 @@ from estimators.errors import OrderError
 from estimators.orders.families import FAMILIES
 from estimators.orders.order import Order
 from fut.errors import EXPECTED, UsageError
+from fut.methods.registry import ENDPOINTS, EXACT, method_of
 from fut.orders.editing import Edit, edited, only_edit
 from fut.protocols import Estimates, Value
 from fut.questions.context import QuestionContext
@@ -135,13 +136,13 @@ class WhatIfs:
         """The method that answers an order: the named one; else the default, or for an order that is shorter than the window,
         which the default cannot answer, `curved` where it is cached and `replay-exact` where it is not."""
         usual = self._request.estimator or self._run.default_method
-        if self._request.estimator or len(order) == self._run.steps or usual != "adjoint":
+        if self._request.estimator or len(order) == self._run.steps or method_of(usual).capabilities.any_length:
             return usual
-        return "curved" if self._low_rank else "replay-exact"
+        return (ENDPOINTS if self._low_rank else EXACT).name
 
     @cached_property
     def _low_rank(self) -> bool:
-        return self._context.service.is_ready("curved", PROBE)
+        return self._context.service.is_ready(ENDPOINTS.name, PROBE)
 
     def estimates(self, readout: str, method: str, edit: str | None = None) -> Estimates:
         """What answers about a read-out by a method. edit: as `only_edit` has it."""
@@ -258,7 +259,7 @@ def _costs(request: WhatIfRequest, context: QuestionContext) -> Sequence[str]:
     run, lines = context.run, []
     steps = len(run.order(request.order, request.partial))
     shorter = steps < run.steps or any(Edit.of(edit).name == "drop" for edit in request.edits)
-    if shorter and request.estimator is None and run.default_method == "adjoint":
+    if shorter and request.estimator is None and not method_of(run.default_method).capabilities.any_length:
         lines.append(
             "an order shorter than the window: the adjoint cannot answer it, an estimator that takes gradients will"
         )

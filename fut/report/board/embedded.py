@@ -10,13 +10,13 @@ import numpy as np
 
 from fut.display.scale import Scale
 from fut.report.board.tables import Arrangement, Board
-from fut.report.board.texts import Held
+from fut.report.board.texts import ItemText
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
 
 
-def embedded(run: Context, board: Board, held: Sequence[Held]) -> dict[str, Any]:
+def embedded(run: Context, board: Board, texts: Sequence[ItemText]) -> dict[str, Any]:
     """The board as `board.js` takes it. Texts of items stand once, whatever cards they are on."""
     main, gains = board.tables[0], board.gains
     limit = float(np.quantile(np.abs(gains), 0.95)) or 1.0
@@ -25,8 +25,8 @@ def embedded(run: Context, board: Board, held: Sequence[Held]) -> dict[str, Any]
         "tables": [table.embedded() for table in board.tables],
         "classes": board.classes,
         "content": board.content,
-        "cards": [_card(run, card, board.items[card], held) for card in range(board.steps)],
-        "texts": {str(i): held[i].sequences for step in board.items for i in step if held[i].sequences},
+        "cards": [_card(run, card, board.items[card], texts) for card in range(board.steps)],
+        "texts": {str(i): texts[i].sequences for step in board.items for i in step if texts[i].sequences},
         "single": all(len(step) == 1 for step in board.items),
         "limit": limit,
         "factor": 10.0 ** Scale.of([limit], main.unit).exponent,
@@ -36,23 +36,23 @@ def embedded(run: Context, board: Board, held: Sequence[Held]) -> dict[str, Any]
     }
 
 
-def _arrangement(found: Arrangement) -> dict[str, Any]:
-    return {"name": found.name, "order": found.cards}
+def _arrangement(arrangement: Arrangement) -> dict[str, Any]:
+    return {"name": arrangement.name, "order": arrangement.cards}
 
 
-def _card(run: Context, card: int, items: Sequence[int], held: Sequence[Held]) -> dict[str, Any]:
+def _card(run: Context, card: int, items: Sequence[int], texts: Sequence[ItemText]) -> dict[str, Any]:
     """name: on the card. about: which items, by content hash."""
     per_pass = run.steps // run.config.data.epochs
     again = f", pass {card // per_pass}" if run.config.data.epochs > 1 else ""
     if len(items) == 1:
-        name, about = f"batch {card}", f"item {items[0]}{again}, content SHA-256 {held[items[0]].hash[:12]}…"
+        name, about = f"batch {card}", f"item {items[0]}{again}, content SHA-256 {texts[items[0]].hash[:12]}…"
     else:
         name, about = f"batch {card}", f"items {items[0]} to {items[-1]}{again}; they stay together here"
-    first = held[items[0]]
+    first = texts[items[0]]
     return {
         "name": name,
         "about": about,
         "excerpt": first.excerpt or first.hash[:12],
         "items": list(items),
-        "cut": any(held[i].cut for i in items),
+        "cut": any(texts[i].cut for i in items),
     }

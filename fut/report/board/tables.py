@@ -65,23 +65,23 @@ class Table:
             "reference": self.reference,
             "worth": packed(self.worth),
             "fit": None if self.calibrated is None else _fit(self.calibrated),
-            "edits": {edit: _fit(found) for edit, found in self.edits.items()},
+            "edits": {edit: _fit(calibrated) for edit, calibrated in self.edits.items()},
         }
 
 
 def _fit(calibrated: Calibrated) -> dict[str, Any]:
     """What the page needs for `Calibration.nearer`, `correct` and `interval`. least: the share of the variance that every
     interval has beside the residual's own."""
-    found = calibrated.fit
+    fit = calibrated.fit
     return {
-        "offset": found.offset,
-        "slope": found.slope,
-        "sd": found.sd,
-        "count": found.count,
-        "least": 0.0 if found.anchored else 1 / found.count,
-        "mean": found.mean,
-        "spread": found.spread,
-        "quantile": float(student.ppf(0.5 + LEVEL / 2, found.freedom)),
+        "offset": fit.offset,
+        "slope": fit.slope,
+        "sd": fit.sd,
+        "count": fit.count,
+        "least": 0.0 if fit.anchored else 1 / fit.count,
+        "mean": fit.mean,
+        "spread": fit.spread,
+        "quantile": float(student.ppf(0.5 + LEVEL / 2, fit.freedom)),
     }
 
 
@@ -132,27 +132,27 @@ def packed(values: np.ndarray) -> str:
 
 def positions_of(run: Context, readout: str) -> Positions:
     """The estimator, its table complete; NotCachedError, naming the command, else."""
-    found: Estimator = open_estimator(run, "positions", readout=readout)
-    found.ready()
-    return cast("Positions", found)
+    estimator: Estimator = open_estimator(run, "positions", readout=readout)
+    estimator.ready()
+    return cast("Positions", estimator)
 
 
 def pooled(table: np.ndarray, steps: Sequence[Sequence[int]]) -> np.ndarray:
     """What every card is worth at every step, minus the card of the reference order there: [T, T]."""
-    held = np.stack([table[:, list(step)].mean(axis=1) for step in steps], axis=1)
-    return held - np.diag(held)[:, None]
+    means = np.stack([table[:, list(step)].mean(axis=1) for step in steps], axis=1)
+    return means - np.diag(means)[:, None]
 
 
-def make_board(run: Context, found: Sequence[Arrangement] = ()) -> Board | Missing:
-    """The board of every read-out that the run's expansion holds, or why there is none. found: further arrangements."""
+def make_board(run: Context) -> Board | Missing:
+    """The board of every read-out that the run's expansion holds, or why there is none."""
     if run.steps > CARDS:
-        asked = command(run.path, "estimate", "--order swap:3,7 --estimator positions")
-        return Missing(f"the board has room for {CARDS} cards, and this run has {run.steps} steps", asked)
-    names = open_expansion(run).names
+        instead = command(run.path, "estimate", "--order swap:3,7 --estimator positions")
+        return Missing(f"the board has room for {CARDS} cards, and this run has {run.steps} steps", instead)
+    names = open_expansion(run).spec.names
     shown = names[: max(1, ROOM // (8 * run.steps**2))]
     tables, classes = [_table(run, name) for name in shown], _classes(run)
     places = {step: card for card, step in reversed(list(enumerate(run.problem.canonical(run.reference).steps)))}
-    arrangements = [*found, *_assigned(tables[0]), *_named(run)]
+    arrangements = [*_assigned(tables[0]), *_named(run)]
     return Board(
         tables,
         names[len(shown) :],
@@ -166,12 +166,17 @@ def make_board(run: Context, found: Sequence[Arrangement] = ()) -> Board | Missi
 
 
 def _table(run: Context, readout: str) -> Table:
-    found = positions_of(run, readout)
-    worth = pooled(found.table.cpu().numpy(), run.reference.steps)
+    positions = positions_of(run, readout)
+    worth = pooled(positions.table.cpu().numpy(), run.reference.steps)
     near = {edit: read_calibration(run, "positions", readout, edit) for edit in EDITS}
-    held = {edit: fit for edit, fit in near.items() if fit is not None}
+    edits = {edit: fit for edit, fit in near.items() if fit is not None}
     return Table(
-        readout, found.readout.unit, found.reference_value, worth, read_calibration(run, "positions", readout), held
+        readout,
+        positions.readout.unit,
+        positions.reference_value,
+        worth,
+        read_calibration(run, "positions", readout),
+        edits,
     )
 
 
@@ -198,13 +203,13 @@ def _assigned(table: Table) -> list[Arrangement]:
 
 def _named(run: Context) -> list[Arrangement]:
     """The run's named orders, those that keep the cards whole."""
-    found = []
+    arrangements = []
     for name, order in named_orders(run).items():
         cards = cards_of(order, run.reference)
         if cards is not None:
             group = name.partition(":")[0] if ":" in name else "as they are"
-            found.append(Arrangement(group, name, cards, name))
-    return found
+            arrangements.append(Arrangement(group, name, cards, name))
+    return arrangements
 
 
 def cards_of(order: Order, reference: Order) -> list[int] | None:

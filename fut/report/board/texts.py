@@ -24,7 +24,7 @@ READABLE = 0.95
 
 
 @dataclass(frozen=True)
-class Held:
+class ItemText:
     """An item's content hash, and its sequences as text; none where it is not text. cut: whether they are shortened."""
 
     hash: str
@@ -37,12 +37,12 @@ class Held:
         return " ".join(" ".join(self.sequences[:1]).split())[:EXCERPT]
 
 
-def held(run: Context) -> list[Held]:
+def item_texts(run: Context) -> list[ItemText]:
     """What every item holds."""
     hashes = run.manifest.identity["data"]["items"]
     data = dataset_file.read_dataset(run.path)
     if not is_text(data.items, run.config.data):
-        return [Held(h, []) for h in hashes]
+        return [ItemText(h, []) for h in hashes]
     room = max(200, ROOM // len(hashes))
     return [_shortened(h, detokenize(i, run.config.data), room) for h, i in zip(hashes, data.items, strict=True)]
 
@@ -67,11 +67,11 @@ def _reads(text: str) -> bool:
     return odd <= (1 - READABLE) * len(text)
 
 
-def _shortened(digest: str, sequences: list[str], room: int) -> Held:
+def _shortened(digest: str, sequences: list[str], room: int) -> ItemText:
     kept, left = list[str](), room
     for sequence in sequences:
         if left <= 0:
-            return Held(digest, kept, cut=True)
+            return ItemText(digest, kept, cut=True)
         kept.append(sequence[:left])
         left -= len(sequence)
-    return Held(digest, kept, cut=left < 0)
+    return ItemText(digest, kept, cut=left < 0)

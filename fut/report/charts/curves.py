@@ -11,8 +11,8 @@ from fut.display.scale import Scale, labelled, minus, signed
 from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Tick, Words, line, upright
 
 Shapes = list[Dot | Bar | Path | Words]
-CHANGE = "value after training − reference"
-"""Label of an axis of changes."""
+CHANGE = "value − reference"
+"""Label of an axis of changes; short, so that unit and sign fit on a phone."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def whole(axis: Axis, count: int = 7) -> tuple[Tick, ...]:
     """Ticks at whole numbers alone."""
     from matplotlib.ticker import MaxNLocator
 
-    found = MaxNLocator(nbins=count, integer=True, steps=[1, 2, 5, 10]).tick_values(axis.low, axis.high)
-    return tuple(Tick(axis(v), minus(f"{v:.0f}")) for v in map(float, found) if axis.low <= v <= axis.high)
+    candidates = MaxNLocator(nbins=count, integer=True, steps=[1, 2, 5, 10]).tick_values(axis.low, axis.high)
+    return tuple(Tick(axis(v), minus(f"{v:.0f}")) for v in map(float, candidates) if axis.low <= v <= axis.high)
 
 
 def bars(labels: Sequence[str], values: Sequence[float], unit: str, x_label: str, y_label: str) -> Chart:

@@ -57,30 +57,30 @@ class Gauge:
         return f"{axis.low!r} {axis.high!r} {axis.start} {axis.end} {10.0**self.scale.exponent!r}"
 
 
-def gauge(found: Effects, extremes: Sequence[float]) -> Gauge:
+def gauge(effects: Effects, extremes: Sequence[float]) -> Gauge:
     """Random orders as a histogram; wide enough for the extremes, the lowest and highest values that the board may show."""
-    reference = found.reference
-    values = [v - reference for v in (*found.estimated, *(t.value for t in found.trained), *extremes)]
-    scale = Scale.of(values, found.unit)
+    reference = effects.reference
+    values = [v - reference for v in (*effects.estimated, *(t.value for t in effects.trained), *extremes)]
+    scale = Scale.of(values, effects.unit)
     frame = Chart(
         "where the order shown stands among random orders", width=560, height=118, left=12, right=12, top=8, bottom=54
     )
     left, top, right, bottom = frame.inner
     x = Axis.around([0.0, *(scale(v) for v in values)], left, right, 0.06)
-    bars = _histogram([x(scale(v - reference)) for v in found.estimated], left, right, bottom, bottom - top)
+    bars = _histogram([x(scale(v - reference)) for v in effects.estimated], left, right, bottom, bottom - top)
     shapes = (*bars, upright(x(0), frame, "reference"))
-    label = signed("difference from the reference order", found.unit, scale.label)
+    label = signed(CHANGE, effects.unit, scale.label)
     return Gauge(replace(frame, x=x.ticks(7), x_label=label, shapes=shapes), x, scale)
 
 
-def spread(found: Effects) -> Chart:
+def spread(effects: Effects) -> Chart:
     """Values of random and of chosen orders minus the reference order's, on one line."""
-    reference = found.reference
-    everything = [t.value - reference for t in found.trained] + [v - reference for v in found.estimated]
-    scale = Scale.of(everything, found.unit)
+    reference = effects.reference
+    everything = [t.value - reference for t in effects.trained] + [v - reference for v in effects.estimated]
+    scale = Scale.of(everything, effects.unit)
     rows = [
-        [t for t in found.trained if t.random],
-        [t for t in found.trained if not t.random],
+        [t for t in effects.trained if t.random],
+        [t for t in effects.trained if not t.random],
     ]
     frame = Chart("spread of orders", width=560, height=260, left=12, right=12, top=24, bottom=54)
     left, top, right, bottom = frame.inner
@@ -88,21 +88,21 @@ def spread(found: Effects) -> Chart:
     shapes: list[Dot | Bar | Path | Words] = []
     low = bottom - 6
     for row, look in zip(reversed(rows), ("chosen", "random"), strict=True):
-        dots, height = stacked([(x(scale(t.value - reference)), _said(t.value, found)) for t in row], low, look)
+        dots, height = stacked([(x(scale(t.value - reference)), _said(t.value, effects)) for t in row], low, look)
         shapes += dots
         low -= height
-    if found.retrained is not None:
-        centre, sd = found.retrained.offset, found.retrained.sd
+    if effects.retrained is not None:
+        centre, sd = effects.retrained.offset, effects.retrained.sd
         edges = [min(max(x(scale(centre + s * sd)), left), right) for s in (-1, 1)]
         shapes.insert(0, Bar(edges[0], top, edges[1] - edges[0], bottom - top, "band"))
-    shapes += _histogram([x(scale(v - reference)) for v in found.estimated], left, right, low, max(low - top, 40))
+    shapes += _histogram([x(scale(v - reference)) for v in effects.estimated], left, right, low, max(low - top, 40))
     shapes += [upright(x(0), frame, "reference"), Words(x(0), top - 8, "reference order", "mark", "middle")]
-    label = signed(CHANGE, found.unit, scale.label)
+    label = signed(CHANGE, effects.unit, scale.label)
     return replace(frame, x=x.ticks(7), x_label=label, shapes=tuple(shapes))
 
 
-def _said(value: float, found: Effects) -> str:
-    return f"retrained {beside(value, found.reference, found.unit)}"
+def _said(value: float, effects: Effects) -> str:
+    return f"retrained {beside(value, effects.reference, effects.unit)}"
 
 
 def stacked(dots: Sequence[tuple[float, str]], base: float, look: str) -> tuple[list[Dot | Bar | Path | Words], float]:

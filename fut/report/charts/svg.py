@@ -106,8 +106,8 @@ class Axis:
         """At most about `count` round values, with as many digits as tell them apart."""
         from matplotlib.ticker import MaxNLocator
 
-        found = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
-        kept = [float(v) for v in found if self.low <= v <= self.high]
+        candidates = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+        kept = [float(v) for v in candidates if self.low <= v <= self.high]
         gap = min((b - a for a, b in pairwise(kept)), default=1.0)
         digits = next((d for d in range(9) if abs(gap - round(gap, d)) < 1e-6 * gap), 9)
         return tuple(Tick(self(v), minus(f"{v:.{digits}f}")) for v in kept)

@@ -84,7 +84,7 @@ def _facts(run: Context) -> list[tuple[str, str]]:
     pinned = environment.pop("config.toml", "")
     rule, schedule = run.config.rule, run.config.schedule
     options = ", ".join(f"{k} {v}" for k, v in sorted(rule.options.items()))
-    found = [
+    facts = [
         ("directory", str(run.path)),
         ("model", f"{identity['model']['class']}, {identity['model']['dtype']}"),
         ("update rule", f"{rule.name} ({options})" if options else rule.name),
@@ -95,7 +95,7 @@ def _facts(run: Context) -> list[tuple[str, str]]:
         ("config.toml, SHA-256", pinned),
     ]
     machine = [(k, str(environment.pop(k))) for k in ("device", "machine", "threads") if k in environment]
-    return [*found, *machine, *((f"version of {k}", str(v)) for k, v in sorted(environment.items()))]
+    return [*facts, *machine, *((f"version of {k}", str(v)) for k, v in sorted(environment.items()))]
 
 
 def gather(record: RunRecord) -> About:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fut.display.agreement import BASELINE, BY_KEY, summary
+from fut.display.agreement import BY_KEY, summary
 from fut.display.format import amount, number
 from fut.display.scale import minus
-from fut.methods.registry import NAMES, base_name
+from fut.methods.registry import METHODS, base_name, is_baseline, method_of
 from fut.methods.reweighting.terms import stored_config
 from fut.questions.accuracy.render import in_order, title
 from fut.questions.accuracy.result import Verification
@@ -32,7 +32,6 @@ SHOWN = (*FIRST, *LAST)
 """Columns of the page's table; what matters most comes first, where a phone shows it."""
 CHARTS = 9
 """Scatter charts of one comparison at most."""
-EXACT = (BASELINE, "retrain", "replay-exact")
 """Methods that are no cheap estimators."""
 
 
@@ -90,48 +89,48 @@ def _verify(record: RunRecord) -> str:
     return command(record.run.path, "verify", f"--orders {ORDERS}")
 
 
-def compared(found: Verification, drawn: bool) -> Comparison:
+def compared(result: Verification, drawn: bool) -> Comparison:
     """A result of `fut verify`; its charts if `drawn`."""
-    true = found.true_losses
+    true = result.true_losses
     words = (
-        f"{len(true)} random orders were really retrained ({found.retrain_seconds:.2g} s each) and estimated, by estimators that "
-        f"had not seen them. Retrained: {amount(sum(true) / len(true), found.unit)} on average, standard deviation "
-        f"{minus(amount(found.as_dict()['true_sd'], found.unit, '.2g'))}; reference order "
-        f"{amount(found.reference_loss, found.unit)}."
+        f"{len(true)} random orders were really retrained ({result.retrain_seconds:.2g} s each) and estimated, by estimators "
+        f"that had not seen them. Retrained: {amount(sum(true) / len(true), result.unit)} on average, standard deviation "
+        f"{minus(amount(result.as_dict()['true_sd'], result.unit, '.2g'))}; reference order "
+        f"{amount(result.reference_loss, result.unit)}."
     )
-    header, rows = _table(found)
-    named = f"{len(true)} random orders, {title(found)}"
-    return Comparison(named, words, found.unit, header, rows, _charts(found) if drawn else [])
+    header, rows = _table(result)
+    named = f"{len(true)} random orders, {title(result)}"
+    return Comparison(named, words, result.unit, header, rows, _charts(result) if drawn else [])
 
 
-def left_out(found: Datamodel, drawn: bool) -> Comparison:
+def left_out(result: Datamodel, drawn: bool) -> Comparison:
     """A result of `fut lds`; its charts if `drawn`."""
-    checked, size = found.verification, len(found.subsets[0])
+    checked, size = result.verification, len(result.subsets[0])
     words = (
-        f"{len(found.subsets)} random subsets of {size} item{'' if size == 1 else 's'} ({100 * found.share:g} % of all) were "
+        f"{len(result.subsets)} random subsets of {size} item{'' if size == 1 else 's'} ({100 * result.share:g} % of all) were "
         "left out in place, every other item in its step, and really "
         f"retrained ({checked.retrain_seconds:.2g} s each). LDS, the linear datamodeling score, is the Spearman correlation of "
         "estimated with retrained values over the subsets."
     )
     header, rows = _table(checked)
     header = [head.replace("Spearman", "LDS").replace("order", "subset") for head in header]
-    named = f"{len(found.subsets)} subsets left out, {title(checked)}"
+    named = f"{len(result.subsets)} subsets left out, {title(checked)}"
     return Comparison(named, words, checked.unit, header, rows, _charts(checked, "LDS") if drawn else [])
 
 
-def _charts(found: Verification, rank: str = "Spearman") -> list[tuple[str, str, Chart]]:
-    names = [name for name in _in_order(found.estimators) if name != BASELINE]
+def _charts(result: Verification, rank: str = "Spearman") -> list[tuple[str, str, Chart]]:
+    names = [name for name in _in_order(result.estimators) if not is_baseline(name)]
     return [
-        (name, minus(summary(found.estimators[name], rank)), scatter(found.agreement(name), name))
+        (name, minus(summary(result.estimators[name], rank)), scatter(result.agreement(name), name))
         for name in names[:CHARTS]
     ]
 
 
-def _table(found: Verification) -> tuple[list[str], list[list[str]]]:
+def _table(result: Verification) -> tuple[list[str], list[list[str]]]:
     """Header and rows; columns that say nothing of any estimator are left out."""
-    names = _in_order(found.estimators)
+    names = _in_order(result.estimators)
     columns = [BY_KEY[key] for key in SHOWN]
-    cells = {c.titled(found.unit): [minus(c.cell(found.estimators[n])) for n in names] for c in columns}
+    cells = {c.titled(result.unit): [minus(c.cell(result.estimators[n])) for n in names] for c in columns}
     kept = {head: column for head, column in cells.items() if set(column) - {"–"}}
     rows = [[name, *(column[i] for column in kept.values())] for i, name in enumerate(names)]
     return ["estimator", *kept], rows
@@ -139,7 +138,7 @@ def _table(found: Verification) -> tuple[list[str], list[list[str]]]:
 
 def _in_order(names: Mapping[str, Any]) -> list[str]:
     """In their usual order, the baseline first; names that this version does not know come last."""
-    known = [n for n in names if base_name(n) in NAMES]
+    known = [n for n in names if base_name(n) in METHODS]
     return [*in_order(known), *sorted(set(names) - set(known))]
 
 
@@ -148,17 +147,21 @@ def tiles(record: RunRecord) -> list[Tile]:
     question, checked = "Can the estimates be trusted?", record.once(comparisons)
     if not checked:
         return [Tile(question, "Not known: they have not been compared with retraining.", missing=_verify(record))]
-    found, count = checked[0], len(checked[0].orders)
-    rows = {n: r for n, r in found.estimators.items() if base_name(n) not in EXACT}
+    result, count = checked[0], len(checked[0].orders)
+    rows = {
+        n: r
+        for n, r in result.estimators.items()
+        if base_name(n) not in METHODS or method_of(n).capabilities.approximates
+    }
     best = max(rows, key=lambda n: rows[n].get("skill") or -math.inf, default="")
     if not best or (rows[best].get("skill") or 0) <= 0:
         words = f"No cheap estimator beats the answer “the order does not matter” on {count} retrained orders."
         return [Tile(question, words)]
     row = rows[best]
-    error, baseline = (bare(row[name], found.unit, ".2g") for name in ("mae", "mae_reference"))
+    error, baseline = (bare(row[name], result.unit, ".2g") for name in ("mae", "mae_reference"))
     words = (
         f"less error than the answer “the order does not matter”: {best} is off by {error} on average, that answer by "
-        + f"{baseline} {found.unit}".rstrip()
+        + f"{baseline} {result.unit}".rstrip()
         + f", on {count} retrained random orders."
     )
     if row.get("spearman") is not None:

@@ -16,7 +16,7 @@ from fut.methods.registry import default_estimator
 from fut.readouts.readout import shortened
 from fut.report.board.embedded import embedded
 from fut.report.board.tables import EDITS, Board
-from fut.report.board.texts import held
+from fut.report.board.texts import item_texts
 from fut.report.charts.scatter import Gauge, gauge
 from fut.report.effects import Effects, page_effects
 from fut.report.entries import ChecklistRow
@@ -66,7 +66,7 @@ def gather(record: RunRecord) -> BoardView | Missing:
         return bare
     arrangements = [s.arrangement for s in record.once(searched) if s.arrangement]
     board = replace(bare, arrangements=[*arrangements, *bare.arrangements])
-    effects, shown = record.once(page_effects), embedded(run, board, held(run))
+    effects, shown = record.once(page_effects), embedded(run, board, item_texts(run))
     return BoardView(
         board,
         effects,
@@ -124,7 +124,7 @@ def has_terms(record: RunRecord) -> ChecklistRow:
     """Whether estimates can be made without training."""
     run = record.run
     done = identity.has_expansion(run.path) and open_expansion(run).complete()
-    state = f"cached for {shortened(open_expansion(run).names)}" if done else "not cached"
+    state = f"cached for {shortened(open_expansion(run).spec.names)}" if done else "not cached"
     missing = "" if done else command(run.path, "cache", "--terms adjoint")
     return ChecklistRow("Estimates of any order", done, state, missing)
 

@@ -39,8 +39,8 @@ def has_endpoints(record: RunRecord) -> ChecklistRow:
     path = record.run.path
     question, done = "Parameters after another order", has_base(path)
     if done:
-        asked = command(path, "endpoint", "--order reverse --out reverse.safetensors")
-        return ChecklistRow(question, True, "terms cached", asked)
+        again = command(path, "endpoint", "--order reverse --out reverse.safetensors")
+        return ChecklistRow(question, True, "terms cached", again)
     return ChecklistRow(question, False, "only by training or the oracle", command(path, "cache", "--terms curved"))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from estimators.orders.order import Order
 from fut.display.format import amount
 from fut.display.numbers import perplexity
-from fut.display.scale import Scale, better, labelled, minus, signed
+from fut.display.scale import Scale, labelled, minus
 from fut.questions.curriculum.result import Curriculum
 from fut.report.board.tables import Arrangement, cards_of
 from fut.report.charts.curves import CHANGE
@@ -36,7 +36,7 @@ class Search:
     """One search, as the page shows it. compared: losses on one line; progress: best estimate against evaluations, None
     where it never improved. named: the retrained named orders, the best first. arrangement: of the board, if it has one."""
 
-    found: Curriculum
+    answer: Curriculum
     headline: str
     rivals: list[tuple[str, str, str]]
     compared: Chart
@@ -49,7 +49,7 @@ class Search:
 def searched(record: RunRecord) -> list[Search]:
     """The searches of a run, the best first: by the retrained value where there is one, by the estimate else."""
     shown = record.read("search", lambda content: _search(record.run, Curriculum.from_dict(content)))
-    return sorted(shown, key=lambda s: (s.found.retrained_loss is None, _sign(s.found) * _value(s.found)))
+    return sorted(shown, key=lambda s: (s.answer.retrained_loss is None, _sign(s.answer) * _value(s.answer)))
 
 
 def gather(record: RunRecord) -> list[Search] | Missing:
@@ -60,89 +60,93 @@ def gather(record: RunRecord) -> list[Search] | Missing:
 
 def tiles(record: RunRecord) -> list[Tile]:
     """The best order found, in a sentence."""
-    searches = [s.found for s in record.once(searched) if s.found.readout == record.once(page_readout)]
+    searches = [s.answer for s in record.once(searched) if s.answer.readout == record.once(page_readout)]
     if not searches:
         return [Tile(QUESTION, "Not searched for yet.", missing=command(record.run.path, "search", BUDGET))]
     return [_best(searches[0])]
 
 
-def _best(found: Curriculum) -> Tile:
-    if found.retrained_loss is None:
-        words = "against the reference order is estimated for the best order found; it is not retrained."
-        return Tile(QUESTION, words, bare(found.estimated_loss - found.reference_loss, found.unit), found.unit)
-    value, others = found.retrained_loss, []
-    if found.best_random_loss is not None:
-        others.append((found.best_random_loss, f"the best of {len(found.random_losses)} random orders"))
-    if found.best_heuristic_loss is not None:
-        others.append((found.best_heuristic_loss, f"the best of {len(found.heuristics)} named ones"))
-    beside = "".join(f"; {bare(value - other, found.unit)} against {name}" for other, name in others)
-    sign = f" ({better(found.unit)})" if better(found.unit) else ""
-    words = f"against the reference order{sign}, really retrained, for the best order found{beside}."
-    return Tile(QUESTION, words, bare(value - found.reference_loss, found.unit), found.unit)
+def _best(answer: Curriculum) -> Tile:
+    if answer.retrained_loss is None:
+        words = f"against the reference order ({_sought(answer)}) is estimated for the best order found; it is not retrained."
+        return Tile(QUESTION, words, bare(answer.estimated_loss - answer.reference_loss, answer.unit), answer.unit)
+    value, others = answer.retrained_loss, []
+    if answer.best_random_loss is not None:
+        others.append((answer.best_random_loss, f"the best of {len(answer.random_losses)} random orders"))
+    if answer.best_heuristic_loss is not None:
+        others.append((answer.best_heuristic_loss, f"the best of {len(answer.heuristics)} named ones"))
+    beside = "".join(f"; {bare(value - other, answer.unit)} against {name}" for other, name in others)
+    words = f"against the reference order ({_sought(answer)}), really retrained, for the best order found{beside}."
+    return Tile(QUESTION, words, bare(value - answer.reference_loss, answer.unit), answer.unit)
 
 
-def _value(found: Curriculum) -> float:
-    return found.estimated_loss if found.retrained_loss is None else found.retrained_loss
+def _value(answer: Curriculum) -> float:
+    return answer.estimated_loss if answer.retrained_loss is None else answer.retrained_loss
 
 
-def _sign(found: Curriculum) -> float:
-    return -1.0 if found.maximize else 1.0
+def _sign(answer: Curriculum) -> float:
+    return -1.0 if answer.maximize else 1.0
 
 
-def _search(run: Context, found: Curriculum) -> Search:
-    best = sorted(found.heuristics.items(), key=lambda pair: _sign(found) * pair[1])
-    cards = cards_of(Order.of(found.order), run.reference)
-    named = [(name, beside(value, found.reference_loss, found.unit)) for name, value in best]
-    written = ",".join(map(str, found.order)) if all(isinstance(i, int) for i in found.order) else str(found.order)
-    label = f"search by {found.estimator}, {difference(_value(found) - found.reference_loss, found.unit)}"
+def _sought(answer: Curriculum) -> str:
+    """Which sign of a difference the search held for better, in words."""
+    return "positive is better" if answer.maximize else "negative is better"
+
+
+def _search(run: Context, answer: Curriculum) -> Search:
+    best = sorted(answer.heuristics.items(), key=lambda pair: _sign(answer) * pair[1])
+    cards = cards_of(Order.of(answer.order), run.reference)
+    named = [(name, beside(value, answer.reference_loss, answer.unit)) for name, value in best]
+    written = ",".join(map(str, answer.order)) if all(isinstance(i, int) for i in answer.order) else str(answer.order)
+    label = f"search by {answer.estimator}, {difference(_value(answer) - answer.reference_loss, answer.unit)}"
     arrangement = None if cards is None else Arrangement("found by search", label, cards)
     return Search(
-        found,
-        _headline(found),
-        list(_rivals(found)),
-        _compared(found),
-        _progress(found),
+        answer,
+        _headline(answer),
+        list(_rivals(answer)),
+        _compared(answer),
+        _progress(answer),
         named,
         arrangement,
         written,
     )
 
 
-def _headline(found: Curriculum) -> str:
-    value = minus(amount(_value(found), found.unit))
-    shown = f", perplexity {perplexity(_value(found)):.4f}" if found.unit == "nats/token" else ""
-    how = "really retrained" if found.retrained_loss is not None else "estimated, not retrained yet"
+def _headline(answer: Curriculum) -> str:
+    value = minus(amount(_value(answer), answer.unit))
+    shown = f", perplexity {perplexity(_value(answer)):.4f}" if answer.unit == "nats/token" else ""
+    how = "really retrained" if answer.retrained_loss is not None else "estimated, not retrained yet"
     return f"{value}{shown}, {how}"
 
 
-def _rivals(found: Curriculum) -> Iterator[tuple[str, str, str]]:
+def _rivals(answer: Curriculum) -> Iterator[tuple[str, str, str]]:
     """Against whom, how the found order differs from it, and in perplexity."""
-    count = len(found.random_losses)
+    count = len(answer.random_losses)
     names = {
-        "the reference order": found.reference_loss,
-        f"the mean of {count} random orders": found.mean_random_loss,
-        f"the best of {count} random orders": found.best_random_loss,
-        f"the best of {len(found.heuristics)} named orders, {found.best_heuristic}": found.best_heuristic_loss,
+        "the reference order": answer.reference_loss,
+        f"the mean of {count} random orders": answer.mean_random_loss,
+        f"the best of {count} random orders": answer.best_random_loss,
+        f"the best of {len(answer.heuristics)} named orders, {answer.best_heuristic}": answer.best_heuristic_loss,
     }
     for name, value in names.items():
         if value is not None:
-            change = _value(found) - value
+            change = _value(answer) - value
             exponent = ""
-            if found.unit == "nats/token":
-                exponent = minus(f"{perplexity(_value(found)) - perplexity(value):+.4f}")
-            yield name, bare(change, found.unit), exponent
+            if answer.unit == "nats/token":
+                exponent = minus(f"{perplexity(_value(answer)) - perplexity(value):+.4f}")
+            yield name, bare(change, answer.unit), exponent
 
 
-def _compared(found: Curriculum) -> Chart:
+def _compared(answer: Curriculum) -> Chart:
     """Retrained orders minus the reference order's value, by kind; the found order's estimate with its interval."""
-    reference, unit = found.reference_loss, found.unit
+    reference, unit = answer.reference_loss, answer.unit
     rows: list[tuple[str, list[tuple[float, str]], str]] = [
-        ("found order", [(_value(found), "found order")], "found"),
-        ("random orders", [(v, "random order") for v in found.random_losses], "random"),
-        ("named orders", [(v, name) for name, v in found.heuristics.items()], "chosen"),
+        ("found order", [(_value(answer), "found order")], "found"),
+        ("random orders", [(v, "random order") for v in answer.random_losses], "random"),
+        ("named orders", [(v, name) for name, v in answer.heuristics.items()], "chosen"),
     ]
     rows = [row for row in rows if row[1]]
-    ends = [*(found.interval or ()), found.estimated_loss, reference]
+    ends = [*(answer.interval or ()), answer.estimated_loss, reference]
     values = [v - reference for _, dots, _ in rows for v, _ in dots] + [v - reference for v in ends]
     scale = Scale.of(values, unit)
     frame = Chart("the found order beside random and named orders", width=560, left=12, right=12, top=24, bottom=54)
@@ -157,48 +161,48 @@ def _compared(found: Curriculum) -> Chart:
         shapes.append(Words(frame.left, top + ROW, title, "row"))
         shapes += [replace(dot, y=dot.y + base) for dot in placed if isinstance(dot, Dot)]
         if look == "found":
-            shapes += _estimate(found, x, scale, base - DOT)
+            shapes += _estimate(answer, x, scale, base - DOT)
         top = base + 4
     frame = replace(frame, height=top + frame.bottom)
     shapes += [upright(x(0), frame, "reference"), Words(x(0), frame.top - 9, "reference order", "mark", "middle")]
-    label = signed(CHANGE, unit, scale.label)
+    label = f"{labelled(CHANGE, scale.label)}, {_sought(answer)}"
     return replace(frame, x=x.ticks(7), x_label=label, shapes=tuple(shapes))
 
 
-def _estimate(found: Curriculum, x: Axis, scale: Scale, y: float) -> Shapes:
+def _estimate(answer: Curriculum, x: Axis, scale: Scale, y: float) -> Shapes:
     """The estimate's interval as a line, and the estimate as a small upright stroke."""
-    at = x(scale(found.estimated_loss - found.reference_loss))
+    at = x(scale(answer.estimated_loss - answer.reference_loss))
     shapes: Shapes = [line([(at, y - 6), (at, y + 6)], "interval")]
-    if found.interval is not None:
-        low, high = (x(scale(v - found.reference_loss)) for v in found.interval)
+    if answer.interval is not None:
+        low, high = (x(scale(v - answer.reference_loss)) for v in answer.interval)
         shapes.append(line([(low, y), (high, y)], "interval"))
     return shapes
 
 
-def _progress(found: Curriculum) -> Chart | None:
+def _progress(answer: Curriculum) -> Chart | None:
     """The best estimate so far against the number of orders estimated."""
-    if len(found.history) < 2:
+    if len(answer.history) < 2:
         return None
-    reference = found.reference_loss
-    scale = Scale.of([v - reference for _, v in found.history], found.unit)
+    reference = answer.reference_loss
+    scale = Scale.of([v - reference for _, v in answer.history], answer.unit)
     frame = Chart("the best estimate so far against the orders estimated", height=230, left=60, right=16)
     left, top, right, bottom = frame.inner
-    x = Axis(0.0, float(max(found.evaluations, 1)), left, right)
-    y = Axis.around([scale(v - reference) for _, v in found.history], bottom, top)
+    x = Axis(0.0, float(max(answer.evaluations, 1)), left, right)
+    y = Axis.around([scale(v - reference) for _, v in answer.history], bottom, top)
     corners: list[tuple[float, float]] = []
-    for count, value in found.history:
+    for count, value in answer.history:
         level = y(scale(value - reference))
         corners += [(x(count), corners[-1][1] if corners else level), (x(count), level)]
-    corners.append((x(found.evaluations), corners[-1][1]))
+    corners.append((x(answer.evaluations), corners[-1][1]))
     dots = [
         Dot(
             x(count),
             y(scale(v - reference)),
             "estimate",
-            f"after {count} estimates\n{beside(v, reference, found.unit)}",
+            f"after {count} estimates\n{beside(v, reference, answer.unit)}",
             2.4,
         )
-        for count, v in found.history
+        for count, v in answer.history
     ]
     return replace(
         frame,

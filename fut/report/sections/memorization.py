@@ -159,8 +159,8 @@ def _retention(answer: Memorization, one: str) -> list[tuple[str, Chart]]:
 
 
 def _generalization(answer: Memorization, one: str) -> tuple[str, Chart]:
-    found, bands = answer.generalization, answer.generalization["bands"]
-    rank = minus(number(found["spearman"], ".3f"))
+    general, bands = answer.generalization, answer.generalization["bands"]
+    rank = minus(number(general["spearman"], ".3f"))
     title = f"Generalization: what having {one} takes off the loss of held-out text, by likeness (Spearman {rank}); above 0 helps"
     labels = [f"{s:.2f}" for s in bands["similarity"]]
     return title, bars(labels, bands["absence"], answer.unit, SIMILARITY, "decrease")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fut.display.format import amount
-from fut.display.scale import better, minus
+from fut.display.scale import minus
 from fut.questions.whatif.result import Change, WhatIf
 from fut.report.missing import Missing, command
 from fut.report.record import RunRecord
@@ -28,7 +28,6 @@ class ListedChange:
         perplexity: difference in perplexity.
         truth: difference really retrained.
         estimator: who answered.
-        sign: which sign of the difference is better; a dash where nobody knows.
     """
 
     question: str
@@ -38,7 +37,6 @@ class ListedChange:
     perplexity: str
     truth: str
     estimator: str
-    sign: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,6 @@ def _listed(question: str, change: Change) -> ListedChange:
         "–" if exponent is None else minus(f"{exponent:+.4f}"),
         known if change.source != "retrained" else "the truth is known",
         change.estimator,
-        better(unit) or "–",
     )
 
 

@@ -1,0 +1,199 @@
+"""What an expansion is made of, and how large: sizes and choices that follow from problem and configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from estimators.adjoint import spread_anchors
+from estimators.control_variates import SIGNS
+from estimators.lowrank import curvature_anchors
+from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.coupling import require_coordinates, require_metric
+from fut.methods.curvature_batches import alike, require_alike
+from fut.methods.expansion.sample import expected_coordinates
+from fut.methods.expansion.spec import Trajectory
+from fut.readouts.readout import readout_names
+from fut.training.problem import Problem
+from storage import TermSpec
+
+SAMPLED, ENTRIES = 1 << 13, 1 << 15
+"""Coordinates of a large model that are kept, and entries of a table up to which it is a control variate, by default."""
+COUNTS = (3, 5, 9)
+"""Numbers of anchors that are tried; the last is taken where no other will do."""
+
+SAMPLES: tuple[str | None, ...] = (None, "first", "second")
+"""The samples of an expansion: all coordinates that it keeps, and two independent halves of them."""
+SUMS = 1 + SIGNS
+ROWS = len(SAMPLES) * SUMS
+"""Sums of one sample: weighted by the inverse of the probabilities, and with random signs; and those of a read-out's samples."""
+FUNCTIONAL_SIGNS = 4
+"""Sums with random signs of every functional on a sample: few, since there are many functionals."""
+
+
+class Choice(NamedTuple):
+    """What was chosen. anchors: steps; errors: of each number of anchors that was tried, `interpolation_error`; pilots: steps at
+    which a few items' gradients were taken for it."""
+
+    anchors: list[int]
+    errors: dict[int, float]
+    pilots: int
+
+
+@dataclass(frozen=True)
+class AdjointSpec:
+    """Problem and configuration of one expansion, on disk or planned.
+
+    Args:
+        problem: what is trained.
+        config: how it is expanded.
+        choice: how many anchors were found to be enough; None where that is configured, and before.
+    """
+
+    problem: Problem
+    config: AdjointConfig
+    choice: Choice | None = None
+
+    @property
+    def steps(self) -> int:
+        """T, steps of the window."""
+        return self.problem.config.steps
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """What is expanded about."""
+        config = self.config
+        return Trajectory(self.problem, config.centre == "ensemble", config.mixture, config.seed)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The read-outs, in the order of the terms' rows."""
+        return readout_names(self.config.readouts, self.problem.config.data.items)
+
+    @property
+    def pools(self) -> bool:
+        """Whether there are products on batches drawn from all items: not where those differ in shape."""
+        return self.config.curvature == "pooled" or alike(self.problem.data.items)
+
+    @property
+    def functionals(self) -> int:
+        """m, the functionals behind the first read-out's quadratic term; none without drawn batches, which they need."""
+        return self.config.functionals if self.pools else 0
+
+    @property
+    def rank(self) -> int:
+        """r, Ritz pairs of curvature in the replay; none without drawn batches, which they need."""
+        return min(self.config.rank, self.problem.objective.size) if self.pools else 0
+
+    @cached_property
+    def curvatures(self) -> list[int]:
+        """Checkpoints of the trajectory at which these are taken; none where there are none."""
+        return curvature_anchors(self.steps, self.config.curvatures) if self.rank else []
+
+    @property
+    def fine(self) -> int:
+        """How many read-outs, the first ones, are swept with all the products they can have, and have a table of positions."""
+        return min((self.config.fine if self.pools else 0) or len(self.names), len(self.names))
+
+    @property
+    def rows(self) -> int:
+        """r + m, rows of the sweep: read-outs, and functionals of the first."""
+        return len(self.names) + self.functionals
+
+    @property
+    def anchors(self) -> list[int]:
+        """Steps at which item gradients are taken: as configured, or as chosen, and before that the most there may be."""
+        if self.config.anchors:
+            return self.spread(self.config.anchors)
+        return self.spread(COUNTS[-1]) if self.choice is None else self.choice.anchors
+
+    def spread(self, count: int) -> list[int]:
+        """So many anchors."""
+        rate = self.problem.rate if self.config.spacing == "rate" else None
+        return spread_anchors(self.steps, count, rate)
+
+    @property
+    def resolved(self) -> AdjointConfig:
+        """The configuration, with the number of anchors that was chosen where one was."""
+        return self.config if self.choice is None else self.config.model_copy(update={"anchors": len(self.anchors)})
+
+    @property
+    def expected_coordinates(self) -> int:
+        """How many coordinates are kept, in expectation: as configured, else all of a small model and 8,192 of a large one."""
+        return expected_coordinates(self.problem.objective.size, self.config.coordinates, SAMPLED)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all coordinates are kept."""
+        return self.expected_coordinates >= self.problem.objective.size
+
+    @property
+    def controlled(self) -> bool:
+        """Whether a sample of coordinates has a control variate, and item gradients are scratch on all of them."""
+        entries = self.steps * self.problem.config.data.items
+        return (
+            not self.whole
+            and self.config.control != "never"
+            and (self.config.control == "always" or entries <= ENTRIES)
+        )
+
+    @property
+    def of_all(self) -> bool:
+        """Whether tables are of all coordinates, and that of positions is bounded too (`estimators.control_variates.Tamed`)."""
+        return self.whole or self.controlled
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an expansion pins."""
+        return {"run": self.problem.identity, "adjoint": self.config.identity(), "readouts": self.names}
+
+    def require_possible(self) -> None:
+        """Refuse, before anything is computed, a trajectory or batches that these items cannot make, and a rule by which
+        coordinates cannot be sampled or which has no metric for low-rank curvature.
+
+        Raises:
+            OrderError, UsageError: naming what to set.
+        """
+        _ = self.trajectory.groups
+        require_coordinates(self.problem, "adjoint", self.expected_coordinates, "adjoint.coordinates")
+        if self.config.curvature == "pooled":
+            require_alike(self.problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
+        if self.config.rank:
+            require_metric(self.problem, "adjoint.rank", "set adjoint.rank = 0")
+            require_alike(self.problem, "set adjoint.rank = 0", "adjoint.rank")
+
+
+def sums_of(spec: AdjointSpec) -> int:
+    """Rows of the table for every functional: one, or on a sample those of `SAMPLES`, each with random signs too."""
+    return 1 if spec.of_all else len(SAMPLES) * (1 + FUNCTIONAL_SIGNS)
+
+
+def term_specs(spec: AdjointSpec, k: int) -> list[TermSpec]:
+    """The terms of an expansion that keeps k coordinates: weights of read-outs, and their slopes as those of step T.
+
+    Positions, what leaving an anchor out does to them, and functionals are in double precision, as they are few.
+    """
+    n, r = spec.problem.config.data.items, len(spec.names)
+    shapes = {
+        "gradient": (len(spec.anchors), n, k),
+        "norm": (len(spec.anchors), n, 1),
+        "weight": (spec.steps + 1, r, k),
+        "centre": (spec.steps + 1, 1, k),
+    }
+    dtype = spec.problem.config.model.dtype
+    if spec.rank:
+        shapes["lowrank"] = (len(spec.curvatures), spec.rank, k)
+        shapes["answer"] = (spec.steps, r, k)
+    specs = [TermSpec(name, shape, dtype) for name, shape in shapes.items()]
+    if spec.rank:
+        specs.append(TermSpec("eigenvalue", (len(spec.curvatures), 1, spec.rank), "float64"))
+    few = {"positions": (spec.steps, spec.fine, n), "left_out": (len(spec.anchors), spec.fine, n)}
+    if spec.functionals:
+        few["functionals"] = (spec.steps, spec.functionals * sums_of(spec), n)
+    specs += [TermSpec(name, shape, "float64") for name, shape in few.items()]
+    if spec.of_all:
+        specs.append(TermSpec("controlled_positions", few["positions"], "float64"))
+    if spec.controlled:
+        specs.append(TermSpec("sampled_positions", (spec.steps, spec.fine * ROWS, n), dtype))
+    return specs

@@ -1,0 +1,76 @@
+"""A run's expansion as other methods see it: what it is about, and the item gradients that it can lend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from estimators.adjoint import spread_anchors
+from fut.artifacts.directory import ADJOINT, MANIFEST
+from storage import CheckpointStore, Manifest, TermStore
+
+if TYPE_CHECKING:
+    from fut.methods.context import Context
+    from fut.training.problem import Problem
+
+
+class About(NamedTuple):
+    """What of the adjoint's configuration decides a trajectory of mixtures, and its anchors. runs: transitions in every step;
+    anchors: 0 where they are chosen by a sweep; seed: of the orders."""
+
+    runs: int
+    anchors: int
+    seed: int
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> About:
+        return cls(fields["mixture"], fields["anchors"], fields["seed"])
+
+    @property
+    def identity(self) -> dict[str, int]:
+        return {"mixture": self.runs, "anchors": self.anchors, "seed": self.seed}
+
+
+def configured_about(context: Context) -> About:
+    """That of the run's expansion, as it is stored; as configured where there is none."""
+    stored = StoredExpansion(context.path / ADJOINT)
+    return About.of(stored.fields if stored.begun else context.config.adjoint.model_dump())
+
+
+@dataclass(frozen=True)
+class StoredExpansion:
+    """An expansion on disk, read alone."""
+
+    directory: Path
+
+    @property
+    def begun(self) -> bool:
+        return (self.directory / MANIFEST).exists()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The configuration that it pins."""
+        found: dict[str, Any] = Manifest.read(self.directory / MANIFEST).identity["adjoint"]
+        return found
+
+    def lender(self, problem: Problem, about: About, anchors: list[int], item_block: int) -> TermStore | None:
+        """Its terms, if it is complete, about the same trajectory of mixtures with the same anchors, and has all coordinates."""
+        if not self.begun or About.of(self.fields) != about or self.fields["centre"] != "mixture":
+            return None
+        sample = CheckpointStore(self.directory / "sample")
+        if not (self.directory / "terms").exists() or not sample.has(0):
+            return None
+        terms = TermStore.open(self.directory / "terms")
+        if self._anchors(problem) != anchors or len(sample.read_array(0, "indices")) < problem.objective.size:
+            return None
+        return terms if terms.item_block == item_block and not terms.missing() else None
+
+    def _anchors(self, problem: Problem) -> list[int]:
+        """The steps of its anchors; none where they are to be chosen yet."""
+        if self.fields["anchors"]:
+            rate = problem.rate if self.fields["spacing"] == "rate" else None
+            return spread_anchors(problem.config.steps, self.fields["anchors"], rate)
+        chosen = CheckpointStore(self.directory / "anchors")
+        found: list[int] = chosen.read_array(0, "anchors").tolist() if chosen.has(0) else []
+        return found

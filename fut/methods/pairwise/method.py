@@ -1,0 +1,121 @@
+"""Methods about the reference run's own checkpoints: replay of the true rule, and the Taylor terms of arXiv 2505.22042."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fut.artifacts.directory import TERMS, directory_bytes
+from fut.config.training import TrainingConfig
+from fut.methods.base import Capabilities, Estimator, Method
+from fut.methods.context import Context
+from fut.methods.coupling import cut_apart
+from fut.methods.footprint import TEMPORARIES, Footprint
+from fut.methods.pairwise.memory import query_memory, table_bytes
+from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
+from fut.methods.pairwise.replay import Replay, ReplayExact
+from fut.methods.pairwise.store import has_complete, pairwise_config, term_layout
+from fut.methods.pairwise.taylor import Fut, FutPlusPlus
+from fut.methods.pairwise.terms import TermLayout, needs
+from fut.methods.settings import Config
+from fut.methods.timings import StageCost, Timings
+from fut.readouts.readout import PROBE
+from fut.training.problem import Problem
+
+
+class Streaming(Method):
+    """A method that streams pairwise terms. made: its estimator. sketched: on the sketch, else on the coordinates kept."""
+
+    preparation = PAIRWISE_TERMS
+    made: type[Estimator]
+    sketched = True
+
+    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
+        return self.made(context, readout, **options)
+
+    def gradients_before(self, context: Context) -> int:
+        layout = term_layout(context)
+        return layout.gradients(needs(layout, self.name))
+
+    def read_bytes(self, context: Context) -> int:
+        names = needs(term_layout(context), self.name)
+        return sum(directory_bytes(context.path / TERMS / "arrays" / name) for name in names)
+
+    def table_bytes(self, estimator: Estimator, footprint: Footprint) -> int:
+        layout = term_layout(estimator.context)
+        names = needs(layout, self.name)
+        return table_bytes(layout, footprint, names) if has_complete(estimator.context, names) else 0
+
+    def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost:
+        layout = TermLayout.of(problem, config.cache)
+        linear, names = layout.sketch if self.sketched else layout.sample, needs(layout, self.name)
+        seconds = orders * (layout.steps * linear.size * timings.replayed(1, linear.size) + timings.probe)
+        peak = query_memory(layout, timings.footprint, names, linear)
+        return StageCost(f"query: {self.name}", 0, seconds, 0, 0, peak)
+
+    def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
+        return pairwise_config(context).model_dump(mode="json", exclude={"item_block"})
+
+
+class ReplayMethod(Streaming):
+    """The true rule on item gradients of the reference run's checkpoints."""
+
+    name, made, sketched = "replay", Replay, False
+    capabilities = Capabilities(any_length=True, rebuilds=True, coupling="coordinate")
+    advice = "lower cache.coordinates or data.items"
+
+    def query(  # type: ignore[override]
+        self, problem: Problem, config: Config, timings: Timings, orders: int = 1
+    ) -> StageCost | None:
+        cut = cut_apart(problem, TermLayout.of(problem, config.cache).sample.size)
+        return None if cut else super().query(problem, config, timings, orders)
+
+
+class Taylor1(Streaming):
+    """First order in the update's own displacement."""
+
+    name, aliases, made = "fut", ("taylor1",), Fut
+    capabilities = Capabilities(any_length=True, rebuilds=True, empty_steps=False)
+    advice = "lower cache.size or data.items"
+
+
+class Taylor2(Taylor1):
+    """Second order in it."""
+
+    name, aliases, made = "fut++", ("taylor2",), FutPlusPlus
+
+
+def exact_gradients(config: TrainingConfig) -> int:
+    """Gradient evaluations of one order by `replay-exact`, at most: for every item consumed its gradient and a product, which
+    counts two. Steps that stand where the reference run did, as the first one does, take no product."""
+    return 3 * config.consumed
+
+
+class ReplayExactMethod(Method):
+    """Replay with exact Hessian-vector products at query time."""
+
+    name = "replay-exact"
+    capabilities = Capabilities(any_length=True, rebuilds=True, exact_curvature=True)
+    note = "by replay about the reference run with exact curvature"
+
+    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
+        return ReplayExact(context, readout, **options)
+
+    def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
+        return exact_gradients(context.config)
+
+    def read_bytes(self, context: Context) -> int:
+        return context.checkpoints.nbytes()
+
+    def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost:
+        f = timings.footprint
+        step = (2 * f.state + TEMPORARIES) * f.vector
+        held = f.resident + (2 * f.state + 2) * f.vector
+        peak = f.planned(held + max(f.exact_product, f.gradient, step, f.evaluation))
+        steps = problem.config.steps
+        products = problem.config.consumed * timings.product
+        seconds = orders * (steps * (timings.gradient + timings.step) + products + timings.probe)
+        return StageCost("query: replay-exact", orders * exact_gradients(problem.config), seconds, 0, 0, peak)
+
+
+REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2 = ReplayMethod(), ReplayExactMethod(), Taylor1(), Taylor2()

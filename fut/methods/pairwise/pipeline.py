@@ -1,0 +1,192 @@
+"""The terms of every (checkpoint, item) pair, which replay and the Taylor methods read: one stage, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from estimators.state import State
+from fut.artifacts.directory import TERMS
+from fut.errors import UsageError
+from fut.methods.context import Context
+from fut.methods.coupling import UNCUT, cut_apart, require_uncut
+from fut.methods.footprint import Footprint
+from fut.methods.pairwise.compute import block_terms
+from fut.methods.pairwise.config import CacheConfig
+from fut.methods.pairwise.memory import terms_memory
+from fut.methods.pairwise.store import has_terms, open_terms, pairwise_config, renew_term_metadata
+from fut.methods.pairwise.terms import NEEDS, TermLayout, needs
+from fut.methods.settings import Config
+from fut.methods.stages import LESS, Cost, Names, Preparation, Prepared, Request, Stage, damaged_terms
+from fut.methods.timings import StageCost, Timings
+from fut.training.problem import Problem
+from storage import Block, Damage, TermStore
+
+
+@dataclass(frozen=True)
+class PairwiseSpec:
+    """Terms of one configuration. names: of those that are asked for."""
+
+    problem: Problem
+    layout: TermLayout
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PairwiseFiles(Prepared):
+    """The store of a run's terms.
+
+    Args:
+        directory: where it is, or will be.
+        planned: what is asked of it.
+        state: the reference run's lifted state [D] before a step.
+        store: opens it.
+    """
+
+    directory: Path
+    planned: PairwiseSpec
+    state: Callable[[int], State]
+    store: Callable[[], TermStore]
+
+    @property
+    def spec(self) -> PairwiseSpec:
+        return self.planned
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.planned.layout.identity(self.planned.problem)
+
+    @property
+    def terms_path(self) -> Path:
+        return self.directory
+
+    def open_terms(self) -> TermStore:
+        return self.store()
+
+    def missing(self) -> list[Block]:
+        """Blocks that are missing of what is asked for."""
+        return self.open_terms().missing(self.spec.names) if self.spec.names else []
+
+    def complete(self) -> bool:
+        return not self.missing()
+
+
+def _run(files: PairwiseFiles, blocks: Sequence[Block]) -> Iterator[None]:
+    terms, (problem, layout, names) = files.open_terms(), (files.spec.problem, files.spec.layout, files.spec.names)
+    for step, found in groupby(blocks, key=lambda block: block.step):
+        state = files.state(step)
+        for block in found:
+            values = block_terms(problem, layout, state, block, terms.missing_names(block, names))
+            terms.write(block, {name: value.cpu().numpy() for name, value in values.items()})
+            yield
+
+
+def _memory(spec: PairwiseSpec, footprint: Footprint) -> int:
+    return terms_memory(spec.layout, footprint, spec.names)
+
+
+PAIRS: Stage[PairwiseFiles] = Stage(
+    "terms",
+    missing=lambda files: files.missing(),
+    work=_run,
+    independent=True,
+    cost=lambda s: Cost(s.layout.gradients(s.names), s.layout.nbytes(s.names)),
+    memory=_memory,
+    advice=f"lower cache.item_block, or {LESS}",
+)
+
+
+class PairwiseStages(Preparation[PairwiseFiles]):
+    """The terms of every (checkpoint, item) pair."""
+
+    name, section, what = TERMS, "cache", "the terms still missing"
+    rank = 3
+    needs_smooth = False
+    stages = (PAIRS,)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ("gradient", "norm", "update", "jvp", "second")
+
+    def planned(self, problem: Problem, config: Config) -> PairwiseSpec:
+        layout = TermLayout.of(problem, config.cache)
+        cut = cut_apart(problem, layout.sample.size)
+        return PairwiseSpec(problem, layout, tuple(n for n in layout.names if not (cut and n in NEEDS["replay"])))
+
+    def open(self, context: Context, request: Request = Request()) -> PairwiseFiles:  # noqa: B008
+        layout = TermLayout.of(context.problem, request.cache or pairwise_config(context))
+        spec = PairwiseSpec(context.problem, layout, self._names(layout, request.names))
+        return PairwiseFiles(context.path / TERMS, spec, context.state, lambda: open_terms(context, request.cache))
+
+    def _names(self, layout: TermLayout, names: Names) -> tuple[str, ...]:
+        """The named terms in the order of their computation, all for None; UsageError for what this configuration lacks."""
+        asked = [name for name in layout.names if names is None or name in names]
+        lacking = sorted(set(names or ()) & set(self.terms) - set(layout.names))
+        if lacking:
+            raise UsageError(
+                f"terms: expected some of {', '.join(layout.names)}, got {', '.join(lacking)}; "
+                f"cache.derivative={layout.config.derivative} stores no others"
+            )
+        return tuple(asked)
+
+    def usual(self, context: Context) -> bool:
+        return True
+
+    def require_possible(self, spec: PairwiseSpec) -> None:
+        _ = spec.layout.sketch
+        if "gradient" in spec.names:
+            require_uncut(spec.problem, "replay", spec.layout.sample.size, UNCUT)
+
+    def claim(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
+        """The store pins itself what it is made of."""
+        files.open_terms()
+
+    def settings(self, context: Context) -> CacheConfig:
+        return pairwise_config(context)
+
+    def rest(self, files: PairwiseFiles) -> int:
+        return self.still(files)[2].kept
+
+    def still(self, files: PairwiseFiles) -> tuple[list[str], int, Cost]:
+        names, missing = files.spec.names, files.missing()
+        share = sum(b.last - b.first for b in missing) / (files.spec.layout.steps * files.spec.layout.items)
+        cost = PAIRS.cost(files.spec)
+        return list(names), len(missing), Cost(round(cost.gradients * share), round(cost.kept * share))
+
+    def stored(self, context: Context) -> list[PairwiseFiles]:
+        if not has_terms(context.path):
+            return []
+        renew_term_metadata(context.path)
+        return [self.open(context)]
+
+    def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
+        """What the terms of each method cost, each by itself."""
+        layout = TermLayout.of(problem, config.cache)
+        cut = cut_apart(problem, layout.sample.size)
+        for name in (n for n in NEEDS if not (cut and n == "replay")):
+            streamed = needs(layout, name)
+            count, pairs = layout.gradients(streamed), layout.steps * layout.items
+            seconds = count * timings.item + pairs * timings.step
+            peak = terms_memory(layout, timings.footprint, streamed)
+            yield StageCost(f"terms of {name}", count, seconds, layout.nbytes(streamed), 0, peak)
+
+    def notes(self, problem: Problem, config: Config) -> list[str]:
+        """What is left out of the rows."""
+        try:
+            require_uncut(problem, "replay", TermLayout.of(problem, config.cache).sample.size, UNCUT)
+        except UsageError as error:
+            return [f"left out: replay, as it stands ({error})"]
+        return []
+
+    def describe(self, context: Context) -> dict[str, Any]:
+        done, total = TermStore.open(context.path / TERMS).progress() if has_terms(context.path) else (0, None)
+        return {"term_blocks": {"done": done, "total": total}, "cache": pairwise_config(context).model_dump()}
+
+    def check(self, path: Path) -> list[Damage]:
+        return damaged_terms(path / TERMS) if has_terms(path) else []
+
+
+PAIRWISE_TERMS = PairwiseStages()

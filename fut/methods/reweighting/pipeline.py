@@ -1,0 +1,259 @@
+"""The expansion about the reference run: what the reweighting method reads, stage by stage.
+
+Stages: sweep (item gradients and two products' gradients a step, backwards along the checkpoints), sample (arithmetic),
+gradients (a second pass over the items, where only a sample of coordinates is kept), fold. Whole-size scratch is deleted once
+the terms are folded out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from estimators.adjoint import Sensitivity, Sweep, inclusion_probabilities, poisson_sample
+from estimators.orders.order import Order
+from estimators.reweighting import first_order_values, response_squares
+from estimators.state import State
+from fut.methods.context import Context
+from fut.methods.coupling import require_coordinates
+from fut.methods.footprint import TEMPORARIES, Footprint
+from fut.methods.reweighting.config import ReweightingConfig
+from fut.methods.reweighting.spec import ReweightingSpec
+from fut.methods.reweighting.terms import DIRECTORY, Sensitivities, open_sensitivities, stored_config
+from fut.methods.settings import Config, parse_config
+from fut.methods.stages import Cost, Names, Preparation, Request, Stage
+from fut.methods.timings import Timings
+from fut.readouts.readout import make_readouts, readout_names, shortened
+from fut.training.checkpoints import unpack
+from fut.training.problem import Problem
+from storage import Block, IdentityError, TermStore
+
+FOLDED = ("weight", "injection", "value", "gram")
+
+
+def _keep(held: Sensitivities, indices: Tensor, probabilities: Tensor) -> None:
+    held.sampled.write(0, {"indices": indices.numpy(), "probabilities": probabilities.numpy()}, {})
+
+
+def _keep_all(held: Sensitivities, units: Sequence[int]) -> Iterator[None]:
+    size = held.problem.objective.size
+    _keep(held, torch.arange(size), torch.ones(size).double())
+    yield
+
+
+def _draw_sample(held: Sensitivities, units: Sequence[int]) -> Iterator[None]:
+    """Coordinates with probability in proportion to the spread of their first-order contributions; each read-out's
+    spread scaled to a total of 1 first."""
+    scores = _read_costate(held, 0)[1].double().sqrt()
+    scores = (scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)).mean(0)
+    probabilities = inclusion_probabilities(scores, held.spec.expected_coordinates).cpu()
+    indices = poisson_sample(probabilities, held.spec.config.seed)
+    _keep(held, indices, probabilities[indices])
+    yield
+
+
+def _missing_sweep(held: Sensitivities) -> Sequence[int]:
+    """The steps that are to be swept yet, backwards."""
+    if held.opened and not held.open_terms().missing(FOLDED):
+        return ()
+    return range(min(held.costates.steps(), default=held.spec.steps) - 1, -1, -1)
+
+
+def _run_sweep(held: Sensitivities, steps: Sequence[int]) -> Iterator[None]:
+    problem, latest = held.problem, dict[int, Tensor]()
+
+    def gradient(step: int, number: int) -> Tensor:
+        latest[step] = held.item_gradients(step)
+        return latest[step].mean(0)
+
+    def product(theta: Tensor, number: int, direction: Tensor) -> Tensor:
+        exact = held.spec.config.products == "exact"
+        return problem.mean_product(theta, problem.reference.steps[number], direction, exact)
+
+    sweep = Sweep(problem.rule, problem.rate, Order.of(range(held.spec.steps)), held.state, gradient, product)
+    if held.costates.steps():
+        costate, squares = _read_costate(held, min(held.costates.steps()))
+    else:
+        costate, squares = _start(held, sweep)
+    for found in sweep.backward(costate, steps[0]):
+        gradients = latest.pop(found.step)
+        squares = squares + response_squares(found.injection, gradients)
+        _save_step(held, found, gradients)
+        _save_costate(held, found.step, found.costate, squares)
+        yield
+
+
+def _start(held: Sensitivities, sweep: Sweep) -> tuple[State, Tensor]:
+    """The costate at the end, and squared responses of none."""
+    steps = held.spec.steps
+    theta = held.state(steps).theta
+    slopes = torch.stack([r.gradient(theta) for r in make_readouts(held.problem, held.spec.names, held.user)])
+    costate, squares = sweep.start(slopes), torch.zeros_like(slopes)
+    held.swept.write(steps, {"weight": slopes.cpu().numpy()}, {}, replace=True)
+    _save_costate(held, steps, costate, squares)
+    return costate, squares
+
+
+def _save_step(held: Sensitivities, found: Sensitivity, gradients: Tensor) -> None:
+    arrays = {
+        "weight": found.weight,
+        "injection": found.injection,
+        "value": first_order_values(found.injection, gradients),
+        "gram": (gradients @ gradients.T).double(),
+    }
+    held.swept.write(found.step, {k: v.cpu().numpy() for k, v in arrays.items()}, {}, replace=True)
+    if held.spec.whole:
+        _write_gradients(held, held.open_terms(), found.step, gradients)
+
+
+def _save_costate(held: Sensitivities, step: int, costate: State, squares: Tensor) -> None:
+    memory = {f"memory/{k}": b.cpu().numpy() for k, b in costate.memory.items()}
+    arrays = {"theta": costate.theta.cpu().numpy(), "squares": squares.cpu().numpy()} | memory
+    held.costates.write(step, arrays, {})
+    for older in held.costates.steps():
+        if older > step:
+            held.costates.remove(older)
+
+
+def _read_costate(held: Sensitivities, step: int) -> tuple[State, Tensor]:
+    arrays = held.costates.read(step).arrays
+    squares = torch.from_numpy(arrays.pop("squares")).to(held.problem.device)
+    return unpack(arrays, {}, held.problem.device), squares
+
+
+def _run_gradients(held: Sensitivities, blocks: Sequence[Block]) -> Iterator[None]:
+    terms = held.open_terms()
+    for step, found in groupby(blocks, key=lambda b: b.step):
+        _write_gradients(held, terms, step, held.item_gradients(step))
+        for _ in found:
+            yield
+
+
+def _write_gradients(held: Sensitivities, terms: TermStore, step: int, gradients: Tensor) -> None:
+    kept = gradients[:, held.indices].cpu().numpy()
+    for block in terms.missing(["gradient"]):
+        if block.step == step:
+            terms.write(block, {"gradient": np.ascontiguousarray(kept[block.first : block.last])})
+
+
+def _fold(held: Sensitivities, blocks: Sequence[Block]) -> Iterator[None]:
+    """Write the sweep's results, weights and injections on the sample."""
+    terms, kept = held.open_terms(), held.indices.cpu().numpy()
+    for block in blocks:
+        values = {}
+        for name in terms.missing_names(block, FOLDED):
+            found = held.swept.read_array(block.step, name)[block.first : block.last]
+            values[name] = np.ascontiguousarray(found[:, kept] if name in ("weight", "injection") else found)
+        terms.write(block, values)
+        yield
+
+
+def _sweep_seconds(s: ReweightingSpec, t: Timings) -> float:
+    return s.sweep_gradients * t.item + s.steps * (1 + 2 * len(s.names)) * t.step
+
+
+def _sweep_memory(s: ReweightingSpec, f: Footprint) -> int:
+    """A step's item gradients, a state, and every read-out's costate and weights."""
+    n, r, state = s.per_step, len(s.names), f.state
+    held = f.resident + (n + state + r * (state + 3)) * f.vector
+    product = f.exact_product if s.config.products == "exact" else f.gradient + 3 * f.vector
+    pull = (2 * state * r + TEMPORARIES) * f.vector
+    taken = 2 * n * f.vector + f.gradient  # all at once, before they are one stack
+    return f.planned(held + max(taken, product, pull, 2 * f.vector * r))
+
+
+ALL: Stage[Sensitivities] = Stage(
+    "all coordinates",
+    missing=lambda held: () if held.opened else (0,),
+    work=_keep_all,
+    stores=lambda held: ((held.sampled,),),
+    cost=lambda s: Cost(0, s.sample_bytes),
+    part_of=lambda s: s.whole,
+)
+SWEEP: Stage[Sensitivities] = Stage(
+    "backward sweep",
+    missing=_missing_sweep,
+    work=_run_sweep,
+    stores=lambda held: ((held.swept, held.costates),),
+    cost=lambda s: Cost(s.sweep_gradients, 0, s.scratch_bytes),
+    seconds=_sweep_seconds,
+    memory=_sweep_memory,
+)
+SAMPLE: Stage[Sensitivities] = Stage(
+    "sample",
+    missing=lambda held: () if held.opened else (0,),
+    work=_draw_sample,
+    stores=lambda held: ((held.sampled,),),
+    cost=lambda s: Cost(0, s.sample_bytes),
+    part_of=lambda s: not s.whole,
+)
+GRADIENTS: Stage[Sensitivities] = Stage(
+    "item gradients",
+    missing=lambda held: held.open_terms().missing(["gradient"]),
+    work=_run_gradients,
+    independent=True,
+    cost=lambda s: Cost(0 if s.whole else s.problem.config.consumed),
+    seconds=lambda s, t: 0.0 if s.whole else s.problem.config.consumed * t.item,
+)
+FOLD: Stage[Sensitivities] = Stage(
+    "fold",
+    missing=lambda held: held.open_terms().missing(FOLDED),
+    work=_fold,
+    independent=True,
+    cost=lambda s: Cost(0, s.term_bytes),
+)
+
+
+class ReweightingStages(Preparation[Sensitivities]):
+    """The expansion about the reference run."""
+
+    name, section = DIRECTORY, "reweighting"
+    what = "the expansion about the reference run"
+    parts = ("sample", "scratch/sweep", "scratch/costate")
+    rank = 2
+    stages = (ALL, SWEEP, SAMPLE, GRADIENTS, FOLD)
+
+    def planned(self, problem: Problem, config: Config) -> ReweightingSpec:
+        return ReweightingSpec(problem, config.reweighting)
+
+    def open(self, context: Context, request: Request = Request()) -> Sensitivities:  # noqa: B008
+        return open_sensitivities(context, requested_config(context, request.readouts))
+
+    def require_possible(self, spec: ReweightingSpec) -> None:
+        require_coordinates(spec.problem, "reweighting", spec.expected_coordinates, "reweighting.coordinates")
+
+    def pinned(self, files: Sensitivities) -> list[str]:
+        return files.spec.names
+
+    def describe(self, context: Context) -> dict[str, Any]:
+        config = open_sensitivities(context).spec.config
+        return {"reweighting": config.model_dump(), "reweighting_cached": stored_config(context.path) is not None}
+
+
+def requested_config(context: Context, readouts: Names) -> ReweightingConfig:
+    """The stored configuration, or the run's own, for these read-outs if any are named.
+
+    Raises:
+        IdentityError: where an expansion is stored without them.
+    """
+    stored = stored_config(context.path)
+    if readouts is None:
+        return stored or context.config.reweighting
+    if stored is None:
+        chosen = context.config.reweighting.model_dump(mode="json") | {"readouts": list(readouts)}
+        return parse_config({"reweighting": chosen}).reweighting
+    held, wanted = (readout_names(specs, context.items) for specs in (stored.readouts, readouts))
+    if set(wanted) <= set(held):
+        return stored
+    raise IdentityError(
+        f"expansion {context.path / DIRECTORY}: expected one swept for {shortened(wanted)}, got one swept for "
+        f"{shortened(held)}; remove the directory to compute it anew, for all of them"
+    )
+
+
+REWEIGHTING_TERMS = ReweightingStages()

@@ -1,0 +1,299 @@
+"""What is computed before the first order, stage by stage: planned, refused, resumed, checked and repaired by one engine.
+
+A *stage* is a list of units of work, each durable once it is done: a step, a block of items. A *preparation* is the stages that
+fill one directory of a run. What a stage costs follows from a specification alone, which has no directory; what is missing of it
+follows from the files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from fut.artifacts.directory import directory_bytes
+from fut.artifacts.identity import MANIFEST, PINS, claim, read_pins
+from fut.methods.timings import StageCost, Timings
+from fut.progress import Progress, silent
+from storage import CheckpointStore, Damage, StorageError, TermStore
+
+if TYPE_CHECKING:
+    from fut.config.schema import Section
+    from fut.methods.adjoint.config import AdjointConfig
+    from fut.methods.context import Context
+    from fut.methods.footprint import Footprint
+    from fut.methods.lowrank.config import CurvedConfig
+    from fut.methods.pairwise.config import CacheConfig
+    from fut.methods.settings import Config
+    from fut.training.problem import Problem
+
+LESS = "lower data.batch, data.context or the model's size"
+"""What to lower where nothing of a method's own is at fault."""
+TERMS = "terms"
+Names = Sequence[str] | None
+
+
+class Cost(NamedTuple):
+    """What a stage takes. gradients: evaluations (a Hessian-vector product counts two); kept, scratch: bytes on disk."""
+
+    gradients: int = 0
+    kept: int = 0
+    scratch: int = 0
+
+
+class Prepared(ABC):
+    """What a preparation left in a directory, or is about to."""
+
+    directory: Path
+
+    @property
+    @abstractmethod
+    def spec(self) -> Any:
+        """What it is made of; costs are functions of it."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What the directory pins: IdentityError where it holds another."""
+
+    @abstractmethod
+    def open_terms(self) -> TermStore:
+        """The term store, created or compared in full."""
+
+    @abstractmethod
+    def complete(self) -> bool:
+        """Whether every stage is done."""
+
+    @property
+    def opened(self) -> bool:
+        """Whether what decides the terms' shapes is known."""
+        return True
+
+    @property
+    def scratch(self) -> Path:
+        """What is removed once all is complete."""
+        return self.directory / "scratch"
+
+    @property
+    def terms_path(self) -> Path:
+        """Where the term store is."""
+        return self.directory / TERMS
+
+
+F = TypeVar("F", bound=Prepared)
+
+
+Stores = Sequence[CheckpointStore]
+
+
+def _nothing(files: Any) -> tuple[Stores, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Stage(Generic[F]):
+    """One stage of a preparation.
+
+    Args:
+        name: what it is, to people.
+        missing: the units of work that are to be done yet, in order; none where nothing that is missing reads them.
+        work: does units, and yields once after each, when that one is durable.
+        independent: whether any of the units can be done elsewhere, in any order; else each needs the one before.
+        stores: what it writes beside terms, in groups of use together alone: one damaged file, and the group is discarded.
+        cost: of a specification.
+        seconds: of a specification, by timings taken here.
+        memory: bytes at its height.
+        advice: what to lower where that does not fit.
+        part_of: whether a specification has the stage at all.
+    """
+
+    name: str
+    missing: Callable[[F], Sequence[Any]]
+    work: Callable[[F, Sequence[Any]], Iterator[object]]
+    independent: bool = False
+    stores: Callable[[F], Sequence[Stores]] = _nothing
+    cost: Callable[[Any], Cost] = lambda spec: Cost()
+    seconds: Callable[[Any, Timings], float] = lambda spec, timings: 0.0
+    memory: Callable[[Any, Footprint], int] = lambda spec, footprint: footprint.planned(footprint.resident)
+    advice: str = LESS
+    part_of: Callable[[Any], bool] = lambda spec: True
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked to be computed.
+
+    Args:
+        names: of preparations, and of terms of every (checkpoint, item) pair; None for the usual ones.
+        readouts: what is estimated; None for the configured ones.
+        adjoint, cache, lowrank: configurations in place of the stored or the run's own.
+    """
+
+    names: Names = None
+    readouts: Names = None
+    adjoint: AdjointConfig | None = None
+    cache: CacheConfig | None = None
+    lowrank: CurvedConfig | None = None
+
+
+class Preparation(ABC, Generic[F]):
+    """What one or more methods compute before the first order, in one directory of the run.
+
+    name: of the directory, and what is asked for with `--terms`. section: of the configuration. kind: in messages.
+    what: in words, where the disk is full. parts: the checkpoint stores below the directory. places: where it can lie besides
+    its own directory. rank: what is computed first has the smaller one. needs_smooth: whether it takes a rule with a derivative.
+    """
+
+    name: ClassVar[str]
+    section: ClassVar[str]
+    kind: ClassVar[str] = "expansion"
+    what: ClassVar[str] = ""
+    parts: ClassVar[tuple[str, ...]] = ()
+    places: ClassVar[tuple[str, ...]] = ()
+    rank: ClassVar[int] = 0
+    needs_smooth: ClassVar[bool] = True
+    stages: ClassVar[tuple[Stage[Any], ...]] = ()
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What is asked for with `--terms`."""
+        return (self.name,)
+
+    @abstractmethod
+    def planned(self, problem: Problem, config: Config) -> Any:
+        """The specification that a configuration means."""
+
+    @abstractmethod
+    def open(self, context: Context, request: Request = Request()) -> F:
+        """The files as they are stored, as requested or as configured."""
+
+    def asked(self, context: Context, names: Names) -> bool:
+        """Whether it is to be computed where these terms are named; the usual ones for None."""
+        return bool(set(names) & set(self.terms)) if names is not None else self.usual(context)
+
+    def usual(self, context: Context) -> bool:
+        """Whether it is computed where nothing is named."""
+        return False
+
+    def pinned(self, files: F) -> Sequence[str]:
+        """Read-outs whose values are to be pinned."""
+        return ()
+
+    def require_possible(self, spec: Any) -> None:
+        """OrderError or UsageError, before anything is computed, for what these items cannot make."""
+
+    def claim(self, files: F, pins: dict[str, float], path: Path) -> None:
+        """Pin what a directory is made of before its first number; IdentityError if it holds another one.
+
+        pins: values that recognise the users' own read-outs, kept as they were when a directory of the run was first claimed.
+        """
+        held = pins | (read_pins(path) if self.pinned(files) else {})
+        claim(files.directory, self.kind, files.identity, {PINS: held} if held else {})
+
+    def still(self, files: F) -> tuple[list[str], int, Cost]:
+        """What is to be computed yet: the terms, the number of pieces, and what that takes; all, where any is missing."""
+        if files.complete():
+            return [], 0, Cost()
+        return [self.name], 1, total(self.stages, files.spec)
+
+    def rest(self, files: F) -> int:
+        """Bytes on disk that are to be written yet: without what an interrupted call left there."""
+        cost = total(self.stages, files.spec)
+        return max(0, cost.kept + cost.scratch - directory_bytes(files.directory))
+
+    def begun(self, path: Path) -> bool:
+        """Whether a run directory has one, finished or not."""
+        return (path / self.name / MANIFEST).exists()
+
+    def stored(self, context: Context) -> list[F]:
+        """Those that a run directory has."""
+        return [self.open(context)] if self.begun(context.path) else []
+
+    def settings(self, context: Context) -> Section:
+        """Its section of the configuration, as it is stored, or as the run's own."""
+        found: Section = self.open(context).spec.config
+        return found
+
+    def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
+        """What each stage costs, before it is computed."""
+        spec = self.planned(problem, config)
+        for stage in parts_of(self.stages, spec):
+            cost, peak = stage.cost(spec), stage.memory(spec, timings.footprint)
+            seconds = stage.seconds(spec, timings)
+            yield StageCost(f"{self.name}: {stage.name}", cost.gradients, seconds, cost.kept, cost.scratch, peak)
+
+    def notes(self, problem: Problem, config: Config) -> list[str]:
+        """What is to be said of these figures."""
+        return []
+
+    def describe(self, context: Context) -> dict[str, Any]:
+        """What `fut info` says of it, ready for JSON."""
+        return {}
+
+    def check(self, path: Path) -> list[Damage]:
+        """Verify every checksum of what is below a run directory, without opening the run."""
+        damages = []
+        for place in (self.name, *self.places):
+            directory = path / place
+            damages += [d for part in self.parts for d in CheckpointStore(directory / part).check()]
+            damages += damaged_terms(directory / TERMS) if (directory / TERMS).exists() else []
+        return damages
+
+
+def parts_of(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
+    """The stages that a specification has."""
+    return [stage for stage in stages if stage.part_of(spec)]
+
+
+def total(stages: Sequence[Stage[F]], spec: Any) -> Cost:
+    """What all stages take together."""
+    costs = [stage.cost(spec) for stage in parts_of(stages, spec)]
+    return Cost(*(sum(column) for column in zip(*costs, strict=True)))
+
+
+def build(preparation: Preparation[F], files: F, progress: Progress = silent) -> None:
+    """Do every unit that is missing; what was discarded is computed again, the same. Scratch is removed at the end."""
+    for stage in preparation.stages:
+        if not stage.part_of(files.spec) or not (units := stage.missing(files)):
+            continue
+        with progress(stage.name, len(units)) as tick:
+            for _ in stage.work(files, units):
+                tick()
+    _discard(files)
+
+
+def _discard(files: Prepared) -> None:
+    """All of scratch at once: what a kill leaves half removed must not be gone on with, should a damaged term need it again."""
+    gone = files.directory / "discarded"
+    shutil.rmtree(gone, ignore_errors=True)
+    if files.scratch.exists():
+        files.scratch.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def repair(preparation: Preparation[F], files: F) -> int:
+    """Discard what is damaged, so that `build` computes it again.
+
+    Returns:
+        How many pieces that were.
+    """
+    count = 0
+    for stores in (group for stage in preparation.stages for group in stage.stores(files)):
+        if any(store.check() for store in stores):
+            for store in stores:
+                shutil.rmtree(store.directory, ignore_errors=True)
+            count += 1
+    if files.terms_path.exists() and files.opened:
+        count += len(files.open_terms().repair())
+    return count
+
+
+def damaged_terms(path: Path) -> list[Damage]:
+    """What is damaged of a term store."""
+    try:
+        return TermStore.open(path).check()
+    except StorageError as error:
+        return [Damage(str(path), str(error))]

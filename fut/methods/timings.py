@@ -1,0 +1,116 @@
+"""Seconds of what every stage is made of, measured here, once; and what a stage costs before it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from estimators.adjoint import Anchored, AnchoredGradients, DualTransition
+from estimators.orders.order import random_orders
+from estimators.replay import OrderBatch, RuleTransition
+from estimators.state import State
+from fut.methods.footprint import Footprint, numbers, timed
+from fut.models import autodiff as derivatives
+from fut.training.problem import Problem
+
+BLOCK, LEAST = 1 << 16, 512
+"""Numbers of one buffer that a batch replays at once, and the least width of a block."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Cost of one stage. gradients: evaluations (a Hessian-vector product counts two); seconds: wall clock here.
+
+    bytes_kept: stay on disk; bytes_scratch: on disk until the expansion is complete; peak_memory: bytes beyond what the
+    process starts with, of the device's memory on CUDA.
+    """
+
+    stage: str
+    gradients: int
+    seconds: float
+    bytes_kept: int
+    bytes_scratch: int
+    peak_memory: int
+
+
+class Timings:
+    """Seconds on one problem, each measured when it is first asked for."""
+
+    def __init__(self, footprint: Footprint) -> None:
+        self.footprint = footprint
+
+    @property
+    def problem(self) -> Problem:
+        return self.footprint.problem
+
+    @cached_property
+    def gradient(self) -> float:
+        """Seconds of one gradient of the largest item."""
+        of, theta = self.problem.objective, self.footprint.theta
+        return timed(lambda: derivatives.gradient(of, theta, self.footprint.largest).sum().item())
+
+    @property
+    def item(self) -> float:
+        """Seconds of one item's gradient, in proportion to that of the largest."""
+        share = numbers(self.problem.data.items[0]) / max(numbers(self.footprint.largest), 1)
+        return self.gradient * min(share, 1.0)
+
+    @cached_property
+    def step(self) -> float:
+        """Seconds of one step of the rule on all parameters."""
+        theta, rule = self.footprint.theta, self.problem.rule
+        state = rule.init(theta)
+        return timed(lambda: rule.step(state, theta, self.problem.rate(0))[0].theta.sum().item())
+
+    @cached_property
+    def flop(self) -> float:
+        """Seconds of one multiplication and addition of a product with a matrix of eight rows [D], half of the time each."""
+        theta = self.footprint.theta
+        rows = theta.expand(8, -1).contiguous()
+        return timed(lambda: (rows @ theta).sum().item()) / (2 * rows.numel())
+
+    @cached_property
+    def probe(self) -> float:
+        """Seconds of one probe loss, from that of one chunk."""
+        of, theta, probe = self.problem.objective, self.footprint.theta, self.problem.data.probe
+        return len(probe) * timed(lambda: derivatives.evaluate(of, theta, probe[:1]))
+
+    @cached_property
+    def product(self) -> float:
+        """Seconds of one Hessian-vector product as replay takes it at query time."""
+        of, theta = self.problem, self.footprint.theta
+        return timed(lambda: of.product(theta, 0, theta).sum().item())
+
+    def replayed(self, orders: int, coordinates: int) -> float:
+        """Seconds of one step of a replay, per order and coordinate, in a batch of `orders` of so many coordinates."""
+        width, problem = min(max(LEAST, BLOCK // orders), coordinates), self.problem
+        block = problem.rule.blocks(problem.objective.size, width)[0]
+        rule, width = problem.rule.restrict(block), block.stop
+        table = self.footprint.theta[block].expand(problem.config.data.items, -1).clone()
+        gradients = AnchoredGradients(Anchored([0], lambda a: table))
+        inner = RuleTransition(rule, problem.rate, gradients)
+        dual = DualTransition(inner, lambda t: table[0], lambda t: table[:1])
+        start = dual.start(rule.init(table[0]).rows(orders), 1)
+        picks = OrderBatch.pack(random_orders(problem.reference, orders, 0), problem.device).at(0)
+        call: Callable[[], State] = lambda: dual(0, picks, start)  # noqa: E731
+        return timed(lambda: _settle(call().theta)) / (orders * width)
+
+    def training(self, orders: int = 1) -> float:
+        """Seconds of so many retrainings."""
+        steps = self.problem.config.steps
+        return orders * (steps * (self.gradient + self.step) + self.probe)
+
+
+def seconds_per_gradient(problem: Problem, state: State) -> float:
+    """Seconds of one gradient here, the faster of two."""
+    return timed(lambda: problem.gradient(state.theta, 0).sum().item())
+
+
+def _settle(tensor: Tensor) -> None:
+    """Wait until a tensor is computed."""
+    if tensor.device.type == "cuda":
+        torch.cuda.synchronize(tensor.device)

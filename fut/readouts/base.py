@@ -1,0 +1,142 @@
+"""What a read-out is, and what kinds of them are made of: one file each beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fut.errors import ModelError
+from fut.models import autodiff as derivatives
+from fut.models.objective import Item
+from fut.training.fidelity import TOLERANCE
+from fut.training.problem import Problem
+
+PROBE, NATS = "probe", "nats/token"
+"""The read-out that is asked for where none is named, and the unit of a loss."""
+
+UserFunction = Callable[[nn.Module], Tensor]
+"""A user's read-out: the module with the parameters in question -> a tensor holding one number."""
+
+
+@dataclass(frozen=True)
+class ReadOut:
+    """A scalar of the parameters.
+
+    value: theta [D] -> number. gradient: theta [D] -> [D]. unit: nats/token, probability, or "" for a user's function.
+    pinned: whether its value at the reference endpoint must be kept to recognise it, as nothing else says what it is.
+    """
+
+    name: str
+    unit: str
+    value: Callable[[Tensor], float]
+    gradient: Callable[[Tensor], Tensor]
+    pinned: bool = False
+
+
+class ReadoutKind(Protocol):
+    """A kind of read-outs, as `fut.readouts.readout.READOUTS` lists them."""
+
+    @property
+    def form(self) -> str:
+        """How its names are written, for messages."""
+
+    @property
+    def unit(self) -> str:
+        """The unit of its values; empty where it is not known."""
+
+    @property
+    def reserved(self) -> Sequence[str]:
+        """Names that a user's own read-out cannot have."""
+
+    def matches(self, spec: str) -> bool:
+        """Whether a specification is of this kind."""
+
+    def names(self, spec: str, items: int) -> list[str]:
+        """The read-outs that a specification stands for; UsageError where it cannot be meant. items: number of items."""
+
+    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> ReadOut:
+        """The read-out. user: functions by the names they are registered under."""
+
+    def gradient_cost(self, problem: Problem) -> int:
+        """Gradient evaluations that a read-out's own gradient costs."""
+
+
+def mean_loss(problem: Problem, name: str, item: Item, pinned: bool = False) -> ReadOut:
+    """The mean loss on one item's samples."""
+    objective, judged = problem.objective, (item,)
+    return ReadOut(
+        name,
+        "nats/token",
+        lambda theta: derivatives.evaluate(objective, theta, judged),
+        lambda theta: derivatives.evaluate_gradient(objective, theta, judged),
+        pinned,
+    )
+
+
+def averaged(
+    problem: Problem,
+    name: str,
+    unit: str,
+    function: Callable[..., Tensor],
+    inputs: Sequence[Item],
+    pinned: bool = False,
+) -> ReadOut:
+    """The mean over `inputs` of function(module, *input), the module in evaluation mode; summed in the given order."""
+    objective = problem.objective
+
+    def called(theta: Tensor, item: Item) -> Tensor:
+        return _scalar(name, objective.apply(theta, function, *item))
+
+    def value(theta: Tensor) -> float:
+        with torch.no_grad(), objective.judging():
+            return sum(called(theta, item).double().item() for item in inputs) / len(inputs)
+
+    def gradient(theta: Tensor) -> Tensor:
+        total, theta = torch.zeros_like(theta), theta.detach().requires_grad_()
+        with torch.enable_grad(), objective.judging():
+            for item in inputs:
+                total += torch.autograd.grad(_differentiable(name, called(theta, item)), theta)[0]
+        return total / len(inputs)
+
+    return ReadOut(name, unit, value, gradient, pinned)
+
+
+def _scalar(name: str, found: object) -> Tensor:
+    if isinstance(found, Tensor) and found.ndim == 0 and found.is_floating_point():
+        return found
+    got = f"{found.dtype} of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    raise ModelError(
+        f"read-out `{name}`: expected a floating-point tensor holding one number, got {got}; take a sum or a mean"
+    )
+
+
+def _differentiable(name: str, found: Tensor) -> Tensor:
+    if found.requires_grad:
+        return found
+    raise ModelError(
+        f"read-out `{name}`: expected a value differentiable in the module's parameters, got one detached from them; "
+        "compute it from the module it is given, without detach(), item() or no_grad()"
+    )
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Names for a message: the first few."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def suffix(name: str) -> str:
+    """What a file's name says of a read-out: nothing for the probe loss."""
+    return "" if name == PROBE else f"-readout-{name.replace(':', '+')}"
+
+
+def require_same_value(name: str, expected: float, found: float, where: str) -> None:
+    """ModelError unless the read-out has the value at the reference endpoint that it had when `where` was made."""
+    if not abs(found - expected) <= TOLERANCE * abs(expected):
+        raise ModelError(
+            f"{where}: expected the read-out `{name}` to be {expected:.6g} at the reference endpoint, as when this was "
+            f"computed, got {found:.6g}; it is another function now: restore it, or give it another name"
+        )

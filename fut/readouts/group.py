@@ -1,0 +1,32 @@
+"""`probe:2of8`: the mean loss on a group of like held-out samples; `groups:8` stands for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fut.data.probe_groups import ALL, HEAD, group_item, parse_group
+from fut.readouts.base import NATS, ReadOut, UserFunction, mean_loss
+from fut.training.problem import Problem
+
+
+class GroupLoss:
+    """The mean loss on a group of held-out samples [nats/token], in evaluation mode."""
+
+    form, unit, reserved = "groups:8, probe:2of8", NATS, (ALL,)
+
+    def matches(self, spec: str) -> bool:
+        """Anything behind `probe:` or `groups:`."""
+        return spec.partition(":")[0] in (HEAD, ALL) and ":" in spec
+
+    def names(self, spec: str, items: int) -> list[str]:
+        """The group, or all of them; UsageError for what is no group."""
+        return [group.name for group in parse_group(spec) or ()]
+
+    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> ReadOut:
+        """The group's mean loss; its value is kept to recognise it, as the held-out data say which samples it has."""
+        groups = parse_group(name) or []
+        return mean_loss(problem, name, group_item(problem.data, groups[0]), pinned=True)
+
+    def gradient_cost(self, problem: Problem) -> int:
+        """One."""
+        return 1

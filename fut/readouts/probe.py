@@ -1,0 +1,30 @@
+"""`probe`: the mean loss on the probe set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fut.readouts.base import NATS, PROBE, ReadOut, UserFunction
+from fut.training.problem import Problem
+
+
+class Probe:
+    """The mean loss on the probe set [nats/token]."""
+
+    form, unit, reserved = PROBE, NATS, (PROBE,)
+
+    def matches(self, spec: str) -> bool:
+        """`probe` alone."""
+        return spec == PROBE
+
+    def names(self, spec: str, items: int) -> list[str]:
+        """Itself."""
+        return [PROBE]
+
+    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> ReadOut:
+        """The loss and its gradient, in chunks of the probe set."""
+        return ReadOut(name, NATS, problem.probe_loss, problem.probe_gradient)
+
+    def gradient_cost(self, problem: Problem) -> int:
+        """One for every chunk of the probe set."""
+        return len(problem.data.probe)
