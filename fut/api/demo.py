@@ -39,8 +39,8 @@ def run_demo(
     say(f"   probe loss {present.loss(run.reference_loss)}")
     say(f"2. caching: {render.plan(run.methods.plan_cache(), run.methods.repair())}")
     run.cache()
-    found = run.estimate(["reverse"], run.methods.default, known=False)[0]
-    say(f"3. the reverse order, without training it: {estimation_render.estimate(found)}")
+    reverse = run.estimate(["reverse"], run.methods.default, known=False)[0]
+    say(f"3. the reverse order, without training it: {estimation_render.estimate(reverse)}")
     if read_calibration(run.context, run.methods.default) is None:
         say(f"4. calibrating {run.methods.default} on 8 retrained orders")
         run.calibrate()

@@ -13,94 +13,96 @@ from fut.readouts.readout import shortened, unit_of
 from storage import Damage
 
 
-def plan(found: CachePlan, repaired: int) -> str:
+def plan(planned: CachePlan, repaired: int) -> str:
     lines = [f"{repaired} damaged blocks are computed again"] if repaired else []
-    if not found.blocks:
+    if not planned.blocks:
         return "\n".join([*lines, "nothing to compute: every term is cached"])
-    cost = f"{found.gradients} gradients, about {duration(found.seconds)}, {nbytes(found.nbytes)} before compression"
-    return "\n".join([*lines, f"{', '.join(found.terms)}: {found.blocks} blocks, {cost}"])
+    cost = (
+        f"{planned.gradients} gradients, about {duration(planned.seconds)}, {nbytes(planned.nbytes)} before compression"
+    )
+    return "\n".join([*lines, f"{', '.join(planned.terms)}: {planned.blocks} blocks, {cost}"])
 
 
-def costs(found: Plan) -> str:
+def costs(planned: Plan) -> str:
     """Every stage's cost, a row each."""
-    free = f", {nbytes(found.available_memory)} of memory available" if found.available_memory is not None else ""
+    free = f", {nbytes(planned.available_memory)} of memory available" if planned.available_memory is not None else ""
     header = ["stage", "gradients", "time", "on disk", "scratch", "memory"]
     rows = [
         [s.stage, f"{s.gradients:,}", brief(s.seconds), *map(nbytes, (s.bytes_kept, s.bytes_scratch, s.peak_memory))]
-        for s in found.stages
+        for s in planned.stages
     ]
     return (
-        f"{found.parameters:,} parameters, {found.steps} steps over {found.items} items; {found.device}{free}\n\n"
+        f"{planned.parameters:,} parameters, {planned.steps} steps over {planned.items} items; {planned.device}{free}\n\n"
         + columns([header, *rows])
         + "\n\n"
-        + "\n".join(found.notes)
+        + "\n".join(planned.notes)
     )
 
 
-def info(found: dict[str, Any]) -> str:
-    schedule, terms = found["schedule"], found["term_blocks"]
+def info(facts: dict[str, Any]) -> str:
+    schedule, terms = facts["schedule"], facts["term_blocks"]
     lines = [
-        f"{found['path']}: {found['parameters']:,} parameters, {found['steps']} steps over {found['items']} items"
-        + (f", {found['items_per_step']} per step" if found["items_per_step"] > 1 else ""),
-        f"text: {found['text']}",
-        f"rule: {found['rule']}, {schedule['kind']} schedule from {schedule['rate']:g}",
-        f"probe loss: {loss(found['start_loss'])} before the window",
-        f"            {loss(found['reference_loss'])} after it, in the reference order",
-        f"on disk: {nbytes(found['store_bytes'])}; terms: "
+        f"{facts['path']}: {facts['parameters']:,} parameters, {facts['steps']} steps over {facts['items']} items"
+        + (f", {facts['items_per_step']} per step" if facts["items_per_step"] > 1 else ""),
+        f"text: {facts['text']}",
+        f"rule: {facts['rule']}, {schedule['kind']} schedule from {schedule['rate']:g}",
+        f"probe loss: {loss(facts['start_loss'])} before the window",
+        f"            {loss(facts['reference_loss'])} after it, in the reference order",
+        f"on disk: {nbytes(facts['store_bytes'])}; terms: "
         + (f"{terms['done']} of {terms['total']} blocks of pairs" if terms["total"] else "none of pairs")
-        + f"; adjoint: {_expanded(found)}",
-        *_checks(found),
+        + f"; adjoint: {_expanded(facts)}",
+        *_checks(facts),
     ]
     rows = [
-        [n, f"{found['precompute_gradients'][n]:,}", f"{found['query_gradients'][n]:,}", nbytes(found["term_bytes"][n])]
-        for n in found["estimators"]
+        [n, f"{facts['precompute_gradients'][n]:,}", f"{facts['query_gradients'][n]:,}", nbytes(facts["term_bytes"][n])]
+        for n in facts["estimators"]
     ]
     header = ["estimator", "gradients before", "gradients per order", "reads"]
     return "\n".join(lines) + "\n\n" + columns([header, *rows])
 
 
-def _expanded(found: dict[str, Any]) -> str:
-    if found["adjoint_cached"]:
-        return f"cached for {shortened(found['readouts'])}"
-    return "not finished, repeat `fut cache`" if found["adjoint_begun"] else "not cached, run `fut cache`"
+def _expanded(facts: dict[str, Any]) -> str:
+    if facts["adjoint_cached"]:
+        return f"cached for {shortened(facts['readouts'])}"
+    return "not finished, repeat `fut cache`" if facts["adjoint_begun"] else "not cached, run `fut cache`"
 
 
-def _checks(found: dict[str, Any]) -> list[str]:
+def _checks(facts: dict[str, Any]) -> list[str]:
     """What the expansion says of its own approximations."""
     lines = []
-    if (error := found["adjoint_own_error"]) is not None:
+    if (error := facts["adjoint_own_error"]) is not None:
         lines.append(
-            f"adjoint: off by {error:.2g} nats/token (standard deviation) on the {found['adjoint']['mixture']} runs that it is "
+            f"adjoint: off by {error:.2g} nats/token (standard deviation) on the {facts['adjoint']['mixture']} runs that it is "
             "made of, a common offset aside; `fut calibrate` gives intervals"
         )
-    if (choice := found["adjoint_anchor_choice"]) is not None:
+    if (choice := facts["adjoint_anchor_choice"]) is not None:
         tried = ", ".join(f"{100 * t['error']:.2g} % between {t['anchors']}" for t in choice["tried"])
         lines.append(
             f"anchors: {choice['anchors']} chosen; half-way between two, interpolated gradients err by {tried}, of what items "
             f"differ by; at most {100 * choice['asked']:.2g} % was asked"
         )
-    if (error := found["adjoint_anchor_error"]) is not None:
-        unit = unit_of(found["readouts"][0]) or f"in the unit of `{found['readouts'][0]}`"
+    if (error := facts["adjoint_anchor_error"]) is not None:
+        unit = unit_of(facts["readouts"][0]) or f"in the unit of `{facts['readouts'][0]}`"
         lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} {unit}")
-    if (error := found["adjoint_difference_error"]) is not None:
+    if (error := facts["adjoint_difference_error"]) is not None:
         coarse = '; too coarse, set adjoint.products = "exact"' if error > COARSE else ""
         lines.append(f"Hessian-vector products: central difference is {100 * error:.2g} % off an exact one{coarse}")
     return lines
 
 
-def damages(path: Path, found: Sequence[Damage]) -> str:
-    if not found:
+def damages(path: Path, damaged: Sequence[Damage]) -> str:
+    if not damaged:
         return f"{path}: every checksum is right"
     advice = (
         "run `fut cache` to recompute damaged terms; remove a damaged retrained order's directory to train it again; "
         "anything else needs `fut train` into a new directory"
     )
-    return "\n".join([f"{path}: {len(found)} damaged", *(f"  {d.path}: {d.reason}" for d in found), advice])
+    return "\n".join([f"{path}: {len(damaged)} damaged", *(f"  {d.path}: {d.reason}" for d in damaged), advice])
 
 
-def batch(step: int, found: list[dict[str, Any]]) -> str:
+def batch(step: int, entries: list[dict[str, Any]]) -> str:
     lines = []
-    for entry in found:
+    for entry in entries:
         weight = "" if entry["weight"] == 1 else f", weight {entry['weight']:g}"
         lines.append(f"step {step}, item {entry['item']}{weight}, content hash {entry['hash']}")
         lines += [f"  [{i}] {text!r}" for i, text in enumerate(entry["sequences"])]

@@ -14,15 +14,13 @@ from estimators.replay import Listener
 from fut.api import info
 from fut.api import integrity as inspection
 from fut.api.questions import Names, RunMethods, RunOrders, question_context
-from fut.artifacts import directory as files
 from fut.data.dataset import Dataset
-from fut.estimation.endpoint import write_endpoint
 from fut.estimation.results import Endpoint, Estimates
 from fut.methods import build
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.context import Context
 from fut.methods.pairwise.config import CacheConfig
-from fut.methods.registry import preparations, rebuilding
+from fut.methods.registry import preparations
 from fut.methods.stages import Request as Preparing
 from fut.models.objective import Loss
 from fut.orders.parsing import OrderLike, order_of
@@ -32,6 +30,7 @@ from fut.questions.accuracy.ask import VerifyRequest
 from fut.questions.calibrate import CalibrateRequest
 from fut.questions.curriculum.request import SearchRequest
 from fut.questions.domains.ask import DomainsRequest
+from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
 from fut.questions.leave_out.ask import LdsRequest
 from fut.questions.memorization.ask import MemorizeRequest
@@ -230,13 +229,9 @@ class Run:
     ) -> Endpoint:
         """Parameters at the end of an order, written to a safetensors file that loads back into the model.
 
-        estimator: one that rebuilds parameters (not `adjoint`, which estimates the read-out alone); None for `curved` where
-        its terms are cached, else `replay-exact`. out: defaults to a name made of the estimator and the order, inside the run.
+        Fields of `EndpointRequest`; options of the method by name.
         """
-        checked = self.order(order)
-        name = estimator or rebuilding(self.context).name
-        target = Path(out) if out else self.path / files.ENDPOINTS / f"{name}-{checked.digest[:16]}.safetensors"
-        return write_endpoint(self.context, checked, name, target, **options)
+        return self.ask(EndpointRequest(order, estimator, out, options=options))
 
     def info(self) -> dict[str, Any]:
         """What the run is, and what each estimator costs: see `fut.api.info`."""

@@ -15,9 +15,7 @@ from fut.api import render
 from fut.api.run import Run
 from fut.cli.options import (
     Device,
-    EstimatorName,
     Json,
-    Partial,
     RunPath,
     Settings,
     Spec,
@@ -30,7 +28,6 @@ from fut.cli.questions import command
 from fut.cli.report import report
 from fut.cli.whatif import InOrder, whatif
 from fut.errors import EXPECTED, UsageError, exit_status
-from fut.estimation import render as estimation_render
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import CachePlan
@@ -87,12 +84,12 @@ def plan(
 
     if not what.is_dir() and what.suffix == ".toml":
         data = {} if text is None else {"text": text}
-        found = planned(load_config(what, settings or (), data=data), device=device, progress=progress(as_json))
+        result = planned(load_config(what, settings or (), data=data), device=device, progress=progress(as_json))
     elif text is not None:
         raise UsageError(f"plan: expected --text with a TOML file, got {what}; a run's text is fixed")
     else:
-        found = plan_path(what, settings=settings or (), device=device, progress=progress(as_json))
-    answer(found.as_dict(), render.costs(found), as_json)
+        result = plan_path(what, settings=settings or (), device=device, progress=progress(as_json))
+    answer(result.as_dict(), render.costs(result), as_json)
 
 
 @app.command()
@@ -116,12 +113,12 @@ def cache(
     """Compute the terms that the estimators replay; resumes, and recomputes what `fut check` found damaged."""
     run = open_run(path, device, as_json)
     config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
-    names, asked = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
+    names, readout_list = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
     repaired = run.methods.repair()
     say(f"caching on {describe(run.context.problem.device)}", as_json)
-    plan: CachePlan = run.methods.plan_cache(names, config, asked, adjoint)
+    plan: CachePlan = run.methods.plan_cache(names, config, readout_list, adjoint)
     say(render.plan(plan, repaired), as_json)
-    run.cache(names, config, asked, adjoint)
+    run.cache(names, config, readout_list, adjoint)
     info = run.info()
     answer({"plan": vars(plan), "repaired": repaired} | info, render.info(info), as_json)
 
@@ -132,10 +129,10 @@ def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig:
         raise UsageError(
             f"--set: expected keys of the sections `cache` and `adjoint`, got {', '.join(given)}; the rest is fixed by the run"
         )
-    own = [s for s in given if s.strip().startswith("cache.")]
-    if not own:
+    of_cache = [s for s in given if s.strip().startswith("cache.")]
+    if not of_cache:
         return pairwise_config(run.context)
-    changed = load_config(None, own).cache.model_dump(mode="json", exclude_unset=True)
+    changed = load_config(None, of_cache).cache.model_dump(mode="json", exclude_unset=True)
     return parse_config({"cache": current | changed}).cache
 
 
@@ -144,22 +141,6 @@ def _adjoint_config(run: Run, settings: list[str] | None) -> AdjointConfig | Non
     return adjoint_settings(
         open_expansion(run.context).spec.config, [s for s in settings or () if s.strip().startswith("adjoint.")]
     )
-
-
-@app.command()
-def endpoint(
-    path: RunPath,
-    order: Spec,
-    out: Annotated[Path, typer.Option("--out", help="safetensors file to write")],
-    estimator: EstimatorName = None,
-    partial: Partial = False,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Write the parameters that another order would have led to, and the probe loss really evaluated there."""
-    run = open_run(path, device, as_json)
-    found = run.endpoint(run.order(order, partial), estimator, out)
-    answer(found.as_dict(), estimation_render.endpoint(found), as_json)
 
 
 for question in QUESTIONS:
@@ -172,8 +153,8 @@ app.command(cls=InOrder)(whatif)
 @app.command()
 def info(path: RunPath, device: Device = "cpu", as_json: Json = False) -> None:
     """What a run is, and what each estimator costs."""
-    found = open_run(path, device, as_json).info()
-    answer(found, render.info(found), as_json)
+    facts = open_run(path, device, as_json).info()
+    answer(facts, render.info(facts), as_json)
 
 
 @app.command()
@@ -181,10 +162,10 @@ def check(path: RunPath, as_json: Json = False) -> None:
     """Verify every checksum of a run and name what is damaged; exit status 1 if anything is."""
     from fut.api.integrity import check_path
 
-    found = check_path(path)
-    result = {"sound": not found, "damaged": [{"path": d.path, "reason": d.reason} for d in found]}
-    answer(result, render.damages(path, found), as_json)
-    if found:
+    damaged = check_path(path)
+    result = {"sound": not damaged, "damaged": [{"path": d.path, "reason": d.reason} for d in damaged]}
+    answer(result, render.damages(path, damaged), as_json)
+    if damaged:
         raise typer.Exit(1)
 
 
@@ -198,8 +179,8 @@ def show_batch(
     """Print which text was in a step."""
     from fut.api.info import show_step
 
-    found = show_step(open_run(path, "cpu", as_json).context, step, order)
-    answer({"step": step, "items": found}, render.batch(step, found), as_json)
+    entries = show_step(open_run(path, "cpu", as_json).context, step, order)
+    answer({"step": step, "items": entries}, render.batch(step, entries), as_json)
 
 
 @app.command()
@@ -213,8 +194,8 @@ def demo(
     """Train, cache, estimate and verify on real text, in a few minutes; resumes if interrupted."""
     from fut.api.demo import run_demo
 
-    found, picture = run_demo(out, text, orders, device, progress(as_json), lambda line: say(line, as_json))
-    answer(found.as_dict() | {"plot": str(picture)}, accuracy_render.table(found) + f"\npicture: {picture}", as_json)
+    result, picture = run_demo(out, text, orders, device, progress(as_json), lambda line: say(line, as_json))
+    answer(result.as_dict() | {"plot": str(picture)}, accuracy_render.table(result) + f"\npicture: {picture}", as_json)
 
 
 INTERRUPTED = 130

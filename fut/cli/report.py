@@ -26,12 +26,12 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write what the run says as one HTML page, with a board on which its batches are put into another order."""
-    found = open_run(path, device, as_json).report(out, samples, estimator)
-    lines = [f"wrote {found.path} ({found.nbytes / 1000:.0f} kB); it needs no network"]
-    if found.missing:
-        wide = max(map(len, found.missing))
+    written = open_run(path, device, as_json).report(out, samples, estimator)
+    lines = [f"wrote {written.path} ({written.nbytes / 1000:.0f} kB); it needs no network"]
+    if written.missing:
+        wide = max(map(len, written.missing))
         lines += ["not in it, and what would compute it:"]
-        lines += [f"  {question.ljust(wide)}  {command}" for question, command in found.missing.items()]
-    answer(found.as_dict(), "\n".join(lines), as_json)
+        lines += [f"  {question.ljust(wide)}  {command}" for question, command in written.missing.items()]
+    answer(written.as_dict(), "\n".join(lines), as_json)
     if show:
-        webbrowser.open(found.path.absolute().as_uri())
+        webbrowser.open(written.path.absolute().as_uri())

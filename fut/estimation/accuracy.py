@@ -108,5 +108,5 @@ def _coefficient(a: Floats, b: Floats) -> Floats:
     varies = (np.ptp(a, axis=1) > 0) & (np.ptp(b, axis=1) > 0)
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    found = np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=varies & (scale > 1e-30))
-    return np.clip(found, -1.0, 1.0)  # rounding may go a little beyond
+    coefficients = np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=varies & (scale > 1e-30))
+    return np.clip(coefficients, -1.0, 1.0)  # rounding may go a little beyond

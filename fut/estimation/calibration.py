@@ -142,10 +142,10 @@ def calibrate_run(
     """
     if edit != "without":
         require_movable("calibrate", [estimator])
-    orders, asked = _orders(run, count, seed, edit), run.readouts.get(readout)
-    estimates, variances = raw_estimates(open_estimator(run, estimator, readout=asked.name), orders)
+    orders, about = _orders(run, count, seed, edit), run.readouts.get(readout)
+    estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
-        truths = [run.readouts.truth(asked, run.retrain(order, lambda step, state: tick())) for order in orders]
+        truths = [run.readouts.truth(about, run.retrain(order, lambda step, state: tick())) for order in orders]
     content = {
         "estimator": estimator,
         "orders": [o.tolist() for o in orders],
@@ -154,14 +154,14 @@ def calibrate_run(
         "estimates": estimates,
         "variance": sum(variances) / count,
         "seed": seed,
-    } | _asked(asked)
-    content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(asked)}
-    found = _fitted(content)  # refuses what cannot be fitted before anything is written
-    path = _path(run.path, estimator, asked.name, edit)
+    } | _asked(about)
+    content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(about)}
+    calibrated = _fitted(content)  # refuses what cannot be fitted before anything is written
+    path = _path(run.path, estimator, about.name, edit)
     path.parent.mkdir(exist_ok=True)
-    environment = {"basis": _basis(run, estimator, asked.name), VALUE: run.readouts.at_reference(asked)}
+    environment = {"basis": _basis(run, estimator, about.name), VALUE: run.readouts.at_reference(about)}
     Manifest("calibration", FORMAT, content, environment).write(path)
-    return found
+    return calibrated
 
 
 def _orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order]:
@@ -184,12 +184,12 @@ def read_calibration(run: Context, estimator: str, readout: str = PROBE, edit: s
     path = _path(run.path, estimator, readout, edit)
     if not path.exists():
         return None
-    found, asked = Manifest.read(path), run.readouts.get(readout)
-    if found.environment.get("basis") != _basis(run, estimator, readout):
+    manifest, about = Manifest.read(path), run.readouts.get(readout)
+    if manifest.environment.get("basis") != _basis(run, estimator, readout):
         return None
-    if asked.pinned:
-        require_same_value(readout, found.environment[VALUE], run.readouts.at_reference(asked), str(path))
-    return _fitted(found.identity)
+    if about.pinned:
+        require_same_value(readout, manifest.environment[VALUE], run.readouts.at_reference(about), str(path))
+    return _fitted(manifest.identity)
 
 
 def answers_from(run: Context, estimator: str, readout: str) -> str:

@@ -26,9 +26,9 @@ def write_endpoint(run: Context, order: Order, estimator: str, out: Path, **opti
     evaluated = run.problem.probe_loss(theta)
     metadata = {
         "format": "pt",
-        "fut.methods.base": estimator,
+        "fut.estimator": estimator,
         "fut.order": order.digest,
-        "fut.api.run": fingerprint(run.manifest.identity),
+        "fut.run": fingerprint(run.manifest.identity),
         "fut.estimated_loss": repr(estimated),
         "fut.evaluated_loss": repr(evaluated),
     }

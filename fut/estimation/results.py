@@ -181,23 +181,23 @@ def estimated(
     share: how much an order has of what random ones, which the calibration is of, have in common (`estimators.distance`).
     own_error: what the estimator errs by on runs that it is made of (standard deviation), where it is made of real ones.
     """
-    asked = {"readout": readout.name, "unit": readout.unit}
+    about = {"readout": readout.name, "unit": readout.unit}
     if not math.isfinite(value):
-        return Estimate(value, value, None, estimator, order.digest, note=DIVERGED, **asked)
+        return Estimate(value, value, None, estimator, order.digest, note=DIVERGED, **about)
     if calibration is None:
         note = (
             BASELINE
             if method_of(estimator).capabilities.baseline
             else _uncalibrated(estimator, variance, readout.unit, own_error)
         )
-        return Estimate(value, value - reference, None, estimator, order.digest, note=note, **asked)
+        return Estimate(value, value - reference, None, estimator, order.digest, note=note, **about)
     near = calibration.nearer(reference, share)
     corrected, interval = near.fit.correct(value), near.interval(value, variance)
     note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
     if near is not calibration:
         note += f"; so near to the reference order {percent(share)} of random orders' offset is taken"
         note += ", and a narrower interval" if near.fit.sd < calibration.fit.sd else ""
-    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **asked)
+    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **about)
 
 
 def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float | None) -> str:
@@ -214,8 +214,8 @@ def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float |
 def known_truth(order: Order, estimator: str, value: float, reference: float, readout: ReadOut) -> Estimate:
     """The value after really training, whose interval is a point."""
     note = "this order has really been trained on this run; the figure is the truth, not an estimate"
-    asked = {"readout": readout.name, "unit": readout.unit}
-    return Estimate(value, value - reference, (value, value), estimator, order.digest, "retrained", note, **asked)
+    about = {"readout": readout.name, "unit": readout.unit}
+    return Estimate(value, value - reference, (value, value), estimator, order.digest, "retrained", note, **about)
 
 
 def percent(share: float) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from estimators.orders.order import Order
+from fut.artifacts.directory import ENDPOINTS
 from fut.errors import NotCachedError
 from fut.estimation.calibration import Calibrated, answers_from, calibrate_run
 from fut.estimation.changes import PassPlan, ReadoutChanges, open_changes, plan_changes
+from fut.estimation.endpoint import write_endpoint
 from fut.estimation.estimates import ReadoutEstimates
 from fut.estimation.measured import Measured
+from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
 from fut.methods import costs
-from fut.methods.registry import METHODS, open_estimator, require_movable
+from fut.methods.registry import METHODS, open_estimator, rebuilding, require_movable
 from fut.protocols import Estimates
 from fut.training.trainer import Retrained
 
@@ -105,6 +109,12 @@ class EstimationService:
     def calibrate(self, method: str, readout: str, orders: int, seed: int, edit: str | None) -> Calibrated:
         """Retrain a few orders, fit the method to them and keep the fit: see `calibrate_run`."""
         return calibrate_run(self.context, orders, seed, method, readout, edit)
+
+    def endpoint(self, order: Order, method: str | None, out: Path | None, options: Mapping[str, str]) -> Endpoint:
+        """Write the parameters that an order leads to: see `write_endpoint`. out: None for a file in the run."""
+        name = method or rebuilding(self.context).name
+        target = out or self.context.path / ENDPOINTS / f"{name}-{order.digest[:16]}.safetensors"
+        return write_endpoint(self.context, order, name, target, **options)
 
     def is_ready(self, method: str, readout: str) -> bool:
         """Whether everything that the method reads is there."""

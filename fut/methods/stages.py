@@ -216,7 +216,7 @@ class Preparation(ABC, Generic[F]):
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """What each stage costs, before it is computed."""
         spec = self.planned(problem, config)
-        for stage in parts_of(self.stages, spec):
+        for stage in costly(self.stages, spec):
             cost, peak = stage.cost(spec), stage.memory(spec, timings.footprint)
             seconds = stage.seconds(spec, timings)
             yield StageCost(f"{self.name}: {stage.name}", cost.gradients, seconds, cost.kept, cost.scratch, peak)
@@ -242,6 +242,11 @@ class Preparation(ABC, Generic[F]):
 def parts_of(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
     """The stages that a specification has."""
     return [stage for stage in stages if stage.part_of(spec)]
+
+
+def costly(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
+    """Those of them that take anything."""
+    return [stage for stage in parts_of(stages, spec) if any(stage.cost(spec))]
 
 
 def total(stages: Sequence[Stage[F]], spec: Any) -> Cost:

@@ -16,13 +16,13 @@ from estimators.orders.order import Order
 
 def place_of(reference: Order, item: int, showing: int = -1) -> tuple[int, int]:
     """Step and place in the step of an item's first (0), second (1) …, last (-1) showing; OrderError where it has none."""
-    found = [(s, k) for s, step in enumerate(reference.steps) for k, held in enumerate(step) if held == item]
-    if not -len(found) <= showing < len(found):
+    places = [(s, k) for s, step in enumerate(reference.steps) for k, shown in enumerate(step) if shown == item]
+    if not -len(places) <= showing < len(places):
         raise OrderError(
             f"map: expected an item that the reference order shows {showing + 1 if showing >= 0 else -showing} times or more, "
-            f"got item {item}, which it shows {len(found)} times; name another item or showing"
+            f"got item {item}, which it shows {len(places)} times; name another item or showing"
         )
-    return found[showing]
+    return places[showing]
 
 
 def with_item_at(reference: Order, item: int, step: int, showing: int = -1) -> Order:
@@ -35,10 +35,10 @@ def with_item_at(reference: Order, item: int, step: int, showing: int = -1) -> O
     if not 0 <= step < len(reference) or not reference.steps[step]:
         raise OrderError(f"map: expected a step 0..{len(reference) - 1} that holds items, got {step}; correct it")
     starts = np.cumsum([0, *map(len, reference.steps)]).tolist()
-    own, place = place_of(reference, item, showing)
+    origin, place = place_of(reference, item, showing)
     pairs = [pair for entries in reference.entries for pair in entries]
     target = starts[step] + min(place, len(reference.steps[step]) - 1)
-    pairs.insert(target, pairs.pop(starts[own] + place))
+    pairs.insert(target, pairs.pop(starts[origin] + place))
     return Order.of_entries(pairs[first:last] for first, last in pairwise(starts))
 
 
@@ -126,17 +126,17 @@ def random_edits(order: Order, name: str, count: int, seed: int) -> list[Edit]:
     draw, items = np.random.default_rng([seed, 57]), sorted({item for step in order.steps for item in step})
     places = range(len(order))
     choices = {"repeat": (items, places), "replace": (items, items), "without": (items,)}.get(name, (places, places))
-    found: dict[Edit, None] = {}
+    edits: dict[Edit, None] = {}
     for _ in range(TRIES * count):
         arguments = tuple(int(draw.choice(of)) for of in choices)
         same = name != "repeat" and len(set(arguments)) < len(arguments)
-        if len(found) < count and not same:
-            found[Edit(name, tuple(sorted(arguments)) if name == "swap" else arguments)] = None
-    if len(found) < count:
+        if len(edits) < count and not same:
+            edits[Edit(name, tuple(sorted(arguments)) if name == "swap" else arguments)] = None
+    if len(edits) < count:
         raise OrderError(
-            f"edit: expected {count} different edits `{name}`, got {len(found)} in {TRIES * count} draws; ask for fewer"
+            f"edit: expected {count} different edits `{name}`, got {len(edits)} in {TRIES * count} draws; ask for fewer"
         )
-    return list(found)
+    return list(edits)
 
 
 def only_edit(start: Any, edits: Sequence[Edit]) -> str | None:
@@ -167,11 +167,11 @@ def edits_between(reference: Order, order: Order) -> list[str]:
     if not changed:
         return []
     first, last = changed[0], changed[-1]
-    found = ["swap"] if len(changed) == 2 and (old[first], old[last]) == (new[last], new[first]) else []
+    kinds = ["swap"] if len(changed) == 2 and (old[first], old[last]) == (new[last], new[first]) else []
     before, after = old[first : last + 1], new[first : last + 1]
     if after in (before[1:] + before[:1], before[-1:] + before[:-1]):  # all between close up
-        found.append("move")
-    return found
+        kinds.append("move")
+    return kinds
 
 
 def _refuse_constant(name: str) -> NoReturn:

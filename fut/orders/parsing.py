@@ -27,16 +27,16 @@ def sorted_order(run: Context, spec: str, start: Order | None = None) -> Order |
     start: whose items are sorted into its steps, by default the reference order. OrderError where every item has the same
     score, as batches of one shape have the same length.
     """
-    asked = family_name(spec)
-    if asked is None:
+    named = family_name(spec)
+    if named is None:
         return None
-    found = difficulty(run, asked.key)
-    if not found.varies:
+    measured = difficulty(run, named.key)
+    if not measured.varies:
         raise OrderError(
-            f"order: expected items that differ in {asked.key} for `{spec}`, got {run.items} items of {found.scores[0]:g} "
-            f"{found.unit} each; sort by another of {', '.join(k for k in MEASURES if k != asked.key)}"
+            f"order: expected items that differ in {named.key} for `{spec}`, got {run.items} items of {measured.scores[0]:g} "
+            f"{measured.unit} each; sort by another of {', '.join(k for k in MEASURES if k != named.key)}"
         )
-    return arranged(start or run.reference, found.scores, asked.family, asked.number, asked.descending)
+    return arranged(start or run.reference, measured.scores, named.family, named.number, named.descending)
 
 
 def named_orders(run: Context) -> dict[str, Order]:
@@ -47,12 +47,12 @@ def named_orders(run: Context) -> dict[str, Order]:
     """
     orders = {"identity": run.reference, "reverse": order_of(run, "reverse")}
     for key in MEASURES:
-        found = difficulty(run, key)
-        for descending in (False, True) if found.varies else ():
+        measured = difficulty(run, key)
+        for descending in (False, True) if measured.varies else ():
             for family, number in {"sort": None, **{name: f.usual for name, f in FAMILIES.items()}}.items():
                 name = FamilyName(family, key, number, descending)
                 try:
-                    orders[str(name)] = arranged(run.reference, found.scores, family, number, descending)
+                    orders[str(name)] = arranged(run.reference, measured.scores, family, number, descending)
                 except OrderError:  # fewer places than folds
                     continue
     return orders
@@ -70,12 +70,12 @@ def read_order(path: Path) -> list[Any]:
         raise OrderError(
             f"order: expected a JSON list like [3, 1, 2, 0], got {path}: {error}; mend the file"
         ) from error
-    found = content.get("order", content) if isinstance(content, dict) else content
-    if not isinstance(found, list):
+    listed = content.get("order", content) if isinstance(content, dict) else content
+    if not isinstance(listed, list):
         raise OrderError(
-            f"order: expected a JSON list like [3, 1, 2, 0], got {type(found).__name__} in {path}; mend the file"
+            f"order: expected a JSON list like [3, 1, 2, 0], got {type(listed).__name__} in {path}; mend the file"
         )
-    return found
+    return listed
 
 
 def listed_order(spec: str | Path) -> list[Any] | None:
@@ -111,5 +111,5 @@ def order_of(context: Context, spec: OrderLike, partial: bool = False) -> Order:
     listed = listed_order(spec)
     if listed is not None:
         return Order.of(listed).check(items, steps, partial)
-    found = sorted_order(context, str(spec)) or named_order(str(spec), context.reference)
-    return found.check(items, steps, partial=True)
+    order = sorted_order(context, str(spec)) or named_order(str(spec), context.reference)
+    return order.check(items, steps, partial=True)

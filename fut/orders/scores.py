@@ -104,10 +104,10 @@ def difficulty(run: Context, key: str) -> Difficulty:
     path, owner = run.path / DIFFICULTY / f"{key}.json", {"run": fingerprint(run.manifest.identity)}
     if path.exists() and (kept := Manifest.read(path)).environment == owner:
         return Difficulty(**kept.identity)
-    found = _measured(run, key)
+    measured = _measured(run, key)
     path.parent.mkdir(exist_ok=True)
-    Manifest("difficulty", FORMAT, found.as_dict(), owner).write(path)
-    return found
+    Manifest("difficulty", FORMAT, measured.as_dict(), owner).write(path)
+    return measured
 
 
 def _measured(run: Context, key: str) -> Difficulty:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy import float64
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from estimators.orders.order import Order
 from fut.estimation.calibration import Calibrated
-from fut.estimation.results import Answers, Changes
+from fut.estimation.results import Answers, Changes, Endpoint
 from fut.progress import Progress
 from fut.protocols import Archive, Estimates, RunFacts, Truths
 
@@ -101,6 +102,9 @@ class Service(Protocol):
 
     def calibrate(self, method: str, readout: str, orders: int, seed: int, edit: str | None) -> Calibrated:
         """Retrain a few orders, fit the method to them and keep the fit."""
+
+    def endpoint(self, order: Order, method: str | None, out: Path | None, options: Mapping[str, str]) -> Endpoint:
+        """Write the parameters that an order leads to. out: None for a file in the run."""
 
     def is_ready(self, method: str, readout: str) -> bool:
         """Whether everything that the method reads is there."""

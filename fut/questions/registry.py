@@ -9,6 +9,7 @@ from fut.questions.accuracy.ask import VERIFY
 from fut.questions.calibrate import CALIBRATE
 from fut.questions.curriculum.ask import SEARCH
 from fut.questions.domains.ask import DOMAINS
+from fut.questions.endpoint import ENDPOINT
 from fut.questions.estimate import ESTIMATE
 from fut.questions.leave_out.ask import LDS
 from fut.questions.memorization.ask import MEMORIZE
@@ -19,6 +20,7 @@ from fut.questions.whatif.stream import WHATIFS
 
 QUESTIONS: tuple[Question[Any, Any], ...] = (
     ESTIMATE,
+    ENDPOINT,
     CALIBRATE,
     VERIFY,
     LDS,

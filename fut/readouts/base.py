@@ -105,18 +105,18 @@ def averaged(
     return ReadOut(name, unit, value, gradient, pinned)
 
 
-def _scalar(name: str, found: object) -> Tensor:
-    if isinstance(found, Tensor) and found.ndim == 0 and found.is_floating_point():
-        return found
-    got = f"{found.dtype} of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+def _scalar(name: str, value: object) -> Tensor:
+    if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point():
+        return value
+    got = f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     raise ModelError(
         f"read-out `{name}`: expected a floating-point tensor holding one number, got {got}; take a sum or a mean"
     )
 
 
-def _differentiable(name: str, found: Tensor) -> Tensor:
-    if found.requires_grad:
-        return found
+def _differentiable(name: str, value: Tensor) -> Tensor:
+    if value.requires_grad:
+        return value
     raise ModelError(
         f"read-out `{name}`: expected a value differentiable in the module's parameters, got one detached from them; "
         "compute it from the module it is given, without detach(), item() or no_grad()"
@@ -133,10 +133,10 @@ def suffix(name: str) -> str:
     return "" if name == PROBE else f"-readout-{name.replace(':', '+')}"
 
 
-def require_same_value(name: str, expected: float, found: float, where: str) -> None:
+def require_same_value(name: str, expected: float, value: float, where: str) -> None:
     """ModelError unless the read-out has the value at the reference endpoint that it had when `where` was made."""
-    if not abs(found - expected) <= TOLERANCE * abs(expected):
+    if not abs(value - expected) <= TOLERANCE * abs(expected):
         raise ModelError(
             f"{where}: expected the read-out `{name}` to be {expected:.6g} at the reference endpoint, as when this was "
-            f"computed, got {found:.6g}; it is another function now: restore it, or give it another name"
+            f"computed, got {value:.6g}; it is another function now: restore it, or give it another name"
         )

@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # Slices of one room: none imports another, but for what is written here.
 SLICES: dict[str, dict[str, set[str]]] = {
     "fut.methods": {name: {"expansion"} for name in ("adjoint", "lowrank", "reweighting")},
-    "fut.questions": {"leave_out": {"accuracy"}},
+    "fut.questions": {"leave_out": {"accuracy"}},  # which compares methods as `verify` does
 }
 # Results that are shown in many ways, and what a user's rule may say of itself; the list may shrink.
 WIDE_CLASSES = {"Curriculum", "Memorization", "Rule"}

@@ -17,6 +17,7 @@ from fut.questions.calibrate import CalibrateRequest
 from fut.questions.curriculum.constraints import Constraints
 from fut.questions.curriculum.request import SearchRequest
 from fut.questions.domains.ask import DomainsRequest
+from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
 from fut.questions.leave_out.ask import LdsRequest
 from fut.questions.memorization.ask import MemorizeRequest
@@ -34,6 +35,11 @@ CASES: list[tuple[str, tuple[object, ...], Request[Any]]] = [
     ("calibrate", ("--orders", 3, "--edit", "swap", "--seed", 5), CalibrateRequest(3, 5, edit="swap")),
     ("estimate", ("--order", "swap:0,4", "--no-known"), EstimateRequest(["swap:0,4"], known=False)),
     ("estimate", ("--order", "random:3", "--readout", "item:1"), EstimateRequest(["random:3"], readout="item:1")),
+    (
+        "endpoint",
+        ("--order", "reverse", "--estimator", "replay", "--out", "reverse.safetensors"),
+        EndpointRequest("reverse", "replay", "reverse.safetensors"),
+    ),
     (
         "verify",
         ("--orders", 3, "--estimators", "adjoint,retrain"),

@@ -55,7 +55,7 @@ def test_an_endpoint_says_what_it_is(small_run: fut.Run, tmp_path: Path) -> None
     found = small_run.endpoint("reverse", "replay", tmp_path / "m.safetensors")
     with safe_open(found.path, framework="pt") as file:
         metadata = file.metadata()
-    assert metadata["fut.methods.base"] == "replay"
+    assert metadata["fut.estimator"] == "replay"
     assert metadata["fut.order"] == small_run.order("reverse").digest == found.order
     assert float(metadata["fut.estimated_loss"]) == found.estimated_loss
     assert float(metadata["fut.evaluated_loss"]) == found.evaluated_loss

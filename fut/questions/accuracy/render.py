@@ -18,25 +18,25 @@ COLUMNS = {column.brief: column.cell for column in agreement.COLUMNS}
 """The accuracy table in a terminal: head, and how a row's cell is made."""
 
 
-def table(found: Verification) -> str:
+def table(result: Verification) -> str:
     """The accuracy table, the baseline first."""
-    names = in_order(found.estimators)
-    rows = [[name, *(cell(found.estimators[name]) for cell in COLUMNS.values())] for name in names]
-    spread = found.as_dict()["true_sd"]
+    names = in_order(result.estimators)
+    rows = [[name, *(cell(result.estimators[name]) for cell in COLUMNS.values())] for name in names]
+    spread = result.as_dict()["true_sd"]
     return (
-        f"{len(found.orders)} random orders, really retrained ({found.retrain_seconds:.2g} s each): "
-        f"{title(found)} {number(sum(found.true_losses) / len(found.orders), '.5f')} ± "
-        f"{(number(spread, '.5f') + ' ' + found.unit).rstrip()}; reference order {found.reference_loss:.5f}\n"
-        f"MAE in {found.unit or 'the unit of the read-out'}; skill = 1 − MAE / MAE of the baseline `reference`, "
+        f"{len(result.orders)} random orders, really retrained ({result.retrain_seconds:.2g} s each): "
+        f"{title(result)} {number(sum(result.true_losses) / len(result.orders), '.5f')} ± "
+        f"{(number(spread, '.5f') + ' ' + result.unit).rstrip()}; reference order {result.reference_loss:.5f}\n"
+        f"MAE in {result.unit or 'the unit of the read-out'}; skill = 1 − MAE / MAE of the baseline `reference`, "
         "and before calibration;\n"
         "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
         + columns([["estimator", *COLUMNS], *rows])
     )
 
 
-def title(found: Verification) -> str:
+def title(result: Verification) -> str:
     """What was asked, in words."""
-    return "probe loss" if found.readout == PROBE else f"read-out {found.readout}"
+    return "probe loss" if result.readout == PROBE else f"read-out {result.readout}"
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -44,25 +44,25 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda n: (METHODS.names.index(base_name(n)), n))
 
 
-def scatter(found: Verification, path: Path) -> Path:
+def scatter(result: Verification, path: Path) -> Path:
     """Estimated against retrained losses, a panel per estimator, written as PNG."""
     from matplotlib.figure import Figure
 
-    names = [n for n in in_order(found.estimators) if not is_baseline(n)]
+    names = [n for n in in_order(result.estimators) if not is_baseline(n)]
     figure = Figure(figsize=(3.3 * max(len(names), 1), 3.9), dpi=130, layout="constrained")
     for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
-        _panel(axis, found, name)
+        _panel(axis, result, name)
     figure.suptitle(
-        f"{title(found)} of {len(found.orders)} random orders: estimated against really retrained",
+        f"{title(result)} of {len(result.orders)} random orders: estimated against really retrained",
         fontsize=11,
     )
     return save(figure, path)
 
 
-def _panel(axis: Any, found: Verification, name: str) -> None:
-    points = found.agreement(name)
+def _panel(axis: Any, result: Verification, name: str) -> None:
+    points = result.agreement(name)
     draw_agreement(axis, {name: points}, points.scale)
-    axis.set_title(f"{name}\n{agreement.summary(found.estimators[name])}", fontsize=9)
+    axis.set_title(f"{name}\n{agreement.summary(result.estimators[name])}", fontsize=9)
     axis.xaxis.label.set_size(8)
     axis.yaxis.label.set_size(8)
     axis.tick_params(labelsize=7)

@@ -83,15 +83,15 @@ def verify(
     rows, estimated = {}, {}
     for name, ask in estimators.items():
         began = time.perf_counter()
-        found = ask(orders)
-        seconds = found.seconds if found.seconds else time.perf_counter() - began
-        row = accuracy(losses, found.values, reference_loss, found.intervals, found.endpoint_error).as_dict()
-        if found.uncalibrated is not None:
-            raw = accuracy(losses, found.uncalibrated, reference_loss)
+        answers = ask(orders)
+        seconds = answers.seconds if answers.seconds else time.perf_counter() - began
+        row = accuracy(losses, answers.values, reference_loss, answers.intervals, answers.endpoint_error).as_dict()
+        if answers.uncalibrated is not None:
+            raw = accuracy(losses, answers.uncalibrated, reference_loss)
             row |= {"mae_uncalibrated": raw.mae, "skill_uncalibrated": raw.skill}
-            row |= {"interval_width": float(np.mean([high - low for low, high in found.intervals or []]))}
+            row |= {"interval_width": float(np.mean([high - low for low, high in answers.intervals or []]))}
         rows[name] = row | {"seconds_per_order": seconds / len(orders)} | dict((costs or {}).get(name, {}))
-        estimated[name] = found.values
+        estimated[name] = answers.values
     seconds = float(np.mean([s for _, s in truths]))
     listed = [o.tolist() for o in orders]
     return Verification(listed, reference_loss, losses, estimated, seconds, rows, readout, unit)

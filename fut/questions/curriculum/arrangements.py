@@ -55,14 +55,14 @@ class Arrangements:
     @cached_property
     def alike(self) -> list[Units]:
         """Units of every item that occurs more than once."""
-        found, counts = np.unique(self.items, return_counts=True)
-        return [np.flatnonzero(self.items == item) for item in found[counts > 1]]
+        distinct, counts = np.unique(self.items, return_counts=True)
+        return [np.flatnonzero(self.items == item) for item in distinct[counts > 1]]
 
     def order(self, arrangement: Units) -> Order:
         """As an order; a step's items ascending, as they have no order."""
-        held = self.items[arrangement].tolist()
+        items = self.items[arrangement].tolist()
         ends = np.searchsorted(self.steps, np.arange(len(self.start) + 1)).tolist()
-        return Order(tuple(tuple(sorted(held[a:b])) for a, b in pairwise(ends)))
+        return Order(tuple(tuple(sorted(items[a:b])) for a, b in pairwise(ends)))
 
     @cached_property
     def first(self) -> Units:
@@ -90,21 +90,21 @@ class Arrangements:
     def groups(self) -> list[list[int]]:
         """Units that stay together: the prefix, the blocks and lone units in between, the suffix."""
         of = self.constraints.group_of(self.constraints.named)
-        found: dict[Hashable, list[int]] = {"prefix": [self.unit_of[i] for i in self.constraints.prefix]}
+        groups: dict[Hashable, list[int]] = {"prefix": [self.unit_of[i] for i in self.constraints.prefix]}
         for unit, item in enumerate(self.items.tolist()):
             group = of.get(item, ("unit", unit))
             if group not in ("prefix", "suffix"):
-                found.setdefault(group, []).append(unit)
-        found["suffix"] = [self.unit_of[i] for i in self.constraints.suffix]
-        return list(found.values())
+                groups.setdefault(group, []).append(unit)
+        groups["suffix"] = [self.unit_of[i] for i in self.constraints.suffix]
+        return list(groups.values())
 
     @cached_property
     def group(self) -> Units:
         """Number of every unit's group [n]."""
-        found = np.empty(len(self.items), dtype=np.int64)
+        numbers = np.empty(len(self.items), dtype=np.int64)
         for number, units in enumerate(self.groups):
-            found[units] = number
-        return found
+            numbers[units] = number
+        return numbers
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
@@ -151,12 +151,12 @@ class Arrangements:
         places = np.argsort(arrangement).astype(float)
         inner = range(1, len(self.groups) - 1)
         keys = {number: float(places[self.groups[number]].mean()) for number in inner}
-        found = list(self.groups[0])
+        repaired = list(self.groups[0])
         for number in _scheduled(keys, self.outer_pairs):
             units = self.groups[number]
             within = [(a, b) for a, b in self.inner_pairs if self.group[a] == number]
-            found += _scheduled({u: float(places[u]) for u in units}, within)
-        return np.array(found + self.groups[-1], dtype=np.int64)
+            repaired += _scheduled({u: float(places[u]) for u in units}, within)
+        return np.array(repaired + self.groups[-1], dtype=np.int64)
 
     # --- neighbours
 
@@ -167,10 +167,10 @@ class Arrangements:
         if len(moves) > limit:
             moves = [moves[i] for i in np.sort(draw.choice(len(moves), limit, replace=False))]
         levels = list(self._levels(arrangement))
-        found = [_moved(arrangement, levels[level], i, j, swap) for level, i, j, swap in moves]
-        if not found:
+        moved = [_moved(arrangement, levels[level], i, j, swap) for level, i, j, swap in moves]
+        if not moved:
             return np.empty((0, len(arrangement)), dtype=np.int64)
-        rows = np.stack(found)
+        rows = np.stack(moved)
         differs = (self.steps[np.argsort(rows, axis=1)] != self.steps[np.argsort(arrangement)]).any(axis=1)
         rows = rows[differs]
         return rows[self.keeps(rows)] if self.pairs else rows
@@ -208,9 +208,9 @@ def _moved(arrangement: Units, bounds: Sequence[int], i: int, j: int, swap: bool
 def _scheduled(keys: dict[int, float], pairs: Sequence[tuple[int, int]]) -> list[int]:
     """Keys' owners by ascending key, each after everything that must come before it."""
     waiting = {b: {a for a, c in pairs if c == b} for _, b in pairs}
-    left, found = sorted(keys, key=keys.__getitem__), list[int]()
+    left, scheduled = sorted(keys, key=keys.__getitem__), list[int]()
     while left:
-        chosen = next(u for u in left if not waiting.get(u, set()) - set(found))
+        chosen = next(u for u in left if not waiting.get(u, set()) - set(scheduled))
         left.remove(chosen)
-        found.append(chosen)
-    return found
+        scheduled.append(chosen)
+    return scheduled

@@ -59,9 +59,9 @@ def _equal_blocks(costs: Floats, blocks: Sequence[Sequence[int]], begin: int) ->
     size = len(blocks[0])
     if size == 1:
         return _within(costs, [u for block in blocks for u in block], begin)[1]
-    found = [[_within(costs, block, begin + k * size) for block in blocks] for k in range(len(blocks))]
-    chosen = linear_sum_assignment(np.array([[value for value, _ in row] for row in found]))[1]
-    return [unit for k, b in enumerate(chosen) for unit in found[k][b][1]]
+    totals = [[_within(costs, block, begin + k * size) for block in blocks] for k in range(len(blocks))]
+    chosen = linear_sum_assignment(np.array([[value for value, _ in row] for row in totals]))[1]
+    return [unit for k, b in enumerate(chosen) for unit in totals[k][b][1]]
 
 
 def _few_blocks(space: Arrangements, costs: Floats, blocks: Sequence[Sequence[int]]) -> list[int]:
@@ -94,23 +94,23 @@ def _traced(
     end: int,
 ) -> list[int]:
     """The sequence of units behind the programme's last entry, from the back."""
-    left, found = (1 << len(blocks)) - 1, list[int]()
+    left, traced = (1 << len(blocks)) - 1, list[int]()
     while left:
         g = best[left][1]
         end -= len(blocks[g])
-        found = [*within(g, end), *found]
+        traced = [*within(g, end), *traced]
         left ^= 1 << g
-    return found
+    return traced
 
 
 def _improved(space: Arrangements, costs: Floats) -> Units:
     """From the repaired free assignment, the best move again and again until none improves."""
     free = np.asarray(linear_sum_assignment(costs)[1], dtype=np.int64)
-    found, draw = space.repair(free), np.random.default_rng(0)
+    best, draw = space.repair(free), np.random.default_rng(0)
     for _ in range(ROUNDS):
-        rows = space.neighbours(found, draw)
+        rows = space.neighbours(best, draw)
         values = total(costs, rows)
-        if not len(rows) or values.min() >= total(costs, found) - 1e-15:
+        if not len(rows) or values.min() >= total(costs, best) - 1e-15:
             break
-        found = rows[values.argmin()]
-    return found
+        best = rows[values.argmin()]
+    return best

@@ -73,8 +73,8 @@ class Constraints:
 
     def _require_distinct(self) -> None:
         lists = {"prefix": self.prefix, "suffix": self.suffix, **{f"block {list(b)}": b for b in self.blocks}}
-        for name, found in lists.items():
-            if twice := _repeated(found):
+        for name, listed in lists.items():
+            if twice := _repeated(listed):
                 raise OrderError(f"constraints: expected each item once in {name}, got {twice[0]} twice; remove one")
         if twice := _repeated((*self.prefix, *self.suffix)):
             raise OrderError(
@@ -122,9 +122,9 @@ class Constraints:
 
     def group_of(self, items: Iterable[int]) -> Mapping[int, Hashable]:
         """What every item stays together with: `prefix`, `suffix`, the number of its block, or itself alone."""
-        found: dict[int, Hashable] = {item: ("item", item) for item in items}
-        found |= {i: ("block", number) for number, block in enumerate(self.blocks) for i in block}
-        return found | dict.fromkeys(self.prefix, "prefix") | dict.fromkeys(self.suffix, "suffix")
+        groups: dict[int, Hashable] = {item: ("item", item) for item in items}
+        groups |= {i: ("block", number) for number, block in enumerate(self.blocks) for i in block}
+        return groups | dict.fromkeys(self.prefix, "prefix") | dict.fromkeys(self.suffix, "suffix")
 
     def as_dict(self) -> dict[str, list[object]]:
         return {

@@ -80,14 +80,14 @@ class Evaluator:
 
     def fresh(self, rows: Sequence[Units] | NDArray[np.int64], count: int | None = None) -> list[Units]:
         """The first `count` of the arrangements whose orders have not been estimated, each order once."""
-        found: dict[Order, Units] = {}
+        fresh: dict[Order, Units] = {}
         for row in rows:
-            if count is not None and len(found) >= count:
+            if count is not None and len(fresh) >= count:
                 break
             order = self.space.order(row)
             if order not in self.seen:
-                found.setdefault(order, row)
-        return list(found.values())
+                fresh.setdefault(order, row)
+        return list(fresh.values())
 
     def values(self, rows: Sequence[Units] | NDArray[np.int64]) -> Floats:
         """Values [m] of arrangements; infinite where the budget did not reach, or the estimate is not finite."""
@@ -97,9 +97,9 @@ class Evaluator:
         while waiting and (count := self.left):
             batch, waiting = waiting[:count], waiting[count:]
             began = self.budget.clock()
-            found = self.estimate(batch)
+            values = self.estimate(batch)
             self.spent += self.budget.clock() - began
-            for order, value in zip(batch, found, strict=True):
+            for order, value in zip(batch, values, strict=True):
                 self._note(order, units[order], float(value))
             self.budget.tick(len(batch))
         return np.array([self.seen.get(order, math.inf) for order in orders])

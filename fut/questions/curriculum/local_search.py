@@ -44,11 +44,11 @@ class LocalSearch:
         stuck = idle = 0
         current, value = self.evaluator.best, self.evaluator.best_value
         while self.evaluator.left and idle < IDLE:
-            asked = self._proposals(current)
-            found = self._evaluate(asked)
-            idle = 0 if asked else idle + 1
-            if asked and found.min() < value:
-                current, value, stuck = asked[int(found.argmin())], float(found.min()), 0
+            proposals = self._proposals(current)
+            values = self._evaluate(proposals)
+            idle = 0 if proposals else idle + 1
+            if proposals and values.min() < value:
+                current, value, stuck = proposals[int(values.argmin())], float(values.min()), 0
             else:
                 stuck += 1
             if stuck > PATIENCE:
@@ -56,12 +56,12 @@ class LocalSearch:
                 value = float(self._evaluate([current])[0])
 
     def _evaluate(self, rows: Sequence[Units]) -> Floats:
-        found = self.evaluator.values(rows)
-        for row, value in zip(rows, found.tolist(), strict=True):
+        values = self.evaluator.values(rows)
+        for row, value in zip(rows, values.tolist(), strict=True):
             if np.isfinite(value):
                 self.rows.append(row)
                 self.values.append(value)
-        return found
+        return values
 
     def _proposals(self, current: Units) -> list[Units]:
         """A round's orders, each new."""
@@ -70,8 +70,8 @@ class LocalSearch:
         ranked = near[np.argsort(total(learned, near), kind="stable")]
         distance = self._distance(current) * learned.std()
         fresh = self.evaluator.fresh
-        asked = fresh([assign(self.space, learned + p * distance) for p in PENALTIES])
-        return fresh([*asked, *fresh(ranked, NEIGHBOURS), *fresh(self._wandering(WANDERERS, current))])
+        proposals = fresh([assign(self.space, learned + p * distance) for p in PENALTIES])
+        return fresh([*proposals, *fresh(ranked, NEIGHBOURS), *fresh(self._wandering(WANDERERS, current))])
 
     def _distance(self, current: Units) -> Floats:
         """How far through the window every place is from where every unit stands now: [places, units], from 0 to 1."""

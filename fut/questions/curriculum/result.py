@@ -98,12 +98,12 @@ class Curriculum(Displayable):
 
         value: in `unit`, positive is better. perplexity: the same in exp(loss); None for a read-out in another unit.
         """
-        own = self.estimated_loss if self.retrained_loss is None else self.retrained_loss
+        value = self.estimated_loss if self.retrained_loss is None else self.retrained_loss
         sign = -1.0 if self.maximize else 1.0
         nats = self.unit == "nats/token"
         return {
-            "value": sign * (against - own),
-            "perplexity": sign * (perplexity(against) - perplexity(own)) if nats else None,
+            "value": sign * (against - value),
+            "perplexity": sign * (perplexity(against) - perplexity(value)) if nats else None,
         }
 
     @property
@@ -121,13 +121,13 @@ class Curriculum(Displayable):
     def rivals(self) -> dict[str, float]:
         """What the found order is compared with, by name: retrained losses."""
         count = len(self.random_losses)
-        found = {
+        rivals = {
             "reference order": self.reference_loss,
             f"mean of {count} random orders": self.mean_random_loss,
             f"best of {count} random orders": self.best_random_loss,
             f"{self.best_heuristic}, the best of {len(self.heuristics)} named orders": self.best_heuristic_loss,
         }
-        return {name: loss for name, loss in found.items() if loss is not None}
+        return {name: loss for name, loss in rivals.items() if loss is not None}
 
     def as_dict(self) -> dict[str, Any]:
         nats = self.unit == "nats/token"

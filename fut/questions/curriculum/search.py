@@ -83,13 +83,13 @@ def search(
 
 def _checked(table: ArrayLike | None, steps: int, items: int) -> Floats:
     """The table [T, items], of zeros where there is none."""
-    found = np.zeros((steps, items)) if table is None else np.asarray(table, dtype=float)
-    if found.ndim != 2 or len(found) != steps or found.shape[1] < items or not np.isfinite(found).all():
+    values = np.zeros((steps, items)) if table is None else np.asarray(table, dtype=float)
+    if values.ndim != 2 or len(values) != steps or values.shape[1] < items or not np.isfinite(values).all():
         raise ValueError(
             f"search: expected a finite table of {steps} steps and {items} items at least, got one of shape "
-            f"{list(found.shape)}; take it from the same run"
+            f"{list(values.shape)}; take it from the same run"
         )
-    return found
+    return values
 
 
 def _found(evaluator: Evaluator, row: Units, sign: float, finalists: int) -> Found:
@@ -125,13 +125,13 @@ def _apart(a: Order, b: Order) -> float:
 
 def comparable(space: Arrangements, orders: Mapping[str, Order]) -> dict[str, Order]:
     """Those of the named orders that hold the same items in steps of the same length, brought within the constraints."""
-    found = {}
+    kept = {}
     sizes = [len(step) for step in space.start.steps]
     for name, order in orders.items():
         same = order.multiset_digest == space.start.multiset_digest and [len(s) for s in order.steps] == sizes
         if same:
-            found[name] = space.order(space.repair(arrangement_of(space, order)))
-    return found
+            kept[name] = space.order(space.repair(arrangement_of(space, order)))
+    return kept
 
 
 def arrangement_of(space: Arrangements, order: Order) -> Units:

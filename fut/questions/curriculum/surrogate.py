@@ -53,6 +53,6 @@ class Surrogate:
     def _covariance(self, steps: Units) -> Floats:
         """Of the residuals of m arrangements [m, m]: the mean over units of the kernel between their steps, and noise."""
         total = np.zeros((len(steps), len(steps)))
-        for own in steps.T:
-            total += self.kernel[own[:, None], own]
+        for row in steps.T:
+            total += self.kernel[row[:, None], row]
         return total / steps.shape[1] + NOISE * np.eye(len(steps))

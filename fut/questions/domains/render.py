@@ -16,25 +16,25 @@ from fut.questions.domains.result import Domains, Entry, Placement
 SHOWN = 12
 
 
-def domains(found: Domains) -> str:
+def domains(answer: Domains) -> str:
     """Domain orders from the best estimate to the worst, then early against late for every domain and item."""
-    unit = found.unit or "the unit of the read-out"
-    sizes = ", ".join(f"{label} ({len(items)})" for label, items in found.labels.items())
-    ranked = sorted(found.orders, key=lambda entry: entry.value)
+    unit = answer.unit or "the unit of the read-out"
+    sizes = ", ".join(f"{label} ({len(items)})" for label, items in answer.labels.items())
+    ranked = sorted(answer.orders, key=lambda entry: entry.value)
     half = SHOWN // 2
     shown = ranked if len(ranked) <= SHOWN else [*ranked[:half], *ranked[-half:]]
     rows = [["domain order", "value", "delta", "90 % interval", "retrained"], *map(_row, shown)]
     lines = [
-        f"domains and their items: {sizes}; {found.readout} by {found.estimator}, {unit}; reference order "
-        f"{found.reference_loss:.5f}, delta against it (negative is better)",
+        f"domains and their items: {sizes}; {answer.readout} by {answer.estimator}, {unit}; reference order "
+        f"{answer.reference_loss:.5f}, delta against it (negative is better)",
         "",
         columns(rows),
     ]
     if len(shown) < len(ranked):
         lines.append(f"the best {half} and the worst {half} of {len(ranked)}")
     header = ["late minus early", "delta", "90 % interval", "retrained", "best at"]
-    lines += ["", columns([header, *map(_placement, found.placements)]), "", found.note]
-    return "\n".join([*lines, *_checked(found)])
+    lines += ["", columns([header, *map(_placement, answer.placements)]), "", answer.note]
+    return "\n".join([*lines, *_checked(answer)])
 
 
 def _row(entry: Entry) -> list[str]:
@@ -48,60 +48,66 @@ def _row(entry: Entry) -> list[str]:
 
 
 def _placement(placed: Placement) -> list[str]:
-    found = placed.late_minus_early
+    difference = placed.late_minus_early
     best = min(zip(placed.places, placed.answers, strict=True), key=lambda pair: pair[1].value)[0]
     where = f"step {best}" if placed.kind == "item" else f"after {best} others"
-    return [placed.name, f"{found.delta:+.5f}", _bounds(found.interval, "+.5f"), number(found.truth, "+.5f"), where]
-
-
-def _bounds(found: tuple[float, float] | None, form: str = ".5f") -> str:
-    return "–" if found is None else f"[{found[0]:{form}}, {found[1]:{form}}]"
-
-
-def _checked(found: Domains) -> list[str]:
-    if found.checked is None:
-        return []
-    m = found.checked["measures"]
     return [
-        f"against {found.checked['count']} of these orders really retrained: Spearman {number(m['spearman'])} "
+        placed.name,
+        f"{difference.delta:+.5f}",
+        _bounds(difference.interval, "+.5f"),
+        number(difference.truth, "+.5f"),
+        where,
+    ]
+
+
+def _bounds(bounds: tuple[float, float] | None, form: str = ".5f") -> str:
+    return "–" if bounds is None else f"[{bounds[0]:{form}}, {bounds[1]:{form}}]"
+
+
+def _checked(answer: Domains) -> list[str]:
+    if answer.checked is None:
+        return []
+    m = answer.checked["measures"]
+    return [
+        f"against {answer.checked['count']} of these orders really retrained: Spearman {number(m['spearman'])} "
         f"{interval(m['spearman_interval'])}, skill {number(m['skill'], '+.2f')}, coverage {number(m['coverage'], '.2f')}"
     ]
 
 
-def picture(found: Domains, path: Path) -> Path:
+def picture(answer: Domains, path: Path) -> Path:
     """Domain orders with their intervals, and the loss by place of every domain and item; written as PNG."""
     from matplotlib.figure import Figure
 
-    items = [p for p in found.placements if p.kind == "item"]
+    items = [p for p in answer.placements if p.kind == "item"]
     figure = Figure(
-        figsize=(11.5 if items else 8.5, max(3.2, 0.24 * len(found.orders) + 1.4)), dpi=130, layout="constrained"
+        figsize=(11.5 if items else 8.5, max(3.2, 0.24 * len(answer.orders) + 1.4)), dpi=130, layout="constrained"
     )
     axes = figure.subplots(1, 3 if items else 2, squeeze=False)[0]
-    found.draw(axes[0])
+    answer.draw(axes[0])
     axes[0].xaxis.label.set_size(8)
     axes[0].tick_params(labelsize=7)
-    _curves(axes[1], [p for p in found.placements if p.kind == "domain"], found, "items of other domains before it")
+    _curves(axes[1], [p for p in answer.placements if p.kind == "domain"], answer, "items of other domains before it")
     if items:
-        _curves(axes[2], items, found, "step")
+        _curves(axes[2], items, answer, "step")
     return save(figure, path)
 
 
-def _against(found: Domains, value: float | None) -> float:
-    return math.nan if value is None else value - found.reference_loss
+def _against(answer: Domains, value: float | None) -> float:
+    return math.nan if value is None else value - answer.reference_loss
 
 
-def _curves(axis: Any, placed: list[Placement], found: Domains, label: str) -> None:
+def _curves(axis: Any, placed: list[Placement], answer: Domains, label: str) -> None:
     for k, of in enumerate(placed):
-        values = [_against(found, a.value) for a in of.answers]
+        values = [_against(answer, a.value) for a in of.answers]
         colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
         axis.plot(of.places, values, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=of.name)
         bounds = [a.interval for a in of.answers]
         if None not in bounds:
-            low, high = np.array([[_against(found, v) for v in b] for b in bounds if b is not None]).T
+            low, high = np.array([[_against(answer, v) for v in b] for b in bounds if b is not None]).T
             axis.fill_between(of.places, low, high, color=colour, alpha=0.12, linewidth=0)
-        axis.plot(of.places, [_against(found, a.truth) for a in of.answers], "x", color=colour, markersize=6)
+        axis.plot(of.places, [_against(answer, a.truth) for a in of.answers], "x", color=colour, markersize=6)
     axis.axhline(0, color=GREY, linewidth=1, linestyle="--")
     axis.set_xlabel(label, fontsize=8)
-    axis.set_ylabel(labelled(f"{found.readout} − reference", found.unit), fontsize=8)
+    axis.set_ylabel(labelled(f"{answer.readout} − reference", answer.unit), fontsize=8)
     axis.tick_params(labelsize=7)
     axis.legend(fontsize=6.5, frameon=False)

@@ -202,8 +202,8 @@ def domains(
     entries = [_said(">".join(arranged), list(arranged), *next(said), truth) for arranged in chosen]
     placed = []
     for name, kind, at, _ in placements:
-        found = [_said(f"{name} at {place}", [name], *next(said), truth) for place in at]
-        placed.append(Placement(name, kind, at, found, difference(found[-1], found[0])))
+        answered = [_said(f"{name} at {place}", [name], *next(said), truth) for place in at]
+        placed.append(Placement(name, kind, at, answered, difference(answered[-1], answered[0])))
     return entries, placed
 
 
@@ -251,5 +251,5 @@ def compare(
     if len(known) < 3:
         return None
     truths, losses, intervals = zip(*known.values(), strict=True)
-    found = accuracy(truths, losses, reference_loss, None if None in intervals else intervals).as_dict()
-    return {"count": len(known), "measures": found}
+    measures = accuracy(truths, losses, reference_loss, None if None in intervals else intervals).as_dict()
+    return {"count": len(known), "measures": measures}

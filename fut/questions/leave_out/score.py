@@ -39,8 +39,8 @@ def random_subsets(items: int, count: int, share: float, seed: int) -> list[Subs
 def lds(true: ArrayLike, estimated: ArrayLike) -> tuple[float | None, tuple[float, float] | None]:
     """Spearman's correlation over n >= 2 subsets, with its 90 % percentile bootstrap interval; None where one list does
     not vary."""
-    found = accuracy(true, estimated, float(np.mean(np.asarray(true, dtype=float))))
-    return found.spearman, found.spearman_interval
+    measures = accuracy(true, estimated, float(np.mean(np.asarray(true, dtype=float))))
+    return measures.spearman, measures.spearman_interval
 
 
 def additive(attributions: ArrayLike, steps: Sequence[Subset], subset: Subset) -> float:
@@ -71,14 +71,14 @@ class Datamodel(Displayable):
         return {name: row["spearman"] for name, row in self.verification.estimators.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        own = {"subsets": self.subsets, "share": self.share, "seed": self.seed, "lds": self.scores}
-        return {k: v for k, v in self.verification.as_dict().items() if k != "orders"} | own
+        beside = {"subsets": self.subsets, "share": self.share, "seed": self.seed, "lds": self.scores}
+        return {k: v for k, v in self.verification.as_dict().items() if k != "orders"} | beside
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Datamodel:
         """From `as_dict`."""
-        found = Verification.from_dict({"orders": []} | dict(content))
-        return cls(content["subsets"], content["share"], content["seed"], found)
+        verification = Verification.from_dict({"orders": []} | dict(content))
+        return cls(content["subsets"], content["share"], content["seed"], verification)
 
     def title(self) -> str:
         return (

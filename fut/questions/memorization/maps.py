@@ -104,7 +104,7 @@ def draw_cells(
     """
     draw = np.random.default_rng(list(seed))
     used = {cell for cells in taken for cell in cells.moved}, {row for cells in taken for row in cells.absent}
-    free = [(r, s) for r, own in enumerate(places) for s in range(steps) if s != own and (r, s) not in used[0]]
+    free = [(r, s) for r, place in enumerate(places) for s in range(steps) if s != place and (r, s) not in used[0]]
     rows = [row for row in range(len(places)) if row not in used[1]]
     chosen = draw.choice(len(free), count, replace=False).tolist() if count else []
     without = draw.choice(len(rows), min(absent, len(rows)), replace=False).tolist() if rows else []
@@ -126,19 +126,19 @@ class Fitted:
 
     def check(self, items: Sequence[int], cells: Cells, truth: Floats) -> dict[str, Checked]:
         """Against retrained cells, by kind and by "absent " + kind. truth: [orders, kinds]."""
-        found = {}
+        checked = {}
         at = tuple(np.array(cells.moved).T) if cells.moved else ()
         for k, kind in enumerate(KINDS):
             if len(cells.moved) >= LEAST:
                 half = None if self.half is None else self.half[k][at].tolist()
                 named = [[items[row], step] for row, step in cells.moved]
                 true = truth[: len(cells.moved), k].tolist()
-                found[kind] = check_cells(named, true, self.effects[k][at].tolist(), half)
+                checked[kind] = check_cells(named, true, self.effects[k][at].tolist(), half)
             if len(cells.absent) >= LEAST:
                 half = None if self.absence_half is None else self.absence_half[k, cells.absent].tolist()
                 true, guess = truth[len(cells.moved) :, k].tolist(), self.absence[k, cells.absent].tolist()
-                found[ABSENT + kind] = check_cells([[items[row]] for row in cells.absent], true, guess, half)
-        return found
+                checked[ABSENT + kind] = check_cells([[items[row]] for row in cells.absent], true, guess, half)
+        return checked
 
 
 def fit_maps(maps: Maps, places: Sequence[int], cells: Cells | None = None, truth: Floats | None = None) -> Fitted:

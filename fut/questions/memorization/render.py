@@ -56,45 +56,45 @@ def costs(maps: MapCosts, plan: PassPlan | None, steps: int) -> str:
     )
 
 
-def memorization(found: Memorization) -> str:
+def memorization(answer: Memorization) -> str:
     """What the maps say, a line each, and a row for every kind."""
     header = ["loss on", "without the item", "range over its steps", "half-width"]
     rows = [
         [
             TITLES[kind],
-            f"{np.mean(found.absence[kind]):+.5f}",
-            f"{np.ptp(found.effects[kind], axis=1).mean():.5f}",
-            number(None if found.half_widths is None else float(np.mean(found.half_widths[kind])), ".2g"),
+            f"{np.mean(answer.absence[kind]):+.5f}",
+            f"{np.ptp(answer.effects[kind], axis=1).mean():.5f}",
+            number(None if answer.half_widths is None else float(np.mean(answer.half_widths[kind])), ".2g"),
         ]
         for kind in KINDS
     ]
-    general = found.generalization
+    general = answer.generalization
     lines = [
-        f"{len(found.items)} items over {found.steps} steps, by {found.estimator}; means over items in nats/token, against the "
-        "reference order (negative is better)",
+        f"{len(answer.items)} items over {answer.steps} steps, by {answer.estimator}; means over items in nats/token, "
+        "against the reference order (negative is better)",
         "",
         columns([header, *rows]),
         "",
-        _kept(found),
+        _kept(answer),
         f"similarity with the item and what held-out text gains from it: Spearman {number(general['spearman'], '.3f')} over "
-        f"{len(found.items) * len(found.groups)} pairs of item and group",
-        found.note,
+        f"{len(answer.items) * len(answer.groups)} pairs of item and group",
+        answer.note,
     ]
-    return "\n".join([*lines, *_checked(found)])
+    return "\n".join([*lines, *_checked(answer)])
 
 
-def _kept(found: Memorization) -> str:
-    kept = found.retention
+def _kept(answer: Memorization) -> str:
+    kept = answer.retention
     if kept["share"] is None:
         return "nothing is remembered of the items: the loss on them is lower without them"
     return (
-        f"an item is remembered best when seen at step {kept['best_step']} of 0..{found.steps - 1}; of that, "
+        f"an item is remembered best when seen at step {kept['best_step']} of 0..{answer.steps - 1}; of that, "
         f"{kept['share'][0]:.0%} when seen first and {kept['share'][-1]:.0%} when seen last"
     )
 
 
-def _checked(found: Memorization) -> list[str]:
-    if not found.checked:
+def _checked(answer: Memorization) -> list[str]:
+    if not answer.checked:
         return []
     header = [
         "really retrained",
@@ -108,11 +108,11 @@ def _checked(found: Memorization) -> list[str]:
     ]
     rows = []
     for kind in (*KINDS, *(ABSENT + k for k in KINDS)):
-        if kind not in found.checked:
+        if kind not in answer.checked:
             continue
-        measured = found.checked[kind].measures
+        measured = answer.checked[kind].measures
         name = TITLES[kind.removeprefix(ABSENT)] + (", without it" if kind.startswith(ABSENT) else "")
-        rows.append([name, str(len(found.checked[kind].cells)), *_row(measured)])
+        rows.append([name, str(len(answer.checked[kind].cells)), *_row(measured)])
     return [
         "",
         "heatmap error: |estimated - true| / |true - mean|; skill: against the baseline `no change`",
@@ -132,25 +132,25 @@ def _row(measured: dict[str, Any]) -> list[str]:
     ]
 
 
-def picture(found: Memorization, path: Path) -> Path:
+def picture(answer: Memorization, path: Path) -> Path:
     """The maps side by side, retrained cells outlined, written as PNG; blue is better, red worse than the reference order."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.6 * len(KINDS), 3.9), dpi=130, layout="constrained")
     for axis, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
-        _map(figure, axis, found, kind)
+        _map(figure, axis, answer, kind)
     figure.suptitle("loss with item i at step j minus the loss in the reference order [10⁻³ nats/token]", fontsize=10)
     return save(figure, path)
 
 
-def _map(figure: Any, axis: Any, found: Memorization, kind: str) -> None:
-    values = 1e3 * np.asarray(found.effects[kind], dtype=float)
+def _map(figure: Any, axis: Any, answer: Memorization, kind: str) -> None:
+    values = 1e3 * np.asarray(answer.effects[kind], dtype=float)
     limit = float(np.nanmax(np.abs(values))) or 1.0
     shown = axis.imshow(values, cmap=COLOURS, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    axis.plot(found.places, range(len(found.items)), ".", color="black", markersize=2)
-    if kind in found.checked:
-        rows = {item: row for row, item in enumerate(found.items)}
-        cells = found.checked[kind].cells
+    axis.plot(answer.places, range(len(answer.items)), ".", color="black", markersize=2)
+    if kind in answer.checked:
+        rows = {item: row for row, item in enumerate(answer.items)}
+        cells = answer.checked[kind].cells
         axis.scatter(
             [c[1] for c in cells], [rows[c[0]] for c in cells], s=9, facecolors="none", edgecolors=BAD, linewidths=0.5
         )

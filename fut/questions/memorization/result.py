@@ -149,14 +149,14 @@ class Memorization(Displayable):
         half = self.absence_half_widths
         rows = []
         for row, item in enumerate(self.items):
-            own, absence = self.effects["own"][row], self.absence["own"][row]
+            effects, absence = self.effects["own"][row], self.absence["own"][row]
             spread = (None, None) if half is None else (absence - half["own"][row], absence + half["own"][row])
-            best, worst = int(np.argmin(own)), int(np.argmax(own))
+            best, worst = int(np.argmin(effects)), int(np.argmax(effects))
             rows.append(
                 {"item": item, "step": self.places[row], "loss": self.reference_losses["own"][row], "absence": absence}
                 | {"low": spread[0], "high": spread[1]}
                 | {f"absence_{kind}": self.absence[kind][row] for kind in ("near", "far", "probe")}
-                | {"best_step": best, "best": own[best], "worst_step": worst, "worst": own[worst]}
+                | {"best_step": best, "best": effects[best], "worst_step": worst, "worst": effects[worst]}
             )
         return rows
 

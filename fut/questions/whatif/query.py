@@ -33,22 +33,22 @@ def read_query(line: str) -> Query:
     if text[:1] not in ("[", "{", '"'):
         return Query(text)
     try:
-        found = _DECODER.decode(text)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise OrderError(f"query: expected a name, a JSON list or a JSON object, got {error}; mend the line") from error
-    return as_query(found)
+    return as_query(value)
 
 
-def as_query(found: Any) -> Query:
+def as_query(value: Any) -> Query:
     """A query from a value: a dict of the fields of a query, or an order."""
-    if isinstance(found, Query):
-        return found
-    if not isinstance(found, Mapping):
-        return Query(found)
+    if isinstance(value, Query):
+        return value
+    if not isinstance(value, Mapping):
+        return Query(value)
     try:
-        return _read_object(found)
+        return _read_object(value)
     except OrderError as error:
-        raise QueryError(str(error), found.get("id")) from error
+        raise QueryError(str(error), value.get("id")) from error
 
 
 class QueryError(OrderError):
@@ -59,10 +59,10 @@ class QueryError(OrderError):
         self.id = id
 
 
-def _read_object(found: Mapping[str, Any]) -> Query:
-    if unknown := set(found) - set(_FIELDS):
+def _read_object(content: Mapping[str, Any]) -> Query:
+    if unknown := set(content) - set(_FIELDS):
         raise OrderError(f"query: expected {', '.join(_FIELDS)}, got {', '.join(sorted(unknown))}; correct the names")
-    order, edits, readouts = found.get("order"), found.get("edits", []), found.get("readouts")
+    order, edits, readouts = content.get("order"), content.get("edits", []), content.get("readouts")
     if not (order is None or isinstance(order, (str, list, Order))):
         raise OrderError(f"query: expected `order` as a name or a list, got {order!r}; write [3, 1, 2, 0]")
     if not isinstance(edits, list):
@@ -72,4 +72,4 @@ def _read_object(found: Mapping[str, Any]) -> Query:
     ):
         raise OrderError(f'query: expected `readouts` as a list of names, got {readouts!r}; write ["probe", "item:3"]')
     named = None if readouts is None else tuple(readouts)
-    return Query(order, tuple(Edit.of(edit) for edit in edits), named, found.get("id"))
+    return Query(order, tuple(Edit.of(edit) for edit in edits), named, content.get("id"))

@@ -6,14 +6,16 @@ from fut.display import format as present
 from fut.questions.whatif.result import Change, WhatIf
 
 
-def text(found: WhatIf) -> str:
+def text(answer: WhatIf) -> str:
     """What was changed, and a row per read-out."""
-    edits = ", ".join(found.edits)
-    named = found.start if len(found.start) <= 60 else f"{found.start[:60]}…"
-    rows = [_row(change) for change in found.changes]
+    edits = ", ".join(answer.edits)
+    named = answer.start if len(answer.start) <= 60 else f"{answer.start[:60]}…"
+    rows = [_row(change) for change in answer.changes]
     header = ["read-out", *rows[0]]
-    table = present.columns([header, *([c.readout, *row.values()] for c, row in zip(found.changes, rows, strict=True))])
-    notes = dict.fromkeys(f"{_by(c)}: {c.note}" for c in found.changes)
+    table = present.columns(
+        [header, *([c.readout, *row.values()] for c, row in zip(answer.changes, rows, strict=True))]
+    )
+    notes = dict.fromkeys(f"{_by(c)}: {c.note}" for c in answer.changes)
     title = f"{named}, {edits}" if edits else named
     return "\n".join([title, "Δ: minus the reference order; negative is better for a loss", "", table, "", *notes])
 

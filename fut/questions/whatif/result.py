@@ -62,7 +62,7 @@ class Change:
 
     def as_dict(self) -> dict[str, Any]:
         """Every field, and what follows from them."""
-        found: dict[str, Any] = {
+        content: dict[str, Any] = {
             "value": self.value,
             "reference": self.reference,
             "delta": self.delta,
@@ -76,17 +76,17 @@ class Change:
             "note": self.note,
         }
         if self.truth is not None:
-            found |= {"truth": self.truth, "true_delta": self.truth - self.reference, "error": self.error}
-        plain = math.isfinite(self.value) and math.isfinite(found["perplexity"] or 0.0)
-        return found if plain else jsonable(found)
+            content |= {"truth": self.truth, "true_delta": self.truth - self.reference, "error": self.error}
+        plain = math.isfinite(self.value) and math.isfinite(content["perplexity"] or 0.0)
+        return content if plain else jsonable(content)
 
     @classmethod
     def from_dict(cls, readout: str, content: Mapping[str, Any]) -> Change:
         """From `as_dict`; a value that was not finite comes back as NaN."""
-        held = {f.name: content[f.name] for f in fields(cls) if f.name in content}
-        held |= {n: float("nan") for n in ("value", "reference") if held[n] is None}
+        values = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        values |= {n: float("nan") for n in ("value", "reference") if values[n] is None}
         interval = content["interval"]
-        return cls(**held | {"readout": readout, "interval": None if interval is None else tuple(interval)})
+        return cls(**values | {"readout": readout, "interval": None if interval is None else tuple(interval)})
 
 
 def compare(
@@ -106,8 +106,8 @@ def compare(
         more = remark(order, answer)
         note = f"{answer.note}; {more}" if more else answer.note
         known = None if truth is None else truth(order)
-        asked = (answer.readout, answer.unit, answer.value, reference, answer.interval)
-        found.append(Change(*asked, answer.estimator, answer.source, note, known))
+        about = (answer.readout, answer.unit, answer.value, reference, answer.interval)
+        found.append(Change(*about, answer.estimator, answer.source, note, known))
     return found
 
 
@@ -127,15 +127,15 @@ class WhatIf(Displayable):
 
     def __getitem__(self, readout: str) -> Change:
         """The change of one read-out."""
-        held = {change.readout: change for change in self.changes}
-        if readout not in held:
-            raise KeyError(f"{readout}: expected one of {', '.join(held)}")
-        return held[readout]
+        changes = {change.readout: change for change in self.changes}
+        if readout not in changes:
+            raise KeyError(f"{readout}: expected one of {', '.join(changes)}")
+        return changes[readout]
 
     def as_dict(self) -> dict[str, Any]:
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "changes"}
-        asked = {c.readout: c.as_dict() for c in self.changes}
-        return {"question": "whatif", **own, "asked": list(asked), "readouts": asked}
+        whole = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "changes"}
+        changes = {c.readout: c.as_dict() for c in self.changes}
+        return {"question": "whatif", **whole, "asked": list(changes), "readouts": changes}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> WhatIf:

@@ -98,19 +98,19 @@ def _read(line: Any) -> Query | Exception:
 
 def _answers(whatifs: WhatIfs, waiting: list[tuple[int, Query | Exception]]) -> list[dict[str, Any]]:
     queries = [query for _, query in waiting if isinstance(query, Query)]
-    found = iter(whatifs.together(queries))
+    answers = iter(whatifs.together(queries))
     return [
-        _as_dict(number, query, query if isinstance(query, Exception) else next(found)) for number, query in waiting
+        _as_dict(number, query, query if isinstance(query, Exception) else next(answers)) for number, query in waiting
     ]
 
 
-def _as_dict(number: int, query: Query | Exception, found: Any) -> dict[str, Any]:
+def _as_dict(number: int, query: Query | Exception, answer: Any) -> dict[str, Any]:
     name = query.id if isinstance(query, (Query, QueryError)) else None
-    own: dict[str, Any] = {"line": number} if name is None else {"line": number, "id": jsonable(name)}
-    if isinstance(found, Exception):
-        return own | {"error": str(found)}
-    order, changes = found
-    return own | {"digest": order.digest, "readouts": {change.readout: change.as_dict() for change in changes}}
+    numbered: dict[str, Any] = {"line": number} if name is None else {"line": number, "id": jsonable(name)}
+    if isinstance(answer, Exception):
+        return numbered | {"error": str(answer)}
+    order, changes = answer
+    return numbered | {"digest": order.digest, "readouts": {change.readout: change.as_dict() for change in changes}}
 
 
 @dataclass(frozen=True)
