@@ -113,7 +113,8 @@ CHOICE: Stage[Expansion] = Stage(
     missing=missing_choice,
     work=run_choice,
     stores=lambda e: ((e.pilots,), (e.chosen,)),
-    part_of=lambda s: not s.config.anchors,  # its cost and memory are counted with those of the anchors
+    part_of=lambda s: not s.config.anchors,
+    within="anchors",
 )
 ANCHORS: Stage[Expansion] = Stage(
     "anchors",
