@@ -121,10 +121,12 @@ class Costs:
 
     def makers(self) -> list[Callable[[], list[StageCost]]]:
         """One function per group of stages, so that progress is seen."""
+        queried = sorted(METHODS, key=lambda method: method.place)
+        queried = [method for method in queried if method not in (DEFAULT, RETRAIN)]
         makers = [lambda: [self.training()]]
         makers += [partial(self.preparing, preparation) for preparation in self.possible]
         makers.append(lambda: [self.calibration()])
-        makers += [partial(self.querying, method) for method in METHODS if method not in (DEFAULT, RETRAIN)]
+        makers += [partial(self.querying, method) for method in queried]
         return [*makers, lambda: self.querying(DEFAULT, QUERIES), lambda: self.querying(RETRAIN)]
 
     def training(self) -> StageCost:

@@ -159,7 +159,7 @@ class Method(ABC):
     """A way to answer what another order would have given: its name, what it can, what it computes before, what it costs.
 
     name, aliases: what it goes by. capabilities: what it can be asked. preparation: what it computes before the first order.
-    advice: what to lower where its tables do not fit in memory. note: what is
+    advice: what to lower where its tables do not fit in memory. place: among the queries of a plan, smaller first. note: what is
     said where it answers beside another method.
     """
 
@@ -168,6 +168,7 @@ class Method(ABC):
     capabilities: Capabilities = Capabilities()
     preparation: Preparation[Any] | None = None
     advice: str = LESS
+    place: int = 0
     note: str = ""
 
     @abstractmethod

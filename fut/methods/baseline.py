@@ -35,7 +35,7 @@ class ReferenceEstimator(Estimator):
 class Reference(Method):
     """Every order ends like the reference."""
 
-    name = "reference"
+    name, place = "reference", -2
     capabilities = Capabilities(any_length=True, rebuilds=True, baseline=True)
 
     def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:

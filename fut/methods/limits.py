@@ -6,7 +6,7 @@ from typing import Any
 
 from fut.methods.base import Estimator, Method
 from fut.methods.footprint import Footprint
-from fut.methods.stages import LESS, Preparation, Prepared, parts_of
+from fut.methods.stages import LESS, Preparation, Prepared, counted
 from fut.resources.memory import require_memory
 from fut.training.problem import Problem
 from storage import require_free
@@ -21,7 +21,7 @@ def require_training(problem: Problem) -> None:
 
 def require_stages(preparation: Preparation[Any], spec: Any, footprint: Footprint) -> None:
     """ResourceError unless every stage of a preparation fits the memory that is there."""
-    for stage in parts_of(preparation.stages, spec):
+    for stage in counted(preparation.stages, spec):
         _require(footprint, stage.name, stage.memory(spec, footprint), stage.advice)
 
 

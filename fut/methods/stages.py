@@ -108,6 +108,7 @@ class Stage(Generic[F]):
         memory: bytes at its height.
         advice: what to lower where that does not fit.
         part_of: whether a specification has the stage at all.
+        within: the stage whose figures hold this one's; empty for its own.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Stage(Generic[F]):
     memory: Callable[[Any, Footprint], int] = lambda spec, footprint: footprint.planned(footprint.resident)
     advice: str = LESS
     part_of: Callable[[Any], bool] = lambda spec: True
+    within: str = ""
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ class Preparation(ABC, Generic[F]):
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """What each stage costs, before it is computed."""
         spec = self.planned(problem, config)
-        for stage in parts_of(self.stages, spec):
+        for stage in counted(self.stages, spec):
             cost, peak = stage.cost(spec), stage.memory(spec, timings.footprint)
             seconds = stage.seconds(spec, timings)
             yield StageCost(f"{self.name}: {stage.name}", cost.gradients, seconds, cost.kept, cost.scratch, peak)
@@ -242,6 +244,11 @@ class Preparation(ABC, Generic[F]):
 def parts_of(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
     """The stages that a specification has."""
     return [stage for stage in stages if stage.part_of(spec)]
+
+
+def counted(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
+    """Those of them that have figures of their own."""
+    return [stage for stage in parts_of(stages, spec) if not stage.within]
 
 
 def total(stages: Sequence[Stage[F]], spec: Any) -> Cost:

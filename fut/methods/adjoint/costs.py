@@ -45,18 +45,13 @@ def sweep(spec: AdjointSpec) -> Cost:
     return Cost(count, 0, (rows * (spec.steps + 1) + whole) * vector_bytes(problem) + control)
 
 
-def choice(spec: AdjointSpec) -> Cost:
-    """Choosing the number of anchors: what it took, or can take at most."""
-    return Cost(pilot_gradients(spec), 0, most_pilots(spec) * len(pilot_items(spec)) * _gradient_bytes(spec))
-
-
 def anchors(spec: AdjointSpec) -> Cost:
-    """Gradients at the anchors: kept on the sample, or with a control variate in scratch on all coordinates; before their number
-    is chosen, the most that it can come to."""
+    """Gradients at the anchors, kept on the sample, or with a control variate in scratch on all coordinates; and what choosing
+    their number took. Before it is chosen, the most that it can come to."""
     count = len(spec.anchors) * spec.problem.config.data.items
-    return Cost(
-        count, 0 if spec.controlled else _anchored(spec), count * _gradient_bytes(spec) if spec.controlled else 0
-    )
+    whole = most_pilots(spec) * len(pilot_items(spec)) + (count if spec.controlled else 0)
+    nbytes = whole * (vector_bytes(spec.problem) + spec.problem.objective.start().element_size())
+    return Cost(count + pilot_gradients(spec), 0 if spec.controlled else _anchored(spec), nbytes)
 
 
 def sample(spec: AdjointSpec) -> Cost:
@@ -73,11 +68,6 @@ def _anchored(spec: AdjointSpec) -> int:
     """Bytes of gradients at the anchors on the kept coordinates."""
     count = len(spec.anchors) * spec.problem.config.data.items
     return count * spec.expected_coordinates * spec.problem.objective.start().element_size()
-
-
-def _gradient_bytes(spec: AdjointSpec) -> int:
-    """Bytes of a gradient on all coordinates, and of its norm."""
-    return vector_bytes(spec.problem) + spec.problem.objective.start().element_size()
 
 
 def _coarse(spec: AdjointSpec) -> int:

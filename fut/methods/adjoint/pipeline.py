@@ -113,10 +113,8 @@ CHOICE: Stage[Expansion] = Stage(
     missing=missing_choice,
     work=run_choice,
     stores=lambda e: ((e.pilots,), (e.chosen,)),
-    cost=costs.choice,
-    seconds=lambda s, t: costs.choice(s).gradients * t.item,
-    memory=lambda s, f: f.planned(memory.choosing(s, f)),
     part_of=lambda s: not s.config.num_anchors,
+    within="anchors",
 )
 ANCHORS: Stage[Expansion] = Stage(
     "anchors",

@@ -60,7 +60,7 @@ class Streaming(Method):
 class ReplayMethod(Streaming):
     """The true rule on item gradients of the reference run's checkpoints."""
 
-    name, made, sketched = "replay", Replay, False
+    name, made, sketched, place = "replay", Replay, False, -1
     capabilities = Capabilities(any_length=True, rebuilds=True, coupling="coordinate")
     advice = "lower cache.coordinates or data.items"
 

@@ -26,8 +26,8 @@ from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
 from fut.methods.reweighting.terms import DIRECTORY, ReweightingFiles, open_reweighting, stored_config
 from fut.methods.settings import Config, parse_config
-from fut.methods.stages import Cost, Names, Preparation, Request, Stage
-from fut.methods.timings import Timings
+from fut.methods.stages import Cost, Names, Preparation, Request, Stage, total
+from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import make_readouts, readout_names, shortened
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
@@ -229,6 +229,13 @@ class ReweightingStages(Preparation[ReweightingFiles]):
 
     def pinned(self, files: ReweightingFiles) -> list[str]:
         return files.spec.names
+
+    def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
+        """All stages as one: it is made on request alone."""
+        rows = list(super().rows(problem, config, timings))
+        gradients, kept, scratch = total(self.stages, self.planned(problem, config))
+        seconds, peak = sum(row.seconds for row in rows), max(row.peak_memory for row in rows)
+        yield StageCost(f"{self.name} (on request)", gradients, seconds, kept, scratch, peak)
 
     def describe(self, context: Context) -> dict[str, Any]:
         config = open_reweighting(context).spec.config

@@ -19,7 +19,9 @@ TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encod
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Any:
-    (source,) = re.findall(r"^## Add a method\n.*?```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE)
+    (source,) = re.findall(
+        r"```python\n(.*?)```", TEXT.partition("## Add a method")[2].partition("\n## ")[0], re.DOTALL
+    )
     module = ModuleType("mean_method")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(source, "CONTRIBUTING.md", "exec"), module.__dict__)
