@@ -107,6 +107,11 @@ def names(flag: str, text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
 
 
+def names_if_any(flag: str, text: str) -> tuple[str, ...] | None:
+    """The same; None for no text."""
+    return names(flag, text) or None
+
+
 def one_order(flag: str, text: str) -> tuple[str, ...]:
     """A single order, where several may be asked about."""
     return (text,)
