@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import patience
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE = 120_000.0
+PATIENCE = 1000.0 * patience.PATIENCE
 """Milliseconds that a page has for anything that a test waits for."""
 SWITCHES = (
     "--disable-gpu",

@@ -14,7 +14,7 @@ import browser
 import checked_shapes  # noqa: F401  # before anything imports estimators
 import pytest
 import torch
-from runs import Patches, can_be_kept, shared
+from runs import Cached, Patches, can_be_kept, shared
 from small import ASKED, Cli, MakeRun, Said, small_config
 from tiers import tier_of
 
@@ -72,7 +72,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
     """
     known: dict[str, fut.Run] = {}
 
-    def make(cached: bool = True, **sections: dict[str, Any]) -> fut.Run:
+    def make(cached: Cached = True, **sections: dict[str, Any]) -> fut.Run:
         key, config = repr((cached, sorted(sections.items()))), small_config(**sections)
         if key in known and can_be_kept(config):
             return known[key]

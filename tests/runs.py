@@ -20,7 +20,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pytest
 import torch
@@ -71,15 +71,19 @@ def can_be_kept(config: Config) -> bool:
     return not (Patches.live or config.data.text or config.data.tokenizer or config.model.factory or config.model.loss)
 
 
-def made(path: Path, config: Config, cached: bool) -> fut.Run:
-    """Really train a run, and compute its terms if `cached`."""
+Cached = bool | Literal["adjoint"]
+"""What is computed of a run: all terms for True, those of the adjoint alone, or none."""
+
+
+def made(path: Path, config: Config, cached: Cached) -> fut.Run:
+    """Really train a run, and compute its terms."""
     run = fut.train(path, config, device="cpu")
     if cached:
-        run.cache()
+        run.cache(None if cached is True else [cached])
     return run
 
 
-def shared(path: Path, config: Config, cached: bool = True) -> fut.Run:
+def shared(path: Path, config: Config, cached: Cached = True) -> fut.Run:
     """A run of this configuration at `path`, the caller's own: a copy of the kept one, which is made where it is missing."""
     if can_be_kept(config):
         decides = [config.model_dump(mode="json"), cached]
@@ -89,7 +93,7 @@ def shared(path: Path, config: Config, cached: bool = True) -> fut.Run:
     return fut.open(path, device="cpu")
 
 
-def _copied_or_made(path: Path, kept: Path, config: Config, cached: bool) -> None:
+def _copied_or_made(path: Path, kept: Path, config: Config, cached: Cached) -> None:
     """One process at a time makes a run. What is kept gets its name when it is whole; none of other sources is kept."""
     with _locked(kept.with_suffix(".lock")):
         if kept.exists():

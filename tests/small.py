@@ -40,6 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "model": {"width": 8, "layers": 1, "heads": 2},
     "warmup": {"steps": 4, "ramp": 2},
     "cache": {"size": 96, "item_block": 2},
+    "adjoint": {"functionals": 2},
 }
 
 

@@ -202,7 +202,7 @@ def estimated(
 
 def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float | None) -> str:
     """Why there is no interval, and what is known of the error without one."""
-    parts = [IN_PLACE if estimator.partition(":")[0] == "reweighting" else UNCALIBRATED]
+    parts = [UNCALIBRATED if method_of(estimator).capabilities.moves_items else IN_PLACE]
     if own_error is not None:
         off = f"on the few real runs that it is made of it errs by {own_error:.2g} {unit}".rstrip()
         parts.append(f"{off} (standard deviation, a common offset aside), on others rather by more")

@@ -13,11 +13,10 @@ from estimators.orders.order import Order
 from fut.errors import FutError, NotCachedError
 from fut.estimation.calibration import Calibrated, read_calibration
 from fut.estimation.results import estimated
-from fut.methods.adjoint.estimator import Adjoint
 from fut.methods.adjoint.positions import position_table
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import base_name, open_estimator, require_movable
+from fut.methods.registry import DEFAULT, EXACT, method_of, open_estimator, require_movable
 from fut.readouts.readout import ReadOut
 
 if TYPE_CHECKING:
@@ -29,10 +28,7 @@ CURSE = (
     "re-evaluated one"
 )
 SECOND_HALF = "from the half of the sampled coordinates that the search did not ask"
-REEVALUATED = {
-    "replay-exact": "no interval: by replay about the reference run with exact curvature, which had no part in the search",
-    "adjoint": "no interval: by the expansion about the centre, which had no part in the search",
-}
+REEVALUATED = "no interval: {}, which had no part in the search"
 
 
 class Searching:
@@ -72,19 +68,23 @@ class Searching:
         reference = self._run.readouts.at_reference(about)
         answer = estimated(order, method, values[0], variances[0], reference, fit, about)
         beyond = "" if fit is None else _beyond(fit, values[0])
-        half = f"{SECOND_HALF}; " if isinstance(self._judge, Adjoint) and self._judge.sample == "second" else ""
+        half = f"{SECOND_HALF}; " if self._judge.half == "second" else ""
         note = f"{answer.note}{beyond}; {half}{CURSE}"
         return {"estimated_loss": answer.value, "interval": answer.interval, "note": note} | self._again(order)
 
     def _again(self, order: Order) -> dict[str, Any]:
         """The order's estimate by another method."""
-        other = "replay-exact" if base_name(self.method) != "replay-exact" else "adjoint"
+        other = EXACT if method_of(self.method) is not EXACT else DEFAULT
         try:
-            value = raw_estimates(open_estimator(self._run, other, readout=self._about.name), [order])[0][0]
+            value = raw_estimates(open_estimator(self._run, other.name, readout=self._about.name), [order])[0][0]
         except (FutError, EstimatorError) as error:
             note = f"not re-evaluated: {error}"
             return {"reevaluated_loss": None, "reevaluated_by": None, "reevaluated_note": note}
-        return {"reevaluated_loss": value, "reevaluated_by": other, "reevaluated_note": REEVALUATED[other]}
+        return {
+            "reevaluated_loss": value,
+            "reevaluated_by": other.name,
+            "reevaluated_note": REEVALUATED.format(other.note),
+        }
 
 
 def _guide_and_judge(run: Context, name: str, about: ReadOut) -> tuple[Estimator, Estimator]:
@@ -92,7 +92,7 @@ def _guide_and_judge(run: Context, name: str, about: ReadOut) -> tuple[Estimator
     require_movable("search", [name])
     whole = open_estimator(run, name, readout=about.name)
     whole.ready()
-    if not (isinstance(whole, Adjoint) and whole.sampled and whole.sample is None):
+    if not whole.sampled or whole.half is not None:
         return whole, whole
     first, second = (open_estimator(run, f"{name}:sample={half}", readout=about.name) for half in ("first", "second"))
     return first, second

@@ -33,12 +33,20 @@ class CachePlan:
 
 def _asked(context: Context, request: Request) -> Iterator[tuple[Preparation[Any], Prepared]]:
     """What is to be computed, in that order; UsageError for a term that nothing computes."""
-    known = {term: None for preparation in reversed(preparations()) for term in preparation.terms}
+    parts = sorted(preparations(), key=lambda preparation: -len(preparation.terms))
+    known = [term for preparation in parts for term in preparation.terms]
     if unknown := sorted(set(request.names or ()) - set(known)):
         raise UsageError(f"terms: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names")
     for preparation in preparations():
-        if preparation.asked(context, request.names):
+        if _is_asked(context, preparation, request):
             yield preparation, preparation.open(context, request)
+
+
+def _is_asked(context: Context, preparation: Preparation[Any], request: Request) -> bool:
+    """Whether it is to be computed: one of its terms is named, or it is a usual one where nothing is."""
+    if request.names is None:
+        return preparation.usual(context)
+    return bool(set(request.names) & set(preparation.terms))
 
 
 def plan(context: Context, request: Request) -> CachePlan:

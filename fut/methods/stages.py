@@ -170,10 +170,6 @@ class Preparation(ABC, Generic[F]):
     def open(self, context: Context, request: Request = Request()) -> F:
         """The files as they are stored, as requested or as configured."""
 
-    def asked(self, context: Context, names: Names) -> bool:
-        """Whether it is to be computed where these terms are named; the usual ones for None."""
-        return bool(set(names) & set(self.terms)) if names is not None else self.usual(context)
-
     def usual(self, context: Context) -> bool:
         """Whether it is computed where nothing is named."""
         return False

@@ -26,8 +26,13 @@ SEED = 4_000_037
 
 @dataclass(frozen=True)
 class Trained:
-    """A retrained order's value, in the read-out's unit. random: drawn uniformly, by `fut verify`, `fut calibrate` or
-    `fut search`; any other was chosen by somebody."""
+    """A retrained order.
+
+    Args:
+        digest: of the order.
+        value: in the read-out's unit.
+        random: drawn uniformly, by `fut verify`, `fut calibrate` or `fut search`; any other was chosen by somebody.
+    """
 
     digest: str
     value: float
@@ -36,8 +41,19 @@ class Trained:
 
 @dataclass(frozen=True)
 class Effects:
-    """trained: retrained orders that consume every item as often as the reference order does. estimated: values of further
-    random orders by `estimator`, calibrated or not. retrained, predicted: the spreads of both, None for fewer than two."""
+    """What is known of the order effect.
+
+    Args:
+        readout: by name.
+        unit: of all values.
+        reference: value in the reference order.
+        trained: retrained orders that consume every item as often as the reference order does.
+        retrained: spread of the random ones; None for fewer than two.
+        estimator: who estimates further random orders.
+        estimated: their values.
+        calibrated: whether these are calibrated.
+        predicted: their spread; None for fewer than two.
+    """
 
     readout: str
     unit: str

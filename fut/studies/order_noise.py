@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
+from estimators.orders.order import random_orders
 from fut.display.numbers import jsonable
+from fut.errors import UsageError
+from fut.studies.base import Study, StudyContext
 
 LEVEL = 0.9
 
@@ -55,3 +58,41 @@ def order_effect(values: ArrayLike, reference: float, level: float = LEVEL) -> O
         float(found.min()),
         float(found.max()),
     )
+
+
+@dataclass(frozen=True)
+class OrderNoiseRequest:
+    """How much the order matters.
+
+    Args:
+        orders: random orders to retrain, at least 2.
+        seed: of the draw.
+
+    Raises:
+        UsageError: for fewer than 2 orders.
+    """
+
+    orders: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.orders < 2:
+            raise UsageError(
+                f"order noise: expected at least 2 orders, got {self.orders}; a spread needs more, 16 is a good number"
+            )
+
+
+def ask(request: OrderNoiseRequest, context: StudyContext) -> OrderEffect:
+    """Retrain independent uniformly random orders; their values are kept beside the answer."""
+    truths = context.truths
+    orders = random_orders(context.reference, request.orders, request.seed)
+    with context.progress("retraining", request.orders * len(context.reference)) as tick:
+        values = [truths.train(order, tick) for order in orders]
+    effect = order_effect(values, truths.reference)
+    about = asdict(request) | {"readout": truths.readout}
+    context.archive.keep(ORDER_NOISE.name, about, effect, **about, unit=truths.unit, values=values)
+    return effect
+
+
+ORDER_NOISE = Study("order_noise", "the spread of the read-out over random orders", OrderNoiseRequest, ask)
+"""The study, for the registry."""

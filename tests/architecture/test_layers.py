@@ -38,11 +38,8 @@ SLICES: dict[str, dict[str, set[str]]] = {
     "fut.methods": {name: {"expansion"} for name in ("adjoint", "lowrank", "reweighting")},
     "fut.questions": {"leave_out": {"accuracy"}},  # which compares methods as `verify` does
 }
-# Files that import one another, only in TYPE_CHECKING blocks; the list may shrink.
-CIRCLES: set[tuple[str, str]] = set()
-# Results that are shown in many ways, and functions that take a request's every field; the lists may shrink.
+# Results that are shown in many ways; the list may shrink.
 WIDE_CLASSES = {"Curriculum", "Memorization"}
-LONG_SIGNATURES: set[str] = set()
 MEMBERS, PARAMETERS, LINES = 25, 10, 400
 # Heavy packages: the only rooms that may import them.
 ONLY = {
@@ -111,9 +108,7 @@ def test_imports_point_down(graph: dict[str, set[str]]) -> None:
 
 def test_no_circle_anywhere(graph: dict[str, set[str]]) -> None:
     try:
-        TopologicalSorter(
-            {n: {m for m in t & graph.keys() - {n} if (n, m) not in CIRCLES} for n, t in graph.items()}
-        ).prepare()
+        TopologicalSorter({n: t & graph.keys() - {n} for n, t in graph.items()}).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
@@ -185,7 +180,7 @@ def test_no_function_takes_more_than_it_can_be_asked() -> None:
         and len([a for a in (*n.args.posonlyargs, *n.args.args, *n.args.kwonlyargs) if a.arg not in ("self", "cls")])
         > PARAMETERS
     }
-    assert long <= LONG_SIGNATURES
+    assert long == set()
 
 
 def test_every_file_is_read_in_one_sitting() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,12 @@ from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
 from fut.methods.registry import METHODS, preparations
 from fut.methods.stages import Preparation, Request, parts_of, total
 from fut.models import autodiff
-from storage import TermStore
+from storage import FORMAT, IdentityError, TermStore, fingerprint
 
 EACH = pytest.mark.parametrize("method", list(METHODS), ids=lambda method: method.name)
 PREPARED = pytest.mark.parametrize("preparation", preparations(), ids=lambda preparation: preparation.name)
 FEW = {"curved": {"rank": 3, "anchors": 2, "refresh": 2}, "adjoint": {"mixture": 2, "functionals": 2}}
+READERS = {m.preparation.name: m for m in METHODS if m.preparation is not None}
 TERMS = [term for preparation in preparations() for term in preparation.terms]
 
 
@@ -201,3 +203,18 @@ def test_killed_in_every_stage_it_ends_the_same(
 def test_a_method_that_lends_a_calibration_says_what_it_is_made_from(cached: fut.Run) -> None:
     prints = {method.name: dict(method.fingerprint(cached.context, "probe")) for method in METHODS}
     assert all(bool(found) == (METHODS[name].preparation is not None) for name, found in prints.items())
+
+
+@PREPARED
+def test_what_an_older_format_made_is_refused_by_name(
+    cached: fut.Run, tmp_path: Path, preparation: Preparation[Any]
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(cached.path, path)
+    manifest = path / preparation.name / "manifest.json"
+    content = json.loads(manifest.read_text()) | {"format": FORMAT - 1}
+    del content["digest"]
+    manifest.write_text(json.dumps(content | {"digest": fingerprint(content)}))
+    said = rf"expected manifest format {FORMAT} in .*{preparation.name}.*; it has format {FORMAT - 1}; .*make the artefact again"
+    with pytest.raises(IdentityError, match=said):
+        READERS[preparation.name].open(fut.open(path, device="cpu").context)

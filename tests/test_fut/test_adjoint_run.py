@@ -33,7 +33,7 @@ EXACT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exac
 @pytest.mark.parametrize("kind", ["ensemble", "mixture"])
 @pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [1, 0, 2, 4, 3], [0, 0, 1, 4, 4]])
 def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int], kind: str) -> None:
-    run = make_run(**FLOAT64, adjoint={"centre": kind} | EXACT)
+    run = make_run("adjoint", **FLOAT64, adjoint={"centre": kind} | EXACT)
     found = run.estimate([order], "adjoint", known=False)[0]
     expected = written_out(run, order, kind, 2, 3) - written_out(run, list(range(5)), kind, 2, 3)
     assert expected != 0
@@ -41,7 +41,7 @@ def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int], kind: 
 
 
 def test_all_coordinates_sampled_is_no_sample(make_run: MakeRun) -> None:
-    plain, sampled = make_run(**FLOAT64), make_run(**FLOAT64, adjoint={"coordinates": 10**9})
+    plain, sampled = make_run("adjoint", **FLOAT64), make_run("adjoint", **FLOAT64, adjoint={"coordinates": 10**9})
     orders = ["reverse", "random:1"]
     assert [e.value for e in plain.estimate(orders)] == [e.value for e in sampled.estimate(orders)]
 
@@ -106,7 +106,7 @@ def test_a_calibration_is_not_used_on_terms_made_anew(own_run: Path) -> None:
 
 
 def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
-    run = make_run(**FLOAT64, adjoint={"pool": 5})
+    run = make_run("adjoint", **FLOAT64, adjoint={"pool": 5})
     problem, expansion = run.context.problem, open_expansion(run.context)
     theta = run.context.state(2).theta
     direction = problem.probe_gradient(theta)
@@ -116,7 +116,7 @@ def test_a_pool_of_every_sample_has_the_mean_hessian(make_run: MakeRun) -> None:
 
 
 def test_a_pool_is_divided_among_the_places_and_averaged_over_them(make_run: MakeRun) -> None:
-    run = make_run(**FLOAT64, adjoint={"pool": 15})
+    run = make_run("adjoint", **FLOAT64, adjoint={"pool": 15})
     problem, config = run.context.problem, open_expansion(run.context).spec.config
     places = torch.stack([run.context.state(t).theta for t in (0, 2, 4)])
     samples = len(problem.data.items[0][0])
@@ -156,7 +156,7 @@ def test_an_ensemble_is_of_orders_as_they_are_really_trained(tmp_path: Path) -> 
 def test_exact_products_are_what_differences_come_near_to(make_run: MakeRun, curvature: str) -> None:
     """Central ones of a drawn batch, one-sided ones of items whose gradients are known."""
     adjoint = {"mixture": 2, "curvature": curvature}
-    runs = [make_run(**FLOAT64, adjoint=adjoint | {"products": p}) for p in ("exact", "difference")]
+    runs = [make_run("adjoint", **FLOAT64, adjoint=adjoint | {"products": p}) for p in ("exact", "difference")]
     exact, near = (open_expansion(run.context).terms().read("weight", 2) for run in runs)
     assert 0 < np.linalg.norm(exact - near) < 1e-3 * np.linalg.norm(exact)
     theta = runs[0].context.state(2).theta
@@ -185,14 +185,14 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
     run = make_run()
     orders = [run.order(f"random:{i}") for i in range(5)]
     expected = raw_estimates(run.methods.open("adjoint"), orders)[0]
-    monkeypatch.setattr("fut.methods.adjoint.estimator.CACHED", cached)
+    monkeypatch.setattr("fut.methods.adjoint.estimator.BLOCK", cached)
     assert len(run.methods.open("adjoint")._blocks(5)) == (1 if cached == 10**9 else -(-run.context.parameters // 512))
     assert raw_estimates(run.methods.open("adjoint"), orders)[0] == expected
     assert [raw_estimates(run.methods.open("adjoint"), [o])[0][0] for o in orders] == expected
 
 
 def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
-    run = make_run(adjoint={"mixture": 3})
+    run = make_run("adjoint", adjoint={"mixture": 3})
     run.cache(["adjoint"])
     members = open_expansion(run.context).spec.trajectory.members
     truth = [run.retrain(order).loss for order in members]
@@ -208,7 +208,9 @@ def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make
         f"on the few real runs that it is made of it errs by {error:.2g} nats/token (standard deviation"
         in estimate.note
     )
-    assert "errs by" not in make_run(adjoint={"mixture": 2}).estimate(["reverse"], known=False)[0].note, "mirror images"
+    assert "errs by" not in make_run("adjoint", adjoint={"mixture": 2}).estimate(["reverse"], known=False)[0].note, (
+        "mirror images"
+    )
     alone = fut.train(tmp_path / "run", small_config(adjoint={"centre": "mixture"}), device="cpu")
     alone.cache(["adjoint"])
     assert alone.info()["adjoint_own_error"] is None
@@ -218,7 +220,7 @@ def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make
 
 
 def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
-    run = make_run(**FLOAT64)
+    run = make_run("adjoint", **FLOAT64)
     run.cache(["adjoint"])
     found = run.info()["adjoint_difference_error"]
     assert 0 < found < 1e-3
@@ -245,7 +247,7 @@ def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path,
 def test_a_calibration_of_a_version_with_even_anchors_is_one_of_even_anchors(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, spacing: str, pinned: bool
 ) -> None:
-    run, seen = make_run(adjoint={"spacing": spacing}), list[Any]()
+    run, seen = make_run("adjoint", adjoint={"spacing": spacing}), list[Any]()
     monkeypatch.setattr(
         "fut.estimation.calibration.json", SimpleNamespace(dumps=lambda content, **_: str(seen.append(content)))
     )
@@ -256,7 +258,7 @@ def test_a_calibration_of_a_version_with_even_anchors_is_one_of_even_anchors(
 def test_a_calibration_of_replayed_functionals_is_none_of_looked_up_ones(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(adjoint={"functionals": 2})
+    run = make_run("adjoint", adjoint={"functionals": 2})
     run.cache(["adjoint"])
     names, dumps = ("adjoint", "positions"), calibration.json.dumps
 

@@ -41,7 +41,7 @@ def test_the_error_is_that_of_the_table_between_anchors(
 ) -> None:
     monkeypatch.setattr(choosing, "PILOTS", pilots)
     data = {"items": 7, "batch": 2, "context": 12, "probe": 4}
-    run = make_run(**FLOAT64, data=data, adjoint=EXACT | TIGHT | {"seed": pilots})
+    run = make_run("adjoint", **FLOAT64, data=data, adjoint=EXACT | TIGHT | {"seed": pilots})
     expansion, wrong, spread = open_expansion(run.context), 0.0, 0.0
     anchors, true = expansion.spec.spread(3), written_out_table(run, range(run.steps)).sum(-1)
     guessed, items = written_out_table(run, anchors).sum(-1), choosing.pilot_items(expansion.spec)

@@ -58,7 +58,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Few:
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_the_estimate_is_its_formula(few: Few, make_run: MakeRun, sample: str | None) -> None:
-    plain = make_run(**FLOAT64, adjoint=PLAIN)
+    plain = make_run("adjoint", **FLOAT64, adjoint=PLAIN)
     order = plain.order([4, 3, 2, 1, 0])
     whole = plain.methods.open("adjoint")
     assert isinstance(whole, Adjoint)
@@ -82,7 +82,7 @@ def test_it_takes_sampling_error_away_and_states_the_rest(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, warmup: int, most: float
 ) -> None:
     """Also where memory is cold, so that the table is no guide to a few coordinates."""
-    exact = make_run(**FLOAT64, adjoint=PLAIN, warmup={"steps": warmup})
+    exact = make_run("adjoint", **FLOAT64, adjoint=PLAIN, warmup={"steps": warmup})
     orders = random_orders(exact.reference, 8, 1)
     true = np.array(raw_estimates(exact.methods.open("adjoint"), orders)[0])
     errors, stated, plain = [], [], []

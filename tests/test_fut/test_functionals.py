@@ -45,7 +45,7 @@ def probe_bend(expansion: Expansion, delta: Tensor) -> Tensor:
 def test_functionals_hold_the_curvature_of_simulated_displacements(
     make_run: MakeRun, kept: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(**FLOAT64)
+    run = make_run("adjoint", **FLOAT64)
     run.cache(["adjoint"])
     expansion = open_expansion(run.context)
     monkeypatch.setattr(functionals, "SAMPLES", 1)  # as many simulated orders as functionals: nothing is left out
@@ -58,7 +58,7 @@ def test_functionals_hold_the_curvature_of_simulated_displacements(
 
 
 def test_the_strongest_directions_come_first(make_run: MakeRun, kept: None) -> None:
-    run = make_run(**FLOAT64)
+    run = make_run("adjoint", **FLOAT64)
     run.cache(["adjoint"])
     expansion = open_expansion(run.context)
     (probe,) = make_readouts(run.context.problem, ["probe"], {})
@@ -73,7 +73,7 @@ def test_the_strongest_directions_come_first(make_run: MakeRun, kept: None) -> N
 def test_the_estimate_is_the_linear_one_and_half_the_squares(
     make_run: MakeRun, kept: None, kind: str, rate: float
 ) -> None:
-    run = make_run(**FLOAT64, adjoint={"functionals": 4, "centre": kind}, schedule={"rate": rate})
+    run = make_run("adjoint", **FLOAT64, adjoint={"functionals": 4, "centre": kind}, schedule={"rate": rate})
     order = random_order(run.reference, 5)
     expansion = open_expansion(run.context)
     found = [slow_functionals(run, o) for o in (order, run.reference)]
@@ -132,7 +132,9 @@ def test_looked_up_functionals_are_those_of_real_training(
 ) -> None:
     """At a low rate, against the endpoints of retrained orders; to first order in gradients, of which AdamW is no linear rule."""
     sections = {"rule": {"name": name, "options": {}}, "schedule": {"rate": rate}, "data": {"batch": 16}}
-    run = make_run(**FLOAT64, **sections, adjoint={"functionals": 5, "anchors": 5}, warmup={"steps": 40, "ramp": 2})
+    run = make_run(
+        "adjoint", **FLOAT64, **sections, adjoint={"functionals": 5, "anchors": 5}, warmup={"steps": 40, "ramp": 2}
+    )
     slopes, bend = slopes_of(open_expansion(run.context)), bend_of(open_expansion(run.context), None)
     orders = [random_order(run.reference, 7, i) for i in range(6)]
     found = bend.looked_up(run.methods.open("adjoint").batch(orders))
@@ -206,7 +208,7 @@ def test_sums_do_not_depend_on_the_batch(small_run) -> None:  # type: ignore[no-
 
 
 def test_other_readouts_are_read_linearly(make_run: MakeRun) -> None:
-    run = make_run(**FLOAT64, adjoint={"functionals": 2, "readouts": ["probe", "item:1"]})
+    run = make_run("adjoint", **FLOAT64, adjoint={"functionals": 2, "readouts": ["probe", "item:1"]})
     run.cache(["adjoint"])
     counts = {name: run.methods.open("adjoint", readout=name).functionals for name in ("probe", "item:1")}
     assert counts == {"probe": 2, "item:1": 0}
@@ -216,7 +218,7 @@ def test_other_readouts_are_read_linearly(make_run: MakeRun) -> None:
 
 
 def test_without_functionals_the_reading_is_linear(make_run: MakeRun) -> None:
-    run = make_run(adjoint={"functionals": 0})
+    run = make_run("adjoint", adjoint={"functionals": 0})
     run.cache(["adjoint"])
     assert run.methods.open("adjoint").functionals == 0
     assert run.estimate(["identity"], known=False)[0].value == run.reference_loss
@@ -250,14 +252,14 @@ def test_partial_sums_are_sums() -> None:
 
 
 def test_the_reading_is_an_option(make_run: MakeRun) -> None:
-    run = make_run(**FLOAT64, adjoint={"functionals": 3})
+    run = make_run("adjoint", **FLOAT64, adjoint={"functionals": 3})
     run.cache(["adjoint"])
     found = {r: run.estimate(["reverse"], f"adjoint:reading={r}")[0].delta for r in ("linear", "quadratic")}
     assert found["quadratic"] == run.estimate(["reverse"], "adjoint")[0].delta != found["linear"]
     assert run.estimate(["identity"], "adjoint:reading=linear", known=False)[0].value == run.reference_loss
     with pytest.raises(UsageError, match="reading: expected one of linear, quadratic, got `cubic`"):
         run.methods.open("adjoint:reading=cubic")
-    other = make_run(adjoint={"functionals": 0})
+    other = make_run("adjoint", adjoint={"functionals": 0})
     other.cache(["adjoint"])
     with pytest.raises(UsageError, match="expected an expansion with functionals of `probe`"):
         other.methods.open("adjoint:reading=quadratic")

@@ -77,11 +77,11 @@ def written_out(run: fut.Run, order: list[int]) -> float:
 
 @pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [1, 0, 2, 4, 3]])
 def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int]) -> None:
-    run = make_run(**FLOAT64, adjoint=EXACT | CURVED)
+    run = make_run("adjoint", **FLOAT64, adjoint=EXACT | CURVED)
     found = run.estimate([order], "adjoint", known=False)[0]
     expected = written_out(run, order) - written_out(run, list(range(5)))
     assert found.delta == pytest.approx(expected, rel=1e-8)
-    plain = make_run(**FLOAT64, adjoint=EXACT).estimate([order], "adjoint", known=False)[0]
+    plain = make_run("adjoint", **FLOAT64, adjoint=EXACT).estimate([order], "adjoint", known=False)[0]
     assert found.delta != pytest.approx(plain.delta, rel=1e-5), "curvature in the replay should change something"
     assert found.delta == pytest.approx(plain.delta, rel=0.2), "but nothing of first order"
 
@@ -105,7 +105,7 @@ def test_the_pairs_are_of_mean_curvature_in_the_rules_metric(tmp_path: Path, mon
 
 def test_without_rank_nothing_is_pinned_or_kept(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
-    runs, dumps = [make_run(adjoint=adjoint) for adjoint in ({}, CURVED)], json.dumps
+    runs, dumps = [make_run("adjoint", adjoint=adjoint) for adjoint in ({}, CURVED)], json.dumps
     with monkeypatch.context() as patched:
         patched.setattr("json.dumps", lambda content, **options: (seen.append(content), dumps(content, **options))[1])
         for run in runs:
@@ -126,7 +126,7 @@ def test_without_rank_nothing_is_pinned_or_kept(make_run: MakeRun, monkeypatch: 
 def test_estimates_are_bitwise_the_reference_and_alike_in_any_batch(
     make_run: MakeRun, adjoint: dict[str, int], rule: dict[str, dict[str, float]]
 ) -> None:
-    run = make_run(adjoint=adjoint | CURVED, **({"rule": rule} if rule else {}))
+    run = make_run("adjoint", adjoint=adjoint | CURVED, **({"rule": rule} if rule else {}))
     orders = [run.order(spec) for spec in ("identity", "reverse", "random:3")]
     estimator = run.methods.open("adjoint")
     together = raw_estimates(estimator, orders)
@@ -136,7 +136,7 @@ def test_estimates_are_bitwise_the_reference_and_alike_in_any_batch(
 
 
 def test_a_sample_errs_by_what_it_states(tmp_path: Path, make_run: MakeRun) -> None:
-    exact = make_run(**FLOAT64, adjoint=CURVED)
+    exact = make_run("adjoint", **FLOAT64, adjoint=CURVED)
     orders = random_orders(exact.reference, 12, 1)
     true = np.array(raw_estimates(exact.methods.open("adjoint", reading="linear"), orders)[0])
     errors, stated = [], []
@@ -195,7 +195,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
-    run = make_run(**FLOAT64, adjoint=CURVED)
+    run = make_run("adjoint", **FLOAT64, adjoint=CURVED)
     stages = [s for s in run.plan().stages if s.stage.startswith("adjoint:")]
     assert "adjoint: low rank" in [s.stage for s in stages]
     expansion = open_expansion(run.context)

@@ -34,7 +34,7 @@ def as_it_comes(run: fut.Run) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["ensemble", "mixture"])
 def test_the_table_is_its_formula(make_run: MakeRun, kind: str) -> None:
-    run = make_run(**FLOAT64, adjoint=ADJOINT | {"centre": kind})
+    run = make_run("adjoint", **FLOAT64, adjoint=ADJOINT | {"centre": kind})
     expected = written_out_table(run).sum(-1)
     assert np.abs(expected).max() > 1e-5
     assert as_it_comes(run) == pytest.approx(expected, rel=1e-9, abs=1e-9 * np.abs(expected).max())
@@ -63,7 +63,7 @@ def test_the_table_is_held_where_memory_is_cold(tmp_path: Path) -> None:
 
 
 def test_the_table_is_of_all_coordinates_whatever_is_kept(tmp_path: Path, make_run: MakeRun) -> None:
-    exact = make_run(**FLOAT64).orders.positions()
+    exact = make_run("adjoint", **FLOAT64).orders.positions()
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
     expand(run.context, AdjointConfig(coordinates=600))
     assert len(open_expansion(run.context).indices) < run.context.parameters / 2
@@ -71,7 +71,7 @@ def test_the_table_is_of_all_coordinates_whatever_is_kept(tmp_path: Path, make_r
 
 
 def test_without_a_control_variate_the_table_is_of_the_sample(tmp_path: Path, make_run: MakeRun) -> None:
-    exact = as_it_comes(make_run(**FLOAT64))
+    exact = as_it_comes(make_run("adjoint", **FLOAT64))
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
     expand(run.context, AdjointConfig(coordinates=1500, control="never"))
     found = run.orders.positions()
@@ -81,7 +81,7 @@ def test_without_a_control_variate_the_table_is_of_the_sample(tmp_path: Path, ma
     assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.9
     assert run.info()["adjoint_anchor_error"] > 0
     losses, variances = raw_estimates(run.methods.open("adjoint"), [run.order("reverse")])
-    whole = raw_estimates(make_run(**FLOAT64).methods.open("adjoint"), [run.order("reverse")])[0]
+    whole = raw_estimates(make_run("adjoint", **FLOAT64).methods.open("adjoint"), [run.order("reverse")])[0]
     assert 0 < abs(losses[0] - whole[0]) < 4 * variances[0] ** 0.5
 
 
@@ -164,7 +164,7 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
     assert left[1] == pytest.approx(expected, rel=1e-4, abs=1e-5 * np.abs(expected).max())
     error = run.info()["adjoint_anchor_error"]
     assert error == pytest.approx(float(np.sqrt(run.steps * expected.var())), rel=1e-4)
-    assert make_run(adjoint={"anchors": 2}).info()["adjoint_anchor_error"] is None
+    assert make_run("adjoint", adjoint={"anchors": 2}).info()["adjoint_anchor_error"] is None
 
 
 @pytest.mark.parametrize(

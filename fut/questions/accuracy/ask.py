@@ -11,6 +11,7 @@ from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.estimation.calibration import fresh_orders
 from fut.estimation.results import Answers
+from fut.methods.registry import REFERENCE, RETRAIN, method_of
 from fut.questions.accuracy import render
 from fut.questions.accuracy.result import Verification, verify
 from fut.questions.context import QuestionContext, method_name
@@ -61,7 +62,7 @@ def ask(request: VerifyRequest, context: QuestionContext) -> Verification:
     service, run, truths = context.service, context.run, context.service.truths(request.readout)
     readout = truths.readout
     chosen = _chosen(request, context, readout)
-    methods = {name: service.measured(name, readout) for name in chosen if name != "retrain"}
+    methods = {name: service.measured(name, readout) for name in chosen if not method_of(name).capabilities.trains}
     for method in methods.values():
         method.ready()  # refuse before anything is retrained
     used = {digest for method in methods.values() for digest in method.fitted_digests}
@@ -69,8 +70,8 @@ def ask(request: VerifyRequest, context: QuestionContext) -> Verification:
     with context.progress("retraining", request.orders * run.steps) as tick:
         trained = {order: truths.train_timed(order, tick) for order in orders}
     answering: dict[str, Callable[[Sequence[Order]], Answers]] = dict(methods)
-    if "retrain" in chosen:
-        answering["retrain"] = lambda orders: _exact([trained[order] for order in orders])
+    if RETRAIN.name in chosen:
+        answering[RETRAIN.name] = lambda orders: _exact([trained[order] for order in orders])
     costs = {name: service.costs(name) for name in chosen}
     result = verify(orders, truths.reference, trained.__getitem__, answering, costs, readout, truths.unit)
     basis = {name: service.basis(name, readout) for name in methods}
@@ -116,7 +117,7 @@ def _chosen(request: VerifyRequest, context: QuestionContext, readout: str) -> l
         return context.service.ready_methods(readout)
     require_methods("verify", request.estimators, context.run.methods)
     context.service.require_movable("verify", request.estimators)
-    return list(dict.fromkeys(["reference", *request.estimators]))
+    return list(dict.fromkeys([REFERENCE.name, *request.estimators]))
 
 
 def require_methods(question: str, names: Sequence[str], known: Collection[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from estimators.orders.order import Order
 from fut.errors import UsageError
+from fut.methods.registry import method_of
 from fut.questions.curriculum.constraints import Constraints
 from fut.questions.curriculum.evaluator import Budget
 from fut.questions.curriculum.result import Curriculum
@@ -112,7 +113,7 @@ class SearchRequest(Request[Curriculum]):
             raise UsageError(
                 "search: expected --verify 1 or more with --also, got 0: other read-outs are those of retraining"
             )
-        if self.estimator in ("retrain", "reference"):
+        if self.estimator is not None and not method_of(self.estimator).capabilities.calibrates:
             raise UsageError(
                 f"search: expected an estimator that tells orders apart without training, got `{self.estimator}`; name another"
             )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fut.errors import NotCachedError, UsageError
+from fut.methods.registry import REFERENCE, method_of
 from fut.questions.accuracy.result import verify
 from fut.questions.context import QuestionContext, method_name
 from fut.questions.leave_out import render
@@ -77,19 +78,19 @@ def ask(request: LdsRequest, context: QuestionContext) -> Datamodel:
 
 def _chosen(request: LdsRequest, context: QuestionContext, readout: str) -> list[str]:
     """The methods to compare; without names, those of the default that the run's store can serve."""
-    known = [name for name in context.run.methods if name != "retrain"]
+    known = [name for name in context.run.methods if not method_of(name).capabilities.trains]
     unknown = [name for name in request.estimators or () if method_name(name) not in known]
     if unknown:
         raise UsageError(f"lds: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names")
     if request.estimators is not None:
-        return list(dict.fromkeys(["reference", *request.estimators]))
+        return list(dict.fromkeys([REFERENCE.name, *request.estimators]))
     able = [name for name in DEFAULT if context.service.is_ready(name, readout)]
     if not able:
         raise NotCachedError(
             "lds: expected what an estimator of leave-out effects reads, got none; run "
             "`fut cache RUN --terms reweighting`, or name --estimators"
         )
-    return ["reference", *able]
+    return [REFERENCE.name, *able]
 
 
 def _costs(request: LdsRequest, context: QuestionContext) -> Sequence[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fut.display.format import brief, columns, interval, nbytes, number
 from fut.display.picture import save
+from fut.methods.registry import method_of
 from fut.questions.context import PassPlan
 from fut.questions.memorization.maps import ABSENT, KINDS
 from fut.questions.memorization.result import Memorization
@@ -48,7 +49,7 @@ def costs(maps: MapCosts, plan: PassPlan | None, steps: int) -> str:
             f"sweeping {plan.readouts} read-outs once: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
             f"{nbytes(plan.nbytes)} on disk and {nbytes(plan.scratch)} of scratch meanwhile, before compression"
         )
-    cells, said = len(maps.items) * steps, "retrained" if maps.estimator == "retrain" else "estimated"
+    cells, said = len(maps.items) * steps, "retrained" if method_of(maps.estimator).capabilities.trains else "estimated"
     return (
         f"{sweep}; {cells:,} cells and {len(maps.items)} orders without an item are {said}; at most {maps.retrained} orders "
         f"are retrained for intervals and comparison, {maps.retrained * steps:,} steps"

@@ -44,10 +44,16 @@ EDITS = ("swap", "move")
 
 @dataclass(frozen=True)
 class Table:
-    """One read-out's table worth [T, T], in its unit; reference: its value after the reference run.
+    """One read-out's table.
 
-    calibrated: on random orders. edits: calibrations on orders that are one edit of a kind away from the reference order,
-    which go before that one for such orders, as `fut whatif` has it.
+    Args:
+        readout: by name.
+        unit: of all values.
+        reference: its value after the reference run.
+        worth: [T, T], by step and card.
+        calibrated: the calibration on random orders, if there is one.
+        edits: calibrations on orders that are one edit of a kind away from the reference order, which go before that one for
+            such orders, as `fut whatif` has it.
     """
 
     readout: str
@@ -87,7 +93,14 @@ def _fit(calibrated: Calibrated) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """An order of the cards by name. group: of such orders; spec: as `--order` takes it, empty for none."""
+    """An order of the cards by name.
+
+    Args:
+        group: of such orders.
+        name: within the group.
+        cards: step by step.
+        spec: as `--order` takes it; empty for none.
+    """
 
     group: str
     name: str
@@ -97,10 +110,18 @@ class Arrangement:
 
 @dataclass(frozen=True)
 class Board:
-    """tables: those of the read-outs that the page has room for, the first of which the board shows in large; left_out: the
-    others. classes: cards of equal class hold the same content. items: of every card, as the reference run consumes them;
-    content: the same with one number for all items of equal content, ascending, from which an order's distance is taken.
-    truths: the first read-out after orders of cards that were really trained, by the classes of their cards."""
+    """What the page predicts orders of cards from.
+
+    Args:
+        tables: of the read-outs that the page has room for, the first of which the board shows in large.
+        left_out: the other read-outs.
+        arrangements: orders with names.
+        random: random orders.
+        classes: of the cards; those of equal class hold the same content.
+        items: of every card, as the reference run consumes them.
+        content: the same with one number for all items of equal content, ascending, from which an order's distance is taken.
+        truths: the first read-out after orders of cards that were really trained, by the classes of their cards.
+    """
 
     tables: list[Table]
     left_out: list[str]

@@ -22,11 +22,22 @@ MOST = 640
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Values [rows, columns] about zero, low ones blue; NaN is left blank. about: in words.
+    """Values [rows, columns] about zero, low ones blue; NaN is left blank.
 
-    light, dark: the picture as a data URI. limit: the magnitude of the darkest colour. values: base64 of float32.
-    row, column: what a row and a column is one of; names: the numbers of the rows; said: what a value is; marks: cells that
-    are outlined.
+    Args:
+        key: of its elements.
+        about: what it shows, in words.
+        light: the picture as a data URI, on a light page.
+        dark: the same on a dark one.
+        shape: rows and columns.
+        limit: the magnitude of the darkest colour.
+        scale: of the values.
+        values: base64 of float32.
+        row: what a row is one of.
+        column: what a column is one of.
+        said: what a value is.
+        names: numbers of the rows.
+        marks: cells that are outlined.
     """
 
     key: str

@@ -44,7 +44,13 @@ def scatter(points: Agreement, name: str) -> Chart:
 
 @dataclass(frozen=True)
 class Gauge:
-    """The board's own axis, on which its script marks the order that is shown. axis: in the scale's numbers."""
+    """The board's own axis, on which its script marks the order that is shown.
+
+    Args:
+        chart: its drawing.
+        axis: in the scale's numbers.
+        scale: of the values.
+    """
 
     chart: Chart
     axis: Axis

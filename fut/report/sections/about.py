@@ -21,8 +21,15 @@ BUILT_IN = "fut.models.transformer.Transformer"
 
 @dataclass(frozen=True)
 class About:
-    """name: of the run's directory. words: sentences on what was trained. losses [nats/token] before the window and after
-    it, in the reference order. facts: label and value, hashes and versions among them."""
+    """What was run.
+
+    Args:
+        name: of the run's directory.
+        words: sentences on what was trained.
+        start: loss before the window [nats/token].
+        reference: loss after it, in the reference order [nats/token].
+        facts: label and value, hashes and versions among them.
+    """
 
     name: str
     words: list[str]

@@ -33,8 +33,18 @@ QUESTION, BUDGET = "Which order is best?", "--budget 60"
 
 @dataclass(frozen=True)
 class Search:
-    """One search, as the page shows it. compared: losses on one line; progress: best estimate against evaluations, None
-    where it never improved. named: the retrained named orders, the best first. arrangement: of the board, if it has one."""
+    """One search, as the page shows it.
+
+    Args:
+        answer: as it was kept.
+        headline: the best order's value, in words.
+        rivals: whom it is compared with, and by how much it differs, also in perplexity.
+        compared: chart of values on one line.
+        progress: chart of the best estimate against evaluations; None where it never improved.
+        named: the retrained named orders, the best first.
+        arrangement: of the board, if it has one.
+        written: the order itself.
+    """
 
     answer: Curriculum
     headline: str

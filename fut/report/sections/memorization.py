@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fut.display.format import amount, interval, number
-from fut.display.scale import labelled, minus
+from fut.display.agreement import BY_KEY, Column
+from fut.display.format import amount, number
+from fut.display.scale import minus
 from fut.questions.memorization.cells import Checked
 from fut.questions.memorization.maps import ABSENT
 from fut.questions.memorization.result import Memorization
@@ -166,27 +167,28 @@ def _generalization(answer: Memorization, one: str) -> tuple[str, Chart]:
     return title, bars(labels, bands["absence"], answer.unit, SIMILARITY, "decrease")
 
 
+HEATMAP_ERROR = Column("heatmap_error", "heatmap error", "heatmap error", lambda v: number(v, ".2f"), "0 is best")
+COLUMNS = (
+    BY_KEY["spearman"],
+    BY_KEY["spearman_interval"],
+    HEATMAP_ERROR,
+    *(BY_KEY[key] for key in ("mae", "skill", "coverage")),
+)
+"""Of the table of estimates against retrained cells."""
+
+
 def _checked(checked: Mapping[str, Checked], row: str, unit: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the estimates against retrained cells, kind by kind."""
-    header = ["retrained", "orders", "Spearman (1 is best) [90 % interval]", "heatmap error (0 is best)"]
-    header += [f"{labelled('MAE', unit)} (0 is best)", "skill (positive is better)", "coverage of 90 % intervals"]
     kinds = [kind for kind in (*KINDS, *(ABSENT + kind for kind in KINDS)) if kind in checked]
+    header = ["retrained", "orders", *(column.titled(unit) for column in COLUMNS)]
     return header, [_checked_row(kind, checked[kind], row) for kind in kinds]
 
 
 def _checked_row(kind: str, cells: Checked, row: str) -> list[str]:
-    whose, measured = kind.removeprefix(ABSENT), cells.measures
+    whose = kind.removeprefix(ABSENT)
     name = KINDS[whose][0].format(row=row)
-    rank = f"{number(measured['spearman'])} {interval(measured['spearman_interval'])}"
-    numbers = [
-        str(len(cells.truth)),
-        "–" if measured["spearman"] is None else rank,
-        number(measured.get("heatmap_error"), ".2f"),
-        number(measured["mae"], ".5f"),
-        number(measured["skill"], "+.2f"),
-        number(measured.get("coverage"), ".2f"),
-    ]
-    return [f"{name}, {row} left out" if whose != kind else name, *map(minus, numbers)]
+    shown = [minus(column.cell(cells.measures)) for column in COLUMNS]
+    return [f"{name}, {row} left out" if whose != kind else name, str(len(cells.truth)), *shown]
 
 
 def tiles(record: RunRecord) -> list[Tile]:

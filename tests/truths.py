@@ -1,0 +1,65 @@
+"""A table of truths and an archive in memory: what a study is asked of where nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from estimators.orders.order import Order
+from fut.progress import silent
+from fut.protocols import Answer
+from fut.studies.base import StudyContext
+
+
+@dataclass
+class TableOfTruths:
+    """Every order ends at a number of its own; the orders that were trained are listed."""
+
+    readout: str = "probe"
+    unit: str = "nats/token"
+    trained: list[Order] = field(default_factory=list)
+    order: Order = field(default_factory=lambda: Order.of(range(5)))
+
+    @staticmethod
+    def value(order: Order) -> float:
+        return 2.0 + sum(step * item for step, items in enumerate(order.steps) for item in items) / 100
+
+    @property
+    def reference(self) -> float:
+        return self.value(self.order)
+
+    def find(self, order: Order) -> float | None:
+        return self.value(order) if order in self.trained else None
+
+    def train(self, order: Order, tick: Callable[[], object] = lambda: None) -> float:
+        return self.train_timed(order, tick)[0]
+
+    def train_timed(self, order: Order, tick: Callable[[], object] = lambda: None) -> tuple[float, float]:
+        if order not in self.trained:
+            self.trained.append(order)
+            for _ in order.steps:
+                tick()
+        return self.value(order), 1.0
+
+
+@dataclass
+class Answers:
+    """An archive in memory."""
+
+    kept: list[tuple[str, Any, dict[str, Any]]] = field(default_factory=list)
+
+    def keep(self, kind: str, key: Any, answer: Answer, **beside: Any) -> None:
+        self.kept.append((kind, key, answer.as_dict() | beside))
+
+    def find(self, kind: str, key: Any) -> dict[str, Any] | None:
+        return next((content for k, about, content in self.kept if (k, about) == (kind, key)), None)
+
+    def read(self, kind: str) -> Iterator[dict[str, Any]]:
+        return (content for k, _, content in self.kept if k == kind)
+
+
+def table_context(truths: TableOfTruths | None = None, archive: Answers | None = None) -> StudyContext:
+    """A context of a study on a table."""
+    truths = truths or TableOfTruths()
+    return StudyContext(truths.order, truths, archive or Answers(), silent)
