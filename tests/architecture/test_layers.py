@@ -38,7 +38,7 @@ SLICES: dict[str, dict[str, set[str]]] = {
     "fut.methods": {name: {"expansion"} for name in ("adjoint", "lowrank", "reweighting")},
     "fut.questions": {"leave_out": {"accuracy"}},  # which compares methods as `verify` does
 }
-# Results that are shown in many ways, and what a user's rule may say of itself; the list may shrink.
+# Results that are shown in many ways; the list may shrink.
 WIDE_CLASSES = {"Curriculum", "Memorization"}
 MEMBERS, PARAMETERS, LINES = 25, 10, 400
 # Heavy packages: the only rooms that may import them.

@@ -14,7 +14,7 @@ class LowRankConfig(Section):
     centre and its anchors are as in `adjoint`."""
 
     rank: int = Field(32, ge=1, description="Ritz pairs at every curvature anchor, a Hessian-vector product each")
-    anchors: int = Field(4, ge=1, description="checkpoints of the trajectory at which they are taken")
+    num_anchors: int = Field(4, ge=1, description="checkpoints of the trajectory at which they are taken")
     pool: int = Field(2, ge=1, description="size of a batch drawn from all items, in steps (items per step each)")
     refresh: int = Field(
         16,

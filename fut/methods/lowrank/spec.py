@@ -64,7 +64,7 @@ class LowRankSpec:
     @cached_property
     def curvature_anchors(self) -> list[int]:
         """Checkpoints of the trajectory at which low-rank curvature is taken."""
-        return curvature_anchors(self.steps, self.config.anchors)
+        return curvature_anchors(self.steps, self.config.num_anchors)
 
     @cached_property
     def refreshed(self) -> list[int]:

@@ -295,13 +295,13 @@ def test_calibrations_are_not_used_on_terms_made_anew(tmp_path: Path) -> None:
     assert run.estimate(["reverse"], "lowrank", known=False)[0].interval is not None
     assert run.estimate(["reverse"], "lowrank:refresh=1", known=False)[0].interval is None
     shutil.rmtree(run.path / "lowrank")
-    curve(run.context, LowRankConfig(rank=2, anchors=2, refresh=2))
+    curve(run.context, LowRankConfig(rank=2, num_anchors=2, refresh=2))
     assert run.estimate(["reverse"], "lowrank", known=False)[0].interval is None
 
 
 def test_what_it_refuses(tmp_path: Path, curved_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(IdentityError, match=r"lowrank\.rank"):
-        curve(curved_run.context, LowRankConfig(rank=7, anchors=2, refresh=2))
+        curve(curved_run.context, LowRankConfig(rank=7, num_anchors=2, refresh=2))
     run = trained(tmp_path / "run")
     cost = low_rank_cost(open_low_rank(run.context).spec)
     needed = cost.scratch + cost.kept
