@@ -143,14 +143,14 @@ STYLES = {
 LABELS = {
     **{f"pool = {pool}, drawn anew every step": f"pool={pool} anew" for pool in (1, 2, 8)},
     "reference order": "ref.",
-    "order 0 about the centre": "order 0",
+    "order 0 about the trajectory": "order 0",
     "replay (order 0 about the reference)": "replay",
     "replay-exact (order 1)": "replay-exact (n = 16)",
-    "adjoint, v of the centre": "v frozen",
-    "fut, reference": "fut",
-    "fut, replayed": "fut, repl.",
-    "fut, no sketch, reference": "fut, k = D",
-    "fut, no sketch, replayed": "fut, repl., k = D",
+    "adjoint, v of the trajectory": "v frozen",
+    "taylor1, reference": "taylor1",
+    "taylor1, replayed": "taylor1, repl.",
+    "taylor1, no sketch, reference": "taylor1, k = D",
+    "taylor1, no sketch, replayed": "taylor1, repl., k = D",
 }
 MEASURES = {"spearman": "1 − Spearman", "skill": "1 − calibrated skill"}
 

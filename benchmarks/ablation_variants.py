@@ -35,7 +35,7 @@ from fut.methods.curvature_batches import pooled_batch, pooled_products
 from fut.methods.expansion.spec import Trajectory
 from fut.methods.pairwise.replay import Replay, ReplayExact
 from fut.methods.pairwise.store import term_layout
-from fut.methods.pairwise.taylor import Fut
+from fut.methods.pairwise.taylor import FirstOrderTaylor
 from fut.methods.stages import build
 from fut.models.autodiff import hessian_vector, hessian_vector_difference
 
@@ -74,12 +74,12 @@ class ReferenceSpec(AdjointSpec):
 
     @cached_property
     def trajectory(self) -> Trajectory:
-        return AboutReference(self.problem, False, self.config.mixture, self.config.seed)
+        return AboutReference(self.problem, False, self.config.num_runs, self.config.seed)
 
 
 @dataclass(frozen=True)
 class VariedExpansion(Expansion):
-    """relative: step of the central differences. about_reference: the reference run itself in the centre's place. batches: seed
+    """relative: step of the central differences. about_reference: the reference run itself in its place. batches: seed
     of the batches that curvature is taken on, whatever the configuration's."""
 
     relative: float = 3e-4
@@ -92,10 +92,10 @@ class VariedExpansion(Expansion):
         return pooled_products(self.problem, config, step, places, directions, len(self.spec.names), self.relative)
 
     def share(self, shared: Path) -> None:
-        """Link the centre and the sweep of all expansions that have them in common into the scratch."""
+        """Link the trajectory and the sweep of all expansions that have them in common into the scratch."""
         c = self.spec.config
         kind = "-ensemble" * self.spec.trajectory.ensemble
-        centre = f"centre-{'reference' if self.about_reference else c.mixture}{kind}"
+        centre = f"centre-{'reference' if self.about_reference else c.num_runs}{kind}"
         swept = (
             f"{centre}-{c.curvature}-{c.pool}-{c.draw}-{c.products}-{self.relative:g}-{c.functionals}-{self.batches}"
         )
@@ -114,7 +114,7 @@ class VariedExpansion(Expansion):
 
 
 class Unweighted(Adjoint):
-    """Order 0: the displacement without curvature, read linearly about the centre."""
+    """Order 0: the displacement without curvature, read linearly about the trajectory."""
 
     def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
         whole = super()._transition(block, rows)
@@ -122,11 +122,11 @@ class Unweighted(Adjoint):
 
 
 class Frozen(Adjoint):
-    """The adjoint replayed with the centre's second moment; the sweep is the default's."""
+    """The adjoint replayed with the trajectory's second moment; the sweep is the default's."""
 
     @cached_property
     def _seconds(self) -> Tensor:
-        """v of the centre after every step, on the sample [T, k]."""
+        """v of the trajectory after every step, on the sample [T, k]."""
         expansion = self.expansion
         return torch.stack(
             [
@@ -156,7 +156,7 @@ class Workbench:
 
     def expansion(self, relative: float = 3e-4, about_reference: bool = False, **changes: Any) -> VariedExpansion:
         """One that differs from the default, which is about a mixture, as said; nothing is computed."""
-        config = AdjointConfig(**{"centre": "mixture", "coordinates": 10**9, "functionals": 0} | changes)
+        config = AdjointConfig(**{"trajectory": "mixture", "coordinates": 10**9, "functionals": 0} | changes)
         told = [f"{k}-{v}" for k, v in sorted(changes.items())] + [f"relative-{relative:g}"] * (relative != 3e-4)
         path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
         start = lambda: self.run.context.state(0)  # noqa: E731
@@ -201,17 +201,19 @@ class Workbench:
 
     def _centre(self) -> Iterator[Variant]:
         for count in (1, 2, 8):
-            yield self.varied("centre", f"c = {count}", mixture=count)
-        yield self.varied("centre", "reference order", mixture=1, about_reference=True)
+            yield self.varied("centre", f"c = {count}", num_runs=count)
+        yield self.varied("centre", "reference order", num_runs=1, about_reference=True)
 
     def _ensemble(self) -> Iterator[Variant]:
         for count, pool in ((2, 2), (4, 2), (8, 2), (8, 4), (16, 8)):
-            yield self.varied("ensemble", f"{count} runs, pool = {pool}", centre="ensemble", mixture=count, pool=pool)
-        yield self.varied("ensemble", "mixture of 8, pool = 4", mixture=8, pool=4)
+            yield self.varied(
+                "ensemble", f"{count} runs, pool = {pool}", trajectory="ensemble", num_runs=count, pool=pool
+            )
+        yield self.varied("ensemble", "mixture of 8, pool = 4", num_runs=8, pool=4)
 
     def _anchors(self) -> Iterator[Variant]:
         for count in (2, 5, 9, self.run.steps):
-            yield self.varied("anchors", "A = T" if count == self.run.steps else f"A = {count}", anchors=count)
+            yield self.varied("anchors", "A = T" if count == self.run.steps else f"A = {count}", num_anchors=count)
 
     def _coordinates(self) -> Iterator[Variant]:
         for share in (8, 32, 128, 1024):
@@ -238,9 +240,9 @@ class Workbench:
             (16, 4, 5),
             (16, 8, 9),
         ):
-            changes = {"mixture": runs, "pool": pool, "anchors": anchors}
+            changes = {"num_runs": runs, "pool": pool, "num_anchors": anchors}
             value = f"{runs} runs, pool = {pool}, A = {anchors}"
-            yield self.varied("precompute", value, centre="ensemble", functionals=8, **changes)
+            yield self.varied("precompute", value, trajectory="ensemble", functionals=8, **changes)
 
     def _products(self) -> Iterator[Variant]:
         exact = self.varied("products", "exact", products="exact")
@@ -251,18 +253,18 @@ class Workbench:
 
     def _order(self) -> Iterator[Variant]:
         yield self.varied("order", "positions", Positions)
-        yield self.varied("order", "order 0 about the centre", Unweighted)
+        yield self.varied("order", "order 0 about the trajectory", Unweighted)
         yield self.paired("order", "replay (order 0 about the reference)", Replay, ["gradient", "norm"])
         exact = lambda: ReplayExact(self.run.context)  # noqa: E731
         yield Variant("order", "replay-exact (order 1)", exact, lambda: 0.0, orders=EXACT_ORDERS)
 
     def _moments(self) -> Iterator[Variant]:
-        yield self.varied("moments", "adjoint, v of the centre", Frozen)
+        yield self.varied("moments", "adjoint, v of the trajectory", Frozen)
         for moments in ("reference", "replayed"):
             terms = ["update", "jvp"]
-            yield self.paired("moments", f"fut, {moments}", lambda r, m=moments: sketched(r, m), terms)
-            exact = lambda r, m=moments: Fut(r, moments=m, reading="linear")  # noqa: E731
-            yield self.paired("moments", f"fut, no sketch, {moments}", exact, terms)
+            yield self.paired("moments", f"taylor1, {moments}", lambda r, m=moments: sketched(r, m), terms)
+            exact = lambda r, m=moments: FirstOrderTaylor(r, moments=m, reading="linear")  # noqa: E731
+            yield self.paired("moments", f"taylor1, no sketch, {moments}", exact, terms)
 
     def product_errors(self) -> dict[str, Any]:
         """Relative error of central differences along the sweep's own direction, at three steps of the default's sweep."""
@@ -279,10 +281,10 @@ class Workbench:
         return {"product_errors": errors}
 
 
-def sketched(context: Context, moments: Moments) -> Fut:
+def sketched(context: Context, moments: Moments) -> FirstOrderTaylor:
     """The paper's estimator on the same terms seen through a JL sketch of the default kind and size."""
     exact = term_layout(context)
-    found = Fut(context, moments=moments, layout=changed(context, exact, sketch="sjlt", size=SKETCH_SIZE))
+    found = FirstOrderTaylor(context, moments=moments, layout=changed(context, exact, sketch="sjlt", size=SKETCH_SIZE))
     sketch = Sketch("sjlt", 0, context.problem.objective.size, SKETCH_SIZE)
-    found.tables = SketchedTables(Fut(context, layout=exact).tables, sketch)  # type: ignore[assignment]
+    found.tables = SketchedTables(FirstOrderTaylor(context, layout=exact).tables, sketch)  # type: ignore[assignment]
     return found

@@ -8,14 +8,14 @@ One reference run per setting (built-in model, demo text, cosine schedule); n ra
 and shared by all variants. Resumes: what the record holds already, by setting and variant, is skipped. Groups:
 
 centre       what is expanded about: a mean over c items a step, or the reference order itself
-ensemble     the centre as the mean of real runs, curvature averaged over where they stand
+ensemble     the trajectory as the mean of real runs, curvature averaged over where they stand
 anchors      checkpoints at which item gradients are taken
 coordinates  how many are kept, three samples each
 curvature    each item's own Hessian, or that of a batch as large as `pool` steps, balanced over steps or not
 precompute   the estimator as it comes, quadratic reading and all, with less and with more spent on it
 products     Hessian-vector products: exact, or by central difference with relative step h; and their own error
 order        no curvature, first order exactly at query time, adjoint, table of positions
-moments      moments of the reference run or the centre, or the new order's own
+moments      moments of the reference run or the trajectory, or the new order's own
 """
 
 from __future__ import annotations

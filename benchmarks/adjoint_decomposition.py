@@ -2,9 +2,9 @@
 
 python benchmarks/adjoint_decomposition.py --steps 64 --orders 24 --work /tmp/decomposition
 
-The retrained orders' true displacements from the centre are read linearly, <grad phi, delta>, and quadratically,
+The retrained orders' true displacements from the trajectory are read linearly, <grad phi, delta>, and quadratically,
 + ½ delta' H delta, and set beside the adjoint's estimate of the same linear functional. All uncalibrated; the true
-displacement is read about the centre, the adjoint beyond the reference run, which moves biases alone.
+displacement is read about the trajectory, the adjoint beyond the reference run, which moves biases alone.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def measure(items: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         return np.array(raw_estimates(estimator, orders)[0])
 
     rows: list[dict[str, Any]] = []
-    for seed in SEEDS:  # of the sample alone: the workbench's expansions share the centre and the sweep
-        adjoint = bench.build(bench.expansion(centre="ensemble", seed=seed))
+    for seed in SEEDS:  # of the sample alone: the workbench's expansions share the trajectory and the sweep
+        adjoint = bench.build(bench.expansion(trajectory="ensemble", seed=seed))
         whole = ask(adjoint)
 
         def add(name: str, found: np.ndarray, kept: int, whole: np.ndarray = whole, seed: int = seed) -> None:
@@ -60,7 +60,7 @@ def measure(items: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         add("adjoint", whole, run.context.parameters)
         add("table", ask(Positions(adjoint.context, expansion=adjoint.expansion)), run.context.parameters)
         for kept in (run.context.parameters // share for share in arguments.shares):
-            controlled = bench.build(bench.expansion(centre="ensemble", seed=seed, coordinates=kept))
+            controlled = bench.build(bench.expansion(trajectory="ensemble", seed=seed, coordinates=kept))
             assert isinstance(controlled, Adjoint)
             plain = Adjoint(controlled.context, expansion=controlled.expansion)
             plain.control = None

@@ -27,7 +27,7 @@ from estimators.orders.order import random_orders
 from fut.methods.adjoint.positions import Positions
 from fut.methods.batching import raw_estimates
 
-CENTRE = {"centre": "ensemble", "mixture": 4}
+CENTRE = {"trajectory": "ensemble", "num_runs": 4}
 
 
 def measured(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:

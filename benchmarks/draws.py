@@ -1,4 +1,4 @@
-"""How much does it matter which runs make the centre? The same held-out orders, estimated about several draws of them.
+"""How much does it matter which runs make the trajectory? The same held-out orders, estimated about several draws of them.
 
 python benchmarks/draws.py --steps 32 64 --items iid heterogeneous --work DIR
 

@@ -24,9 +24,9 @@ ASKED = "random:3"
 READ_BY = {
     "terms/gradient": "replay",
     "terms/norm": "replay",
-    "terms/update": "fut",
-    "terms/jvp": "fut",
-    "terms/second": "fut++",
+    "terms/update": "taylor1",
+    "terms/jvp": "taylor1",
+    "terms/second": "taylor2",
 }
 ANSWER_SECONDS = 180
 
@@ -150,7 +150,7 @@ def read_chunk(run: Path, file: str) -> str:
 def question_for(kind: str) -> tuple[str, str, bool]:
     """The estimate that reads a chunk of this kind: estimator, order, whether retrained orders are looked up."""
     if kind == "retrained":
-        return "fut", RETRAINED, True
+        return "taylor1", RETRAINED, True
     return READ_BY.get(kind, "adjoint" if kind.startswith("adjoint") else "replay-exact"), ASKED, False
 
 

@@ -2,7 +2,7 @@
 
 python benchmarks/endpoints.py --work /tmp/endpoints
 
-For every setting: a reference run, one store of the curved estimator's terms, and n random orders (seed fixed here), all really
+For every setting: a reference run, one store of the lowrank estimator's terms, and n random orders (seed fixed here), all really
 retrained; then the estimator with each number of steps between refreshes. Resumes:
 settings that the record holds already are skipped.
 """
@@ -29,7 +29,7 @@ import fut
 from estimators.orders.order import random_orders
 from fut.artifacts.directory import directory_bytes
 from fut.methods.lowrank.pipeline import low_rank_cost
-from fut.methods.lowrank.terms import open_base
+from fut.methods.lowrank.terms import open_low_rank
 from fut.methods.settings import load_config
 from fut.methods.timings import seconds_per_gradient
 
@@ -45,9 +45,9 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     shutil.rmtree(path, ignore_errors=True)
     run = fut.train(path, config)
     began = time.perf_counter()
-    run.cache(["curved"])
+    run.cache(["lowrank"])
     built, state_bytes = time.perf_counter() - began, run.context.checkpoints.nbytes() / (run.steps + 1)
-    specs = [f"curved:refresh={every}" for every in arguments.refresh]
+    specs = [f"lowrank:refresh={every}" for every in arguments.refresh]
     found = run.verify(arguments.orders, ORDER_SEED, specs)
     compared = {s: offsets(run, arguments.orders, s) if arguments.offsets else {} for s in specs}
     result = {
@@ -56,11 +56,11 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "reference_loss": run.reference_loss,
         "true_sd": found.as_dict()["true_sd"],
         "accuracy": {spec: found.estimators[spec] | compared[spec] for spec in specs},
-        "precompute_training_runs": low_rank_cost(open_base(run.context).spec).gradients / run.steps,
+        "precompute_training_runs": low_rank_cost(open_low_rank(run.context).spec).gradients / run.steps,
         "build_seconds": built,
         "gradient_seconds": seconds_per_gradient(run.context.problem, run.context.state(0)),
         "retrain_seconds": found.retrain_seconds,
-        "store_in_lifted_states": directory_bytes(run.path / "curved") / state_bytes,
+        "store_in_lifted_states": directory_bytes(run.path / "lowrank") / state_bytes,
         "true_losses": found.true_losses,
         "estimated_losses": found.estimated_losses,
     }
@@ -75,7 +75,7 @@ def offsets(run: fut.Run, count: int, spec: str) -> dict[str, Any]:
     truths = [run.retrain(order) for order in orders]
     raw, own, theta = estimator._replayed(orders), estimator._own(run.steps), run.context.state(run.steps).theta
     true = np.array([t.loss for t in truths])
-    values = {"parameters": estimator.losses(raw + (theta - own), run.steps)}
+    values = {"parameters": estimator.values(raw + (theta - own), run.steps)}
     shift = run.reference_loss - run.context.problem.probe_loss(own)
     values["losses"] = [run.context.problem.probe_loss(end) + shift for end in raw]
     baseline = np.abs(true - run.reference_loss).mean()

@@ -30,7 +30,7 @@ from fut.methods.context import Context
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.replay import Replay, ReplayExact
 from fut.methods.pairwise.store import term_layout
-from fut.methods.pairwise.taylor import Fut, FutPlusPlus
+from fut.methods.pairwise.taylor import FirstOrderTaylor, SecondOrderTaylor
 from fut.methods.pairwise.terms import TermLayout, TermTables
 from fut.methods.settings import load_config
 from fut.methods.timings import seconds_per_gradient
@@ -65,9 +65,11 @@ def variants(run: fut.Run) -> dict[str, Estimator]:
     secant = changed(context, exact, derivative="secant")
     sketched = changed(context, exact, sketch="sjlt", size=SKETCH_SIZE)
     sketched_secant = changed(context, sketched, derivative="secant")
-    tables = SketchedTables(Fut(context, layout=exact).tables, Sketch("sjlt", 0, run.context.parameters, SKETCH_SIZE))
+    tables = SketchedTables(
+        FirstOrderTaylor(context, layout=exact).tables, Sketch("sjlt", 0, run.context.parameters, SKETCH_SIZE)
+    )
 
-    def in_sketch(kind: type[Fut], layout: TermLayout, **options: Any) -> Fut:
+    def in_sketch(kind: type[FirstOrderTaylor], layout: TermLayout, **options: Any) -> FirstOrderTaylor:
         made = kind(context, layout=layout, **options)
         made.tables = tables  # type: ignore[assignment]
         return made
@@ -77,19 +79,19 @@ def variants(run: fut.Run) -> dict[str, Estimator]:
         "reference": ReferenceEstimator(context),
         "replay": Replay(context),
         "replay-exact": ReplayExact(context),
-        "fut": in_sketch(Fut, sketched),
-        "fut++": in_sketch(FutPlusPlus, sketched),
-        "fut, replayed moments": in_sketch(Fut, sketched, **replayed),
-        "fut++, replayed moments": in_sketch(FutPlusPlus, sketched, **replayed),
-        "fut, secant": in_sketch(Fut, sketched_secant),
-        "fut++, secant": in_sketch(FutPlusPlus, sketched_secant),
-        "fut, evaluated": in_sketch(Fut, sketched, reading="evaluated"),
-        "fut, no sketch": Fut(context, layout=exact),
-        "fut++, no sketch": FutPlusPlus(context, layout=exact),
-        "fut, no sketch, replayed moments": Fut(context, layout=exact, **replayed),
-        "fut, no sketch, secant": Fut(context, layout=secant),
-        "fut++, no sketch, secant": FutPlusPlus(context, layout=secant),
-        "fut, no sketch, secant, replayed moments": Fut(context, layout=secant, **replayed),
+        "taylor1": in_sketch(FirstOrderTaylor, sketched),
+        "taylor2": in_sketch(SecondOrderTaylor, sketched),
+        "taylor1, replayed moments": in_sketch(FirstOrderTaylor, sketched, **replayed),
+        "taylor2, replayed moments": in_sketch(SecondOrderTaylor, sketched, **replayed),
+        "taylor1, secant": in_sketch(FirstOrderTaylor, sketched_secant),
+        "taylor2, secant": in_sketch(SecondOrderTaylor, sketched_secant),
+        "taylor1, evaluated": in_sketch(FirstOrderTaylor, sketched, reading="evaluated"),
+        "taylor1, no sketch": FirstOrderTaylor(context, layout=exact),
+        "taylor2, no sketch": SecondOrderTaylor(context, layout=exact),
+        "taylor1, no sketch, replayed moments": FirstOrderTaylor(context, layout=exact, **replayed),
+        "taylor1, no sketch, secant": FirstOrderTaylor(context, layout=secant),
+        "taylor2, no sketch, secant": SecondOrderTaylor(context, layout=secant),
+        "taylor1, no sketch, secant, replayed moments": FirstOrderTaylor(context, layout=secant, **replayed),
     }
 
 
@@ -137,8 +139,8 @@ def _row(
     run: fut.Run, estimator: Estimator, orders: list[fut.Order], truth: list[float], shifts: Tensor
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    positions = estimator.positions(orders)
-    losses = estimator.losses(positions, run.steps)
+    positions = estimator.final_states(orders)
+    losses = estimator.values(positions, run.steps)
     seconds = (time.perf_counter() - began) / len(orders)
     reference = run.context.state(run.steps).theta
     errors = [
@@ -159,10 +161,10 @@ def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     lines = {
         "replay-exact": ("#0072B2", "o"),
-        "fut": ("#D55E00", "s"),
-        "fut++": ("#CC79A7", "^"),
-        "fut, replayed moments": ("#009E73", "D"),
-        "fut, secant": ("#E69F00", "v"),
+        "taylor1": ("#D55E00", "s"),
+        "taylor2": ("#CC79A7", "^"),
+        "taylor1, replayed moments": ("#009E73", "D"),
+        "taylor1, secant": ("#E69F00", "v"),
         "replay": ("#56B4E9", "P"),
     }
     kinds = sorted({r["schedule"] for r in rows}, reverse=True)

@@ -1,4 +1,4 @@
-"""A linear update to compare with the true rule: Adam whose second moment is the centre's, whatever the order.
+"""A linear update to compare with the true rule: Adam whose second moment is the trajectory's, whatever the order.
 
 Used by `ablations.py`; the parameters' response to a gradient is then linear in it, with a preconditioner fixed beforehand.
 """

@@ -3,7 +3,8 @@
 python benchmarks/item_products.py --steps 32 64 --items iid heterogeneous --work DIR
 
 The adjoint reads sum_t <w_t, delta_t> with w_t the mean over items of H_i lambda_t. Here the sum is over w_{t,i} of the item that
-the order consumes: one product for every item at a few checkpoints of the centre, interpolated, less their mean, is added to w_t.
+the order consumes: one product for every item at a few checkpoints of the trajectory, interpolated, less their mean, is
+added to w_t.
 The displacement delta_t is the replay's own, without curvature (`rank` 0) or with a few Ritz pairs of it (`adjoint.rank`).
 """
 
@@ -55,14 +56,14 @@ class Varied(Adjoint):
     """The adjoint with item-specific weights, or without curvature in its replay. own: set beforehand; None for the mean's."""
 
     own: Anchored | None = None
-    curved = True
+    lowrank = True
 
     def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
         whole = super()._transition(block, rows)
         inner = whole.inner
         assert isinstance(inner, RuleTransition)
         assert isinstance(inner.gradients, BentGradients)
-        if not self.curved:
+        if not self.lowrank:
             plain = RuleTransition(inner.rule, inner.rate, inner.gradients.inner)
             whole = replace(whole, inner=plain, response=None, injections=None)
         if self.own is None:
@@ -73,7 +74,7 @@ class Varied(Adjoint):
 
 
 def item_weights(run: fut.Run, count: int) -> Anchored:
-    """What H_i lambda_t of every item has beyond their mean [items, D], at `count` checkpoints of the centre."""
+    """What H_i lambda_t of every item has beyond their mean [items, D], at `count` checkpoints of the trajectory."""
     terms, problem, found = open_expansion(run.context).terms(), run.context.problem, []
     anchors = curvature_anchors(run.steps, count)
     for step in anchors:
@@ -93,12 +94,12 @@ def measure(steps: int, items: str, arguments: argparse.Namespace) -> list[dict[
     truth = np.array([run.retrain(order).loss for order in orders])
     run.cache(["adjoint"])
     own, rows = item_weights(run, arguments.anchors), []
-    for curved, specific in itertools.product((False, True), (False, True)):
+    for lowrank, specific in itertools.product((False, True), (False, True)):
         estimator = Varied(run.context)
-        estimator.curved, estimator.own = curved, own if specific else None
+        estimator.lowrank, estimator.own = lowrank, own if specific else None
         found = judged(np.array(raw_estimates(estimator, orders)[0]), truth)
         rows.append(
-            {"steps": steps, "items": items, "rank": arguments.rank * curved, "item_products": specific} | found
+            {"steps": steps, "items": items, "rank": arguments.rank * lowrank, "item_products": specific} | found
         )
         rows[-1]["true_sd"] = float(truth.std(ddof=1))
         print(rows[-1], file=sys.stderr, flush=True)

@@ -2,18 +2,18 @@
 
 python benchmarks/response_decomposition.py --steps 64 --orders 16 --work DIR
 
-With L_t the sweep's costate along the centre and y_t the retrained order, <L_T, y_T - z_T> is the sum over steps of
+With L_t the sweep's costate along the trajectory and y_t the retrained order, <L_T, y_T - z_T> is the sum over steps of
 e_t = <L_{t+1}, y_{t+1} - z_{t+1}> - <L_t, y_t - z_t>. The table of positions stands for e_t by
 M[t, i] = <L_{t+1}, R_t(z_t, g_i) - z_{t+1}>, g_i interpolated from the anchors. With delta_t = gamma_t - theta_t and lambda_t the
 mean injection, e_t - M[t, i] is exactly
 
-    anchors     what the item's own gradient at the centre's step changes of M[t, i]
+    anchors     what the item's own gradient at the trajectory's step changes of M[t, i]
   + items       <lambda_t, H_i delta_t> - <w_t, delta_t>: the item's own curvature in place of the mean
   + bending     <lambda_t, g_i(gamma_t) - g_i(theta_t) - H_i delta_t>: the gradient is no linear function of the displacement
   + rule        the rest: the update rule is none of the gradient and of its memory.
 
 The adjoint's linear reading of the same orders, which replays the rule itself, is set beside the table. All coordinates, no
-sample; the centre, the anchors and the sweep as configured, without functionals.
+sample; the trajectory, the anchors and the sweep as configured, without functionals.
 """
 
 from __future__ import annotations

@@ -46,14 +46,16 @@ def signed_variance(sums: Float[Tensor, "*n signs"]) -> Float[Tensor, "*n"]:
     return sums.double().square().mean(-1)
 
 
-class Tamed(NamedTuple):
+class Bounded(NamedTuple):
     """How a table is taken, coordinate by coordinate [r, k]: its entries held within ± bound, then times share, in [0, 1]."""
 
     share: Float[Tensor, "r k"]
     bound: Float[Tensor, "r k"]
 
     @classmethod
-    def of(cls, values: Float[Tensor, "n r k"], table: Float[Tensor, "n r k"], largest: Float[Tensor, "r k"]) -> Tamed:
+    def of(
+        cls, values: Float[Tensor, "n r k"], table: Float[Tensor, "n r k"], largest: Float[Tensor, "r k"]
+    ) -> Bounded:
         """From what n orders' coordinates contribute to r estimates, and to the table's sums, both [n, r, k], and the largest
         contribution of one item in one step [r, k].
 
@@ -65,9 +67,9 @@ class Tamed(NamedTuple):
         found = (values * table).sum(0) / torch.where(square > 0, square, torch.ones_like(square))
         return cls(found.nan_to_num(0.0).clamp(0.0, 1.0), WIDE * largest.double())
 
-    def part(self, coordinates: Tensor | slice) -> Tamed:
+    def part(self, coordinates: Tensor | slice) -> Bounded:
         """The same on some of the coordinates."""
-        return Tamed(self.share[..., coordinates], self.bound[..., coordinates])
+        return Bounded(self.share[..., coordinates], self.bound[..., coordinates])
 
     def __call__(self, entries: Float[Tensor, "r n k"]) -> Float[Tensor, "r n k"]:
         """Entries of the table [r, n, k] as they are taken."""

@@ -154,7 +154,7 @@ class BentGradients:
 
 
 @dataclass(frozen=True)
-class CurvedTransition:
+class LowRankTransition:
     """One step of n replays about the centre.
 
     gradients: of items at the anchors [items, D]. centre: (step) -> theta_t [D]. refreshed: the refresh steps.

@@ -1,4 +1,4 @@
-"""The centre by explicit loops: what expansions about it are compared with."""
+"""The trajectory by explicit loops: what expansions about it are compared with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def mean_of(states: list[State]) -> State:
 
 
 def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], list[list[tuple[int, Tensor]]]]:
-    """The centre's lifted states, and of every step the items and the parameters at which their gradients are taken."""
+    """The trajectory's lifted states, and of every step the items and the parameters at which their gradients are taken."""
     problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
     centre, seen, runs = [run.context.state(0)], [], [run.context.state(0)] * mixture
     seed = open_expansion(run.context).spec.trajectory.seed + APART
@@ -43,7 +43,7 @@ def trajectories(run: fut.Run, kind: str, mixture: int) -> tuple[list[State], li
 def written_out_table(run: fut.Run, anchors: Sequence[int] | None = None) -> np.ndarray:
     """M by coordinate [T, items, D], by explicit loops and exact Hessian-vector products."""
     problem, rule, T = run.context.problem, run.context.problem.rule, run.steps
-    centre, seen = trajectories(run, run.context.config.adjoint.centre, 2)
+    centre, seen = trajectories(run, run.context.config.adjoint.trajectory, 2)
     slope = problem.probe_gradient(centre[T].theta)
     after = State(slope, {k: torch.zeros_like(slope) for k in centre[0].memory}, {})
     anchors, table = anchors or spread_anchors(T, 3, problem.rate), np.zeros((T, run.items, run.context.parameters))

@@ -15,7 +15,7 @@ from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.build import prepare
 from fut.methods.context import Context
-from fut.methods.lowrank.config import CurvedConfig
+from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.settings import Config, load_config
 from fut.methods.stages import Request
@@ -119,6 +119,6 @@ def expand(context: Context, config: AdjointConfig | None = None) -> None:
     prepare(context, EXPANSION, EXPANSION.open(context, Request(adjoint=config)))
 
 
-def curve(context: Context, config: CurvedConfig | None = None) -> None:
+def curve(context: Context, config: LowRankConfig | None = None) -> None:
     """Compute what the low-rank method reads."""
     prepare(context, LOW_RANK_TERMS, LOW_RANK_TERMS.open(context, Request(lowrank=config)))

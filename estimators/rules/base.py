@@ -123,10 +123,6 @@ class Rule(ABC):
         """Numbers in one lifted state: parameters and memory."""
         return layout.size + sum(self.buffers(layout).values())
 
-    def state_vectors(self, layout: ParameterLayout) -> int:
-        """`state_size` in vectors [D], rounded up."""
-        return -(-self.state_size(layout) // max(layout.size, 1))
-
     def _require_fit(self, theta: Tensor) -> None:
         """RuleError unless the state is of the parameters that the rule is bound to."""
         if self.layout is None and self.coupling == "coordinate":
@@ -305,3 +301,8 @@ class Rule(ABC):
         rho = self.momentum_rate(state, rate)
         carried = self.momentum() * carried + swapped / rho
         return carried, rho * carried
+
+
+def state_vectors(rule: Rule, layout: ParameterLayout) -> int:
+    """`Rule.state_size` in vectors [D], rounded up."""
+    return -(-rule.state_size(layout) // max(layout.size, 1))

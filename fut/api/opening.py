@@ -11,7 +11,7 @@ from fut.api.run import Run
 from fut.artifacts import creation
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
-from fut.artifacts.lock import alone
+from fut.artifacts.lock import run_lock
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.methods import settings_file
@@ -99,7 +99,7 @@ def train(
         problem = build_problem(config, chosen, module=module, loss=loss, data=data)
         require_training(problem)
         creation.create(path, problem, environment(chosen))
-        with alone(path):
+        with run_lock(path):
             _finish(path, problem, progress)
     return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)
 

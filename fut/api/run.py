@@ -147,7 +147,7 @@ class Run:
 
         names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), terms of every
         (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more); all of
-        these for None; and, on request alone, `curved` for what endpoints are rebuilt from (which None goes on with where it
+        these for None; and, on request alone, `lowrank` for what endpoints are rebuilt from (which None goes on with where it
         was begun) and `reweighting` for what that estimator reads. readouts: what the expansion is
         swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them. adjoint: how the expansion
         is made, in place of the run's own configuration; refused where the run has one that was made otherwise.

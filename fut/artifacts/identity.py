@@ -18,7 +18,7 @@ def read_pins(path: Path) -> dict[str, float]:
     return {name: value for environment in held for name, value in environment.get(PINS, {}).items()}
 
 
-def claim(directory: Path, kind: str, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+def pin_identity(directory: Path, kind: str, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
     """Write the directory's manifest; IdentityError, naming field and both values, if it holds another identity."""
     target = directory / MANIFEST
     if target.exists():

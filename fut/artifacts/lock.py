@@ -18,7 +18,7 @@ LOCK = "lock"
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def run_lock(path: Path) -> Iterator[None]:
     """Hold a run directory's lock, which ends with the process however it ends; BusyError while another process holds it."""
     if fcntl is None:
         yield

@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
 Spec = Annotated[str, typer.Option("--order", help=f"JSON file, list 3,1,2,0, or {ORDERS}")]
 Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
-METHOD_HELP = f"one of {', '.join(METHODS.names)}; options after colons, as in fut:moments=replayed"
+METHOD_HELP = f"one of {', '.join(METHODS.names)}; options after colons, as in taylor1:moments=replayed"
 EstimatorName = Annotated[str | None, typer.Option("--estimator", help=METHOD_HELP)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the TOML file")]
 

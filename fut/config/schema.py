@@ -81,4 +81,4 @@ def _distinct(names: list[str]) -> list[str]:
     return names
 
 
-ReadOuts = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+ReadoutNames = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]

@@ -16,7 +16,7 @@ from fut.errors import UsageError
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
 from fut.orders.editing import random_edits
-from fut.readouts.readout import PROBE, ReadOut, require_same_value, suffix
+from fut.readouts.readout import PROBE, Readout, require_same_value, suffix
 from storage import FORMAT, Manifest
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order
     return [one.apply(run.reference, lambda order, key: order) for one in drawn]
 
 
-def _asked(readout: ReadOut) -> dict[str, str]:
+def _asked(readout: Readout) -> dict[str, str]:
     """What a calibration says of its read-out: nothing for the probe loss, as in their names."""
     return {} if readout.name == PROBE else {"readout": readout.name, "unit": readout.unit}
 

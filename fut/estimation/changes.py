@@ -18,7 +18,7 @@ from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.method import ADJOINT_METHOD
-from fut.methods.adjoint.multi_readout import SeveralReadOuts
+from fut.methods.adjoint.multi_readout import MultiReadout
 from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
 from fut.methods.batching import batch_size
 from fut.methods.build import prepare
@@ -59,7 +59,8 @@ def open_changes(run: Context, method: str, shared: Sequence[str], items: Sequen
 def expansion_for(run: Context, shared: Sequence[str], items: Sequence[int]) -> Expansion:
     """The run's own expansion where it has all these read-outs, else that of `memorization/`, as it is or will be.
 
-    Items are pooled (`adjoint.fine`), which their large effects stand; the shared read-outs are not. IdentityError where
+    Items are pooled (`adjoint.num_exact_readouts`), which their large effects stand; the shared read-outs are not. IdentityError
+    where
     `memorization/` was computed for less.
     """
     names = [*shared, *(f"item:{item}" for item in items)]
@@ -74,7 +75,7 @@ def expansion_for(run: Context, shared: Sequence[str], items: Sequence[int]) -> 
             f"memorize: expected {stored.directory} to be swept for {shortened(names)}, got {shortened(stored.spec.names)}; "
             "remove the directory to compute it anew, or ask for what it has"
         )
-    changed = {"readouts": names, "functionals": 0, "fine": len(shared)}
+    changed = {"readouts": names, "functionals": 0, "num_exact_readouts": len(shared)}
     config = AdjointConfig.model_validate(run.config.adjoint.model_dump() | changed)
     return open_expansion(run, config, files.MEMORIZATION)
 
@@ -127,14 +128,14 @@ class OnePass:
         )
         self._run, self._expansion, self._shared = run, expansion, list(shared)
         self._blocks = {f"item:{item}": row // ITEM_BLOCK for row, item in enumerate(items)}
-        self._block, self._in_memory = -1, SeveralReadOuts(run, self._shared, expansion)
+        self._block, self._in_memory = -1, MultiReadout(run, self._shared, expansion)
 
-    def _holding(self, names: Sequence[str]) -> SeveralReadOuts:
+    def _holding(self, names: Sequence[str]) -> MultiReadout:
         """The read-outs in memory, after those of a block of items have taken the place of the last one's where asked for."""
         block = next((self._blocks[name] for name in names if name in self._blocks), self._block)
         if block != self._block:
             of_block = [name for name, of in self._blocks.items() if of == block]
-            fresh = SeveralReadOuts(self._run, [*self._shared, *of_block], self._expansion)
+            fresh = MultiReadout(self._run, [*self._shared, *of_block], self._expansion)
             fresh.share(self._in_memory)
             self._block, self._in_memory = block, fresh
         return self._in_memory

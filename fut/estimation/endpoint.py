@@ -47,8 +47,8 @@ def _rebuild(
         truth = run.retrain(order)
         return truth.theta, truth.loss, None, None, ""
     estimator = open_estimator(run, name, **options)
-    positions = estimator.positions([order])
-    loss = estimator.losses(positions, len(order))[0]
+    positions = estimator.final_states([order])
+    loss = estimator.values(positions, len(order))[0]
     theta = estimator.endpoint(positions[0], len(order))
     measured, expected = estimator.reconstruction() or (None, None)
     return theta, loss, measured, expected, estimator.caution()

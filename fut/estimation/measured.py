@@ -53,8 +53,8 @@ class Measured:
         with self._run.progress(f"estimating with {estimator.name}", total) as tick:
             for places, batch in groups:
                 began = time.perf_counter()
-                states = estimator.positions(batch, lambda step, state: tick())
-                batch_values = estimator.losses(states, len(batch[0]))
+                states = estimator.final_states(batch, lambda step, state: tick())
+                batch_values = estimator.values(states, len(batch[0]))
                 seconds += time.perf_counter() - began
                 spreads = estimator.variances(states)
                 for i, (place, order, state) in enumerate(zip(places, batch, states, strict=True)):

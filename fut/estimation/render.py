@@ -36,7 +36,7 @@ def endpoint(written: Endpoint) -> str:
     lines = [f"wrote {written.path}", f"estimated {loss(written.estimated_loss)} by {written.estimator}"]
     lines.append(f"evaluated {loss(written.evaluated_loss)} at these parameters")
     if base_name(written.estimator) == EXACT.name:
-        lines.append("`fut cache RUN --terms curved` prepares endpoints that cost a fraction of a training run each")
+        lines.append("`fut cache RUN --terms lowrank` prepares endpoints that cost a fraction of a training run each")
     if written.sketch_error is not None:
         lines.append(
             f"rebuilt from a sketch with relative error {written.sketch_error:.2f} (theory {written.sketch_error_theory:.2f}): "

@@ -14,7 +14,7 @@ from estimators.orders.order import Order
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import jsonable, perplexity
 from fut.methods.registry import method_of
-from fut.readouts.readout import PROBE, ReadOut
+from fut.readouts.readout import PROBE, Readout
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,7 +172,7 @@ def estimated(
     variance: float,
     reference: float,
     calibration: Calibrated | None,
-    readout: ReadOut,
+    readout: Readout,
     own_error: float | None = None,
     share: float = 1.0,
 ) -> Estimate:
@@ -211,7 +211,7 @@ def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float |
     return "; ".join(parts)
 
 
-def known_truth(order: Order, estimator: str, value: float, reference: float, readout: ReadOut) -> Estimate:
+def known_truth(order: Order, estimator: str, value: float, reference: float, readout: Readout) -> Estimate:
     """The value after really training, whose interval is a point."""
     note = "this order has really been trained on this run; the figure is the truth, not an estimate"
     about = {"readout": readout.name, "unit": readout.unit}

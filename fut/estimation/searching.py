@@ -17,7 +17,7 @@ from fut.methods.adjoint.positions import position_table
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import DEFAULT, EXACT, method_of, open_estimator, require_movable
-from fut.readouts.readout import ReadOut
+from fut.readouts.readout import Readout
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -87,7 +87,7 @@ class Searching:
         }
 
 
-def _guide_and_judge(run: Context, name: str, about: ReadOut) -> tuple[Estimator, Estimator]:
+def _guide_and_judge(run: Context, name: str, about: Readout) -> tuple[Estimator, Estimator]:
     """The one that the search asks, and the one that judges what it found: two where coordinates are sampled."""
     require_movable("search", [name])
     whole = open_estimator(run, name, readout=about.name)

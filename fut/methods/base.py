@@ -20,7 +20,7 @@ from fut.methods.footprint import Footprint
 from fut.methods.settings import Config
 from fut.methods.stages import LESS, Preparation, total
 from fut.methods.timings import StageCost, Timings
-from fut.readouts.readout import PROBE, ReadOut
+from fut.readouts.readout import PROBE, Readout
 from fut.resources.device import computes
 from fut.training.problem import Problem
 
@@ -42,7 +42,7 @@ class Estimator(ABC):
     def __init__(self, context: Context, readout: str = PROBE) -> None:
         """context: the run. readout: the read-out's name; see `fut.readouts`."""
         self.context, self.problem = context, context.problem
-        self.readout: ReadOut = context.readouts.get(readout)
+        self.readout: Readout = context.readouts.get(readout)
         self.reference_value = context.readouts.at_reference(self.readout)
 
     def value_at(self, step: int) -> float:
@@ -64,20 +64,20 @@ class Estimator(ABC):
         return self.problem.device
 
     @abstractmethod
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         """Final positions of n orders of equal length; the listener hears of every step."""
 
     @abstractmethod
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
+    def values(self, states: Tensor, steps: int) -> list[float]:
         """phi, in the read-out's unit, at each position after `steps` steps."""
 
     @abstractmethod
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         """Parameters [D] at a position after `steps` steps."""
 
-    def variances(self, positions: Tensor) -> list[float]:
+    def variances(self, states: Tensor) -> list[float]:
         """Known sampling variance of each estimate, in the unit's square; 0 where nothing was sampled."""
-        return [0.0] * len(positions)
+        return [0.0] * len(states)
 
     def own_error(self) -> float | None:
         """Standard deviation of estimate minus truth over the real runs that the estimator is made of, in its unit; None where it

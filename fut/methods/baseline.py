@@ -22,11 +22,11 @@ class ReferenceEstimator(Estimator):
 
     name = "reference"
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         return self.context.state(self.problem.config.steps).theta.expand(len(orders), -1)
 
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.reference_value] * len(positions)
+    def values(self, states: Tensor, steps: int) -> list[float]:
+        return [self.reference_value] * len(states)
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return position

@@ -18,8 +18,8 @@ def raw_estimates(estimator: Estimator, orders: Sequence[Order]) -> tuple[list[f
     """Uncalibrated values of the read-out for checked orders, and the variance of each over a sample of coordinates."""
     losses, variances = [0.0] * len(orders), [0.0] * len(orders)
     for places, batch in batches(orders, batch_size(estimator.width())):
-        positions = estimator.positions(batch)
-        found = zip(estimator.losses(positions, len(batch[0])), estimator.variances(positions), strict=True)
+        positions = estimator.final_states(batch)
+        found = zip(estimator.values(positions, len(batch[0])), estimator.variances(positions), strict=True)
         for place, (loss, variance) in zip(places, found, strict=True):
             losses[place], variances[place] = loss, variance
     return losses, variances

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fut.artifacts import creation
-from fut.artifacts.lock import alone
+from fut.artifacts.lock import run_lock
 from fut.errors import UsageError
 from fut.methods import stages
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
 from fut.methods.leftovers import remove_leftovers
 from fut.methods.limits import require_space, require_stages
-from fut.methods.registry import preparations
+from fut.methods.registry import base_name, preparations
 from fut.methods.stages import Preparation, Prepared, Request
 from fut.methods.timings import seconds_per_gradient
 from fut.resources.device import environment
@@ -35,6 +35,8 @@ def _asked(context: Context, request: Request) -> Iterator[tuple[Preparation[Any
     """What is to be computed, in that order; UsageError for a term that nothing computes."""
     parts = sorted(preparations(), key=lambda preparation: -len(preparation.terms))
     known = [term for preparation in parts for term in preparation.terms]
+    if request.names is not None:  # an alias of a method stands for its name
+        request = replace(request, names=[n if n in known else base_name(n) for n in request.names])
     if unknown := sorted(set(request.names or ()) - set(known)):
         raise UsageError(f"terms: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names")
     for preparation in preparations():
@@ -62,7 +64,7 @@ def plan(context: Context, request: Request) -> CachePlan:
 
 def cache(context: Context, request: Request) -> None:
     """Compute what is missing of the named terms."""
-    with alone(context.path):
+    with run_lock(context.path):
         asked = list(_asked(context, request))
         for preparation, files in asked:  # before anything is computed of any
             preparation.require_possible(files.spec)
@@ -79,13 +81,13 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
         pins = context.readouts.pins(preparation.pinned(files))
         require_stages(preparation, files.spec, Footprint(context.problem))
         require_space(preparation, files)
-    preparation.claim(files, pins, context.path)
+    preparation.pin_identity(files, pins, context.path)
     stages.build(preparation, files, context.progress)
 
 
 def repair(context: Context) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
-    with alone(context.path):
+    with run_lock(context.path):
         remove_leftovers(context.path)
         found = [(preparation, files) for preparation in preparations() for files in preparation.stored(context)]
         return sum(stages.repair(preparation, files) for preparation, files in found)

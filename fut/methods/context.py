@@ -26,7 +26,7 @@ from fut.models.transformer import Transformer
 from fut.progress import Progress, silent
 from fut.readouts.readout import (
     PROBE,
-    ReadOut,
+    Readout,
     UserFunction,
     check_registered,
     make_readouts,
@@ -72,7 +72,7 @@ class Context:
         self._module, self._loss, self._data = copy.deepcopy(module), loss, data
         self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
         self.summary: dict[str, Any] = files.read_summary(self.path)
-        self.readouts = RunReadOuts(self, readouts)
+        self.readouts = RunReadouts(self, readouts)
 
     @cached_property
     def problem(self) -> Problem:
@@ -137,15 +137,15 @@ class Context:
         return found
 
 
-class RunReadOuts:
+class RunReadouts:
     """The read-outs that a run can be asked about. user: a user's own functions by name."""
 
     def __init__(self, run: Context, user: Mapping[str, UserFunction] | None = None) -> None:
         self._run, self.user = run, check_registered(user or {})
-        self._made: dict[str, ReadOut] = {}
+        self._made: dict[str, Readout] = {}
         self._values: dict[str, float] = {}
 
-    def get(self, spec: str) -> ReadOut:
+    def get(self, spec: str) -> Readout:
         """The read-out by its name. ModelError where it is another function than the run's expansion was swept for."""
         name = one_readout(spec, self._run.items)
         if name not in self._made:
@@ -156,7 +156,7 @@ class RunReadOuts:
             require_same_value(name, pins[name], self.at_reference(found), f"run {self._run.path}")
         return found
 
-    def at_reference(self, readout: ReadOut) -> float:
+    def at_reference(self, readout: Readout) -> float:
         """Its value at the end of the reference run, in its unit; the probe loss as it was recorded there."""
         if readout.name == PROBE:
             return self._run.reference_loss
@@ -169,7 +169,7 @@ class RunReadOuts:
             self._values[readout.name] = value
         return self._values[readout.name]
 
-    def truth(self, readout: ReadOut, found: Retrained) -> float:
+    def truth(self, readout: Readout, found: Retrained) -> float:
         """Its value at the endpoint of an order that has really been trained."""
         return found.loss if readout.name == PROBE else readout.value(found.theta)
 

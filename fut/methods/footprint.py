@@ -21,6 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from estimators.rules.base import state_vectors
 from estimators.sketch import Sketch
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
@@ -71,7 +72,7 @@ class Footprint:
     @cached_property
     def state(self) -> int:
         """s, vectors of one lifted state."""
-        return self.problem.rule.state_vectors(self.problem.objective.layout)
+        return state_vectors(self.problem.rule, self.problem.objective.layout)
 
     @cached_property
     def resident(self) -> int:

@@ -56,7 +56,7 @@ def rebuilding(context: Context) -> Method:
 
 
 def base_name(spec: str) -> str:
-    """The method's name in a specification like `fut:moments=replayed`."""
+    """The method's name in a specification like `taylor1:moments=replayed`."""
     name = spec.partition(":")[0]
     return METHODS[name].name if name in METHODS else name
 
@@ -93,7 +93,7 @@ def require_movable(question: str, names: Sequence[str]) -> None:
 
 
 def make_estimator(context: Context, spec: str, readout: str = PROBE, **options: str) -> Estimator:
-    """An estimator by name, with options after colons: `fut`, `fut:moments=replayed:reading=evaluated`.
+    """An estimator by name, with options after colons: `fut`, `taylor1:moments=replayed:reading=evaluated`.
 
     Raises:
         UsageError: listing the known names, or naming the option that it does not take.

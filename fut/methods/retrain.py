@@ -23,11 +23,11 @@ class Retrained(Estimator):
 
     name = "retrain"
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         return torch.stack([self.context.retrain(order, listener).theta for order in orders])
 
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.readout.value(theta) for theta in positions]
+    def values(self, states: Tensor, steps: int) -> list[float]:
+        return [self.readout.value(theta) for theta in states]
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return position

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from fut.config.training import TrainingConfig
 from fut.errors import UsageError
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.lowrank.config import CurvedConfig
+from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.reweighting.config import ReweightingConfig
 
@@ -22,7 +22,7 @@ class Config(TrainingConfig):
 
     cache: CacheConfig = CacheConfig()
     adjoint: AdjointConfig = AdjointConfig()
-    curved: CurvedConfig = CurvedConfig()
+    lowrank: LowRankConfig = LowRankConfig()
     reweighting: ReweightingConfig = ReweightingConfig()
 
 

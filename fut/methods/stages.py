@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from fut.artifacts.directory import directory_bytes
-from fut.artifacts.identity import MANIFEST, PINS, claim, read_pins
+from fut.artifacts.identity import MANIFEST, PINS, pin_identity, read_pins
 from fut.methods.timings import StageCost, Timings
 from fut.progress import Progress, silent
 from storage import CheckpointStore, Damage, StorageError, TermStore
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fut.methods.adjoint.config import AdjointConfig
     from fut.methods.context import Context
     from fut.methods.footprint import Footprint
-    from fut.methods.lowrank.config import CurvedConfig
+    from fut.methods.lowrank.config import LowRankConfig
     from fut.methods.pairwise.config import CacheConfig
     from fut.methods.settings import Config
     from fut.training.problem import Problem
@@ -138,7 +138,7 @@ class Request:
     readouts: Names = None
     adjoint: AdjointConfig | None = None
     cache: CacheConfig | None = None
-    lowrank: CurvedConfig | None = None
+    lowrank: LowRankConfig | None = None
 
 
 class Preparation(ABC, Generic[F]):
@@ -183,13 +183,13 @@ class Preparation(ABC, Generic[F]):
     def require_possible(self, spec: Any) -> None:
         """OrderError or UsageError, before anything is computed, for what these items cannot make."""
 
-    def claim(self, files: F, pins: dict[str, float], path: Path) -> None:
+    def pin_identity(self, files: F, pins: dict[str, float], path: Path) -> None:
         """Pin what a directory is made of before its first number; IdentityError if it holds another one.
 
         pins: values that recognise the users' own read-outs, kept as they were when a directory of the run was first claimed.
         """
         held = pins | (read_pins(path) if self.pinned(files) else {})
-        claim(files.directory, self.kind, files.identity, {PINS: held} if held else {})
+        pin_identity(files.directory, self.kind, files.identity, {PINS: held} if held else {})
 
     def still(self, files: F) -> tuple[list[str], int, Cost]:
         """What is to be computed yet: the terms, the number of pieces, and what that takes; all, where any is missing."""

@@ -82,7 +82,7 @@ def item_gradients(objective: Objective, theta: Tensor, items: Sequence[Item], c
     gradients depend on what they are stacked with by rounding alone. chunk: None for as many as `STACKED` and
     `GRADIENT_BYTES` allow.
     """
-    size = _together(objective, items) if alone(items) else 1
+    size = _together(objective, items) if run_lock(items) else 1
     size = max(1, min(chunk or size, size, GRADIENT_BYTES // (theta.numel() * theta.element_size())))
     parts = [_stacked_gradients(objective, theta, items[first : first + size]) for first in range(0, len(items), size)]
     return torch.cat(parts)
@@ -95,7 +95,7 @@ def _stacked_gradients(objective: Objective, theta: Tensor, items: Sequence[Item
         return vmap(grad(objective.loss), in_dims=(None, 0))(theta, _stack(items))
 
 
-def alone(items: Sequence[Item]) -> bool:
+def run_lock(items: Sequence[Item]) -> bool:
     """Whether every item holds one sequence."""
     return all(len(tensor.shape) > 0 and len(tensor) == 1 for item in items for tensor in item[:1])
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fut.errors import UsageError
 from fut.models.transformer import next_token_loss
-from fut.readouts.base import ReadOut, UserFunction, averaged
+from fut.readouts.base import Readout, UserFunction, averaged
 from fut.training.problem import Problem
 
 ACCURACY, PROBABILITY = "accuracy", "probability"
@@ -27,7 +27,7 @@ class Accuracy:
         """Itself."""
         return [ACCURACY]
 
-    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> ReadOut:
+    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The mean over the probe set; UsageError for a run with a loss of the user's own."""
         if problem.objective.loss_function is not next_token_loss:
             raise UsageError(

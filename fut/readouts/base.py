@@ -23,7 +23,7 @@ UserFunction = Callable[[nn.Module], Tensor]
 
 
 @dataclass(frozen=True)
-class ReadOut:
+class Readout:
     """A scalar of the parameters.
 
     value: theta [D] -> number. gradient: theta [D] -> [D]. unit: nats/token, probability, or "" for a user's function.
@@ -58,17 +58,17 @@ class ReadoutKind(Protocol):
     def names(self, spec: str, items: int) -> list[str]:
         """The read-outs that a specification stands for; UsageError where it cannot be meant. items: number of items."""
 
-    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> ReadOut:
+    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The read-out. user: functions by the names they are registered under."""
 
     def gradient_cost(self, problem: Problem) -> int:
         """Gradient evaluations that a read-out's own gradient costs."""
 
 
-def mean_loss(problem: Problem, name: str, item: Item, pinned: bool = False) -> ReadOut:
+def mean_loss(problem: Problem, name: str, item: Item, pinned: bool = False) -> Readout:
     """The mean loss on one item's samples."""
     objective, judged = problem.objective, (item,)
-    return ReadOut(
+    return Readout(
         name,
         "nats/token",
         lambda theta: derivatives.evaluate(objective, theta, judged),
@@ -84,7 +84,7 @@ def averaged(
     function: Callable[..., Tensor],
     inputs: Sequence[Item],
     pinned: bool = False,
-) -> ReadOut:
+) -> Readout:
     """The mean over `inputs` of function(module, *input), the module in evaluation mode; summed in the given order."""
     objective = problem.objective
 
@@ -102,7 +102,7 @@ def averaged(
                 total += torch.autograd.grad(_differentiable(name, called(theta, item)), theta)[0]
         return total / len(inputs)
 
-    return ReadOut(name, unit, value, gradient, pinned)
+    return Readout(name, unit, value, gradient, pinned)
 
 
 def _scalar(name: str, value: object) -> Tensor:

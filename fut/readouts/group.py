@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fut.data.probe_groups import ALL, HEAD, group_item, parse_group
-from fut.readouts.base import NATS, ReadOut, UserFunction, mean_loss
+from fut.readouts.base import NATS, Readout, UserFunction, mean_loss
 from fut.training.problem import Problem
 
 
@@ -22,7 +22,7 @@ class GroupLoss:
         """The group, or all of them; UsageError for what is no group."""
         return [group.name for group in parse_group(spec) or ()]
 
-    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> ReadOut:
+    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The group's mean loss; its value is kept to recognise it, as the held-out data say which samples it has."""
         groups = parse_group(name) or []
         return mean_loss(problem, name, group_item(problem.data, groups[0]), pinned=True)

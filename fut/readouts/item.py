@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fut.errors import UsageError
-from fut.readouts.base import NATS, ReadOut, UserFunction, mean_loss
+from fut.readouts.base import NATS, Readout, UserFunction, mean_loss
 from fut.training.problem import Problem
 
 HEAD, ALL = "item", "items"
@@ -29,7 +29,7 @@ class ItemLoss:
             raise UsageError(f"readout: expected item:0 … item:{items - 1}, got `{spec}`; correct the number")
         return [f"{HEAD}:{int(number)}"]
 
-    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> ReadOut:
+    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The item's mean loss."""
         return mean_loss(problem, name, problem.data.items[int(name.removeprefix(f"{HEAD}:"))])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fut.readouts.base import NATS, PROBE, ReadOut, UserFunction
+from fut.readouts.base import NATS, PROBE, Readout, UserFunction
 from fut.training.problem import Problem
 
 
@@ -21,9 +21,9 @@ class Probe:
         """Itself."""
         return [PROBE]
 
-    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> ReadOut:
+    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The loss and its gradient, in chunks of the probe set."""
-        return ReadOut(name, NATS, problem.probe_loss, problem.probe_gradient)
+        return Readout(name, NATS, problem.probe_loss, problem.probe_gradient)
 
     def gradient_cost(self, problem: Problem) -> int:
         """One for every chunk of the probe set."""

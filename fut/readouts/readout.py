@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from fut.errors import UsageError
 from fut.readouts.accuracy import Accuracy
-from fut.readouts.base import PROBE, ReadOut, ReadoutKind, UserFunction, require_same_value, shortened, suffix
+from fut.readouts.base import PROBE, Readout, ReadoutKind, UserFunction, require_same_value, shortened, suffix
 from fut.readouts.group import GroupLoss
 from fut.readouts.item import ItemLoss
 from fut.readouts.probe import Probe
@@ -20,7 +20,7 @@ __all__ = [
     "BUILT_IN",
     "PROBE",
     "READOUTS",
-    "ReadOut",
+    "Readout",
     "UserFunction",
     "caching_command",
     "check_registered",
@@ -80,7 +80,7 @@ def gradient_cost(name: str, problem: Problem) -> int:
     return kind_of(name).gradient_cost(problem)
 
 
-def make_readouts(problem: Problem, specs: Sequence[str], user: Mapping[str, UserFunction]) -> list[ReadOut]:
+def make_readouts(problem: Problem, specs: Sequence[str], user: Mapping[str, UserFunction]) -> list[Readout]:
     """The read-outs that specifications stand for. user: functions by the names they are registered under."""
     names = readout_names(specs, len(problem.data.items))
     return [kind_of(name).make(problem, name, user) for name in names]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fut.errors import UsageError
 from fut.models.factory import load_hook
-from fut.readouts.base import ReadOut, ReadoutKind, UserFunction, averaged
+from fut.readouts.base import Readout, ReadoutKind, UserFunction, averaged
 from fut.training.problem import Problem
 
 
@@ -28,7 +28,7 @@ class UserReadout:
         """Itself."""
         return [spec]
 
-    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> ReadOut:
+    def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The function's value; kept to recognise it, as nothing else says what it is. UsageError for an unknown name."""
         if name in user:
             function = user[name]

@@ -66,7 +66,7 @@ class Problem:
     def stacked(self) -> bool:
         """Whether the reference run's gradients may differ by rounding from sums of the items' own."""
         return self.config.data.per_step > 1 or (
-            derivatives.alone(self.data.items) and derivatives.stackable(self.objective, self.data.items)
+            derivatives.run_lock(self.data.items) and derivatives.stackable(self.objective, self.data.items)
         )
 
     @property

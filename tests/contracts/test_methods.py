@@ -25,7 +25,7 @@ from storage import FORMAT, IdentityError, TermStore, fingerprint
 
 EACH = pytest.mark.parametrize("method", list(METHODS), ids=lambda method: method.name)
 PREPARED = pytest.mark.parametrize("preparation", preparations(), ids=lambda preparation: preparation.name)
-FEW = {"curved": {"rank": 3, "anchors": 2, "refresh": 2}, "adjoint": {"mixture": 2, "functionals": 2}}
+FEW = {"lowrank": {"rank": 3, "num_anchors": 2, "refresh": 2}, "adjoint": {"num_runs": 2, "functionals": 2}}
 READERS = {m.preparation.name: m for m in METHODS if m.preparation is not None}
 TERMS = [term for preparation in preparations() for term in preparation.terms]
 

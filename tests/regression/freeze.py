@@ -76,8 +76,8 @@ SMALL: dict[str, Any] = {
     "warmup.ramp": 2,
     "cache.size": 96,
     "cache.item_block": 3,
-    "curved.rank": 4,
-    "curved.refresh": 3,
+    "lowrank.rank": 4,
+    "lowrank.refresh": 3,
 }
 FOUR = {"data.items": 24, "data.per_step": 4, "data.batch": 1}
 FEW = {"adjoint.coordinates": 600, "reweighting.coordinates": 600}
@@ -88,8 +88,10 @@ CASES = {
     "single": Case({"adjoint.products": "exact", "cache.products": "exact", "reweighting.products": "exact"}),
     "few": Case(FEW | {"adjoint.control": "always", "cache.sketch": "gaussian"}),
     "few-plain": Case(FEW | {"adjoint.control": "never", "data.heterogeneous": True, "cache.coordinates": 500}),
-    "four": Case(FOUR | {"curved.dtype": "bfloat16", "cache.derivative": "secant", "adjoint.curvature": "items"}),
-    "four-few": Case(FOUR | FEW | {"data.heterogeneous": True, "adjoint.anchors": 0, "adjoint.draw": "independent"}),
+    "four": Case(FOUR | {"lowrank.dtype": "bfloat16", "cache.derivative": "secant", "adjoint.curvature": "items"}),
+    "four-few": Case(
+        FOUR | FEW | {"data.heterogeneous": True, "adjoint.num_anchors": 0, "adjoint.draw": "independent"}
+    ),
     "mixture": Case(
         {
             "data.items": 4,
@@ -98,7 +100,7 @@ CASES = {
             "rule.name": "momentum",
             "schedule.kind": "linear",
             "schedule.rate": 0.05,
-            "adjoint.centre": "mixture",
+            "adjoint.trajectory": "mixture",
             "adjoint.rank": 3,
             "adjoint.curvatures": 2,
             "adjoint.spacing": "steps",
@@ -123,8 +125,18 @@ ORDERS = (
 ASKED = 8
 """How many of these orders every estimator is asked about."""
 FREE = (
-    *("reference", "fut", "fut++", "fut:moments=replayed", "replay", "replay-exact", "adjoint", "positions", "curved"),
-    *("curved:refresh=0", "adjoint:sample=first", "adjoint:reading=linear", "retrain"),
+    *(
+        "reference",
+        "fut",
+        "fut++",
+        "taylor1:moments=replayed",
+        "replay",
+        "replay-exact",
+        "adjoint",
+        "positions",
+        "lowrank",
+    ),
+    *("lowrank:refresh=0", "adjoint:sample=first", "adjoint:reading=linear", "retrain"),
 )
 """Estimators of orders that move items, with some of their options."""
 IN_PLACE = ("without:3", "without:2,3", "without:0")
@@ -220,7 +232,7 @@ def prepare(run: str, case: Case) -> Iterator[tuple[str, Any]]:
     yield "train", said("train", "--text", "text", "--out", run, *given, *CPU)
     yield "plan before", said("plan", run, *CPU)
     yield "cache", said("cache", run, "--readouts", READOUTS, *CPU)
-    yield "cache curved", said("cache", run, "--terms", "curved", *CPU)
+    yield "cache lowrank", said("cache", run, "--terms", "lowrank", *CPU)
     yield "cache reweighting", said("cache", run, "--terms", "reweighting", *CPU)
     yield "plan", said("plan", run, *CPU)
     yield "info", said("info", run)
@@ -234,9 +246,9 @@ def basic(run: str) -> Iterator[tuple[str, Any]]:
     yield "calibrate", said("calibrate", run, "--orders", 4, *CPU)
     yield "calibrate swap", said("calibrate", run, "--edit", "swap", "--orders", 3, *CPU)
     yield "estimate calibrated", said("estimate", run, "--order", "random:11", *CPU)
-    yield "endpoint", said("endpoint", run, "--order", "reverse", "--out", f"{run}/curved.safetensors", *CPU)
+    yield "endpoint", said("endpoint", run, "--order", "reverse", "--out", f"{run}/lowrank.safetensors", *CPU)
     yield "whatif", said("whatif", run, "--swap", "0,3", "--readout", "probe", "--readout", "item:1", "--verify", *CPU)
-    yield "verify", said("verify", run, "--orders", 3, "--estimators", "reference,adjoint,positions,curved,fut", *CPU)
+    yield "verify", said("verify", run, "--orders", 3, "--estimators", "reference,adjoint,positions,lowrank,fut", *CPU)
 
 
 def commands(run: str) -> Iterator[tuple[str, Any]]:
@@ -316,7 +328,7 @@ def after(run: Any) -> Iterator[tuple[str, Any]]:
     yield "estimate", tried(lambda: run.estimate(["identity", "reverse", "random:3", "swap:0,2", "random:7"]))
     yield "retrain", tried(lambda: run.retrain("reverse").loss)
     yield "retrain theta", tried(lambda: digest(run.retrain("reverse").theta.cpu().numpy()))
-    yield "endpoint", tried(lambda: run.endpoint("random:7", "curved"))
+    yield "endpoint", tried(lambda: run.endpoint("random:7", "lowrank"))
     yield "whatif", tried(lambda: run.whatif("reverse", ["swap:0,1", ("without", 2)], ["probe", "item:1"]))
     yield "whatifs", tried(lambda: list(run.ask(Queries(queries=["random:7", {"id": 1, "edits": [["swap", 1, 2]]}]))))
 

@@ -43,7 +43,7 @@ def rate(step: int) -> float:
 
 
 def estimates(rule: Any, mixture: Order, bend: float) -> tuple[Tensor, list[State]]:
-    """<slope, displacement> of every order as the adjoint has it, with all curvature scaled by `bend`; and the centre."""
+    """<slope, displacement> of every order as the adjoint has it, with all curvature scaled by `bend`; and the trajectory."""
 
     def gradient(theta: Tensor, item: int) -> Tensor:
         return bend * HESSIANS[item] @ (theta - CENTRES[item]) + CENTRES[item]
@@ -73,7 +73,7 @@ def test_for_linear_rules_the_sweep_is_the_curved_replay_exactly(name: str, opti
     """With the reference order as centre: replay with the reference item's curvature at every step, whatever is swapped."""
     rule = make_rule(name, **options)
     found, states = estimates(rule, REFERENCE, 1.0)
-    curved = CurvedGradients(
+    lowrank = CurvedGradients(
         lambda t: states[t].theta,
         lambda theta, item: HESSIANS[item] @ (theta - CENTRES[item]) + CENTRES[item],
         lambda theta, item, u: torch.zeros_like(u),
@@ -81,7 +81,7 @@ def test_for_linear_rules_the_sweep_is_the_curved_replay_exactly(name: str, opti
 
     class WithReferenceCurvature:
         def __call__(self, step: int, picks: Any, theta: Tensor) -> tuple[Tensor, None]:
-            gradient = curved(step, picks, theta)[0]
+            gradient = lowrank(step, picks, theta)[0]
             return gradient + (theta - states[step].theta) @ HESSIANS[step], None
 
     end = replay(
@@ -100,7 +100,7 @@ def test_whatever_curvature_the_replay_has_is_taken_off_to_first_order(name: str
     found = {s.step: s for s in sweep.backward(sweep.start(SLOPES))}
     tables = [torch.stack([gradients(t, i) for i in range(N)]) for t in range(N)]
 
-    def curved(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    def lowrank(matrices: Tensor) -> tuple[Tensor, Tensor]:
         """The estimate, and the replay alone read linearly."""
         response = lambda step, picks, theta: (theta - states[step].theta) @ matrices[step]  # noqa: E731
 
@@ -119,11 +119,11 @@ def test_whatever_curvature_the_replay_has_is_taken_off_to_first_order(name: str
         return dual.contributions(end, N, SLOPES).sum(-1), (end.theta - states[-1].theta) @ SLOPES.T
 
     arbitrary = torch.randn(N, D, D, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    other = curved(arbitrary + arbitrary.transpose(1, 2))[0]
+    other = lowrank(arbitrary + arbitrary.transpose(1, 2))[0]
     assert torch.allclose(other, plain, rtol=0, atol=1e-12) == (name != "adamw")
-    whole, alone = curved(HESSIANS)
+    whole, alone = lowrank(HESSIANS)
     assert torch.allclose(whole, alone, rtol=0, atol=1e-12)
-    assert not torch.allclose(whole, curved(torch.zeros_like(HESSIANS))[1], rtol=0, atol=1e-6)
+    assert not torch.allclose(whole, lowrank(torch.zeros_like(HESSIANS))[1], rtol=0, atol=1e-6)
 
 
 def test_for_adamw_the_error_is_second_order_in_curvature() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from estimators.adjoint import poisson_sample
-from estimators.control_variates import SIGNS, Tamed, control_weights, signed_variance
+from estimators.control_variates import SIGNS, Bounded, control_weights, signed_variance
 
 draw = torch.Generator().manual_seed(7)
 VALUES = torch.randn(400, dtype=torch.float64, generator=draw)
@@ -42,10 +42,10 @@ def test_the_share_is_a_regression_held_between_nothing_and_all() -> None:
     table = torch.tensor([[1.0, 1.0, 2.0, 0.0, 1.0], [2.0, 1.0, -1.0, 0.0, 1.0]])[:, None]  # [n, r, k]
     values = torch.tensor([[0.5, 3.0, -2.0, 1.0, 1.0], [1.0, 3.0, 1.0, 1.0, -1.0]])[:, None]
     largest = torch.tensor([[1.0, 3.0, 2.0, 1.0, 1.0]])
-    tamed = Tamed.of(values, table, largest)
-    assert tamed.share.tolist() == [[0.5, 1.0, 0.0, 0.0, 0.0]]
-    assert tamed.bound.tolist() == [[10.0, 30.0, 20.0, 10.0, 10.0]]
+    bounded = Bounded.of(values, table, largest)
+    assert bounded.share.tolist() == [[0.5, 1.0, 0.0, 0.0, 0.0]]
+    assert bounded.bound.tolist() == [[10.0, 30.0, 20.0, 10.0, 10.0]]
     entries = torch.tensor([[[0.4, -90.0, 1.0, 1.0, 1.0], [-40.0, 2.0, 1.0, 1.0, 1.0]]], dtype=torch.float64)
-    assert tamed(entries).tolist() == [[[0.2, -30.0, 0.0, 0.0, 0.0], [-5.0, 2.0, 0.0, 0.0, 0.0]]]
-    part = tamed.part(slice(1, 2))
+    assert bounded(entries).tolist() == [[[0.2, -30.0, 0.0, 0.0, 0.0], [-5.0, 2.0, 0.0, 0.0, 0.0]]]
+    part = bounded.part(slice(1, 2))
     assert part(entries[..., 1:2]).tolist() == [[[-30.0], [2.0]]]

@@ -14,7 +14,7 @@ from estimators.errors import RuleError
 from estimators.parameters import ParameterLayout
 from estimators.position_table import StepStates, chunked_values, item_values
 from estimators.rules import RULES, make_rule
-from estimators.rules.base import Rule
+from estimators.rules.base import Rule, state_vectors
 from estimators.rules.clipping import global_norm
 from estimators.state import State
 
@@ -32,7 +32,7 @@ def test_buffers_are_counted_as_init_makes_them(name: str) -> None:
     memory = rule.on(MATRICES).init(torch.zeros(57)).memory
     assert rule.buffers(MATRICES) == {k: len(b) for k, b in memory.items()}
     assert rule.state_size(MATRICES) == 57 + sum(len(b) for b in memory.values())
-    assert rule.state_vectors(MATRICES) == {"sgd": 1, "adam": 3, "adamw": 3}.get(name, 2)
+    assert state_vectors(rule, MATRICES) == {"sgd": 1, "adam": 3, "adamw": 3}.get(name, 2)
 
 
 def test_a_coupled_rule_never_takes_part_of_a_block_and_says_so() -> None:

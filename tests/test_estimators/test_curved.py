@@ -15,7 +15,7 @@ from estimators.errors import DivergenceError
 from estimators.lanczos import RitzPairs
 from estimators.lowrank import (
     Curvature,
-    CurvedTransition,
+    LowRankTransition,
     curvature_anchors,
     low_rank,
     refresh_steps,
@@ -66,9 +66,9 @@ def exact_pairs(rule: Rule, step: int) -> RitzPairs:
     return low_rank(lambda u: H @ u, sensitivity(rule, state, 0.9), D, 0)
 
 
-def transition(rule: Rule, every: int, pairs: Callable[[int], RitzPairs], anchors: list[int]) -> CurvedTransition:
+def transition(rule: Rule, every: int, pairs: Callable[[int], RitzPairs], anchors: list[int]) -> LowRankTransition:
     tables = [torch.stack([gradient(CENTRE[t], i) for i in range(N)]) for t in range(N)]
-    return CurvedTransition(
+    return LowRankTransition(
         rule,
         rate,
         Anchored(list(range(N)), tables.__getitem__),
@@ -80,7 +80,7 @@ def transition(rule: Rule, every: int, pairs: Callable[[int], RitzPairs], anchor
     )
 
 
-def ends(made: CurvedTransition, orders: list[Order]) -> Tensor:
+def ends(made: LowRankTransition, orders: list[Order]) -> Tensor:
     start = made.start(made.rule.init(START).rows(len(orders)))
     return replay(made, start, OrderBatch.pack(orders)).theta
 

@@ -24,7 +24,7 @@ def rate(step: int) -> float:
 
 
 def contributions(alike: bool, clip: float | None = None) -> tuple[Tensor, Tensor]:
-    """What every coordinate contributes under two orders, replayed by the true rule and with the centre's second moment.
+    """What every coordinate contributes under two orders, replayed by the true rule and with the trajectory's second moment.
 
     alike: whether all items' gradients have the same size element by element, so that only their signs tell them apart.
     """

@@ -67,9 +67,9 @@ def test_exact_curvature_is_exact_on_quadratic_losses(name: str, options: dict[s
         OrderBatch.pack(ORDERS[:1]),
         listener=lambda t, z: trajectory.append(z.theta[0].clone()),
     )
-    curved = CurvedGradients(trajectory.__getitem__, gradient, lambda theta, item, u: HESSIANS[item] @ u)
+    lowrank = CurvedGradients(trajectory.__getitem__, gradient, lambda theta, item, u: HESSIANS[item] @ u)
     batch = OrderBatch.pack(ORDERS)
-    found = replay(RuleTransition(rule, rate, curved), rule.init(START).rows(3), batch).theta
+    found = replay(RuleTransition(rule, rate, lowrank), rule.init(START).rows(3), batch).theta
     expected = replay(truth, rule.init(START).rows(3), batch).theta
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
     assert torch.equal(found[0], expected[0]), "the reference order must be bitwise"

@@ -39,8 +39,8 @@ def test_variants_differ_and_share_what_they_have_in_common(workbench: Any, tmp_
         return raw_estimates(workbench.build(workbench.expansion(**changes)), orders)[0][0]
 
     default = asked()
-    assert asked(anchors=3) == default, "the same, written out"
-    changed = [asked(mixture=2), asked(centre="ensemble"), asked(pool=1), asked(about_reference=True, mixture=1)]
+    assert asked(num_anchors=3) == default, "the same, written out"
+    changed = [asked(num_runs=2), asked(trajectory="ensemble"), asked(pool=1), asked(about_reference=True, num_runs=1)]
     assert len({default, *changed}) == 1 + len(changed)
     centres = {path.name for path in (workbench.directory / "shared").glob("centre-*") if "pooled" not in path.name}
     assert centres == {"centre-4", "centre-2", "centre-4-ensemble", "centre-reference"}
@@ -50,7 +50,7 @@ def test_the_step_of_differences_is_the_one_that_is_named(workbench: Any) -> Non
     coarse, usual = workbench.expansion(relative=1e-2), workbench.expansion()
     assert (coarse.relative, usual.relative) == (1e-2, 3e-4)
     assert not usual.about_reference
-    assert workbench.expansion(about_reference=True, mixture=1).spec.trajectory.groups == list(
+    assert workbench.expansion(about_reference=True, num_runs=1).spec.trajectory.groups == list(
         workbench.run.reference.steps
     )
 

@@ -85,7 +85,7 @@ def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -
         ("runs", "centre"),
         ("anchors", "fold"),
         ("costate", "backward sweep"),
-        ("tamed", "fold"),
+        ("bounded", "fold"),
     ],
 )
 def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(

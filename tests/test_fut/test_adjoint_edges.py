@@ -42,16 +42,16 @@ def test_a_direction_of_zero_has_a_product_of_zero() -> None:
 def test_a_mixture_of_too_many_items_is_refused_before_anything_is_pinned(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     with pytest.raises(OrderError, match=r"expected a mixture of 1\.\.5 items a step, got 9"):
-        expand(run.context, AdjointConfig(centre="mixture", mixture=9))
-    expand(run.context, AdjointConfig(centre="mixture", mixture=2))
+        expand(run.context, AdjointConfig(trajectory="mixture", num_runs=9))
+    expand(run.context, AdjointConfig(trajectory="mixture", num_runs=2))
 
 
-@pytest.mark.parametrize("changes", [{"data": {"items": 1}}, {"adjoint": {"mixture": 1}}])
+@pytest.mark.parametrize("changes", [{"data": {"items": 1}}, {"adjoint": {"num_runs": 1}}])
 @pytest.mark.parametrize("centre", ["ensemble", "mixture"])
 def test_fewer_directions_than_functionals_are_no_divergence(
     tmp_path: Path, changes: dict[str, dict[str, int]], centre: str
 ) -> None:
-    adjoint = {"mixture": 1, "centre": centre} | changes.get("adjoint", {})
+    adjoint = {"num_runs": 1, "trajectory": centre} | changes.get("adjoint", {})
     run = fut.train(tmp_path / "run", small_config(**changes | {"adjoint": adjoint}), device="cpu")
     run.cache(["adjoint"])
     found = run.estimate(["identity", "reverse"], known=False, calibrated=False)
@@ -101,12 +101,12 @@ def test_an_interrupted_expansion_needs_no_disk_for_what_it_has(
 def test_an_expansion_is_configured_when_it_is_made(tmp_path: Path, cli: Cli) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     terms = ("cache", run.path, "--terms", "adjoint", "--device", "cpu")
-    assert cli(*terms, "--set", "adjoint.mixture=2", "--set", "adjoint.anchors=2").status == 0
-    assert (open_expansion(run.context).spec.config.mixture, len(open_expansion(run.context).spec.anchors)) == (2, 2)
+    assert cli(*terms, "--set", "adjoint.num_runs=2", "--set", "adjoint.num_anchors=2").status == 0
+    assert (open_expansion(run.context).spec.config.num_runs, len(open_expansion(run.context).spec.anchors)) == (2, 2)
     assert cli(*terms).status == 0, "as it is stored"
-    said = cli(*terms, "--set", "adjoint.mixture=3")
+    said = cli(*terms, "--set", "adjoint.num_runs=3")
     assert said.status == 1
-    assert "adjoint.mixture: expected 3, found 2" in said.err
+    assert "adjoint.num_runs: expected 3, found 2" in said.err
     assert "remove" in said.err
 
 

@@ -27,13 +27,13 @@ from fut.models.autodiff import hessian_vector, hessian_vector_difference
 from storage import IdentityError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
-EXACT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
+EXACT = {"num_runs": 2, "curvature": "items", "functionals": 0, "products": "exact"}
 
 
 @pytest.mark.parametrize("kind", ["ensemble", "mixture"])
 @pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [1, 0, 2, 4, 3], [0, 0, 1, 4, 4]])
 def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int], kind: str) -> None:
-    run = make_run("adjoint", **FLOAT64, adjoint={"centre": kind} | EXACT)
+    run = make_run("adjoint", **FLOAT64, adjoint={"trajectory": kind} | EXACT)
     found = run.estimate([order], "adjoint", known=False)[0]
     expected = written_out(run, order, kind, 2, 3) - written_out(run, list(range(5)), kind, 2, 3)
     assert expected != 0
@@ -48,8 +48,8 @@ def test_all_coordinates_sampled_is_no_sample(make_run: MakeRun) -> None:
 
 def test_another_expansion_configuration_is_refused_by_name(make_run: MakeRun) -> None:
     run = make_run()
-    with pytest.raises(IdentityError, match=r"adjoint\.mixture"):
-        expand(run.context, AdjointConfig(mixture=3))
+    with pytest.raises(IdentityError, match=r"adjoint\.num_runs"):
+        expand(run.context, AdjointConfig(num_runs=3))
 
 
 def test_what_the_adjoint_cannot_answer(make_run: MakeRun) -> None:
@@ -96,12 +96,12 @@ def test_calibration_leaves_the_reference_order_at_the_reference_bitwise(tmp_pat
 
 def test_a_calibration_is_not_used_on_terms_made_anew(own_run: Path) -> None:
     run = fut.open(own_run, device="cpu")
-    run.calibrate(orders=3, estimator="fut")
+    run.calibrate(orders=3, estimator="taylor1")
     run.calibrate(orders=3, estimator="replay-exact")
-    assert run.estimate(["reverse"], "fut", known=False)[0].interval is not None
+    assert run.estimate(["reverse"], "taylor1", known=False)[0].interval is not None
     shutil.rmtree(own_run / "terms")
     run.cache(["update", "jvp"], run.context.config.cache.model_copy(update={"size": 32}))
-    assert run.estimate(["reverse"], "fut", known=False)[0].interval is None
+    assert run.estimate(["reverse"], "taylor1", known=False)[0].interval is None
     assert run.estimate(["reverse"], "replay-exact", known=False)[0].interval is not None, "it replays no terms"
 
 
@@ -137,7 +137,7 @@ def test_a_pool_is_divided_among_the_places_and_averaged_over_them(make_run: Mak
 
 
 def test_an_ensemble_is_of_orders_as_they_are_really_trained(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(adjoint={"mixture": 3}), device="cpu")
+    run = fut.train(tmp_path / "run", small_config(adjoint={"num_runs": 3}), device="cpu")
     expansion = open_expansion(run.context)
     list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
     ends = [run.retrain(order).theta for order in expansion.spec.trajectory.members]
@@ -155,7 +155,7 @@ def test_an_ensemble_is_of_orders_as_they_are_really_trained(tmp_path: Path) -> 
 @pytest.mark.parametrize("curvature", ["pooled", "items"])
 def test_exact_products_are_what_differences_come_near_to(make_run: MakeRun, curvature: str) -> None:
     """Central ones of a drawn batch, one-sided ones of items whose gradients are known."""
-    adjoint = {"mixture": 2, "curvature": curvature}
+    adjoint = {"num_runs": 2, "curvature": curvature}
     runs = [make_run("adjoint", **FLOAT64, adjoint=adjoint | {"products": p}) for p in ("exact", "difference")]
     exact, near = (open_expansion(run.context).terms().read("weight", 2) for run in runs)
     assert 0 < np.linalg.norm(exact - near) < 1e-3 * np.linalg.norm(exact)
@@ -192,7 +192,7 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
 
 
 def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make_run: MakeRun, cli: Cli) -> None:
-    run = make_run("adjoint", adjoint={"mixture": 3})
+    run = make_run("adjoint", adjoint={"num_runs": 3})
     run.cache(["adjoint"])
     members = open_expansion(run.context).spec.trajectory.members
     truth = [run.retrain(order).loss for order in members]
@@ -208,10 +208,10 @@ def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make
         f"on the few real runs that it is made of it errs by {error:.2g} nats/token (standard deviation"
         in estimate.note
     )
-    assert "errs by" not in make_run("adjoint", adjoint={"mixture": 2}).estimate(["reverse"], known=False)[0].note, (
+    assert "errs by" not in make_run("adjoint", adjoint={"num_runs": 2}).estimate(["reverse"], known=False)[0].note, (
         "mirror images"
     )
-    alone = fut.train(tmp_path / "run", small_config(adjoint={"centre": "mixture"}), device="cpu")
+    alone = fut.train(tmp_path / "run", small_config(adjoint={"trajectory": "mixture"}), device="cpu")
     alone.cache(["adjoint"])
     assert alone.info()["adjoint_own_error"] is None
     other = make_run(adjoint={"readouts": ["accuracy", "probe"]}, cached=False)

@@ -20,14 +20,14 @@ from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.footprint import Footprint
-from fut.methods.lowrank.terms import open_base
+from fut.methods.lowrank.terms import open_low_rank
 from fut.methods.stages import build
 from fut.models import autodiff as derivatives
 from storage import CheckpointStore
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
-EXACT: dict[str, Any] = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
-LOOSE, TIGHT = {"anchors": 0, "anchor_error": 1e3}, {"anchors": 0, "anchor_error": 1e-9}
+EXACT: dict[str, Any] = {"num_runs": 2, "curvature": "items", "functionals": 0, "products": "exact"}
+LOOSE, TIGHT = {"num_anchors": 0, "anchor_error": 1e3}, {"num_anchors": 0, "anchor_error": 1e-9}
 
 
 def all_terms(expansion: Expansion) -> dict[str, np.ndarray]:
@@ -64,7 +64,7 @@ def test_what_is_chosen_is_what_could_have_been_configured(
 ) -> None:
     run, same = (fut.train(tmp_path / name, small_config(), device="cpu") for name in ("run", "same"))
     expand(run.context, AdjointConfig.model_validate(kept | asked))
-    expand(same.context, AdjointConfig.model_validate(kept | {"anchors": count}))
+    expand(same.context, AdjointConfig.model_validate(kept | {"num_anchors": count}))
     assert (
         open_expansion(run.context).spec.anchors
         == open_expansion(same.context).spec.anchors
@@ -113,7 +113,7 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
         memory.tables(AdjointSpec(run.context.problem, c), Footprint(run.context.problem))
         for c in (
             expansion.spec.resolved,
-            expansion.spec.config.model_copy(update={"anchors": 3}),
+            expansion.spec.config.model_copy(update={"num_anchors": 3}),
             expansion.spec.config,
         )
     ]
@@ -184,7 +184,7 @@ def test_a_lost_choice_is_made_again_without_touching_the_terms(tmp_path: Path) 
 
 def test_info_says_what_was_chosen_and_why(tmp_path: Path, cli: Cli) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    chosen = ["--set", "adjoint.anchors=0", "--set", "adjoint.anchor_error=1e-9"]
+    chosen = ["--set", "adjoint.num_anchors=0", "--set", "adjoint.anchor_error=1e-9"]
     assert cli("cache", tmp_path / "run", "--terms", "adjoint", *chosen).status == 0
     found = run.info()["adjoint_anchor_choice"]
     assert (found["anchors"], [t["anchors"] for t in found["tried"]]) == (
@@ -198,7 +198,7 @@ def test_info_says_what_was_chosen_and_why(tmp_path: Path, cli: Cli) -> None:
 
 
 def test_the_curved_estimator_takes_three(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(adjoint=TIGHT, curved={"rank": 2, "anchors": 1}), device="cpu")
-    run.cache(["curved"])
-    assert open_base(run.context).spec.anchors == [0, 2, 4]
-    assert run.endpoint("identity", estimator="curved").evaluated_loss == run.reference_loss
+    run = fut.train(tmp_path / "run", small_config(adjoint=TIGHT, lowrank={"rank": 2, "num_anchors": 1}), device="cpu")
+    run.cache(["lowrank"])
+    assert open_low_rank(run.context).spec.anchors == [0, 2, 4]
+    assert run.endpoint("identity", estimator="lowrank").evaluated_loss == run.reference_loss

@@ -154,7 +154,7 @@ def test_a_partly_cached_run_says_what_to_run(own_run: Path) -> None:
     store.discard(store.blocks("jvp")[-1], ["jvp"])
     run = fut.open(own_run, device="cpu")
     with pytest.raises(fut.NotCachedError, match=r"unfinished: jvp\); run `fut cache RUN`"):
-        run.estimate(["reverse"], "fut", known=False)
+        run.estimate(["reverse"], "taylor1", known=False)
     assert run.estimate(["reverse"], "replay", known=False)[0].value > 0, "replay needs none of what is missing"
 
 
@@ -174,7 +174,7 @@ def test_another_cache_configuration_names_the_field_and_both_values(own_run: Pa
 def test_unknown_terms_are_refused_with_the_known_ones(own_run: Path) -> None:
     with pytest.raises(
         fut.UsageError,
-        match="expected some of gradient, norm, update, jvp, second, adjoint, curved, reweighting, got hessian",
+        match="expected some of gradient, norm, update, jvp, second, adjoint, lowrank, reweighting, got hessian",
     ):
         fut.open(own_run, device="cpu").cache(["hessian"])
 
@@ -196,7 +196,7 @@ def test_a_full_disk_is_refused_before_anything_is_computed(own_run: Path, monke
 
 @pytest.mark.parametrize(
     ("name", "estimator"),
-    [("gradient", "replay"), ("update", "fut"), ("jvp", "fut"), ("second", "fut++"), ("norm", None)],
+    [("gradient", "replay"), ("update", "taylor1"), ("jvp", "taylor1"), ("second", "taylor2"), ("norm", None)],
 )
 @pytest.mark.parametrize("place", ["start", "middle", "end"])
 def test_a_flipped_byte_in_a_chunk_is_named_never_used_and_recomputed(

@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[list[str], set[str], list[str]]] = {
         ["nats/token", "perplexity", "no interval"],
     ),
     "endpoint": (
-        ["endpoint", "RUN", "--order", "reverse", "--out", "OUT", "--estimator", "fut", *CPU],
+        ["endpoint", "RUN", "--order", "reverse", "--out", "OUT", "--estimator", "taylor1", *CPU],
         {"estimated_loss", "evaluated_loss", "sketch_error", "path", "interval"},
         ["nats/token", "wrote"],
     ),
@@ -100,7 +100,7 @@ def test_train_answers_what_it_trained(tmp_path: Path, cli: Cli) -> None:
 
 def test_verify_gives_every_estimator_its_row(own_run: Path, tmp_path: Path, cli: Cli) -> None:
     found = cli("verify", own_run, "--orders", "3", "--plot", tmp_path / "p.png", *CPU, "--json").json
-    assert set(found["estimators"]) >= {"reference", "fut", "fut++", "replay", "replay-exact"}
+    assert set(found["estimators"]) >= {"reference", "taylor1", "taylor2", "replay", "replay-exact"}
     for name, row in found["estimators"].items():
         assert row.keys() >= ESTIMATOR_KEYS, name
         assert len(found["estimated_losses"][name]) == 3
@@ -219,7 +219,7 @@ def test_bad_input_is_a_message_and_a_status(own_run: Path, tmp_path: Path, cli:
         assert said.out == ""
 
 
-@pytest.mark.parametrize("name", ["magic", "fut:magic=1", "fut:moments=magic"])
+@pytest.mark.parametrize("name", ["magic", "taylor1:magic=1", "taylor1:moments=magic"])
 def test_a_wrong_estimator_is_refused_even_where_the_truth_is_known(own_run: Path, cli: Cli, name: str) -> None:
     fut.open(own_run, device="cpu").retrain("reverse")
     said = cli("estimate", own_run, "--order", "reverse", "--estimator", name, *CPU)
@@ -239,7 +239,7 @@ def test_a_damaged_small_file_is_named(own_run: Path, cli: Cli, file: str) -> No
 
 def test_every_message_has_three_parts_and_every_kind_its_status(own_run: Path, cli: Cli) -> None:
     said = cli("estimate", own_run, "--order", "0,1,2,3,9")
-    assert said.err.startswith("fut: order: expected ")
+    assert said.err.startswith("taylor1: order: expected ")
     assert "got" in said.err
     assert ";" in said.err
     assert exit_status(fut.UsageError()) == 2
@@ -258,7 +258,7 @@ def test_the_installed_entry_point_keeps_standard_output_clean(
     process = start_python("from fut.cli.app import main; main()", "info", os.devnull)
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (1, "")
-    assert err.startswith("fut: run: expected a run directory")
+    assert err.startswith("taylor1: run: expected a run directory")
 
 
 @pytest.mark.parametrize("wrong", ["reverse", Path("order.json")])

@@ -14,7 +14,7 @@ from small import MakeRun, expand, small_config
 
 import fut
 from estimators.adjoint import poisson_sample
-from estimators.control_variates import Tamed
+from estimators.control_variates import Bounded
 from estimators.orders.order import random_orders
 from fut.errors import NotCachedError
 from fut.methods.adjoint import sampling
@@ -23,11 +23,11 @@ from fut.methods.adjoint.control_variate import SAMPLES, part_of
 from fut.methods.adjoint.costs import anchors
 from fut.methods.adjoint.estimator import Adjoint
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.multi_readout import SeveralReadOuts
+from fut.methods.adjoint.multi_readout import MultiReadout
 from fut.methods.batching import raw_estimates
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
-PLAIN = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
+PLAIN = {"num_runs": 2, "curvature": "items", "functionals": 0, "products": "exact"}
 
 
 def sampled(path: Path, **changes: object) -> fut.Run:
@@ -38,15 +38,15 @@ def sampled(path: Path, **changes: object) -> fut.Run:
 
 class Few(NamedTuple):
     run: fut.Run
-    tamed: Tamed
+    bounded: Bounded
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Few:
     """A run of which 600 coordinates are kept, and how it takes its table."""
-    seen, keep = list[Tamed](), sampling._keep_tamed
+    seen, keep = list[Bounded](), sampling._keep_tamed
 
-    def spy(*arguments: Any) -> Tamed:
+    def spy(*arguments: Any) -> Bounded:
         seen.append(keep(*arguments))
         return seen[-1]
 
@@ -64,7 +64,7 @@ def test_the_estimate_is_its_formula(few: Few, make_run: MakeRun, sample: str | 
     assert isinstance(whole, Adjoint)
     parts = whole._contributions([order, plain.reference])
     given, own = torch.cat([found[:, 0] for _, found in parts], dim=-1)
-    share, bound = few.tamed.share[0], few.tamed.bound[0]
+    share, bound = few.bounded.share[0], few.bounded.bound[0]
     table = share * torch.from_numpy(written_out_table(plain)).clamp(-bound, bound)
     assert 0.5 < share[bound > 1e-6].mean() < 1
     placed = sum(table[t, i] - table[t, t] for t, (i,) in enumerate(order.steps))
@@ -86,7 +86,7 @@ def test_it_takes_sampling_error_away_and_states_the_rest(
     orders = random_orders(exact.reference, 8, 1)
     true = np.array(raw_estimates(exact.methods.open("adjoint"), orders)[0])
     errors, stated, plain = [], [], []
-    for seed in range(6):  # of the sample: the centre and the sweep are those of seed 0
+    for seed in range(6):  # of the sample: the trajectory and the sweep are those of seed 0
         run = fut.train(tmp_path / str(seed), small_config(**FLOAT64, warmup={"steps": warmup}), device="cpu")
         monkeypatch.setattr(
             "fut.methods.adjoint.sampling.poisson_sample", lambda p, _, seed=seed: poisson_sample(p, seed)
@@ -104,7 +104,7 @@ def test_it_takes_sampling_error_away_and_states_the_rest(
 
 
 def test_several_readouts_have_it_as_one_has(few: Few) -> None:
-    several = SeveralReadOuts(few.run.context, ["probe"])
+    several = MultiReadout(few.run.context, ["probe"])
     orders = [few.run.order("reverse"), few.run.order("random:3")]
     values, variances = several.changes(orders, ["probe"])
     losses, said = raw_estimates(few.run.methods.open("adjoint"), orders)

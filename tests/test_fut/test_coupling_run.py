@@ -23,7 +23,7 @@ from fut.methods.adjoint.identity import open_expansion
 from fut.planning import plan
 
 FLOAT64 = {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}
-EXACT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
+EXACT = {"num_runs": 2, "curvature": "items", "functionals": 0, "products": "exact"}
 MATRICES: dict[str, Any] = {
     "model": FLOAT64,
     "rule": {"name": "orthogonal", "options": {"weight_decay": 0.1}},
@@ -96,11 +96,11 @@ def test_replays_are_the_rule_on_the_gradients_they_say(run: fut.Run) -> None:
     def plain(theta: Tensor, step: int, item: int) -> Tensor:
         return problem.gradient(run.context.state(step).theta, item)
 
-    def curved(theta: Tensor, step: int, item: int) -> Tensor:
+    def lowrank(theta: Tensor, step: int, item: int) -> Tensor:
         base = run.context.state(step).theta
         return problem.gradient(base, item) + problem.product(base, item, theta - base)
 
-    for name, gradient in (("replay", plain), ("replay-exact", curved)):
+    for name, gradient in (("replay", plain), ("replay-exact", lowrank)):
         expected = problem.probe_loss(stepped_by_tensor(run, ORDER, gradient))
         assert run.estimate([ORDER], name, known=False)[0].value == pytest.approx(expected, abs=1e-10)
 
@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str] | None, str]] = {
         r"reweighting: expected all \d+ coordinates .* set reweighting.coordinates",
     ),
     "replay": ({"cache": {"coordinates": 200}}, None, "got a sample of 200; set cache.coordinates = 0 and cache again"),
-    "curved": ({}, ["adjoint", "curved"], "curved: expected a rule that updates every coordinate by itself"),
+    "lowrank": ({}, ["adjoint", "lowrank"], "lowrank: expected a rule that updates every coordinate by itself"),
     "rank": ({"adjoint": {"rank": 4}}, None, r"adjoint.rank: expected a rule that .* set adjoint.rank = 0"),
 }
 
@@ -177,16 +177,16 @@ def test_what_would_cut_matrices_is_refused_by_name_before_anything_is_computed(
         run.cache(names)
     assert "`orthogonal`" in str(refusal.value)
     assert "coupling `matrix`" in str(refusal.value)
-    assert not any((run.path / part).exists() for part in ("adjoint", "curved", "reweighting"))
+    assert not any((run.path / part).exists() for part in ("adjoint", "lowrank", "reweighting"))
 
 
 def test_a_plan_says_what_a_coupled_rule_leaves_out() -> None:
     config = small_config(**MATRICES | {"adjoint": EXACT | {"coordinates": 300}, "reweighting": {"coordinates": 300}})
     found = plan(config)
     stages = {stage.stage for stage in found.stages}
-    assert not {s for s in stages if s.startswith(("adjoint", "curved", "reweighting"))}
+    assert not {s for s in stages if s.startswith(("adjoint", "lowrank", "reweighting"))}
     assert "query: replay-exact" in stages
-    for name in ("adjoint and positions", "curved", "reweighting"):
+    for name in ("adjoint and positions", "lowrank", "reweighting"):
         assert any(note.startswith(f"left out: {name}") and "orthogonal" in note for note in found.notes)
 
 

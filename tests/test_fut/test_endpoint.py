@@ -16,7 +16,7 @@ import fut
 from fut.data.dataset import Dataset
 from fut.models.transformer import Transformer
 
-NAMES = ("reference", "fut", "fut++", "replay", "replay-exact")
+NAMES = ("reference", "taylor1", "taylor2", "replay", "replay-exact")
 
 
 def probe_loss(run: fut.Run, module: nn.Module, loss: Any = fut.next_token_loss) -> float:
@@ -69,14 +69,14 @@ def test_without_a_path_the_endpoint_lies_in_the_run(own_run: Path) -> None:
 
 def test_a_sketched_endpoint_reports_an_error_near_theory(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(cache={"sketch": "gaussian", "size": 96})
-    found = run.endpoint("reverse", "fut", tmp_path / "m.safetensors")
+    found = run.endpoint("reverse", "taylor1", tmp_path / "m.safetensors")
     assert found.sketch_error_theory == pytest.approx((run.context.parameters / 96) ** 0.5, rel=0.02)
     assert found.sketch_error == pytest.approx(found.sketch_error_theory, rel=0.2)
 
 
 def test_an_unsketched_endpoint_reports_no_error(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(cache={"sketch": "identity"})
-    assert run.endpoint("reverse", "fut", tmp_path / "m.safetensors").sketch_error == 0.0
+    assert run.endpoint("reverse", "taylor1", tmp_path / "m.safetensors").sketch_error == 0.0
     assert run.endpoint("reverse", "replay", tmp_path / "m.safetensors").sketch_error is None
 
 

@@ -31,7 +31,7 @@ FLOAT64 = {"model": {"dtype": "float64"}}
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scratch stays, so that a test can look at the centre's whole states."""
+    """Scratch stays, so that a test can look at the trajectory's whole states."""
     monkeypatch.setattr(Expansion, "_discard_scratch", lambda expansion: None)
 
 
@@ -73,7 +73,7 @@ def test_the_strongest_directions_come_first(make_run: MakeRun, kept: None) -> N
 def test_the_estimate_is_the_linear_one_and_half_the_squares(
     make_run: MakeRun, kept: None, kind: str, rate: float
 ) -> None:
-    run = make_run("adjoint", **FLOAT64, adjoint={"functionals": 4, "centre": kind}, schedule={"rate": rate})
+    run = make_run("adjoint", **FLOAT64, adjoint={"functionals": 4, "trajectory": kind}, schedule={"rate": rate})
     order = random_order(run.reference, 5)
     expansion = open_expansion(run.context)
     found = [slow_functionals(run, o) for o in (order, run.reference)]
@@ -133,7 +133,7 @@ def test_looked_up_functionals_are_those_of_real_training(
     """At a low rate, against the endpoints of retrained orders; to first order in gradients, of which AdamW is no linear rule."""
     sections = {"rule": {"name": name, "options": {}}, "schedule": {"rate": rate}, "data": {"batch": 16}}
     run = make_run(
-        "adjoint", **FLOAT64, **sections, adjoint={"functionals": 5, "anchors": 5}, warmup={"steps": 40, "ramp": 2}
+        "adjoint", **FLOAT64, **sections, adjoint={"functionals": 5, "num_anchors": 5}, warmup={"steps": 40, "ramp": 2}
     )
     slopes, bend = slopes_of(open_expansion(run.context)), bend_of(open_expansion(run.context), None)
     orders = [random_order(run.reference, 7, i) for i in range(6)]
@@ -202,9 +202,9 @@ def test_sums_do_not_depend_on_the_batch(small_run) -> None:  # type: ignore[no-
     assert estimator.functionals
     assert len(estimator.expansion.indices) % 512
     orders = [random_order(small_run.reference, 3, i) for i in range(7)]
-    together = estimator.positions(orders)
+    together = estimator.final_states(orders)
     for order, row in zip(orders, together, strict=True):
-        assert torch.equal(estimator.positions([order])[0], row)
+        assert torch.equal(estimator.final_states([order])[0], row)
 
 
 def test_other_readouts_are_read_linearly(make_run: MakeRun) -> None:
@@ -223,7 +223,7 @@ def test_without_functionals_the_reading_is_linear(make_run: MakeRun) -> None:
     assert run.methods.open("adjoint").functionals == 0
     assert run.estimate(["identity"], known=False)[0].value == run.reference_loss
     estimator = run.methods.open("adjoint")
-    assert estimator.positions([run.reference]).shape[1] == 2 * -(-run.context.parameters // LEAST), (
+    assert estimator.final_states([run.reference]).shape[1] == 2 * -(-run.context.parameters // LEAST), (
         "sums and variances"
     )
 

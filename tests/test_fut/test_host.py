@@ -200,7 +200,7 @@ import fut
 config, changed = fut.load_config(None, (), **json.loads(sys.argv[2])), {}
 
 def call(name, function):
-    if sys.argv[3] == "losses" and name not in ("train", "open", "cache", "calibrate", "adjoint", "fut", "replay-exact"):
+    if sys.argv[3] == "losses" and name not in ("train", "open", "cache", "calibrate", "adjoint", "taylor1", "replay-exact"):
         return None
     before = state()
     found = function()
@@ -222,9 +222,9 @@ call("noise", lambda: fut.train(sys.argv[1] + "-own", free, module=net, loss=los
 from fut.questions.whatif.stream import Queries
 run = call("open", lambda: fut.open(sys.argv[1], device="cpu"))
 call("cache", lambda: run.cache())
-call("cache more", lambda: run.cache(["curved", "reweighting"]))
+call("cache more", lambda: run.cache(["lowrank", "reweighting"]))
 call("calibrate", lambda: run.calibrate(4))
-methods = ("adjoint", "fut", "replay-exact")
+methods = ("adjoint", "taylor1", "replay-exact")
 losses = [call(n, lambda: [a.value for a in run.estimate(["reverse", "swap:0,1"], n)]) for n in methods]
 call("plan of a run", lambda: run.plan())
 call("verify", lambda: run.verify(3))

@@ -14,7 +14,7 @@ from fut.data.text import build_dataset
 from fut.methods.registry import METHODS
 
 MOVING = [
-    m.name for m in METHODS if m.capabilities.moves_items and m.name not in ("curved", "retrain")
+    m.name for m in METHODS if m.capabilities.moves_items and m.name not in ("lowrank", "retrain")
 ]  # see test_curved_run
 RULES: list[dict[str, Any]] = [
     {},
@@ -42,7 +42,7 @@ def test_identity_order_is_the_reference_bitwise(make_run: MakeRun, sections: di
 
 
 @pytest.mark.parametrize("cache", CACHES, ids=["sjlt", "secant", "identity", "sample", "exact"])
-@pytest.mark.parametrize("name", ["fut", "fut++", "replay"])
+@pytest.mark.parametrize("name", ["fut", "taylor2", "replay"])
 def test_identity_order_is_bitwise_with_every_cache(make_run: MakeRun, cache: dict[str, Any], name: str) -> None:
     run = make_run(cache=small_config(cache=cache).cache.model_dump())
     assert run.estimate(["identity"], name, known=False)[0].value == run.reference_loss
@@ -51,7 +51,7 @@ def test_identity_order_is_bitwise_with_every_cache(make_run: MakeRun, cache: di
 @pytest.mark.parametrize("moments", ["reference", "replayed"])
 @pytest.mark.parametrize("reading", ["linear", "evaluated"])
 def test_identity_order_is_bitwise_with_every_option(small_run: fut.Run, moments: str, reading: str) -> None:
-    found = small_run.estimate(["identity"], "fut++", known=False, moments=moments, reading=reading)[0]
+    found = small_run.estimate(["identity"], "taylor2", known=False, moments=moments, reading=reading)[0]
     assert found.value == small_run.reference_loss
 
 
@@ -60,13 +60,13 @@ def test_the_endpoint_of_the_identity_order_is_the_reference_bitwise(small_run: 
     assert len(rebuilding) >= 5
     for estimator in rebuilding:
         name = estimator.name
-        position = estimator.positions([small_run.reference])[0]
+        position = estimator.final_states([small_run.reference])[0]
         assert torch.equal(
             estimator.endpoint(position, small_run.steps), small_run.context.state(small_run.steps).theta
         ), name
 
 
-@pytest.mark.parametrize("name", ["fut", "fut++", "replay", "replay-exact", "adjoint", "retrain"])
+@pytest.mark.parametrize("name", ["fut", "taylor2", "replay", "replay-exact", "adjoint", "retrain"])
 def test_exchanging_two_equal_batches_changes_nothing(tmp_path: Any, name: str) -> None:
     config = small_config()
     data = build_dataset(config)

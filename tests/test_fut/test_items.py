@@ -26,7 +26,7 @@ SEQUENCES: dict[str, Any] = {"data": {"items": 12, "per_step": 4, "batch": 1}}
 ONE_SEQUENCE: dict[str, Any] = {"data": {"items": 5, "batch": 1}}
 ADAMW: dict[str, Any] = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
 MOVING = [
-    m.name for m in METHODS if m.capabilities.moves_items and m.name not in ("curved", "retrain")
+    m.name for m in METHODS if m.capabilities.moves_items and m.name not in ("lowrank", "retrain")
 ]  # see test_curved_run
 FLOAT64: dict[str, Any] = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 KINDS = pytest.mark.parametrize("sections", [BATCHES, SEQUENCES, ONE_SEQUENCE], ids=["batches", "sequences", "one"])
@@ -69,7 +69,7 @@ def test_identity_order_is_the_reference_bitwise(make_run: MakeRun, sections: di
     assert run.estimate([run.reference.steps], name, known=False)[0].value == run.reference_loss
 
 
-@pytest.mark.parametrize("name", ["replay", "adjoint", "fut"])
+@pytest.mark.parametrize("name", ["replay", "adjoint", "taylor1"])
 def test_identity_order_is_bitwise_with_clipping_and_a_sample(make_run: MakeRun, name: str) -> None:
     run = make_run(**SEQUENCES, **SAMPLED, adjoint={"coordinates": 900})
     orders = ["identity", [[0, 1, 2, 3, 4], [5, 6], [7]], "random:1"]
@@ -81,10 +81,10 @@ def test_identity_order_is_bitwise_with_clipping_and_a_sample(make_run: MakeRun,
 @pytest.mark.parametrize("name", ["reference", "replay", "replay-exact"])
 def test_the_endpoint_of_the_identity_order_is_bitwise(make_run: MakeRun, name: str) -> None:
     run = make_run(**BATCHES)
-    found = run.methods.open(name).positions([run.reference, run.order("reverse")])
+    found = run.methods.open(name).final_states([run.reference, run.order("reverse")])
     assert torch.equal(found[0], run.context.state(run.steps).theta)
     short = Order(run.reference.steps[:2])
-    assert torch.equal(run.methods.open("replay").positions([short])[0], run.context.state(2).theta)
+    assert torch.equal(run.methods.open("replay").final_states([short])[0], run.context.state(2).theta)
 
 
 def torch_optim_endpoint(run: fut.Run, order: Order) -> torch.Tensor:
@@ -135,7 +135,7 @@ def test_the_recorded_loss_of_a_step_is_its_items_mean(make_run: MakeRun) -> Non
         assert run.context.checkpoints.read(t + 1).attributes["train_loss"] == pytest.approx(sum(losses) / 4, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["fut", "fut++", "replay", "replay-exact", "adjoint", "retrain"])
+@pytest.mark.parametrize("name", ["fut", "taylor2", "replay", "replay-exact", "adjoint", "retrain"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_exchanging_equal_items_between_steps_changes_nothing(tmp_path: Path, name: str, batch: int) -> None:
     config = small_config(data={"items": 6, "per_step": 3, "batch": batch})
@@ -149,7 +149,7 @@ def test_exchanging_equal_items_between_steps_changes_nothing(tmp_path: Path, na
     assert moved.delta != 0.0, "an estimator that never moves would pass the line above"
 
 
-@pytest.mark.parametrize("name", ["replay", "replay-exact", "adjoint", "fut", "retrain"])
+@pytest.mark.parametrize("name", ["replay", "replay-exact", "adjoint", "taylor1", "retrain"])
 def test_leaving_items_out_is_the_smaller_batch(make_run: MakeRun, name: str) -> None:
     run = make_run(**SEQUENCES)
     smaller = [[0, 1, 2], [4, 6, 7], [8, 9, 10, 11]]

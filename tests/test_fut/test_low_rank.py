@@ -24,7 +24,7 @@ from fut.errors import ResourceError, UsageError
 from fut.estimation.calibration import _basis
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.multi_readout import SeveralReadOuts
+from fut.methods.adjoint.multi_readout import MultiReadout
 from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.adjoint.replay_curvature import curvature_of
 from fut.methods.batching import raw_estimates
@@ -32,7 +32,7 @@ from fut.methods.curvature_batches import pooled_products
 from storage import DamagedError
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
-EXACT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
+EXACT = {"num_runs": 2, "curvature": "items", "functionals": 0, "products": "exact"}
 CURVED = {"rank": 3, "curvatures": 2}
 
 
@@ -242,8 +242,8 @@ def test_items_of_several_shapes_are_refused(tmp_path: Path) -> None:
     "sections",
     [
         {"data": {"items": 1}},
-        {"adjoint": {"centre": "mixture"}},
-        {"adjoint": {"mixture": 1}},
+        {"adjoint": {"trajectory": "mixture"}},
+        {"adjoint": {"num_runs": 1}},
         {"adjoint": {"coordinates": 600, "control": "never"}},
         {"data": {"items": 6, "per_step": 2}, "adjoint": {"coordinates": 900}},
         {"data": {"items": 6, "per_step": 3}, "rule": {"options": {"clip": 0.3}}, "adjoint": {"coordinates": 900}},
@@ -279,7 +279,7 @@ def test_several_readouts_have_it_as_one_has(tmp_path: Path) -> None:
     names = ["probe", "item:2", "item:0"]
     expand(run.context, AdjointConfig.model_validate(CURVED | {"readouts": names, "coordinates": 900}))
     orders = [run.order("reverse"), run.order("random:3")]
-    several = SeveralReadOuts(run.context, ["item:0", "probe", "item:2"])
+    several = MultiReadout(run.context, ["item:0", "probe", "item:2"])
     values = several.changes(orders, ["item:2", "item:0"])[0]
     for column, name in enumerate(("item:2", "item:0")):
         alone = run.estimate([order.steps for order in orders], "adjoint:reading=linear", readout=name, known=False)

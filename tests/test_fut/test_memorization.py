@@ -25,7 +25,7 @@ from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
 from fut.estimation.changes import expansion_for
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.multi_readout import SeveralReadOuts
+from fut.methods.adjoint.multi_readout import MultiReadout
 from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.curvature_batches import balanced_samples, pooled_products, small_size
 from fut.models.autodiff import hessian_vectors_one_sided
@@ -63,7 +63,7 @@ def test_several_read_outs_at_once_are_those_asked_one_by_one(mapped: fut.Run) -
     try:
         orders = [own.order(o) for o in ("move:1,4", "reverse", "without:2", "identity")]
         names = ["item:3", "probe:1of2", "probe"]
-        several = SeveralReadOuts(own.context, ["probe", "probe:1of2", "item:0", "item:3"], expansion)
+        several = MultiReadout(own.context, ["probe", "probe:1of2", "item:0", "item:3"], expansion)
         values, variances = several.changes(orders, names)
         for k, name in enumerate(names):
             single = own.estimate(orders, "adjoint", known=False, readout=name, reading="linear")
@@ -71,7 +71,7 @@ def test_several_read_outs_at_once_are_those_asked_one_by_one(mapped: fut.Run) -
         assert values[3].tolist() == [0.0, 0.0, 0.0]
         assert not variances.any()
         with pytest.raises(NotCachedError, match="without probe:0of3"):
-            SeveralReadOuts(own.context, ["probe:0of3"])
+            MultiReadout(own.context, ["probe:0of3"])
     finally:
         shutil.rmtree(mapped.path / "adjoint")
 
@@ -80,12 +80,12 @@ def test_a_sample_of_coordinates_knows_its_variance(make_run: MakeRun) -> None:
     run = make_run(cached=False, adjoint={"readouts": ["probe", "item:1"], "coordinates": 700, "functionals": 0})
     run.cache(["adjoint"])
     order = run.order("move:1,4")
-    several = SeveralReadOuts(run.context, ["item:1", "probe"])
+    several = MultiReadout(run.context, ["item:1", "probe"])
     values, variances = several.changes([order, run.reference], ["probe", "item:1"])
     for k, name in enumerate(("probe", "item:1")):
         single = run.methods.open("adjoint", readout=name)
-        position = single.positions([order])
-        assert values[0, k].item() == pytest.approx(single.losses(position, 5)[0] - single.reference_value)
+        position = single.final_states([order])
+        assert values[0, k].item() == pytest.approx(single.values(position, 5)[0] - single.reference_value)
         assert variances[0, k].item() == pytest.approx(single.variances(position)[0])
     assert not variances[1].any()
     found = run.memorize(items=[1], groups=2)
@@ -160,8 +160,10 @@ def test_the_runs_own_expansion_serves_where_it_was_swept_for_all(make_run: Make
 
 @pytest.mark.parametrize(("centre", "coarsely"), [("mixture", 5 * 6 / 2), ("ensemble", 5 * 6 * 4 / 2)])
 def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre: str, coarsely: float) -> None:
-    adjoint = {"centre": centre, "readouts": ["probe", "items"], "functionals": 0}
-    fine, coarse = (open_expansion(make_run(cached=False, adjoint=adjoint | {"fine": n}).context) for n in (0, 1))
+    adjoint = {"trajectory": centre, "readouts": ["probe", "items"], "functionals": 0}
+    fine, coarse = (
+        open_expansion(make_run(cached=False, adjoint=adjoint | {"num_exact_readouts": n}).context) for n in (0, 1)
+    )
     saved = expansion_cost(fine.spec).gradients - expansion_cost(coarse.spec).gradients
     assert saved == 5 * 5 * 4 - coarsely, "five items' products over five steps; a sample of two for each of four runs"
     theta, u = fine.problem.objective.start(), torch.eye(3, fine.problem.objective.size)
@@ -175,11 +177,11 @@ def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre
 
 
 def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
-    run = make_run(cached=False, adjoint={"readouts": ["probe", "item:1"], "fine": 1})
+    run = make_run(cached=False, adjoint={"readouts": ["probe", "item:1"], "num_exact_readouts": 1})
     run.cache(["adjoint"])
     assert run.orders.positions().shape == (5, 5)
     assert run.estimate(["reverse"], "adjoint", readout="item:1")[0].delta != 0
-    with pytest.raises(NotCachedError, match=r"swept finely, got `item:1`.* set adjoint\.fine=0"):
+    with pytest.raises(NotCachedError, match=r"swept finely, got `item:1`.* set adjoint\.num_exact_readouts=0"):
         run.orders.positions("item:1")
 
 

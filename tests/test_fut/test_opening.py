@@ -11,7 +11,7 @@ from small import Cli, MakeRun, small_config
 from torch import Tensor, nn
 
 import fut
-from fut.artifacts.lock import alone
+from fut.artifacts.lock import run_lock
 from fut.errors import BusyError
 from fut.progress import silent
 
@@ -154,7 +154,7 @@ def test_an_unfinished_expansion_says_so(tmp_path: Path, cli: Cli) -> None:
 
 def test_two_commands_do_not_work_on_one_run_at_once(tmp_path: Path, cli: Cli) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    with alone(tmp_path / "run"):
+    with run_lock(tmp_path / "run"):
         with pytest.raises(BusyError, match=r"another command at work on it \(process \d+\)"):
             run.cache(["adjoint"])
         assert cli("cache", tmp_path / "run").status == 1

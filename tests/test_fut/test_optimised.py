@@ -15,11 +15,11 @@ import fut
 ROOT = Path(fut.__file__).parents[1]
 BEGUN = """
 import sys, fut
-from fut.methods.lowrank.terms import open_base
+from fut.methods.lowrank.terms import open_low_rank
 run = fut.open(sys.argv[1], device="cpu")
-open_base(run.context).claim()
+open_low_rank(run.context).pin_identity()
 try:
-    run.methods.open("curved").ready()
+    run.methods.open("lowrank").ready()
 except fut.NotCachedError as error:
     print("refused:", error)
 """
@@ -30,4 +30,4 @@ def test_an_estimator_without_its_terms_is_not_ready(own_run: Path, flags: tuple
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *flags, "-c", BEGUN, str(own_run)]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
-    assert said.startswith("refused: curved: expected complete terms"), said
+    assert said.startswith("refused: lowrank: expected complete terms"), said

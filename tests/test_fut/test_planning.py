@@ -24,7 +24,7 @@ from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.footprint import Footprint
 from fut.methods.pairwise.store import pairwise_config
 from fut.methods.reweighting.pipeline import REWEIGHTING_TERMS
-from fut.methods.reweighting.terms import open_sensitivities
+from fut.methods.reweighting.terms import open_reweighting
 from fut.methods.stages import total
 from fut.planning import plan_problem
 from fut.resources import memory
@@ -34,8 +34,8 @@ LARGER: dict[str, dict[str, Any]] = {
     "data": {"items": 3, "batch": 16, "context": 128, "probe": 16},
     "model": {"width": 128, "layers": 2},
     "warmup": {"steps": 0},
-    "adjoint": {"mixture": 2},
-    "curved": {"rank": 12, "anchors": 1, "refresh": 1},
+    "adjoint": {"num_runs": 2},
+    "lowrank": {"rank": 12, "num_anchors": 1, "refresh": 1},
 }
 """Large enough that activations and states outweigh what the libraries load."""
 
@@ -89,13 +89,13 @@ def measured(start_python: Started, tmp_path: Path) -> Callable[..., int]:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
 def test_every_stage_stays_below_its_planned_memory(larger: fut.Plan, measured: Callable[..., int]) -> None:
     adjoint = max(s.peak_memory for s in larger.stages if s.stage.startswith("adjoint:"))
-    curved = max(s.peak_memory for s in larger.stages if s.stage.startswith("curved:"))
+    lowrank = max(s.peak_memory for s in larger.stages if s.stage.startswith("lowrank:"))
     cases = [
         (("train",), larger["reference run"].peak_memory),
         (("cache", "adjoint"), adjoint),
-        (("cache", "curved"), curved),
-        (("estimate", "curved", 1), larger["query: curved"].peak_memory),
-        (("cache", "update,jvp"), larger["terms of fut"].peak_memory),
+        (("cache", "lowrank"), lowrank),
+        (("estimate", "lowrank", 1), larger["query: lowrank"].peak_memory),
+        (("cache", "update,jvp"), larger["terms of taylor1"].peak_memory),
         (("estimate", "adjoint", 300), larger["1,000 queries: adjoint"].peak_memory),
         (("estimate", "replay-exact", 1), larger["query: replay-exact"].peak_memory),
     ]
@@ -132,10 +132,10 @@ def test_the_plan_agrees_with_the_run_it_plans(small_run: fut.Run) -> None:
     assert sum(s.bytes_kept for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).kept
     assert sum(s.bytes_scratch for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).scratch
     about = [s for s in found.stages if s.stage.startswith("reweighting")]
-    wanted = total(REWEIGHTING_TERMS.stages, open_sensitivities(small_run.context).spec)
+    wanted = total(REWEIGHTING_TERMS.stages, open_reweighting(small_run.context).spec)
     assert (sum(s.gradients for s in about), sum(s.bytes_kept for s in about)) == (wanted.gradients, wanted.kept)
     assert found["one retraining"].gradients == small_run.steps
-    assert found["terms of fut"].gradients == small_run.info()["precompute_gradients"]["fut"]
+    assert found["terms of taylor1"].gradients == small_run.info()["precompute_gradients"]["fut"]
     assert found["reference run"].gradients == small_run.steps + 4
     assert all(s.seconds >= 0 and s.peak_memory > 0 for s in found.stages)
 
@@ -180,9 +180,9 @@ def test_a_runs_configuration_is_not_overridden(own_run: Path, cli: Cli) -> None
 def test_another_expansion_can_be_planned(own_run: Path, cli: Cli) -> None:
     def centre(*settings: str) -> int:
         stages = json.loads(cli("plan", own_run, "--json", *settings).out)["stages"]
-        return int(next(s["gradients"] for s in stages if s["stage"] == "adjoint: centre"))
+        return int(next(s["gradients"] for s in stages if s["stage"] == "adjoint: trajectory"))
 
-    assert centre("--set", "adjoint.mixture=3", "--set", "adjoint.pool=1") == 3 * centre("--set", "adjoint.mixture=1")
+    assert centre("--set", "adjoint.num_runs=3", "--set", "adjoint.pool=1") == 3 * centre("--set", "adjoint.num_runs=1")
 
 
 def test_what_cannot_be_sketched_or_differentiated_is_left_out_with_a_word(small_run: fut.Run) -> None:
@@ -213,7 +213,7 @@ def test_caching_is_refused_with_what_to_lower(
 ) -> None:
     run = make_run(cached=False, data={"items": 5, "seed": 4})
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 20)
-    with pytest.raises(fut.ResourceError, match=r"centre: expected .* lower adjoint\.mixture"):
+    with pytest.raises(fut.ResourceError, match=r"centre: expected .* lower adjoint\.num_runs"):
         run.cache(["adjoint"])
     with pytest.raises(fut.ResourceError, match=r"terms: expected .* lower cache\.item_block"):
         run.cache(["update"])
@@ -267,11 +267,11 @@ def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
 @pytest.mark.parametrize(
     ("adjoint", "gone", "why"),
     [
-        ({}, {"adjoint", "curved"}, "expected items of one shape"),
-        ({"curvature": "items"}, {"curved"}, "expected items of one shape"),
+        ({}, {"adjoint", "lowrank"}, "expected items of one shape"),
+        ({"curvature": "items"}, {"lowrank"}, "expected items of one shape"),
         (
-            {"centre": "mixture", "mixture": 50},
-            {"adjoint", "curved"},
+            {"trajectory": "mixture", "num_runs": 50},
+            {"adjoint", "lowrank"},
             "expected a mixture of 1..5 items a step, got 50",
         ),
     ],
@@ -281,8 +281,8 @@ def test_what_these_items_cannot_make_is_left_out_and_said(
 ) -> None:
     run = uneven_run(tmp_path / "run")
     found = run.plan(adjoint=run.context.config.adjoint.model_copy(update=adjoint))
-    named = {name for name in ("adjoint", "curved") if any(name in s.stage for s in found.stages)}
-    assert named == {"adjoint", "curved"} - gone
+    named = {name for name in ("adjoint", "lowrank") if any(name in s.stage for s in found.stages)}
+    assert named == {"adjoint", "lowrank"} - gone
     left = [note for note in found.notes if note.startswith("left out")]
     assert len(left) == len(gone)
     assert any(why in note for note in left)
@@ -290,12 +290,12 @@ def test_what_these_items_cannot_make_is_left_out_and_said(
 
 def test_curved_terms_that_items_cannot_make_pin_nothing(tmp_path: Path) -> None:
     run = uneven_run(tmp_path / "run")
-    with pytest.raises(UsageError, match="curved: expected items of one shape"):
-        run.cache(["curved"])
-    assert not (tmp_path / "run" / "curved").exists()
+    with pytest.raises(UsageError, match="lowrank: expected items of one shape"):
+        run.cache(["lowrank"])
+    assert not (tmp_path / "run" / "lowrank").exists()
 
 
-@pytest.mark.parametrize("adjoint", [{}, {"rank": 2}, {"anchors": 0}, {"coordinates": 600}])
+@pytest.mark.parametrize("adjoint", [{}, {"rank": 2}, {"num_anchors": 0}, {"coordinates": 600}])
 def test_every_planned_stage_of_an_expansion_is_guarded(
     small_run: fut.Run, monkeypatch: pytest.MonkeyPatch, adjoint: dict[str, int]
 ) -> None:

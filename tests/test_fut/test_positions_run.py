@@ -13,7 +13,7 @@ from centres import written_out_table
 from small import Cli, MakeRun, expand, small_config
 
 import fut
-from estimators.control_variates import Tamed
+from estimators.control_variates import Bounded
 from estimators.errors import OrderError
 from estimators.orders.order import random_orders
 from fut.errors import NotCachedError, UsageError
@@ -23,7 +23,7 @@ from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
-ADJOINT = {"mixture": 2, "curvature": "items", "functionals": 0, "products": "exact"}
+ADJOINT = {"num_runs": 2, "curvature": "items", "functionals": 0, "products": "exact"}
 
 
 def as_it_comes(run: fut.Run) -> np.ndarray:
@@ -34,7 +34,7 @@ def as_it_comes(run: fut.Run) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["ensemble", "mixture"])
 def test_the_table_is_its_formula(make_run: MakeRun, kind: str) -> None:
-    run = make_run("adjoint", **FLOAT64, adjoint=ADJOINT | {"centre": kind})
+    run = make_run("adjoint", **FLOAT64, adjoint=ADJOINT | {"trajectory": kind})
     expected = written_out_table(run).sum(-1)
     assert np.abs(expected).max() > 1e-5
     assert as_it_comes(run) == pytest.approx(expected, rel=1e-9, abs=1e-9 * np.abs(expected).max())
@@ -146,7 +146,7 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
 ) -> None:
     run, seen, keep = (
         fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu"),
-        list[Tamed](),
+        list[Bounded](),
         sampling._keep_tamed,
     )
     monkeypatch.setattr(sampling, "_keep_tamed", lambda *given: (seen.append(keep(*given)), seen[-1])[1])
@@ -164,7 +164,7 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
     assert left[1] == pytest.approx(expected, rel=1e-4, abs=1e-5 * np.abs(expected).max())
     error = run.info()["adjoint_anchor_error"]
     assert error == pytest.approx(float(np.sqrt(run.steps * expected.var())), rel=1e-4)
-    assert make_run("adjoint", adjoint={"anchors": 2}).info()["adjoint_anchor_error"] is None
+    assert make_run("adjoint", adjoint={"num_anchors": 2}).info()["adjoint_anchor_error"] is None
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_probability_is_what_the_name_says(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("readout", SEVERAL)
-@pytest.mark.parametrize("name", ["reference", "fut", "fut++", "replay", "replay-exact", "adjoint", "positions"])
+@pytest.mark.parametrize("name", ["reference", "taylor1", "taylor2", "replay", "replay-exact", "adjoint", "positions"])
 def test_the_reference_order_gives_its_value_bitwise(several: fut.Run, name: str, readout: str) -> None:
     value = several.context.readouts.get(readout).value(several.context.state(several.steps).theta)
     same, twins, other = several.estimate(["identity", "swap:1,4", "reverse"], name, known=False, readout=readout)
@@ -232,7 +232,7 @@ def test_a_function_changed_in_mid_expansion_is_refused(tmp_path: Path) -> None:
     fut.train(tmp_path / "run", small_config(), device="cpu")
     run = own(tmp_path / "run")
     config = AdjointConfig(readouts=["norm"])
-    EXPANSION.claim(open_expansion(run.context, config), run.context.readouts.pins(["norm"]), run.path)
+    EXPANSION.pin_identity(open_expansion(run.context, config), run.context.readouts.pins(["norm"]), run.path)
     changed = fut.open(run.path, device="cpu", readouts={"norm": lambda module: 2 * squared_norm(module)})
     with pytest.raises(ModelError, match="another function now"):
         expand(changed.context, None)
@@ -258,7 +258,7 @@ def test_what_is_no_readout_is_refused(make_run: MakeRun, kind: str) -> None:
     function, message = BAD[kind]
     run = fut.open(make_run().path, device="cpu", readouts={kind: function})
     with pytest.raises(ModelError, match=message):
-        run.estimate(["reverse"], "fut", known=False, readout=kind)
+        run.estimate(["reverse"], "taylor1", known=False, readout=kind)
 
 
 # --- names

@@ -64,7 +64,7 @@ def asked_once(small_run: fut.Run, tmp_path_factory: pytest.TempPathFactory) -> 
     run.calibrate(6)
     run.calibrate(6, estimator="positions")
     run.calibrate(3, estimator="positions", edit="swap")
-    run.verify(4, estimators=["fut", "adjoint", "positions"])
+    run.verify(4, estimators=["taylor1", "adjoint", "positions"])
     run.search(evaluations=40, verify=3, finalists=2, heuristics=["reverse", "sort:loss"])
     run.cache(["reweighting"])
     run.lds(4, 0.2)

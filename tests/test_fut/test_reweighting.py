@@ -18,7 +18,7 @@ from estimators.orders.order import Order
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
-from fut.methods.reweighting.terms import open_sensitivities
+from fut.methods.reweighting.terms import open_reweighting
 from storage import IdentityError
 
 SEQUENCES: dict[str, Any] = {"data": {"items": 12, "per_step": 4, "batch": 1}}
@@ -180,11 +180,11 @@ def test_an_interrupted_build_resumes_to_the_same_terms(
             break
     run.cache(["reweighting"])
     assert not (path / "reweighting" / "scratch").exists()
-    ours, theirs = open_sensitivities(run.context).terms(), open_sensitivities(whole.context).terms()
+    ours, theirs = open_reweighting(run.context).terms(), open_reweighting(whole.context).terms()
     for spec in theirs.specs:
         for t in range(spec.shape[0]):
             assert np.array_equal(ours.read(spec.name, t), theirs.read(spec.name, t)), (spec.name, t)
-    assert (len(open_sensitivities(run.context).indices) < run.context.parameters) == bool(coordinates)
+    assert (len(open_reweighting(run.context).indices) < run.context.parameters) == bool(coordinates)
 
 
 def test_a_sample_of_coordinates_errs_in_the_remainder_alone(make_run: MakeRun) -> None:
@@ -196,8 +196,8 @@ def test_a_sample_of_coordinates_errs_in_the_remainder_alone(make_run: MakeRun) 
         for r in ("linear", "replayed")
     )
     estimator = sampled.methods.open("reweighting")
-    positions = estimator.positions(orders)
-    found, sd = np.array(estimator.losses(positions, 3)), np.sqrt(estimator.variances(positions))
+    positions = estimator.final_states(orders)
+    found, sd = np.array(estimator.values(positions, 3)), np.sqrt(estimator.variances(positions))
     assert not np.array_equal(found, exact)
     assert (np.abs(found - exact) < 4 * sd).all()
     assert np.abs(found - exact).mean() < np.abs(linear - exact).mean()

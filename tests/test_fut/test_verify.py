@@ -132,8 +132,8 @@ def test_verify_asks_every_estimator_about_the_same_orders() -> None:
 
 
 def test_verify_reuses_retrained_orders_and_keeps_its_table(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = fut.open(own_run, device="cpu").verify(3, seed=2, estimators=["fut"])
-    assert list(first.estimators) == ["reference", "fut"]
+    first = fut.open(own_run, device="cpu").verify(3, seed=2, estimators=["taylor1"])
+    assert list(first.estimators) == ["reference", "taylor1"]
     kept = json.loads((own_run / "verification/orders-3-seed-2.json").read_text())
     assert kept["true_losses"] == first.true_losses
     assert kept["estimators"].keys() == first.estimators.keys()
@@ -149,7 +149,7 @@ def test_verify_reuses_retrained_orders_and_keeps_its_table(own_run: Path, monke
 
 
 def test_the_oracle_is_nearer_to_the_truth_than_the_baseline(small_run: fut.Run) -> None:
-    found = small_run.verify(4, seed=0, estimators=["replay-exact", "fut"]).estimators
+    found = small_run.verify(4, seed=0, estimators=["replay-exact", "taylor1"]).estimators
     assert found["replay-exact"]["skill"] > 0.5
     assert found["replay-exact"]["endpoint_error"] < 0.5
     assert found["reference"]["endpoint_error"] == pytest.approx(1.0)
@@ -161,7 +161,7 @@ def test_an_estimator_without_terms_is_refused_before_anything_is_trained(own_ru
     store = open_terms(run.context)
     store.discard(store.blocks("jvp")[0])
     with pytest.raises(fut.NotCachedError, match="run `fut cache RUN`"):
-        run.verify(2, seed=9, estimators=["fut"])
+        run.verify(2, seed=9, estimators=["taylor1"])
     assert not list((own_run / "retrained").glob("*"))
 
 
@@ -217,7 +217,7 @@ def test_what_was_said_of_other_terms_is_not_kept(tmp_path: Path) -> None:
     run.verify(4, 3, ["adjoint", "replay-exact"])
     assert "adjoint" in named()
     shutil.rmtree(tmp_path / "run" / "adjoint")
-    fut.open(tmp_path / "run", device="cpu").cache(["adjoint"], adjoint=AdjointConfig(mixture=2, functionals=0))
+    fut.open(tmp_path / "run", device="cpu").cache(["adjoint"], adjoint=AdjointConfig(num_runs=2, functionals=0))
     assert named() == {"reference", "replay-exact"}, "of another expansion"
     record = read_record(fut.open(tmp_path / "run", device="cpu").context, Sampling(0, "positions"))
     assert [set(v.estimators) for v in record.verified] == [named()]

@@ -29,7 +29,7 @@ SEEDS = 1 << 61
 
 def missing_choice(expansion: Expansion) -> Sequence[int]:
     """The pilots that choosing may come to; none where anchors are configured or chosen."""
-    if expansion.settled or expansion.spec.config.anchors or expansion.chosen.has(0):
+    if expansion.settled or expansion.spec.config.num_anchors or expansion.chosen.has(0):
         return ()
     return range(max(1, most_pilots(expansion.spec)))
 
@@ -60,14 +60,14 @@ def between(spec: AdjointSpec, count: int) -> list[int]:
 
 def most_pilots(spec: AdjointSpec) -> int:
     """Steps at which a few items' gradients are taken, at most; none where the anchors' number is configured."""
-    if spec.config.anchors:
+    if spec.config.num_anchors:
         return 0
     return len(set().union(*({*spec.spread(c), *between(spec, c)} for c in COUNTS[:-1])))
 
 
 def pilot_gradients(spec: AdjointSpec) -> int:
     """Gradients of items that choosing took, or can take at most."""
-    if spec.config.anchors:
+    if spec.config.num_anchors:
         return 0
     choice = spec.choice
     return len(pilot_items(spec)) * (most_pilots(spec) if choice is None else choice.pilots)

@@ -6,23 +6,23 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fut.config.schema import ReadOuts, Section
+from fut.config.schema import ReadoutNames, Section
 
 
 class AdjointConfig(Section):
-    """The expansion about the centre that the adjoint estimator reads."""
+    """The expansion about the trajectory that the adjoint estimator reads."""
 
-    centre: Literal["ensemble", "mixture"] = Field(
+    trajectory: Literal["ensemble", "mixture"] = Field(
         "ensemble",
         description="what is expanded about: the mean of runs under a few orders, with curvature averaged over them, or one "
         "trajectory of which every step averages transitions",
     )
-    mixture: int = Field(
+    num_runs: int = Field(
         4, ge=1, description="how many runs, or transitions in every step, each of as many items as a step consumes"
     )
     curvature: Literal["items", "pooled"] = Field(
         "pooled",
-        description="Hessian-vector products of the centre's own items, or of one batch drawn from all items",
+        description="Hessian-vector products of the trajectory's own items, or of one batch drawn from all items",
     )
     pool: int = Field(2, ge=1, description="size of that batch, in steps (items per step each)")
     draw: Literal["balanced", "independent"] = Field(
@@ -34,10 +34,10 @@ class AdjointConfig(Section):
     )
     products: Literal["difference", "exact"] = Field(
         "difference",
-        description="Hessian-vector products of the fine read-outs' sweep, by difference (one-sided for items, whose gradients "
-        "are known) or torch.func; functionals and coarse read-outs have one-sided differences",
+        description="Hessian-vector products of the exact read-outs' sweep, by difference (one-sided for items, whose gradients "
+        "are known) or torch.func; functionals and pooled read-outs have one-sided differences",
     )
-    fine: int = Field(
+    num_exact_readouts: int = Field(
         0,
         ge=0,
         description="how many of the read-outs, the first ones, have products on the whole pool; the others have theirs as "
@@ -46,22 +46,23 @@ class AdjointConfig(Section):
     rank: int = Field(
         0,
         ge=0,
-        description="Ritz pairs of curvature with which orders are replayed, at each of `curvatures` checkpoints of the centre; "
-        "what they do to first order is in the sweep already, and is taken off (of a linear rule without clipping that is all); "
+        description="Ritz pairs of curvature with which orders are replayed, at each of `curvatures` checkpoints of the "
+        "trajectory; what they do to first order is in the sweep already, and is taken off (of a linear rule without "
+        "clipping that is all); "
         "0 for a replay without curvature",
     )
-    curvatures: int = Field(4, ge=1, description="checkpoints of the centre at which those are taken")
-    anchors: int = Field(
+    curvatures: int = Field(4, ge=1, description="checkpoints of the trajectory at which those are taken")
+    num_anchors: int = Field(
         3,
         ge=0,
-        description="checkpoints of the centre at which item gradients are taken; 0 for 3, 5 or 9, whichever is enough for "
+        description="checkpoints of the trajectory at which item gradients are taken; 0 for 3, 5 or 9, whichever is enough for "
         "`anchor_error`",
     )
     anchor_error: float = Field(
         0.05,
         gt=0,
-        description="with anchors = 0, what gradients half-way between two anchors may err by once interpolated: as a share of "
-        "what items differ by, both as the first read-out feels them",
+        description="with num_anchors = 0, what gradients half-way between two anchors may err by once interpolated: as a share "
+        "of what items differ by, both as the first read-out feels them",
     )
     spacing: Literal["rate", "steps"] = Field(
         "rate", description="whether anchors are spread evenly over the sum of learning rates, or over steps"
@@ -75,7 +76,7 @@ class AdjointConfig(Section):
         description="whether the table of positions is taken on all coordinates as a control variate of a sample of them; auto: "
         "while it has at most 32768 entries (steps times items), as each takes a step of the rule on all parameters",
     )
-    readouts: ReadOuts = Field(
+    readouts: ReadoutNames = Field(
         ["probe"],
         description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
     )
@@ -87,4 +88,4 @@ class AdjointConfig(Section):
 
     def idle(self) -> set[str]:
         """Names of fields that have no effect, the others being what they are."""
-        return (set() if self.rank else {"curvatures"}) | ({"anchor_error"} if self.anchors else set())
+        return (set() if self.rank else {"curvatures"}) | ({"anchor_error"} if self.num_anchors else set())

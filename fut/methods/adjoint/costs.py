@@ -71,7 +71,7 @@ def _anchored(spec: AdjointSpec) -> int:
 
 
 def _coarse(spec: AdjointSpec) -> int:
-    """Those of them that functionals and coarse read-outs take: finding functionals, and products on half a step's batch."""
+    """Those of them that functionals and pooled read-outs take: finding functionals, and products on half a step's batch."""
     problem, m, first = spec.problem, spec.functionals, spec.names[0]
     rows = m + len(spec.names) - spec.fine
     swept = _drawn(spec, small_size(problem, spec.trajectory.places_count)) * (1 + rows) if rows else 0
@@ -92,6 +92,6 @@ def _terms_bytes(spec: AdjointSpec) -> int:
     few = (steps + len(spec.anchors)) * spec.fine * items * 8 + len(spec.anchors) * items * width
     few += steps * spec.functionals * sums_of(spec) * items * 8
     few += steps * spec.fine * items * (8 * spec.of_all + ROWS * width * spec.controlled)
-    curved = len(spec.curvatures) * spec.rank
-    rows += curved + r * steps * bool(curved)
-    return rows * kept * width + few + 8 * curved
+    lowrank = len(spec.curvatures) * spec.rank
+    rows += lowrank + r * steps * bool(lowrank)
+    return rows * kept * width + few + 8 * lowrank

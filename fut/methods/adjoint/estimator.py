@@ -1,4 +1,4 @@
-"""The adjoint estimator on a run's expansion: goal-oriented replay about the centre, offset by the reference order."""
+"""The adjoint estimator on a run's expansion: goal-oriented replay about the trajectory, offset by the reference order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ALL = slice(None)
 class Adjoint(Estimator):
     """Exact to first order in curvature, with no gradient per order.
 
-    The estimate is phi(theta_T) + [a(order) - a(reference order)], where a is the dual-weighted read-out about the centre
+    The estimate is phi(theta_T) + [a(order) - a(reference order)], where a is the dual-weighted read-out about the trajectory
     and phi(theta_T) the read-out's true value at the reference endpoint: the reference order, and any order that trains on
     the same content, gives the reference exactly. For the expansion's first read-out a holds the quadratic term as well,
     ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> (`fut.functionals`) that are looked up (`fut.bending`), corrected by
@@ -122,8 +122,8 @@ class Adjoint(Estimator):
     @cached_property
     def _common(self) -> dict[str, Tensor]:
         """What is replayed whatever the read-out, in memory, by name: [steps, items, k]."""
-        curved = {name: None for name in RITZ if self.expansion.spec.rank}
-        return self._read({"gradient": None, "norm": None, "centre": None, **curved})
+        lowrank = {name: None for name in RITZ if self.expansion.spec.rank}
+        return self._read({"gradient": None, "norm": None, "centre": None, **lowrank})
 
     @cached_property
     def _tables(self) -> dict[str, Tensor]:
@@ -192,9 +192,9 @@ class Adjoint(Estimator):
         rule, rate = self._rule.restrict(block), self.problem.rate
         if not expansion.spec.rank:
             return DualTransition(RuleTransition(rule, rate, consumed), centre, weights)
-        curved = curved_gradients(expansion, consumed, tables, centre, self._scarce)
-        inner = RuleTransition(rule, rate, curved)
-        return DualTransition(inner, centre, weights, curved.response, lambda t: tables["answer"][t, rows, block])
+        lowrank = curved_gradients(expansion, consumed, tables, centre, self._scarce)
+        inner = RuleTransition(rule, rate, lowrank)
+        return DualTransition(inner, centre, weights, lowrank.response, lambda t: tables["answer"][t, rows, block])
 
     @cached_property
     def _scarce(self) -> Tensor:
@@ -222,10 +222,10 @@ class Adjoint(Estimator):
             raise OrderError(
                 f"adjoint: expected orders of {steps} steps, the length its read-out was swept for, got "
                 f"{min(len(o) for o in orders)}; leave an item out in its step (`without:ITEM`) in place of dropping it, or use "
-                "--estimator curved, replay-exact or retrain"
+                "--estimator lowrank, replay-exact or retrain"
             )
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         self.require_length(orders)
         values, spreads = [], []
         for block, found in self._contributions(orders, listener):
@@ -284,13 +284,13 @@ class Adjoint(Estimator):
         """What the quadratic term changes against the reference order, and its sampling variance."""
         return (0.0, 0.0) if self.bend is None else self.bend.read(position[-self.bend.sums :])
 
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.reference_value + self._summed(p)[0].item() + self._quadratic(p)[0] for p in positions]
+    def values(self, states: Tensor, steps: int) -> list[float]:
+        return [self.reference_value + self._summed(p)[0].item() + self._quadratic(p)[0] for p in states]
 
     @cached_property
     def _members(self) -> Tensor:
         """Positions of an ensemble's own runs."""
-        return self.positions(self.expansion.spec.trajectory.members)
+        return self.final_states(self.expansion.spec.trajectory.members)
 
     def own_error(self) -> float | None:
         """Standard deviation of estimate minus truth over an ensemble's own runs, in the first read-out's unit; common offsets
@@ -303,15 +303,15 @@ class Adjoint(Estimator):
 
     @cached_property
     def _own_error(self) -> float:
-        found = np.array(self.losses(self._members, self.problem.config.steps))
+        found = np.array(self.values(self._members, self.problem.config.steps))
         return float((found - self.expansion.own_values).std(ddof=1))
 
-    def variances(self, positions: Tensor) -> list[float]:
+    def variances(self, states: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept.
 
         That of the linear part, and of each functional's square to first order; covariances of the parts are left out.
         """
-        return [self._linear_variance(p) + self._quadratic(p)[1] for p in positions]
+        return [self._linear_variance(p) + self._quadratic(p)[1] for p in states]
 
     def _linear_variance(self, position: Tensor) -> float:
         known = self._summed(position)[1:]

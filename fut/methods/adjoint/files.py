@@ -30,7 +30,7 @@ PARTS = (
     "sample",
     "anchors",
     *(f"{SCRATCH}/{part}" for part in trajectory_files.PARTS),
-    *(f"{SCRATCH}/{part}" for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "tamed")),
+    *(f"{SCRATCH}/{part}" for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "bounded")),
 )
 """Directories of an expansion's checkpoint stores."""
 
@@ -44,7 +44,7 @@ class SweepFiles:
 
     @cached_property
     def swept(self) -> CheckpointStore:
-        """Weights w_t [r, D] of every step, and of the end, and costates of the fine read-outs."""
+        """Weights w_t [r, D] of every step, and of the end, and costates of the exact read-outs."""
         return CheckpointStore(self.directory / "sweep")
 
     @cached_property
@@ -57,15 +57,15 @@ class SweepFiles:
         return self._read(step, "weight")
 
     def injection(self, step: int) -> Tensor:
-        """Sensitivities of the functionals to a gradient injected at a step [m, D]."""
+        """ReweightingFiles of the functionals to a gradient injected at a step [m, D]."""
         return self._read(step, "injection")
 
     def answer(self, step: int) -> Tensor:
-        """Sensitivities of the read-outs to a gradient injected at a step [r, D], where the replay has curvature."""
+        """ReweightingFiles of the read-outs to a gradient injected at a step [r, D], where the replay has curvature."""
         return self._read(step, "answer")
 
     def costate(self, step: int) -> State:
-        """Sensitivities of the fine read-outs to the lifted state before step `step`, buffers [r, D]."""
+        """ReweightingFiles of the exact read-outs to the lifted state before step `step`, buffers [r, D]."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)
 
     def _read(self, step: int, name: str) -> Tensor:
@@ -97,7 +97,7 @@ class Expansion(Sample, Prepared):
     @property
     def spec(self) -> AdjointSpec:
         """What it is made of, with the number of anchors that was chosen, once it is."""
-        return self._chosen if not self.planned.config.anchors and self.chosen.has(0) else self.planned
+        return self._chosen if not self.planned.config.num_anchors and self.chosen.has(0) else self.planned
 
     @cached_property
     def _chosen(self) -> AdjointSpec:
@@ -129,9 +129,9 @@ class Expansion(Sample, Prepared):
         return CheckpointStore(self.scratch / "lowrank")
 
     @cached_property
-    def tamed(self) -> CheckpointStore:
-        """How the control variates of the fine read-outs take the table of positions: shares and bounds [fine, D]; scratch."""
-        return CheckpointStore(self.scratch / "tamed")
+    def bounded(self) -> CheckpointStore:
+        """How the control variates of the exact read-outs take the table of positions: shares and bounds [fine, D]; scratch."""
+        return CheckpointStore(self.scratch / "bounded")
 
     @cached_property
     def chosen(self) -> CheckpointStore:
@@ -143,7 +143,7 @@ class Expansion(Sample, Prepared):
         return CheckpointStore(self.directory / "sample")
 
     def around(self, step: int) -> StepStates:
-        """The trajectory before and after a step, and the fine read-outs' costate after it, on all coordinates; scratch."""
+        """The trajectory before and after a step, and the exact read-outs' costate after it, on all coordinates; scratch."""
         return StepStates(self.trajectory.state(step), self.trajectory.state(step + 1), self.sweep.costate(step + 1))
 
     @property
@@ -171,7 +171,7 @@ class Expansion(Sample, Prepared):
     @property
     def settled(self) -> bool:
         """Whether coordinates are drawn, and anchors chosen."""
-        return self.sampled.has(0) and (bool(self.planned.config.anchors) or self.chosen.has(0))
+        return self.sampled.has(0) and (bool(self.planned.config.num_anchors) or self.chosen.has(0))
 
     @property
     def readable(self) -> bool:
@@ -191,6 +191,6 @@ def read_choice(store: CheckpointStore) -> Choice:
 
 
 def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:
-    """Sensitivities to the lifted state, as the sweep wrote them."""
+    """ReweightingFiles to the lifted state, as the sweep wrote them."""
     packed = {k.removeprefix("costate/"): v for k, v in arrays.items() if k.startswith("costate/")}
     return unpack(packed, {}, device)

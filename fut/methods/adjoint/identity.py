@@ -64,7 +64,9 @@ def expansion_of(context: Context, readout: str, name: str) -> Expansion:
     """The run's expansion, if it was swept for the read-out; else NotCachedError, naming the commands that make it so."""
     if not has_expansion(context.path):
         asked = "fut cache RUN" if readout == PROBE else caching_command([PROBE, readout])
-        raise NotCachedError(f"{name}: expected the run's expansion about its centre, got none; run `{asked}` first")
+        raise NotCachedError(
+            f"{name}: expected the run's expansion about its trajectory, got none; run `{asked}` first"
+        )
     expansion = open_expansion(context)
     if not expansion.readable:
         raise NotCachedError(

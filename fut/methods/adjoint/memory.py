@@ -25,7 +25,7 @@ def product(e: AdjointSpec, f: Footprint) -> int:
 
 def sweep(e: AdjointSpec, f: Footprint) -> int:
     """The backward sweep of r read-outs: mixture gradients, and for each item a costate pulled back and a sensitivity."""
-    mixture, readouts, s = e.config.mixture, e.rows, f.state
+    mixture, readouts, s = e.config.num_runs, e.rows, f.state
     places = e.trajectory.places_count + 1
     held = f.resident + (s + places + readouts * s + mixture * (readouts * (s + 1) + 2)) * f.vector
     step = readouts * (mixture + 3 * s + TEMPORARIES) * f.vector
@@ -48,12 +48,12 @@ def functionals(e: AdjointSpec, f: Footprint) -> int:
     if not m:
         return 0
     together = min(SAMPLES * m, simulated_together(f.vector))
-    return (2 * SAMPLES * m + 2 * m + BUFFERS * together + e.config.mixture) * f.vector
+    return (2 * SAMPLES * m + 2 * m + BUFFERS * together + e.config.num_runs) * f.vector
 
 
 def sample(e: AdjointSpec, f: Footprint) -> int:
     """Drawing coordinates: simulated orders, and an evaluation."""
-    runs = e.config.mixture * f.state if e.trajectory.ensemble else 0  # whose ends are evaluated
+    runs = e.config.num_runs * f.state if e.trajectory.ensemble else 0  # whose ends are evaluated
     drawn = 0 if e.whole else simulated(e, f)
     return f.planned(f.resident + (f.state + runs) * f.vector + max(drawn, f.evaluation))
 
@@ -63,11 +63,11 @@ def simulated(e: AdjointSpec, f: Footprint) -> int:
     config, s, d = e.config, f.state, f.theta.numel()
     m, fine = config.simulated, e.fine
     r = len(e.names) if e.of_all else e.rows
-    vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + s * (2 + fine) + 2 * config.mixture
+    vectors = m * (3 * s + TEMPORARIES + 2 * r + fine) + s * (2 + fine) + 2 * config.num_runs
     scores = (m * (r + fine) + e.rank) * f.vector + 8 * d * (4 * m * (1 + fine) + r + 8)
     if e.rank:  # one anchor's and the next, and what they answer
         vectors += 2 * e.rank + 3 * m + 2 * r
-    held = held_items(e, f) if e.of_all else 8 * d * (2 * config.mixture + 3)
+    held = held_items(e, f) if e.of_all else 8 * d * (2 * config.num_runs + 3)
     return max(vectors * f.vector + held, scores)
 
 
@@ -89,7 +89,7 @@ def anchors(e: AdjointSpec, f: Footprint) -> int:
 
 def choosing(e: AdjointSpec, f: Footprint) -> int:
     """Choosing how many anchors: a few items' gradients at three steps, one interpolated, and what surrounds a step."""
-    if e.config.anchors:
+    if e.config.num_anchors:
         return 0
     around = 2 * f.state + f.state * e.fine
     return f.resident + (around + 6 * len(pilot_items(e))) * f.vector

@@ -28,8 +28,8 @@ class AdjointMethod(Method):
     name = "adjoint"
     capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True)
     preparation = EXPANSION
-    advice = "lower adjoint.coordinates or adjoint.anchors"
-    note = "by the expansion about the centre"
+    advice = "lower adjoint.coordinates or adjoint.num_anchors"
+    note = "by the expansion about the trajectory"
 
     def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
         return Adjoint(context, readout, **options)
@@ -41,8 +41,8 @@ class AdjointMethod(Method):
         spec = AdjointSpec(problem, config.adjoint)
         kept = spec.expected_coordinates
         together = min(orders, batch_size(2 * kept))
-        curved = 4 * spec.rank * timings.flop if spec.rank else 0.0
-        seconds = (orders + 1) * spec.steps * kept * (timings.replayed(together, kept) + curved)
+        lowrank = 4 * spec.rank * timings.flop if spec.rank else 0.0
+        seconds = (orders + 1) * spec.steps * kept * (timings.replayed(together, kept) + lowrank)
         return StageCost("query: adjoint", 0, seconds, 0, 0, memory.query(spec, timings.footprint, orders))
 
     def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from fut.methods.context import Context
 from fut.readouts.readout import PROBE, shortened
 
 
-class SeveralReadOuts(Adjoint):
+class MultiReadout(Adjoint):
     """What orders change of several read-outs, against the reference order, each in its unit.
 
     The displacement of an order is replayed once and weighed by every read-out's weights. The reading is linear for all of

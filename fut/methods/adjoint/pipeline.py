@@ -63,7 +63,7 @@ def _simulated(s: AdjointSpec, t: Timings) -> float:
 
 
 def _sweep_seconds(s: AdjointSpec, t: Timings) -> float:
-    return costs.sweep(s).gradients * t.item + s.steps * s.config.mixture * 2 * len(s.names) * t.step
+    return costs.sweep(s).gradients * t.item + s.steps * s.config.num_runs * 2 * len(s.names) * t.step
 
 
 def _sample_seconds(s: AdjointSpec, t: Timings) -> float:
@@ -77,14 +77,14 @@ def _fold_seconds(s: AdjointSpec, t: Timings) -> float:
 
 
 TRAJECTORY: Stage[Expansion] = Stage(
-    "centre",
+    "trajectory",
     missing=_unless_complete,
     work=lambda e, steps: run_trajectory(e.trajectory, steps),
     stores=lambda e: (e.trajectory.stores,),
     cost=costs.trajectory,
     seconds=lambda s, t: s.trajectory.gradients * (t.item + t.step),
     memory=lambda s, f: trajectory_memory(s.trajectory, f),
-    advice=f"lower adjoint.mixture, or {LESS}",
+    advice=f"lower adjoint.num_runs, or {LESS}",
 )
 LOW_RANK: Stage[Expansion] = Stage(
     "low rank",
@@ -106,14 +106,14 @@ SWEEP: Stage[Expansion] = Stage(
     cost=costs.sweep,
     seconds=_sweep_seconds,
     memory=memory.sweep,
-    advice=f"lower adjoint.mixture or adjoint.pool, or {LESS}",
+    advice=f"lower adjoint.num_runs or adjoint.pool, or {LESS}",
 )
 CHOICE: Stage[Expansion] = Stage(
     "anchors: how many",
     missing=missing_choice,
     work=run_choice,
     stores=lambda e: ((e.pilots,), (e.chosen,)),
-    part_of=lambda s: not s.config.anchors,
+    part_of=lambda s: not s.config.num_anchors,
     within="anchors",
 )
 ANCHORS: Stage[Expansion] = Stage(
@@ -131,11 +131,11 @@ SAMPLE: Stage[Expansion] = Stage(
     "sample",
     missing=lambda e: () if e.sampled.has(0) else (0,),
     work=_draw,
-    stores=lambda e: ((e.tamed,), (e.sampled,)),
+    stores=lambda e: ((e.bounded,), (e.sampled,)),
     cost=costs.sample,
     seconds=_sample_seconds,
     memory=memory.sample,
-    advice="lower adjoint.simulated or adjoint.mixture",
+    advice="lower adjoint.simulated or adjoint.num_runs",
 )
 SAMPLED_ANCHORS: Stage[Expansion] = Stage(
     "anchors",
@@ -154,7 +154,7 @@ FOLD: Stage[Expansion] = Stage(
     cost=costs.fold,
     seconds=_fold_seconds,
     memory=memory.fold,
-    advice="lower adjoint.coordinates or adjoint.anchors",
+    advice="lower adjoint.coordinates or adjoint.num_anchors",
 )
 
 
@@ -183,8 +183,8 @@ class ExpansionStages(Preparation[Expansion]):
 
     def notes(self, problem: Problem, config: Config) -> list[str]:
         count = len(self.planned(problem, config).anchors)
-        said = f"anchors: planned for {count}, the most that adjoint.anchors = 0 can choose"
-        return [] if config.adjoint.anchors else [said]
+        said = f"anchors: planned for {count}, the most that adjoint.num_anchors = 0 can choose"
+        return [] if config.adjoint.num_anchors else [said]
 
     def describe(self, context: Context) -> dict[str, Any]:
         found, begun = open_expansion(context), has_expansion(context.path)

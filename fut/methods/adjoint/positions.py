@@ -31,7 +31,7 @@ def table_name(spec: AdjointSpec) -> str:
 class Positions(Estimator):
     """First order in every single placement, blind to how placements act on one another: T look-ups an order.
 
-    The estimate is phi(theta_T) + sum_s [M[s, order(s)] - M[s, reference(s)]], M about the centre: the reference order, and
+    The estimate is phi(theta_T) + sum_s [M[s, order(s)] - M[s, reference(s)]], M about the trajectory: the reference order, and
     any order that trains on the same content, gives the reference exactly. A *position* is every step's value: [n, T].
     """
 
@@ -44,8 +44,8 @@ class Positions(Estimator):
         self.row = self.expansion.spec.names.index(self.readout.name)
         if self.row >= self.expansion.spec.fine:
             raise NotCachedError(
-                f"positions: expected a read-out that was swept finely, got `{self.readout.name}`, of which there is no "
-                "table; set adjoint.fine=0 and cache anew, or use --estimator adjoint"
+                f"positions: expected a read-out with an exact adjoint pass, got `{self.readout.name}`, of which there is no "
+                "table; set adjoint.num_exact_readouts=0 and cache anew, or use --estimator adjoint"
             )
 
     @cached_property
@@ -68,7 +68,7 @@ class Positions(Estimator):
     def width(self) -> int:
         return self.problem.config.steps
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         steps = self.problem.config.steps
         for order in orders:
             if len(order) != steps or not all(order.steps):
@@ -87,11 +87,11 @@ class Positions(Estimator):
 
     @cached_property
     def _own(self) -> Tensor:
-        return self.positions([self.problem.reference])[0]
+        return self.final_states([self.problem.reference])[0]
 
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
-        total = torch.zeros_like(positions[:, 0])
-        for column in (positions - self._own).unbind(-1):  # step by step, so that no order depends on its batch
+    def values(self, states: Tensor, steps: int) -> list[float]:
+        total = torch.zeros_like(states[:, 0])
+        for column in (states - self._own).unbind(-1):  # step by step, so that no order depends on its batch
             total = total + column
         return (self.reference_value + total).tolist()
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fut.methods.adjoint.files import Expansion
 from fut.models import autodiff as derivatives
-from fut.readouts.readout import PROBE, ReadOut
+from fut.readouts.readout import PROBE, Readout
 from fut.training.problem import Problem
 
 SAMPLES = 4
@@ -29,12 +29,12 @@ SPACE, BUFFERS = 1 << 27, 14
 """Bytes that simulated orders take while they are replayed, and vectors that each of them takes."""
 RESOLVED = 1e-6
 """Share of the largest eigenvalue below which a functional is rounding: it is 0 then, and its square counts nothing. A window
-of one step, or a centre of one run, has fewer directions than functionals."""
+of one step, or a trajectory of one run, has fewer directions than functionals."""
 STEP = 1e-3
 """Length of a difference along a displacement, relative to the parameters."""
 
 
-def principal_functionals(expansion: Expansion, readout: ReadOut, count: int) -> tuple[Tensor, Tensor]:
+def principal_functionals(expansion: Expansion, readout: Readout, count: int) -> tuple[Tensor, Tensor]:
     """Functionals q [count, D] of the displacement at the end of the window, and their signs [count]; 0, where there are fewer
     directions than that."""
     theta = expansion.trajectory.state(expansion.spec.steps).theta
@@ -50,12 +50,12 @@ def principal_functionals(expansion: Expansion, readout: ReadOut, count: int) ->
 
 
 def simulated_displacements(expansion: Expansion, count: int) -> Tensor:
-    """Displacements from the centre's end [count, D] of runs that take, at every step, one of the centre's own gradients.
+    """Displacements from the trajectory's end [count, D] of runs that take, at every step, one of the trajectory's own gradients.
 
     Real gradients, so that directions are those of real orders; no gradient is computed anew.
     """
     problem, draw = expansion.problem, np.random.default_rng([expansion.spec.config.seed, 13])
-    chosen = torch.from_numpy(draw.integers(expansion.spec.config.mixture, size=(expansion.spec.steps, count))).to(
+    chosen = torch.from_numpy(draw.integers(expansion.spec.config.num_runs, size=(expansion.spec.steps, count))).to(
         problem.device
     )
     centre, rows = expansion.trajectory.state(expansion.spec.steps).theta, []
@@ -82,7 +82,7 @@ def _products(moved: Tensor, bent: Tensor) -> Tensor:
     return torch.stack([a.double() @ b.double().T for a, b in blocks]).sum(0)
 
 
-def _bend(problem: Problem, readout: ReadOut, theta: Tensor, moved: Tensor) -> Tensor:
+def _bend(problem: Problem, readout: Readout, theta: Tensor, moved: Tensor) -> Tensor:
     """H delta for every displacement [n, D], by one-sided differences of the read-out's gradient."""
     probe = problem.data.probe[:CHUNKS]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from estimators.adjoint import StreamedAnchors, inclusion_probabilities, poisson_sample
-from estimators.control_variates import Tamed
+from estimators.control_variates import Bounded
 from estimators.orders.order import random_orders
 from estimators.replay import OrderBatch
 from estimators.state import State
@@ -25,15 +25,15 @@ SIMULATED = 1 << 20
 
 
 def draw_sample(expansion: Expansion) -> None:
-    """Keep coordinates and their probabilities, what is known of true endpoints, and the probe loss at the centre's end."""
+    """Keep coordinates and their probabilities, what is known of true endpoints, and the probe loss at the trajectory's end."""
     end = expansion.trajectory.state(expansion.spec.steps)
     if expansion.spec.whole:
         indices = torch.arange(len(end.theta))
         chosen = torch.ones(len(end.theta), dtype=torch.float64)
     else:
         found = simulated_contributions(expansion, expansion.spec.config.simulated)
-        tamed = _keep_tamed(expansion, found) if expansion.spec.controlled else None
-        scores = contribution_scores(expansion, found, tamed)
+        bounded = _keep_tamed(expansion, found) if expansion.spec.controlled else None
+        scores = contribution_scores(expansion, found, bounded)
         probabilities = inclusion_probabilities(scores, expansion.spec.expected_coordinates).cpu()
         indices = poisson_sample(probabilities, expansion.spec.config.seed)
         if not len(indices):  # of one coordinate or two, in expectation
@@ -46,7 +46,7 @@ def draw_sample(expansion: Expansion) -> None:
 
 
 def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
-    """Functionals of true displacements from the centre's end, and their signs; read-outs of an ensemble's own runs."""
+    """Functionals of true displacements from the trajectory's end, and their signs; read-outs of an ensemble's own runs."""
     arrays = dict[str, np.ndarray]()
     if expansion.spec.functionals:
         if expansion.end is None:
@@ -66,7 +66,7 @@ def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
     return arrays
 
 
-def contribution_scores(expansion: Expansion, found: Simulated, tamed: Tamed | None) -> Tensor:
+def contribution_scores(expansion: Expansion, found: Simulated, bounded: Bounded | None) -> Tensor:
     """E|contribution| of every coordinate [D].
 
     Of a fine read-out what its control variate leaves of it. The mean over read-outs, and as much again for functionals whose
@@ -75,31 +75,33 @@ def contribution_scores(expansion: Expansion, found: Simulated, tamed: Tamed | N
     fine, readouts, scores = found.table.shape[1], len(expansion.spec.names), []
     for row in range(found.values.shape[1]):
         left = found.values[:, row].double()
-        if row < fine and tamed is not None:
-            left -= tamed.share[row] * found.table[:, row]
+        if row < fine and bounded is not None:
+            left -= bounded.share[row] * found.table[:, row]
         score = left.abs().mean(dim=0)
         scores.append(score / score.sum().clamp(min=torch.finfo(score.dtype).tiny))
     parts = [torch.stack(part).mean(dim=0) for part in (scores[:readouts], scores[readouts:]) if part]
     return torch.stack(parts).mean(dim=0)
 
 
-def tamed_tables(expansion: Expansion) -> Tamed:
-    """How the fine read-outs' tables are taken by their control variates; scratch, computed again where it is not there."""
-    if not expansion.tamed.has(0):
+def bounded_tables(expansion: Expansion) -> Bounded:
+    """How the exact read-outs' tables are taken by their control variates; scratch, computed again where it is not there."""
+    if not expansion.bounded.has(0):
         _keep_tamed(expansion, simulated_contributions(expansion, expansion.spec.config.simulated))
-    read, device = expansion.tamed.read_array, expansion.problem.device
-    return Tamed(*(torch.from_numpy(read(0, name)).to(device) for name in Tamed._fields))
+    read, device = expansion.bounded.read_array, expansion.problem.device
+    return Bounded(*(torch.from_numpy(read(0, name)).to(device) for name in Bounded._fields))
 
 
-def _keep_tamed(expansion: Expansion, found: Simulated) -> Tamed:
-    tamed = Tamed.of(found.values[:, : expansion.spec.fine], found.table, found.largest)
-    expansion.tamed.write(0, {name: array.cpu().numpy() for name, array in tamed._asdict().items()}, {}, replace=True)
-    return tamed
+def _keep_tamed(expansion: Expansion, found: Simulated) -> Bounded:
+    bounded = Bounded.of(found.values[:, : expansion.spec.fine], found.table, found.largest)
+    expansion.bounded.write(
+        0, {name: array.cpu().numpy() for name, array in bounded._asdict().items()}, {}, replace=True
+    )
+    return bounded
 
 
 class Simulated(NamedTuple):
     """Contributions of every coordinate to n simulated orders: to their read-outs and, of a sample without a control variate,
-    functionals, values [n, r + m, D]; else to their entries in the table of positions, for the fine read-outs [n, fine, D], and
+    functionals, values [n, r + m, D]; else to their entries in the table of positions, for the exact read-outs [n, fine, D], and
     at most in one step, by an item [fine, D]."""
 
     values: Tensor
@@ -155,7 +157,7 @@ def _raise_to(largest: Tensor, ahead: Tensor, moved: Tensor) -> None:
 
 
 def _ahead(expansion: Expansion) -> Tensor:
-    """What a displacement that stays is worth from the first step on, for the fine read-outs [fine, D]: the sum of their
+    """What a displacement that stays is worth from the first step on, for the exact read-outs [fine, D]: the sum of their
     weights. Summed by parts, an order's contribution is what each step adds to its displacement, times what lies ahead."""
     total = expansion.sweep.weight(expansion.spec.steps)[: expansion.spec.fine]
     for step in range(expansion.spec.steps):
@@ -182,7 +184,7 @@ def _kept_rows(expansion: Expansion) -> Callable[[int, Sequence[int]], Tensor]:
 
 
 def _normal_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:
-    """Normal gradients [n, D] around a step's mean, with the spread between items seen along the centre: where item gradients on
+    """Normal gradients [n, D] around a step's mean, with the spread between items seen along it: where item gradients on
     all coordinates are not kept."""
     draw, spread = torch.Generator().manual_seed(expansion.spec.config.seed + 1), gradient_spread(expansion)
 

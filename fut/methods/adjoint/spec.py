@@ -64,7 +64,7 @@ class AdjointSpec:
     def trajectory(self) -> Trajectory:
         """What is expanded about."""
         config = self.config
-        return Trajectory(self.problem, config.centre == "ensemble", config.mixture, config.seed)
+        return Trajectory(self.problem, config.trajectory == "ensemble", config.num_runs, config.seed)
 
     @cached_property
     def names(self) -> list[str]:
@@ -94,7 +94,7 @@ class AdjointSpec:
     @property
     def fine(self) -> int:
         """How many read-outs, the first ones, are swept with all the products they can have, and have a table of positions."""
-        return min((self.config.fine if self.pools else 0) or len(self.names), len(self.names))
+        return min((self.config.num_exact_readouts if self.pools else 0) or len(self.names), len(self.names))
 
     @property
     def rows(self) -> int:
@@ -104,8 +104,8 @@ class AdjointSpec:
     @property
     def anchors(self) -> list[int]:
         """Steps at which item gradients are taken: as configured, or as chosen, and before that the most there may be."""
-        if self.config.anchors:
-            return self.spread(self.config.anchors)
+        if self.config.num_anchors:
+            return self.spread(self.config.num_anchors)
         return self.spread(COUNTS[-1]) if self.choice is None else self.choice.anchors
 
     def spread(self, count: int) -> list[int]:
@@ -116,7 +116,7 @@ class AdjointSpec:
     @property
     def resolved(self) -> AdjointConfig:
         """The configuration, with the number of anchors that was chosen where one was."""
-        return self.config if self.choice is None else self.config.model_copy(update={"anchors": len(self.anchors)})
+        return self.config if self.choice is None else self.config.model_copy(update={"num_anchors": len(self.anchors)})
 
     @property
     def expected_coordinates(self) -> int:
@@ -140,7 +140,7 @@ class AdjointSpec:
 
     @property
     def of_all(self) -> bool:
-        """Whether tables are of all coordinates, and that of positions is bounded too (`estimators.control_variates.Tamed`)."""
+        """Whether tables are of all coordinates, and that of positions is bounded too (`estimators.control_variates.Bounded`)."""
         return self.whole or self.controlled
 
     @property

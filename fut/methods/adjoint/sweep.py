@@ -26,8 +26,8 @@ def missing_sweep(expansion: Expansion) -> Sequence[int]:
 
 
 def run_sweep(expansion: Expansion, steps: Sequence[int]) -> Iterator[None]:
-    """Write steps' weights of the read-outs [r, D], injections of the functionals [m, D], and fine read-outs' costates; where the
-    replay has curvature also the read-outs' injections, `answer` [r, D]. Of the whole costates the latest is kept."""
+    """Write steps' weights of the read-outs [r, D], injections of the functionals [m, D], and exact read-outs' costates; where
+    the replay has curvature also the read-outs' injections, `answer` [r, D]. Of the whole costates the latest is kept."""
     done = min(expansion.sweep.latest.steps(), default=None)
     costate = _start(expansion) if done is None else _whole(expansion, done)
     held = len(expansion.spec.names)
@@ -47,9 +47,9 @@ def _sweep(expansion: Expansion) -> Sweep:
     )
 
     def product(centre: Tensor, number: int, direction: Tensor) -> Tensor:
-        """Hessian-vector product [D] of a group's mean loss, at the centre, or of an ensemble where its run stands: exact, or by
-        a one-sided difference, since the gradient there is known; forwards and backwards in turn."""
-        items, (step, row) = expansion.spec.trajectory.groups[number], divmod(number, config.mixture)
+        """Hessian-vector product [D] of a group's mean loss, at the trajectory, or of an ensemble where its run stands: exact, or
+        by a one-sided difference, since the gradient there is known; forwards and backwards in turn."""
+        items, (step, row) = expansion.spec.trajectory.groups[number], divmod(number, config.num_runs)
         theta = places(step)[row] if expansion.spec.trajectory.ensemble else centre
         if config.products == "exact":
             return problem.mean_product(theta, items, direction, exact=True)
@@ -64,7 +64,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         problem.rate,
         expansion.spec.trajectory.mixture,
         expansion.trajectory.state,
-        lambda step, number: gradients(step)[number % config.mixture],
+        lambda step, number: gradients(step)[number % config.num_runs],
         product,
         (lambda step, theta, directions: drawn_products(expansion, step, directions)) if expansion.spec.pools else None,
         0 if config.curvature == "pooled" else expansion.spec.fine,
@@ -72,7 +72,7 @@ def _sweep(expansion: Expansion) -> Sweep:
 
 
 def drawn_products(expansion: Expansion, step: int, directions: Tensor) -> Tensor:
-    """Hessian-vector products [n, D] on drawn batches: of the fine read-outs first, unless they have the items' own, then
+    """Hessian-vector products [n, D] on drawn batches: of the exact read-outs first, unless they have the items' own, then
     of the others and of functionals."""
     config, places = expansion.spec.config, expansion.trajectory.places(step)
     fine = expansion.spec.fine if config.curvature == "pooled" else 0

@@ -1,10 +1,10 @@
 """From whole-size scratch to the terms that stay: what the estimators read, on the sampled coordinates.
 
-Beside the adjoint's terms, the table of positions: values [T, r, items] of putting an item at a step, for the r fine read-outs.
+Beside the adjoint's terms, the table of positions: values [T, r, items] of putting an item at a step, for the r exact read-outs.
 It takes the costate after the step (curvature of all that follows included), the rule's own next state, and item gradients
 interpolated from the anchors. Where all coordinates are kept, or a sample of them has a control variate (`fut.control`), it is of
 all of them, and is kept a second time with every coordinate's entries held within what simulated orders had there
-(`estimators.control.Tamed`); a control variate also takes it in weighted sums over the sample. Without one it is of the sample,
+(`estimators.control.Bounded`); a control variate also takes it in weighted sums over the sample. Without one it is of the sample,
 weighted by 1/p: unbiased. So is the table of the functionals (`fut.bending`).
 """
 
@@ -24,7 +24,7 @@ from fut.methods.adjoint.anchors import ANCHORED, AnchoredItems, anchored_key
 from fut.methods.adjoint.control_variate import all_weights
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.quadratic import sample_weighted, weighted_by
-from fut.methods.adjoint.sampling import tamed_tables
+from fut.methods.adjoint.sampling import bounded_tables
 from fut.methods.expansion.spec import ITEM_BLOCK
 from storage import Block, TermStore
 
@@ -122,7 +122,7 @@ class PositionTable:
 
         self.kept = {name: Anchored(expansion.spec.anchors, reader(name)) for name in ("gradient", "norm")}
         self.weights = lru_cache(maxsize=1)(lambda: all_weights(expansion))
-        self.tamed = lru_cache(maxsize=1)(lambda: tamed_tables(expansion))
+        self.bounded = lru_cache(maxsize=1)(lambda: bounded_tables(expansion))
 
     def _interpolated(self, step: int, among: Sequence[int], first: int) -> tuple[Tensor, Tensor]:
         """Gradients [ITEM_BLOCK, D] of a block of items, and their norms, between the anchors that are `among` all of them."""
@@ -156,11 +156,11 @@ class PositionTable:
             bent.append(weighted_by(injection, gradients[0]))
             for here, found in chunked_values(problem.rule, problem.rate(step), states, *gradients):
                 total[0, :, block] += found.sum(-1)
-                total[1, :, block] += self.tamed().part(here)(found).sum(-1)
+                total[1, :, block] += self.bounded().part(here)(found).sum(-1)
         return Row(total.cpu().numpy(), torch.cat(bent, dim=1).cpu().numpy())
 
     def _injection(self, step: int) -> Tensor:
-        """Sensitivities of the functionals to a gradient injected at a step [m, D]; [0, D] where there are none."""
+        """ReweightingFiles of the functionals to a gradient injected at a step [m, D]; [0, D] where there are none."""
         expansion = self.expansion
         return (
             expansion.sweep.injection(step)
@@ -184,7 +184,7 @@ class PositionTable:
         for here, found in chunked_values(rule, problem.rate(step), states, gradient, norm.squeeze(-1)):
             total[0] += (found * weight[here]).sum(-1)
             if self.expansion.spec.whole:
-                total[1] += self.tamed().part(here)(found).sum(-1)
+                total[1] += self.bounded().part(here)(found).sum(-1)
         injection = self._injection(step)[:, self.expansion.indices]
         if not self.expansion.spec.whole:
             injection = sample_weighted(injection, self.weights())
@@ -193,12 +193,12 @@ class PositionTable:
     def _sampled(self, step: int) -> np.ndarray:
         """The weighted sums over every sample [r * samples * sums, items] of a step's values, as they are taken."""
         problem, indices, weights = self.expansion.problem, self.expansion.indices, self.weights()
-        states, tamed = self.expansion.around(step).part(indices), self.tamed().part(indices)
+        states, bounded = self.expansion.around(step).part(indices), self.bounded().part(indices)
         gradient, norm = self.kept["gradient"](step), self.kept["norm"](step).squeeze(-1)
         total = torch.zeros(
             self.expansion.spec.fine, len(weights), len(gradient), dtype=torch.float64, device=problem.device
         )
         rule = problem.rule.restrict(indices)
         for here, found in chunked_values(rule, problem.rate(step), states, gradient, norm):
-            total += weights[:, here] @ tamed.part(here)(found).mT
+            total += weights[:, here] @ bounded.part(here)(found).mT
         return total.flatten(0, 1).to(problem.objective.dtype).cpu().numpy()

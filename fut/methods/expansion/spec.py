@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from estimators.orders.order import Order
+from estimators.rules.base import state_vectors as vectors_of_state
 from estimators.trajectory import balanced_groups, ensemble_orders
 from fut.training.problem import Problem
 
@@ -76,7 +77,7 @@ class Trajectory:
 
 def state_vectors(problem: Problem) -> int:
     """Vectors [D] of a lifted state."""
-    return problem.rule.state_vectors(problem.objective.layout)
+    return vectors_of_state(problem.rule, problem.objective.layout)
 
 
 def vector_bytes(problem: Problem) -> int:

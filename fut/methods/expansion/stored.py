@@ -25,11 +25,11 @@ class About(NamedTuple):
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> About:
-        return cls(fields["mixture"], fields["anchors"], fields["seed"])
+        return cls(fields["num_runs"], fields["num_anchors"], fields["seed"])
 
     @property
     def identity(self) -> dict[str, int]:
-        return {"mixture": self.runs, "anchors": self.anchors, "seed": self.seed}
+        return {"num_runs": self.runs, "num_anchors": self.anchors, "seed": self.seed}
 
 
 def configured_about(context: Context) -> About:
@@ -56,7 +56,7 @@ class StoredExpansion:
 
     def lender(self, problem: Problem, about: About, anchors: list[int], item_block: int) -> TermStore | None:
         """Its terms, if it is complete, about the same trajectory of mixtures with the same anchors, and has all coordinates."""
-        if not self.begun or About.of(self.fields) != about or self.fields["centre"] != "mixture":
+        if not self.begun or About.of(self.fields) != about or self.fields["trajectory"] != "mixture":
             return None
         sample = CheckpointStore(self.directory / "sample")
         if not (self.directory / "terms").exists() or not sample.has(0):
@@ -68,9 +68,9 @@ class StoredExpansion:
 
     def _anchors(self, problem: Problem) -> list[int]:
         """The steps of its anchors; none where they are to be chosen yet."""
-        if self.fields["anchors"]:
+        if self.fields["num_anchors"]:
             rate = problem.rate if self.fields["spacing"] == "rate" else None
-            return spread_anchors(problem.config.steps, self.fields["anchors"], rate)
+            return spread_anchors(problem.config.steps, self.fields["num_anchors"], rate)
         chosen = CheckpointStore(self.directory / "anchors")
         found: list[int] = chosen.read_array(0, "anchors").tolist() if chosen.has(0) else []
         return found

@@ -9,12 +9,12 @@ from pydantic import Field
 from fut.config.schema import Section
 
 
-class CurvedConfig(Section):
-    """Low-rank curvature of the mean loss about the centre, which the curved estimator reads beside item gradients; the
+class LowRankConfig(Section):
+    """Low-rank curvature of the mean loss about the trajectory, which the lowrank estimator reads beside item gradients; the
     centre and its anchors are as in `adjoint`."""
 
     rank: int = Field(32, ge=1, description="Ritz pairs at every curvature anchor, a Hessian-vector product each")
-    anchors: int = Field(4, ge=1, description="checkpoints of the centre at which they are taken")
+    anchors: int = Field(4, ge=1, description="checkpoints of the trajectory at which they are taken")
     pool: int = Field(2, ge=1, description="size of a batch drawn from all items, in steps (items per step each)")
     refresh: int = Field(
         16,

@@ -1,4 +1,4 @@
-"""The curved estimator on a run's base: endpoints from low-rank curvature, refreshed by a few true mean gradients."""
+"""The lowrank estimator on a run's base: endpoints from low-rank curvature, refreshed by a few true mean gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from estimators.adjoint import Anchored, StreamedAnchors
 from estimators.errors import OrderError
 from estimators.lanczos import RitzPairs
-from estimators.lowrank import Curvature, CurvedTransition, refresh_steps, scarcity
+from estimators.lowrank import Curvature, LowRankTransition, refresh_steps, scarcity
 from estimators.orders.order import Order
 from estimators.replay import Listener, replay
 from fut.errors import NotCachedError, UsageError
@@ -19,38 +19,38 @@ from fut.methods.base import Estimator
 from fut.methods.context import Context
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.lowrank.pipeline import KEPT
-from fut.methods.lowrank.terms import Base, has_base, open_base
+from fut.methods.lowrank.terms import LowRankFiles, has_low_rank, open_low_rank
 from fut.readouts.readout import PROBE
 from storage import TermStore
 
-COMMAND = "fut cache RUN --terms curved"
+COMMAND = "fut cache RUN --terms lowrank"
 FAR = 0.9
 """Misses of the reference order's own end from which on an estimate is spoken against."""
 
 
-class Curved(Estimator):
-    """Rebuilds the endpoint: replay about the centre with curvature, a few gradients per order.
+class LowRankReplay(Estimator):
+    """Rebuilds the endpoint: replay about the trajectory with curvature, a few gradients per order.
 
     A *position* is the estimated parameters y(order) - y(reference order) + theta_T [n, D], y being the replay's end; the
     read-out is really evaluated there. So the reference order, and any order that trains on the same content, gives the
     reference itself, bit for bit. Orders of fewer steps are read against the reference run's parameters at that step.
     """
 
-    name = "curved"
+    name = "lowrank"
 
     def __init__(self, context: Context, readout: str = PROBE, refresh: str | None = None) -> None:
         """refresh: steps between true mean gradients, in place of the configured number; 0 for none."""
         super().__init__(context, readout)
-        if not has_base(context.path):
-            raise NotCachedError(f"curved: expected the run's low-rank curvature, got none; run `{COMMAND}` first")
-        self.base: Base = open_base(context)
+        if not has_low_rank(context.path):
+            raise NotCachedError(f"lowrank: expected the run's low-rank curvature, got none; run `{COMMAND}` first")
+        self.base: LowRankFiles = open_low_rank(context)
         self.every = self.base.config.refresh if refresh is None else refresh_interval(refresh)
         self._owns: dict[int, Tensor] = {}
 
     @cached_property
     def _terms(self) -> TermStore:
         if not self.base.complete():
-            raise NotCachedError(f"curved: expected complete terms, got some missing; run `{COMMAND}` to finish them")
+            raise NotCachedError(f"lowrank: expected complete terms, got some missing; run `{COMMAND}` to finish them")
         return self.base.terms()
 
     def ready(self) -> None:
@@ -98,13 +98,13 @@ class Curved(Estimator):
         return self.base.mean_gradient(step, centre(step))
 
     @cached_property
-    def transition(self) -> CurvedTransition:
+    def transition(self) -> LowRankTransition:
         """The replay about the trajectory."""
         base, problem, spec = self.base, self.problem, self.base.spec
         centre = lru_cache(maxsize=self._kept)(lambda step: self._read("centre", step)[0])
         mean = cache(lambda step: self._mean(step, centre))
         rows = lru_cache(maxsize=2)(self._rows)
-        return CurvedTransition(
+        return LowRankTransition(
             problem.rule,
             problem.rate,
             Anchored(spec.anchors, self._gradients)
@@ -117,11 +117,11 @@ class Curved(Estimator):
             lru_cache(maxsize=self._kept)(self._scarcity),
         )
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         steps = len(orders[0])
         if steps > self.base.spec.steps:
             raise OrderError(
-                f"curved: expected orders of at most {self.base.spec.steps} steps, as many as the centre has, got {steps}; "
+                f"lowrank: expected orders of at most {self.base.spec.steps} steps, as many as the trajectory has, got {steps}; "
                 "use --estimator retrain"
             )
         found, own = self._replayed(orders, listener), self._own(steps)
@@ -140,22 +140,22 @@ class Curved(Estimator):
         return self._owns[steps]
 
     def own_miss(self) -> float:
-        """How far its replay of the reference order itself ends from the truth, beside how far the centre does. What the two
+        """How far its replay of the reference order itself ends from the truth, beside how far the trajectory does. What the two
         have in common is taken off every order; what is left of an order errs about as much."""
         true, steps = self.context.state(self.base.spec.steps).theta, self.base.spec.steps
         centre = self._read("centre", steps)[0]
         return ((self._own(steps) - true).norm() / (centre - true).norm()).item()
 
     def caution(self) -> str:
-        if not (miss := self.own_miss()) >= FAR:  # no number where the centre ends as the reference run does
+        if not (miss := self.own_miss()) >= FAR:  # no number where the trajectory ends as the reference run does
             return ""
         return (
             f"its replay of the reference order itself ends {miss:.2f} times as far from the truth as the mean over orders does, "
-            "so that it does not hold on this run: retrain, or refresh more often (curved:refresh=4)"
+            "so that it does not hold on this run: retrain, or refresh more often (lowrank:refresh=4)"
         )
 
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.readout.value(theta) for theta in positions]
+    def values(self, states: Tensor, steps: int) -> list[float]:
+        return [self.readout.value(theta) for theta in states]
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return position
@@ -165,6 +165,6 @@ def refresh_interval(text: str) -> int:
     """The option's number of steps."""
     if not text.isdecimal():
         raise UsageError(
-            f"curved: expected refresh as a number of steps, 0 for none, got `{text}`; write curved:refresh=8"
+            f"lowrank: expected refresh as a number of steps, 0 for none, got `{text}`; write lowrank:refresh=8"
         )
     return int(text)

@@ -8,9 +8,9 @@ from typing import Any
 from fut.methods.base import Capabilities, Estimator, Method
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
-from fut.methods.lowrank.estimator import Curved, refresh_interval
+from fut.methods.lowrank.estimator import LowRankReplay, refresh_interval
 from fut.methods.lowrank.pipeline import LOW_RANK_TERMS, query_memory, table_bytes
-from fut.methods.lowrank.terms import open_base
+from fut.methods.lowrank.terms import open_low_rank
 from fut.methods.settings import Config
 from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import PROBE
@@ -20,21 +20,21 @@ from fut.training.problem import Problem
 class LowRank(Method):
     """Rebuilds the endpoint: replay about a trajectory of mixtures with curvature, a few gradients per order."""
 
-    name = "curved"
-    aliases = ("lowrank",)
+    name = "lowrank"
+    aliases = ("curved",)
     capabilities = Capabilities(any_length=True, rebuilds=True, needs_smooth=True, coupling="coordinate")
     preparation = LOW_RANK_TERMS
-    advice = "lower curved.rank or adjoint.anchors"
+    advice = "lower lowrank.rank or adjoint.num_anchors"
 
     def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return Curved(context, readout, **options)
+        return LowRankReplay(context, readout, **options)
 
     def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
         refresh = options.get("refresh")
-        return open_base(context).spec.query_gradients(None if refresh is None else refresh_interval(refresh))
+        return open_low_rank(context).spec.query_gradients(None if refresh is None else refresh_interval(refresh))
 
     def table_bytes(self, estimator: Estimator, footprint: Footprint) -> int:
-        return table_bytes(open_base(estimator.context).spec, footprint, 1)
+        return table_bytes(open_low_rank(estimator.context).spec, footprint, 1)
 
     def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost:
         """So many orders, and the replay of the reference order, which they are compared with."""
@@ -43,10 +43,10 @@ class LowRank(Method):
         products = 4 * spec.rank * spec.size * timings.flop
         replayed = count * timings.item + spec.steps * (timings.step + products)
         seconds = (orders + 1) * replayed + orders * timings.probe
-        return StageCost("query: curved", (orders + 1) * count, seconds, 0, 0, peak)
+        return StageCost("query: lowrank", (orders + 1) * count, seconds, 0, 0, peak)
 
     def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
-        return open_base(context).spec.settings
+        return open_low_rank(context).spec.settings
 
 
 LOW_RANK_METHOD = LowRank()

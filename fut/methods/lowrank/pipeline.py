@@ -23,7 +23,7 @@ from fut.methods.expansion.stored import About
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.lowrank.spec import LowRankSpec
-from fut.methods.lowrank.terms import DIRECTORY, LOW_RANK_KEY, Base, has_base, open_base
+from fut.methods.lowrank.terms import DIRECTORY, LOW_RANK_KEY, LowRankFiles, has_low_rank, open_low_rank
 from fut.methods.settings import Config
 from fut.methods.stages import LESS, Cost, Preparation, Request, Stage, total
 from fut.models import autodiff as derivatives
@@ -35,18 +35,18 @@ KEPT = 1 << 30
 CURVATURE = ("lowrank", "eigenvalue")
 
 
-def _missing_states(base: Base) -> Sequence[object]:
+def _missing_states(base: LowRankFiles) -> Sequence[object]:
     terms = base.open_terms()
     if not terms.missing(["centre", *CURVATURE]):
         return ()
     return missing_steps(base.trajectory) or terms.missing(["centre"])
 
 
-def _missing_curvature(base: Base) -> list[int]:
+def _missing_curvature(base: LowRankFiles) -> list[int]:
     return sorted({block.step for block in base.open_terms().missing(CURVATURE)})
 
 
-def _run_states(base: Base, units: Sequence[object]) -> Iterator[None]:
+def _run_states(base: LowRankFiles, units: Sequence[object]) -> Iterator[None]:
     """The lifted states as scratch, and their parameters for good."""
     terms, steps = base.open_terms(), missing_steps(base.trajectory)
     if steps:
@@ -57,7 +57,7 @@ def _run_states(base: Base, units: Sequence[object]) -> Iterator[None]:
             yield
 
 
-def _run_curvature(base: Base, indices: Sequence[int]) -> Iterator[None]:
+def _run_curvature(base: LowRankFiles, indices: Sequence[int]) -> Iterator[None]:
     terms = base.open_terms()
     missing = terms.missing(CURVATURE)
     for index in indices:
@@ -69,7 +69,7 @@ def _run_curvature(base: Base, indices: Sequence[int]) -> Iterator[None]:
         yield
 
 
-def low_rank_at(base: Base, step: int) -> tuple[Tensor, Tensor]:
+def low_rank_at(base: LowRankFiles, step: int) -> tuple[Tensor, Tensor]:
     """Values [r] and rows [r, D] of the mean Hessian at a checkpoint of the trajectory, whose state scratch holds."""
     state, batch = base.trajectory.state(step), base.batch(LOW_RANK_KEY, step)
 
@@ -80,7 +80,7 @@ def low_rank_at(base: Base, step: int) -> tuple[Tensor, Tensor]:
     return low_rank(product, weight, base.config.rank, base.config.seed)
 
 
-def _run_anchors(base: Base, blocks: Sequence[Block]) -> Iterator[None]:
+def _run_anchors(base: LowRankFiles, blocks: Sequence[Block]) -> Iterator[None]:
     terms = base.open_terms()
     for block in blocks:
         items = range(block.first, block.last)
@@ -92,7 +92,7 @@ def _run_anchors(base: Base, blocks: Sequence[Block]) -> Iterator[None]:
         yield
 
 
-def _run_refresh(base: Base, blocks: Sequence[Block]) -> Iterator[None]:
+def _run_refresh(base: LowRankFiles, blocks: Sequence[Block]) -> Iterator[None]:
     terms = base.open_terms()
     for block in blocks:
         step = base.spec.refreshed[block.step]
@@ -129,17 +129,17 @@ def _refresh_memory(s: LowRankSpec, f: Footprint) -> int:
     return f.planned(f.resident + 3 * f.vector + f.pooled_gradient(s.config.pool))
 
 
-STATES: Stage[Base] = Stage(
-    "centre",
+STATES: Stage[LowRankFiles] = Stage(
+    "trajectory",
     missing=_missing_states,
     work=_run_states,
     stores=lambda b: (b.trajectory.stores,),
     cost=lambda s: Cost(s.trajectory.gradients, s.kept_bytes("centre"), s.trajectory.scratch_bytes),
     seconds=lambda s, t: s.trajectory.gradients * (t.item + t.step),
     memory=lambda s, f: trajectory_memory(s.trajectory, f),
-    advice=f"lower adjoint.mixture, or {LESS}",
+    advice=f"lower adjoint.num_runs, or {LESS}",
 )
-LOW_RANK: Stage[Base] = Stage(
+LOW_RANK: Stage[LowRankFiles] = Stage(
     "low-rank curvature",
     missing=_missing_curvature,
     work=_run_curvature,
@@ -147,9 +147,9 @@ LOW_RANK: Stage[Base] = Stage(
     cost=_curvature_cost,
     seconds=lambda s, t: _curvature_cost(s).gradients * t.item,
     memory=_curvature_memory,
-    advice=f"lower curved.rank or curved.pool, or {LESS}",
+    advice=f"lower lowrank.rank or lowrank.pool, or {LESS}",
 )
-ANCHORS: Stage[Base] = Stage(
+ANCHORS: Stage[LowRankFiles] = Stage(
     "anchors",
     missing=lambda b: b.open_terms().missing(["gradient"]),
     work=_run_anchors,
@@ -158,7 +158,7 @@ ANCHORS: Stage[Base] = Stage(
     seconds=lambda s, t: _anchors_cost(s).gradients * t.item,
     memory=_anchors_memory,
 )
-REFRESH: Stage[Base] = Stage(
+REFRESH: Stage[LowRankFiles] = Stage(
     "refresh gradients",
     missing=lambda b: b.open_terms().missing(["refresh"]) if b.spec.refreshed else (),
     work=_run_refresh,
@@ -166,39 +166,39 @@ REFRESH: Stage[Base] = Stage(
     cost=_refresh_cost,
     seconds=lambda s, t: _refresh_cost(s).gradients * t.item,
     memory=_refresh_memory,
-    advice=f"lower curved.pool, or {LESS}",
+    advice=f"lower lowrank.pool, or {LESS}",
 )
 
 
-class LowRankStages(Preparation[Base]):
+class LowRankStages(Preparation[LowRankFiles]):
     """Low-rank curvature about a trajectory of mixtures."""
 
-    name, section, kind = DIRECTORY, "curved", "base"
+    name, section, kind = DIRECTORY, "lowrank", "base"
     what = "the low-rank curvature and its scratch"
     parts = tuple(f"scratch/{part}" for part in PARTS)
     rank = 1
     stages = (STATES, LOW_RANK, ANCHORS, REFRESH)
 
     def planned(self, problem: Problem, config: Config) -> LowRankSpec:
-        return LowRankSpec(problem, config.curved, About.of(config.adjoint.model_dump()))
+        return LowRankSpec(problem, config.lowrank, About.of(config.adjoint.model_dump()))
 
-    def open(self, context: Context, request: Request = Request()) -> Base:  # noqa: B008
-        return open_base(context, request.lowrank)
+    def open(self, context: Context, request: Request = Request()) -> LowRankFiles:  # noqa: B008
+        return open_low_rank(context, request.lowrank)
 
     def usual(self, context: Context) -> bool:
-        return has_base(context.path)
+        return has_low_rank(context.path)
 
     def require_possible(self, spec: LowRankSpec) -> None:
         spec.require_possible()
 
-    def still(self, files: Base) -> tuple[list[str], int, Cost]:
+    def still(self, files: LowRankFiles) -> tuple[list[str], int, Cost]:
         """What is to be computed yet, less what a complete expansion lends."""
         names, pieces, cost = super().still(files)
         lent = _anchors_cost(files.spec).gradients if names and files.lender is not None else 0
         return names, pieces, cost._replace(gradients=cost.gradients - lent)
 
     def describe(self, context: Context) -> dict[str, Any]:
-        return {"curved": open_base(context).config.model_dump(), "curved_cached": has_base(context.path)}
+        return {"lowrank": open_low_rank(context).config.model_dump(), "lowrank_cached": has_low_rank(context.path)}
 
 
 LOW_RANK_TERMS = LowRankStages()

@@ -14,7 +14,7 @@ from fut.methods.coupling import require_metric
 from fut.methods.curvature_batches import require_alike
 from fut.methods.expansion.spec import Trajectory
 from fut.methods.expansion.stored import About
-from fut.methods.lowrank.config import CurvedConfig
+from fut.methods.lowrank.config import LowRankConfig
 from fut.training.problem import Problem
 from storage import TermSpec
 
@@ -33,7 +33,7 @@ class LowRankSpec:
     """
 
     problem: Problem
-    config: CurvedConfig
+    config: LowRankConfig
     about: About
 
     @property
@@ -102,7 +102,7 @@ class LowRankSpec:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the terms' numbers beside the run."""
-        return {"curved": self.config.model_dump(mode="json"), "adjoint": self.about.identity}
+        return {"lowrank": self.config.model_dump(mode="json"), "adjoint": self.about.identity}
 
     def require_possible(self) -> None:
         """Refuse, before anything is computed, a trajectory, batches or a rule that cannot be expanded.
@@ -112,9 +112,9 @@ class LowRankSpec:
         """
         if not self.problem.rule.smooth:
             raise UsageError(
-                f"curved: expected a rule with a derivative, in whose metric curvature is taken, got "
+                f"lowrank: expected a rule with a derivative, in whose metric curvature is taken, got "
                 f"`{self.problem.rule.name}`; use --estimator retrain for an endpoint"
             )
         _ = self.trajectory.groups
-        require_metric(self.problem, "curved", "use --estimator replay-exact or retrain")
-        require_alike(self.problem, "use --estimator retrain", "curved")
+        require_metric(self.problem, "lowrank", "use --estimator replay-exact or retrain")
+        require_alike(self.problem, "use --estimator retrain", "lowrank")

@@ -20,7 +20,7 @@ from fut.methods.curvature_batches import mixed_batch
 from fut.methods.expansion.files import TrajectoryFiles
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About, StoredExpansion, configured_about
-from fut.methods.lowrank.config import CurvedConfig
+from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.lowrank.spec import LowRankSpec
 from fut.methods.stages import Prepared
 from fut.models import autodiff as derivatives
@@ -28,12 +28,12 @@ from fut.models.objective import Item
 from fut.training.problem import Problem
 from storage import Manifest, TermStore
 
-DIRECTORY = "curved"
+DIRECTORY = "lowrank"
 LOW_RANK_KEY, REFRESH_KEY = 13, 17
 
 
 @dataclass(frozen=True)
-class Base(Prepared):
+class LowRankFiles(Prepared):
     """The terms of one run in their directory.
 
     Args:
@@ -57,7 +57,7 @@ class Base(Prepared):
         return self.planned.problem
 
     @property
-    def config(self) -> CurvedConfig:
+    def config(self) -> LowRankConfig:
         return self.spec.config
 
     @cached_property
@@ -89,7 +89,7 @@ class Base(Prepared):
     def batch(self, key: int, step: int) -> Item:
         """The batch drawn for a step, another one for every key."""
         return mixed_batch(
-            self.problem, self.config.pool, [self.config.seed, key, step], "use --estimator retrain", "curved"
+            self.problem, self.config.pool, [self.config.seed, key, step], "use --estimator retrain", "lowrank"
         )
 
     def mean_gradient(self, step: int, theta: Tensor) -> Tensor:
@@ -111,21 +111,21 @@ class Base(Prepared):
         return values.cpu().contiguous().numpy()
 
 
-def open_base(context: Context, config: CurvedConfig | None = None) -> Base:
+def open_low_rank(context: Context, config: LowRankConfig | None = None) -> LowRankFiles:
     """What the low-rank method reads, as it is stored; as configured where it is not."""
-    stored = read_configs(context.path) if has_base(context.path) else None
+    stored = read_configs(context.path) if has_low_rank(context.path) else None
     about = stored[1] if stored else configured_about(context)
-    chosen = config or (stored[0] if stored else context.config.curved)
+    chosen = config or (stored[0] if stored else context.config.lowrank)
     source, spec = StoredExpansion(context.path / ADJOINT), LowRankSpec(context.problem, chosen, about)
-    return Base(context.path / DIRECTORY, spec, lambda: context.state(0), source)
+    return LowRankFiles(context.path / DIRECTORY, spec, lambda: context.state(0), source)
 
 
-def has_base(path: Path) -> bool:
+def has_low_rank(path: Path) -> bool:
     """Whether a run directory's low-rank terms were begun."""
     return (path / DIRECTORY / MANIFEST).exists()
 
 
-def read_configs(path: Path) -> tuple[CurvedConfig, About]:
+def read_configs(path: Path) -> tuple[LowRankConfig, About]:
     """Configurations of a run directory's low-rank terms, and of the trajectory that they are about."""
     identity = Manifest.read(path / DIRECTORY / MANIFEST).identity
-    return CurvedConfig.model_validate(identity["curved"]), About.of(identity["adjoint"])
+    return LowRankConfig.model_validate(identity["lowrank"]), About.of(identity["adjoint"])

@@ -15,7 +15,7 @@ from fut.methods.pairwise.memory import query_memory, table_bytes
 from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
 from fut.methods.pairwise.replay import Replay, ReplayExact
 from fut.methods.pairwise.store import has_complete, pairwise_config, term_layout
-from fut.methods.pairwise.taylor import Fut, FutPlusPlus
+from fut.methods.pairwise.taylor import FirstOrderTaylor, SecondOrderTaylor
 from fut.methods.pairwise.terms import TermLayout, needs
 from fut.methods.settings import Config
 from fut.methods.timings import StageCost, Timings
@@ -74,7 +74,7 @@ class ReplayMethod(Streaming):
 class Taylor1(Streaming):
     """First order in the update's own displacement."""
 
-    name, aliases, made = "fut", ("taylor1",), Fut
+    name, aliases, made = "taylor1", ("fut",), FirstOrderTaylor
     capabilities = Capabilities(any_length=True, rebuilds=True, empty_steps=False)
     advice = "lower cache.size or data.items"
 
@@ -82,7 +82,7 @@ class Taylor1(Streaming):
 class Taylor2(Taylor1):
     """Second order in it."""
 
-    name, aliases, made = "fut++", ("taylor2",), FutPlusPlus
+    name, aliases, made = "taylor2", ("fut++",), SecondOrderTaylor
 
 
 def exact_gradients(config: TrainingConfig) -> int:

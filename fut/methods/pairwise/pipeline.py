@@ -140,7 +140,7 @@ class PairwiseStages(Preparation[PairwiseFiles]):
         if "gradient" in spec.names:
             require_uncut(spec.problem, "replay", spec.layout.sample.size, UNCUT)
 
-    def claim(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
+    def pin_identity(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
         """The store pins itself what it is made of."""
         files.open_terms()
 

@@ -30,12 +30,12 @@ class _InParameters(Estimator):
         """The reference run's parameters [D] before a step."""
         return self.context.state(step).theta
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         start = self.context.state(0).rows(len(orders))
         return replay(self.transition(), start, self.batch(orders), listener=listener).theta
 
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
-        return [self.readout.value(theta) for theta in positions]
+    def values(self, states: Tensor, steps: int) -> list[float]:
+        return [self.readout.value(theta) for theta in states]
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         return position
@@ -106,7 +106,7 @@ class Replay(_InParameters):
             gradients = CachedGradients(tables["gradient"], lambda t: tables["norm"](t).squeeze(-1), weight)
         return RuleTransition(rule, self.problem.rate, gradients)
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         start = self.context.state(0)
         start = start if self.full else start.restrict(self.sample.indices)
         if not self.problem.stacked:
@@ -118,13 +118,13 @@ class Replay(_InParameters):
         theta = theta if self.full else self.sample.restrict(theta)
         return torch.where(found[:-1] == own, theta, found[:-1] + (theta - own))
 
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
+    def values(self, states: Tensor, steps: int) -> list[float]:
         if self.reading == "evaluated":
-            return super().losses(positions, steps)
+            return super().values(states, steps)
         theta = self._theta(steps)
         slope = self.sample.restrict(self.readout.gradient(theta))
         weight = self.sample.dimension / self.sample.size
-        return self.linear(steps, weight * slope, positions - self.sample.restrict(theta))
+        return self.linear(steps, weight * slope, states - self.sample.restrict(theta))
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
         if self.full:

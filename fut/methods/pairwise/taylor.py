@@ -20,7 +20,7 @@ from fut.methods.pairwise.terms import TermLayout, TermTables
 from fut.readouts.readout import PROBE
 
 
-class Fut(Estimator):
+class FirstOrderTaylor(Estimator):
     """The paper's estimator (arXiv 2505.22042): Taylor terms of the update itself, in sketch space.
 
     moments: see `PaperTransition`. reading: `linear`, phi(theta_T) + <P grad phi, P delta>, which a JL sketch
@@ -28,7 +28,7 @@ class Fut(Estimator):
     The default is evaluated where the sketch is exact, else linear.
     """
 
-    name = "fut"
+    name = "taylor1"
     second: ClassVar[bool] = False
 
     def __init__(
@@ -96,7 +96,7 @@ class Fut(Estimator):
     def _carry(self, step: int, momentum: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
         return self.problem.rule.carry(self.context.state(step), self.problem.rate(step), momentum, swapped)
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         if any(not step for order in orders for step in order.canonical().steps):
             raise OrderError(
                 f"{self.name}: expected at least one item in every step, got an empty step, or one of weight 0, for which "
@@ -106,11 +106,11 @@ class Fut(Estimator):
         start = transition.start(len(orders), self.sketch.size, self.context.state(0).theta)
         return replay(transition, start, self.batch(orders), listener=listener).theta
 
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
+    def values(self, states: Tensor, steps: int) -> list[float]:
         if self.reading == "evaluated":
-            return [self.readout.value(self.endpoint(p, steps)) for p in positions]
+            return [self.readout.value(self.endpoint(p, steps)) for p in states]
         theta = self.context.state(steps).theta
-        return self.linear(steps, self.sketch.project(self.readout.gradient(theta)), positions)
+        return self.linear(steps, self.sketch.project(self.readout.gradient(theta)), states)
 
     def reconstruction(self) -> tuple[float, float]:
         """|P^T P x - x| / |x| for x the displacement of the whole reference run, and what theory says of it."""
@@ -122,8 +122,8 @@ class Fut(Estimator):
         return self.context.state(steps).theta + self.sketch.lift(position)
 
 
-class FutPlusPlus(Fut):
+class SecondOrderTaylor(FirstOrderTaylor):
     """FUT with the second-order term (arXiv 2505.22042, FUT++)."""
 
-    name = "fut++"
+    name = "taylor2"
     second = True

@@ -22,8 +22,8 @@ COST = {"gradient": 1, "norm": 1, "update": 1, "jvp": 2, "second": 2}
 
 NEEDS = {
     "replay": ("gradient", "norm"),
-    "fut": ("update", "jvp"),
-    "fut++": ("update", "jvp", "second"),
+    "taylor1": ("update", "jvp"),
+    "taylor2": ("update", "jvp", "second"),
 }
 """Terms that each method streams."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fut.config.schema import ReadOuts, Section
+from fut.config.schema import ReadoutNames, Section
 
 
 class ReweightingConfig(Section):
@@ -18,5 +18,5 @@ class ReweightingConfig(Section):
     coordinates: int = Field(
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
     )
-    readouts: ReadOuts = Field(["probe"], description="what is estimated, as adjoint.readouts")
+    readouts: ReadoutNames = Field(["probe"], description="what is estimated, as adjoint.readouts")
     seed: int = Field(0, ge=0, lt=1 << 63)

@@ -23,7 +23,7 @@ from estimators.reweighting import (
 from fut.errors import NotCachedError, UsageError
 from fut.methods.base import Estimator, one_of
 from fut.methods.context import Context
-from fut.methods.reweighting.terms import Sensitivities, open_sensitivities, stored_config
+from fut.methods.reweighting.terms import ReweightingFiles, open_reweighting, stored_config
 from fut.readouts.readout import PROBE, shortened
 
 Reading = Literal["replayed", "linear"]
@@ -58,7 +58,7 @@ class Reweighting(Estimator):
         return False
 
     def ready(self) -> None:
-        _ = self.values
+        _ = self.first_order
 
     def width(self) -> int:
         return self.problem.config.steps if self.is_linear else 3 * self.terms_of.spec.expected_coordinates
@@ -69,7 +69,7 @@ class Reweighting(Estimator):
         return torch.from_numpy(found).to(self.problem.device)
 
     @cached_property
-    def values(self) -> Tensor:
+    def first_order(self) -> Tensor:
         """<lambda_t, g_{t,j}> [T, n items], float64, in the read-out's unit."""
         if not self.terms_of.complete():
             raise NotCachedError(
@@ -82,7 +82,7 @@ class Reweighting(Estimator):
     def attributions(self) -> Tensor:
         """d phi / d w_j at w = 1 of every item of every step [T, n items], in the read-out's unit; they sum to 0 in a
         step. Leaving an item out changes the read-out by about minus this, summed over its steps."""
-        return attributions(self.values)
+        return attributions(self.first_order)
 
     @cached_property
     def _transition(self) -> InPlaceTransition:
@@ -99,11 +99,11 @@ class Reweighting(Estimator):
             lru_cache(maxsize=None)(lambda t: self._read("injection", t, self.row)),
         )
 
-    def positions(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         for order in orders:
             require_in_place(self.problem.canonical(order), self.rows)
         batch = self.batch(orders)
-        linear = look_up_shares(self.values, self.rows, batch)
+        linear = look_up_shares(self.first_order, self.rows, batch)
         return linear if self.is_linear else torch.cat([linear, self._remainder(batch, listener)], dim=-1)
 
     def _remainder(self, batch: OrderBatch, listener: Listener | None) -> Tensor:
@@ -115,19 +115,19 @@ class Reweighting(Estimator):
     @cached_property
     def _own(self) -> Tensor:
         """Position of the reference order."""
-        return self.positions([self.problem.reference])[0]
+        return self.final_states([self.problem.reference])[0]
 
-    def losses(self, positions: Tensor, steps: int) -> list[float]:
+    def values(self, states: Tensor, steps: int) -> list[float]:
         inverse = torch.ones_like(self._own)
         if not self.is_linear:
             inverse[self.terms_of.spec.steps :] = 1.0 / self.terms_of.probabilities
-        return [self.reference_value + ((p - self._own) * inverse).sum().item() for p in positions]
+        return [self.reference_value + ((p - self._own) * inverse).sum().item() for p in states]
 
-    def variances(self, positions: Tensor) -> list[float]:
+    def variances(self, states: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept."""
         if self.is_linear:
-            return [0.0] * len(positions)
-        remainder = (positions - self._own)[:, self.terms_of.spec.steps :]
+            return [0.0] * len(states)
+        remainder = (states - self._own)[:, self.terms_of.spec.steps :]
         return sampling_variance(remainder, self.terms_of.probabilities).tolist()
 
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
@@ -137,9 +137,9 @@ class Reweighting(Estimator):
         )
 
 
-def sensitivities_of(context: Context, wanted: str) -> Sensitivities:
+def sensitivities_of(context: Context, wanted: str) -> ReweightingFiles:
     """The run's expansion about its reference run, if it was swept for the read-out; else NotCachedError."""
-    found, name = open_sensitivities(context) if stored_config(context.path) else None, Reweighting.name
+    found, name = open_reweighting(context) if stored_config(context.path) else None, Reweighting.name
     asked = "" if wanted == PROBE else f" --readouts {wanted}"
     command = f"fut cache RUN --terms reweighting{asked}"
     if found is None:

@@ -9,7 +9,7 @@ from fut.methods.base import Capabilities, Estimator, Method
 from fut.methods.context import Context
 from fut.methods.reweighting.estimator import Reweighting
 from fut.methods.reweighting.pipeline import REWEIGHTING_TERMS
-from fut.methods.reweighting.terms import open_sensitivities
+from fut.methods.reweighting.terms import open_reweighting
 from fut.readouts.readout import PROBE
 
 
@@ -24,7 +24,7 @@ class ReweightingMethod(Method):
         return Reweighting(context, readout, **options)
 
     def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
-        return open_sensitivities(context).spec.settings
+        return open_reweighting(context).spec.settings
 
 
 REWEIGHTING_METHOD = ReweightingMethod()

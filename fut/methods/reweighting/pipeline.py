@@ -24,7 +24,7 @@ from fut.methods.coupling import require_coordinates
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
-from fut.methods.reweighting.terms import DIRECTORY, Sensitivities, open_sensitivities, stored_config
+from fut.methods.reweighting.terms import DIRECTORY, ReweightingFiles, open_reweighting, stored_config
 from fut.methods.settings import Config, parse_config
 from fut.methods.stages import Cost, Names, Preparation, Request, Stage, total
 from fut.methods.timings import StageCost, Timings
@@ -36,17 +36,17 @@ from storage import Block, IdentityError, TermStore
 FOLDED = ("weight", "injection", "value", "gram")
 
 
-def _keep(held: Sensitivities, indices: Tensor, probabilities: Tensor) -> None:
+def _keep(held: ReweightingFiles, indices: Tensor, probabilities: Tensor) -> None:
     held.sampled.write(0, {"indices": indices.numpy(), "probabilities": probabilities.numpy()}, {})
 
 
-def _keep_all(held: Sensitivities, units: Sequence[int]) -> Iterator[None]:
+def _keep_all(held: ReweightingFiles, units: Sequence[int]) -> Iterator[None]:
     size = held.problem.objective.size
     _keep(held, torch.arange(size), torch.ones(size).double())
     yield
 
 
-def _draw_sample(held: Sensitivities, units: Sequence[int]) -> Iterator[None]:
+def _draw_sample(held: ReweightingFiles, units: Sequence[int]) -> Iterator[None]:
     """Coordinates with probability in proportion to the spread of their first-order contributions; each read-out's
     spread scaled to a total of 1 first."""
     scores = _read_costate(held, 0)[1].double().sqrt()
@@ -57,14 +57,14 @@ def _draw_sample(held: Sensitivities, units: Sequence[int]) -> Iterator[None]:
     yield
 
 
-def _missing_sweep(held: Sensitivities) -> Sequence[int]:
+def _missing_sweep(held: ReweightingFiles) -> Sequence[int]:
     """The steps that are to be swept yet, backwards."""
     if held.opened and not held.open_terms().missing(FOLDED):
         return ()
     return range(min(held.costates.steps(), default=held.spec.steps) - 1, -1, -1)
 
 
-def _run_sweep(held: Sensitivities, steps: Sequence[int]) -> Iterator[None]:
+def _run_sweep(held: ReweightingFiles, steps: Sequence[int]) -> Iterator[None]:
     problem, latest = held.problem, dict[int, Tensor]()
 
     def gradient(step: int, number: int) -> Tensor:
@@ -88,7 +88,7 @@ def _run_sweep(held: Sensitivities, steps: Sequence[int]) -> Iterator[None]:
         yield
 
 
-def _start(held: Sensitivities, sweep: Sweep) -> tuple[State, Tensor]:
+def _start(held: ReweightingFiles, sweep: Sweep) -> tuple[State, Tensor]:
     """The costate at the end, and squared responses of none."""
     steps = held.spec.steps
     theta = held.state(steps).theta
@@ -99,7 +99,7 @@ def _start(held: Sensitivities, sweep: Sweep) -> tuple[State, Tensor]:
     return costate, squares
 
 
-def _save_step(held: Sensitivities, found: Sensitivity, gradients: Tensor) -> None:
+def _save_step(held: ReweightingFiles, found: Sensitivity, gradients: Tensor) -> None:
     arrays = {
         "weight": found.weight,
         "injection": found.injection,
@@ -111,7 +111,7 @@ def _save_step(held: Sensitivities, found: Sensitivity, gradients: Tensor) -> No
         _write_gradients(held, held.open_terms(), found.step, gradients)
 
 
-def _save_costate(held: Sensitivities, step: int, costate: State, squares: Tensor) -> None:
+def _save_costate(held: ReweightingFiles, step: int, costate: State, squares: Tensor) -> None:
     memory = {f"memory/{k}": b.cpu().numpy() for k, b in costate.memory.items()}
     arrays = {"theta": costate.theta.cpu().numpy(), "squares": squares.cpu().numpy()} | memory
     held.costates.write(step, arrays, {})
@@ -120,13 +120,13 @@ def _save_costate(held: Sensitivities, step: int, costate: State, squares: Tenso
             held.costates.remove(older)
 
 
-def _read_costate(held: Sensitivities, step: int) -> tuple[State, Tensor]:
+def _read_costate(held: ReweightingFiles, step: int) -> tuple[State, Tensor]:
     arrays = held.costates.read(step).arrays
     squares = torch.from_numpy(arrays.pop("squares")).to(held.problem.device)
     return unpack(arrays, {}, held.problem.device), squares
 
 
-def _run_gradients(held: Sensitivities, blocks: Sequence[Block]) -> Iterator[None]:
+def _run_gradients(held: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:
     terms = held.open_terms()
     for step, found in groupby(blocks, key=lambda b: b.step):
         _write_gradients(held, terms, step, held.item_gradients(step))
@@ -134,14 +134,14 @@ def _run_gradients(held: Sensitivities, blocks: Sequence[Block]) -> Iterator[Non
             yield
 
 
-def _write_gradients(held: Sensitivities, terms: TermStore, step: int, gradients: Tensor) -> None:
+def _write_gradients(held: ReweightingFiles, terms: TermStore, step: int, gradients: Tensor) -> None:
     kept = gradients[:, held.indices].cpu().numpy()
     for block in terms.missing(["gradient"]):
         if block.step == step:
             terms.write(block, {"gradient": np.ascontiguousarray(kept[block.first : block.last])})
 
 
-def _fold(held: Sensitivities, blocks: Sequence[Block]) -> Iterator[None]:
+def _fold(held: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:
     """Write the sweep's results, weights and injections on the sample."""
     terms, kept = held.open_terms(), held.indices.cpu().numpy()
     for block in blocks:
@@ -167,7 +167,7 @@ def _sweep_memory(s: ReweightingSpec, f: Footprint) -> int:
     return f.planned(held + max(taken, product, pull, 2 * f.vector * r))
 
 
-ALL: Stage[Sensitivities] = Stage(
+ALL: Stage[ReweightingFiles] = Stage(
     "all coordinates",
     missing=lambda held: () if held.opened else (0,),
     work=_keep_all,
@@ -175,7 +175,7 @@ ALL: Stage[Sensitivities] = Stage(
     cost=lambda s: Cost(0, s.sample_bytes),
     part_of=lambda s: s.whole,
 )
-SWEEP: Stage[Sensitivities] = Stage(
+SWEEP: Stage[ReweightingFiles] = Stage(
     "backward sweep",
     missing=_missing_sweep,
     work=_run_sweep,
@@ -184,7 +184,7 @@ SWEEP: Stage[Sensitivities] = Stage(
     seconds=_sweep_seconds,
     memory=_sweep_memory,
 )
-SAMPLE: Stage[Sensitivities] = Stage(
+SAMPLE: Stage[ReweightingFiles] = Stage(
     "sample",
     missing=lambda held: () if held.opened else (0,),
     work=_draw_sample,
@@ -192,7 +192,7 @@ SAMPLE: Stage[Sensitivities] = Stage(
     cost=lambda s: Cost(0, s.sample_bytes),
     part_of=lambda s: not s.whole,
 )
-GRADIENTS: Stage[Sensitivities] = Stage(
+GRADIENTS: Stage[ReweightingFiles] = Stage(
     "item gradients",
     missing=lambda held: held.open_terms().missing(["gradient"]),
     work=_run_gradients,
@@ -200,7 +200,7 @@ GRADIENTS: Stage[Sensitivities] = Stage(
     cost=lambda s: Cost(0 if s.whole else s.problem.config.consumed),
     seconds=lambda s, t: 0.0 if s.whole else s.problem.config.consumed * t.item,
 )
-FOLD: Stage[Sensitivities] = Stage(
+FOLD: Stage[ReweightingFiles] = Stage(
     "fold",
     missing=lambda held: held.open_terms().missing(FOLDED),
     work=_fold,
@@ -209,7 +209,7 @@ FOLD: Stage[Sensitivities] = Stage(
 )
 
 
-class ReweightingStages(Preparation[Sensitivities]):
+class ReweightingStages(Preparation[ReweightingFiles]):
     """The expansion about the reference run."""
 
     name, section = DIRECTORY, "reweighting"
@@ -221,13 +221,13 @@ class ReweightingStages(Preparation[Sensitivities]):
     def planned(self, problem: Problem, config: Config) -> ReweightingSpec:
         return ReweightingSpec(problem, config.reweighting)
 
-    def open(self, context: Context, request: Request = Request()) -> Sensitivities:  # noqa: B008
-        return open_sensitivities(context, requested_config(context, request.readouts))
+    def open(self, context: Context, request: Request = Request()) -> ReweightingFiles:  # noqa: B008
+        return open_reweighting(context, requested_config(context, request.readouts))
 
     def require_possible(self, spec: ReweightingSpec) -> None:
         require_coordinates(spec.problem, "reweighting", spec.expected_coordinates, "reweighting.coordinates")
 
-    def pinned(self, files: Sensitivities) -> list[str]:
+    def pinned(self, files: ReweightingFiles) -> list[str]:
         return files.spec.names
 
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
@@ -238,7 +238,7 @@ class ReweightingStages(Preparation[Sensitivities]):
         yield StageCost(f"{self.name} (on request)", gradients, seconds, kept, scratch, peak)
 
     def describe(self, context: Context) -> dict[str, Any]:
-        config = open_sensitivities(context).spec.config
+        config = open_reweighting(context).spec.config
         return {"reweighting": config.model_dump(), "reweighting_cached": stored_config(context.path) is not None}
 
 

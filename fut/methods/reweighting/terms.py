@@ -26,7 +26,7 @@ DIRECTORY = "reweighting"
 
 
 @dataclass(frozen=True)
-class Sensitivities(Sample, Prepared):
+class ReweightingFiles(Sample, Prepared):
     """One expansion about the reference run in its directory.
 
     Args:
@@ -96,8 +96,8 @@ def stored_config(path: Path) -> ReweightingConfig | None:
     return ReweightingConfig.model_validate(identity["reweighting"] | {"readouts": identity["readouts"]})
 
 
-def open_sensitivities(context: Context, config: ReweightingConfig | None = None) -> Sensitivities:
+def open_reweighting(context: Context, config: ReweightingConfig | None = None) -> ReweightingFiles:
     """The expansion about the reference run, as it is stored; with the run's own configuration where there is none."""
     chosen = config or stored_config(context.path) or context.config.reweighting
     spec = ReweightingSpec(context.problem, chosen)
-    return Sensitivities(context.path / DIRECTORY, spec, context.state, context.readouts.user)
+    return ReweightingFiles(context.path / DIRECTORY, spec, context.state, context.readouts.user)

@@ -134,7 +134,7 @@ class WhatIfs:
 
     def method_for(self, order: Order) -> str:
         """The method that answers an order: the named one; else the default, or for an order that is shorter than the window,
-        which the default cannot answer, `curved` where it is cached and `replay-exact` where it is not."""
+        which the default cannot answer, `lowrank` where it is cached and `replay-exact` where it is not."""
         usual = self._request.estimator or self._run.default_method
         if self._request.estimator or len(order) == self._run.steps or method_of(usual).capabilities.any_length:
             return usual

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fut.methods.lowrank.terms import has_base
+from fut.methods.lowrank.terms import has_low_rank
 from fut.report.entries import ChecklistRow
 from fut.report.missing import command
 from fut.report.record import RunRecord
@@ -37,11 +37,11 @@ def gather(record: RunRecord) -> Checklist:
 def has_endpoints(record: RunRecord) -> ChecklistRow:
     """Whether parameters after another order can be rebuilt."""
     path = record.run.path
-    question, done = "Parameters after another order", has_base(path)
+    question, done = "Parameters after another order", has_low_rank(path)
     if done:
         again = command(path, "endpoint", "--order reverse --out reverse.safetensors")
         return ChecklistRow(question, True, "terms cached", again)
-    return ChecklistRow(question, False, "only by training or the oracle", command(path, "cache", "--terms curved"))
+    return ChecklistRow(question, False, "only by training or the oracle", command(path, "cache", "--terms lowrank"))
 
 
 SECTION = Section(
