@@ -19,8 +19,6 @@ UNREFERENCED: frozenset[str] = frozenset()
 NOT_RECORDS = {"order.json", "summary.json"}
 """Files of a run that pages name, and placeholders aside the only names that look like a record's."""
 WIDTH = 100
-GLOSSARY = "../../docs/concepts.md"
-"""May be missing until the glossary is there."""
 
 
 def commands() -> set[str]:
@@ -69,7 +67,7 @@ def test_the_index_links_every_page() -> None:
 def test_links_and_lines(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", text)):
-        if target.startswith("http") or target == GLOSSARY:
+        if target.startswith("http"):
             continue
         path = (page.parent / target).resolve() if target else page
         assert path.exists(), f"{page.name} links {target}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-ONE = "test_fut/test_report_page.py::test_every_single_edit_is_recognised"
+ONE = "test_fut/report/test_report_page.py::test_every_single_edit_is_recognised"
 
 
 def without_browser(*required: str) -> tuple[int, str]:

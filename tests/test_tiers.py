@@ -18,5 +18,9 @@ def test_a_test_has_the_last_tier_that_names_it_and_none_that_trains_is_fast() -
 
     assert tier("test_storage/test_manifest.py", "tmp_path") == "fast"
     assert tier("test_storage/test_terms_kill.py") == "durability"
-    assert tier("test_fut/test_report_page.py", "browser") == "browser"
-    assert tier("test_fut/test_data.py", "small_run") == tier("test_fut/test_verify.py") == "integration"
+    assert tier("test_fut/report/test_report_page.py", "browser") == "browser"
+    assert (
+        tier("test_fut/data/test_data.py", "small_run")
+        == tier("test_fut/questions/accuracy/test_verify.py")
+        == "integration"
+    )

@@ -14,6 +14,7 @@ COARSE = 0.03
 
 
 def dumps(value: Any) -> str:
+    """JSON as the command line prints it."""
     return json.dumps(value, indent=1, allow_nan=False)
 
 
@@ -27,6 +28,7 @@ def nbytes(count: float) -> str:
 
 
 def loss(value: float) -> str:
+    """A loss [nats/token] with its unit and perplexity."""
     return f"{value:.5f} nats/token (perplexity {perplexity(value):.4f})"
 
 
@@ -41,6 +43,7 @@ def brief(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    """A time in whole seconds, or in minutes."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
@@ -55,8 +58,10 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, form: str = ".3f") -> str:
+    """A number; a dash for one that is not known or not finite."""
     return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
-def interval(found: Sequence[float] | None) -> str:
-    return "–" if found is None else f"[{found[0]:.2f}, {found[1]:.2f}]"
+def interval(ends: Sequence[float] | None) -> str:
+    """Both ends of an interval; a dash where there is none."""
+    return "–" if ends is None else f"[{ends[0]:.2f}, {ends[1]:.2f}]"

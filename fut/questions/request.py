@@ -63,7 +63,8 @@ class Request(Generic[A]):
         """From `as_dict`; UsageError for a field that there is not, or one that is missing."""
         known = {f.name: f for f in fields(cls)}
         unknown = sorted(set(content) - set(known))
-        missing = [n for n, f in known.items() if f.default is MISSING and n not in content]
+        required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+        missing = [n for n in required if n not in content]
         if unknown or missing:
             raise UsageError(
                 f"request: expected the fields {', '.join(known)}, got {', '.join(unknown) or 'none'} beside them and no "
@@ -104,6 +105,11 @@ def numbers(flag: str, text: str) -> tuple[int, ...]:
 def names(flag: str, text: str) -> tuple[str, ...]:
     """A comma-separated list of names; empty for no text."""
     return tuple(text.split(",")) if text else ()
+
+
+def names_if_any(flag: str, text: str) -> tuple[str, ...] | None:
+    """The same; None for no text."""
+    return names(flag, text) or None
 
 
 def one_order(flag: str, text: str) -> tuple[str, ...]:

@@ -9,7 +9,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Missing:
-    """why: in words, without a full stop. command: what computes it; empty where nothing does."""
+    """Something that a page cannot show.
+
+    Args:
+        why: in words, without a full stop; code between backticks.
+        command: what computes it; empty where nothing does.
+    """
 
     why: str
     command: str = ""

@@ -40,9 +40,11 @@ class Study(Generic[R, A]):
         help: what it finds out, in a sentence.
         request: the class of its requests: a frozen dataclass whose fields have defaults.
         ask: (request, context) -> answer, which it has kept in the archive under the study's name.
+        aliases: other names that it goes by.
     """
 
     name: str
     help: str
     request: type[R]
     ask: Callable[[R, StudyContext], A]
+    aliases: tuple[str, ...] = ()

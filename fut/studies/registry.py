@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from fut.errors import UsageError
+from fut.registry import Registry
 from fut.studies.base import Study
 from fut.studies.order_noise import ORDER_NOISE
 
-REGISTERED: tuple[Study[Any, Any], ...] = (
-    ORDER_NOISE,
-)  # fmt: skip
-"""All studies, one line each."""
-
-STUDIES: dict[str, Study[Any, Any]] = {study.name: study for study in REGISTERED}
-"""The studies by name."""
+STUDIES: Registry[Study[Any, Any]] = Registry(
+    "study",
+    "fut.studies",
+    [
+        ORDER_NOISE,
+    ],
+    UsageError,
+)

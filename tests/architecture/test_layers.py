@@ -39,7 +39,7 @@ SLICES: dict[str, dict[str, set[str]]] = {
     "fut.questions": {"leave_out": {"accuracy"}},  # which compares methods as `verify` does
 }
 # Results that are shown in many ways, and what a user's rule may say of itself; the list may shrink.
-WIDE_CLASSES = {"Curriculum", "Memorization", "Rule"}
+WIDE_CLASSES = {"Curriculum", "Memorization"}
 MEMBERS, PARAMETERS, LINES = 25, 10, 400
 # Heavy packages: the only rooms that may import them.
 ONLY = {

@@ -26,7 +26,7 @@ from fut.studies.registry import STUDIES
 FOLDER = Path(fut.__file__).parent / "studies"
 HEAVY = ("storage", "torch", "fut.api", "fut.artifacts", "fut.cli", "fut.report", "fut.training", "fut.methods")
 
-every = pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
+every = pytest.mark.parametrize("study", [*STUDIES], ids=STUDIES.names)
 
 
 @every
@@ -74,8 +74,9 @@ def test_studies_take_protocols_never_a_run(file: Path) -> None:
         assert not [name for name in names if name.startswith((*HEAVY, "fut.questions"))]
 
 
-def test_names_are_the_studies_own() -> None:
-    assert {name: study.name for name, study in STUDIES.items()} == {name: name for name in STUDIES}
+def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"study: expected one of order_noise.*, got `module_noise`"):
+        STUDIES["module_noise"]
 
 
 def test_order_noise_is_the_spread_of_random_orders() -> None:

@@ -20,7 +20,7 @@ from fut.studies.registry import STUDIES
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study[Any, Any]:
     """The example, from a module of its own, registered."""
     module = module_of(ROOT / "CONTRIBUTING.md", "## Add a study", "early_steps", tmp_path, monkeypatch)
-    monkeypatch.setitem(STUDIES, module.EARLY.name, module.EARLY)
+    monkeypatch.setattr(STUDIES, "_all", {study.name: study for study in (*STUDIES, module.EARLY)})
     found: Study[Any, Any] = STUDIES["early"]
     return found
 

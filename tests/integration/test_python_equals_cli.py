@@ -126,5 +126,8 @@ def test_every_question_is_asked() -> None:
 def test_a_request_survives_json(request_: Request[Any]) -> None:
     again = type(request_).from_dict(json.loads(json.dumps(request_.as_dict())))
     assert again.as_dict() == request_.as_dict()
+    assert EstimateRequest.from_dict({"orders": ["reverse"]}) == EstimateRequest(["reverse"])
+    with pytest.raises(fut.UsageError, match="no orders"):
+        EstimateRequest.from_dict({})
     with pytest.raises(fut.UsageError, match="expected the fields"):
         type(request_).from_dict(request_.as_dict() | {"wrong": 1})

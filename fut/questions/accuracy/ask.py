@@ -16,7 +16,7 @@ from fut.questions.accuracy import render
 from fut.questions.accuracy.result import Verification, verify
 from fut.questions.context import QuestionContext, method_name
 from fut.questions.question import Question
-from fut.questions.request import READOUT_HELP, Request, names, option
+from fut.questions.request import READOUT_HELP, Request, names_if_any, option
 from fut.readouts.readout import PROBE, suffix
 
 KIND, BASIS = "orders", "basis"
@@ -40,7 +40,7 @@ class VerifyRequest(Request[Verification]):
     orders: int = option(32, help="random orders to retrain")
     seed: int = option(0, help="seed of the orders")
     estimators: Sequence[str] | None = option(
-        None, help="comma-separated names; default: all that are cached", read=names
+        None, help="comma-separated names; default: all that are cached", read=names_if_any
     )
     readout: str = option(PROBE, help=READOUT_HELP)
 

@@ -12,7 +12,7 @@ from fut.questions.context import QuestionContext, method_name
 from fut.questions.leave_out import render
 from fut.questions.leave_out.score import Datamodel, random_subsets
 from fut.questions.question import Question
-from fut.questions.request import READOUT_HELP, Request, names, option
+from fut.questions.request import READOUT_HELP, Request, names_if_any, option
 from fut.readouts.readout import PROBE, suffix
 
 READINGS = ("reweighting:reading=replayed", "reweighting:reading=linear")
@@ -39,7 +39,7 @@ class LdsRequest(Request[Datamodel]):
     share: float = option(0.1, help="share of all items that each leaves out, in place")
     seed: int = option(0, help="seed of the subsets")
     estimators: Sequence[str] | None = option(
-        None, help="comma-separated names; default: reweighting and adjoint where they are cached", read=names
+        None, help="comma-separated names; default: reweighting and adjoint where they are cached", read=names_if_any
     )
     readout: str = option(PROBE, help=READOUT_HELP)
 

@@ -134,6 +134,7 @@ class Board:
 
     @property
     def steps(self) -> int:
+        """T, as many as there are cards."""
         return len(self.items)
 
     @property
@@ -148,6 +149,7 @@ class Board:
 
 
 def packed(values: np.ndarray) -> str:
+    """Values as base64 of float64, little endian."""
     return base64.b64encode(np.ascontiguousarray(values, dtype="<f8").tobytes()).decode("ascii")
 
 

@@ -56,10 +56,12 @@ class Heatmap:
 
     @property
     def row_ticks(self) -> tuple[Tick, ...]:
+        """Some rows by name, in shares of the edge."""
         return _ticks(self.names)
 
     @property
     def column_ticks(self) -> tuple[Tick, ...]:
+        """Some columns by number, in shares of the edge."""
         return _ticks(range(self.shape[1]))
 
     @property

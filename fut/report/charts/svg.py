@@ -18,12 +18,16 @@ LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 36.0
 
 @dataclass(frozen=True)
 class Tick:
+    """A mark on an axis, at a place of the drawing."""
+
     at: float
     label: str
 
 
 @dataclass(frozen=True)
 class Dot:
+    """A point; `tip` is what it says when pointed at."""
+
     x: float
     y: float
     look: str
@@ -33,6 +37,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class Bar:
+    """A rectangle; x and y are its upper left corner."""
+
     x: float
     y: float
     width: float
@@ -51,6 +57,8 @@ class Path:
 
 @dataclass(frozen=True)
 class Words:
+    """Text at a place."""
+
     x: float
     y: float
     text: str
@@ -114,6 +122,7 @@ class Axis:
 
 
 def line(points: Sequence[tuple[float, float]], look: str) -> Path:
+    """A line through points of the drawing."""
     return Path(" ".join(f"{x:g},{y:g}" for x, y in points), look)
 
 

@@ -15,7 +15,7 @@ from small import small_config
 
 from fut.methods.batching import raw_estimates
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[4] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
