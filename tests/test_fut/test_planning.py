@@ -135,7 +135,7 @@ def test_the_plan_agrees_with_the_run_it_plans(small_run: fut.Run) -> None:
     wanted = total(REWEIGHTING_TERMS.stages, open_reweighting(small_run.context).spec)
     assert (sum(s.gradients for s in about), sum(s.bytes_kept for s in about)) == (wanted.gradients, wanted.kept)
     assert found["one retraining"].gradients == small_run.steps
-    assert found["terms of taylor1"].gradients == small_run.info()["precompute_gradients"]["fut"]
+    assert found["terms of taylor1"].gradients == small_run.info()["precompute_gradients"]["taylor1"]
     assert found["reference run"].gradients == small_run.steps + 4
     assert all(s.seconds >= 0 and s.peak_memory > 0 for s in found.stages)
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_sketched_or_differentiated_is_left_out_with_a_word(small
     cache = pairwise_config(small_run.context).model_copy(update={"size": 10**6})
     found = plan_problem(small_run.context.problem, small_run.context.config.model_copy(update={"cache": cache}))
     assert not [s for s in found.stages if s.stage.startswith("terms of")]
-    assert any("left out: fut and fut++ and replay" in note for note in found.notes)
+    assert any("left out: taylor1 and taylor2 and replay" in note for note in found.notes)
     assert found["query: adjoint"].gradients == 0
 
 
@@ -213,7 +213,7 @@ def test_caching_is_refused_with_what_to_lower(
 ) -> None:
     run = make_run(cached=False, data={"items": 5, "seed": 4})
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 20)
-    with pytest.raises(fut.ResourceError, match=r"centre: expected .* lower adjoint\.num_runs"):
+    with pytest.raises(fut.ResourceError, match=r"trajectory: expected .* lower adjoint\.num_runs"):
         run.cache(["adjoint"])
     with pytest.raises(fut.ResourceError, match=r"terms: expected .* lower cache\.item_block"):
         run.cache(["update"])
