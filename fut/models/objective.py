@@ -67,7 +67,7 @@ class _WithLoss(nn.Module):
 def _place(error: Exception) -> str:
     """File and line where the error left the user's own code: the innermost frame outside torch and this package."""
     frames = traceback.extract_tb(error.__traceback__)
-    rooms = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    rooms = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
     own = [f for f in frames if not f.filename.startswith(rooms)]
     chosen = (own or frames)[-1]
     return f"{chosen.filename}, line {chosen.lineno}"
