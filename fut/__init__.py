@@ -33,7 +33,7 @@ from fut.estimation.results import Endpoint, Estimate
 from fut.methods.settings import Config, load_config
 from fut.models.transformer import Transformer, next_token_loss
 from fut.planning import Plan, plan
-from fut.version import __version__
+from fut.version import __version__ as __version__
 from storage import DamagedError, DiskFullError, ExistsError, IdentityError, MissingError
 
 __all__ = [
@@ -60,7 +60,6 @@ __all__ = [
     "Run",
     "Transformer",
     "UsageError",
-    "__version__",
     "load_config",
     "next_token_loss",
     "open",

@@ -72,7 +72,7 @@ def _checks(facts: dict[str, Any]) -> list[str]:
     lines = []
     if (error := facts["adjoint_own_error"]) is not None:
         lines.append(
-            f"adjoint: off by {error:.2g} nats/token (standard deviation) on the {facts['adjoint']['mixture']} runs that it is "
+            f"adjoint: off by {error:.2g} nats/token (standard deviation) on the {facts['adjoint']['num_runs']} runs that it is "
             "made of, a common offset aside; `fut calibrate` gives intervals"
         )
     if (choice := facts["adjoint_anchor_choice"]) is not None:

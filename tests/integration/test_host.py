@@ -241,7 +241,7 @@ call("best", lambda: run.orders.best())
 call("shown", lambda: run.estimate(["reverse"])._repr_html_())
 call("info", lambda: (run.info(), run.check()))
 sys.argv[:] = ["fut", "estimate", sys.argv[1], "--order", "reverse", "--device", "cpu", "--json"]
-from fut import cli
+from fut.cli import app as cli
 
 def command():
     try:
@@ -285,7 +285,7 @@ def test_random_numbers_of_other_devices_are_left_alone(monkeypatch: pytest.Monk
 
 NET = """
 import queue
-from fut.models import Transformer
+from fut import Transformer
 
 assert hasattr(queue, "Queue")
 
