@@ -294,7 +294,8 @@ def weighted_sums(contributions: Tensor, weights: Tensor, run: int) -> Tensor:
 
 def _run_sums(x: Tensor, run: int) -> Tensor:
     padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % run))
-    return padded.unflatten(-1, (-1, run)).sum(-1)
+    runs: Tensor = padded.unflatten(-1, (-1, run))
+    return runs.sum(-1)
 
 
 def quadratic_part(values: Tensor, variances: Tensor, signs: Tensor) -> float:

@@ -33,7 +33,8 @@ class Picks(NamedTuple):
 
     def unique(self) -> list[int]:
         """The items that any of the runs consumes, ascending."""
-        return torch.unique(self.items[self.weights != 0]).tolist()
+        found: list[int] = torch.unique(self.items[self.weights != 0]).tolist()
+        return found
 
     def combine(self, table: Float[Tensor, "items k"], rows: dict[int, int] | None = None) -> Float[Tensor, "n k"]:
         """Weighted sum over a step's items of rows of `table` [items, k]: [n, k].

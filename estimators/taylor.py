@@ -78,7 +78,7 @@ class DirectionalDerivative:
         if not delta.any():
             return torch.zeros_like(delta)
         basis = self.update(step).double()
-        weights = delta.double() @ torch.linalg.pinv(basis, rtol=1e-6)
+        weights: Tensor = delta.double() @ torch.linalg.pinv(basis, rtol=1e-6)
         result = weights @ self.jvp(step).double()
         if self.second is not None:
             result = result + 0.5 * weights.square() @ self.second(step).double()

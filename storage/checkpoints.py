@@ -102,7 +102,8 @@ class CheckpointStore:
                 raise MissingError(
                     f"expected an array {name!r} in {self.path(step)}; it has {sorted(found)}; ask for one of these"
                 )
-            return found[name][()]
+            array: np.ndarray = found[name][()]
+            return array
 
     def read_attributes(self, step: int) -> Attributes:
         """The numbers and strings of `step`, without its arrays. Raises as `read`."""

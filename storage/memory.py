@@ -18,7 +18,7 @@ class MemoryTerms:
 
     def __init__(self, specs: Sequence[TermSpec], identity: dict[str, Any], item_block: int) -> None:
         self._layout = Layout(specs, item_block)
-        self._identity = json.loads(canonical(identity))
+        self._identity: dict[str, Any] = json.loads(canonical(identity))
         self._stored: dict[tuple[str, Block], np.ndarray] = {}
 
     @property

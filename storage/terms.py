@@ -138,7 +138,8 @@ class TermStore:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return self._manifest.identity["identity"]
+        found: dict[str, Any] = self._manifest.identity["identity"]
+        return found
 
     @property
     def item_block(self) -> int:

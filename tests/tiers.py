@@ -24,6 +24,7 @@ TIERS = {
         "test_models",
         "test_noise",
         "test_rules",
+        "test_runs",
         "test_sketch",
         "test_stacking",
         "test_studies",

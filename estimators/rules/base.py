@@ -263,8 +263,8 @@ class Rule(ABC):
             return (delta, *(after[k] for k in names))
 
         pull = torch.func.vjp(moved, state.theta.expand(costate.theta.shape))[1]
-        (found,) = pull((costate.theta, *(costate.memory[k] for k in names)))
-        return found
+        found: tuple[Tensor] = pull((costate.theta, *(costate.memory[k] for k in names)))
+        return found[0]
 
     def momentum(self) -> float:
         """Decay per step of the rule's linear memory of the gradient; 0 without memory."""

@@ -10,6 +10,7 @@ from subprocess import Popen
 
 import pytest
 from documents import ROOT, blocks
+from patience import PATIENCE
 from small import ASKED
 
 import fut
@@ -62,7 +63,7 @@ def test_what_is_added_is_asked_at_both_doors(small_run: fut.Run, tmp_path: Path
     add(copy / "fut", "readouts/norm.py", "readouts/readout.py", "BUILT_IN: tuple[ReadoutKind, ...] = (\n")
     path = Path(shutil.copytree(small_run.path, tmp_path / "own", ignore=ASKED))
     process = start_python(SCRIPT, path, path=str(copy))
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     python, ends, norm = _values(out)
     assert python == {"ends": ends, "norm": norm}

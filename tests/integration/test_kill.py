@@ -123,7 +123,7 @@ for file, delay, *words in json.loads(sys.argv[1]):
 
 
 def test_fut_train_and_fut_cache_killed_at_random_moments(start_python: StartPython, tmp_path: Path) -> None:
-    settings = arguments(data={"items": 12}, warmup={"steps": 60})
+    settings = arguments(data={"items": 9}, warmup={"steps": 60})
     draw, path = random.Random(7), tmp_path / "run"
     train = ["train", "--out", str(path), "--device", "cpu", *settings]
     cache = ["cache", str(path), "--device", "cpu"]

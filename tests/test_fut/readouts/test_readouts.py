@@ -119,11 +119,11 @@ def test_one_sweep_for_several_is_a_sweep_for_each(tmp_path: Path) -> None:
         for curvature in ("pooled", "items"):
             path = tmp_path / f"{curvature}-{len(sections)}"
             run = fut.train(path, small_config(**sections), device="cpu")
-            expand(run.context, AdjointConfig(readouts=names, curvature=curvature))
+            expand(run.context, AdjointConfig(readouts=names, curvature=curvature, functionals=2))
             together = TermStore.open(shutil.copytree(path / "adjoint", path / "kept") / "terms")
             for row, name in enumerate(names):
                 shutil.rmtree(path / "adjoint")
-                expand(run.context, AdjointConfig(readouts=[name], curvature=curvature))
+                expand(run.context, AdjointConfig(readouts=[name], curvature=curvature, functionals=2))
                 alone = open_expansion(run.context).terms()
                 for term in ("weight", "positions"):
                     for t in range(run.steps):
