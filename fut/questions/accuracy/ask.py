@@ -11,7 +11,7 @@ from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.estimation.calibration import fresh_orders
 from fut.estimation.results import Answers
-from fut.methods.registry import REFERENCE, RETRAIN, method_of
+from fut.methods.registry import REFERENCE, RETRAIN, canonical, method_of
 from fut.questions.accuracy import render
 from fut.questions.accuracy.result import Verification, verify
 from fut.questions.context import QuestionContext, method_name
@@ -115,9 +115,10 @@ def _chosen(request: VerifyRequest, context: QuestionContext, readout: str) -> l
     """The methods that are compared."""
     if request.estimators is None:
         return context.service.ready_methods(readout)
-    require_methods("verify", request.estimators, context.run.methods)
-    context.service.require_movable("verify", request.estimators)
-    return list(dict.fromkeys([REFERENCE.name, *request.estimators]))
+    methods = [canonical(name) for name in request.estimators]
+    require_methods("verify", methods, context.run.methods)
+    context.service.require_movable("verify", methods)
+    return list(dict.fromkeys([REFERENCE.name, *methods]))
 
 
 def require_methods(question: str, names: Sequence[str], known: Collection[str]) -> None:
