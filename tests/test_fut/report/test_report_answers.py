@@ -251,7 +251,7 @@ def test_searches_are_shown_best_first(own_run: Path, tmp_path: Path) -> None:
     assert second.retrained_loss is not None
     text = run.report(tmp_path / "page.html", samples=0).path.read_text()
     said = words(text)
-    assert said.index("really retrained") < said.index("1 more search")
+    assert said.index("retrained") < said.index("1 more search")
     assert f"{second.retrained_loss:.5f} nats/token" in said.partition("1 more search")[0]
     assert "reverse" in said
     data = json.loads(re.findall(r'id="board-data">(.*?)</script>', text, re.DOTALL)[0])
