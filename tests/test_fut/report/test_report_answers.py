@@ -151,7 +151,9 @@ def test_all_kinds_stand_on_the_page(own_run: Path, tmp_path: Path) -> None:
     assert "A batch is remembered best when it stands at step 4; at the first step, 61 % of that." in said
     assert "0.970 [0.90, 0.99]" in said
     assert "the batch itself, batch left out" in said
-    assert "Least is estimated for code → web → books (−0.00400 nats/token against the reference order, retrained" in said
+    assert (
+        "Least is estimated for code → web → books (−0.00400 nats/token against the reference order, retrained" in said
+    )
     assert "web (2 items), books (1 item)" in said
     assert "late minus early −0.00300 nats/token (90 % interval −0.00440 … −0.00160)" in said
     assert "item 3 : late minus early +0.01000 nats/token, retrained +0.01100 nats/token" in said
