@@ -22,6 +22,7 @@ from torch import Tensor
 from .orders.order import Order
 from .replay import Picks, Transition, sampled_norm
 from .rules.base import Rule
+from .shapes import Bool, Float, Int
 from .state import State
 from .trajectory import mean_state
 
@@ -56,7 +57,7 @@ class Sweep:
     pooled: Callable[[int, Tensor, Tensor], Tensor] | None = None
     own: int = 0
 
-    def start(self, slopes: Tensor) -> State:
+    def start(self, slopes: Float[Tensor, "r D"]) -> State:
         """Costate at the end: the read-outs' gradients [r, D], nothing on the memory."""
         memory = {k: torch.zeros_like(slopes) for k in self.state(len(self.mixture)).memory}
         return State(slopes, memory, {})
@@ -75,7 +76,14 @@ class Sweep:
             costate = State(before.theta + weight, before.memory, {})
             yield Sensitivity(step, weight, injection, costate)
 
-    def _weight(self, step: int, theta: Tensor, items: Sequence[int], own: Tensor, mean: Tensor) -> Tensor:
+    def _weight(
+        self,
+        step: int,
+        theta: Float[Tensor, " D"],
+        items: Sequence[int],
+        own: Float[Tensor, "c r D"],
+        mean: Float[Tensor, "r D"],
+    ) -> Float[Tensor, "r D"]:
         """w_t [r, D]. own: the items' injections [c, r, D]; mean: what stands for them in pooled products [r, D]."""
         rows = len(mean) if self.pooled is None else self.own
         parts = []
@@ -89,7 +97,7 @@ class Sweep:
         return torch.cat(parts)
 
 
-def mean_touched(injections: Tensor, gradients: Tensor) -> Tensor:
+def mean_touched(injections: Float[Tensor, "c r D"], gradients: Float[Tensor, "c D"]) -> Float[Tensor, "r D"]:
     """Mean sensitivity [r, D] of a step's items [c, r, D] over those whose gradient [c, D] is not zero; 0 where all are.
 
     What stands for the mean of H_i lambda_i is H lambda, with H the mean of many items'. Both factors go with whether an item
@@ -141,7 +149,7 @@ class DualTransition:
         after = self.inner(step, picks, State(state.theta, memory, state.clock))
         return State(after.theta, after.memory | {"gathered": gathered}, after.clock)
 
-    def contributions(self, end: State, steps: int, slopes: Tensor) -> Tensor:
+    def contributions(self, end: State, steps: int, slopes: Float[Tensor, "r k"]) -> Float[Tensor, "n r k"]:
         """What every coordinate contributes to <slope, delta_T> + sum_t <w_t, delta_t>: [n, r, k]; slopes: [r, k]."""
         return end.memory["gathered"] + (end.theta - self.centre(steps))[:, None] * slopes
 
@@ -156,17 +164,17 @@ class Anchored:
     anchors: Sequence[int]
     table: Callable[[int], Tensor]
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, step: int) -> Float[Tensor, "items k"]:
         low, high, share = self.between(step)
         return (1.0 - share) * self.table(low) + share * self.table(high) if share else self.table(low)
 
-    def pick(self, step: int, picks: Picks) -> Tensor:
+    def pick(self, step: int, picks: Picks) -> Float[Tensor, "n k"]:
         """What n runs consume at a step, [n, k], interpolating the rows that are picked and no others."""
         low, high, share = self.between(step)
         picked = picks.combine(self.table(low))
         return (1.0 - share) * picked + share * picks.combine(self.table(high)) if share else picked
 
-    def rows(self, index: int, items: Sequence[int]) -> Tensor:
+    def rows(self, index: int, items: Sequence[int]) -> Float[Tensor, "items k"]:
         """Gradients of some items at an anchor [len(items), k]."""
         return self.table(index)[list(items)]
 
@@ -185,7 +193,7 @@ class StreamedAnchors:
     anchors: Sequence[int]
     rows: Callable[[int, Sequence[int]], Tensor]
 
-    def pick(self, step: int, picks: Picks) -> Tensor:
+    def pick(self, step: int, picks: Picks) -> Float[Tensor, "n k"]:
         """What n runs consume at a step [n, k], bit for bit as `Anchored.pick` has it."""
         items = picks.unique() or [0]
         places = {item: place for place, item in enumerate(items)}
@@ -213,9 +221,11 @@ class AnchoredGradients:
 
     gradients: Anchored
     norms: Anchored | None = None
-    weight: Tensor | float = 1.0
+    weight: Float[Tensor, " k"] | float = 1.0
 
-    def __call__(self, step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, step: int, picks: Picks, theta: Float[Tensor, "n k"]
+    ) -> tuple[Float[Tensor, "n k"], Float[Tensor, " n"] | None]:
         gradient = self.gradients.pick(step, picks)
         if self.norms is None:
             return gradient, None
@@ -233,7 +243,7 @@ def spread_anchors(steps: int, count: int, rate: Callable[[int], float] | None =
     return sorted({round(round(float(t), 6)) for t in np.interp(wanted, passed, range(steps))})
 
 
-def inclusion_probabilities(scores: Tensor, size: int, uniform: float = 0.1) -> Tensor:
+def inclusion_probabilities(scores: Float[Tensor, " D"], size: int, uniform: float = 0.1) -> Float[Tensor, " D"]:
     """Probabilities [D], proportional to scores (mixed with a uniform part) but at most 1, whose sum is `size`.
 
     All ones for size >= D, where sampling is exact.
@@ -252,13 +262,15 @@ def inclusion_probabilities(scores: Tensor, size: int, uniform: float = 0.1) -> 
         sure |= fresh
 
 
-def poisson_sample(probabilities: Tensor, seed: int) -> Tensor:
+def poisson_sample(probabilities: Float[Tensor, " D"], seed: int) -> Int[Tensor, " k"]:
     """Indices of an independent draw of every coordinate with its probability, ascending; the same on every device."""
     uniform = torch.rand(len(probabilities), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return torch.nonzero(uniform < probabilities.cpu()).squeeze(-1)
 
 
-def independent_halves(probabilities: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def independent_halves(
+    probabilities: Float[Tensor, " k"], seed: int
+) -> tuple[Bool[Tensor, " k"], Bool[Tensor, " k"], Float[Tensor, " k"]]:
     """Two independent Poisson samples out of one: which of its coordinates each holds [k], and their probabilities in both.
 
     A coordinate drawn with probability p goes to the first, the second or both samples, so that either holds it with
@@ -271,13 +283,15 @@ def independent_halves(probabilities: Tensor, seed: int) -> tuple[Tensor, Tensor
     return uniform < both + alone, (uniform < both) | (uniform >= both + alone), either
 
 
-def sampling_variance(contributions: Tensor, probabilities: Tensor) -> Tensor:
+def sampling_variance(contributions: Float[Tensor, "n k"], probabilities: Float[Tensor, " k"]) -> Float[Tensor, " n"]:
     """Unbiased estimate of the variance of sum_sample c/p over Poisson samples: sum c² (1 - p)/p²; [n, k], [k] -> [n]."""
     weight = (1.0 - probabilities) / probabilities.square()
     return contributions.double().square() @ weight.double()
 
 
-def partial_sums(contributions: Tensor, probabilities: Tensor, run: int) -> tuple[Tensor, Tensor]:
+def partial_sums(
+    contributions: Float[Tensor, "n m k"], probabilities: Float[Tensor, " k"], run: int
+) -> tuple[Float[Tensor, "n m C"], Float[Tensor, "n m C"]]:
     """Sums over runs of `run` coordinates, weighted by 1/p, and of their sampling variances: [n, m, k] -> twice [n, m, C].
 
     Each run is summed by itself, so that the sums of a row are the same bits whatever rows and blocks it is summed with.
@@ -287,7 +301,9 @@ def partial_sums(contributions: Tensor, probabilities: Tensor, run: int) -> tupl
     return _run_sums(contributions * weight, run), _run_sums(contributions.square() * spread, run)
 
 
-def weighted_sums(contributions: Tensor, weights: Tensor, run: int) -> Tensor:
+def weighted_sums(
+    contributions: Float[Tensor, "n 1 k"], weights: Float[Tensor, "g k"], run: int
+) -> Float[Tensor, "n g C"]:
     """Sums over runs of `run` coordinates with several weights: [n, 1, k], [g, k] -> [n, g, C]; summed as `partial_sums`."""
     return torch.cat([_run_sums(contributions * weight.to(contributions), run) for weight in weights], dim=1)
 
@@ -298,6 +314,6 @@ def _run_sums(x: Tensor, run: int) -> Tensor:
     return runs.sum(-1)
 
 
-def quadratic_part(values: Tensor, variances: Tensor, signs: Tensor) -> float:
+def quadratic_part(values: Float[Tensor, " m"], variances: Float[Tensor, " m"], signs: Float[Tensor, " m"]) -> float:
     """½ sum_j s_j c_j² of functionals c [m], less what their sampling variances [m] add to the squares on average."""
     return 0.5 * (signs * (values.square() - variances)).sum().item()

@@ -20,6 +20,7 @@ from .errors import OrderError
 from .orders.order import Order
 from .replay import OrderBatch
 from .rules.base import Rule
+from .shapes import Float
 from .state import State
 
 CACHED = 1 << 16
@@ -38,7 +39,13 @@ class StepStates(NamedTuple):
         return StepStates(*(state.restrict(coordinates) for state in self))
 
 
-def item_values(rule: Rule, rate: float, states: StepStates, gradients: Tensor, norms: Tensor) -> Tensor:
+def item_values(
+    rule: Rule,
+    rate: float,
+    states: StepStates,
+    gradients: Float[Tensor, "items k"],
+    norms: Float[Tensor, " items"],
+) -> Float[Tensor, "r items k"]:
     """What every coordinate adds to one step's row of M for r read-outs, in double precision: [r, items, k].
 
     gradients: the items' [items, k]; norms: [items], over all coordinates, for clipping. A row of M is the sum over all
@@ -53,7 +60,7 @@ def item_values(rule: Rule, rate: float, states: StepStates, gradients: Tensor, 
 
 
 def chunked_values(
-    rule: Rule, rate: float, states: StepStates, gradients: Tensor, norms: Tensor
+    rule: Rule, rate: float, states: StepStates, gradients: Float[Tensor, "items k"], norms: Float[Tensor, " items"]
 ) -> Iterator[tuple[slice, Tensor]]:
     """`item_values` of as many coordinates at a time as stay in a core's cache, and which these are.
 
@@ -67,13 +74,13 @@ def _double(state: State) -> State:
     return State(state.theta.double(), {k: b.double() for k, b in state.memory.items()}, state.clock)
 
 
-def look_up(table: Tensor, batch: OrderBatch) -> Tensor:
+def look_up(table: Float[Tensor, "T items"], batch: OrderBatch) -> Float[Tensor, "n T"]:
     """What every step of n orders is worth under a table [T, items], the mean over a step's items: [n, T]."""
     steps = [batch.at(s).combine(table[s][:, None])[:, 0] for s in range(batch.steps)]
     return torch.stack(steps, dim=-1)
 
 
-def summed(tables: Tensor, batch: OrderBatch) -> Tensor:
+def summed(tables: Float[Tensor, "T rows items"], batch: OrderBatch) -> Float[Tensor, "n rows"]:
     """What n orders are worth under several tables [T, rows, items]: [n, rows], added up step by step, so that no order depends
     on its batch."""
     found = torch.stack([look_up(tables[:, j], batch) for j in range(tables.shape[1])], dim=1)

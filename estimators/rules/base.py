@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import LayoutError, RuleError
 from ..parameters import Coordinates, Coupling, ParameterLayout
+from ..shapes import Float
 from ..state import State
 from .clipping import clip_gradient, clip_tangent
 
@@ -144,7 +145,9 @@ class Rule(ABC):
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         """Displacement of theta (without decoupled decay), new memory and new clock, for a clipped gradient."""
 
-    def step(self, state: State, gradient: Tensor, rate: float, norm: Tensor | None = None) -> tuple[State, Tensor]:
+    def step(
+        self, state: State, gradient: Float[Tensor, "*n D"], rate: float, norm: Float[Tensor, "*n"] | None = None
+    ) -> tuple[State, Float[Tensor, "*n D"]]:
         """One step: the next state and the displacement theta' - theta [..., D].
 
         gradient: [..., D], the mean gradient of the step's items. rate: learning rate of the step.

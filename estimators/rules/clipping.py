@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..shapes import Float
+
 NORM_FLOOR = 1e-6
 """Added to the norm by torch."""
 
 
-def global_norm(gradient: Tensor) -> Tensor:
+def global_norm(gradient: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
     """Euclidean norm along the last axis, row by row: [..., D] -> [...].
 
     Each row is reduced by itself and contiguous, so that a row's norm has the same bits alone and in a stack.
@@ -18,7 +20,9 @@ def global_norm(gradient: Tensor) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(row.contiguous()) for row in rows]).reshape(gradient.shape[:-1])
 
 
-def clip_gradient(clip: float | None, gradient: Tensor, norm: Tensor | None = None) -> Tensor:
+def clip_gradient(
+    clip: float | None, gradient: Float[Tensor, "*n D"], norm: Float[Tensor, "*n"] | None = None
+) -> Float[Tensor, "*n D"]:
     """The gradient scaled by min(1, clip / (norm + 1e-6)), row by row.
 
     Args:

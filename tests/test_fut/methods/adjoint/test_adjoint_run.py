@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +15,12 @@ import fut
 from estimators.errors import OrderError
 from fut.data.text import build_dataset
 from fut.errors import NotCachedError, UsageError
-from fut.estimation import calibration
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.batching import raw_estimates
 from fut.methods.curvature_batches import drawn_samples, pooled_batch, pooled_products, pooled_size
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
+from fut.methods.registry import method_of
 from fut.models.autodiff import hessian_vector, hessian_vector_difference
 from storage import IdentityError
 
@@ -243,35 +241,10 @@ def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path,
     assert run.info()["adjoint_difference_error"] is None
 
 
-@pytest.mark.parametrize(("spacing", "pinned"), [("steps", False), ("rate", True)])
-def test_a_calibration_of_a_version_with_even_anchors_is_one_of_even_anchors(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, spacing: str, pinned: bool
-) -> None:
-    run, seen = make_run("adjoint", adjoint={"spacing": spacing}), list[Any]()
-    monkeypatch.setattr(
-        "fut.estimation.calibration.json", SimpleNamespace(dumps=lambda content, **_: str(seen.append(content)))
-    )
-    calibration._basis(run, "adjoint", "probe")
-    assert ("spacing" in seen[0]["terms"]) == pinned
-
-
-def test_a_calibration_of_replayed_functionals_is_none_of_looked_up_ones(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_run("adjoint", adjoint={"functionals": 2})
-    run.cache(["adjoint"])
-    names, dumps = ("adjoint", "positions"), calibration.json.dumps
-
-    def earlier(content: dict[str, Any], **options: Any) -> str:
-        terms = {k: v for k, v in content["terms"].items() if k != "bend"}
-        return str(dumps(content | {"terms": terms}, **options))
-
-    with monkeypatch.context() as patch:  # as the version wrote them that replayed functionals
-        patch.setattr("fut.estimation.calibration.json", SimpleNamespace(dumps=earlier))
-        for name in names:
-            run.calibrate(4, estimator=name)
-    kept = {name: calibration.read_calibration(run, name) for name in names}
-    assert kept["adjoint"] is None
-    assert kept["positions"] is not None, "no functional is read there"
-    run.calibrate(4)
-    assert calibration.read_calibration(run, "adjoint") is not None
+@pytest.mark.parametrize("spacing", ["steps", "rate"])
+def test_a_calibration_is_of_all_that_the_expansion_is_made_from(make_run: MakeRun, spacing: str) -> None:
+    run = make_run("adjoint", adjoint={"spacing": spacing})
+    pinned = dict(open_expansion(run.context).identity["adjoint"])
+    terms = method_of("adjoint").fingerprint(run.context, "probe")
+    assert terms == pinned | {"readouts": ["probe"]}
+    assert terms["spacing"] == spacing

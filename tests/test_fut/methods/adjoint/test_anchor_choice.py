@@ -27,6 +27,7 @@ from storage import CheckpointStore
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 EXACT: dict[str, Any] = {"num_runs": 2, "curvature": "items", "functionals": 0, "products": "exact"}
+FEW = {"functionals": 2}
 LOOSE, TIGHT = {"num_anchors": 0, "anchor_error": 1e3}, {"num_anchors": 0, "anchor_error": 1e-9}
 
 
@@ -63,8 +64,8 @@ def test_what_is_chosen_is_what_could_have_been_configured(
     tmp_path: Path, kept: dict[str, Any], asked: dict[str, Any], count: int
 ) -> None:
     run, same = (fut.train(tmp_path / name, small_config(), device="cpu") for name in ("run", "same"))
-    expand(run.context, AdjointConfig.model_validate(kept | asked))
-    expand(same.context, AdjointConfig.model_validate(kept | {"num_anchors": count}))
+    expand(run.context, AdjointConfig.model_validate(FEW | kept | asked))
+    expand(same.context, AdjointConfig.model_validate(FEW | kept | {"num_anchors": count}))
     assert (
         open_expansion(run.context).spec.anchors
         == open_expansion(same.context).spec.anchors
@@ -130,7 +131,7 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_killed_or_damaged_it_chooses_the_same_again(tmp_path: Path, kept: dict[str, Any], part: str | None) -> None:
-    config = AdjointConfig.model_validate(kept | TIGHT)
+    config = AdjointConfig.model_validate(FEW | kept | TIGHT)
     whole = fut.train(tmp_path / "whole", small_config(), device="cpu")
     expand(whole.context, config)
     run, stages = fut.train(tmp_path / "run", small_config(), device="cpu"), set[str]()

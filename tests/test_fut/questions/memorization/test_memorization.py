@@ -180,7 +180,7 @@ def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
     run.cache(["adjoint"])
     assert run.orders.positions().shape == (5, 5)
     assert run.estimate(["reverse"], "adjoint", readout="item:1")[0].delta != 0
-    with pytest.raises(NotCachedError, match=r"exact adjoint pass, got `item:1`.* set adjoint\.num_exact_readouts=0"):
+    with pytest.raises(NotCachedError, match=r"an exact adjoint pass, got `item:1`.* set adjoint\.num_exact_readouts=0"):
         run.orders.positions("item:1")
 
 
