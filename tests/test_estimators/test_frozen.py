@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from frozen import FrozenSecondMoment
 from torch import Tensor
 
-from benchmarks.frozen import FrozenSecondMoment
 from estimators.adjoint import DualTransition
 from estimators.orders.order import Order
 from estimators.replay import CachedGradients, OrderBatch, RuleTransition, replay
