@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_a_store_that_lost_its_manifest_is_not_taken_for_a_new_one(tmp_path, dis
 
 def test_zarr_itself_reads_the_arrays(tmp_path, disk):
     store = disk.filled()
-    group = zarr.open_group(tmp_path / "arrays", mode="r")
+    group: Any = zarr.open_group(tmp_path / "arrays", mode="r")
     assert sorted(group.array_keys()) == ["gradient", "half"]
     np.testing.assert_array_equal(group["gradient"][1], store.read("gradient", 1))
     document = json.loads((tmp_path / "arrays/gradient/zarr.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -186,7 +187,8 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
     orders = [run.order(f"random:{i}") for i in range(5)]
     expected = raw_estimates(run.methods.open("adjoint"), orders)[0]
     monkeypatch.setattr("fut.methods.adjoint.estimator.BLOCK", cached)
-    assert len(run.methods.open("adjoint")._blocks(5)) == (1 if cached == 10**9 else -(-run.context.parameters // 512))
+    estimator: Any = run.methods.open("adjoint")
+    assert len(estimator._blocks(5)) == (1 if cached == 10**9 else -(-run.context.parameters // 512))
     assert raw_estimates(run.methods.open("adjoint"), orders)[0] == expected
     assert [raw_estimates(run.methods.open("adjoint"), [o])[0][0] for o in orders] == expected
 
@@ -251,7 +253,7 @@ def test_a_calibration_of_a_version_with_even_anchors_is_one_of_even_anchors(
     monkeypatch.setattr(
         "fut.estimation.calibration.json", SimpleNamespace(dumps=lambda content, **_: str(seen.append(content)))
     )
-    calibration._basis(run, "adjoint", "probe")
+    calibration._basis(run.context, "adjoint", "probe")
     assert ("spacing" in seen[0]["terms"]) == pinned
 
 
@@ -260,7 +262,7 @@ def test_a_calibration_of_replayed_functionals_is_none_of_looked_up_ones(
 ) -> None:
     run = make_run("adjoint", adjoint={"functionals": 2})
     run.cache(["adjoint"])
-    names, dumps = ("adjoint", "positions"), calibration.json.dumps
+    names, dumps = ("adjoint", "positions"), json.dumps
 
     def earlier(content: dict[str, Any], **options: Any) -> str:
         terms = {k: v for k, v in content["terms"].items() if k != "bend"}
@@ -270,8 +272,8 @@ def test_a_calibration_of_replayed_functionals_is_none_of_looked_up_ones(
         patch.setattr("fut.estimation.calibration.json", SimpleNamespace(dumps=earlier))
         for name in names:
             run.calibrate(4, estimator=name)
-    kept = {name: calibration.read_calibration(run, name) for name in names}
+    kept = {name: calibration.read_calibration(run.context, name) for name in names}
     assert kept["adjoint"] is None
     assert kept["positions"] is not None, "no functional is read there"
     run.calibrate(4)
-    assert calibration.read_calibration(run, "adjoint") is not None
+    assert calibration.read_calibration(run.context, "adjoint") is not None
