@@ -15,9 +15,10 @@ import fut
 ROOT = Path(fut.__file__).parents[1]
 BEGUN = """
 import sys, fut
+from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.lowrank.terms import open_low_rank
 run = fut.open(sys.argv[1], device="cpu")
-open_low_rank(run.context).pin_identity()
+LOW_RANK_TERMS.pin_identity(open_low_rank(run.context), {}, run.path)
 try:
     run.methods.open("lowrank").ready()
 except fut.NotCachedError as error:

@@ -127,8 +127,8 @@ ASKED = 8
 FREE = (
     *(
         "reference",
-        "fut",
-        "fut++",
+        "taylor1",
+        "taylor2",
         "taylor1:moments=replayed",
         "replay",
         "replay-exact",
@@ -253,7 +253,7 @@ def basic(run: str) -> Iterator[tuple[str, Any]]:
 
 def commands(run: str) -> Iterator[tuple[str, Any]]:
     """Commands that the main run alone is asked, beside the basic ones."""
-    for name in ("replay-exact", "replay", "fut"):
+    for name in ("replay-exact", "replay", "taylor1"):
         out = f"{run}/{name}.safetensors"
         yield f"endpoint {name}", said("endpoint", run, "--order", "swap:1,3", "--estimator", name, "--out", out, *CPU)
     yield "calibrate item", said("calibrate", run, "--orders", 4, "--readout", "item:1", "--estimator", "adjoint", *CPU)
@@ -579,15 +579,21 @@ def same(old: Any, new: Any, rtol: float, atol: float) -> bool:
     return type(old) is type(new) and old == new
 
 
+def new_path(path: str, rename: dict[str, str]) -> str:
+    """An old path as it is named now."""
+    for pattern, replacement in rename.items():
+        path = re.sub(pattern, replacement, path)
+    return path
+
+
 def compare(
     old: Any, new: Any, rtol: float = 0.0, atol: float = 0.0, rename: dict[str, str] | None = None
 ) -> Difference:
     """Differences of two frozen values. rename: regular expressions in old paths, and what stands there in the new ones."""
     before: dict[str, Any] = {}
     now = dict(flat(new))
-    for path, value in flat(old):
-        for pattern, replacement in (rename or {}).items():
-            path = re.sub(pattern, replacement, path)
+    for old_path, value in flat(old):
+        path = new_path(old_path, rename or {})
         if path in before:
             raise ValueError(f"rename: two old paths become `{path}`; make the pattern narrower")
         before[path] = value

@@ -12,7 +12,7 @@ from fut.errors import UsageError
 from fut.estimation.calibration import fresh_orders
 from fut.estimation.results import Answers
 from fut.methods.baseline import REFERENCE
-from fut.methods.registry import method_of
+from fut.methods.registry import canonical, method_of
 from fut.methods.retrain import RETRAIN
 from fut.questions.accuracy import render
 from fut.questions.accuracy.result import Verification, verify
@@ -117,9 +117,10 @@ def _chosen(request: VerifyRequest, context: QuestionContext, readout: str) -> l
     """The methods that are compared."""
     if request.estimators is None:
         return context.service.ready_methods(readout)
-    require_methods("verify", request.estimators, context.run.methods)
-    context.service.require_movable("verify", request.estimators)
-    return list(dict.fromkeys([REFERENCE.name, *request.estimators]))
+    methods = [canonical(name) for name in request.estimators]
+    require_methods("verify", methods, context.run.methods)
+    context.service.require_movable("verify", methods)
+    return list(dict.fromkeys([REFERENCE.name, *methods]))
 
 
 def require_methods(question: str, names: Sequence[str], known: Collection[str]) -> None:

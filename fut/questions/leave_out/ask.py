@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fut.errors import NotCachedError, UsageError
 from fut.methods.baseline import REFERENCE
-from fut.methods.registry import method_of
+from fut.methods.registry import canonical, method_of
 from fut.questions.accuracy.result import verify
 from fut.questions.context import QuestionContext, method_name
 from fut.questions.leave_out import render
@@ -80,11 +80,12 @@ def ask(request: LdsRequest, context: QuestionContext) -> Datamodel:
 def _chosen(request: LdsRequest, context: QuestionContext, readout: str) -> list[str]:
     """The methods to compare; without names, those of the default that the run's store can serve."""
     known = [name for name in context.run.methods if not method_of(name).capabilities.trains]
-    unknown = [name for name in request.estimators or () if method_name(name) not in known]
+    methods = None if request.estimators is None else [canonical(name) for name in request.estimators]
+    unknown = [name for name in methods or () if method_name(name) not in known]
     if unknown:
         raise UsageError(f"lds: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names")
-    if request.estimators is not None:
-        return list(dict.fromkeys([REFERENCE.name, *request.estimators]))
+    if methods is not None:
+        return list(dict.fromkeys([REFERENCE.name, *methods]))
     able = [name for name in DEFAULT if context.service.is_ready(name, readout)]
     if not able:
         raise NotCachedError(

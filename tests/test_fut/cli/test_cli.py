@@ -239,7 +239,7 @@ def test_a_damaged_small_file_is_named(own_run: Path, cli: Cli, file: str) -> No
 
 def test_every_message_has_three_parts_and_every_kind_its_status(own_run: Path, cli: Cli) -> None:
     said = cli("estimate", own_run, "--order", "0,1,2,3,9")
-    assert said.err.startswith("taylor1: order: expected ")
+    assert said.err.startswith("fut: order: expected ")
     assert "got" in said.err
     assert ";" in said.err
     assert exit_status(fut.UsageError()) == 2
@@ -258,7 +258,7 @@ def test_the_installed_entry_point_keeps_standard_output_clean(
     process = start_python("from fut.cli.app import main; main()", "info", os.devnull)
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (1, "")
-    assert err.startswith("taylor1: run: expected a run directory")
+    assert err.startswith("fut: run: expected a run directory")
 
 
 @pytest.mark.parametrize("wrong", ["reverse", Path("order.json")])

@@ -80,9 +80,9 @@ def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("part", "stage"),
     [
-        ("centre", "centre"),
-        ("gradients", "centre"),
-        ("runs", "centre"),
+        ("centre", "trajectory"),
+        ("gradients", "trajectory"),
+        ("runs", "trajectory"),
         ("anchors", "fold"),
         ("costate", "backward sweep"),
         ("bounded", "fold"),

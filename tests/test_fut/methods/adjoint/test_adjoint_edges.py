@@ -123,7 +123,7 @@ def test_a_kill_while_scratch_goes_leaves_none_of_it_to_go_on_with(
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     expansion = open_expansion(run.context)
     with monkeypatch.context() as killed:
-        killed.setattr("fut.methods.adjoint.pipeline.shutil.rmtree", lambda *a, **k: None)
+        killed.setattr("fut.methods.stages.shutil.rmtree", lambda *a, **k: None)
         expand(run.context, None)
     assert not expansion.scratch.exists()
     expected = expansion.terms().read("centre", 2)

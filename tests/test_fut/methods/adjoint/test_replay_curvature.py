@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from fut.estimation.calibration import _basis
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import MultiReadout
-from fut.methods.adjoint.pipeline import expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION, LOW_RANK, expansion_cost
 from fut.methods.adjoint.replay_curvature import curvature_of
 from fut.methods.batching import raw_estimates
 from fut.methods.curvature_batches import pooled_products
@@ -88,7 +89,7 @@ def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int]) -> Non
 
 def test_the_pairs_are_of_mean_curvature_in_the_rules_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
-    monkeypatch.setattr("fut.methods.adjoint.pipeline.Expansion._discard_scratch", lambda self: None)
+    monkeypatch.setattr("fut.methods.stages._discard", lambda files: None)
     expand(run.context, AdjointConfig.model_validate(CURVED | {"products": "exact"}))
     expansion = open_expansion(run.context)
     for index, step in enumerate(expansion.spec.curvatures):
@@ -208,7 +209,7 @@ def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
 
 
 def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fut.methods.adjoint.pipeline.Expansion._discard_scratch", lambda self: None)
+    monkeypatch.setattr("fut.methods.stages._discard", lambda files: None)
     found = []
     for rank in (0, 8):
         run = fut.train(tmp_path / str(rank), small_config(data={"context": 40}), device="cpu")
@@ -226,7 +227,8 @@ def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_stage_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    monkeypatch.setattr("fut.methods.footprint.Footprint.low_rank", lambda self: 1 << 60)
+    huge = [replace(s, memory=lambda *of: 1 << 60) if s is LOW_RANK else s for s in EXPANSION.stages]
+    monkeypatch.setattr(type(EXPANSION), "stages", tuple(huge))
     with pytest.raises(ResourceError, match=r"low rank.*lower adjoint\.rank"):
         expand(run.context, AdjointConfig.model_validate(CURVED))
     assert not (run.path / "adjoint").exists()
