@@ -110,7 +110,7 @@ def test_without_rank_nothing_is_pinned_or_kept(make_run: MakeRun, monkeypatch: 
     with monkeypatch.context() as patched:
         patched.setattr("json.dumps", lambda content, **options: (seen.append(content), dumps(content, **options))[1])
         for run in runs:
-            _basis(run, "adjoint", "probe")
+            _basis(run.context, "adjoint", "probe")
     terms = [content["terms"] for content in seen if "terms" in content]
     assert "rank" not in terms[0], "so that calibrations of earlier versions stay of use"
     assert (terms[1]["rank"], terms[1]["curvatures"]) == (3, 2)
@@ -174,7 +174,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     config = AdjointConfig.model_validate(CURVED)
     done = fut.open(whole, device="cpu")
     expand(done.context, config)
-    made, find = [], fut.methods.adjoint.replay_curvature._pairs  # type: ignore[attr-defined]
+    made, find = list[Any](), fut.methods.adjoint.replay_curvature._pairs
 
     def stop(expansion: object, step: int) -> object:
         if made:
