@@ -324,7 +324,7 @@ def test_every_stage_and_query_is_refused_where_memory_is_scarce(
 ) -> None:
     run = trained(tmp_path / "run")
     monkeypatch.setattr("fut.resources.memory.available_bytes", lambda device: 1 << 10)
-    with pytest.raises(fut.ResourceError, match=r"centre: expected"):
+    with pytest.raises(fut.ResourceError, match=r"trajectory: expected"):
         run.cache(["lowrank"])
     assert not (run.path / "lowrank").exists()
     with pytest.raises(fut.ResourceError, match=r"tables of lowrank: expected .* lower lowrank\.rank"):
