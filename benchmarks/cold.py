@@ -7,7 +7,7 @@ order its answer is up to 1/eps. For every setting: n random orders really retra
     by the default, whose drawn batches count injections where an item touches the coordinate (`estimators.adjoint.mean_touched`);
     so, but with the plain mean over items, as it was before;
     by the items' own products (`adjoint.curvature = "items"`);
-each read quadratically, linearly, and by the table of positions, held (`estimators.control.Bounded`) or as it comes.
+each read quadratically, linearly, and by the table of positions, held (`estimators.control_variates.Bounded`) or as it comes.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 python benchmarks/control_variate.py --items iid heterogeneous --work DIR
 
-The adjoint on a sample of coordinates errs by the sample; with the control variate (`fut.control`) the sample is asked only for
-what the table of positions, known on all coordinates, leaves. Both are read off the same sample, which is drawn for the latter.
+The adjoint on a sample of coordinates errs by the sample; with the control variate
+(`fut.methods.adjoint.control_variate`) the sample is asked only for what the table of positions, known on all
+coordinates, leaves. Both are read off the same sample, which is drawn for the latter.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ from record import write_record
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-WIDTH, LINES = 118, 8
+NOTE = re.compile(r" +(?! *[\d,]+$)")
+"""An indented line that is no list of items."""
+WIDTH, LINES = 118, 9
 
 
 def commands(text: str) -> list[str]:
@@ -34,8 +36,11 @@ def commands(text: str) -> list[str]:
 
 
 def shown(output: str) -> list[str]:
-    """Output as the README shows it: the first lines, without empty and indented ones, and long lines cut."""
-    lines = [line.rstrip() for line in output.splitlines() if line.strip() and not line.startswith(" ")]
+    """Output as the README shows it: the first lines, without empty lines and indented notes, and long lines cut.
+
+    An indented line of numbers is kept: the order that a search found.
+    """
+    lines = [line.rstrip() for line in output.splitlines() if line.strip() and not NOTE.match(line)]
     cut = [line if len(line) <= WIDTH else f"{line[: WIDTH - 2]} …" for line in lines]
     return cut if len(cut) <= LINES else [*cut[:LINES], "…"]
 

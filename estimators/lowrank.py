@@ -147,7 +147,7 @@ class BentGradients:
         if not torch.isfinite(found).all():
             raise DivergenceError(
                 f"step {step}: expected a finite response of the replay's curvature, got NaN or infinity: with it the replay "
-                "runs away from the centre; set adjoint.rank = 0"
+                "runs away from the trajectory; set adjoint.rank = 0"
             )
         self.latest[:] = [(step, theta, found)]
         return found
@@ -186,8 +186,8 @@ class LowRankTransition:
         )
         if not torch.isfinite(gradient).all():
             raise DivergenceError(
-                f"curved: expected finite gradients, got NaN or infinity at step {step}: the order leads too far from the "
-                "centre; refresh the curvature more often (curved:refresh=4), or lower curved.clamp"
+                f"lowrank: expected finite gradients, got NaN or infinity at step {step}: the order leads too far from the "
+                "trajectory; refresh the curvature more often (lowrank:refresh=4), or lower lowrank.clamp"
             )
         after = self.rule.step(State(state.theta, memory, state.clock), gradient, self.rate(step))[0]
         return State(after.theta, after.memory | {"remainder": remainder}, after.clock)

@@ -29,7 +29,7 @@ def balanced_mixture(reference: Order, count: int, seed: int) -> Order:
     """
     items = sorted({i for step in reference.canonical().steps for i in step})
     if not 1 <= count <= len(items):
-        raise OrderError(f"centre: expected a mixture of 1..{len(items)} items a step, got {count}; lower it")
+        raise OrderError(f"adjoint.num_runs: expected a mixture of 1..{len(items)} items a step, got {count}; lower it")
     draw, pool, steps = np.random.default_rng([seed, 7]), list[int](), []
     for _ in reference.steps:
         step: list[int] = []

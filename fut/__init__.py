@@ -4,8 +4,8 @@
     run = fut.open("runs/demo")
     run.estimate(["reverse", "random:7"])
 
-`storage` and `estimators` are its two lower rooms; users import only `fut`. `except fut.EXPECTED` catches every error that it
-raises on purpose, whichever room it comes from.
+`storage` and `estimators` are the two packages that it stands on; users import only `fut`. `except fut.EXPECTED` catches every
+error that is raised on purpose, whichever package it comes from.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import importlib.util
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent.parent
-for _room in ("storage", "estimators"):
-    _spec = importlib.util.find_spec(_room)
-    if _spec is None or _spec.origin is None or Path(_spec.origin).resolve().parent != _HERE / _room:
+for _package in ("storage", "estimators"):
+    _spec = importlib.util.find_spec(_package)
+    if _spec is None or _spec.origin is None or Path(_spec.origin).resolve().parent != _HERE / _package:
         raise ImportError(
-            f"fut: expected the package `{_room}` at {_HERE / _room}, got {_spec.origin if _spec else 'none'}; "
+            f"fut: expected the package `{_package}` at {_HERE / _package}, got {_spec.origin if _spec else 'none'}; "
             "another module of that name shadows it: rename that one, or put fut earlier on sys.path"
         )
 

@@ -91,7 +91,7 @@ class Estimates(Protocol):
 
 
 class Truths(Protocol):
-    """One read-out of orders that have really been trained."""
+    """One read-out of orders that have been retrained."""
 
     @property
     def readout(self) -> str:

@@ -1,4 +1,4 @@
-"""Search the order of a run's items that would have trained best, and really train in it.
+"""Search the order of a run's items that would have trained best, and retrain in it.
 
 python scripts/curriculum_search.py RUN --evaluations 600 --verify 16 > order.json
 """

@@ -18,9 +18,13 @@ This page is generated from the program: `python scripts/generate_cli_docs.py` w
 
 - A run is given as its directory, `RUN`.
 - Results go to standard output, messages and progress to standard error.
-- With `--json` standard output holds one JSON object and nothing else.
-- The exit status is 0 for success, 2 for a wrong request, and 1 for every other error.
+- With `--json` standard output holds one JSON object and nothing else. `fut whatif --queries`
+  writes JSON lines: one object per line.
+- The exit status is 0 for success, 2 for a wrong request, 130 for an interrupt, and 1 for every
+  other error.
 - `--set section.key=value` overrides one setting of the configuration; it may be repeated.
+  `fut train` takes all sections, `fut cache` the sections `cache` and `adjoint`. `fut plan` takes
+  all sections for a TOML file, and `adjoint` for a run.
 - [Orders](orders.md) says how an order is written.
 """
 

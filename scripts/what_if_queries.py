@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("run", help="directory of a reference run")
     cli.add_argument("--estimator", default=None, help="default: the run's own default")
     cli.add_argument("--readout", action="append", help="default: probe; again for more")
-    cli.add_argument("--verify", action="store_true", help="really train in every order as well")
+    cli.add_argument("--verify", action="store_true", help="retrain in every order as well")
     arguments = cli.parse_args(argv)
     run, bad = fut.open(arguments.run), 0
     readouts = arguments.readout or ["probe"]

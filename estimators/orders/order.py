@@ -141,7 +141,7 @@ class Order:
         return Order.of_entries([(i, 0.0 if i in left_out else w) for i, w in step] for step in self.entries)
 
     def repeat(self, item: int, position: int) -> Order:
-        """The item consumed at step `position` as well, in place of what that step consumed."""
+        """The item consumed at step `position` in place of what that step consumed: 0,1,2,3 with (0, 3) is 0,1,2,0."""
         position = self._position(position)
         self._holds(item)
         entries = self.entries

@@ -220,7 +220,7 @@ class Rule(ABC):
         if not self.smooth:
             raise RuleError(
                 f"the rule `{self.name}` has a derivative that is zero almost everywhere: expected a smooth rule for a "
-                "backward sweep; use the `replay` estimator, which never differentiates the rule"
+                "adjoint pass; use the `replay` estimator, which never differentiates the rule"
             )
         self._require_fit(state.theta)
         clipped = clip_gradient(self.clip, gradient, norm)

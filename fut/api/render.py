@@ -64,7 +64,11 @@ def info(facts: dict[str, Any]) -> str:
 def _expanded(facts: dict[str, Any]) -> str:
     if facts["adjoint_cached"]:
         return f"cached for {shortened(facts['readouts'])}"
-    return "not finished, repeat `fut cache`" if facts["adjoint_begun"] else "not cached, run `fut cache`"
+    return (
+        "not finished, repeat `fut cache RUN --terms adjoint`"
+        if facts["adjoint_begun"]
+        else "not cached, run `fut cache RUN --terms adjoint`"
+    )
 
 
 def _checks(facts: dict[str, Any]) -> list[str]:
@@ -79,13 +83,13 @@ def _checks(facts: dict[str, Any]) -> list[str]:
         tried = ", ".join(f"{100 * t['error']:.2g} % between {t['anchors']}" for t in choice["tried"])
         lines.append(
             f"anchors: {choice['anchors']} chosen; half-way between two, interpolated gradients err by {tried}, of what items "
-            f"differ by; at most {100 * choice['asked']:.2g} % was asked"
+            f"differ by; limit: {100 * choice['asked']:.2g} % (adjoint.anchor_error)"
         )
     if (error := facts["adjoint_anchor_error"]) is not None:
         unit = unit_of(facts["readouts"][0]) or f"in the unit of `{facts['readouts'][0]}`"
         lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} {unit}")
     if (error := facts["adjoint_difference_error"]) is not None:
-        coarse = '; too coarse, set adjoint.products = "exact"' if error > COARSE else ""
+        coarse = '; too inaccurate, set adjoint.products = "exact"' if error > COARSE else ""
         lines.append(f"Hessian-vector products: central difference is {100 * error:.2g} % off an exact one{coarse}")
     return lines
 

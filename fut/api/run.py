@@ -146,11 +146,12 @@ class Run:
         """Compute what is missing of the named terms; resumes where an interrupted call stopped.
 
         names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), terms of every
-        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more); all of
-        these for None; and, on request alone, `lowrank` for what endpoints are rebuilt from (which None goes on with where it
-        was begun) and `reweighting` for what that estimator reads. readouts: what the expansion is
-        swept for, in place of `adjoint.readouts`; refused where the run has an expansion without them. adjoint: how the expansion
-        is made, in place of the run's own configuration; refused where the run has one that was made otherwise.
+        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more);
+        all of these for None; and, on request alone, `lowrank` for what endpoints are rebuilt from (which None goes
+        on with where it was begun) and `reweighting` for what that estimator reads. readouts: what the adjoint pass
+        is computed for, in place of `adjoint.readouts`; refused where the run has an expansion without them.
+        adjoint: how the expansion is made, in place of the run's own configuration; refused where the run has one
+        that was made otherwise.
         """
         build.cache(self.context, Preparing(names, readouts, adjoint, config))
 
@@ -191,8 +192,8 @@ class Run:
 
         Args:
             orders: a list of them.
-            estimator: the method's name; None for the default, `retrain` really trains every order that has not been yet.
-            known: answer orders that have really been trained on this run by their truth.
+            estimator: the method's name; None for the default, `retrain` trains every order that has not been yet.
+            known: answer orders that have been retrained on this run by their truth.
             calibrated: apply the method's calibration, if there is one: that of single edits for an order that is one.
             readout: `probe`, `accuracy`, `item:3`, or a function of your own.
             partial: accept orders shorter than the window.
@@ -222,7 +223,7 @@ class Run:
         return write_report(self.context, out, samples, estimator)
 
     def retrain(self, order: OrderLike, listener: Listener | None = None) -> Retrained:
-        """The truth: really train in this order, or recall the result if that has been done before."""
+        """The truth: retrain in this order, or recall the result if that has been done before."""
         return self.context.retrain(self.order(order), listener)
 
     def endpoint(

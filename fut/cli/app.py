@@ -1,4 +1,4 @@
-"""The command line: dispatch only. One command, one function; what it prints is made in `fut.present`."""
+"""The command line: dispatch only. One command, one function; `fut.api.render` and the questions' renderers make its text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import typer
 from fut.api import render
 from fut.api.run import Run
 from fut.cli.options import (
+    CacheSettings,
     Device,
     Json,
+    PlanSettings,
     RunPath,
     Settings,
     Spec,
@@ -74,7 +76,7 @@ def train(
 def plan(
     what: Annotated[Path, typer.Argument(metavar="RUN|CONFIG.toml", help="directory of a run, or a TOML file")],
     text: Annotated[str | None, typer.Option("--text", help="text file or directory, for a TOML file")] = None,
-    settings: Settings = None,
+    settings: PlanSettings = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -99,14 +101,14 @@ def cache(
         str | None,
         typer.Option(
             help=f"comma-separated, of {', '.join(term for of in preparations() for term in of.terms)} "
-            "(default: but for those of endpoints and leave-out effects)"
+            "(default: all except lowrank and reweighting)"
         ),
     ] = None,
     readouts: Annotated[
         str | None,
         typer.Option(help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name"),
     ] = None,
-    settings: Settings = None,
+    settings: CacheSettings = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

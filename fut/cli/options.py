@@ -27,7 +27,12 @@ Spec = Annotated[str, typer.Option("--order", help=f"JSON file, list 3,1,2,0, or
 Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
 METHOD_HELP = f"one of {', '.join(METHODS.names)}; options after colons, as in taylor1:moments=replayed"
 EstimatorName = Annotated[str | None, typer.Option("--estimator", help=METHOD_HELP)]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the TOML file")]
+SET = "section.key=value, as in the TOML file; again for more"
+Settings = Annotated[list[str] | None, typer.Option("--set", help=f"{SET}; all sections")]
+PlanSettings = Annotated[
+    list[str] | None, typer.Option("--set", help=f"{SET}; of a TOML file all sections, of a run `adjoint` alone")
+]
+CacheSettings = Annotated[list[str] | None, typer.Option("--set", help=f"{SET}; the sections `cache` and `adjoint`")]
 
 
 def progress(quiet: bool) -> Progress:

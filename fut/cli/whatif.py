@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from fut.cli.options import Device, EstimatorName, Json, Partial, RunPath, Spec, answer, open_run, say
+from fut.cli.options import Device, EstimatorName, Partial, RunPath, Spec, answer, open_run, say
 from fut.errors import UsageError
 from fut.orders.editing import EDITS
 from fut.questions.whatif.ask import WhatIfRequest
@@ -60,7 +60,8 @@ def whatif(
         Written, typer.Option("--without", metavar="ITEM,…", help="leave items out of their steps, which stay")
     ] = None,
     repeat: Annotated[
-        Written, typer.Option("--repeat", metavar="ITEM,STEP", help="train on an item at that step as well")
+        Written,
+        typer.Option("--repeat", metavar="ITEM,STEP", help="train on ITEM at STEP in place of what it consumed"),
     ] = None,
     replace: Annotated[Written, typer.Option("--replace", metavar="ITEM,ITEM", help="an item by another")] = None,
     sort: Annotated[
@@ -76,11 +77,13 @@ def whatif(
         Written, typer.Option("--readout", help="probe, accuracy, item:I, items or package.module:name; again for more")
     ] = None,
     estimator: EstimatorName = None,
-    verify: Annotated[bool, typer.Option("--verify", help="really train in that order, and say what came out")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="retrain in that order, and say what came out")] = False,
     known: Annotated[bool, typer.Option(help="answer orders that have been retrained by their truth")] = True,
     partial: Partial = False,
     device: Device = "auto",
-    as_json: Json = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="one JSON object on standard output; with --queries always one per line")
+    ] = False,
 ) -> None:
     """What another order would have changed: edits apply in the order written; or a stream of queries, JSON lines in and out.
 

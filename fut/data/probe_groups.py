@@ -1,7 +1,7 @@
 """Held-out text in groups of like pieces, and how near every group is to an item: read-outs `probe:0of8` … `probe:7of8`.
 
 A piece is one sample of the probe set. The groups are a function of the held-out data alone, so that a name says which
-samples are meant; near and far is said by cosines of tf-idf vectors (`fut.questions.similarity`).
+samples are meant; near and far is said by cosines of tf-idf vectors (`fut.data.similarity`).
 """
 
 from __future__ import annotations

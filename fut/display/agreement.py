@@ -104,7 +104,7 @@ class Agreement:
     """One estimator's scatter: true and estimated changes of n orders against the reference order.
 
     Args:
-        true: changes really retrained [n].
+        true: changes retrained [n].
         estimated: estimated changes [n]; NaN for an estimate that is not finite.
         reference: the reference order's value.
         unit: of all of these.

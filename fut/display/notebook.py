@@ -131,7 +131,7 @@ def _text(value: object) -> str:
 
 
 def draw_agreement(axes: Axes, agreements: Mapping[str, Agreement], scale: Scale) -> None:
-    """Estimated against really retrained changes, one mark per estimator.
+    """Estimated against retrained changes, one mark per estimator.
 
     An exact estimate lies on the solid line; the dashed one is the answer "every order ends like the reference".
 

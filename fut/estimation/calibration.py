@@ -61,8 +61,8 @@ class Calibrated(Displayable):
         )
 
     def nearer(self, reference: float, share: float) -> Calibrated:
-        """What it says of orders near to the reference order (`estimators.distance`): as it is for a share of 1, and where it was
-        fitted to single edits."""
+        """What it says of orders near to the reference order (`estimators.orders.distance`): as it is for a share of 1,
+        and where it was fitted to single edits."""
         if share >= 1 or self.edit is not None:
             return self
         return replace(self, fit=self.fit.nearer(reference, share), variance=min(1.0, 2 * share) * self.variance)

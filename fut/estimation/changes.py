@@ -72,8 +72,8 @@ def expansion_for(run: Context, shared: Sequence[str], items: Sequence[int]) -> 
         if set(names) <= set(stored.spec.names):
             return stored
         raise IdentityError(
-            f"memorize: expected {stored.directory} to be swept for {shortened(names)}, got {shortened(stored.spec.names)}; "
-            "remove the directory to compute it anew, or ask for what it has"
+            f"memorize: expected an adjoint pass in {stored.directory} for {shortened(names)}, got one for "
+            f"{shortened(stored.spec.names)}; remove the directory to compute it anew, or ask for what it has"
         )
     changed = {"readouts": names, "functionals": 0, "num_exact_readouts": len(shared)}
     config = AdjointConfig.model_validate(run.config.adjoint.model_dump() | changed)

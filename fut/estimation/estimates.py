@@ -36,7 +36,7 @@ class ReadoutEstimates:
         context: the opened run.
         method: its name; `retrain` trains every order that has not been trained yet.
         readout: the read-out's name.
-        known: answer orders that have really been trained on this run by their truth.
+        known: answer orders that have been retrained on this run by their truth.
         calibrated: apply the method's calibration, if there is one.
         beside: another read-out's estimates by the same method; what both read is then held in memory once.
         options: of the method; they go without a calibration.

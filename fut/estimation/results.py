@@ -34,7 +34,7 @@ class Estimate(Displayable):
 
     value: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
     delta: that minus the reference order's. interval: 90 % interval of the value, or None, and then `note` says why.
-    source: `estimate`, or `retrained` where the order has really been trained and the truth is known.
+    source: `estimate`, or `retrained` where the order has been retrained and the truth is known.
     """
 
     value: float
@@ -116,7 +116,7 @@ class Estimates(list[Estimate], Displayable):
 class Endpoint:
     """Parameters of one order, written to a file, and what they are worth.
 
-    estimated_loss: the estimator's own figure; evaluated_loss: the probe loss really evaluated at these parameters
+    estimated_loss: the estimator's own figure; evaluated_loss: the probe loss evaluated at these parameters
     [nats/token]. sketch_error: relative error |P^T P x - x| / |x| of rebuilding parameters from the sketch, measured on
     the reference run's own displacement; None where no sketch is involved. caution: what the estimator says against itself.
     """
@@ -136,8 +136,8 @@ class Endpoint:
             "estimated_perplexity": perplexity(self.estimated_loss),
             "evaluated_perplexity": perplexity(self.evaluated_loss),
             "interval": None,
-            "note": "no interval: the evaluated loss is exact for these parameters; how near they are to those of really "
-            "training in this order is what `fut verify` measures" + (f"; {self.caution}" if self.caution else ""),
+            "note": "no interval: the evaluated loss is exact for these parameters; how near they are to those of "
+            "retraining in this order is what `fut verify` measures" + (f"; {self.caution}" if self.caution else ""),
             "unit": "nats/token",
         }
         return jsonable_fields(asdict(self) | more)
@@ -178,7 +178,7 @@ def estimated(
 ) -> Estimate:
     """An estimator's figure: calibrated, with its interval, or with the word that it has none.
 
-    share: how much an order has of what random ones, which the calibration is of, have in common (`estimators.distance`).
+    share: how much an order has of what random ones, which the calibration is of, have in common (`estimators.orders.distance`).
     own_error: what the estimator errs by on runs that it is made of (standard deviation), where it is made of real ones.
     """
     about = {"readout": readout.name, "unit": readout.unit}
@@ -195,7 +195,9 @@ def estimated(
     corrected, interval = near.fit.correct(value), near.interval(value, variance)
     note = f"calibrated on {calibration.fitted_on}; interval of level 0.9"
     if near is not calibration:
-        note += f"; so near to the reference order {percent(share)} of random orders' offset is taken"
+        note += (
+            f"; this order is close to the reference order, so {percent(share)} of the calibration offset is applied"
+        )
         note += ", and a narrower interval" if near.fit.sd < calibration.fit.sd else ""
     return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **about)
 
@@ -212,8 +214,8 @@ def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float |
 
 
 def known_truth(order: Order, estimator: str, value: float, reference: float, readout: Readout) -> Estimate:
-    """The value after really training, whose interval is a point."""
-    note = "this order has really been trained on this run; the figure is the truth, not an estimate"
+    """The value after retraining, whose interval is a point."""
+    note = "this order has been retrained on this run; the figure is the truth, not an estimate"
     about = {"readout": readout.name, "unit": readout.unit}
     return Estimate(value, value - reference, (value, value), estimator, order.digest, "retrained", note, **about)
 

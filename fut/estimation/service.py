@@ -30,7 +30,7 @@ def _no_tick() -> None:
 
 
 class RunTruths:
-    """One read-out of orders that have really been trained on a run."""
+    """One read-out of orders that have been retrained on a run."""
 
     def __init__(self, service: EstimationService, readout: str) -> None:
         self._service, self._run = service, service.context
@@ -81,7 +81,7 @@ class EstimationService:
         )
 
     def truths(self, readout: str) -> RunTruths:
-        """One read-out of orders that are really trained."""
+        """One read-out of orders that are retrained."""
         return RunTruths(self, readout)
 
     def trained(self, order: Order, tick: Callable[[], object]) -> Retrained:

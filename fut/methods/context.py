@@ -127,11 +127,11 @@ class Context:
 
     @cached_property
     def retrained(self) -> RetrainedOrders:
-        """Every order that has really been trained on this run."""
+        """Every order that has been retrained on this run."""
         return RetrainedOrders(self.path / files.RETRAINED, self.problem.device, self.problem.canonical)
 
     def retrain(self, order: Order, listener: Listener | None = None) -> Retrained:
-        """The truth: really train in this order, or recall the result if that has been done before."""
+        """The truth: retrain in this order, or recall the result if that has been done before."""
         found = self.retrained.find(order)
         if found is None:
             found = train_order(self.problem, self.state(0), order, listener)
@@ -148,7 +148,7 @@ class RunReadouts:
         self._values: dict[str, float] = {}
 
     def get(self, spec: str) -> Readout:
-        """The read-out by its name. ModelError where it is another function than the run's expansion was swept for."""
+        """The read-out by its name. ModelError where it is another function than the run's adjoint pass was computed for."""
         name = one_readout(spec, self._run.items)
         if name not in self._made:
             (found,) = make_readouts(self._run.problem, [name], self.user)
@@ -172,7 +172,7 @@ class RunReadouts:
         return self._values[readout.name]
 
     def truth(self, readout: Readout, found: Retrained) -> float:
-        """Its value at the endpoint of an order that has really been trained."""
+        """Its value at the endpoint of an order that has been retrained."""
         return found.loss if readout.name == PROBE else readout.value(found.theta)
 
     def pins(self, names: Sequence[str]) -> dict[str, float]:

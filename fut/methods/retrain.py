@@ -1,4 +1,4 @@
-"""The truth: every order is really trained, or recalled where it has been."""
+"""The truth: every order is retrained, or recalled where it has been."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Service(Protocol):
         """One read-out by one method."""
 
     def truths(self, readout: str) -> Truths:
-        """One read-out of orders that are really trained."""
+        """One read-out of orders that are retrained."""
 
     def measured(self, method: str, readout: str, *, calibrated: bool = True) -> Measured:
         """A method as a comparison with retrained orders asks it."""

@@ -37,7 +37,7 @@ class EndpointRequest(Request[Endpoint]):
 
 
 def ask(request: EndpointRequest, context: QuestionContext) -> Endpoint:
-    """The file, and the probe loss really evaluated at its parameters."""
+    """The file, and the probe loss evaluated at its parameters."""
     order = context.run.order(request.order, request.partial)
     out = None if request.out is None else Path(request.out)
     return context.service.endpoint(order, request.estimator, out, request.options)
@@ -48,5 +48,5 @@ ENDPOINT = Question(
     EndpointRequest,
     ask,
     render.endpoint,
-    "Write the parameters that another order would have led to, and the probe loss really evaluated there.",
+    "Write the parameters that another order would have led to, and the probe loss evaluated there.",
 )

@@ -23,9 +23,9 @@ class EstimateRequest(Request[Estimates]):
 
     Args:
         orders: each a name, a list with one entry per step, a path to a JSON list, or an `Order`.
-        estimator: the method's name; None for the default, `retrain` really trains.
+        estimator: the method's name; None for the default, `retrain` trains.
         partial: accept orders shorter than the window.
-        known: answer orders that have really been trained by their truth.
+        known: answer orders that have been retrained by their truth.
         readout: what is asked for.
         calibrated: apply the method's calibration, if there is one.
         options: of the method, by name; estimates with options go without a calibration.

@@ -1,4 +1,4 @@
-"""The order effect on a run: random orders that were really retrained, and some hundreds more that are estimated."""
+"""The order effect on a run: random orders that were retrained, and some hundreds more that are estimated."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def answered(question: str, kind: str, name: str, options: str) -> Need:
 
     def need(record: RunRecord) -> ChecklistRow:
         count = record.count(kind)
-        state = f"{count} answer{'s' if count > 1 else ''} kept" if count else "not asked yet"
+        state = f"{count} answer{'s' if count > 1 else ''} kept" if count else "not computed yet"
         again = command(record.run.path, name, options)
         return ChecklistRow(question.format(a_row=record.a_row), bool(count), state, again)
 

@@ -1,4 +1,4 @@
-"""What a study is: a question that is answered by really training many orders, asked of protocols in place of a run."""
+"""What a study is: a question that is answered by retraining many orders, asked of protocols in place of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StudyContext:
 
     Args:
         reference: the order of the reference run.
-        truths: the read-out that the study is about, of orders that are really trained.
+        truths: the read-out that the study is about, of orders that are retrained.
         archive: where answers are kept.
         progress: hears of long work.
     """

@@ -1,4 +1,4 @@
-"""How much does the order matter? The spread of really retrained losses over uniformly random orders."""
+"""How much does the order matter? The spread of retrained losses over uniformly random orders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orders that have really been trained on a run: their losses and endpoints, kept so none is paid for twice."""
+"""Orders that have been retrained on a run: their losses and endpoints, kept so none is paid for twice."""
 
 from __future__ import annotations
 

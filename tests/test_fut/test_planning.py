@@ -158,7 +158,7 @@ def test_a_configuration_is_planned_without_a_run(tmp_path: Path, cli: Cli, monk
     Path("t.txt").write_text("".join(f"Sentence {i} of a text. " for i in range(900)))
     said = cli("plan", "c.toml", "--text", "t.txt", "--set", "data.items=4", "--device", "cpu")
     assert said.status == 0, said.err
-    for word in ("4 steps", "gradients", "scratch", "memory", "an estimate", "adjoint: backward sweep", "MiB"):
+    for word in ("4 steps", "gradients", "scratch", "memory", "an estimate", "adjoint: backward pass", "MiB"):
         assert word in said.out, word
     assert sorted(os.listdir()) == ["c.toml", "t.txt"]
 

@@ -34,8 +34,8 @@ class AdjointConfig(Section):
     )
     products: Literal["difference", "exact"] = Field(
         "difference",
-        description="Hessian-vector products of the exact read-outs' sweep, by difference (one-sided for items, whose gradients "
-        "are known) or torch.func; functionals and pooled read-outs have one-sided differences",
+        description="Hessian-vector products of the exact read-outs' adjoint pass, by difference (one-sided for items, whose "
+        "gradients are known) or torch.func; functionals and pooled read-outs have one-sided differences",
     )
     num_exact_readouts: int = Field(
         0,
@@ -47,7 +47,7 @@ class AdjointConfig(Section):
         0,
         ge=0,
         description="Ritz pairs of curvature with which orders are replayed, at each of `curvatures` checkpoints of the "
-        "trajectory; what they do to first order is in the sweep already, and is taken off (of a linear rule without "
+        "trajectory; what they do to first order is in the adjoint pass already, and is taken off (of a linear rule without "
         "clipping that is all); "
         "0 for a replay without curvature",
     )

@@ -42,12 +42,12 @@ class Adjoint(Estimator):
     The estimate is phi(theta_T) + [a(order) - a(reference order)], where a is the dual-weighted read-out about the trajectory
     and phi(theta_T) the read-out's true value at the reference endpoint: the reference order, and any order that trains on
     the same content, gives the reference exactly. For the expansion's first read-out a holds the quadratic term as well,
-    ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> (`fut.functionals`) that are looked up (`fut.bending`), corrected by
-    those of true displacements, of the reference run and of an ensemble's own runs: uncorrected, a common error of c_j would
-    be multiplied by c_j.
+    ½ sum_j s_j c_j², from functionals c_j = <q_j, delta_T> (`quadratic_directions.py`) that are looked up (`quadratic.py`),
+    corrected by those of true displacements, of the reference run and of an ensemble's own runs: uncorrected, a common error
+    of c_j would be multiplied by c_j.
 
-    With `adjoint.rank` the replay has low-rank curvature (`fut.lowrank`), whose first-order part is taken off again.
-    Where coordinates are sampled, the linear part has the table of positions for a control variate (`fut.control`).
+    With `adjoint.rank` the replay has low-rank curvature (`replay_curvature.py`), whose first-order part is taken off again.
+    Where coordinates are sampled, the linear part has the table of positions for a control variate (`control_variate.py`).
 
     A *position* is what an order adds to the reference order's: partial sums over sampled coordinates of the linear part, and of
     what its sampling variance is known from; then what the control variate adds, and the m functionals.
@@ -136,7 +136,8 @@ class Adjoint(Estimator):
         missing = terms.missing(list(rows))
         if missing:
             raise NotCachedError(
-                f"adjoint: expected a complete expansion, got one with {len(missing)} blocks missing; run `fut cache RUN`"
+                f"adjoint: expected a complete expansion, got one with {len(missing)} blocks missing; "
+                "run `fut cache RUN --terms adjoint`"
             )
 
         held = None if self._part[0] is None else self._part[0].cpu()
@@ -216,11 +217,11 @@ class Adjoint(Estimator):
         return self._rule.blocks(size, size if self._coupled else width, LEAST)
 
     def require_length(self, orders: Sequence[Order]) -> None:
-        """OrderError unless all orders have as many steps as the read-out was swept for."""
+        """OrderError unless all orders have as many steps as the reference run."""
         steps = self.problem.config.steps
         if any(len(order) != steps for order in orders):
             raise OrderError(
-                f"adjoint: expected orders of {steps} steps, the length its read-out was swept for, got "
+                f"adjoint: expected orders of {steps} steps, the length of the reference run, got "
                 f"{min(len(o) for o in orders)}; leave an item out in its step (`without:ITEM`) in place of dropping it, or use "
                 "--estimator lowrank, replay-exact or retrain"
             )

@@ -28,7 +28,7 @@ def read_expansion_config(path: Path, part: str = ADJOINT) -> AdjointConfig:
 def readout_config(
     path: Path, config: Config, readouts: Sequence[str] | None, chosen: AdjointConfig | None = None
 ) -> AdjointConfig:
-    """The expansion's configuration, swept for these read-outs if any are named; the stored one where it has them all.
+    """The expansion's configuration, for these read-outs if any are named; the stored one where it has them all.
 
     chosen: one that is asked for, in place of the stored one or the run's. IdentityError where there is an expansion without
     the read-outs: it is not thrown away unasked. (That a chosen one is not the stored one is found when it is claimed.)
@@ -43,8 +43,8 @@ def readout_config(
     if set(wanted) <= set(held):
         return stored
     raise IdentityError(
-        f"expansion {path / ADJOINT}: expected one swept for {shortened(wanted)}, got one swept for {shortened(held)}; all "
-        "read-outs share one sample of coordinates and one sweep: remove the directory to compute it anew, for all of them"
+        f"expansion {path / ADJOINT}: expected an adjoint pass for {shortened(wanted)}, got one for {shortened(held)}; all "
+        "read-outs share one sample of coordinates and one adjoint pass: remove the directory to compute it anew, for all of them"
     )
 
 
@@ -61,21 +61,23 @@ def open_expansion(context: Context, config: AdjointConfig | None = None, part: 
 
 
 def expansion_of(context: Context, readout: str, name: str) -> Expansion:
-    """The run's expansion, if it was swept for the read-out; else NotCachedError, naming the commands that make it so."""
+    """The run's expansion, if its adjoint pass was for the read-out; else NotCachedError, naming the commands that make it so."""
     if not has_expansion(context.path):
-        asked = "fut cache RUN" if readout == PROBE else caching_command([PROBE, readout])
+        asked = "fut cache RUN --terms adjoint" if readout == PROBE else caching_command([PROBE, readout])
         raise NotCachedError(
             f"{name}: expected the run's expansion about its trajectory, got none; run `{asked}` first"
         )
     expansion = open_expansion(context)
     if not expansion.readable:
         raise NotCachedError(
-            f"{name}: expected the run's expansion, got {expansion.directory}, which is not finished; repeat `fut cache RUN`"
+            f"{name}: expected the run's expansion, got {expansion.directory}, which is not finished; "
+            "repeat `fut cache RUN --terms adjoint`"
         )
     if readout not in expansion.spec.names:
         raise NotCachedError(
-            f"{name}: expected an expansion swept for the read-out `{readout}`, got one for {shortened(expansion.spec.names)}; "
-            f"remove {expansion.directory}, then run `{caching_command([*expansion.spec.config.readouts, readout])}`; or use "
+            f"{name}: expected an adjoint pass computed for the read-out `{readout}`, got one for "
+            f"{shortened(expansion.spec.names)}; remove {expansion.directory}, "
+            f"then run `{caching_command([*expansion.spec.config.readouts, readout])}`; or use "
             "--estimator replay-exact"
         )
     return expansion

@@ -33,7 +33,7 @@ class MultiReadout(Adjoint):
         missing = [name for name in names if name not in self.expansion.spec.names]
         if missing:
             raise NotCachedError(
-                f"adjoint: expected an expansion swept for {shortened(names)}, got one without {shortened(missing)}; "
+                f"adjoint: expected an adjoint pass computed for {shortened(names)}, got one without {shortened(missing)}; "
                 "compute one for all of them"
             )
         self.names = list(names)

@@ -99,7 +99,7 @@ LOW_RANK: Stage[Expansion] = Stage(
     part_of=lambda s: bool(s.rank),
 )
 SWEEP: Stage[Expansion] = Stage(
-    "backward sweep",
+    "backward pass",
     missing=lambda e: missing_sweep(e) if _lacks(e, *FOLDED[1:]) else (),
     work=run_sweep,
     stores=lambda e: ((e.sweep.swept, e.sweep.latest),),
@@ -148,7 +148,7 @@ SAMPLED_ANCHORS: Stage[Expansion] = Stage(
     part_of=lambda s: not s.controlled,
 )
 FOLD: Stage[Expansion] = Stage(
-    "fold",
+    "tables",
     missing=missing_tables,
     work=fold,
     cost=costs.fold,

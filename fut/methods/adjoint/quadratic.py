@@ -8,7 +8,7 @@ is a correction: it is taken to first order in every gradient,
 with lambda_jt the mean sensitivity of c_j to a gradient injected at step t, from the backward sweep, and item gradients
 interpolated from the anchors. Linear in the gradients, it holds for steps of several items, weighted ones and empty ones. On all
 coordinates it is exact; on a sample without a control variate it is weighted by 1/p, unbiased, and its sampling variance is
-known from sums with random signs (`estimators.control`).
+known from sums with random signs (`estimators.control_variates`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CHUNK = 1 << 16
 def sample_weighted(injection: Tensor, weights: Tensor) -> Tensor:
     """Injections [m, k] on the kept coordinates as the table's rows of a sample take them: [m * sums, k].
 
-    weights: of the samples' sums, as `fut.control.all_weights` has them, of which the first few with random signs are used.
+    weights: of the samples' sums, as `control_variate.all_weights` has them, of which the first few with random signs are used.
     """
     chosen = weights.unflatten(0, (len(SAMPLES), SUMS))[:, : 1 + FUNCTIONAL_SIGNS].flatten(0, 1)
     rows: Tensor = (injection.double()[:, None] * chosen).flatten(0, 1)

@@ -1,11 +1,11 @@
 """From whole-size scratch to the terms that stay: what the estimators read, on the sampled coordinates.
 
-Beside the adjoint's terms, the table of positions: values [T, r, items] of putting an item at a step, for the r exact read-outs.
-It takes the costate after the step (curvature of all that follows included), the rule's own next state, and item gradients
-interpolated from the anchors. Where all coordinates are kept, or a sample of them has a control variate (`fut.control`), it is of
-all of them, and is kept a second time with every coordinate's entries held within what simulated orders had there
-(`estimators.control.Bounded`); a control variate also takes it in weighted sums over the sample. Without one it is of the sample,
-weighted by 1/p: unbiased. So is the table of the functionals (`fut.bending`).
+Beside the adjoint's terms, the table of positions: values [T, r, items] of putting an item at a step, for the r exact
+read-outs. It takes the costate after the step (curvature of all that follows included), the rule's own next state, and item
+gradients interpolated from the anchors. Where all coordinates are kept, or a sample of them has a control variate
+(`control_variate.py`), it is of all of them, and is kept a second time with every coordinate's entries held within what
+simulated orders had there (`estimators.control_variates.Bounded`); a control variate also takes it in weighted sums over the
+sample. Without one it is of the sample, weighted by 1/p: unbiased. So is the table of the functionals (`quadratic.py`).
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class Reweighting(Estimator):
 
 
 def sensitivities_of(context: Context, wanted: str) -> ReweightingFiles:
-    """The run's expansion about its reference run, if it was swept for the read-out; else NotCachedError."""
+    """The run's expansion about its reference run, if its adjoint pass was for the read-out; else NotCachedError."""
     found, name = open_reweighting(context) if stored_config(context.path) else None, Reweighting.name
     asked = "" if wanted == PROBE else f" --readouts {wanted}"
     command = f"fut cache RUN --terms reweighting{asked}"
@@ -146,7 +146,7 @@ def sensitivities_of(context: Context, wanted: str) -> ReweightingFiles:
         raise NotCachedError(f"{name}: expected the run's expansion about its reference run, got none; run `{command}`")
     if wanted not in found.spec.names:
         raise NotCachedError(
-            f"{name}: expected an expansion swept for the read-out `{wanted}`, got one for {shortened(found.spec.names)}; "
+            f"{name}: expected an adjoint pass computed for the read-out `{wanted}`, got one for {shortened(found.spec.names)}; "
             f"remove {found.directory}, then run `fut cache RUN --terms reweighting --readouts "
             f"{','.join([*found.spec.config.readouts, wanted])}`"
         )

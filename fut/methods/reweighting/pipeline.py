@@ -176,7 +176,7 @@ ALL: Stage[ReweightingFiles] = Stage(
     part_of=lambda s: s.whole,
 )
 SWEEP: Stage[ReweightingFiles] = Stage(
-    "backward sweep",
+    "backward pass",
     missing=_missing_sweep,
     work=_run_sweep,
     stores=lambda held: ((held.swept, held.costates),),
@@ -201,7 +201,7 @@ GRADIENTS: Stage[ReweightingFiles] = Stage(
     seconds=lambda s, t: 0.0 if s.whole else s.problem.config.consumed * t.item,
 )
 FOLD: Stage[ReweightingFiles] = Stage(
-    "fold",
+    "tables",
     missing=lambda held: held.open_terms().missing(FOLDED),
     work=_fold,
     independent=True,
@@ -258,7 +258,7 @@ def requested_config(context: Context, readouts: Names) -> ReweightingConfig:
     if set(wanted) <= set(held):
         return stored
     raise IdentityError(
-        f"expansion {context.path / DIRECTORY}: expected one swept for {shortened(wanted)}, got one swept for "
+        f"expansion {context.path / DIRECTORY}: expected an adjoint pass for {shortened(wanted)}, got one for "
         f"{shortened(held)}; remove the directory to compute it anew, for all of them"
     )
 

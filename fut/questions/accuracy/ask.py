@@ -27,7 +27,7 @@ KIND, BASIS = "orders", "basis"
 
 @dataclass(frozen=True)
 class VerifyRequest(Request[Verification]):
-    """A comparison of methods with really retrained random orders.
+    """A comparison of methods with retrained random orders.
 
     Args:
         orders: how many, at least 2.

@@ -24,7 +24,7 @@ def table(result: Verification) -> str:
     rows = [[name, *(cell(result.estimators[name]) for cell in COLUMNS.values())] for name in names]
     spread = result.as_dict()["true_sd"]
     return (
-        f"{len(result.orders)} random orders, really retrained ({result.retrain_seconds:.2g} s each): "
+        f"{len(result.orders)} random orders, retrained ({result.retrain_seconds:.2g} s each): "
         f"{title(result)} {number(sum(result.true_losses) / len(result.orders), '.5f')} ± "
         f"{(number(spread, '.5f') + ' ' + result.unit).rstrip()}; reference order {result.reference_loss:.5f}\n"
         f"MAE in {result.unit or 'the unit of the read-out'}; skill = 1 − MAE / MAE of the baseline `reference`, "
@@ -53,7 +53,7 @@ def scatter(result: Verification, path: Path) -> Path:
     for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
         _panel(axis, result, name)
     figure.suptitle(
-        f"{title(result)} of {len(result.orders)} random orders: estimated against really retrained",
+        f"{title(result)} of {len(result.orders)} random orders: estimated against retrained",
         fontsize=11,
     )
     return save(figure, path)

@@ -44,7 +44,7 @@ class Verification(Displayable):
         return cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
 
     def title(self) -> str:
-        return f"{self.readout}: estimated against really retrained values of {len(self.true_losses)} orders"
+        return f"{self.readout}: estimated against retrained values of {len(self.true_losses)} orders"
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per estimator: the accuracy table of `fut.display.agreement`."""

@@ -164,7 +164,7 @@ def _searched(context: QuestionContext, request: SearchRequest, start: Order, se
 
 
 def _retrained(context: QuestionContext, readouts: Sequence[Truths], orders: Sequence[Order]) -> TrainedOrders:
-    """Read-outs of every order, really trained; what has been trained before is recalled."""
+    """Read-outs of every order, retrained; what has been trained before is recalled."""
     trained = {}
     with context.progress("retraining", len(set(orders)) * context.run.steps) as tick:
         for order in dict.fromkeys(orders):
@@ -198,6 +198,6 @@ SEARCH = Question(
     SearchRequest,
     ask,
     render.text,
-    "Find the order that would have trained best, then really train in it, beside random and named orders.",
+    "Find the order that would have trained best, then retrain in it, beside random and named orders.",
     _costs,
 )

@@ -35,7 +35,7 @@ def _truths(answer: Curriculum, value: Callable[[float], str]) -> list[str]:
     """What retraining says, a row per loss, the best first."""
     if answer.retrained_loss is None:
         return ["nothing was retrained: --verify K retrains the found order beside K random and the named ones"]
-    rows = [["really retrained", "loss", "gain", "in perplexity"]]
+    rows = [["retrained", "loss", "gain", "in perplexity"]]
     rows.append(["found order", value(answer.retrained_loss), "", ""])
     for name, loss in answer.rivals.items():
         gain = answer.gain(loss)

@@ -60,7 +60,7 @@ class SearchRequest(Request[Curriculum]):
         start: where it begins, in place of the best order under the table of positions; it arranges the start's
             items.
         method: `local`, `genetic` or `assignment`.
-        verify: how many random orders are really retrained beside the found one; 0 retrains nothing.
+        verify: how many random orders are retrained beside the found one; 0 retrains nothing.
         finalists: good orders that differ, to retrain and choose the best of.
         heuristics: named orders that are retrained too; None for all of them.
         seed: of the search and of the random orders.

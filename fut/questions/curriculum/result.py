@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Curriculum(Displayable):
-    """The best order that a search found, what is expected of it, and what really training in it gives.
+    """The best order that a search found, what is expected of it, and what retraining in it gives.
 
     Losses are values of the read-out in `unit`; lower is better, unless `maximize`. order: item numbers, a list per step
     where steps hold several. estimated_loss, interval: of the order, by `estimator`, with the 90 % interval where it is
     calibrated; `note` says what the figures rest on. reevaluated_loss: by `reevaluated_by`, which had no part in the search.
-    retrained_loss: the truth. random_losses: of random orders really retrained. heuristics: named orders really retrained,
-    by name. finalists: good orders that differ, really retrained, the first of them the best by estimate; `order` is the
+    retrained_loss: the truth. random_losses: of random orders retrained. heuristics: named orders retrained,
+    by name. finalists: good orders that differ, retrained, the first of them the best by estimate; `order` is the
     best of them by retrained loss. history: (evaluations, best estimate so far, as it was searched: not calibrated).
     seconds: of the search alone. retraining_seconds: of all the retraining behind this answer, spent now or kept from
     earlier. retrain_seconds: of one order, on average. precompute_gradients: what the estimator cost before its first order.
@@ -164,7 +164,7 @@ class Curriculum(Displayable):
         return {"loss": self.unit, "gain": self.unit} if not self.also else {}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row per order: the found one, estimated and really retrained, then its rivals; `gain` of the found order on each."""
+        """A row per order: the found one, estimated and retrained, then its rivals; `gain` of the found order on each."""
         low, high = self.interval or (None, None)
         rows = [{"order": "found, estimated", "loss": self.estimated_loss, "low": low, "high": high}]
         if self.reevaluated_loss is not None:

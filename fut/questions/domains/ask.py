@@ -86,7 +86,7 @@ def labels_of(run: RunFacts, given: Any) -> Labels:
 
     given: a mapping of label to items; a list with one label per item; the path of a JSON file with one of both; `source`, the
     file of a text directory that an item comes from; or a key and a number of parts, `loss:3`, `length:2`,
-    `gradient-norm:3`, `perplexity-drop:3`, as in `fut.difficulty`.
+    `gradient-norm:3`, `perplexity-drop:3`, as in `fut.orders.scores`.
     """
     if isinstance(given, (str, Path)):
         text = str(given)

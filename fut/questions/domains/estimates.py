@@ -23,7 +23,7 @@ RANDOM = (
     "`fut domains --calibrate 8` fits it to orders like these"
 )
 
-KNOWN = "this order has really been trained on this run; the figure is the truth, not an estimate"
+KNOWN = "this order has been retrained on this run; the figure is the truth, not an estimate"
 MOVES = "`fut calibrate RUN --edit move` fits it to orders like this one"
 
 
@@ -102,7 +102,7 @@ class DomainEstimates:
         return [_said(answer, advice if _has_fit(answer) else "") for answer in answers]
 
     def truth(self, order: Order) -> float | None:
-        """The read-out's value, if the order, or the reference order with the same content, has really been trained."""
+        """The read-out's value, if the order, or the reference order with the same content, has been retrained."""
         if self._run.canonical(order) == self._canonical_reference:
             return self.reference
         return self._truths.find(order)

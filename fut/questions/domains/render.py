@@ -69,7 +69,7 @@ def _checked(answer: Domains) -> list[str]:
         return []
     m = answer.checked["measures"]
     return [
-        f"against {answer.checked['count']} of these orders really retrained: Spearman {number(m['spearman'])} "
+        f"against {answer.checked['count']} of these orders retrained: Spearman {number(m['spearman'])} "
         f"{interval(m['spearman_interval'])}, skill {number(m['skill'], '+.2f')}, coverage {number(m['coverage'], '.2f')}"
     ]
 

@@ -10,10 +10,10 @@ answers come from an `estimate(orders)` callable.
     estimator, readout, unit, reference_loss
     labels               {label: [items]}
     orders               [{name "web>books>code", labels [..], order [..], value, delta, interval [low, high] or null, note,
-                           truth (loss really retrained) or null}]
+                           truth (loss retrained) or null}]
     placements           [{name, kind "domain" or "item", places [..] (first place or step), answers [as an entry of orders],
                            late_minus_early {delta, interval or null, truth or null}}]
-    checked              {count, measures} of the retrained orders, or null: see `fut.questions.verify.accuracy`
+    checked              {count, measures} of the retrained orders, or null: see `fut.estimation.accuracy`
     seed, note
 
 Losses in the read-out's unit; `delta` against the reference order, negative is better for a loss.
@@ -56,7 +56,7 @@ class Answer(Protocol):
 
 Estimates = Callable[[Sequence[Order]], Sequence[Answer]]
 Truth = Callable[[Order], "float | None"]
-"""The loss of an order that has really been trained; None where it has not."""
+"""The loss of an order that has been retrained; None where it has not."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def datamodel(result: Datamodel) -> str:
     spread = number(checked.as_dict()["true_sd"], ".2g")
     return (
         f"{len(result.subsets)} random subsets of {len(result.subsets[0])} items ({result.share:g} of all) left out in place, "
-        f"really retrained ({checked.retrain_seconds:.2g} s each): {title(checked)} "
+        f"retrained ({checked.retrain_seconds:.2g} s each): {title(checked)} "
         f"{number(sum(checked.true_losses) / len(result.subsets), '.5f')} ± {f'{spread} {checked.unit}'.rstrip()}; "
         f"reference order {checked.reference_loss:.5f}\n"
         f"LDS: Spearman correlation over subsets; MAE in {checked.unit or 'the unit of the read-out'}\n\n"

@@ -1,4 +1,4 @@
-"""The linear datamodeling score: do estimates rank really retrained subsets of the items as retraining does?
+"""The linear datamodeling score: do estimates rank retrained subsets of the items as retraining does?
 
 Random subsets are left out in place, every other item staying in its step; the score (LDS) is Spearman's correlation
 of estimated with retrained values (Park et al. 2023, TRAK, arXiv 2303.14186; Ilyas & Engstrom 2025, MAGIC, arXiv 2504.16430).

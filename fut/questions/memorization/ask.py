@@ -40,7 +40,7 @@ CALIBRATED, VERIFIED = 41, 43
 SHARE = 2
 """Retrained cells for every order without an item that is retrained with them."""
 UNCALIBRATED = "no intervals: no cells have been retrained for them; `fut memorize RUN --calibrate 16` does that"
-TRUTH = "no intervals: every cell has really been retrained; the figures are the truth"
+TRUTH = "no intervals: every cell has been retrained; the figures are the truth"
 
 
 @dataclass(frozen=True)

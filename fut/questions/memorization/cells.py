@@ -78,7 +78,7 @@ def heatmap_error(truth: ArrayLike, estimates: ArrayLike) -> float | None:
 
 @dataclass(frozen=True)
 class Checked:
-    """Estimated against really retrained changes of the loss against the reference order [nats/token], cell by cell.
+    """Estimated against retrained changes of the loss against the reference order [nats/token], cell by cell.
 
     cells: [item, step], or [item] for an order without it. measures: Spearman and Pearson with 90 % bootstrap intervals,
     heatmap_error, mae, skill against the baseline "no change", coverage of the 90 % intervals (None without), bias, residual_sd.

@@ -43,10 +43,10 @@ COLOURS, BAD = "RdBu_r", "#999999"
 
 def costs(maps: MapCosts, plan: PassPlan | None, steps: int) -> str:
     """What the question will cost, before it does."""
-    sweep = "nothing is to be swept"
+    sweep = "no adjoint pass is needed"
     if plan is not None:
         sweep = (
-            f"sweeping {plan.readouts} read-outs once: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
+            f"one adjoint pass for {plan.readouts} read-outs: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
             f"{nbytes(plan.nbytes)} on disk and {nbytes(plan.scratch)} of scratch meanwhile, before compression"
         )
     cells, said = len(maps.items) * steps, "retrained" if method_of(maps.estimator).capabilities.trains else "estimated"
@@ -58,7 +58,7 @@ def costs(maps: MapCosts, plan: PassPlan | None, steps: int) -> str:
 
 def memorization(answer: Memorization) -> str:
     """What the maps say, a line each, and a row for every kind."""
-    header = ["loss on", "without the item", "range over its steps", "half-width"]
+    header = ["loss on", "without the item", "range over its steps", "± (90 %)"]
     rows = [
         [
             TITLES[kind],
@@ -70,14 +70,14 @@ def memorization(answer: Memorization) -> str:
     ]
     general = answer.generalization
     lines = [
-        f"{len(answer.items)} items over {answer.steps} steps, by {answer.estimator}; means over items in nats/token, "
-        "against the reference order (negative is better)",
+        f"{len(answer.items)} item{'' if len(answer.items) == 1 else 's'} over {answer.steps} steps, by {answer.estimator}; "
+        "means over items in nats/token, against the reference order (negative is better)",
         "",
         columns([header, *rows]),
         "",
         _kept(answer),
-        f"similarity with the item and what held-out text gains from it: Spearman {number(general['spearman'], '.3f')} over "
-        f"{len(answer.items) * len(answer.groups)} pairs of item and group",
+        "does held-out text that is more like an item gain more from it? Spearman of similarity and gain "
+        f"{number(general['spearman'], '.3f')} over {len(answer.items) * len(answer.groups)} pairs of item and group",
         answer.note,
     ]
     return "\n".join([*lines, *_checked(answer)])
@@ -88,8 +88,8 @@ def _kept(answer: Memorization) -> str:
     if kept["share"] is None:
         return "nothing is remembered of the items: the loss on them is lower without them"
     return (
-        f"an item is remembered best when seen at step {kept['best_step']} of 0..{answer.steps - 1}; of that, "
-        f"{kept['share'][0]:.0%} when seen first and {kept['share'][-1]:.0%} when seen last"
+        f"the loss on an item gains most when step {kept['best_step']} of 0..{answer.steps - 1} trains on it; "
+        f"step 0 gives {kept['share'][0]:.0%} of that gain, the last step {kept['share'][-1]:.0%}"
     )
 
 
@@ -97,7 +97,7 @@ def _checked(answer: Memorization) -> list[str]:
     if not answer.checked:
         return []
     header = [
-        "really retrained",
+        "retrained",
         "cells",
         "Spearman",
         "[90 % interval]",

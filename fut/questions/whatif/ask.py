@@ -35,8 +35,8 @@ class WhatIfOptions(Request[A]):
         readouts: what is asked for; `items` for every item's loss.
         estimator: the method's name; None for the default, and for an order shorter than the window one that can
             answer it, which the answer says.
-        verify: really train in that order, and give the truth beside the estimate.
-        known: answer orders that have really been trained by their truth.
+        verify: retrain in that order, and give the truth beside the estimate.
+        known: answer orders that have been retrained by their truth.
         partial: accept lists shorter than the window.
 
     Raises:
@@ -53,7 +53,7 @@ class WhatIfOptions(Request[A]):
         many=True,
     )
     estimator: str | None = option(None, help=ESTIMATOR)
-    verify: bool = option(False, help="really train in that order, and say what came out")
+    verify: bool = option(False, help="retrain in that order, and say what came out")
     known: bool = option(True, help="answer orders that have been retrained by their truth")
     partial: bool = option(False, help="accept a list shorter than the window")
 

@@ -17,7 +17,7 @@ def text(answer: WhatIf) -> str:
     )
     notes = dict.fromkeys(f"{_by(c)}: {c.note}" for c in answer.changes)
     title = f"{named}, {edits}" if edits else named
-    return "\n".join([title, "Δ: minus the reference order; negative is better for a loss", "", table, "", *notes])
+    return "\n".join([title, "change: minus the reference order; negative is better for a loss", "", table, "", *notes])
 
 
 def _row(change: Change) -> dict[str, str]:
@@ -26,15 +26,18 @@ def _row(change: Change) -> dict[str, str]:
     interval = "exact" if change.source == "retrained" else interval
     row = {
         "unit": change.unit or "–",
-        "Δ": f"{change.delta:+.5f}",
-        "90 % interval of Δ": interval,
+        "change": f"{change.delta:+.5f}",
+        "90 % interval of change": interval,
         "value": f"{change.value:.5f}",
         "perplexity": present.number(change.perplexity, ".4f"),
-        "Δ perplexity": present.number(change.perplexity_delta, "+.4f"),
-        "by": _by(change),
+        "change of perplexity": present.number(change.perplexity_delta, "+.4f"),
+        "estimator": _by(change),
     }
     if change.truth is not None:
-        row |= {"retrained Δ": f"{change.truth - change.reference:+.5f}", "error": f"{change.error:+.5f}"}
+        row |= {
+            "retrained change": f"{change.truth - change.reference:+.5f}",
+            "estimate − retrained": f"{change.error:+.5f}",
+        }
     return row
 
 

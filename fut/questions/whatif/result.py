@@ -99,7 +99,7 @@ def compare(
     """What each order changes of one read-out.
 
     estimate: orders -> an answer each. reference: the reference order's value. remark: what is to be said of an answer
-    beside its own note. truth: order -> the value after really training in it; None to leave that out.
+    beside its own note. truth: order -> the value after retraining in it; None to leave that out.
     """
     found = []
     for order, answer in zip(orders, estimate(orders), strict=True):

@@ -120,7 +120,7 @@ class Board:
         classes: of the cards; those of equal class hold the same content.
         items: of every card, as the reference run consumes them.
         content: the same with one number for all items of equal content, ascending, from which an order's distance is taken.
-        truths: the first read-out after orders of cards that were really trained, by the classes of their cards.
+        truths: the first read-out after orders of cards that were retrained, by the classes of their cards.
     """
 
     tables: list[Table]

@@ -93,7 +93,7 @@ def compared(result: Verification, drawn: bool) -> Comparison:
     """A result of `fut verify`; its charts if `drawn`."""
     true = result.true_losses
     words = (
-        f"{len(true)} random orders were really retrained ({result.retrain_seconds:.2g} s each) and estimated, by estimators "
+        f"{len(true)} random orders were retrained ({result.retrain_seconds:.2g} s each) and estimated, by estimators "
         f"that had not seen them. Retrained: {amount(sum(true) / len(true), result.unit)} on average, standard deviation "
         f"{minus(amount(result.as_dict()['true_sd'], result.unit, '.2g'))}; reference order "
         f"{amount(result.reference_loss, result.unit)}."
@@ -108,7 +108,7 @@ def left_out(result: Datamodel, drawn: bool) -> Comparison:
     checked, size = result.verification, len(result.subsets[0])
     words = (
         f"{len(result.subsets)} random subsets of {size} item{'' if size == 1 else 's'} ({100 * result.share:g} % of all) were "
-        "left out in place, every other item in its step, and really "
+        "left out in place, every other item in its step, and "
         f"retrained ({checked.retrain_seconds:.2g} s each). LDS, the linear datamodeling score, is the Spearman correlation of "
         "estimated with retrained values over the subsets."
     )
@@ -172,7 +172,7 @@ def tiles(record: RunRecord) -> list[Tile]:
 def has_comparison(record: RunRecord) -> ChecklistRow:
     """Whether estimates have been compared with retraining."""
     counts = [len(v.orders) for v in record.verified]
-    state = f"{' and '.join(map(str, counts))} random orders retrained and compared" if counts else "not asked yet"
+    state = f"{' and '.join(map(str, counts))} random orders retrained and compared" if counts else "not computed yet"
     return ChecklistRow("How good are the estimates?", bool(counts), state, "" if counts else _verify(record))
 
 
@@ -184,7 +184,7 @@ def has_left_out(record: RunRecord) -> ChecklistRow:
         state = f"{' and '.join(map(str, counts))} subsets left out, retrained and compared"
         return ChecklistRow(question, True, state, "")
     if stored_config(path) is None:
-        return ChecklistRow(question, False, "not asked yet", command(path, "cache", "--terms reweighting"))
+        return ChecklistRow(question, False, "not computed yet", command(path, "cache", "--terms reweighting"))
     return ChecklistRow(question, False, "terms cached, not compared with the truth yet", command(path, "lds"))
 
 

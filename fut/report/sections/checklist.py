@@ -41,14 +41,16 @@ def has_endpoints(record: RunRecord) -> ChecklistRow:
     if done:
         again = command(path, "endpoint", "--order reverse --out reverse.safetensors")
         return ChecklistRow(question, True, "terms cached", again)
-    return ChecklistRow(question, False, "only by training or the oracle", command(path, "cache", "--terms lowrank"))
+    return ChecklistRow(
+        question, False, "only by `retrain` or `replay-exact`", command(path, "cache", "--terms lowrank")
+    )
 
 
 SECTION = Section(
     "checklist",
-    "Asked and missing",
+    "Done and missing",
     "checklist.html.j2",
     gather,
     (has_endpoints,),
-    heading="What has been asked, and what is missing",
+    heading="What has been computed, and what is missing",
 )

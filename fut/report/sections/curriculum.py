@@ -1,4 +1,4 @@
-"""What searches found: the best order beside random and named ones, all really trained, and how the search went."""
+"""What searches found: the best order beside random and named ones, all retrained, and how the search went."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _best(answer: Curriculum) -> Tile:
     if answer.best_heuristic_loss is not None:
         others.append((answer.best_heuristic_loss, f"the best of {len(answer.heuristics)} named ones"))
     beside = "".join(f"; {bare(value - other, answer.unit)} against {name}" for other, name in others)
-    words = f"against the reference order ({_sought(answer)}), really retrained, for the best order found{beside}."
+    words = f"against the reference order ({_sought(answer)}), retrained, for the best order found{beside}."
     return Tile(QUESTION, words, bare(value - answer.reference_loss, answer.unit), answer.unit)
 
 
@@ -125,7 +125,7 @@ def _search(run: Context, answer: Curriculum) -> Search:
 def _headline(answer: Curriculum) -> str:
     value = minus(amount(_value(answer), answer.unit))
     shown = f", perplexity {perplexity(_value(answer)):.4f}" if answer.unit == "nats/token" else ""
-    how = "really retrained" if answer.retrained_loss is not None else "estimated, not retrained yet"
+    how = "retrained" if answer.retrained_loss is not None else "estimated, not retrained yet"
     return f"{value}{shown}, {how}"
 
 

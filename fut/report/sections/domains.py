@@ -96,7 +96,7 @@ def _headline(orders: Sequence[Entry], unit: str) -> str:
     """The lowest and the highest of orders that are sorted."""
 
     def said(entry: Entry) -> str:
-        known = "" if entry.truth is None else ", really retrained as well"
+        known = "" if entry.truth is None else ", retrained as well"
         return f"{_arrows(entry.name)} ({difference(entry.delta, unit)} against the reference order{known})"
 
     if not orders:
@@ -127,7 +127,7 @@ def _late(late: Difference, unit: str) -> str:
     if late.interval is not None:
         said += f" (90 % interval {' … '.join(bare(end, unit) for end in late.interval)})"
     if late.truth is not None:
-        said += f", really {difference(late.truth, unit)}"
+        said += f", retrained {difference(late.truth, unit)}"
     return said
 
 
@@ -137,7 +137,7 @@ def _checked(checked: Mapping[str, Any] | None, unit: str) -> str:
         return ""
     measured = checked["measures"]
     return (
-        f"{checked['count']} of these orders were really retrained: the estimates rank them with Spearman "
+        f"{checked['count']} of these orders were retrained: the estimates rank them with Spearman "
         f"{minus(number(measured['spearman'], '.3f'))} and are off by {amount(measured['mae'], unit, '.2g')} on average "
         f"(skill {minus(number(measured['skill'], '+.2f'))}, positive is better)."
     )

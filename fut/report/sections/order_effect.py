@@ -1,4 +1,4 @@
-"""How much the order matters: random orders that were really retrained, and estimates of some hundreds more."""
+"""How much the order matters: random orders that were retrained, and estimates of some hundreds more."""
 
 from __future__ import annotations
 

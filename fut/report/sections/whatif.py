@@ -26,7 +26,7 @@ class ListedChange:
         delta: difference from the reference order, with its unit.
         interval: of the difference.
         perplexity: difference in perplexity.
-        truth: difference really retrained.
+        truth: difference retrained.
         estimator: who answered.
     """
 

@@ -8,7 +8,7 @@ function unpack(base64, bytes) {
   return Float64Array.from({ length: raw.length / bytes }, (_, i) => read(i));
 }
 
-/* How far an order of cards is from the reference order: `Distance` of estimators/distance.py, for orders that have every card
+/* How far an order of cards is from the reference order: `Distance` of estimators/orders/distance.py, for orders that have every card
    once. content: of every card, numbers of its items, one number for all items of equal content. */
 class Distance {
   constructor(content) {
@@ -110,7 +110,7 @@ function onlyEdits(order, classes) {
   return found;
 }
 
-/* A share in whole percent, with two digits below ten; `percent` of fut/answers.py. */
+/* A share in whole percent, with two digits below ten; `percent` of fut/estimation/results.py. */
 function percent(share) {
   return `${share >= 0.0995 ? (100 * share).toFixed(0) : String(Number((100 * share).toPrecision(2)))}\u00a0%`;
 }
@@ -123,11 +123,11 @@ function basisOf({ known, interval, edit, count, share }) {
     return [`${count} single ${kind}s`, `Calibrated on ${count} retrained orders, each a single ${kind} away from the reference order, as this one is.`];
   }
   const all = `Calibrated on ${count} retrained random orders`;
-  if (share >= 1) return [`${count} random orders`, `${all}, with all of their common offset.`];
+  if (share >= 1) return [`${count} random orders`, `${all}, with all of the calibration offset.`];
   const narrower = share < 0.5 ? `, and the interval is narrower: it has ${percent(2 * share)} of their error variance` : "";
   return [
     `${count} random orders, ${percent(share)} of offset`,
-    `${all}. This order is nearer to the reference order than they are, so ${percent(share)} of their common offset is taken${narrower}.`,
+    `${all}. This order is close to the reference order, so ${percent(share)} of the calibration offset is applied${narrower}.`,
   ];
 }
 

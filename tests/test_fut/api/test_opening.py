@@ -138,16 +138,16 @@ def test_an_unfinished_expansion_says_so(tmp_path: Path, cli: Cli) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
 
     def stopping(label: str, total: int) -> Any:
-        return _stopped(2) if label == "backward sweep" else silent(label, total)
+        return _stopped(2) if label == "backward pass" else silent(label, total)
 
     run.context.progress = stopping
     with pytest.raises(KeyboardInterrupt):
         run.cache(["adjoint"])
     run = fut.open(tmp_path / "run", device="cpu")
-    with pytest.raises(fut.NotCachedError, match="which is not finished; repeat `fut cache RUN`"):
+    with pytest.raises(fut.NotCachedError, match="which is not finished; repeat `fut cache RUN --terms adjoint`"):
         run.estimate(["reverse"])
     assert (run.info()["adjoint_begun"], run.info()["adjoint_cached"]) == (True, False)
-    assert "adjoint: not finished, repeat `fut cache`" in cli("info", tmp_path / "run").out
+    assert "adjoint: not finished, repeat `fut cache RUN --terms adjoint`" in cli("info", tmp_path / "run").out
     run.cache(["adjoint"])
     assert "adjoint: cached for probe" in cli("info", tmp_path / "run").out
 

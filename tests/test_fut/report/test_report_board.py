@@ -43,7 +43,7 @@ def test_the_board_grades_its_calibration_as_python_does(
     bases.append(compare_orders(browser, run))
     assert {*bases[0].values()} == {""}
     assert [name for name, basis in bases[1].items() if "a single move" in basis] == ["neighbours", "move"]
-    assert "of their common offset is taken" in bases[2]["two swaps"]
+    assert "of the calibration offset is applied" in bases[2]["two swaps"]
     assert "8 retrained random orders, with all" in bases[2]["reverse"]
     assert "a single swap" in bases[3]["neighbours"]
 

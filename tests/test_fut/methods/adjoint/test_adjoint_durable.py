@@ -83,9 +83,9 @@ def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -
         ("centre", "trajectory"),
         ("gradients", "trajectory"),
         ("runs", "trajectory"),
-        ("anchors", "fold"),
-        ("costate", "backward sweep"),
-        ("bounded", "fold"),
+        ("anchors", "tables"),
+        ("costate", "backward pass"),
+        ("bounded", "tables"),
     ],
 )
 def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(

@@ -128,7 +128,7 @@ def test_several_readouts_are_their_own_sweeps(tmp_path: Path, make_run: MakeRun
     )
     assert both.methods.attributions("item:3")[1, 1] == pytest.approx((up - down) / 2e-4, rel=1e-4)
     assert both.estimate(["identity"], "reweighting", known=False, readout="item:3")[0].delta == 0.0
-    with pytest.raises(NotCachedError, match=r"swept for the read-out `item:1`, got one for probe, item:3; remove"):
+    with pytest.raises(NotCachedError, match=r"computed for the read-out `item:1`, got one for probe, item:3; remove"):
         both.estimate(["identity"], "reweighting", readout="item:1", known=False)
     with pytest.raises(IdentityError, match="remove the directory"):
         both.cache(["reweighting"], readouts=["item:1"])

@@ -102,7 +102,7 @@ def test_maps_are_near_what_retraining_says_of_every_cell(mapped: fut.Run) -> No
         assert np.diag(guess).tolist() == [0.0] * 5, "an item at its own step is the reference order"
     assert found.places == [0, 1, 2, 3, 4]
     assert true.estimator == "retrain"
-    assert "really been retrained" in true.note
+    assert "has been retrained" in true.note
     moved = mapped.context.readouts.get("item:2").value(mapped.retrain("move:2,0").theta)
     assert true.effects["own"][2][0] == pytest.approx(moved - true.reference_losses["own"][2])
     near = mapped.context.readouts.get(f"probe:{found.near[2]}of2")
@@ -180,9 +180,7 @@ def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
     run.cache(["adjoint"])
     assert run.orders.positions().shape == (5, 5)
     assert run.estimate(["reverse"], "adjoint", readout="item:1")[0].delta != 0
-    with pytest.raises(
-        NotCachedError, match=r"an exact adjoint pass, got `item:1`.* set adjoint\.num_exact_readouts=0"
-    ):
+    with pytest.raises(NotCachedError, match=r"exact adjoint pass, got `item:1`.* set adjoint\.num_exact_readouts=0"):
         run.orders.positions("item:1")
 
 
@@ -195,7 +193,7 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     assert plan.gradients == expansion_cost(expansion_for(run.context, asked.shared, asked.items).spec).gradients > 0
     said = cli("memorize", path, "--groups", 2, "--verify", 6, "--device", "cpu")
     assert said.status == 0, said.err
-    assert f"sweeping 8 read-outs once: {plan.gradients:,} gradients" in said.err
+    assert f"one adjoint pass for 8 read-outs: {plan.gradients:,} gradients" in said.err
     assert "25 cells and 5 orders without an item are estimated; at most 9 orders are retrained" in said.err
     assert "without the item" in said.out
     assert "heatmap error" in said.out

@@ -192,7 +192,7 @@ def test_edits_apply_as_they_are_written(small_run: fut.Run, cli: Cli) -> None:
     assert other["order"] == small_run.order("sort:loss").tolist()
     assert found["order"] == Order.of(other["order"]).swap(0, 1).tolist()
     said = cli("whatif", path, "--swap", "0,1", "--verify", *CPU)
-    for word in ("nats/token", "Δ perplexity", "negative is better", "no interval", "retrained Δ"):
+    for word in ("nats/token", "change of perplexity", "negative is better", "no interval", "retrained change"):
         assert word in said.out
     assert "retraining" in said.err
     assert "exact" in cli("whatif", path, "--swap", "0,1", *CPU).out

@@ -61,7 +61,7 @@ def test_python_asks_with_values_and_lines(small_run: fut.Run) -> None:
 def test_what_no_line_could_be_answered_with_is_refused_at_once(make_run: MakeRun, small_run: fut.Run) -> None:
     with pytest.raises(NotCachedError, match="fut cache"):
         whatifs(make_run(cached=False), ["reverse"])
-    with pytest.raises(NotCachedError, match=r"swept for the read-out `item:1`"):
+    with pytest.raises(NotCachedError, match=r"computed for the read-out `item:1`"):
         whatifs(small_run, ["reverse"], readouts=["item:1"])
     with pytest.raises(UsageError, match="expected one of reference"):
         whatifs(small_run, ["reverse"], estimator="oracle")
