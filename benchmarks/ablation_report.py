@@ -179,8 +179,11 @@ def picture(results: Row, path: Path) -> None:
 def _panel(axis: Any, results: Row, setting: str, measure: str) -> None:
     default, named = rows_of(results, setting, DEFAULT)[0], []
     for group, (colour, marker) in STYLES.items():
-        points = [(_x(rows), _left(rows, measure), rows[0]["variant"]) for rows in rows_of(results, setting, group)]
-        points = [p for p in points if p[1] is not None]
+        points = [
+            (_x(rows), left, str(rows[0]["variant"]))
+            for rows in rows_of(results, setting, group)
+            if (left := _left(rows, measure)) is not None
+        ]
         if not points:
             continue
         x, y = [p[0] for p in points], [p[1] for p in points]
@@ -240,7 +243,8 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def _x(rows: list[Row]) -> float:
-    return rows[0]["precompute_training_runs"]
+    runs: float = rows[0]["precompute_training_runs"]
+    return runs
 
 
 def _left(rows: list[Row], measure: str) -> float | None:
@@ -249,4 +253,5 @@ def _left(rows: list[Row], measure: str) -> float | None:
         values = [r["calibrated"]["skill"] if r["calibrated"] else None for r in rows]
     else:
         values = [r["accuracy"]["spearman"] for r in rows]
-    return None if None in values else 1 - float(np.mean(values))
+    known = [v for v in values if v is not None]
+    return None if len(known) < len(values) else 1 - float(np.mean(known))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -137,7 +137,7 @@ class Frozen(Adjoint):
 
     def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
         whole = super()._transition(block, rows)
-        inner = whole.inner
+        inner: Any = whole.inner
         frozen = FrozenSecondMoment(inner.rule, inner.rate, inner.gradients, lambda t: self._seconds[t, block])
         return replace(whole, inner=frozen)
 
@@ -156,7 +156,8 @@ class Workbench:
 
     def expansion(self, relative: float = 3e-4, about_reference: bool = False, **changes: Any) -> VariedExpansion:
         """One that differs from the default, which is about a mixture, as said; nothing is computed."""
-        config = AdjointConfig(**{"trajectory": "mixture", "coordinates": 10**9, "functionals": 0} | changes)
+        usual: dict[str, Any] = {"trajectory": "mixture", "coordinates": 10**9, "functionals": 0}
+        config = AdjointConfig(**usual | changes)
         told = [f"{k}-{v}" for k, v in sorted(changes.items())] + [f"relative-{relative:g}"] * (relative != 3e-4)
         path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
         start = lambda: self.run.context.state(0)  # noqa: E731
@@ -240,7 +241,7 @@ class Workbench:
             (16, 4, 5),
             (16, 8, 9),
         ):
-            changes = {"num_runs": runs, "pool": pool, "num_anchors": anchors}
+            changes: dict[str, Any] = {"num_runs": runs, "pool": pool, "num_anchors": anchors}
             value = f"{runs} runs, pool = {pool}, A = {anchors}"
             yield self.varied("precompute", value, trajectory="ensemble", functionals=8, **changes)
 
@@ -260,15 +261,16 @@ class Workbench:
 
     def _moments(self) -> Iterator[Variant]:
         yield self.varied("moments", "adjoint, v of the trajectory", Frozen)
-        for moments in ("reference", "replayed"):
+        kinds: tuple[Moments, ...] = ("reference", "replayed")
+        for moments in kinds:
             terms = ["update", "jvp"]
-            yield self.paired("moments", f"taylor1, {moments}", lambda r, m=moments: sketched(r, m), terms)
+            yield self.paired("moments", f"taylor1, {moments}", partial(sketched, moments=moments), terms)
             exact = lambda r, m=moments: FirstOrderTaylor(r, moments=m, reading="linear")  # noqa: E731
             yield self.paired("moments", f"taylor1, no sketch, {moments}", exact, terms)
 
     def product_errors(self) -> dict[str, Any]:
         """Relative error of central differences along the sweep's own direction, at three steps of the default's sweep."""
-        expansion, problem, errors = self.expansion(), self.run.context.problem, {}
+        expansion, problem, errors = self.expansion(), self.run.context.problem, dict[str, list[float]]()
         self.build(expansion)
         for step in (expansion.spec.steps // 4, expansion.spec.steps // 2, 3 * expansion.spec.steps // 4):
             state, rate, after = expansion.trajectory.state(step), problem.rate(step), expansion.sweep.costate(step + 1)
@@ -286,5 +288,5 @@ def sketched(context: Context, moments: Moments) -> FirstOrderTaylor:
     exact = term_layout(context)
     found = FirstOrderTaylor(context, moments=moments, layout=changed(context, exact, sketch="sjlt", size=SKETCH_SIZE))
     sketch = Sketch("sjlt", 0, context.problem.objective.size, SKETCH_SIZE)
-    found.tables = SketchedTables(FirstOrderTaylor(context, layout=exact).tables, sketch)  # type: ignore[assignment]
+    found.tables = SketchedTables(FirstOrderTaylor(context, layout=exact).tables, sketch)
     return found

@@ -92,8 +92,8 @@ def grid(paths: Sequence[Path]) -> None:
     columns = sorted({steps for of in cells.values() for steps in of})
     print("| schedule | rate | items | " + " | ".join(f"T = {steps}" for steps in columns) + " |")
     print("|---" * (3 + len(columns)) + "|")
-    for setting in sorted(cells, key=lambda s: (s[0] != "cosine", float(s[1]), s[2] != "iid")):
-        print("| " + " | ".join([*setting, *(cells[setting].get(steps, "–") for steps in columns)]) + " |")
+    for named in sorted(cells, key=lambda s: (s[0] != "cosine", float(s[1]), s[2] != "iid")):
+        print("| " + " | ".join([*named, *(cells[named].get(steps, "–") for steps in columns)]) + " |")
     print("\n" + summary(every))
 
 

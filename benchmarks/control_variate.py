@@ -47,7 +47,7 @@ def measure(items: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     for seed in SEEDS:  # of the sample alone: the workbench's expansions share the trajectory and the sweep
-        adjoint = bench.build(bench.expansion(trajectory="ensemble", seed=seed))
+        adjoint: Any = bench.build(bench.expansion(trajectory="ensemble", seed=seed))
         whole = ask(adjoint)
 
         def add(name: str, found: np.ndarray, kept: int, whole: np.ndarray = whole, seed: int = seed) -> None:

@@ -95,16 +95,22 @@ def fresh_text(run: fut.Run) -> list[tuple[torch.Tensor]]:
 def brute_force(run: fut.Run, found: Curriculum, built: float | None) -> dict[str, Any]:
     """What the same seconds of retraining random orders would find, were their losses normal."""
     gradient = seconds_per_gradient(run.context.problem, run.context.state(0))
-    spent = (built or found.precompute_training_runs * found.retrain_seconds) + found.seconds
-    count = spent / found.retrain_seconds
-    away = (found.retrained_loss - found.mean_random_loss) / found.random_sd
+    seconds, true, interval = found.retrain_seconds, found.retrained_loss, found.interval
+    mean, sd = found.mean_random_loss, found.random_sd
+    assert seconds is not None
+    assert true is not None
+    assert interval is not None
+    assert mean is not None
+    assert sd is not None
+    count = ((built or found.precompute_training_runs * seconds) + found.seconds) / seconds
+    away = (true - mean) / sd
     return {
         "gradient_seconds": gradient,
         "orders_in_the_same_time": count,
-        "their_expected_best": found.mean_random_loss + found.random_sd * float(norm.ppf(1 - 0.5 ** (1 / count))),
+        "their_expected_best": mean + sd * float(norm.ppf(1 - 0.5 ** (1 / count))),
         "sds_below_mean": away,
         "random_orders_needed": 1 / float(norm.cdf(away)),
-        "inside_interval": bool(found.interval[0] <= found.retrained_loss <= found.interval[1]),
+        "inside_interval": bool(interval[0] <= true <= interval[1]),
     }
 
 

@@ -27,7 +27,7 @@ from estimators.orders.order import random_orders
 from fut.methods.adjoint.positions import Positions
 from fut.methods.batching import raw_estimates
 
-CENTRE = {"trajectory": "ensemble", "num_runs": 4}
+CENTRE: dict[str, Any] = {"trajectory": "ensemble", "num_runs": 4}
 
 
 def measured(setting: str, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace, poisoned: bool) -> dict[str, Any]:
     data = {"items": arguments.steps, "heterogeneous": True, "text": arguments.text}
     config = load_config(None, arguments.settings, data=data)
     path = arguments.work / ("poisoned" if poisoned else "clean")
-    given = {"data": poisoned_data(config)} if poisoned else {}
+    given: dict[str, Any] = {"data": poisoned_data(config)} if poisoned else {}
     run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config, **given)
     run.cache(["adjoint"])
     run.calibrate(8)

@@ -71,7 +71,7 @@ def variants(run: fut.Run) -> dict[str, Estimator]:
 
     def in_sketch(kind: type[FirstOrderTaylor], layout: TermLayout, **options: Any) -> FirstOrderTaylor:
         made = kind(context, layout=layout, **options)
-        made.tables = tables  # type: ignore[assignment]
+        made.tables = tables
         return made
 
     replayed: Any = {"moments": "replayed"}

@@ -30,6 +30,7 @@ from fut.api.questions import question_context
 from fut.artifacts.directory import directory_bytes
 from fut.display.numbers import jsonable
 from fut.estimation.changes import expansion_for
+from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.settings import load_config
 from fut.questions.memorization.ask import CALIBRATED, SHARE, MemorizeRequest, plan_of
 from fut.questions.memorization.cells import Checked, check_cells
@@ -63,7 +64,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "checked": {kind: {"cells": len(c.cells), **c.measures} for kind, c in checked.items()},
         "fits": {kind: vars(fit) for kind, fit in (found.fits or {}).items()},
         "readouts_swept": len(expansion.spec.names),
-        "sweep_training_runs": expansion.gradients() / config.consumed,
+        "sweep_training_runs": expansion_cost(expansion.spec).gradients / config.consumed,
         "sweep_seconds": clock[1] - clock[0] - (clock[2] - clock[1]),
         "cells_seconds": clock[2] - clock[1],
         "retrain_seconds": seconds,
@@ -95,12 +96,12 @@ def compared(found: Memorization, truth: Memorization, used: Cells) -> dict[str,
     ]
     rows = [r for r in range(len(found.items)) if r not in used.absent]
     for kind in KINDS:
-        values = [[np.asarray(of[kind])[r, s] for r, s in cells] for of in (truth.effects, found.effects)]
+        true, guess = ([np.asarray(of[kind])[r, s] for r, s in cells] for of in (truth.effects, found.effects))
         half = None if found.half_widths is None else [found.half_widths[kind][r][s] for r, s in cells]
-        checked[kind] = check_cells([[found.items[r], s] for r, s in cells], *values, half)
-        absent = [[of[kind][r] for r in rows] for of in (truth.absence, found.absence)]
+        checked[kind] = check_cells([[found.items[r], s] for r, s in cells], true, guess, half)
+        true, guess = ([of[kind][r] for r in rows] for of in (truth.absence, found.absence))
         half = None if found.absence_half_widths is None else [found.absence_half_widths[kind][r] for r in rows]
-        checked[ABSENT + kind] = check_cells([[found.items[r]] for r in rows], *absent, half)
+        checked[ABSENT + kind] = check_cells([[found.items[r]] for r in rows], true, guess, half)
     return checked
 
 

@@ -81,7 +81,8 @@ def own_table(run: fut.Run, order: Order, anchors: Sequence[int]) -> np.ndarray:
 def centred(tables: np.ndarray) -> np.ndarray:
     """Tables [n, T, items] as vectors, without what no order that has every item once can tell from nothing."""
     tables = tables - tables.mean(-1, keepdims=True)
-    return (tables - tables.mean(-2, keepdims=True)).reshape(len(tables), -1)
+    rows: np.ndarray = (tables - tables.mean(-2, keepdims=True)).reshape(len(tables), -1)
+    return rows
 
 
 def placements(orders: Sequence[Order], items: int) -> np.ndarray:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from record import write_record
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("run", type=Path, help="directory of the demo's run; it is copied, and stays as it is")
     arguments = cli.parse_args(argv)
-    started, text, results = time.time(), README.read_text(encoding="utf-8"), []
+    started, text, results = time.time(), README.read_text(encoding="utf-8"), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as directory:
         shutil.copytree(arguments.run, Path(directory) / "demo")
         for command in commands(text):

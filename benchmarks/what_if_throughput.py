@@ -34,7 +34,7 @@ def measure(path: Path, estimator: str, orders: int, items: int) -> dict[str, An
         for number in range(orders):
             order = np.random.default_rng([SEED, number]).permutation(items).tolist()
             file.write(json.dumps({"id": number, "order": order}) + "\n")
-    words = [sys.executable, "-c", PROGRAM, "whatif", path, "--queries", "-", "--estimator", estimator]
+    words = [sys.executable, "-c", PROGRAM, "whatif", str(path), "--queries", "-", "--estimator", estimator]
     began, answers, errors = time.perf_counter(), 0, 0
     with queries.open("rb") as source:
         process = subprocess.Popen(words, stdin=source, stdout=subprocess.PIPE)

@@ -81,7 +81,8 @@ class Opened:
         """Wait until the page tells readers of the screen something with this text; all of what it tells."""
         found = self.page.locator("#live", has_text=text)
         found.wait_for(state="attached")
-        return found.inner_text()
+        told: str = found.inner_text()
+        return told
 
     def type(self, order: list[int]) -> None:
         """Show an order by its text."""

@@ -23,7 +23,8 @@ def checked(function: Function) -> Function:
     """beartype on what is annotated as tensors, which takes an integer where a float is meant, as Python does."""
     annotations = function.__annotations__
     function.__annotations__ = {name: hint for name, hint in annotations.items() if "Tensor" in str(hint)}
-    return beartype(function, conf=BeartypeConf(is_pep484_tower=True))
+    decorated: Function = beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
+    return decorated
 
 
 for name in shapes.__all__:

@@ -16,7 +16,7 @@ from estimators.state import State
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Three Newton-Schulz steps towards the nearest matrix with singular values of 1, from a matrix [m, n]."""
-    x = matrix / (torch.linalg.matrix_norm(matrix) + 1e-3)
+    x: Tensor = matrix / (torch.linalg.matrix_norm(matrix) + 1e-3)
     for _ in range(3):
         x = 1.5 * x - 0.5 * x @ x.mT @ x
     return x

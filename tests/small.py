@@ -46,7 +46,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def small_config(**sections: dict[str, Any]) -> Config:
     """The small configuration with some keys changed."""
-    merged = {name: SMALL.get(name, {}) | sections.get(name, {}) for name in {*SMALL, *sections}}
+    merged: dict[str, Any] = {name: SMALL.get(name, {}) | sections.get(name, {}) for name in {*SMALL, *sections}}
     return load_config(None, (), **merged)
 
 
@@ -90,7 +90,7 @@ def flip(path: Path, position: int, mask: int = 0x10) -> None:
 
 def arguments(**sections: dict[str, Any]) -> list[str]:
     """The small configuration as `--set` arguments."""
-    merged = {name: SMALL.get(name, {}) | sections.get(name, {}) for name in {*SMALL, *sections}}
+    merged: dict[str, Any] = {name: SMALL.get(name, {}) | sections.get(name, {}) for name in {*SMALL, *sections}}
     pairs = [(f"{s}.{k}", v) for s, keys in sorted(merged.items()) for k, v in sorted(keys.items())]
     return [word for key, value in pairs for word in ("--set", f"{key}={json.dumps(value)}")]
 

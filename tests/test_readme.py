@@ -69,7 +69,10 @@ def test_figures_of_the_demo_are_those_of_its_record() -> None:
     found = record["results"][0]["estimators"]
     rows = dict(re.findall(r"^\| `([\w-]+)` \|(.*)\|$", README.read_text(encoding="utf-8"), re.MULTILINE))
     adjoint, exact = found["adjoint"], found["replay-exact"]
-    expected = f" {adjoint['precompute_gradients']}, about", f" {1000 * adjoint['seconds_per_order']:.0f} ms "
+    expected: tuple[str, ...] = (
+        f" {adjoint['precompute_gradients']}, about",
+        f" {1000 * adjoint['seconds_per_order']:.0f} ms ",
+    )
     expected += (f" {adjoint['spearman']:.3f} ", f" {adjoint['skill']:.2f} ")
     assert all(text in rows["adjoint"] for text in expected), (expected, rows["adjoint"])
     expected = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_runs_of_other_sources_go_unless_a_process_holds_them(tmp_path: Path) ->
     for name in ("held", "left"):
         (tmp_path / name / "run").mkdir(parents=True)
     with (tmp_path / "held" / "in-use").open("a") as file:
-        runs.fcntl.flock(file, runs.fcntl.LOCK_SH)
+        fcntl.flock(file, fcntl.LOCK_SH)
         for name in ("held", "left"):
             runs._forget(tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == ["held"]

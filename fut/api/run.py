@@ -174,7 +174,8 @@ class Run:
         if say is not None:
             for line in question.costs(request, context):
                 say(line)
-        return question.ask(request, context)
+        answer: A = question.ask(request, context)
+        return answer
 
     def estimate(
         self,

@@ -37,7 +37,8 @@ def number_vectors(pieces: Sequence[ArrayLike]) -> Floats:
 def _cosines(gram: Floats) -> Floats:
     length = np.sqrt(np.diag(gram))
     scale = np.outer(length, length)
-    return np.clip(np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0), -1.0, 1.0)
+    clipped: Floats = np.clip(np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0), -1.0, 1.0)
+    return clipped
 
 
 def _counts(pieces: Sequence[ArrayLike], longest: int) -> csr_array:

@@ -20,3 +20,8 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def jsonable_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """`jsonable` of named values."""
+    return {name: jsonable(value) for name, value in fields.items()}

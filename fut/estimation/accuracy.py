@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from fut.display.numbers import jsonable
+from fut.display.numbers import jsonable_fields
 
 Floats = NDArray[np.float64]
 BOOTSTRAP, BOOTSTRAP_SEED = 2000, 20_220
@@ -45,7 +45,7 @@ class Accuracy:
     endpoint_error: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return jsonable(asdict(self))
+        return jsonable_fields(asdict(self))
 
 
 def accuracy(
@@ -109,4 +109,5 @@ def _coefficient(a: Floats, b: Floats) -> Floats:
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     coefficients = np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=varies & (scale > 1e-30))
-    return np.clip(coefficients, -1.0, 1.0)  # rounding may go a little beyond
+    clipped: Floats = np.clip(coefficients, -1.0, 1.0)  # rounding may go a little beyond
+    return clipped

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from estimators.orders.order import Order
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
-from fut.display.numbers import jsonable, perplexity
+from fut.display.numbers import jsonable_fields, perplexity
 from fut.methods.registry import method_of
 from fut.readouts.readout import PROBE, Readout
 
@@ -53,7 +53,7 @@ class Estimate(Displayable):
         return perplexity(self.value) if self.unit == "nats/token" else None
 
     def as_dict(self) -> dict[str, Any]:
-        return jsonable(asdict(self) | {"perplexity": self.perplexity})
+        return jsonable_fields(asdict(self) | {"perplexity": self.perplexity})
 
     def title(self) -> str:
         return Estimates([self]).title()
@@ -140,7 +140,7 @@ class Endpoint:
             "retraining in this order is what `fut verify` measures" + (f"; {self.caution}" if self.caution else ""),
             "unit": "nats/token",
         }
-        return jsonable(asdict(self) | more)
+        return jsonable_fields(asdict(self) | more)
 
 
 @dataclass(frozen=True)

@@ -108,12 +108,14 @@ class Context:
     @property
     def reference_loss(self) -> float:
         """Probe loss at the end of the reference run [nats/token]."""
-        return self.summary["reference_loss"]
+        loss: float = self.summary["reference_loss"]
+        return loss
 
     @property
     def parameters(self) -> int:
         """D, number of trained parameters."""
-        return self.summary["parameters"]
+        count: int = self.summary["parameters"]
+        return count
 
     @cached_property
     def reference(self) -> Order:

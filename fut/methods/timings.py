@@ -97,7 +97,8 @@ class Timings:
         start = dual.start(rule.init(table[0]).rows(orders), 1)
         picks = OrderBatch.pack(random_orders(problem.reference, orders, 0), problem.device).at(0)
         call: Callable[[], State] = lambda: dual(0, picks, start)  # noqa: E731
-        return timed(lambda: _settle(call().theta)) / (orders * width)
+        seconds: float = timed(lambda: _settle(call().theta)) / (orders * width)
+        return seconds
 
     def training(self, orders: int = 1) -> float:
         """Seconds of so many retrainings."""

@@ -30,7 +30,8 @@ def _at(objective: Objective, item: Item) -> Callable[[Tensor], Tensor]:
 
 def gradient(objective: Objective, theta: Tensor, item: Item) -> Tensor:
     """Gradient of the item's mean loss at theta: [D], nats/token per unit of parameter."""
-    return grad(_at(objective, item))(theta)
+    slope: Tensor = grad(_at(objective, item))(theta)
+    return slope
 
 
 def gradient_and_loss(objective: Objective, theta: Tensor, item: Item) -> tuple[Tensor, float]:
@@ -92,7 +93,8 @@ def _stacked_gradients(objective: Objective, theta: Tensor, items: Sequence[Item
     if len(items) == 1:
         return gradient(objective, theta, items[0])[None]
     with sdpa_kernel(SDPBackend.MATH):
-        return vmap(grad(objective.loss), in_dims=(None, 0))(theta, _stack(items))
+        slopes: Tensor = vmap(grad(objective.loss), in_dims=(None, 0))(theta, _stack(items))
+        return slopes
 
 
 def run_lock(items: Sequence[Item]) -> bool:
@@ -137,7 +139,8 @@ def hessian_vector(objective: Objective, theta: Tensor, item: Item, direction: T
     Attention runs on the math back end, which alone has forward derivatives. Counted as two gradients.
     """
     with sdpa_kernel(SDPBackend.MATH):
-        return jvp(grad(_at(objective, item)), (theta,), (direction,))[1]
+        product: Tensor = jvp(grad(_at(objective, item)), (theta,), (direction,))[1]
+        return product
 
 
 def hessian_vector_difference(
@@ -159,7 +162,8 @@ def central_difference(
     scale = theta.norm()
     h = step * torch.where(scale > 0, scale, 1.0) / direction.norm().clamp(min=torch.finfo(theta.dtype).tiny)
     up, down = (slope(theta + sign * h * direction) for sign in (1, -1))
-    return (up - down) / (2 * h)
+    derivative: Tensor = (up - down) / (2 * h)
+    return derivative
 
 
 def hessian_vectors_one_sided(
@@ -181,7 +185,8 @@ def one_sided_difference(
         return torch.zeros_like(direction)
     scale = theta.norm()
     h = step * torch.where(scale > 0, scale, 1.0) / direction.norm().clamp(min=torch.finfo(theta.dtype).tiny)
-    return (slope(theta + h * direction) - here) / h
+    derivative: Tensor = (slope(theta + h * direction) - here) / h
+    return derivative
 
 
 def hessian_vector_mean(objective: Objective, theta: Tensor, items: Sequence[Item], direction: Tensor) -> Tensor:
@@ -191,7 +196,8 @@ def hessian_vector_mean(objective: Objective, theta: Tensor, items: Sequence[Ite
     stacked = _stack(items)
     with sdpa_kernel(SDPBackend.MATH):
         slope = grad(lambda at: vmap(objective.loss, in_dims=(None, 0))(at, stacked).mean())
-        return jvp(slope, (theta,), (direction,))[1]
+        product: Tensor = jvp(slope, (theta,), (direction,))[1]
+        return product
 
 
 def evaluate(objective: Objective, theta: Tensor, items: Sequence[Item]) -> float:

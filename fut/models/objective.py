@@ -160,9 +160,13 @@ class Objective:
         """Mean loss of the item at theta [nats/token], a scalar. seed: `self.seed(item)`, needed inside a transform."""
         chosen = self.seed(item) if seed is None else seed
         if not self.stochastic or chosen is None:
-            return functional_call(self._call, self.parameters(theta), item)
+            return self._loss_of(theta, item)
         with seeded(chosen, [self.device] if self.device.type == "cuda" else []):
-            return functional_call(self._call, self.parameters(theta), item)
+            return self._loss_of(theta, item)
+
+    def _loss_of(self, theta: Tensor, item: Item) -> Tensor:
+        loss: Tensor = functional_call(self._call, self.parameters(theta), item)
+        return loss
 
     @property
     def loss_function(self) -> Loss:

@@ -23,7 +23,8 @@ class Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).reshape(n, length, width))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+        added: Tensor = self.down(functional.gelu(self.up(self.norm2(x))))
+        return x + added
 
 
 class Transformer(nn.Module):
@@ -37,7 +38,8 @@ class Transformer(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.token(ids) + self.place(torch.arange(ids.shape[1], device=ids.device))
-        return self.head(self.norm(self.blocks(x)))
+        logits: Tensor = self.head(self.norm(self.blocks(x)))
+        return logits
 
 
 def next_token_loss(module: nn.Module, tokens: Tensor) -> Tensor:

@@ -98,7 +98,8 @@ class Edit:
             return sort(order, str(self.arguments[0]))
         if self.name == "without":
             return order.without([int(i) for i in self.arguments])
-        return getattr(order, self.name)(*self.arguments)
+        edited: Order = getattr(order, self.name)(*self.arguments)
+        return edited
 
     def __str__(self) -> str:
         return f"{self.name}:{','.join(map(str, self.arguments))}"

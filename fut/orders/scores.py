@@ -74,7 +74,8 @@ def _loss(problem: Problem, ends: Ends, item: int) -> float:
 
 
 def _gradient_norm(problem: Problem, ends: Ends, item: int) -> float:
-    return problem.gradient(ends.first, item).double().norm().item()
+    norm: float = problem.gradient(ends.first, item).double().norm().item()
+    return norm
 
 
 def _perplexity_drop(problem: Problem, ends: Ends, item: int) -> float:

@@ -20,7 +20,8 @@ def _no_costs(request: Any, context: QuestionContext) -> Sequence[str]:
 
 
 def _as_dict(answer: Any) -> dict[str, Any]:
-    return answer.as_dict()
+    content: dict[str, Any] = answer.as_dict()
+    return content
 
 
 @dataclass(frozen=True)

@@ -44,4 +44,5 @@ class Accuracy:
 def next_token_probability(module: nn.Module, tokens: Tensor) -> Tensor:
     """Mean probability given to the correct next token, a smooth accuracy; tokens: [n, context + 1]."""
     logits = module(tokens[:, :-1])
-    return logits.softmax(-1).gather(-1, tokens[:, 1:].unsqueeze(-1)).mean()
+    probability: Tensor = logits.softmax(-1).gather(-1, tokens[:, 1:].unsqueeze(-1)).mean()
+    return probability

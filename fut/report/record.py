@@ -99,7 +99,8 @@ class RunRecord:
         """
         if part not in self._computed:
             self._computed[part] = part(self)
-        return self._computed[part]
+        value: T = self._computed[part]
+        return value
 
     def read(self, kind: str, show: Callable[[Content], T]) -> list[T]:
         """Answers of a kind, by file name; one that cannot be shown is named as unreadable.

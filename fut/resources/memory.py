@@ -27,7 +27,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's says no types
         self.now, self.peak = 0, 0
         self._alive: set[int] = set()
 
@@ -69,7 +69,8 @@ def peak_bytes(device: torch.device, call: Callable[[], object]) -> int:
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    with LiveBytes() as live:
+    live = LiveBytes()
+    with live:
         call()
     return live.peak
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
 from estimators.orders.order import random_orders
-from fut.display.numbers import jsonable
+from fut.display.numbers import jsonable_fields
 from fut.errors import UsageError
 from fut.studies.base import Study, StudyContext
 
@@ -37,7 +37,7 @@ class OrderEffect:
     highest: float
 
     def as_dict(self) -> dict[str, Any]:
-        return jsonable(asdict(self))
+        return jsonable_fields(asdict(self))
 
 
 def order_effect(values: ArrayLike, reference: float, level: float = LEVEL) -> OrderEffect:

@@ -108,7 +108,8 @@ def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
     picks = OrderBatch.pack([problem.canonical(problem.reference)], problem.device).at(step)
     pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
     with torch.no_grad():
-        return sum(w * problem.objective.loss(theta, problem.data.items[item]).item() for item, w in pairs if w)
+        loss: float = sum(w * problem.objective.loss(theta, problem.data.items[item]).item() for item, w in pairs if w)
+        return loss
 
 
 def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:

@@ -175,8 +175,8 @@ def test_killed_in_every_stage_it_ends_the_same(
     shutil.copytree(bare.path, path)
 
     @contextmanager
-    def stopping(label: str, count: int) -> Iterator[Any]:
-        left = [max(1, count // 2) if label not in stopped else -1]
+    def stopping(label: str, total: int) -> Iterator[Any]:
+        left = [max(1, total // 2) if label not in stopped else -1]
         stopped.add(label)
 
         def tick() -> None:

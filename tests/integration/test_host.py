@@ -28,12 +28,14 @@ from fut.training.problem import Problem
 
 CUDA = torch.device("cuda")
 CPU = torch.device("cpu")
+NEWER: Any = torch.backends
+"""With what a version of torch may lack."""
 
 
 def settings() -> dict[str, Any]:
     """What `reproducible` may change."""
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    newer: list[Any] = [cuda, torch.backends.mkldnn.matmul, cudnn.conv, cudnn.rnn] if devices._NEWER else []
+    cuda, cudnn, mkldnn = torch.backends.cuda.matmul, NEWER.cudnn, NEWER.mkldnn
+    newer: list[Any] = [cuda, mkldnn.matmul, cudnn.conv, cudnn.rnn] if devices._NEWER else []
     return {
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -58,7 +60,7 @@ def _afterwards() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = False, True
-    for part in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if devices._NEWER else ():
+    for part in (torch.backends.cuda.matmul, NEWER.mkldnn.matmul) if devices._NEWER else ():
         part.fp32_precision = "none"
 
 
@@ -156,7 +158,7 @@ def test_all_that_computes_holds_them_and_an_iterator_between_its_values_does_no
         assert not torch.are_deterministic_algorithms_enabled()
 
 
-def subclasses(kind: type) -> list[type]:
+def subclasses(kind: type[Any]) -> list[type[Any]]:
     """All of them, of any depth."""
     return [found for direct in kind.__subclasses__() for found in (direct, *subclasses(direct))]
 

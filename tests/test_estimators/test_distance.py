@@ -51,7 +51,7 @@ def test_a_calibration_keeps_the_reference_where_it_is() -> None:
     """Nearer orders have less of the common offset, and of the variance: none at all where the value is known."""
     draw = np.random.default_rng(0)
     guess = 2.0 + 0.1 * draw.standard_normal(9)
-    fit, reference = calibrate(0.5 + 0.9 * guess + 0.01 * draw.standard_normal(9), guess), 1.95
+    fit, reference = calibrate((0.5 + 0.9 * guess + 0.01 * draw.standard_normal(9)).tolist(), guess.tolist()), 1.95
     there, half, far = (fit.nearer(reference, share) for share in (0.0, 0.5, 1.0))
     assert far.correct(2.2) == pytest.approx(fit.correct(2.2))
     assert far.interval(2.2) == pytest.approx(fit.interval(2.2))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from frozen import FrozenSecondMoment
 from torch import Tensor
 
-from benchmarks.frozen import FrozenSecondMoment
 from estimators.adjoint import DualTransition
 from estimators.orders.order import Order
 from estimators.replay import CachedGradients, OrderBatch, RuleTransition, replay
 from estimators.rules import make_rule
+from estimators.rules.adam import Adam
 from estimators.state import State
 from estimators.trajectory import CentreTransition, balanced_mixture
 
@@ -32,6 +33,7 @@ def contributions(alike: bool, clip: float | None = None) -> tuple[Tensor, Tenso
     raw = torch.randn(ITEMS, ITEMS, SIZE, dtype=torch.float64, generator=draw)
     table = SCALE * raw.sign() if alike else SCALE * raw
     rule = make_rule("adamw", betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, clip=clip)
+    assert isinstance(rule, Adam)
     centre = [rule.init(SCALE.clone())]
     mean = CentreTransition(rule, rate, lambda step, theta, item: table[step, item])
     mixture = OrderBatch.pack([balanced_mixture(Order.of(range(ITEMS)), 2, 0)])
@@ -61,5 +63,7 @@ def test_else_it_differs() -> None:
 
 
 def test_what_it_does_not_cover_is_refused() -> None:
+    rule = make_rule("adamw", eps=0.0)
+    assert isinstance(rule, Adam)
     with pytest.raises(ValueError, match="expected eps > 0 and decoupled decay"):
-        FrozenSecondMoment(make_rule("adamw", eps=0.0), rate, CachedGradients(lambda t: SCALE), lambda t: SCALE)
+        FrozenSecondMoment(rule, rate, CachedGradients(lambda t: SCALE), lambda t: SCALE)

@@ -55,7 +55,7 @@ def test_an_anchored_fit_passes_through_the_reference_and_covers() -> None:
     for _ in range(400):
         guess = 2.0 + draw.normal(0, 0.01, 9)
         true = 2.0 + 0.8 * (guess - 2.0) + draw.normal(0, 0.001, 9)
-        fit = calibrate_anchored(true[:8], guess[:8], 2.0)
+        fit = calibrate_anchored(true[:8].tolist(), guess[:8].tolist(), 2.0)
         low, high = fit.interval(guess[8])
         inside.append(low <= true[8] <= high)
         assert fit.correct(2.0) == pytest.approx(2.0, abs=1e-12)

@@ -121,7 +121,7 @@ def test_weights_of_one_are_no_weights() -> None:
     assert ones == plain
     assert ones.weights is None
     assert (ones.digest, ones.multiset_digest) == (plain.digest, plain.multiset_digest)
-    assert Order(((0, 1),), ((1, 1),)) == Order(((0, 1),))  # type: ignore[arg-type]
+    assert Order(((0, 1),), ((1, 1),)) == Order(((0, 1),))
 
 
 def test_digests_cover_weights() -> None:
@@ -152,7 +152,10 @@ def test_edits_carry_weights_along(edited: Order, expected: list[Any]) -> None:
 
 
 def test_the_canonical_form_is_what_is_trained() -> None:
-    same = [[[1, 0], [2]], [{"items": [0, 5, 1], "weights": [2, 0, 2]}, {"items": [2], "weights": [0.5]}]]
+    same: list[list[Any]] = [
+        [[1, 0], [2]],
+        [{"items": [0, 5, 1], "weights": [2, 0, 2]}, {"items": [2], "weights": [0.5]}],
+    ]
     assert [Order.of(o).canonical() for o in same] == [Order.of([[0, 1], [2]])] * 2
     assert Order.of([{"items": [3], "weights": [0]}]).canonical() == Order.of([[]])
     assert Order.of([[3, 4], [1]]).canonical([0, 1, 2, 3, 0]) == Order.of([[0, 3], [1]]), "equal items are one"

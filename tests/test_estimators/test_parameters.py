@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -121,6 +121,6 @@ def test_what_cannot_be_taken_apart_is_named(coordinates: slice | torch.Tensor, 
         (("a",), ((1,),), (7,), "texts as groups, got 7"),
     ],
 )
-def test_a_layout_that_does_not_fit_says_what_would(names: tuple, shapes: tuple, groups: tuple, says: str) -> None:
+def test_a_layout_that_does_not_fit_says_what_would(names: Any, shapes: Any, groups: Any, says: str) -> None:
     with pytest.raises(LayoutError, match=says):
         ParameterLayout(names, shapes, groups)

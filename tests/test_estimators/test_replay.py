@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -88,7 +91,7 @@ def test_a_step_of_several_items_takes_their_mean_gradient() -> None:
     expected = START
     for t, items in enumerate(order.steps):
         if items:
-            expected = expected - rate(t) * sum(gradient(expected, i) for i in items) / len(items)  # type: ignore[operator]
+            expected = expected - rate(t) * sum(gradient(expected, i) for i in items) / len(items)
     assert torch.allclose(theta, expected, rtol=0, atol=1e-14)
 
 
@@ -144,7 +147,7 @@ def test_a_gradient_that_is_not_finite_stops_the_loop_by_name() -> None:
 
 
 def test_weights_are_shares_of_their_step() -> None:
-    steps = [
+    steps: list[Any] = [
         {"items": [3, 1], "weights": [1, 3]},
         [4],
         {"items": [2, 0], "weights": [0, 5]},
@@ -187,9 +190,9 @@ def test_equal_multisets_of_a_step_give_equal_bits() -> None:
 
 
 def test_a_mean_gradient_is_asked_for_steps_of_several_items_alone() -> None:
-    asked: list[tuple[list[int], list[float]]] = []
+    asked: list[tuple[Sequence[int], Sequence[float]]] = []
 
-    def mean(theta: Tensor, items: list[int], weights: list[float]) -> Tensor:
+    def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
         asked.append((items, weights))
         return sum(w * gradient(theta, i) for i, w in zip(items, weights, strict=True))  # type: ignore[return-value]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from estimators.errors import RuleError
 from estimators.rules import RULES, make_rule
+from estimators.rules.adam import Adam
 from estimators.rules.base import Rule
 from estimators.rules.clipping import clip_tangent
 from estimators.schedule import Schedule
@@ -22,7 +24,7 @@ SHAPES = ((4, 3), (5,), (2, 2))
 D = 21
 STEPS = 50
 RATE = 0.05
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("sgd", {}),
     "heavy_ball": ("momentum", {"kind": "heavy_ball"}),
     "ema": ("momentum", {"kind": "ema"}),
@@ -46,7 +48,7 @@ SCHEDULES = {
 }
 
 
-def variant(name: str, **options: object) -> Rule:
+def variant(name: str, **options: Any) -> Rule:
     rule, given = VARIANTS[name]
     return make_rule(rule, **given, **options)
 
@@ -186,7 +188,9 @@ BRANCHES = list(
 @pytest.mark.parametrize(("clip", "decay"), BRANCHES)
 @pytest.mark.parametrize("n", [None, 3])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_tangent_equals_jvp_and_finite_differences(name: str, n: int | None, clip: float | None, decay: tuple) -> None:
+def test_tangent_equals_jvp_and_finite_differences(
+    name: str, n: int | None, clip: float | None, decay: tuple[Any, ...]
+) -> None:
     rule = variant(name, clip=clip, weight_decay=decay[0], decay=decay[1])
     state = lived_in(rule, n)
     gradient = normal(*state.theta.shape, seed=8)
@@ -207,6 +211,7 @@ def test_tangent_equals_jvp_and_finite_differences(name: str, n: int | None, cli
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_tangent_is_finite_where_the_root_vanishes_and_jvp_is_not(name: str) -> None:
     rule = variant(name)
+    assert isinstance(rule, Adam)
     state, gradient, dgradient = rule.init(START), normal(D, seed=8), normal(D, seed=9)
     state.memory["m"][:] = 1.0  # as where v has underflowed: the masked term would show
     gradient[::3] = 0.0
@@ -265,6 +270,7 @@ def test_carried_momentum_is_exact_for_a_frozen_preconditioner(name: str) -> Non
     rule, preconditioner = variant(name), normal(D, seed=52).abs()
     gradients, swapped = normal(STEPS, D, seed=50), normal(STEPS, D, seed=51)
     clock = rule.init(START)
+    assert isinstance(rule, Adam)
     b1, p1, m, moved = rule.betas[0], 1.0, torch.zeros(2, D).double(), torch.zeros(2, D).double()
     carried = displacement = torch.zeros(D).double()
     for step in range(STEPS):
@@ -341,7 +347,7 @@ def test_a_zero_gradient_moves_nothing_at_the_start(name: str, eps: float) -> No
         ("adamw", {"decay": "l2"}, "expected one of decoupled, coupled, got 'l2'"),
     ],
 )
-def test_a_wrong_rule_says_what_would_be_right(name: str, options: dict, says: str) -> None:
+def test_a_wrong_rule_says_what_would_be_right(name: str, options: dict[str, Any], says: str) -> None:
     with pytest.raises(RuleError, match=says):
         make_rule(name, **options)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
 from estimators.errors import RuleError
-from estimators.schedule import Schedule
+from estimators.schedule import Schedule, ScheduleKind
 
 
 def rates(schedule: Schedule) -> list[float]:
@@ -25,7 +26,8 @@ def test_cosine_is_the_textbook_formula() -> None:
 
 @pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
 def test_decays_start_at_the_rate_and_would_end_at_the_final_fraction(final: float) -> None:
-    for kind, half in (("linear", 0.5), ("cosine", 0.5)):
+    halves: dict[ScheduleKind, float] = {"linear": 0.5, "cosine": 0.5}
+    for kind, half in halves.items():
         got = rates(Schedule(kind, 2.0, 8, final=final))
         assert got[0] == 2.0
         assert got[4] == pytest.approx(2.0 * (final + (1 - final) * half), rel=1e-15)
@@ -36,7 +38,7 @@ def test_decays_start_at_the_rate_and_would_end_at_the_final_fraction(final: flo
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
-def test_warmup_ramps_to_the_rate_and_decays_over_the_rest(kind: str) -> None:
+def test_warmup_ramps_to_the_rate_and_decays_over_the_rest(kind: ScheduleKind) -> None:
     got = rates(Schedule(kind, 1.0, 20, warmup=4, final=0.25))
     assert got[:4] == [0.25, 0.5, 0.75, 1.0]
     assert got[4:] == rates(Schedule(kind, 1.0, 16, final=0.25))
@@ -66,6 +68,7 @@ def test_a_step_outside_the_run_is_an_error(step: int) -> None:
         ({"final": -0.1}, "`final`"),
     ],
 )
-def test_a_wrong_schedule_says_what_would_be_right(change: dict, says: str) -> None:
+def test_a_wrong_schedule_says_what_would_be_right(change: dict[str, Any], says: str) -> None:
+    usual: dict[str, Any] = {"kind": "cosine", "rate": 1.0, "steps": 10}
     with pytest.raises(RuleError, match=says):
-        Schedule(**({"kind": "cosine", "rate": 1.0, "steps": 10} | change))
+        Schedule(**usual | change)

@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from estimators.sketch import Sketch, SketchError, _mixed, _quantiles, _signed
+from estimators.sketch import Sketch, SketchError, SketchKind, _mixed, _quantiles, _signed
 
 KINDS = ("gaussian", "rademacher", "sjlt", "coordinates", "identity")
 RANDOM = KINDS[:-1]
@@ -25,7 +25,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def sketch(kind: str, seed: int = 0, dimension: int = 24, size: int = 8) -> Sketch:
+def sketch(kind: SketchKind, seed: int = 0, dimension: int = 24, size: int = 8) -> Sketch:
     return Sketch(kind, seed, dimension, dimension if kind == "identity" else size)
 
 
@@ -84,7 +84,7 @@ def test_the_hash_is_splitmix64_bit_by_bit() -> None:
 
 @pytest.mark.parametrize(("dimension", "size"), [(13, 5), (13, 11), (9, 70), (13, 8), (100, 24), (3, 1)])
 @pytest.mark.parametrize("kind", RANDOM)
-def test_the_matrix_is_its_definition(kind: str, dimension: int, size: int) -> None:
+def test_the_matrix_is_its_definition(kind: SketchKind, dimension: int, size: int) -> None:
     if kind == "coordinates" and size > dimension:
         size = dimension - 1
     s = Sketch(kind, (1 << 64) - 3, dimension, size)
@@ -109,7 +109,7 @@ GOLDEN_NUMBERS: dict[str, Any] = {  # first entries times sqrt(k), or rows of th
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-def test_golden_numbers(kind: str) -> None:
+def test_golden_numbers(kind: SketchKind) -> None:
     """Stored sketches stay readable: these numbers never change."""
     s = Sketch(kind, 7, 1000, 96)
     if kind == "coordinates":
@@ -124,7 +124,7 @@ def test_golden_numbers(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-def test_entries_are_independent_to_the_eye(kind: str) -> None:
+def test_entries_are_independent_to_the_eye(kind: SketchKind) -> None:
     if kind == "coordinates":
         return
     p = matrix(Sketch(kind, 3, 2000, 64))
@@ -139,13 +139,13 @@ def test_entries_are_independent_to_the_eye(kind: str) -> None:
         assert abs(error) < 5, f"{kind}: {name} is {error:.1f} standard errors from 0; look at the counters of the hash"
 
 
-def samples(kind: str, seeds: int, statistic: Callable[[Sketch], float], size: int = 8) -> Tensor:
+def samples(kind: SketchKind, seeds: int, statistic: Callable[[Sketch], float], size: int = 8) -> Tensor:
     return torch.tensor([statistic(sketch(kind, seed, size=size)) for seed in range(seeds)], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("size", [8, 12])
 @pytest.mark.parametrize("kind", RANDOM)
-def test_inner_products_are_unbiased_with_the_stated_variance(kind: str, size: int) -> None:
+def test_inner_products_are_unbiased_with_the_stated_variance(kind: SketchKind, size: int) -> None:
     x, y = normal(24, seed=1), normal(24, seed=2) + 0.5 * normal(24, seed=1)
     y[0] = x[0] = 2.5  # a large coordinate, so that the kurtosis term counts
     both, n = torch.stack([x, y]), 2000
@@ -169,7 +169,7 @@ def test_inner_products_are_unbiased_with_the_stated_variance(kind: str, size: i
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-def test_reconstruction_error_is_the_stated_one(kind: str) -> None:
+def test_reconstruction_error_is_the_stated_one(kind: SketchKind) -> None:
     x, n = normal(24, seed=1), 1000
     got = samples(kind, n, lambda s: float((s.lift(s.project(x)) - x).square().sum() / x.square().sum()))
     stated, error = sketch(kind).reconstruction_error() ** 2, float(got.std()) / math.sqrt(n)
@@ -179,7 +179,8 @@ def test_reconstruction_error_is_the_stated_one(kind: str) -> None:
 
 
 def test_stated_errors_are_the_known_formulas() -> None:
-    expected = {"gaussian": 25 / 8, "rademacher": 23 / 8, "sjlt": 23 / 8, "coordinates": 2.0, "identity": 0.0}
+    expected: dict[SketchKind, float] = {"gaussian": 25 / 8, "rademacher": 23 / 8, "sjlt": 23 / 8}
+    expected |= {"coordinates": 2.0, "identity": 0.0}
     x = normal(24)
     for kind, squared in expected.items():
         assert sketch(kind).reconstruction_error() ** 2 == pytest.approx(squared, rel=2e-4)
@@ -189,7 +190,7 @@ def test_stated_errors_are_the_known_formulas() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_projection_is_linear_and_lift_is_its_adjoint(kind: str) -> None:
+def test_projection_is_linear_and_lift_is_its_adjoint(kind: SketchKind) -> None:
     s = sketch(kind, dimension=1000, size=72)
     x, z, y = normal(1000, seed=1), normal(1000, seed=2), normal(s.size, seed=3)
     assert torch.allclose(s.project(2 * x - 3 * z), 2 * s.project(x) - 3 * s.project(z), rtol=0, atol=1e-12)
@@ -198,7 +199,7 @@ def test_projection_is_linear_and_lift_is_its_adjoint(kind: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_equal_single_vectors_whatever_their_layout(kind: str, dtype: torch.dtype) -> None:
+def test_batches_equal_single_vectors_whatever_their_layout(kind: SketchKind, dtype: torch.dtype) -> None:
     s, rounding = sketch(kind, dimension=1000, size=72), 1e-4 if dtype == torch.float32 else 1e-13
     x = normal(2, 3, 1000, dtype=dtype)
     y = s.project(x)
@@ -218,7 +219,7 @@ def test_batches_equal_single_vectors_whatever_their_layout(kind: str, dtype: to
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_float32_uses_the_same_matrix_and_autocast_changes_nothing(kind: str) -> None:
+def test_float32_uses_the_same_matrix_and_autocast_changes_nothing(kind: SketchKind) -> None:
     s, x = sketch(kind, dimension=1000, size=72), normal(2, 1000)
     assert torch.allclose(s.project(x.float()).double(), s.project(x), rtol=0, atol=1e-4)
     plain = s.project(x.float())
@@ -229,7 +230,7 @@ def test_float32_uses_the_same_matrix_and_autocast_changes_nothing(kind: str) ->
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-def test_other_seeds_and_sizes_give_other_matrices(kind: str) -> None:
+def test_other_seeds_and_sizes_give_other_matrices(kind: SketchKind) -> None:
     base = matrix(Sketch(kind, 0, 50, 16))
     for seed in (1, 2, 1 << 32, (1 << 64) - 1):
         assert not torch.equal(base, matrix(Sketch(kind, seed, 50, 16)))
@@ -269,9 +270,10 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-def test_the_matrix_never_exists(kind: str) -> None:
+def test_the_matrix_never_exists(kind: SketchKind) -> None:
     s, x = Sketch(kind, 0, 9000, 2000), normal(2, 9000, dtype=torch.float32)
-    with Largest() as seen:
+    seen = Largest()
+    with seen:
         s.lift(s.project(x))
     assert seen.elements > 0
     assert seen.elements < 9000 * 2000 / 4, f"a tensor of {seen.elements} elements; P has {9000 * 2000}"
@@ -279,7 +281,7 @@ def test_the_matrix_never_exists(kind: str) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to compare with")
 @pytest.mark.parametrize("kind", KINDS)
-def test_cuda_has_the_same_numbers(kind: str) -> None:
+def test_cuda_has_the_same_numbers(kind: SketchKind) -> None:
     s, x = sketch(kind, dimension=3000, size=72), normal(3, 3000)
     unit = torch.eye(3000, dtype=torch.float64)[::100]
     assert torch.equal(s.project(unit.cuda()).cpu(), s.project(unit)), "P differs by device"
@@ -302,7 +304,7 @@ def test_cuda_has_the_same_numbers(kind: str) -> None:
         (("identity", 0, 10, 5), "expected size 10 for kind 'identity', the dimension, got 5; set"),
     ],
 )
-def test_an_impossible_sketch_says_why(arguments: tuple, says: str) -> None:
+def test_an_impossible_sketch_says_why(arguments: tuple[Any, ...], says: str) -> None:
     with pytest.raises(SketchError, match=says):
         Sketch(*arguments)
 

@@ -30,7 +30,7 @@ from fut.planning import plan_problem
 from fut.resources import memory
 from fut.resources.memory import LiveBytes, available_bytes, peak_bytes
 
-LARGER: dict[str, dict[str, Any]] = {
+LARGER: dict[str, Any] = {
     "data": {"items": 3, "batch": 16, "context": 128, "probe": 16},
     "model": {"width": 128, "layers": 2},
     "warmup": {"steps": 0},

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ class Disk:
 
     def opened(self, **changed) -> TermStore:
         """The store, created or opened, with the usual arguments but for those `changed`."""
-        arguments = {"specs": self.specs, "identity": self.identity, "item_block": 2} | changed
+        arguments: dict[str, Any] = {"specs": self.specs, "identity": self.identity, "item_block": 2} | changed
         return TermStore.create_or_open(self.path, **arguments)
 
     def filled(self, **changed) -> TermStore:

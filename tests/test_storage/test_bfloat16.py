@@ -19,8 +19,8 @@ def slow_nearest(value: float) -> int:
     below = int(np.float32(abs(value)).view(np.uint32)) >> 16
     above = below + 1
     # The pattern after the largest finite one is infinity, which rounding treats as 2**128.
-    upper = Fraction(2) ** 128 if above == 0x7F80 else Fraction(float(from_bfloat16(np.uint16(above))))
-    lower = Fraction(float(from_bfloat16(np.uint16(below))))
+    upper = Fraction(2) ** 128 if above == 0x7F80 else Fraction(float(from_bfloat16(np.asarray(above, np.uint16))))
+    lower = Fraction(float(from_bfloat16(np.asarray(below, np.uint16))))
     if exact - lower == upper - exact:
         return sign | (below if below % 2 == 0 else above)
     return sign | (below if exact - lower < upper - exact else above)

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ from patience import PATIENCE
 
 from storage import CheckpointStore, ContentError, DamagedError, DiskFullError, ExistsError, MissingError, write_bytes
 
-ATTRIBUTES = {"loss": 0.1 + 0.2, "seed": 2**70, "rule": "adam ü\0", "empty": ""}
+ATTRIBUTES: dict[str, int | float | str] = {"loss": 0.1 + 0.2, "seed": 2**70, "rule": "adam ü\0", "empty": ""}
 
 
 def example_arrays() -> dict[str, np.ndarray]:
@@ -55,7 +56,7 @@ def flip(path, position, mask=1):
 
 
 def chunk_ranges(path):
-    ranges = []
+    ranges: list[Any] = []
     with h5py.File(path, "r") as file:
 
         def visit(_, member):

@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
 from storage import (
+    FORMAT,
     Block,
     DamagedError,
     DiskFullError,
@@ -60,7 +62,7 @@ def test_what_is_no_store_is_not_opened(tmp_path, disk):
     with pytest.raises(MissingError, match="fut cache RUN"):
         TermStore.open(tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    Manifest("run", 1, {}, {}).write(tmp_path / "manifest.json")
+    Manifest("run", FORMAT, {}, {}).write(tmp_path / "manifest.json")
     for ask in (TermStore.open, lambda _: disk.opened()):
         with pytest.raises(IdentityError, match="it is one of run"):
             ask(tmp_path)
@@ -75,7 +77,7 @@ def test_a_store_that_lost_its_manifest_is_not_taken_for_a_new_one(tmp_path, dis
 
 def test_zarr_itself_reads_the_arrays(tmp_path, disk):
     store = disk.filled()
-    group = zarr.open_group(tmp_path / "arrays", mode="r")
+    group: Any = zarr.open_group(tmp_path / "arrays", mode="r")
     assert sorted(group.array_keys()) == ["gradient", "half"]
     np.testing.assert_array_equal(group["gradient"][1], store.read("gradient", 1))
     document = json.loads((tmp_path / "arrays/gradient/zarr.json").read_text())

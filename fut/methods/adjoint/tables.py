@@ -140,7 +140,8 @@ class PositionTable:
             return np.zeros((self.expansion.spec.fine, self.expansion.problem.config.data.items))
         rest = [a for a in range(len(anchors)) if a != index]
         without, of_all = (self._values(anchors[index], among) for among in (rest, range(len(anchors))))
-        return without.values[-1] - of_all.values[-1]
+        change: np.ndarray = without.values[-1] - of_all.values[-1]
+        return change
 
     def _values(self, step: int, among: Sequence[int]) -> Row:
         """A step's row with gradients from the anchors `among` all: on all coordinates; without a control variate on the

@@ -144,7 +144,8 @@ class LowRankReplay(Estimator):
         have in common is taken off every order; what is left of an order errs about as much."""
         true, steps = self.context.state(self.base.spec.steps).theta, self.base.spec.steps
         centre = self._read("centre", steps)[0]
-        return ((self._own(steps) - true).norm() / (centre - true).norm()).item()
+        miss: float = ((self._own(steps) - true).norm() / (centre - true).norm()).item()
+        return miss
 
     def caution(self) -> str:
         if not (miss := self.own_miss()) >= FAR:  # no number where the trajectory ends as the reference run does

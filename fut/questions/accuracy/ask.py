@@ -11,7 +11,9 @@ from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.estimation.calibration import fresh_orders
 from fut.estimation.results import Answers
-from fut.methods.registry import REFERENCE, RETRAIN, canonical, method_of
+from fut.methods.baseline import REFERENCE
+from fut.methods.registry import canonical, method_of
+from fut.methods.retrain import RETRAIN
 from fut.questions.accuracy import render
 from fut.questions.accuracy.result import Verification, verify
 from fut.questions.context import QuestionContext, method_name

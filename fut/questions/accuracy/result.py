@@ -12,7 +12,7 @@ import numpy as np
 from estimators.orders.order import Order
 from fut.display.agreement import Agreement, table_row, table_units
 from fut.display.notebook import Displayable, draw_agreement
-from fut.display.numbers import jsonable
+from fut.display.numbers import jsonable_fields
 from fut.display.scale import Scale
 from fut.estimation.accuracy import accuracy
 from fut.estimation.results import Answers
@@ -36,7 +36,7 @@ class Verification(Displayable):
     unit: str = "nats/token"
 
     def as_dict(self) -> dict[str, Any]:
-        return jsonable(asdict(self) | {"true_sd": float(np.std(self.true_losses, ddof=1))})
+        return jsonable_fields(asdict(self) | {"true_sd": float(np.std(self.true_losses, ddof=1))})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verification:

@@ -170,7 +170,7 @@ class Arrangements:
         moved = [_moved(arrangement, levels[level], i, j, swap) for level, i, j, swap in moves]
         if not moved:
             return np.empty((0, len(arrangement)), dtype=np.int64)
-        rows = np.stack(moved)
+        rows: NDArray[np.int64] = np.stack(moved)
         differs = (self.steps[np.argsort(rows, axis=1)] != self.steps[np.argsort(arrangement)]).any(axis=1)
         rows = rows[differs]
         return rows[self.keeps(rows)] if self.pairs else rows

@@ -47,7 +47,8 @@ def _child(population: Sequence[Units], values: Floats, draw: np.random.Generato
 def _selected(population: Sequence[Units], values: Floats, draw: np.random.Generator) -> Units:
     """The best of TOURNAMENT drawn at random."""
     drawn = draw.integers(len(population), size=TOURNAMENT)
-    return population[drawn[values[drawn].argmin()]]
+    best: Units = population[drawn[values[drawn].argmin()]]
+    return best
 
 
 def order_crossover(first: Units, second: Units, draw: np.random.Generator) -> Units:

@@ -76,7 +76,8 @@ class LocalSearch:
     def _distance(self, current: Units) -> Floats:
         """How far through the window every place is from where every unit stands now: [places, units], from 0 to 1."""
         steps = self.space.steps
-        return np.abs(steps[:, None] - steps[np.argsort(current)]) / max(len(self.space.start) - 1, 1)
+        distance: Floats = np.abs(steps[:, None] - steps[np.argsort(current)]) / max(len(self.space.start) - 1, 1)
+        return distance
 
     def _wandering(self, count: int, origin: Units) -> list[Units]:
         return [self._wandered(origin, int(k)) for k in self.draw.integers(1, FARTHEST + 1, size=count)]

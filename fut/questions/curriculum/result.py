@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
-from fut.display.numbers import jsonable, perplexity
+from fut.display.numbers import jsonable_fields, perplexity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +142,7 @@ class Curriculum(Displayable):
             "precompute_seconds": self.precompute_seconds,
             "gain": self.gains,
         }
-        return jsonable(asdict(self) | shown | derived)
+        return jsonable_fields(asdict(self) | shown | derived)
 
     def _perplexities(self) -> list[tuple[str, float | None]]:
         return [

@@ -55,4 +55,5 @@ class Surrogate:
         total = np.zeros((len(steps), len(steps)))
         for row in steps.T:
             total += self.kernel[row[:, None], row]
-        return total / steps.shape[1] + NOISE * np.eye(len(steps))
+        covariance: Floats = total / steps.shape[1] + NOISE * np.eye(len(steps))
+        return covariance

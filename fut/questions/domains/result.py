@@ -30,7 +30,7 @@ import numpy as np
 from estimators.orders.order import Order
 from fut.data.labels import Labels
 from fut.display.notebook import COLOURS, GREY, Displayable, labelled
-from fut.display.numbers import jsonable
+from fut.display.numbers import jsonable_fields
 from fut.estimation.accuracy import accuracy
 from fut.questions.domains.blocks import Moved, domain_moved, domain_order, item_moved
 
@@ -119,7 +119,7 @@ class Domains(Displayable):
         return max(self.orders, key=lambda entry: entry.value)
 
     def as_dict(self) -> dict[str, Any]:
-        return jsonable({"question": self.question} | asdict(self))
+        return jsonable_fields({"question": self.question} | asdict(self))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Domains:

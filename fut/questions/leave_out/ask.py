@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fut.errors import NotCachedError, UsageError
-from fut.methods.registry import REFERENCE, canonical, method_of
+from fut.methods.baseline import REFERENCE
+from fut.methods.registry import canonical, method_of
 from fut.questions.accuracy.result import verify
 from fut.questions.context import QuestionContext, method_name
 from fut.questions.leave_out import render

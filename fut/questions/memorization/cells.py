@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
-from fut.display.numbers import jsonable
+from fut.display.numbers import jsonable_fields
 from fut.estimation.accuracy import accuracy
 from fut.questions.retraining import LEAST
 
@@ -42,7 +42,8 @@ class CellFit:
         guess, scale = np.asarray(estimates, dtype=float), np.asarray(scales, dtype=float)
         ratio = np.divide(guess, scale, out=np.zeros_like(guess * scale), where=scale > 0)
         leverage = ratio**2 / self.spread if self.spread > 0 and self.slope != 1 else 0.0
-        return student.ppf(0.5 + LEVEL / 2, self.freedom) * self.sd * scale * np.sqrt(1.0 + leverage)
+        widths: Floats = student.ppf(0.5 + LEVEL / 2, self.freedom) * self.sd * scale * np.sqrt(1.0 + leverage)
+        return widths
 
 
 def fit_cells(truth: ArrayLike, estimates: ArrayLike, scales: ArrayLike) -> CellFit | None:
@@ -61,7 +62,8 @@ def fit_cells(truth: ArrayLike, estimates: ArrayLike, scales: ArrayLike) -> Cell
 def distance_scales(places: Sequence[int], steps: int) -> Floats:
     """sqrt(|j - place|) of every cell [n, steps]: how errors were measured to grow with the steps that an order changes."""
     apart = np.abs(np.arange(steps)[None, :] - np.asarray(places)[:, None])
-    return np.sqrt(apart.astype(float))
+    scales: Floats = np.sqrt(apart.astype(float))
+    return scales
 
 
 def heatmap_error(truth: ArrayLike, estimates: ArrayLike) -> float | None:
@@ -88,7 +90,7 @@ class Checked:
     measures: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        return jsonable(asdict(self))
+        return jsonable_fields(asdict(self))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Checked:

@@ -37,11 +37,13 @@ class Near:
     @property
     def near(self) -> list[int]:
         """For every item, the group most like it, the first of equals."""
-        return self.similarity.argmax(1).tolist()
+        groups: list[int] = self.similarity.argmax(1).tolist()
+        return groups
 
     @property
     def far(self) -> list[int]:
-        return self.similarity.argmin(1).tolist()
+        groups: list[int] = self.similarity.argmin(1).tolist()
+        return groups
 
 
 def names_of(item: int, row: int, near: Near) -> list[str]:

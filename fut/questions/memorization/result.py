@@ -40,7 +40,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
 from fut.display.notebook import COLOURS, Displayable, labelled
-from fut.display.numbers import jsonable
+from fut.display.numbers import jsonable_fields
 from fut.questions.memorization.cells import CellFit, Checked, Floats
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class Memorization(Displayable):
     @property
     def advantage(self) -> Floats:
         """How much lower the loss on item i is with it at step j than without it [n, T]: what is remembered of it."""
-        return np.asarray(self.absence["own"])[:, None] - np.asarray(self.effects["own"])
+        lower: Floats = np.asarray(self.absence["own"])[:, None] - np.asarray(self.effects["own"])
+        return lower
 
     @property
     def forgetting(self) -> dict[str, list[float]]:
@@ -126,7 +127,7 @@ class Memorization(Displayable):
 
     def as_dict(self) -> dict[str, Any]:
         derived = {name: getattr(self, name) for name in ("forgetting", "retention", "generalization")}
-        return jsonable({"question": self.question} | asdict(self) | derived)
+        return jsonable_fields({"question": self.question} | asdict(self) | derived)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Memorization:

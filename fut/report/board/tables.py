@@ -145,7 +145,8 @@ class Board:
         """
         worth = self.tables[0].worth
         centred = worth - worth.mean(axis=1, keepdims=True)
-        return centred - np.diag(centred)[None]
+        beyond: np.ndarray = centred - np.diag(centred)[None]
+        return beyond
 
 
 def packed(values: np.ndarray) -> str:

@@ -49,7 +49,7 @@ def dataset(dtype: torch.dtype = torch.float32) -> fut.Dataset:
     return fut.Dataset(items[:6], items[6:])
 
 
-CONFIG = {"data": {"items": 6}, "warmup": {"steps": 0}}
+CONFIG: dict[str, Any] = {"data": {"items": 6}, "warmup": {"steps": 0}}
 
 
 def trained(path: Path, module: nn.Module | None = None, loss: Any = loss_of, **more: Any) -> fut.Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import fut.data.text
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset, detokenize, read_text
 from fut.errors import DataError, UsageError
-from fut.models.objective import item_digest
+from fut.models.objective import Item, item_digest
 
 
 def numbers(count: int) -> str:
@@ -29,7 +30,7 @@ def counted(tmp_path: Path) -> str:
     return str(tmp_path / "text.txt")
 
 
-def rows(items: tuple[fut.data.text.Item, ...]) -> list[str]:
+def rows(items: tuple[Item, ...]) -> list[str]:
     return [bytes(row.tolist()).decode() for item in items for row in item[0]]
 
 
@@ -155,7 +156,7 @@ def test_items_that_are_no_bytes_are_shown_as_numbers() -> None:
         (((torch.ones(1),),), ((torch.ones(1),), (torch.ones(2),)), "probe items of one shape"),
     ],
 )
-def test_wrong_data_is_refused(items: tuple, probe: tuple, message: str) -> None:
+def test_wrong_data_is_refused(items: tuple[Any, ...], probe: tuple[Any, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Dataset(items, probe)
 

@@ -134,7 +134,7 @@ def test_pictures_show_what_they_are_given(small_run: fut.Run) -> None:
 
     axes = pyplot.subplots()[1]
     assert verification().plot(axes) is axes
-    marks = axes.collections[0].get_offsets()
+    marks: Any = axes.collections[0].get_offsets()
     assert marks[:3].tolist() == [pytest.approx(p) for p in [(-0.3, -0.2), (0.2, 0.1), (-0.1, -0.1)]]
     assert "retrained − reference [nats/token]" in axes.get_xlabel()
     found = small_run.estimate(["reverse", "random:1"], known=False)

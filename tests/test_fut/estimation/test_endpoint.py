@@ -91,6 +91,9 @@ def test_replay_of_sampled_coordinates_refuses_an_endpoint_with_advice(make_run:
 
 
 class Tied(nn.Module):
+    scale: Tensor
+    count: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(3)

@@ -132,7 +132,8 @@ def test_blocks_of_the_replay_never_cut_a_matrix(run: fut.Run, monkeypatch: pyte
     expected = run.estimate([ORDER], "adjoint", known=False)[0].value
     monkeypatch.setattr("fut.methods.adjoint.estimator.BLOCK", cached)
     monkeypatch.setattr("estimators.position_table.CACHED", cached)
-    blocks = run.methods.open("adjoint")._blocks(1)
+    estimator: Any = run.methods.open("adjoint")
+    blocks = estimator._blocks(1)
     ends = run.context.problem.objective.layout.ends
     assert all(block.start in ends and block.stop in ends for block in blocks)
     assert cached > 1 or len(blocks) > 1, "a test of one block cuts nothing"

@@ -119,7 +119,7 @@ def test_frozen_parameters_stay_out_of_the_vector() -> None:
     objective = Objective(module, scalar)
     assert objective.size == 12
     found = objective.state_dict(torch.zeros(12))
-    assert torch.equal(found["0.weight"], module[0].weight)
+    assert torch.equal(found["0.weight"], module.get_parameter("0.weight"))
     assert not found["1.weight"].any()
 
 
@@ -142,7 +142,7 @@ def test_a_factory_that_makes_no_module_is_refused(
     monkeypatch: pytest.MonkeyPatch, factory: Callable[..., object]
 ) -> None:
     monkeypatch.setattr(fut.models.factory, "the_factory", factory, raising=False)
-    with pytest.raises(UsageError, match=r"model\.factory: expected .*`fut\.models:the_factory`.*, got .*; "):
+    with pytest.raises(UsageError, match=r"model\.factory: expected .*`fut\.models\.factory:the_factory`.*, got .*; "):
         build_module(small_config(model={"factory": "fut.models.factory:the_factory"}).model, 256, 12)
 
 

@@ -16,7 +16,7 @@ import fut
 from estimators.errors import OrderError
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
-from storage import DamagedError, Manifest
+from storage import FORMAT, DamagedError, Manifest
 
 FINE = {"data": {"items": 12, "per_step": 4, "batch": 1}}
 
@@ -70,7 +70,9 @@ def test_scores_are_kept_and_belong_to_their_run(own_run: Path, make_run: MakeRu
     run, kept = fut.open(own_run, device="cpu"), own_run / "difficulty" / "loss.json"
     found = run.orders.difficulty("loss")
     changed = Manifest.read(kept)
-    Manifest(changed.kind, 1, changed.identity | {"scores": [4.0, 3.0, 2.0, 1.0, 0.0]}, changed.environment).write(kept)
+    Manifest(changed.kind, FORMAT, changed.identity | {"scores": [4.0, 3.0, 2.0, 1.0, 0.0]}, changed.environment).write(
+        kept
+    )
     assert run.order("sort:loss").tolist() == [4, 3, 2, 1, 0], "kept scores are read, not computed again"
     other = Path(shutil.copytree(make_run(cached=False, data={"seed": 3}).path, tmp_path / "other"))
     (other / "difficulty").mkdir(exist_ok=True)

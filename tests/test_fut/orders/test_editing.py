@@ -172,7 +172,8 @@ def test_one_edit_of_the_reference_is_known_as_such(start: Any, edits: list[str]
 
 @pytest.mark.parametrize("steps", [(0, 1, 2, 3, 4), (0, 0, 1, 0, 0), (2, 2, 2, 2, 2)])
 def test_one_edit_is_seen_in_what_steps_consume(steps: tuple[int, ...]) -> None:
-    reference, made = Order.of(steps), {"swap": set(), "move": set()}
+    reference = Order.of(steps)
+    made: dict[str, set[Any]] = {"swap": set(), "move": set()}
     for a, b in permutations(range(5), 2):
         made["swap"].add(reference.swap(a, b))
         made["move"].add(reference.move(a, b))

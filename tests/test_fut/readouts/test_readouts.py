@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -174,7 +174,7 @@ def test_large_units_do_not_win_the_sample(tmp_path: Path) -> None:
     [("pooled", 0, 0), ("items", 0, 0), ("pooled", 3, 0), ("items", 3, 0), ("pooled", 0, 2), ("items", 3, 1)],
 )
 def test_costs_are_counted_for_every_readout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curvature: str, functionals: int, rank: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curvature: Literal["items", "pooled"], functionals: int, rank: int
 ) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     config = AdjointConfig(
@@ -182,7 +182,7 @@ def test_costs_are_counted_for_every_readout(
         curvature=curvature,
         pool=1,
         functionals=functionals,
-        rank=rank,  # type: ignore[arg-type]
+        rank=rank,
     )
     expansion, calls, one = open_expansion(run.context, config), [], derivatives.gradient
 

@@ -284,14 +284,15 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
     text = cli("report", own_run, "--device", "cpu")
     assert (own_run / "report.html").exists()
     assert "it needs no network" in text.out
-    for arguments, message in [
+    refusals: list[tuple[list[Any], str]] = [
         (["--out", tmp_path], "expected a file in an existing directory"),
         (["--out", tmp_path / "no" / "page.html"], "correct --out"),
         (["--samples", -1], "expected --samples of 0 or more"),
         (["--estimator", "guess"], "estimator: expected one of"),
         (["--estimator", "retrain"], "expected an estimator that does not train"),
         (["--estimator", "reweighting"], "expected estimators of orders that move items"),
-    ]:
+    ]
+    for arguments, message in refusals:
         refused = cli("report", own_run, *arguments)
         assert (refused.status, message in refused.err) == (2, True), refused.err
     assert cli("report", tmp_path / "none").status == 1

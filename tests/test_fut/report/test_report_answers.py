@@ -18,10 +18,11 @@ from fut.questions.memorization.result import Memorization
 from fut.questions.whatif.result import WhatIf
 from fut.report.charts.curves import whole
 from fut.report.charts.svg import Axis
+from fut.report.entries import ChecklistRow, Tile
 from fut.report.missing import Missing
 from fut.report.page import make_page
 from fut.report.record import RunRecord
-from fut.report.section import ChecklistRow, Section, Tile
+from fut.report.section import Section
 from fut.report.sections import SECTIONS
 from fut.report.sections.domains import DomainOrders, domain_orders
 from fut.report.sections.memorization import Remembered, remembered
@@ -116,7 +117,13 @@ def whatif(edits: list[str]) -> dict[str, Any]:
     change = {"value": 2.0, "reference": 2.1, "delta": -0.1, "interval": [1.9, 2.05], "delta_interval": [-0.2, -0.05]}
     change |= {"perplexity": 7.39, "perplexity_delta": -0.7771, "unit": "nats/token", "estimator": "adjoint"}
     change |= {"source": "estimate", "note": "", "truth": 2.01, "true_delta": -0.09, "error": -0.01}
-    own = {"value": 2.5, "delta": 0.4, "interval": None, "delta_interval": None, "perplexity_delta": None}
+    own: dict[str, Any] = {
+        "value": 2.5,
+        "delta": 0.4,
+        "interval": None,
+        "delta_interval": None,
+        "perplexity_delta": None,
+    }
     own |= {"unit": "", "source": "retrained"}
     return {
         "question": "whatif",
@@ -283,7 +290,9 @@ def _a_template(monkeypatch: pytest.MonkeyPatch) -> None:
     own = jinja2.DictLoader(
         {"length.html.j2": '{% extends "section.html.j2" %}{% block body %}<p>{{ data }} steps</p>{% endblock %}'}
     )
-    environment = page._environment().overlay(loader=jinja2.ChoiceLoader([own, page._environment().loader]))
+    usual = page._environment().loader
+    assert usual is not None
+    environment = page._environment().overlay(loader=jinja2.ChoiceLoader([own, usual]))
     monkeypatch.setattr(page, "_environment", lambda: environment)
 
 

@@ -222,7 +222,7 @@ def test_single_edits_have_a_calibration_of_their_own(browser: Browser, run: fut
 
 
 def test_every_single_edit_is_recognised(browser: Browser, run: fut.Run, page: Path) -> None:
-    cards, seen = list(range(7)), {}
+    cards, seen = list(range(7)), dict[Any, set[Any]]()
     for a in cards:
         for b in cards:
             if a != b:

@@ -44,9 +44,9 @@ def test_another_process_retrains_an_order_to_the_same_bytes(small_run: fut.Run,
     script = """
 import sys, hashlib, torch, fut
 torch.set_num_threads(1)
-from fut.training import train_order
+from fut.training.trainer import train_order
 run = fut.open(sys.argv[1], device="cpu")
-found = train_order(run.problem, run.state(0), run.order("reverse"))
+found = train_order(run.context.problem, run.context.state(0), run.order("reverse"))
 print(repr(found.loss), hashlib.sha256(found.theta.numpy().tobytes()).hexdigest())
 """
 

@@ -67,7 +67,7 @@ def test_the_centres_orders_are_apart_from_random_ones(tmp_path: Path) -> None:
     def nearest(config: AdjointConfig) -> float:
         members = [[i for (i,) in order.steps] for order in open_expansion(run.context, config).spec.trajectory.members]
         places = [np.argsort(order) for order in (*members, *held_out)]
-        return float(np.corrcoef(places)[: len(members), len(members) :].max())
+        return float(np.asarray(np.corrcoef(places))[: len(members), len(members) :].max())
 
     assert nearest(AdjointConfig()) < 0.75
 

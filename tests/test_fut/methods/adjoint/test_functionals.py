@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ FLOAT64 = {"model": {"dtype": "float64"}}
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scratch stays, so that a test can look at the trajectory's whole states."""
-    monkeypatch.setattr(Expansion, "_discard_scratch", lambda expansion: None)
+    monkeypatch.setattr("fut.methods.stages._discard", lambda files: None)
 
 
 def probe_bend(expansion: Expansion, delta: Tensor) -> Tensor:
@@ -210,7 +211,8 @@ def test_sums_do_not_depend_on_the_batch(small_run) -> None:  # type: ignore[no-
 def test_other_readouts_are_read_linearly(make_run: MakeRun) -> None:
     run = make_run("adjoint", **FLOAT64, adjoint={"functionals": 2, "readouts": ["probe", "item:1"]})
     run.cache(["adjoint"])
-    counts = {name: run.methods.open("adjoint", readout=name).functionals for name in ("probe", "item:1")}
+    opened: dict[str, Any] = {name: run.methods.open("adjoint", readout=name) for name in ("probe", "item:1")}
+    counts = {name: estimator.functionals for name, estimator in opened.items()}
     assert counts == {"probe": 2, "item:1": 0}
     assert [tuple(s.shape) for s in open_expansion(run.context).terms().specs if s.name == "weight"] == [
         (run.steps + 1, 2, run.context.parameters)
@@ -220,7 +222,8 @@ def test_other_readouts_are_read_linearly(make_run: MakeRun) -> None:
 def test_without_functionals_the_reading_is_linear(make_run: MakeRun) -> None:
     run = make_run("adjoint", adjoint={"functionals": 0})
     run.cache(["adjoint"])
-    assert run.methods.open("adjoint").functionals == 0
+    estimator: Any = run.methods.open("adjoint")
+    assert estimator.functionals == 0
     assert run.estimate(["identity"], known=False)[0].value == run.reference_loss
     estimator = run.methods.open("adjoint")
     assert estimator.final_states([run.reference]).shape[1] == 2 * -(-run.context.parameters // LEAST), (

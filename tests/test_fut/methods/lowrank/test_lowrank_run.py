@@ -51,6 +51,7 @@ def terms_of(run: fut.Run) -> dict[str, bytes]:
 
 def test_the_reference_order_is_the_reference_bitwise(curved_run: fut.Run) -> None:
     estimator = curved_run.methods.open("lowrank")
+    assert isinstance(estimator, LowRankReplay)
     order = curved_run.order("identity")
     position = estimator.final_states([order, curved_run.order("reverse")])[0]
     assert torch.equal(estimator.endpoint(position, 5), curved_run.context.state(5).theta)
@@ -93,7 +94,7 @@ def written_out(run: fut.Run, order: Sequence[int], every: int) -> tuple[torch.T
         low = L.T @ (torch.from_numpy(terms.read("eigenvalue", nearest)[0]) * (L @ delta))
         if t in refresh_steps(run.steps, every):
             true = sum(problem.gradient(y.theta, i) - problem.gradient(centre[t], i) for i in items) / run.items
-            held = true - low  # type: ignore[operator]
+            held = true - low
         own = problem.gradient(centre[t], item)
         touching = sum((problem.gradient(centre[t], i) != 0).double() for i in items) / run.items
         share = (own != 0) / touching.clamp(min=1e-9)  # type: ignore[union-attr]
@@ -323,7 +324,7 @@ def test_every_stage_and_query_is_refused_where_memory_is_scarce(
 ) -> None:
     run = trained(tmp_path / "run")
     monkeypatch.setattr("fut.resources.memory.available_bytes", lambda device: 1 << 10)
-    with pytest.raises(fut.ResourceError, match=r"centre: expected"):
+    with pytest.raises(fut.ResourceError, match=r"trajectory: expected"):
         run.cache(["lowrank"])
     assert not (run.path / "lowrank").exists()
     with pytest.raises(fut.ResourceError, match=r"tables of lowrank: expected .* lower lowrank\.rank"):

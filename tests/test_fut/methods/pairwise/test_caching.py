@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from fut.methods.pairwise.store import open_terms, pairwise_config, term_layout
 from fut.models.transformer import Transformer, next_token_loss
 from storage import DamagedError, DiskFullError, IdentityError
 
-CONSTANTS = {"betas": (0.9, 0.95), "eps": 1e-3}
+CONSTANTS: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-3}
 EXACT = {
     "model": {"dtype": "float64"},
     "rule": {"name": "adamw", "options": {"betas": [0.9, 0.95], "eps": 1e-3}},
@@ -38,7 +39,7 @@ def slow_gradient(run: fut.Run, theta: Tensor, item: int) -> Tensor:
     module = Transformer(c.data.vocabulary, c.data.context, c.model.width, c.model.layers, c.model.heads).double()
     torch.nn.utils.vector_to_parameters(theta.clone(), module.parameters())
     next_token_loss(module, run.context.problem.data.items[item][0]).backward()
-    return torch.cat([p.grad.reshape(-1) for p in module.parameters()])
+    return torch.cat([p.grad.reshape(-1) for p in module.parameters() if p.grad is not None])
 
 
 def slow_update(run: fut.Run, step: int, theta: Tensor, item: int) -> Tensor:

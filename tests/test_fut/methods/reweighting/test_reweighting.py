@@ -28,7 +28,7 @@ EXACT: dict[str, Any] = {
     "reweighting": {"products": "exact"},
     "schedule": {"rate": 1e-2},
 }
-ADAMW = {"name": "adamw", "options": {"betas": [0.9, 0.95], "eps": 1e-4, "weight_decay": 0.1}}
+ADAMW: dict[str, Any] = {"name": "adamw", "options": {"betas": [0.9, 0.95], "eps": 1e-4, "weight_decay": 0.1}}
 RULES = {
     "adamw": ADAMW,
     "adamw clipped": {"name": "adamw", "options": ADAMW["options"] | {"clip": 0.5}},
@@ -223,12 +223,13 @@ def test_damage_is_found_and_computed_again(tmp_path: Path, make_run: MakeRun) -
 
 def test_what_it_cannot_answer_is_refused(make_run: MakeRun) -> None:
     run = made(make_run, **SEQUENCES)
-    for order, said in [
+    refusals: list[tuple[Any, str]] = [
         ("swap:0,1", "got item 4 at step 0; use --estimator adjoint"),
         ("random:3", "use --estimator adjoint"),
         ([[0, 1, 2, 3], [4, 5, 6, 7, 8], [9, 10, 11]], "got item 8 at step 1"),
         (Order(run.reference.steps[:2]), "expected orders of 3 steps, got 2"),
-    ]:
+    ]
+    for order, said in refusals:
         with pytest.raises(OrderError, match=said):
             run.estimate([order], "reweighting", known=False)
     for ask in (lambda: run.calibrate(estimator="reweighting"), lambda: run.verify(4, 0, ["reweighting"])):
@@ -241,9 +242,9 @@ def test_what_it_cannot_answer_is_refused(make_run: MakeRun) -> None:
     with pytest.raises(NotCachedError, match="fut cache RUN --terms reweighting"):
         make_run(cached=False, data={"seed": 5}).estimate(["without:1"], "reweighting", known=False)
     assert "reweighting" not in run.verify(2, 1).estimators
-    said = run.estimate(["without:1"], "reweighting", known=False)[0]
-    assert said.interval is None
-    assert "fut lds" in said.note
+    found = run.estimate(["without:1"], "reweighting", known=False)[0]
+    assert found.interval is None
+    assert "fut lds" in found.note
 
 
 def test_its_configuration_is_no_part_of_the_training(make_run: MakeRun) -> None:

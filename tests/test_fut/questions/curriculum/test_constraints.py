@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_units_of_an_item_that_occurs_twice_are_arranged() -> None:
     assert space.order(assign(space, space.costs(table))) == Order.of([2, 0, 0, 1, 1])
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown item": ({"prefix": [7]}, "got 7, which it holds 0 times"),
     "prefix repeats": ({"prefix": [1, 1]}, "each item once in prefix, got 1 twice"),
     "prefix and suffix": ({"prefix": [1], "suffix": [1]}, "share no item, got 1 in both"),

@@ -350,7 +350,7 @@ def test_the_answer_shows_itself(answer: Curriculum) -> None:
     assert all(text in page for text in ("found, by replay-exact", "loss [nats/token]", "order: [1, 0]"))
     axes = Figure().subplots()
     answer.draw(axes)
-    drawn = {line.get_label(): list(line.get_xdata()) for line in axes.get_lines()}
+    drawn = {line.get_label(): np.asarray(line.get_xdata()).tolist() for line in axes.get_lines()}
     assert drawn["random orders"] == [2.3, 2.1, 2.2]
     assert drawn["found, retrained"] == [2.05]
     assert drawn["reference"] == [2.2, 2.2]

@@ -166,12 +166,12 @@ def test_where_coordinates_are_sampled_the_other_half_judges(make_run: MakeRun) 
         assert np.mean(np.subtract(found, values[0][0]) ** 2) < 5 * (known[0] + max(known[1:]))
     reference = raw_estimates(first, [run.reference])[0][0]
     assert reference == run.reference_loss
-    found = run.search(evaluations=40, verify=0)
-    searched, judged = (raw_estimates(e, [Order.of(found.order)])[0][0] for e in (first, second))
-    assert found.history[-1][1] == searched
-    assert found.estimated_loss == judged != searched
-    assert "half of the sampled coordinates that the search did not ask" in found.note
-    assert "its sampling error over coordinates alone" in found.note
+    best = run.search(evaluations=40, verify=0)
+    searched, judged = (raw_estimates(e, [Order.of(best.order)])[0][0] for e in (first, second))
+    assert best.history[-1][1] == searched
+    assert best.estimated_loss == judged != searched
+    assert "half of the sampled coordinates that the search did not ask" in best.note
+    assert "its sampling error over coordinates alone" in best.note
 
 
 def test_a_half_of_everything_is_everything(small_run: fut.Run) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from estimators.errors import OrderError
 from estimators.orders.order import Order
+from fut.estimation.results import Changes
 from fut.orders.editing import place_of, with_item_at
 from fut.questions.memorization.cells import check_cells, distance_scales, fit_cells, heatmap_error
 from fut.questions.memorization.maps import (
     ABSENT,
     KINDS,
     Cells,
-    Changes,
     Maps,
     Near,
     draw_cells,
@@ -167,7 +168,7 @@ def made(noise: float = 0.0, cells: Cells | None = None) -> tuple[Maps, Memoriza
     fitted = fit_maps(maps, range(ITEMS), cells, truth)
     compared = Cells([(0, 3), (1, 0), (4, 2)], [0, 1, 2])
 
-    def by_kind(values: np.ndarray | None) -> dict[str, list]:
+    def by_kind(values: np.ndarray | None) -> dict[str, list[Any]]:
         return {kind: values[k].tolist() for k, kind in enumerate(KINDS)} if values is not None else {}
 
     references = {kind: [1.0] * ITEMS for kind in KINDS}

@@ -180,7 +180,7 @@ def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
     run.cache(["adjoint"])
     assert run.orders.positions().shape == (5, 5)
     assert run.estimate(["reverse"], "adjoint", readout="item:1")[0].delta != 0
-    with pytest.raises(NotCachedError, match=r"an exact adjoint pass, got `item:1`.* set adjoint\.num_exact_readouts=0"):
+    with pytest.raises(NotCachedError, match=r"exact adjoint pass, got `item:1`.* set adjoint\.num_exact_readouts=0"):
         run.orders.positions("item:1")
 
 
@@ -226,7 +226,7 @@ def test_damage_of_the_sweep_is_found_and_mended(mapped: fut.Run, tmp_path: Path
 
 
 def test_questions_that_cannot_be_answered_are_refused(mapped: fut.Run, cli: Cli) -> None:
-    for wrong, said in [
+    refusals: list[tuple[dict[str, Any], str]] = [
         ({"items": [9]}, "expected different items of 0..4, got 9"),
         ({"items": [1, 1]}, "expected different items"),
         ({"items": []}, "got none"),
@@ -235,9 +235,10 @@ def test_questions_that_cannot_be_answered_are_refused(mapped: fut.Run, cli: Cli
         ({"verify": 15, "calibrate": 6}, "expected at most 20 cells"),
         ({"estimator": "magic"}, "expected one of reference"),
         ({"estimator": "reweighting"}, "expected estimators of orders that move items"),
-    ]:
+    ]
+    for wrong, said in refusals:
         with pytest.raises(UsageError, match=said):
-            mapped.memorize(**{"groups": 2, **wrong})  # type: ignore[arg-type]
+            mapped.memorize(**{"groups": 2, **wrong})
     with pytest.raises(UsageError, match="at most 4 groups"):
         mapped.memorize(groups=5, estimator="retrain")
     assert cli("memorize", mapped.path, "--items", "1,x").status == 2
