@@ -11,6 +11,7 @@ where lambda_{t,i} is the sensitivity of the read-out to a gradient injected at 
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .orders.order import Order
-from .replay import Picks, Transition, sampled_norm
+from .replay import GradientsAndNorms, Picks, Transition, sampled_norm
 from .rules.base import Rule
 from .shapes import Bool, Float, Int
 from .state import State
@@ -69,9 +70,9 @@ class Sweep:
             state, items = self.state(step), self.mixture.steps[step]
             gradients = [self.gradient(step, i) for i in items]
             pulled = [self.rule.pullback(state, g, self.rate(step), costate) for g in gradients]
-            own = torch.stack([u for _, u in pulled])
-            injection = own.sum(0) / len(items) if self.pooled is None else mean_touched(own, torch.stack(gradients))
-            weight = self._weight(step, state.theta, items, own, injection)
+            each = torch.stack([u for _, u in pulled])
+            injection = each.sum(0) / len(items) if self.pooled is None else mean_touched(each, torch.stack(gradients))
+            weight = self._weight(step, state.theta, items, each, injection)
             before = mean_state([p for p, _ in pulled])
             costate = State(before.theta + weight, before.memory, {})
             yield Sensitivity(step, weight, injection, costate)
@@ -81,17 +82,16 @@ class Sweep:
         step: int,
         theta: Float[Tensor, " D"],
         items: Sequence[int],
-        own: Float[Tensor, "c r D"],
+        injections: Float[Tensor, "c r D"],
         mean: Float[Tensor, "r D"],
     ) -> Float[Tensor, "r D"]:
-        """w_t [r, D]. own: the items' injections [c, r, D]; mean: what stands for them in pooled products [r, D]."""
+        """w_t [r, D]. injections: the items' [c, r, D]; mean: what stands for them in pooled products [r, D]."""
         rows = len(mean) if self.pooled is None else self.own
         parts = []
         if rows:
-            each = [
-                torch.stack([self.product(theta, i, u) for u in us[:rows]]) for i, us in zip(items, own, strict=True)
-            ]
-            parts.append(torch.stack(each).sum(0) / len(items))
+            pairs = zip(items, injections, strict=True)
+            products = [torch.stack([self.product(theta, i, u) for u in us[:rows]]) for i, us in pairs]
+            parts.append(torch.stack(products).sum(0) / len(items))
         if self.pooled is not None and rows < len(mean):
             parts.append(self.pooled(step, theta, mean[rows:]))
         return torch.cat(parts)
@@ -165,22 +165,15 @@ class Anchored:
     table: Callable[[int], Tensor]
 
     def __call__(self, step: int) -> Float[Tensor, "items k"]:
-        low, high, share = self.between(step)
-        return (1.0 - share) * self.table(low) + share * self.table(high) if share else self.table(low)
+        return interpolated(self.anchors, step, self.table)
 
     def pick(self, step: int, picks: Picks) -> Float[Tensor, "n k"]:
         """What n runs consume at a step, [n, k], interpolating the rows that are picked and no others."""
-        low, high, share = self.between(step)
-        picked = picks.combine(self.table(low))
-        return (1.0 - share) * picked + share * picks.combine(self.table(high)) if share else picked
+        return interpolated(self.anchors, step, lambda index: picks.combine(self.table(index)))
 
     def rows(self, index: int, items: Sequence[int]) -> Float[Tensor, "items k"]:
         """Gradients of some items at an anchor [len(items), k]."""
         return self.table(index)[list(items)]
-
-    def between(self, step: int) -> tuple[int, int, float]:
-        """Indices of the anchors around a step, and the share of the later one; beyond the ends, the nearest."""
-        return anchors_around(self.anchors, step)
 
 
 @dataclass(frozen=True)
@@ -197,18 +190,18 @@ class StreamedAnchors:
         """What n runs consume at a step [n, k], bit for bit as `Anchored.pick` has it."""
         items = picks.unique() or [0]
         places = {item: place for place, item in enumerate(items)}
-        low, high, share = self.between(step)
-        picked = picks.combine(self.rows(low, items), places)
-        return (1.0 - share) * picked + share * picks.combine(self.rows(high, items), places) if share else picked
+        return interpolated(self.anchors, step, lambda index: picks.combine(self.rows(index, items), places))
 
-    def between(self, step: int) -> tuple[int, int, float]:
-        """As `Anchored.between`."""
-        return anchors_around(self.anchors, step)
+
+def interpolated(anchors: Sequence[int], step: int, at: Callable[[int], Tensor]) -> Tensor:
+    """What is known at anchors, (index of the anchor) -> tensor, linear in between."""
+    low, high, share = anchors_around(anchors, step)
+    return (1.0 - share) * at(low) + share * at(high) if share else at(low)
 
 
 def anchors_around(anchors: Sequence[int], step: int) -> tuple[int, int, float]:
     """Indices of the anchors around a step, and the share of the later one; beyond the ends, the nearest."""
-    after = next((i for i, a in enumerate(anchors) if a >= step), len(anchors) - 1)
+    after = min(bisect_left(anchors, step), len(anchors) - 1)
     if anchors[after] <= step or after == 0:
         return after, after, 0.0
     low, high = anchors[after - 1], anchors[after]
@@ -223,9 +216,7 @@ class AnchoredGradients:
     norms: Anchored | None = None
     weight: Float[Tensor, " k"] | float = 1.0
 
-    def __call__(
-        self, step: int, picks: Picks, theta: Float[Tensor, "n k"]
-    ) -> tuple[Float[Tensor, "n k"], Float[Tensor, " n"] | None]:
+    def __call__(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> GradientsAndNorms:
         gradient = self.gradients.pick(step, picks)
         if self.norms is None:
             return gradient, None

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .adjoint import Anchored, AnchoredGradients, StreamedAnchors
+from .adjoint import Anchored, AnchoredGradients, StreamedAnchors, anchors_around
 from .errors import DivergenceError
 from .lanczos import Product, RitzPairs, lanczos, seeded_draw
-from .replay import Picks
+from .replay import GradientsAndNorms, Picks
 from .rules.base import Rule
 from .shapes import Float
 from .state import State
@@ -100,12 +100,12 @@ class Curvature:
         nearest = min(range(len(self.anchors)), key=lambda i: abs(self.anchors[i] - step))
         values, rows = self.pairs(nearest)
         scale = values.to(delta)
-        return torch.stack([(scale * (rows @ (own * self.weight))) @ rows for own in delta])
+        return torch.stack([(scale * (rows @ (row * self.weight))) @ rows for row in delta])
 
 
 def touching(gradients: Rows, step: int, picks: Picks, scarcity: Callable[[int], Tensor]) -> Float[Tensor, "n k"]:
     """What share of mean curvature's response falls to what every run consumes [n, k]: its items' presence over the mean's."""
-    anchor, items = gradients.between(step)[0], picks.unique()
+    anchor, items = anchors_around(gradients.anchors, step)[0], picks.unique()
     scale = scarcity(anchor)
     rows = (gradients.rows(anchor, items) != 0).to(scale) if items else torch.zeros_like(scale)[None]
     return picks.combine(rows, {item: row for row, item in enumerate(items)}) * scale
@@ -126,9 +126,7 @@ class BentGradients:
     known: Callable[[int], Tensor]
     latest: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
 
-    def __call__(
-        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
-    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
+    def __call__(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> GradientsAndNorms:
         gradient, norm = self.inner(step, picks, theta)
         bent = gradient + self.response(step, picks, theta)
         if norm is not None:  # of all coordinates, of which these are a sample
@@ -139,18 +137,18 @@ class BentGradients:
         return bent, norm
 
     def response(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        """s_i K_t delta_t [n, k]; asked again for the same parameters, what was found."""
+        """s_i K_t delta_t [n, k]; kept for the parameters that were given last."""
         if self.latest and self.latest[0][0] == step and self.latest[0][1] is theta:
             return self.latest[0][2]
         share = touching(self.inner.gradients, step, picks, self.scarcity) * self.known(step)
-        found = self.curvature(step, theta - self.centre(step)) * share
-        if not torch.isfinite(found).all():
+        response = self.curvature(step, theta - self.centre(step)) * share
+        if not torch.isfinite(response).all():
             raise DivergenceError(
                 f"step {step}: expected a finite response of the replay's curvature, got NaN or infinity: with it the replay "
                 "runs away from the trajectory; set adjoint.rank = 0"
             )
-        self.latest[:] = [(step, theta, found)]
-        return found
+        self.latest[:] = [(step, theta, response)]
+        return response
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ class LowRankTransition:
         remainder = memory.pop("remainder")
         bent = self.curvature(step, state.theta - self.centre(step))
         if step in self.refreshed:
-            remainder = torch.stack([self.difference(step, own) for own in state.theta]) - bent
+            remainder = torch.stack([self.difference(step, theta) for theta in state.theta]) - bent
         gradient = self.gradients.pick(step, picks) + (bent + remainder) * touching(
             self.gradients, step, picks, self.scarcity
         )

@@ -74,18 +74,23 @@ def _double(state: State) -> State:
     return State(state.theta.double(), {k: b.double() for k, b in state.memory.items()}, state.clock)
 
 
-def look_up(table: Float[Tensor, "T items"], batch: OrderBatch) -> Float[Tensor, "n T"]:
-    """What every step of n orders is worth under a table [T, items], the mean over a step's items: [n, T]."""
-    steps = [batch.at(s).combine(table[s][:, None])[:, 0] for s in range(batch.steps)]
+def look_up(
+    table: Float[Tensor, "T items"], batch: OrderBatch, rows: Sequence[dict[int, int]] | None = None
+) -> Float[Tensor, "n T"]:
+    """What every step of n orders is worth under a table [T, items], the mean over a step's items: [n, T].
+
+    rows: for every step, where in its row of the table its items stand; None if the table holds every item.
+    """
+    steps = [batch.at(s).combine(table[s][:, None], rows[s] if rows else None)[:, 0] for s in range(batch.steps)]
     return torch.stack(steps, dim=-1)
 
 
 def summed(tables: Float[Tensor, "T rows items"], batch: OrderBatch) -> Float[Tensor, "n rows"]:
     """What n orders are worth under several tables [T, rows, items]: [n, rows], added up step by step, so that no order depends
     on its batch."""
-    found = torch.stack([look_up(tables[:, j], batch) for j in range(tables.shape[1])], dim=1)
-    total = torch.zeros_like(found[..., 0])
-    for column in found.unbind(-1):
+    values = torch.stack([look_up(tables[:, j], batch) for j in range(tables.shape[1])], dim=1)
+    total = torch.zeros_like(values[..., 0])
+    for column in values.unbind(-1):
         total = total + column
     return total
 
@@ -98,5 +103,4 @@ def best_assignment(table: np.ndarray) -> Order:
             f"best order: expected as many items as steps, each item once, got {items} items and {steps} steps; "
             "read the table of positions itself and assign its entries as the window needs it"
         )
-    chosen: Sequence[int] = linear_sum_assignment(table)[1].tolist()
-    return Order.of(chosen)
+    return Order.of(linear_sum_assignment(table)[1].tolist())

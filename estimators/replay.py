@@ -33,8 +33,8 @@ class Picks(NamedTuple):
 
     def unique(self) -> list[int]:
         """The items that any of the runs consumes, ascending."""
-        found: list[int] = torch.unique(self.items[self.weights != 0]).tolist()
-        return found
+        items: list[int] = torch.unique(self.items[self.weights != 0]).tolist()
+        return items
 
     def combine(self, table: Float[Tensor, "items k"], rows: dict[int, int] | None = None) -> Float[Tensor, "n k"]:
         """Weighted sum over a step's items of rows of `table` [items, k]: [n, k].
@@ -107,8 +107,8 @@ def batches(orders: Sequence[Order], size: int) -> Iterator[tuple[list[int], lis
     for length in lengths:
         places = [i for i, order in enumerate(orders) if len(order) == length]
         for first in range(0, len(places), size):
-            chosen = places[first : first + size]
-            yield chosen, [orders[i] for i in chosen]
+            group = places[first : first + size]
+            yield group, [orders[i] for i in group]
 
 
 class Transition(Protocol):
@@ -134,16 +134,14 @@ def replay(
     return state
 
 
+GradientsAndNorms = tuple[Float[Tensor, "n k"], Float[Tensor, " n"] | None]
+"""Gradients of n runs [n, k], of all coordinates or of some, and their global norms [n]; None lets the rule compute these."""
+
+
 class Gradients(Protocol):
-    """Mean gradient of what n runs consume at a step, at their parameters theta [n, D].
+    """Mean gradient of what n runs consume at a step, at their parameters theta [n, k]."""
 
-    Returns the gradients [n, D] (or on the sketch's coordinates [n, k]) and their global norms [n]; None for norms lets
-    the rule compute them.
-    """
-
-    def __call__(
-        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
-    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]: ...
+    def __call__(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> GradientsAndNorms: ...
 
 
 @dataclass(frozen=True)
@@ -156,13 +154,16 @@ class RuleTransition:
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         gradient, norm = self.gradients(step, picks, state.theta)
-        if (
-            not torch.isfinite(gradient.sum()) and not torch.isfinite(gradient).all()
-        ):  # a sum is quick, but may overflow
-            raise DivergenceError(
-                f"step {step}: expected finite gradients, got NaN or infinity; lower the learning rate or clip"
-            )
+        require_finite(step, gradient)
         return self.rule.step(state, gradient, self.rate(step), norm)[0]
+
+
+def require_finite(step: int, gradient: Tensor) -> None:
+    """DivergenceError if a gradient holds NaN or infinity."""
+    if not torch.isfinite(gradient.sum()) and not torch.isfinite(gradient).all():  # a sum is quick, but may overflow
+        raise DivergenceError(
+            f"step {step}: expected finite gradients, got NaN or infinity; lower the learning rate or clip"
+        )
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,7 @@ class CachedGradients:
     norms: Callable[[int], Tensor] | None = None
     weight: Float[Tensor, " k"] | float = 1.0
 
-    def __call__(
-        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
-    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
+    def __call__(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> GradientsAndNorms:
         gradient = picks.combine(self.table(step))
         if self.norms is None:
             return gradient, None
@@ -208,17 +207,19 @@ MeanGradient = Callable[[Tensor, Sequence[int], Sequence[float]], Tensor]
 
 
 def consumed(
-    theta: Float[Tensor, " D"], own: Picks, gradient: ItemGradient, mean: MeanGradient | None
-) -> Float[Tensor, "1 D"]:
-    """Gradient [1, D] of what one run consumes, at its theta [D]; several items in one go where `mean` is given."""
-    items = own.unique()
-    if mean is not None and not own.lone.all() and items:
-        pairs = zip(own.items[0].tolist(), own.weights[0].tolist(), strict=True)
+    theta: Float[Tensor, " D"], picks: Picks, gradient: ItemGradient, mean: MeanGradient | None
+) -> Float[Tensor, "n D"]:
+    """Gradients [n, D] of what n runs consume, at one theta [D]; a run's several items in one go where `mean` is given."""
+    items = picks.unique()
+    if mean is not None and items and not picks.lone.all():
+        if len(picks.items) > 1:
+            return torch.cat([consumed(theta, picks.row(n), gradient, mean) for n in range(len(picks.items))])
+        pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
         kept = [(i, w) for i, w in pairs if w]
         return mean(theta, [i for i, _ in kept], [w for _, w in kept])[None]
     rows = {item: row for row, item in enumerate(items)}
     table = torch.stack([gradient(theta, i) for i in items]) if items else torch.zeros_like(theta)[None]
-    return own.combine(table, rows)
+    return picks.combine(table, rows)
 
 
 @dataclass(frozen=True)
@@ -234,11 +235,9 @@ class CurvedGradients:
     product: Callable[[Tensor, int, Tensor], Tensor]
     mean: MeanGradient | None = None
 
-    def __call__(
-        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
-    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
+    def __call__(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> GradientsAndNorms:
         base = self.reference(step)
-        gradient = self._at(base, picks)
+        gradient = consumed(base, picks, self.gradient, self.mean).clone()
         for n in range(len(theta)):
             delta = theta[n] - base
             if not delta.any():
@@ -247,15 +246,6 @@ class CurvedGradients:
                 if weight:
                     gradient[n] += weight * self.product(base, item, delta)
         return gradient, None
-
-    def _at(self, base: Float[Tensor, " D"], picks: Picks) -> Float[Tensor, "n D"]:
-        """Gradients [n, D] at the reference run's parameters, as training would have taken them there."""
-        if self.mean is not None and not picks.lone.all():
-            return torch.cat([consumed(base, picks.row(n), self.gradient, self.mean) for n in range(len(picks.items))])
-        items = picks.unique()
-        rows = {item: row for row, item in enumerate(items)}
-        table = torch.stack([self.gradient(base, i) for i in items]) if items else torch.zeros_like(base)[None]
-        return picks.combine(table, rows)
 
 
 @dataclass(frozen=True)
@@ -268,8 +258,6 @@ class TrueGradients:
     gradient: ItemGradient
     mean: MeanGradient | None = None
 
-    def __call__(
-        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
-    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
+    def __call__(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> GradientsAndNorms:
         rows = [consumed(theta[n], picks.row(n), self.gradient, self.mean) for n in range(len(theta))]
         return torch.cat(rows), None

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import DivergenceError, OrderError
+from .errors import OrderError
 from .orders.order import Order
-from .replay import OrderBatch, Picks
+from .replay import GradientsAndNorms, Picks, require_finite
 from .rules.base import Rule
 from .shapes import Float
 from .state import State
@@ -37,10 +37,10 @@ def own_rows(reference: Order, twins: Sequence[int]) -> Rows:
     """
     rows: list[dict[int, int]] = []
     for step in reference.steps:
-        held: dict[int, int] = {}
+        of_step: dict[int, int] = {}
         for row, item in enumerate(step):
-            held.setdefault(twins[item], row)
-        rows.append(held)
+            of_step.setdefault(twins[item], row)
+        rows.append(of_step)
     return rows
 
 
@@ -51,8 +51,8 @@ def require_in_place(order: Order, rows: Rows) -> None:
             f"reweighting: expected orders of {len(rows)} steps, got {len(order)}; leave items out by weight "
             "(`without:I,J`), or leave a step empty ([])"
         )
-    for t, (step, held) in enumerate(zip(order.steps, rows, strict=True)):
-        moved = next((item for item in step if item not in held), None)
+    for t, (step, of_step) in enumerate(zip(order.steps, rows, strict=True)):
+        moved = next((item for item in step if item not in of_step), None)
         if moved is not None:
             raise OrderError(
                 f"reweighting: expected every item in its step of the reference order, got item {moved} at step {t}; "
@@ -81,12 +81,6 @@ def response_squares(injection: Float[Tensor, "r D"], gradients: Float[Tensor, "
     return injection.square() * (gradients - centre).square().sum(0)
 
 
-def look_up_shares(values: Float[Tensor, "T items"], rows: Rows, batch: OrderBatch) -> Float[Tensor, "n T"]:
-    """sum_j s_j a_{t,j} of every step of n orders: values [T, n items] -> [n, T]."""
-    steps = [batch.at(t).combine(values[t][:, None], rows[t])[:, 0] for t in range(batch.steps)]
-    return torch.stack(steps, dim=-1)
-
-
 @dataclass(frozen=True)
 class OwnGradients:
     """Gradients of the step's own items at the reference run's checkpoints, on all or some coordinates.
@@ -99,9 +93,7 @@ class OwnGradients:
     table: Callable[[int], Tensor]
     gram: Callable[[int], Tensor] | None = None
 
-    def __call__(
-        self, step: int, picks: Picks, theta: Float[Tensor, "n D"]
-    ) -> tuple[Float[Tensor, "n D"], Float[Tensor, " n"] | None]:
+    def __call__(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> GradientsAndNorms:
         gradient = picks.combine(self.table(step), self.rows[step])
         return gradient, None if self.gram is None else self._norms(self.gram(step).double(), step, picks).to(gradient)
 
@@ -137,10 +129,7 @@ class InPlaceTransition:
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         gradient, norm = self.gradients(step, picks, state.theta)
-        if not torch.isfinite(gradient).all():
-            raise DivergenceError(
-                f"step {step}: expected finite gradients, got NaN or infinity; lower the learning rate or clip"
-            )
+        require_finite(step, gradient)
         gathered = state.memory["gathered"] + (state.theta - self.centre(step)) * self.weights(step)
         gathered = gathered - gradient * self.injections(step)
         memory = {k: b for k, b in state.memory.items() if k != "gathered"}

@@ -175,14 +175,14 @@ class Sketch:
             raise SketchError(f"{call}: expected float32 or float64, got {x.dtype}; convert the vector first")
 
     def _key(self) -> int:
-        key = self.seed
+        key = torch.tensor(_signed(self.seed))
         for part in (_CODES[self.kind], self.dimension, self.size):
-            key = _mixed_int(((key ^ part) + _GOLDEN) & _WORD)
-        return key
+            key = _mixed((key ^ part) + _signed(_GOLDEN))
+        return int(key)
 
     def _hashes(self, start: int, stop: int, device: torch.device) -> Tensor:
         """Outputs start .. stop-1 of splitmix64 (Steele, Lea & Flood 2014) seeded with the sketch's key: int64."""
-        return _mixed(torch.arange(start + 1, stop + 1, device=device) * _signed(_GOLDEN) + _signed(self._key()))
+        return _mixed(torch.arange(start + 1, stop + 1, device=device) * _signed(_GOLDEN) + self._key())
 
     def _tiles(self, x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         """Unscaled blocks of P^T as (coordinates, sketch columns, entries), on x's device and in its dtype.
@@ -271,14 +271,6 @@ def _mixed(z: Tensor) -> Tensor:
     for multiplier, shift in zip(_MULTIPLIERS, _SHIFTS[1:], strict=True):
         z = z * _signed(multiplier)
         z = z ^ _shifted(z, shift)
-    return z
-
-
-def _mixed_int(z: int) -> int:
-    z ^= z >> _SHIFTS[0]
-    for multiplier, shift in zip(_MULTIPLIERS, _SHIFTS[1:], strict=True):
-        z = (z * multiplier) & _WORD
-        z ^= z >> shift
     return z
 
 

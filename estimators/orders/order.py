@@ -59,8 +59,8 @@ class Order:
     @classmethod
     def of_entries(cls, entries: Iterable[Iterable[tuple[int, float]]]) -> Order:
         """From pairs of item and weight, step by step."""
-        held = [tuple(step) for step in entries]
-        return cls(tuple(tuple(i for i, _ in s) for s in held), tuple(tuple(w for _, w in s) for s in held))
+        steps = [tuple(step) for step in entries]
+        return cls(tuple(tuple(i for i, _ in s) for s in steps), tuple(tuple(w for _, w in s) for s in steps))
 
     @property
     def entries(self) -> tuple[Entries, ...]:
@@ -187,10 +187,10 @@ class Order:
 
 
 def _sha256(words: Sequence[int], weights: Sequence[float]) -> str:
-    found = hashlib.sha256(np.asarray(words, dtype="<i8").tobytes())
+    digest = hashlib.sha256(np.asarray(words, dtype="<i8").tobytes())
     if weights:
-        found.update(b"weights" + np.asarray(weights, dtype="<f8").tobytes())
-    return found.hexdigest()
+        digest.update(b"weights" + np.asarray(weights, dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
 def _step(position: int, entry: int | Iterable[int] | Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -209,11 +209,12 @@ def _step(position: int, entry: int | Iterable[int] | Mapping[str, Any]) -> tupl
 
 
 def _items(position: int, entry: object) -> tuple[int, ...]:
-    items: Sequence[object] = (entry,) if isinstance(entry, (int, np.integer)) else _listed(position, entry)
+    listed = isinstance(entry, Iterable) and not isinstance(entry, (str, bytes, Mapping))
+    items = tuple(cast("Iterable[Any]", entry)) if listed else (entry,)
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (int, np.integer)):
             raise OrderError(f"order: expected whole item numbers, got {item!r} at step {position}; write [3, 1, 2, 0]")
-    return tuple(int(item) for item in items)  # type: ignore[call-overload]
+    return tuple(int(item) for item in items)
 
 
 def _checked_weights(position: int, step: Sequence[int], weights: object) -> tuple[float, ...]:
@@ -231,12 +232,6 @@ def _checked_weights(position: int, step: Sequence[int], weights: object) -> tup
             "make the lists equally long"
         )
     return tuple(float(weight) + 0.0 for weight in given)  # -0.0 is 0.0
-
-
-def _listed(position: int, entry: object) -> Sequence[object]:
-    if isinstance(entry, (str, bytes, Mapping)) or not isinstance(entry, Iterable):
-        raise OrderError(f"order: expected whole item numbers, got {entry!r} at step {position}; write [3, 1, 2, 0]")
-    return tuple(entry)
 
 
 NAMES = (
@@ -301,8 +296,8 @@ def random_steps(reference: Order, *seed: int) -> Order:
 def _permutation(seed: tuple[int, ...], length: int) -> list[int]:
     if min(seed, default=0) < 0:
         raise OrderError(f"random order: expected a seed of 0 or more, got {min(seed)}; correct it")
-    found: list[int] = np.random.default_rng(list(seed)).permutation(length).tolist()
-    return found
+    order: list[int] = np.random.default_rng(list(seed)).permutation(length).tolist()
+    return order
 
 
 def random_orders(reference: Order, count: int, seed: int) -> list[Order]:

@@ -195,18 +195,12 @@ class Rule(ABC):
 
         Here by `torch.func.jvp`; rules with square roots override it with a form that is finite where they vanish.
         """
-        names = list(state.memory)
-
-        def moved(theta: Tensor, g: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
-            delta, memory, _ = self.update(State(theta, dict(zip(names, buffers, strict=True)), state.clock), g, rate)
-            return (delta, *(memory[k] for k in names))
-
-        primals = (state.theta, gradient, *(state.memory[k] for k in names))
-        tangents = (dstate.theta, dgradient, *(dstate.memory[k] for k in names))
+        primals = (state.theta, gradient, *state.memory.values())
+        tangents = (dstate.theta, dgradient, *(dstate.memory[k] for k in state.memory))
         rows = torch.broadcast_shapes(*(t.shape[:-1] for t in (*primals, *tangents)))
         at, along = (tuple(t.expand(*rows, t.shape[-1]) for t in part) for part in (primals, tangents))
-        ddelta, *dbuffers = torch.func.jvp(moved, at, along)[1]
-        return ddelta, dict(zip(names, dbuffers, strict=True))
+        ddelta, *dbuffers = torch.func.jvp(lambda *given: self._flat(state, rate, *given), at, along)[1]
+        return ddelta, dict(zip(state.memory, dbuffers, strict=True))
 
     def pullback(
         self, state: State, gradient: Tensor, rate: float, costate: State, norm: Tensor | None = None
@@ -243,31 +237,23 @@ class Rule(ABC):
         Here by `torch.func.vjp`; rules with square roots override it. What `update` does with theta itself is for
         `theta_pullback`.
         """
-        names, rows = list(state.memory), costate.theta.shape[:-1]
-        theta = state.theta.expand(costate.theta.shape)
-
-        def moved(g: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
-            delta, memory, _ = self.update(State(theta, dict(zip(names, buffers, strict=True)), state.clock), g, rate)
-            return (delta, *(memory[k] for k in names))
-
-        primals = [t.expand(*rows, t.shape[-1]) for t in (gradient, *(state.memory[k] for k in names))]
-        pull = torch.func.vjp(moved, *primals)[1]
-        pulled = list(pull((costate.theta, *(costate.memory[k] for k in names))))
-        return dict(zip(names, pulled[1:], strict=True)), pulled[0]
+        theta, *primals = _in_rows(costate.theta, state, gradient)
+        after = (costate.theta, *(costate.memory[k] for k in state.memory))
+        pulled = torch.func.vjp(lambda *given: self._flat(state, rate, theta, *given), *primals)[1](after)
+        return dict(zip(state.memory, pulled[1:], strict=True)), pulled[0]
 
     def theta_pullback(self, state: State, gradient: Tensor, rate: float, costate: State) -> Tensor:
         """Sensitivity [..., D] to the theta that `update` looks at, for the clipped gradient; asked where `reads_theta`."""
-        names, rows = list(state.memory), costate.theta.shape[:-1]
-        g, *buffers = (t.expand(*rows, t.shape[-1]) for t in (gradient, *(state.memory[k] for k in names)))
-        memory = dict(zip(names, buffers, strict=True))
+        theta, *rest = _in_rows(costate.theta, state, gradient)
+        after = (costate.theta, *(costate.memory[k] for k in state.memory))
+        pulled: tuple[Tensor] = torch.func.vjp(lambda t: self._flat(state, rate, t, *rest), theta)[1](after)
+        return pulled[0]
 
-        def moved(theta: Tensor) -> tuple[Tensor, ...]:
-            delta, after, _ = self.update(State(theta, memory, state.clock), g, rate)
-            return (delta, *(after[k] for k in names))
-
-        pull = torch.func.vjp(moved, state.theta.expand(costate.theta.shape))[1]
-        found: tuple[Tensor] = pull((costate.theta, *(costate.memory[k] for k in names)))
-        return found[0]
+    def _flat(self, like: State, rate: float, theta: Tensor, gradient: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
+        """`update` from tensors to tensors: displacement and memory, in the order of the memory of `like`."""
+        state = State(theta, dict(zip(like.memory, buffers, strict=True)), like.clock)
+        delta, memory, _ = self.update(state, gradient, rate)
+        return (delta, *(memory[k] for k in like.memory))
 
     def momentum(self) -> float:
         """Decay per step of the rule's linear memory of the gradient; 0 without memory."""
@@ -304,6 +290,11 @@ class Rule(ABC):
         rho = self.momentum_rate(state, rate)
         carried = self.momentum() * carried + swapped / rho
         return carried, rho * carried
+
+
+def _in_rows(like: Tensor, state: State, gradient: Tensor) -> list[Tensor]:
+    """theta, a gradient and the memory, each stacked as `like` is."""
+    return [t.expand(*like.shape[:-1], t.shape[-1]) for t in (state.theta, gradient, *state.memory.values())]
 
 
 def state_vectors(rule: Rule, layout: ParameterLayout) -> int:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from estimators.adjoint import sampling_variance
 from estimators.orders.order import Order
+from estimators.position_table import look_up
 from estimators.replay import Listener, OrderBatch, replay
 from estimators.reweighting import (
     InPlaceTransition,
     OwnGradients,
     attributions,
-    look_up_shares,
     own_rows,
     require_in_place,
 )
@@ -103,7 +103,7 @@ class Reweighting(Estimator):
         for order in orders:
             require_in_place(self.problem.canonical(order), self.rows)
         batch = self.batch(orders)
-        linear = look_up_shares(self.first_order, self.rows, batch)
+        linear = look_up(self.first_order, batch, self.rows)
         return linear if self.is_linear else torch.cat([linear, self._remainder(batch, listener)], dim=-1)
 
     def _remainder(self, batch: OrderBatch, listener: Listener | None) -> Tensor:
