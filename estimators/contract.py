@@ -105,28 +105,43 @@ def check_rows(rule: Rule, layout: ParameterLayout) -> None:
 
 
 def check_cuts(rule: Rule, layout: ParameterLayout) -> None:
-    """Blocks along the declared coupling, updated apart, give what the whole gives."""
-    error = cut_error(rule, layout)
-    _require(
-        rule,
-        error <= _rounding(rule),
-        f"expected blocks apart to be updated as in the whole, got an error of {error:.3g}",
-    )
+    """Blocks along the declared coupling, updated apart, give what the whole gives: of several widths, and a sample of them."""
+    whole = rule.on(layout)
+    expected, smallest = trained(whole, layout), whole.blocks(layout.size, 1)
+    parts: list[Coordinates] = [block for width in (1, 7, 30) for block in whole.blocks(layout.size, width)]
+    parts.append(torch.cat([torch.arange(layout.size)[block] for block in smallest[::2]]))
+    errors = [_difference(trained(whole.restrict(part), layout, part), expected, part) for part in parts]
+    _require_small(rule, errors, "expected blocks apart to be updated as in the whole, got an error of")
 
 
 def check_permutations(rule: Rule, layout: ParameterLayout) -> None:
     """Tensors in another order, along the declared coupling, are updated as before."""
-    error = permutation_error(rule, layout)
-    _require(rule, error <= _rounding(rule), f"expected another order of tensors to change nothing, got {error:.3g}")
+    moved, places = _permuted(layout, rule.coupling)
+    expected, bound = trained(rule.on(layout), layout), rule.on(moved)
+    errors = [_difference(trained(bound, layout, places), expected, places)]
+    _require_small(rule, errors, "expected another order of tensors to change nothing, got")
 
 
 def check_derivatives_of_blocks(rule: Rule, layout: ParameterLayout) -> None:
     """`tangent` and `pullback` of blocks are those of the whole; nothing to check for memory that is not by coordinate."""
-    if _by_coordinate(rule, layout):
-        error = derivative_error(rule, layout)
-        _require(
-            rule, error <= _rounding(rule), f"expected derivatives of blocks to be those of the whole, got {error:.3g}"
-        )
+    if any(count != layout.size for count in rule.buffers(layout).values()):
+        return
+    whole, (gradient, along, _) = rule.on(layout), gradients(layout.size)
+    state = trained(whole, layout)
+    direction = State(normal(2, layout.size, seed=20), {k: b.abs() for k, b in state.memory.items()}, state.clock)
+    norm = global_norm(gradient)
+    dnorm = (gradient * along).sum(-1) / norm
+    tangent = whole.tangent(state, gradient, 0.1, direction, along, norm, dnorm)
+    pulled = whole.pullback(state, gradient, 0.1, direction) if rule.smooth else None
+    errors = []
+    for part in whole.blocks(layout.size, 7):
+        restricted, g, d = whole.restrict(part), gradient[:, part], along[:, part]
+        here, there = state.restrict(part), direction.restrict(part)
+        errors.append(_difference(restricted.tangent(here, g, 0.1, there, d, norm, dnorm), tangent, part))
+        if pulled and rule.clip is None:  # whose product with a vector needs all coordinates
+            back, sensitivity = restricted.pullback(here, g, 0.1, there)
+            errors += [_difference(back, pulled[0], part), (sensitivity - pulled[1][:, part]).abs().max().item()]
+    _require_small(rule, errors, "expected derivatives of blocks to be those of the whole, got")
 
 
 def check_reads_theta(rule: Rule, layout: ParameterLayout) -> None:
@@ -219,42 +234,6 @@ def trained(rule: Rule, layout: ParameterLayout, part: Coordinates | None = None
     return state
 
 
-def cut_error(rule: Rule, layout: ParameterLayout) -> float:
-    """What training blocks apart changes, along the declared coupling; blocks of several widths, and a sample of blocks."""
-    whole = rule.on(layout)
-    expected, smallest = trained(whole, layout), whole.blocks(layout.size, 1)
-    parts: list[Coordinates] = [block for width in (1, 7, 30) for block in whole.blocks(layout.size, width)]
-    parts.append(torch.cat([torch.arange(layout.size)[block] for block in smallest[::2]]))
-    return _worst([_difference(trained(whole.restrict(part), layout, part), expected, part) for part in parts])
-
-
-def derivative_error(rule: Rule, layout: ParameterLayout) -> float:
-    """What cutting changes of `tangent` and, for a smooth rule, `pullback`; for rules whose memory is by coordinate."""
-    whole, given = rule.on(layout), gradients(layout.size)
-    state, gradient, along = trained(whole, layout), given[0], given[1]
-    direction = State(normal(2, layout.size, seed=20), {k: b.abs() for k, b in state.memory.items()}, state.clock)
-    norm = global_norm(gradient)
-    dnorm = (gradient * along).sum(-1) / norm
-    tangent = whole.tangent(state, gradient, 0.1, direction, along, norm, dnorm)
-    pulled = whole.pullback(state, gradient, 0.1, direction) if rule.smooth else None
-    errors = []
-    for part in whole.blocks(layout.size, 7):
-        own, g, d = whole.restrict(part), gradient[:, part], along[:, part]
-        here, there = state.restrict(part), direction.restrict(part)
-        errors.append(_difference(own.tangent(here, g, 0.1, there, d, norm, dnorm), tangent, part))
-        if pulled and rule.clip is None:  # whose product with a vector needs all coordinates
-            back, sensitivity = own.pullback(here, g, 0.1, there)
-            errors += [_difference(back, pulled[0], part), (sensitivity - pulled[1][:, part]).abs().max().item()]
-    return _worst(errors)
-
-
-def permutation_error(rule: Rule, layout: ParameterLayout) -> float:
-    """What permuting along the declared coupling changes."""
-    moved, places = _permuted(layout, rule.coupling)
-    expected, bound = trained(rule.on(layout), layout), rule.on(moved)
-    return _difference(trained(bound, layout, places), expected, places)
-
-
 def _permuted(layout: ParameterLayout, coupling: Coupling) -> tuple[ParameterLayout, Tensor]:
     """The tensors in another order, or layers, with coordinates in another order too where these are free; and where each
     coordinate of the new vector stood."""
@@ -294,15 +273,6 @@ def _like(memory: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     return {name: normal(*buffer.shape, seed=seed + i) for i, (name, buffer) in enumerate(memory.items())}
 
 
-def _by_coordinate(rule: Rule, layout: ParameterLayout) -> bool:
-    return all(count == layout.size for count in rule.buffers(layout).values())
-
-
-def _rounding(rule: Rule) -> float:
-    """How far numbers may differ: not at all where coordinates are updated by themselves."""
-    return 0.0 if rule.coupling == "coordinate" else ROUNDING
-
-
 def _inner(a: State, b: State) -> float:
     return float(a.theta @ b.theta + sum(a.memory[k] @ b.memory[k] for k in a.memory))
 
@@ -319,3 +289,9 @@ def _require(rule: Rule, holds: bool, expected: str) -> None:
     if not holds:
         name = getattr(rule, "name", type(rule).__name__)
         raise ContractError(f"the rule `{name}` (coupling `{rule.coupling}`): {expected}")
+
+
+def _require_small(rule: Rule, errors: Sequence[float], expected: str) -> None:
+    """No error at all where coordinates are updated by themselves, else none beyond rounding."""
+    error = _worst(errors)
+    _require(rule, error <= (0.0 if rule.coupling == "coordinate" else ROUNDING), f"{expected} {error:.3g}")
