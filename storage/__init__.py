@@ -16,7 +16,6 @@ from .errors import (
 )
 from .layout import Block, TermSpec
 from .manifest import FORMAT, Manifest, fingerprint, require_same
-from .memory import MemoryTerms
 from .terms import Terms, TermStore
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "ExistsError",
     "IdentityError",
     "Manifest",
-    "MemoryTerms",
     "MissingError",
     "StorageError",
     "TermSpec",

@@ -6,12 +6,13 @@ kept and later writes are dropped, so that HDF5 closes in peace, and `close` the
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 
-class DeferringFile:
+class DeferringFile(io.RawIOBase):
     """A new file at `path`, for h5py's file-object driver. `close` raises the OSError of the first failed write."""
 
     def __init__(self, path: Path) -> None:
@@ -19,33 +20,18 @@ class DeferringFile:
         self._position = 0
         self._failure: OSError | None = None
 
-    def __enter__(self) -> DeferringFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
         self._position = offset + (os.fstat(self._descriptor).st_size if base is None else base)
         return self._position
 
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int) -> bytes:
-        data = os.pread(self._descriptor, size, self._position)
-        self._position += len(data)
-        return data
-
-    def readinto(self, buffer: memoryview) -> int:
-        data = self.read(len(buffer))
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self._descriptor, len(buffer), self._position)
         buffer[: len(data)] = data
+        self._position += len(data)
         return len(data)
 
-    def write(self, data: memoryview) -> int:
+    def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
         total = len(rest)
         try:
@@ -57,7 +43,8 @@ class DeferringFile:
         self._position += total
         return total
 
-    def truncate(self, size: int) -> int:
+    def truncate(self, size: int | None = None) -> int:
+        size = self._position if size is None else size
         try:
             if self._failure is None:
                 os.ftruncate(self._descriptor, size)
@@ -65,11 +52,10 @@ class DeferringFile:
             self._failure = error
         return size
 
-    def flush(self) -> None:
-        """Nothing is buffered here."""
-
     def close(self) -> None:
         """Closes the file. Raises the OSError of the first write that failed."""
-        os.close(self._descriptor)
-        if self._failure is not None:
-            raise self._failure
+        if not self.closed:
+            os.close(self._descriptor)
+            super().close()
+            if self._failure is not None:
+                raise self._failure

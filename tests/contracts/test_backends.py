@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from memory_terms import MemoryTerms
 
-from storage import BACKENDS, Backend, Block, IdentityError, MemoryTerms, Terms, TermStore, read_json
+from storage import BACKENDS, Backend, Block, IdentityError, Terms, TermStore, read_json
 from storage.contract import (
     CHECKS,
     IDENTITY,

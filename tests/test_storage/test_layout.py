@@ -1,8 +1,9 @@
 """What is refused before there is a store: specs and layouts. The contract of stores is in `tests/contracts/test_backends.py`."""
 
 import pytest
+from memory_terms import MemoryTerms
 
-from storage import ContentError, MemoryTerms, TermSpec, TermStore
+from storage import ContentError, TermSpec, TermStore
 from storage.contract import SPECS
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from memory_terms import MemoryTerms
 
-from storage import MemoryTerms, MissingError, TermSpec, TermStore
+from storage import MissingError, TermSpec, TermStore
 
 SPECS = [TermSpec("a", (2, 5, 3), "float32"), TermSpec("b", (1, 5, 2), "bfloat16"), TermSpec("c", (2, 3, 1), "float64")]
 NAMES = st.sampled_from([spec.name for spec in SPECS])

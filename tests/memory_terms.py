@@ -1,4 +1,4 @@
-"""An in-memory twin of TermStore: the model that it is tested against, and a store for tests of what reads terms."""
+"""An in-memory twin of TermStore: the model that it is tested against."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .layout import Block, Layout, TermSpec
-from .ledger import incomplete
-from .manifest import canonical
+from storage.layout import Block, Layout, TermSpec
+from storage.ledger import incomplete
+from storage.manifest import canonical
 
 
 class MemoryTerms:
