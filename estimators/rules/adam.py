@@ -84,12 +84,9 @@ class Adam(Rule):
         b = costate.memory["v"] + torch.where(r > 0, bend, torch.zeros_like(bend))
         return {"m": b1 * a, "v": b2 * b}, (1.0 - b1) * a + (2.0 * (1.0 - b2)) * (gradient * b)
 
-    def momentum(self) -> float:
-        return self.betas[0]
-
-    def momentum_rate(self, state: State, rate: float) -> float:
-        """rate/(1 - p1'), for a momentum difference in units of the preconditioned gradient."""
-        return rate / (1.0 - state.clock["p1"] * self.betas[0])
+    def linear_momentum(self, state: State, rate: float) -> tuple[float, float]:
+        """b1 and rate/(1 - p1'), for a momentum difference in units of the preconditioned gradient."""
+        return self.betas[0], rate / (1.0 - state.clock["p1"] * self.betas[0])
 
     def _moments(self, state: State, gradient: Tensor) -> dict[str, Tensor]:
         b1, b2 = self.betas

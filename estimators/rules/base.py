@@ -255,20 +255,14 @@ class Rule(ABC):
         delta, memory, _ = self.update(state, gradient, rate)
         return (delta, *(memory[k] for k in like.memory))
 
-    def momentum(self) -> float:
-        """Decay per step of the rule's linear memory of the gradient; 0 without memory."""
-        raise RuleError(
-            f"the rule `{self.name}` states no linear momentum: expected a rule with `momentum()` for replayed "
-            "moments; use moments='reference', or the `replay` estimator, which needs no such property"
-        )
+    def linear_momentum(self, state: State, rate: float) -> tuple[float, float]:
+        """Decay per step of the rule's linear memory of the gradient, 0 without memory, and the factor rho by which a
+        difference e in the new momentum moves theta: by -rho*e, preconditioner aside.
 
-    def momentum_rate(self, state: State, rate: float) -> float:
-        """The factor rho by which a difference e in the new momentum moves theta: by -rho*e, preconditioner aside.
-
-        state: the state before the step. Raises RuleError if the rule has no such factor.
+        state: the state before the step. Raises RuleError if the rule has no such memory, or no such factor.
         """
         raise RuleError(
-            f"the rule `{self.name}` states no momentum rate: expected a rule with `momentum_rate()` for replayed "
+            f"the rule `{self.name}` states no linear momentum: expected a rule with `linear_momentum()` for replayed "
             "moments; use moments='reference', or the `replay` estimator, which needs no such property"
         )
 
@@ -279,7 +273,7 @@ class Rule(ABC):
         swapped: [..., k], difference of this step's displacement caused by its own gradient alone.
         Returns e' and the difference of the step's whole displacement, to be added to that of the parameters.
 
-        e' = momentum*e + swapped/rho, displacement rho*e' (e is minus the difference of momenta). Exact for gradients
+        e' = decay*e + swapped/rho, displacement rho*e' (e is minus the difference of momenta). Exact for gradients
         and a preconditioner that do not move.
         """
         if not rate > 0:
@@ -287,8 +281,8 @@ class Rule(ABC):
                 f"momentum cannot be carried through a step with rate {rate!r}: expected a rate > 0, from which the "
                 "gradient's share of the memory is read; use a schedule that stays positive"
             )
-        rho = self.momentum_rate(state, rate)
-        carried = self.momentum() * carried + swapped / rho
+        decay, rho = self.linear_momentum(state, rate)
+        carried = decay * carried + swapped / rho
         return carried, rho * carried
 
 

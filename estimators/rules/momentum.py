@@ -47,24 +47,14 @@ class Momentum(Rule):
         direction = gradient + self.beta * m if self.kind == "nesterov" else m
         return -rate * direction, {"m": m}, {"step": state.clock["step"] + 1.0}
 
-    def update_tangent(
-        self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`update` itself along (dstate, dgradient): it is linear in (m, g) and does not look at theta."""
-        ddelta, dmemory, _ = self.update(State(dstate.theta, dstate.memory, state.clock), dgradient, rate)
-        return ddelta, dmemory
-
-    def momentum(self) -> float:
-        return self.beta
-
-    def momentum_rate(self, state: State, rate: float) -> float:
-        """rate; RuleError for `nesterov`, where a gradient moves theta through the momentum and also past it."""
+    def linear_momentum(self, state: State, rate: float) -> tuple[float, float]:
+        """beta and rate; RuleError for `nesterov`, where a gradient moves theta through the momentum and also past it."""
         if self.kind == "nesterov":
             raise RuleError(
                 "Nesterov momentum has no single momentum rate: expected kind heavy_ball or ema, got nesterov, whose "
                 "fresh gradient moves the parameters partly past the momentum; use `carry`, which splits the two"
             )
-        return rate
+        return self.beta, rate
 
     def carry(self, state: State, rate: float, carried: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
         """As the base class; for `nesterov` the direct term is split off and e carries the rest.

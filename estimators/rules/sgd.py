@@ -25,13 +25,5 @@ class SGD(Rule):
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         return -rate * gradient, {}, {"step": state.clock["step"] + 1.0}
 
-    def update_tangent(
-        self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return -rate * dgradient, {}
-
-    def momentum(self) -> float:
-        return 0.0
-
-    def momentum_rate(self, state: State, rate: float) -> float:
-        return rate
+    def linear_momentum(self, state: State, rate: float) -> tuple[float, float]:
+        return 0.0, rate

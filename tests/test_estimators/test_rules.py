@@ -288,7 +288,7 @@ def test_carried_momentum_is_exact_for_a_frozen_preconditioner(name: str) -> Non
 def test_nesterov_has_no_single_momentum_rate_and_says_what_to_use() -> None:
     rule = variant("nesterov")
     with pytest.raises(RuleError, match="use `carry`"):
-        rule.momentum_rate(rule.init(START), RATE)
+        rule.linear_momentum(rule.init(START), RATE)
     for name in VARIANTS:
         with pytest.raises(RuleError, match="a rate > 0"):
             variant(name).carry(variant(name).init(START), 0.0, START, START)
