@@ -1,16 +1,23 @@
-"""Labels of items: which domain every item belongs to, checked so that each item has exactly one."""
+"""Labels of items: which domain every item belongs to, checked so that each item has exactly one.
+
+They are given, or follow from scores, or from the file of a text directory that an item comes from.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fut.config.training import TrainingConfig
+from fut.data.text import TRAIN_SHARE, build_dataset, deal, read_texts
 from fut.errors import UsageError
 
 Labels = dict[str, list[int]]
 """Label -> its items, ascending; labels in the order in which they are given."""
+OTHERWISE = "give labels in a JSON file"
 WORDS = {2: ("low", "high"), 3: ("low", "middle", "high")}
 
 
@@ -46,12 +53,12 @@ def checked_labels(given: Any, items: int) -> Labels:
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         raise UsageError(f"labels: expected a label for every item, got none for item {shown}; add them")
-    found: Labels = {
-        label: sorted(i for i, of in owner.items() if of == label) for label in dict.fromkeys(owner.values())
-    }
-    if len(found) < 2:
-        raise UsageError(f"labels: expected at least two labels, got `{next(iter(found))}` alone; divide the items")
-    return found
+    labels: Labels = {label: [] for label in owner.values()}
+    for item in sorted(owner):
+        labels[owner[item]].append(item)
+    if len(labels) < 2:
+        raise UsageError(f"labels: expected at least two labels, got `{next(iter(labels))}` alone; divide the items")
+    return labels
 
 
 def _listed(label: object, listed: Any) -> Sequence[Any]:
@@ -74,3 +81,40 @@ def quantile_labels(key: str, scores: Sequence[float], parts: int) -> Labels:
     order = np.argsort(np.asarray(scores, dtype=float), kind="stable")
     names = WORDS.get(parts) or [f"{p + 1}of{parts}" for p in range(parts)]
     return {f"{key}-{n}": sorted(map(int, part)) for n, part in zip(names, np.array_split(order, parts), strict=True)}
+
+
+def source_labels(config: TrainingConfig, source: str, digest: Mapping[str, Any]) -> list[str]:
+    """The file of every item: the one that holds more than half of its segments, each by its middle byte.
+
+    UsageError where the run's text is no directory of several files or not the one it was trained on, where a tokenizer hides
+    where a file ends, and where an item mixes files.
+
+    source: what the run was trained on. digest: the identity of the data that it was trained on.
+    """
+    data = config.data
+    if data.tokenizer or source != data.text:
+        got = f"the tokenizer {data.tokenizer}" if data.tokenizer else source
+        raise UsageError(f"labels: expected a run on text as bytes for `source`, got {got}; {OTHERWISE}")
+    if build_dataset(config).identity() != digest:
+        raise UsageError(
+            f"labels: expected the text that the run was trained on in {data.text}, got another; {OTHERWISE}"
+        )
+    texts = read_texts(data.text)
+    if len(texts) < 2:
+        raise UsageError(f"labels: expected a directory of several files for `source`, got {data.text}; {OTHERWISE}")
+    ends = np.cumsum([len(text.encode("utf-8")) + 1 for _, text in texts])  # each is followed by a line end
+    length = data.context + 1
+    segments = int(TRAIN_SHARE * (int(ends[-1]) - 1)) // length
+    rows, _ = deal(segments, data, np.random.default_rng([data.seed, 0]))
+    owners = np.searchsorted(ends, rows * length + length // 2, side="right")
+    return [_majority(item, [texts[k][0] for k in own]) for item, own in enumerate(owners.tolist())]
+
+
+def _majority(item: int, names: list[str]) -> str:
+    name, count = Counter(names).most_common(1)[0]
+    if 2 * count <= len(names):
+        raise UsageError(
+            f"labels: expected items of one file for `source`, got item {item}, of whose {len(names)} segments {count} come from "
+            f"{name}; train with data.heterogeneous=true, or {OTHERWISE}"
+        )
+    return name

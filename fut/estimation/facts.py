@@ -9,8 +9,8 @@ from numpy import float64
 from numpy.typing import NDArray
 
 from estimators.orders.order import Order
+from fut.data.labels import source_labels
 from fut.data.probe_groups import item_similarity, probe_groups
-from fut.data.provenance import source_labels
 from fut.methods.adjoint import identity
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.registry import METHODS, default_estimator
