@@ -162,24 +162,14 @@ class Rule(ABC):
             delta = delta - (rate * self.weight_decay) * state.theta
         return State(state.theta + delta, memory, clock), delta
 
-    def tangent(
-        self,
-        state: State,
-        gradient: Tensor,
-        rate: float,
-        dstate: State,
-        dgradient: Tensor,
-        norm: Tensor | None = None,
-        dnorm: Tensor | None = None,
-    ) -> State:
+    def tangent(self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor) -> State:
         """Directional derivative of `step`'s state along (dstate, dgradient); the clock does not vary.
 
-        norm, dnorm: [...], as in `clip_tangent`. Clipping and decay are differentiated here, the rule proper in
-        `update_tangent`.
+        With clipping, of all coordinates. Clipping and decay are differentiated here, the rule proper in `update_tangent`.
         """
         self._require_fit(state.theta)
-        dgradient = clip_tangent(self.clip, gradient, dgradient, norm, dnorm)
-        gradient = clip_gradient(self.clip, gradient, norm)
+        dgradient = clip_tangent(self.clip, gradient, dgradient)
+        gradient = clip_gradient(self.clip, gradient)
         if self.weight_decay and self.decay == "coupled":
             gradient = gradient + self.weight_decay * state.theta
             dgradient = dgradient + self.weight_decay * dstate.theta
@@ -202,14 +192,13 @@ class Rule(ABC):
         ddelta, *dbuffers = torch.func.jvp(lambda *given: self._flat(state, rate, *given), at, along)[1]
         return ddelta, dict(zip(state.memory, dbuffers, strict=True))
 
-    def pullback(
-        self, state: State, gradient: Tensor, rate: float, costate: State, norm: Tensor | None = None
-    ) -> tuple[State, Tensor]:
+    def pullback(self, state: State, gradient: Tensor, rate: float, costate: State) -> tuple[State, Tensor]:
         """Adjoint of `tangent`: sensitivities to the state before the step and to its gradient, from those after it.
 
         costate: sensitivities of a read-out to theta and memory after the step, each [..., D]. Returns the same before
         the step, *without* what flows through the gradient's own dependence on theta (add H lambda for that), and
-        lambda [..., D], the sensitivity to the step's raw gradient. RuleError for a rule that is not smooth.
+        lambda [..., D], the sensitivity to the step's raw gradient. With clipping, of all coordinates. RuleError for a rule
+        that is not smooth.
         """
         if not self.smooth:
             raise RuleError(
@@ -217,7 +206,7 @@ class Rule(ABC):
                 "adjoint pass; use the `replay` estimator, which never differentiates the rule"
             )
         self._require_fit(state.theta)
-        clipped = clip_gradient(self.clip, gradient, norm)
+        clipped = clip_gradient(self.clip, gradient)
         decay = self.weight_decay
         if decay and self.decay == "coupled":
             clipped = clipped + decay * state.theta
@@ -227,7 +216,7 @@ class Rule(ABC):
             theta = theta + (decay * dgradient if self.decay == "coupled" else -(rate * decay) * theta)
         if self.reads_theta:
             theta = theta + self.theta_pullback(state, clipped, rate, costate)
-        return State(theta, memory, state.clock), clip_tangent(self.clip, gradient, dgradient, norm)
+        return State(theta, memory, state.clock), clip_tangent(self.clip, gradient, dgradient)
 
     def update_pullback(
         self, state: State, gradient: Tensor, rate: float, costate: State

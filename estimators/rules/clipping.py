@@ -39,33 +39,23 @@ def clip_gradient(
     return gradient * (clip / (norm + NORM_FLOOR)).clamp(max=1.0).unsqueeze(-1)
 
 
-def clip_tangent(
-    clip: float | None,
-    gradient: Tensor,
-    dgradient: Tensor,
-    norm: Tensor | None = None,
-    dnorm: Tensor | None = None,
-) -> Tensor:
+def clip_tangent(clip: float | None, gradient: Tensor, dgradient: Tensor) -> Tensor:
     """Directional derivative of `clip_gradient` at `gradient` along `dgradient`, both [..., D].
 
     Finite at a zero gradient. The Jacobian is symmetric, so that this is the vector-Jacobian product too.
 
     Args:
         clip: bound on the global norm; None for no clipping.
-        gradient: [..., D], or some of its coordinates.
+        gradient: [..., D], all of its coordinates.
         dgradient: [..., D], the direction.
-        norm: [...], the global norm; computed from the coordinates given if None.
-        dnorm: [...], its derivative <g, dg> / norm; if None computed from the coordinates given, which is right only if
-            these are all of them.
 
     Returns:
         The derivative [..., D].
     """
     if clip is None:
         return dgradient
-    norm = global_norm(gradient) if norm is None else norm
-    if dnorm is None:
-        dnorm = (gradient * dgradient).sum(-1) / torch.where(norm > 0, norm, torch.ones_like(norm))
+    norm = global_norm(gradient)
+    dnorm = (gradient * dgradient).sum(-1) / torch.where(norm > 0, norm, torch.ones_like(norm))
     factor = clip / (norm + NORM_FLOOR)
     shrink = factor * dnorm / (norm + NORM_FLOOR)
     scaled = factor.unsqueeze(-1) * dgradient - shrink.unsqueeze(-1) * gradient

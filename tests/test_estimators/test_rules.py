@@ -227,14 +227,11 @@ def test_tangent_is_finite_where_the_root_vanishes_and_jvp_is_not(name: str) -> 
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_clipped_tangent_at_a_zero_gradient_is_finite_and_takes_a_norm_from_outside(name: str) -> None:
+def test_clipped_tangent_at_a_zero_gradient_is_finite_and_goes_row_by_row(name: str) -> None:
     rule = variant(name, clip=0.5)
     zero, g, dg = torch.zeros(D).double(), normal(D, seed=8), normal(D, seed=9)
     assert torch.equal(clip_tangent(rule.clip, zero, dg), dg)
-    full, norm = clip_tangent(rule.clip, g, dg), g.norm()
-    part = clip_tangent(rule.clip, g[:5], dg[:5], norm, (g @ dg) / norm)
-    assert worst(part, full[:5]) < 1e-15
-    assert worst(clip_tangent(rule.clip, g, dg.expand(4, D)), full) < 1e-15
+    assert worst(clip_tangent(rule.clip, g, dg.expand(4, D)), clip_tangent(rule.clip, g, dg)) < 1e-15
 
 
 def test_the_generic_tangent_agrees_with_the_closed_one() -> None:
