@@ -72,8 +72,8 @@ def check_buffers(rule: Rule, layout: ParameterLayout) -> None:
             after, moved = rule.on(layout).step(fresh, normal(*rows, layout.size, seed=4).to(dtype), RATES[0])
             wanted = {name: (*rows, count) for name, count in rule.buffers(layout).items()}
             for state in (fresh, after):
-                found = {name: tuple(buffer.shape) for name, buffer in state.memory.items()}
-                _require(rule, found == wanted, f"expected memory of shapes {wanted}, got {found}")
+                actual = {name: tuple(buffer.shape) for name, buffer in state.memory.items()}
+                _require(rule, actual == wanted, f"expected memory of shapes {wanted}, got {actual}")
                 strange = [str(b.dtype) for b in (moved, state.theta, *state.memory.values()) if b.dtype != dtype]
                 _require(rule, not strange, f"expected tensors of {dtype}, got {', '.join(strange)}")
 
@@ -148,22 +148,22 @@ def check_reads_theta(rule: Rule, layout: ParameterLayout) -> None:
     state, gradient = trained(bound, layout), normal(2, layout.size, seed=4)
     other = State(2 * state.theta, state.memory, state.clock)
     same = torch.equal(bound.update(state, gradient, 0.1)[0], bound.update(other, gradient, 0.1)[0])
-    found = "does not look" if same else "looks"
-    _require(rule, same is not rule.reads_theta, f"`update` {found} at theta, got reads_theta = {rule.reads_theta}")
+    verb = "does not look" if same else "looks"
+    _require(rule, same is not rule.reads_theta, f"`update` {verb} at theta, got reads_theta = {rule.reads_theta}")
 
 
 def check_tangent(rule: Rule, layout: ParameterLayout) -> None:
     """`tangent` is the derivative of `step`, against central differences."""
     bound, width = rule.on(layout), 1e-6
     state, direction, gradient, dgradient = _setting(bound, layout)
-    found = bound.tangent(state, gradient, 0.1, direction, dgradient)
+    derivative = bound.tangent(state, gradient, 0.1, direction, dgradient)
 
     def ahead(by: float) -> State:
         memory = {k: b + by * direction.memory[k] for k, b in state.memory.items()}
         moved = State(state.theta + by * direction.theta, memory, state.clock)
         return bound.step(moved, gradient + by * dgradient, 0.1)[0]
 
-    for ours, up, down in zip(_bits(found), _bits(ahead(width)), _bits(ahead(-width)), strict=True):
+    for ours, up, down in zip(_bits(derivative), _bits(ahead(width)), _bits(ahead(-width)), strict=True):
         expected = (up - down) / (2 * width)
         error = (ours - expected).abs().max().item() / max(expected.abs().max().item(), 1e-3)
         _require(rule, error < 1e-6, f"expected `tangent` to equal central differences, got an error of {error:.3g}")
@@ -181,10 +181,10 @@ def check_pullback(rule: Rule, layout: ParameterLayout) -> None:
             return
         raise ContractError(f"the rule `{rule.name}`: expected RuleError from `pullback` of a rule that is not smooth")
     before, sensitivity = bound.pullback(state, gradient, 0.1, costate)
-    along = _inner(costate, bound.tangent(state, gradient, 0.1, direction, dgradient))
-    found = _inner(before, direction) + float(sensitivity @ dgradient)
-    error = abs(found - along) / max(abs(along), ROUNDING)
-    _require(rule, error < 1e-10, f"expected <costate, tangent> = <pullback, direction> = {along}, got {found}")
+    forward = _inner(costate, bound.tangent(state, gradient, 0.1, direction, dgradient))
+    backward = _inner(before, direction) + float(sensitivity @ dgradient)
+    error = abs(backward - forward) / max(abs(forward), ROUNDING)
+    _require(rule, error < 1e-10, f"expected <costate, tangent> = <pullback, direction> = {forward}, got {backward}")
 
 
 CHECKS: tuple[Callable[[Rule, ParameterLayout], None], ...] = (

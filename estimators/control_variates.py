@@ -64,8 +64,8 @@ class Bounded(NamedTuple):
         """
         values, table = values.double(), table.double()
         square = table.square().sum(0)
-        found = (values * table).sum(0) / torch.where(square > 0, square, torch.ones_like(square))
-        return cls(found.nan_to_num(0.0).clamp(0.0, 1.0), WIDE * largest.double())
+        slope = (values * table).sum(0) / torch.where(square > 0, square, torch.ones_like(square))
+        return cls(slope.nan_to_num(0.0).clamp(0.0, 1.0), WIDE * largest.double())
 
     def part(self, coordinates: Tensor | slice) -> Bounded:
         """The same on some of the coordinates."""

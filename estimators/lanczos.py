@@ -67,7 +67,7 @@ def _restart(drawn: Float[Tensor, " D"], basis: Float[Tensor, "r D"]) -> Float[T
     return torch.zeros_like(fresh) if fresh.norm() <= _tolerance(basis) * drawn.norm() else fresh
 
 
-def _ritz(inner: Float[Tensor, "found found"], basis: Float[Tensor, "r D"]) -> RitzPairs:
+def _ritz(inner: Float[Tensor, "count count"], basis: Float[Tensor, "r D"]) -> RitzPairs:
     values, rotation = torch.linalg.eigh(inner)
     padded, count = torch.zeros(len(basis), dtype=torch.float64), len(values)
     padded[:count] = values.flip(0)

@@ -135,7 +135,7 @@ class ParameterLayout:
         Returns:
             Slices, ascending, which together hold every coordinate once.
         """
-        allowed, found, first = self._cuts(coupling, multiple), [], 0
+        allowed, blocks, first = self._cuts(coupling, multiple), [], 0
         while first < self.size:
             place = bisect_right(allowed, first + width)
             last = allowed[place - 1]
@@ -143,9 +143,9 @@ class ParameterLayout:
                 last = self.size
             elif last <= first:  # what begins here is wider than that
                 last = allowed[place] if place < len(allowed) else self.size
-            found.append(slice(first, last))
+            blocks.append(slice(first, last))
             first = last
-        return found
+        return blocks
 
     def _cuts(self, coupling: Coupling, multiple: int) -> Sequence[int]:
         """Where blocks may begin, ascending from 0: at tensors, at layers of which no tensor stands before, or nowhere else."""
@@ -172,24 +172,24 @@ class ParameterLayout:
         Raises:
             LayoutError: where a block would be cut, or for coordinates out of order.
         """
-        held = self._held(coordinates)
+        counts = self._counts(coordinates)
         if coupling != "coordinate":
-            self._require_whole(held, coupling)
+            self._require_whole(counts, coupling)
         return ParameterLayout(
-            tuple(self.names[i] for i in held),
-            tuple(self.shapes[i] if count == self.sizes[i] else (count,) for i, count in held.items()),
-            tuple(self.groups[i] for i in held) if self.groups else (),
+            tuple(self.names[i] for i in counts),
+            tuple(self.shapes[i] if count == self.sizes[i] else (count,) for i, count in counts.items()),
+            tuple(self.groups[i] for i in counts) if self.groups else (),
         )
 
-    def _held(self, coordinates: Coordinates) -> dict[int, int]:
+    def _counts(self, coordinates: Coordinates) -> dict[int, int]:
         """How many of the coordinates are of each tensor, for tensors of which there are any."""
         if isinstance(coordinates, slice):
             first, last, step = coordinates.indices(self.size)
             if step != 1:
                 raise LayoutError(f"layout: expected a slice without a step, got {coordinates}; pass the coordinates")
             touched = range(bisect_right(self.ends, first) - 1, bisect_left(self.ends, last)) if first < last else ()
-            held = {i: min(last, self.ends[i + 1]) - max(first, self.ends[i]) for i in touched}
-            return {i: count for i, count in held.items() if count}
+            counts = {i: min(last, self.ends[i + 1]) - max(first, self.ends[i]) for i in touched}
+            return {i: count for i, count in counts.items() if count}
         if len(coordinates) and not (
             bool((coordinates.diff() > 0).all()) and coordinates[0] >= 0 and coordinates[-1] < self.size
         ):
@@ -197,14 +197,14 @@ class ParameterLayout:
                 f"layout: expected coordinates of 0..{self.size - 1}, ascending, each once, got others; sort them"
             )
         ends = torch.tensor(self.ends, device=coordinates.device)
-        counts = torch.searchsorted(coordinates.contiguous(), ends).diff().tolist()
-        return {i: count for i, count in enumerate(counts) if count}
+        numbers: list[int] = torch.searchsorted(coordinates.contiguous(), ends).diff().tolist()
+        return {i: count for i, count in enumerate(numbers) if count}
 
-    def _require_whole(self, held: Mapping[int, int], coupling: Coupling) -> None:
-        """LayoutError unless of every block all coordinates are held, or none. held: coordinates of tensors."""
+    def _require_whole(self, counts: Mapping[int, int], coupling: Coupling) -> None:
+        """LayoutError unless of every block all coordinates are there, or none. counts: coordinates of tensors."""
         for block in self.blocks(coupling):
             tensors = [i for i, s in enumerate(self.slices) if block.start <= s.start and s.stop <= block.stop]
-            count, size = sum(held.get(i, 0) for i in tensors), block.stop - block.start
+            count, size = sum(counts.get(i, 0) for i in tensors), block.stop - block.start
             if count not in (0, size):
                 names = [f"`{self.names[i]}`" for i in tensors]
                 raise LayoutError(

@@ -20,17 +20,17 @@ class Distance:
 
     def __init__(self, reference: Order) -> None:
         self.steps = max(len(reference), 1)
-        self._held = _placements(reference)
-        self._places = {item: found[0][0] for item, found in self._held.items()} if _plain(reference) else None
-        self._mean = sum(map(len, self._held.values())) * (self.steps**2 - 1) / (3 * self.steps)
+        self._placements = _placements(reference)
+        self._places = {item: steps[0][0] for item, steps in self._placements.items()} if _plain(reference) else None
+        self._mean = sum(map(len, self._placements.values())) * (self.steps**2 - 1) / (3 * self.steps)
 
     def __call__(self, order: Order) -> float:
         """0 for the reference order, about 1 for random ones."""
         if self._places is not None and _plain(order) and self._places.keys() == {item for (item,) in order.steps}:
             return sum(abs(step - self._places[item]) for step, (item,) in enumerate(order.steps)) / (self._mean or 1.0)
         other, moved, gone = _placements(order), 0.0, 0.0
-        for item in self._held.keys() | other.keys():
-            ours, theirs = self._held.get(item, []), other.get(item, [])
+        for item in self._placements.keys() | other.keys():
+            ours, theirs = self._placements.get(item, []), other.get(item, [])
             for (step, weight), (place, share) in zip(ours, theirs, strict=False):
                 moved += abs(step - place)
                 gone += abs(weight - share)
@@ -51,9 +51,9 @@ def _plain(order: Order) -> bool:
 
 def _placements(order: Order) -> dict[int, list[tuple[int, float]]]:
     """Steps that consume each item, ascending, and its weight there; those of weight 0 left out."""
-    found: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    placements: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for step, entries in enumerate(order.entries):
         for item, weight in entries:
             if weight > 0:
-                found[item].append((step, weight))
-    return found
+                placements[item].append((step, weight))
+    return placements

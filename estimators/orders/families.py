@@ -64,13 +64,13 @@ STRETCH, STRETCH_FOLDS = 0.1, 3
 
 
 def _around_cuts(ranked: Sequence[int], sections: int, arrange: Callable[[Sequence[int], int], Places]) -> Places:
-    count, found, done = len(ranked), list[int](), 0
+    count, places, done = len(ranked), list[int](), 0
     reach = round(count * min(STRETCH, 0.5 / sections))
     for cut in (round(count * s / sections) for s in range(1, sections)):
         first, last = max(cut - reach, done), min(cut + reach, count)
-        found += [*ranked[done:first], *arrange(ranked[first:last], STRETCH_FOLDS)]
+        places += [*ranked[done:first], *arrange(ranked[first:last], STRETCH_FOLDS)]
         done = last
-    return [*found, *ranked[done:]]
+    return [*places, *ranked[done:]]
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ def _checked(scores: Sequence[float], items: int) -> np.ndarray:
 
 def _number(family: str, number: int | None, places: int) -> int:
     rule = FAMILIES[family]
-    chosen, most = rule.usual if number is None else number, rule.most or places
-    if not rule.least <= chosen <= most:
+    value, most = rule.usual if number is None else number, rule.most or places
+    if not rule.least <= value <= most:
         raise OrderError(
-            f"order: expected {rule.parameter} from {rule.least} to {most} for `{family}`, got {chosen}; correct the number"
+            f"order: expected {rule.parameter} from {rule.least} to {most} for `{family}`, got {value}; correct the number"
         )
-    return chosen
+    return value

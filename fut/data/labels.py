@@ -107,7 +107,7 @@ def source_labels(config: TrainingConfig, source: str, digest: Mapping[str, Any]
     segments = int(TRAIN_SHARE * (int(ends[-1]) - 1)) // length
     rows, _ = deal(segments, data, np.random.default_rng([data.seed, 0]))
     owners = np.searchsorted(ends, rows * length + length // 2, side="right")
-    return [_majority(item, [texts[k][0] for k in own]) for item, own in enumerate(owners.tolist())]
+    return [_majority(item, [texts[k][0] for k in files]) for item, files in enumerate(owners.tolist())]
 
 
 def _majority(item: int, names: list[str]) -> str:

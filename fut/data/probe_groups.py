@@ -64,8 +64,8 @@ def probe_groups(data: Dataset, count: int) -> list[list[int]]:
 def group_item(data: Dataset, group: Group) -> Item:
     """The samples of one group, stacked as one item."""
     pieces = samples(data.probe)
-    chosen = [pieces[k] for k in probe_groups(data, group.count)[group.number]]
-    return tuple(torch.cat(parts) for parts in zip(*chosen, strict=True))
+    members = [pieces[k] for k in probe_groups(data, group.count)[group.number]]
+    return tuple(torch.cat(parts) for parts in zip(*members, strict=True))
 
 
 def similarity(pieces: Sequence[Item]) -> Floats:
@@ -77,5 +77,5 @@ def similarity(pieces: Sequence[Item]) -> Floats:
 
 def item_similarity(data: Dataset, count: int, items: Sequence[int]) -> Floats:
     """Cosines [items, groups] of items with each of `count` groups of the probe set."""
-    chosen = [data.items[i] for i in items] + [group_item(data, Group(g, count)) for g in range(count)]
-    return np.ascontiguousarray(similarity(chosen)[: len(items), len(items) :])
+    compared = [data.items[i] for i in items] + [group_item(data, Group(g, count)) for g in range(count)]
+    return np.ascontiguousarray(similarity(compared)[: len(items), len(items) :])

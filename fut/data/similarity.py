@@ -69,8 +69,8 @@ def _split(flat: NDArray[np.int64], shapes: Sequence[tuple[int, ...]]) -> list[N
 
 
 def _weights(counts: csr_array) -> csr_array:
-    held = np.bincount(counts.indices, minlength=counts.shape[1])
-    rarity = 1.0 + np.log((1 + counts.shape[0]) / (1 + held))
+    holders = np.bincount(counts.indices, minlength=counts.shape[1])
+    rarity = 1.0 + np.log((1 + counts.shape[0]) / (1 + holders))
     return csr_array(
         (((1.0 + np.log(counts.data)) * rarity[counts.indices]), counts.indices, counts.indptr), counts.shape
     )
@@ -91,9 +91,9 @@ def like_groups(cosines: ArrayLike, count: int) -> list[list[int]]:
 def _halved(gram: Floats, part: list[int], count: int) -> list[list[int]]:
     if count == 1:
         return [part]
-    own = gram[np.ix_(part, part)]
-    own = own - own.mean(0) - own.mean(1)[:, None] + own.mean()
-    along = np.linalg.eigh((own + own.T) / 2)[1][:, -1]
+    centred = gram[np.ix_(part, part)]
+    centred = centred - centred.mean(0) - centred.mean(1)[:, None] + centred.mean()
+    along = np.linalg.eigh((centred + centred.T) / 2)[1][:, -1]
     along = along * (1.0 if along[np.abs(along).argmax()] >= 0 else -1.0)
     ordered = [part[i] for i in np.argsort(along, kind="stable")]
     cut = round(len(part) * (count // 2) / count)

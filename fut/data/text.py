@@ -54,13 +54,13 @@ def tokenize(text: str, config: DataConfig) -> np.ndarray:
     """Token ids [n] (int64): UTF-8 bytes, or what the tokenizer hook returns."""
     if config.tokenizer:
         hook: Callable[[str], Sequence[int]] = load_hook(config.tokenizer, "data.tokenizer")
-        found = np.asarray(hook(text))
-        if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
+        returned = np.asarray(hook(text))
+        if returned.ndim != 1 or (len(returned) and returned.dtype.kind not in "iu"):
             raise DataError(
                 f"data.tokenizer: expected a flat list of whole numbers from `{config.tokenizer}`, "
-                f"got {found.dtype} of shape {list(found.shape)}; return a list of ids"
+                f"got {returned.dtype} of shape {list(returned.shape)}; return a list of ids"
             )
-        ids = found.astype(np.int64)
+        ids = returned.astype(np.int64)
     else:
         ids = np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
     if len(ids) and not 0 <= ids.min() <= ids.max() < config.vocabulary:
@@ -85,8 +85,8 @@ def build_dataset(config: TrainingConfig) -> Dataset:
     )
     _require_enough(config, len(tokens), len(train), len(held_out))
     draw = np.random.default_rng([data.seed, 0])
-    chosen, rest = deal(len(train), data, draw)
-    items = [_item(train, rows) for rows in chosen]
+    dealt, rest = deal(len(train), data, draw)
+    items = [_item(train, rows) for rows in dealt]
     size = data.batch * data.per_step
     warmup = [_item(train, draw.choice(rest, size, replace=False)) for _ in range(config.warmup.steps)]
     probe = _probe(held_out, data, np.random.default_rng([data.seed, 1]))
@@ -95,10 +95,10 @@ def build_dataset(config: TrainingConfig) -> Dataset:
 
 def deal(segments: int, data: DataConfig, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Which segments of the training share every item takes [items, batch], and the rest."""
-    chosen, rest = np.split(draw.permutation(segments), [data.items * data.batch])
+    dealt, rest = np.split(draw.permutation(segments), [data.items * data.batch])
     if data.heterogeneous:
-        chosen = np.sort(chosen)
-    return chosen.reshape(data.items, data.batch), rest
+        dealt = np.sort(dealt)
+    return dealt.reshape(data.items, data.batch), rest
 
 
 def _require_enough(config: TrainingConfig, tokens: int, train: int, held_out: int) -> None:

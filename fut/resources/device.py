@@ -173,11 +173,11 @@ def reproducible(device: torch.device) -> Iterator[None]:
     May be entered again inside itself, and by several threads. Full precision on every device; on CUDA deterministic
     algorithms too, and a workspace of cuBLAS that is, where the process has not used cuBLAS yet: it keeps its first one.
     """
-    with ExitStack() as held:
-        held.enter_context(_UNDISTURBED)
-        held.enter_context(_PRECISE)
+    with ExitStack() as settings:
+        settings.enter_context(_UNDISTURBED)
+        settings.enter_context(_PRECISE)
         if device.type == "cuda":
-            held.enter_context(_DETERMINISTIC)
+            settings.enter_context(_DETERMINISTIC)
         yield
 
 

@@ -84,7 +84,7 @@ def available_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    known = [found for found in (_kernel_available(), _group_available()) if found is not None]
+    known = [number for number in (_kernel_available(), _group_available()) if number is not None]
     return max(min(known), 0) if known else None
 
 
