@@ -51,9 +51,8 @@ def sensitivity(rule: Rule, state: State, clamp: float = 1.0) -> Float[Tensor, "
     coordinates that are hardly ever touched would dominate the metric, and endpoints blow up along them. The rate is taken
     as 1, so that a schedule's zero changes nothing.
     """
-    nothing = torch.zeros_like(state.theta)
-    still = State(nothing, {k: torch.zeros_like(b) for k, b in state.memory.items()}, state.clock)
-    moved = rule.tangent(state, nothing, 1.0, still, torch.ones_like(nothing)).theta.abs()
+    still = state.map(torch.zeros_like)
+    moved = rule.tangent(state, still.theta, 1.0, still, torch.ones_like(still.theta)).theta.abs()
     if clamp >= 1.0:
         return moved
     sampled = moved[:: -(-len(moved) // QUANTILE_OF)]  # torch.quantile refuses more than 16 million numbers

@@ -49,8 +49,9 @@ class ParameterLayout:
         object.__setattr__(self, "names", tuple(self.names))  # lists would not hash
         object.__setattr__(self, "shapes", tuple(tuple(shape) for shape in self.shapes))
         object.__setattr__(self, "groups", tuple(self.groups))
-        _require_texts("names", self.names)
-        _require_texts("groups", self.groups)
+        for field, values in (("names", self.names), ("groups", self.groups)):
+            if wrong := [value for value in values if not isinstance(value, str)]:
+                raise LayoutError(f"layout: expected texts as {field}, got {wrong[0]!r}; name every tensor by a text")
         if len(set(self.names)) < len(self.names):
             repeated = next(name for i, name in enumerate(self.names) if name in self.names[:i])
             raise LayoutError(f"layout: expected names that occur once, got `{repeated}` again; rename one of the two")
@@ -211,8 +212,3 @@ class ParameterLayout:
                     f"expected all {size} coordinates of {', '.join(names[:3])}{', …' * (len(names) > 3)} or none of them, as "
                     f"they are updated together (coupling `{coupling}`), got {count}; take whole blocks, or all coordinates"
                 )
-
-
-def _require_texts(field: str, values: Sequence[object]) -> None:
-    if wrong := [value for value in values if not isinstance(value, str)]:
-        raise LayoutError(f"layout: expected texts as {field}, got {wrong[0]!r}; name every tensor by a text")

@@ -51,7 +51,7 @@ def item_values(
     gradients: the items' [items, k]; norms: [items], over all coordinates, for clipping. A row of M is the sum over all
     coordinates; over a sample of them, weighted by the inverse of their probabilities, it is unbiased.
     """
-    before, after, costate = (_double(state) for state in states)
+    before, after, costate = (state.map(Tensor.double) for state in states)
     moved = rule.step(before.rows(len(gradients)), gradients.double(), rate, norms.double())[0]
     values = costate.theta[:, None] * (moved.theta - after.theta)
     for name, buffer in costate.memory.items():
@@ -68,10 +68,6 @@ def chunked_values(
     """
     for here in rule.blocks(gradients.shape[1], max(1, CACHED // len(gradients))):
         yield here, item_values(rule.restrict(here), rate, states.part(here), gradients[:, here], norms)
-
-
-def _double(state: State) -> State:
-    return State(state.theta.double(), {k: b.double() for k, b in state.memory.items()}, state.clock)
 
 
 def look_up(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,12 +111,8 @@ def batches(orders: Sequence[Order], size: int) -> Iterator[tuple[list[int], lis
             yield group, [orders[i] for i in group]
 
 
-class Transition(Protocol):
-    """One step of n runs at once: (step, what they consume, state) -> next state."""
-
-    def __call__(self, step: int, picks: Picks, state: State) -> State: ...
-
-
+Transition = Callable[[int, Picks, State], State]
+"""One step of n runs at once: (step, what they consume, state) -> next state."""
 Listener = Callable[[int, State], object]
 
 
@@ -136,12 +132,8 @@ def replay(
 
 GradientsAndNorms = tuple[Float[Tensor, "n k"], Float[Tensor, " n"] | None]
 """Gradients of n runs [n, k], of all coordinates or of some, and their global norms [n]; None lets the rule compute these."""
-
-
-class Gradients(Protocol):
-    """Mean gradient of what n runs consume at a step, at their parameters theta [n, k]."""
-
-    def __call__(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> GradientsAndNorms: ...
+Gradients = Callable[[int, Picks, Tensor], GradientsAndNorms]
+"""Mean gradients of what n runs consume: (step, what they consume, theta [n, k]) -> gradients and norms."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -25,15 +26,11 @@ class State(NamedTuple):
 
     def rows(self, n: int) -> State:
         """The same state for n runs: every buffer [D] becomes [n, D], each row its own copy."""
-        return State(
-            self.theta.expand(n, -1).clone(),
-            {k: b.expand(n, -1).clone() for k, b in self.memory.items()},
-            dict(self.clock),
-        )
+        return self.map(lambda buffer: buffer.expand(n, -1).clone())
 
     def row(self, i: int) -> State:
         """Run i of a stacked state."""
-        return State(self.theta[i], {k: b[i] for k, b in self.memory.items()}, dict(self.clock))
+        return self.map(lambda buffer: buffer[i])
 
     def restrict(self, coordinates: Coordinates) -> State:
         """The state on some coordinates, for `rule.restrict(coordinates)`; RuleError for memory that is not by coordinate."""
@@ -43,5 +40,8 @@ class State(NamedTuple):
                 f"state: expected memory of {size} numbers, one for each coordinate, got {self.memory[odd[0]].shape[-1]} in "
                 f"`{odd[0]}`; use --estimator replay-exact or retrain, which never cut a state"
             )
-        memory = {k: b[..., coordinates] for k, b in self.memory.items()}
-        return State(self.theta[..., coordinates], memory, dict(self.clock))
+        return self.map(lambda buffer: buffer[..., coordinates])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> State:
+        """The state with theta and every buffer of the memory changed in one way."""
+        return State(change(self.theta), {k: change(b) for k, b in self.memory.items()}, dict(self.clock))

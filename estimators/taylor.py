@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,18 +22,12 @@ Table = Callable[[int], Tensor]
 Moments = Literal["reference", "replayed"]
 
 
-class Derivative(Protocol):
-    """The Taylor terms of a step's update: (step, what is consumed, delta [n, k]) -> [n, k]."""
-
-    def __call__(self, step: int, picks: Picks, delta: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]: ...
-
-
 @dataclass(frozen=True)
 class PaperTransition:
     """One step of FUT or FUT++ in sketch space, for n orders at once.
 
     update: (step) -> u_{t,.} [items, k]. reference: what the reference run consumed at each step (n = 1).
-    derivative: first- or second-order terms.
+    derivative: (step, what is consumed, delta [n, k]) -> first- or second-order terms of the step's update [n, k].
     carry: None for moments of the `reference` run, the literal reading: a swapped gradient meets the reference run's
         moments and leaves no trace in them. For `replayed` moments, (step, difference of momenta, swapped) -> (next
         difference, change of displacement), where `swapped` is what the swapped gradient alone does in its own step
@@ -42,7 +36,7 @@ class PaperTransition:
 
     update: Table
     reference: Callable[[int], Picks]
-    derivative: Derivative
+    derivative: Callable[[int, Picks, Tensor], Tensor]
     carry: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def start(self, n: int, k: int, like: Tensor) -> State:

@@ -33,12 +33,10 @@ def balanced_mixture(reference: Order, count: int, seed: int) -> Order:
     draw, pool, steps = np.random.default_rng([seed, 7]), list[int](), []
     for _ in reference.steps:
         step: list[int] = []
-        while len(step) < count:
-            pool = pool or [items[i] for i in draw.permutation(len(items))]
-            fresh = next((i for i in pool if i not in step), None)
-            if fresh is None:  # what is left of the pool stands in this step already: open the next one
+        for _ in range(count):
+            while all(i in step for i in pool):  # what is left of the pool, if anything, stands in this step already
                 pool += [items[i] for i in draw.permutation(len(items))]
-                continue
+            fresh = next(i for i in pool if i not in step)
             pool.remove(fresh)
             step.append(fresh)
         steps.append(tuple(step))
