@@ -16,7 +16,7 @@ from .errors import (
 )
 from .layout import Block, TermSpec
 from .manifest import FORMAT, Manifest, fingerprint, require_same
-from .terms import Terms, TermStore
+from .terms import TermStore
 
 __all__ = [
     "BACKENDS",
@@ -36,7 +36,6 @@ __all__ = [
     "StorageError",
     "TermSpec",
     "TermStore",
-    "Terms",
     "fingerprint",
     "from_bfloat16",
     "read_json",

@@ -17,7 +17,7 @@ from .backends import backend_named
 from .bfloat16 import from_bfloat16, to_bfloat16
 from .errors import ContentError, IdentityError, MissingError
 from .layout import Block, TermSpec
-from .terms import Terms, TermStore
+from .terms import TermStore
 
 IDENTITY: dict[str, Any] = {"seed": 3, "rule": {"name": "adam", "betas": (0.9, 0.999)}}
 SPECS = (
@@ -33,19 +33,6 @@ class ContractError(AssertionError):
     """A store that breaks what readers and writers of terms presume."""
 
 
-def check_terms(make: Callable[[], Terms]) -> None:
-    """Run every check on stores of terms.
-
-    Args:
-        make: a new empty store of `SPECS`, `IDENTITY` and `ITEM_BLOCK`, every time.
-
-    Raises:
-        ContractError: at the first check that fails.
-    """
-    for check in CHECKS:
-        check(make())
-
-
 def check_backend(name: str, directory: Path) -> None:
     """Run every check on stores whose blocks lie in a backend.
 
@@ -58,8 +45,8 @@ def check_backend(name: str, directory: Path) -> None:
     """
     for check in CHECKS:
         check(new_store(name, directory / check.__name__))
-    for reopening in REOPENING if backend_named(name).durable else ():
-        reopening(new_store(name, directory / reopening.__name__))
+    if backend_named(name).durable:
+        check_reopening(new_store(name, directory / check_reopening.__name__))
 
 
 def new_store(backend: str, directory: Path) -> TermStore:
@@ -67,14 +54,14 @@ def new_store(backend: str, directory: Path) -> TermStore:
     return TermStore.create_or_open(directory, SPECS, IDENTITY, ITEM_BLOCK, backend)
 
 
-def check_description(terms: Terms) -> None:
+def check_description(terms: TermStore) -> None:
     """A store says what it holds: terms by name, the identity as JSON has it, the size of blocks."""
     _equal(terms.specs, tuple(sorted(SPECS, key=lambda spec: spec.name)), "specs")
     _equal(terms.identity, {"seed": 3, "rule": {"name": "adam", "betas": [0.9, 0.999]}}, "identity")
     _equal(terms.item_block, ITEM_BLOCK, "item_block")
 
 
-def check_blocks(terms: Terms) -> None:
+def check_blocks(terms: TermStore) -> None:
     """Blocks are ascending and cover every item once."""
     _equal(terms.blocks("update"), [_FIRST, Block(0, 4, 7), Block(1, 0, 4), Block(1, 4, 7)], "blocks of `update`")
     for spec in SPECS:
@@ -83,7 +70,7 @@ def check_blocks(terms: Terms) -> None:
         _equal(covered, every, f"items covered by blocks of `{spec.name}`")
 
 
-def check_reading(terms: Terms) -> None:
+def check_reading(terms: TermStore) -> None:
     """What is written is read, with its dtype; bfloat16 is rounded and comes as float32."""
     for name in ("gradient", "update"):
         written = fill(terms, name, 1)
@@ -94,7 +81,7 @@ def check_reading(terms: Terms) -> None:
     _equal(bool((found == exact).all()), False, "that bfloat16 keeps every digit")
 
 
-def check_reading_items(terms: Terms) -> None:
+def check_reading_items(terms: TermStore) -> None:
     """`read_items` keeps the order and the repetition of items."""
     listed: list[Any] = [[0], [9, 0, 9, 4], range(10), np.array([8, 3], np.int32), []]
     for name in ("gradient", "half"):
@@ -104,7 +91,7 @@ def check_reading_items(terms: Terms) -> None:
             _same(found, terms.read(name, 0)[np.array(items, int)])
 
 
-def check_reading_needs_its_own_blocks_only(terms: Terms) -> None:
+def check_reading_needs_its_own_blocks_only(terms: TermStore) -> None:
     """Items are read while other blocks are missing; a missing block is named with the command that computes it."""
     block = Block(1, 4, 8)
     terms.write(block, {"gradient": values("gradient", block)})
@@ -114,7 +101,7 @@ def check_reading_needs_its_own_blocks_only(terms: Terms) -> None:
     _refused(lambda: terms.read("gradient", 1), MissingError, words)
 
 
-def check_missing(terms: Terms) -> None:
+def check_missing(terms: TermStore) -> None:
     """A block is missing while any of its terms is."""
     _equal(terms.missing(["gradient"]), terms.blocks("gradient"), "missing blocks of an empty store")
     _equal(terms.missing(), sorted({b for spec in SPECS for b in terms.blocks(spec.name)}), "all missing blocks")
@@ -131,7 +118,7 @@ def check_missing(terms: Terms) -> None:
     _equal((terms.missing(), terms.progress()), ([], (19, 19)), "missing blocks and progress of a full store")
 
 
-def check_discarding(terms: Terms) -> None:
+def check_discarding(terms: TermStore) -> None:
     """Discarded blocks are missing again; to discard what is absent changes nothing."""
     block = Block(0, 4, 8)
     fill(terms, "gradient", 0)
@@ -147,7 +134,7 @@ def check_discarding(terms: Terms) -> None:
         )
 
 
-def check_writing_again(terms: Terms) -> None:
+def check_writing_again(terms: TermStore) -> None:
     """A block can be written again, and others stay as they are."""
     fill(terms, "update", 0)
     terms.write(Block(0, 4, 7), {"update": np.full((3, 4), 7.0)})
@@ -155,7 +142,7 @@ def check_writing_again(terms: Terms) -> None:
     _same(terms.read("update", 0)[:4], values("update", _FIRST))
 
 
-def check_copies(terms: Terms) -> None:
+def check_copies(terms: TermStore) -> None:
     """The store keeps its own copy: who changes what they wrote or read does not change it."""
     given = values("gradient", _FIRST)
     terms.write(_FIRST, {"gradient": given})
@@ -166,7 +153,7 @@ def check_copies(terms: Terms) -> None:
         found[:] = 0
 
 
-def check_refusal_of_what_does_not_fit(terms: Terms) -> None:
+def check_refusal_of_what_does_not_fit(terms: TermStore) -> None:
     """A wrong name, block, shape or dtype is refused before anything is written."""
     fits = np.zeros((4, 5), np.float32)
     wrong: list[tuple[str, Block, Any]] = [
@@ -185,7 +172,7 @@ def check_refusal_of_what_does_not_fit(terms: Terms) -> None:
     _equal(terms.progress()[0], 0, "blocks written after refusals")
 
 
-def check_refusal_of_what_is_not_finite(terms: Terms) -> None:
+def check_refusal_of_what_is_not_finite(terms: TermStore) -> None:
     """NaN, infinity, and what overflows as it is stored are refused before anything is written."""
     for name in ("gradient", "update", "half"):
         for bad in (np.nan, np.inf, -np.inf):
@@ -199,7 +186,7 @@ def check_refusal_of_what_is_not_finite(terms: Terms) -> None:
     terms.write(_FIRST, {"gradient": largest})
 
 
-def check_refusal_of_what_is_outside(terms: Terms) -> None:
+def check_refusal_of_what_is_outside(terms: TermStore) -> None:
     """Checkpoint indices and items that a term has not are refused."""
     fill(terms, "gradient", 0)
     for step in (-1, 3):
@@ -224,7 +211,7 @@ def check_reopening(store: TermStore) -> None:
     _refused(lambda: opened.write(_FIRST, {"gradient": values("gradient", _FIRST)}), IdentityError, "create_or_open")
 
 
-CHECKS: tuple[Callable[[Terms], None], ...] = (
+CHECKS: tuple[Callable[[TermStore], None], ...] = (
     check_description,
     check_blocks,
     check_reading,
@@ -238,9 +225,7 @@ CHECKS: tuple[Callable[[Terms], None], ...] = (
     check_refusal_of_what_is_not_finite,
     check_refusal_of_what_is_outside,
 )
-"""What every store of terms keeps to."""
-REOPENING: tuple[Callable[[TermStore], None], ...] = (check_reopening,)
-"""What a durable backend keeps to besides."""
+"""What every store of terms keeps to; one in a durable backend to `check_reopening` besides."""
 
 
 def values(name: str, block: Block) -> np.ndarray:
@@ -250,7 +235,7 @@ def values(name: str, block: Block) -> np.ndarray:
     return rng.normal(size=(block.last - block.first, spec.shape[2])).astype(spec.read_dtype)
 
 
-def fill(terms: Terms, name: str, step: int) -> np.ndarray:
+def fill(terms: TermStore, name: str, step: int) -> np.ndarray:
     """Write all blocks of one checkpoint index; returns what was written [items, k]."""
     blocks = [block for block in terms.blocks(name) if block.step == step]
     for block in blocks:

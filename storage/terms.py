@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import zarr
@@ -22,54 +22,11 @@ _KIND = "terms"
 _BACKEND = "backend"
 
 
-class Terms(Protocol):
-    """What estimators and the cache ask of a term store. All arrays are numpy; bfloat16 terms come as float32."""
-
-    @property
-    def specs(self) -> tuple[TermSpec, ...]:
-        """The terms, by name."""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the terms belong to, as a nested JSON value."""
-
-    @property
-    def item_block(self) -> int:
-        """Items in a block."""
-
-    def blocks(self, name: str) -> list[Block]:
-        """All blocks of `name`, ascending."""
-
-    def missing(self, names: Sequence[str] | None = None) -> list[Block]:
-        """The blocks, ascending, for which any of `names` (all for None) is not complete."""
-
-    def missing_names(self, block: Block, names: Sequence[str] | None = None) -> list[str]:
-        """Those of `names` that have `block` and for which it is not complete."""
-
-    def progress(self) -> tuple[int, int]:
-        """Complete blocks and all blocks, summed over the terms."""
-
-    def write(self, block: Block, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes `block` of the named terms, each [last - first, k] in the term's dtype (float32 for bfloat16).
-
-        Replaces what was there. Raises ContentError, before anything is written, for a wrong name, shape or dtype, or
-        for a value that is not finite as stored.
-        """
-
-    def read(self, name: str, step: int) -> np.ndarray:
-        """[items, k] of checkpoint index `step`. Raises MissingError unless all its blocks are complete."""
-
-    def read_items(self, name: str, step: int, items: Sequence[int] | np.ndarray) -> np.ndarray:
-        """[len(items), k], in the order of `items`. Raises MissingError unless the blocks of these are complete."""
-
-    def discard(self, block: Block, names: Sequence[str] | None = None) -> None:
-        """Deletes `block` of `names` (all that have it for None), so that `missing` lists it again."""
-
-
 class TermStore:
     """Terms in a directory: `manifest.json` says what they are and in which backend their blocks lie, by default `zarr`.
 
     One process writes; any number read. A kill at any moment leaves blocks that are complete, and blocks that `missing` lists.
+    All arrays are numpy; bfloat16 terms come as float32.
     """
 
     def __init__(self, path: Path, manifest: Manifest, layout: Layout, writable: bool) -> None:
@@ -134,15 +91,18 @@ class TermStore:
 
     @property
     def specs(self) -> tuple[TermSpec, ...]:
+        """The terms, by name."""
         return self._layout.specs
 
     @property
     def identity(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._manifest.identity["identity"]
-        return found
+        """What the terms belong to, as a nested JSON value."""
+        identity: dict[str, Any] = self._manifest.identity["identity"]
+        return identity
 
     @property
     def item_block(self) -> int:
+        """Items in a block."""
         return self._layout.item_block
 
     @property
@@ -151,22 +111,31 @@ class TermStore:
         return self._blocks.name
 
     def blocks(self, name: str) -> list[Block]:
+        """All blocks of `name`, ascending."""
         return self._layout.blocks(name)
 
     def missing(self, names: Sequence[str] | None = None) -> list[Block]:
+        """The blocks, ascending, for which any of `names` (all for None) is not complete."""
         lacking = set()
         for name in self._layout.names(names):
             lacking |= set(self.blocks(name)) - self._blocks.completed(name)
         return sorted(lacking)
 
     def missing_names(self, block: Block, names: Sequence[str] | None = None) -> list[str]:
+        """Those of `names` that have `block` and for which it is not complete."""
         return [name for name in self._layout.names_with(block, names) if not self._blocks.has(name, block)]
 
     def progress(self) -> tuple[int, int]:
+        """Complete blocks and all blocks, summed over the terms."""
         total = sum(len(self.blocks(spec.name)) for spec in self.specs)
         return total - sum(len(self.missing([spec.name])) for spec in self.specs), total
 
     def write(self, block: Block, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes `block` of the named terms, each [last - first, k] in the term's dtype (float32 for bfloat16).
+
+        Replaces what was there. Raises ContentError, before anything is written, for a wrong name, shape or dtype, or
+        for a value that is not finite as stored.
+        """
         if not self._writable:
             raise IdentityError(
                 f"expected a store opened with its identity before writing to {self.path}; it was opened with open(); "
@@ -176,6 +145,7 @@ class TermStore:
             self._blocks.write(name, block, stored)
 
     def read(self, name: str, step: int) -> np.ndarray:
+        """[items, k] of checkpoint index `step`. Raises MissingError unless all its blocks are complete."""
         blocks = self._layout.step_blocks(name, step)
         self._require_complete(name, blocks)
         spec = self._layout.spec(name)
@@ -186,6 +156,7 @@ class TermStore:
         return values
 
     def read_items(self, name: str, step: int, items: Sequence[int] | np.ndarray) -> np.ndarray:
+        """[len(items), k], in the order of `items`. Raises MissingError unless the blocks of these are complete."""
         blocks = self._layout.step_blocks(name, step)
         wanted = self._layout.items(name, items)
         needed = [blocks[index] for index in np.unique(wanted // self.item_block)]
@@ -198,6 +169,7 @@ class TermStore:
         return values
 
     def discard(self, block: Block, names: Sequence[str] | None = None) -> None:
+        """Deletes `block` of `names` (all that have it for None), so that `missing` lists it again."""
         for name in self._layout.names_with(block, names):
             self._blocks.delete(name, block)
 

@@ -14,7 +14,7 @@ from estimators.sketch import Sketch
 from fut.errors import UsageError
 from fut.methods.pairwise.config import CacheConfig
 from fut.training.problem import Problem
-from storage import Terms, TermSpec
+from storage import TermSpec, TermStore
 
 COST = {"gradient": 1, "norm": 1, "update": 1, "jvp": 2, "second": 2}
 """Gradients per (checkpoint, item) pair; gradient, norm and update share theirs."""
@@ -111,10 +111,10 @@ class TermTables:
     Each checkpoint's table [items, k] is read when it is first asked for; the last few stay in memory.
     """
 
-    def __init__(self, terms: Terms | None, device: torch.device) -> None:
+    def __init__(self, terms: TermStore | None, device: torch.device) -> None:
         self._terms = terms
 
-        def reader(terms: Terms, name: str) -> Callable[[int], Tensor]:
+        def reader(terms: TermStore, name: str) -> Callable[[int], Tensor]:
             return lru_cache(maxsize=3)(lambda step: torch.from_numpy(terms.read(name, step)).to(device))
 
         self._readers = {} if terms is None else {spec.name: reader(terms, spec.name) for spec in terms.specs}
