@@ -99,11 +99,7 @@ class Rule(ABC):
 
     def blocks(self, size: int, width: int, multiple: int = 1) -> list[slice]:
         """Blocks of the rule's `size` coordinates that may be updated apart, as `ParameterLayout.blocks` has them."""
-        free = self.layout is None and self.coupling == "coordinate"
-        layout = ParameterLayout.flat(size) if free else self.parameters
-        if layout.size != size:
-            raise RuleError(self._mismatch(size))
-        return layout.blocks(self.coupling, width, multiple)
+        return (self._fitting(size) or ParameterLayout.flat(size)).blocks(self.coupling, width, multiple)
 
     @property
     def parameters(self) -> ParameterLayout:
@@ -124,18 +120,16 @@ class Rule(ABC):
         """Numbers in one lifted state: parameters and memory."""
         return layout.size + sum(self.buffers(layout).values())
 
-    def _require_fit(self, theta: Tensor) -> None:
-        """RuleError unless the state is of the parameters that the rule is bound to."""
+    def _fitting(self, size: int) -> ParameterLayout | None:
+        """The layout of `size` coordinates; None where the rule may act on any. RuleError if it is bound to another number."""
         if self.layout is None and self.coupling == "coordinate":
-            return
-        if theta.shape[-1] != self.parameters.size:
-            raise RuleError(self._mismatch(theta.shape[-1]))
-
-    def _mismatch(self, size: int) -> str:
-        return (
-            f"the rule `{self.name}`: expected all {self.parameters.size} coordinates of its layout, got {size}; take "
-            "rule.restrict(coordinates) for a part of them"
-        )
+            return None
+        if size != self.parameters.size:
+            raise RuleError(
+                f"the rule `{self.name}`: expected all {self.parameters.size} coordinates of its layout, got {size}; take "
+                "rule.restrict(coordinates) for a part of them"
+            )
+        return self.parameters
 
     @abstractmethod
     def init(self, theta: Tensor) -> State:
@@ -153,7 +147,7 @@ class Rule(ABC):
         gradient: [..., D], the mean gradient of the step's items. rate: learning rate of the step.
         norm: [...], global norm of the gradient where `gradient` holds only some coordinates of it; computed if None.
         """
-        self._require_fit(state.theta)
+        self._fitting(state.theta.shape[-1])
         gradient = clip_gradient(self.clip, gradient, norm)
         if self.weight_decay and self.decay == "coupled":
             gradient = gradient + self.weight_decay * state.theta
@@ -167,7 +161,7 @@ class Rule(ABC):
 
         With clipping, of all coordinates. Clipping and decay are differentiated here, the rule proper in `update_tangent`.
         """
-        self._require_fit(state.theta)
+        self._fitting(state.theta.shape[-1])
         dgradient = clip_tangent(self.clip, gradient, dgradient)
         gradient = clip_gradient(self.clip, gradient)
         if self.weight_decay and self.decay == "coupled":
@@ -205,7 +199,7 @@ class Rule(ABC):
                 f"the rule `{self.name}` has a derivative that is zero almost everywhere: expected a smooth rule for a "
                 "adjoint pass; use the `replay` estimator, which never differentiates the rule"
             )
-        self._require_fit(state.theta)
+        self._fitting(state.theta.shape[-1])
         clipped = clip_gradient(self.clip, gradient)
         decay = self.weight_decay
         if decay and self.decay == "coupled":
