@@ -48,7 +48,7 @@ class Calibration:
         """The calibrated estimate [nats/token]."""
         return self.offset + self.slope * estimate
 
-    def interval(self, estimate: float, sampling_variance: float = 0.0, level: float = LEVEL) -> tuple[float, float]:
+    def interval(self, estimate: float, sampling_variance: float = 0.0) -> tuple[float, float]:
         """Prediction interval of the retrained loss: Student's, for a new order, exact for normal residuals.
 
         sampling_variance: of the estimate, over the sample of coordinates [nats²]; the calibration orders' residuals hold
@@ -57,7 +57,7 @@ class Calibration:
         leverage = (0 if self.anchored else 1 / self.count) + (
             (estimate - self.mean) ** 2 / self.spread if self.spread > 0 and self.slope != 1 else 0
         )
-        half = _quantile(0.5 + level / 2, self.freedom) * math.sqrt(self.sd**2 * (1 + leverage) + sampling_variance)
+        half = _quantile(0.5 + LEVEL / 2, self.freedom) * math.sqrt(self.sd**2 * (1 + leverage) + sampling_variance)
         centre = self.correct(estimate)
         return centre - half, centre + half
 

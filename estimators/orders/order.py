@@ -195,17 +195,14 @@ def _sha256(words: Sequence[int], weights: Sequence[float]) -> str:
 
 def _step(position: int, entry: int | Iterable[int] | Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Items and weights of one step, as written."""
-    if isinstance(entry, Mapping):
-        unknown = set(entry) - {"items", "weights"}
-        if unknown or "items" not in entry:
-            raise OrderError(
-                f"order: expected `items` and `weights`, got {sorted(map(str, entry))} at step {position}; write "
-                '{"items": [3, 7], "weights": [1, 0.5]}'
-            )
-        items = _items(position, entry["items"])
-        return items, _checked_weights(position, items, entry.get("weights", (1.0,) * len(items)))
-    items = _items(position, entry)
-    return items, (1.0,) * len(items)
+    given = entry if isinstance(entry, Mapping) else {"items": entry}
+    if "items" not in given or set(given) - {"items", "weights"}:
+        raise OrderError(
+            f"order: expected `items` and `weights`, got {sorted(map(str, given))} at step {position}; write "
+            '{"items": [3, 7], "weights": [1, 0.5]}'
+        )
+    items = _items(position, given["items"])
+    return items, _checked_weights(position, items, given.get("weights", (1.0,) * len(items)))
 
 
 def _items(position: int, entry: object) -> tuple[int, ...]:
