@@ -49,7 +49,7 @@ class Calibration:
         return self.offset + self.slope * estimate
 
     def interval(self, estimate: float, sampling_variance: float = 0.0) -> tuple[float, float]:
-        """Prediction interval of the retrained loss: Student's, for a new order, exact for normal residuals.
+        """Prediction interval of the retrained loss, of level `LEVEL`: Student's, for a new order, exact for normal residuals.
 
         sampling_variance: of the estimate, over the sample of coordinates [nats²]; the calibration orders' residuals hold
         its mean already, so that only what exceeds it would be added: pass the excess.
