@@ -206,12 +206,11 @@ def _step(position: int, entry: int | Iterable[int] | Mapping[str, Any]) -> tupl
 
 
 def _items(position: int, entry: object) -> tuple[int, ...]:
-    listed = isinstance(entry, Iterable) and not isinstance(entry, (str, bytes, Mapping))
-    items = tuple(cast("Iterable[Any]", entry)) if listed else (entry,)
+    items: Sequence[object] = (entry,) if isinstance(entry, (int, np.integer)) else _listed(position, entry)
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (int, np.integer)):
             raise OrderError(f"order: expected whole item numbers, got {item!r} at step {position}; write [3, 1, 2, 0]")
-    return tuple(int(item) for item in items)
+    return tuple(int(item) for item in items)  # type: ignore[call-overload]
 
 
 def _checked_weights(position: int, step: Sequence[int], weights: object) -> tuple[float, ...]:
@@ -229,6 +228,12 @@ def _checked_weights(position: int, step: Sequence[int], weights: object) -> tup
             "make the lists equally long"
         )
     return tuple(float(weight) + 0.0 for weight in given)  # -0.0 is 0.0
+
+
+def _listed(position: int, entry: object) -> Sequence[object]:
+    if isinstance(entry, (str, bytes, Mapping)) or not isinstance(entry, Iterable):
+        raise OrderError(f"order: expected whole item numbers, got {entry!r} at step {position}; write [3, 1, 2, 0]")
+    return tuple(entry)
 
 
 NAMES = (
@@ -293,8 +298,8 @@ def random_steps(reference: Order, *seed: int) -> Order:
 def _permutation(seed: tuple[int, ...], length: int) -> list[int]:
     if min(seed, default=0) < 0:
         raise OrderError(f"random order: expected a seed of 0 or more, got {min(seed)}; correct it")
-    order: list[int] = np.random.default_rng(list(seed)).permutation(length).tolist()
-    return order
+    found: list[int] = np.random.default_rng(list(seed)).permutation(length).tolist()
+    return found
 
 
 def random_orders(reference: Order, count: int, seed: int) -> list[Order]:
