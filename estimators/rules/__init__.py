@@ -7,16 +7,18 @@ from dataclasses import fields
 from ..errors import RuleError
 from .adam import Adam, AdamW
 from .base import Rule
+from .grouped import Group, Grouped
 from .momentum import Momentum
 from .sgd import SGD
 
-__all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "make_rule"]
+__all__ = ["RULES", "SGD", "Adam", "AdamW", "Group", "Grouped", "Momentum", "make_rule"]
 
 REGISTERED: tuple[type[Rule], ...] = (
     SGD,
     Momentum,
     Adam,
     AdamW,
+    Grouped,
 )
 """All rules, one line each. To add one: a file beside this one that passes `estimators/contract.py`, and a line here."""
 
@@ -38,4 +40,9 @@ def make_rule(name: str, **options: object) -> Rule:
             f"the rule `{name}` expected options among {', '.join(known)}; got {', '.join(unknown)}; "
             "remove or rename what it does not know"
         )
+    if "groups" in options:
+        given = options["groups"]
+        if not isinstance(given, list | tuple):
+            raise RuleError(f"`groups`: expected a list of groups, got {given!r}; give a table for each")
+        options["groups"] = tuple(g if isinstance(g, Group) else Group.parsed(g, make_rule) for g in given)
     return RULES[name](**options)  # type: ignore[arg-type]

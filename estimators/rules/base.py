@@ -194,11 +194,7 @@ class Rule(ABC):
         lambda [..., D], the sensitivity to the step's raw gradient. With clipping, of all coordinates. RuleError for a rule
         that is not smooth.
         """
-        if not self.smooth:
-            raise RuleError(
-                f"the rule `{self.name}` has a derivative that is zero almost everywhere: expected a smooth rule for a "
-                "adjoint pass; use the `replay` estimator, which never differentiates the rule"
-            )
+        self._require_smooth()
         self._fitting(state.theta.shape[-1])
         clipped = clip_gradient(self.clip, gradient)
         decay = self.weight_decay
@@ -211,6 +207,14 @@ class Rule(ABC):
         if self.reads_theta:
             theta = theta + self.theta_pullback(state, clipped, rate, costate)
         return State(theta, memory, state.clock), clip_tangent(self.clip, gradient, dgradient)
+
+    def _require_smooth(self) -> None:
+        """RuleError for a rule without a derivative."""
+        if not self.smooth:
+            raise RuleError(
+                f"the rule `{self.name}` has a derivative that is zero almost everywhere: expected a smooth rule for a "
+                "adjoint pass; use the `replay` estimator, which never differentiates the rule"
+            )
 
     def update_pullback(
         self, state: State, gradient: Tensor, rate: float, costate: State

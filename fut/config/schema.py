@@ -61,10 +61,14 @@ class RuleConfig(Section):
 class ScheduleConfig(Section):
     """Learning rate over the window's steps."""
 
-    kind: Literal["constant", "linear", "cosine"] = "cosine"
+    kind: Literal["constant", "linear", "cosine", "recorded"] = "cosine"
     rate: float = Field(1e-3, gt=0)
     warmup: int = Field(0, ge=0)
     final: float = Field(0.0, ge=0, le=1, description="last rate as a fraction of the first")
+    rates: list[float] = Field(default_factory=list, description="of kind recorded: the rate of every step")
+    groups: dict[str, list[float]] = Field(
+        default_factory=dict, description="of kind recorded: rates of every step of groups that have their own, by name"
+    )
 
 
 class WarmupConfig(Section):

@@ -41,6 +41,8 @@ class Problem:
     @cached_property
     def schedule(self) -> Schedule:
         s = self.config.schedule
+        if s.kind == "recorded":
+            return Schedule(s.kind, s.rate, self.config.steps, rates=tuple(s.rates), groups=_tupled(s.groups))
         return Schedule(s.kind, s.rate, self.config.steps, s.warmup, s.final)
 
     @cached_property
@@ -137,6 +139,10 @@ class Problem:
             "model": self.objective.identity(),
             "order": self.reference.digest,
         }
+
+
+def _tupled(groups: dict[str, list[float]]) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    return tuple((name, tuple(listed)) for name, listed in groups.items())
 
 
 def reference_order(config: TrainingConfig) -> Order:

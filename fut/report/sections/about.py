@@ -85,17 +85,23 @@ def _judged(config: Config) -> str:
     )
 
 
+def _schedule(run: Context) -> str:
+    """The kind of the schedule, and its rates at the first and the last step."""
+    rates = [run.problem.rate(step) for step in (0, run.config.steps - 1)]
+    return f"{run.config.schedule.kind}, rate {rates[0]:g} to {rates[1]:g}"
+
+
 def _facts(run: Context) -> list[tuple[str, str]]:
     identity, environment = run.manifest.identity, dict(run.manifest.environment)
     data: dict[str, Any] = identity["data"]
     pinned = environment.pop("config.toml", "")
-    rule, schedule = run.config.rule, run.config.schedule
+    rule = run.config.rule
     options = ", ".join(f"{k} {v}" for k, v in sorted(rule.options.items()))
     facts = [
         ("directory", str(run.path)),
         ("model", f"{identity['model']['class']}, {identity['model']['dtype']}"),
         ("update rule", f"{rule.name} ({options})" if options else rule.name),
-        ("schedule", f"{schedule.kind}, rate {schedule.rate:g} to {schedule.final * schedule.rate:g}"),
+        ("schedule", _schedule(run)),
         ("reference order, SHA-256", identity["order"]),
         ("probe data, SHA-256", data["probe"]),
         ("first and last item, SHA-256", f"{data['items'][0]} … {data['items'][-1]}"),

@@ -1,0 +1,327 @@
+"""A rule for every group of tensors, as the parameter groups of `torch.optim` (or several optimizers at once)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, ClassVar, Self, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import RuleError
+from ..parameters import Coupling, ParameterLayout
+from ..state import State
+from .base import Rule, check_number, in_range
+from .clipping import clip_gradient, clip_tangent
+from .rates import GroupRates
+from .sgd import SGD
+
+PROBE = ParameterLayout(("weight",), ((5, 7),))
+"""A matrix that tells memory by coordinate from other memory: no usual statistic of it has as many numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Some tensors of the parameters and the rule that updates them.
+
+    Args:
+        name: of the group.
+        rule: with the constants of this group. Its `clip` bounds the norm of the group's own gradient.
+        tensors: patterns of tensor names, as the shell has them ("*.bias"); none for all tensors that no other group names.
+        scale: factor of the step's learning rate, >= 0; 0 leaves the tensors as they are.
+
+    Raises:
+        RuleError: for a group that is none.
+    """
+
+    name: str
+    rule: Rule
+    tensors: tuple[str, ...] = ()
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name):
+            raise RuleError(f"group: expected a name that is not empty, got {self.name!r}; name every group")
+        if isinstance(self.tensors, str) or not all(isinstance(pattern, str) for pattern in self.tensors):
+            raise RuleError(
+                f'group `{self.name}`: expected a list of patterns as tensors, got {self.tensors!r}; write ["*.bias"]'
+            )
+        object.__setattr__(self, "tensors", tuple(self.tensors))
+        check_number(f"groups.{self.name}.scale", self.scale, in_range(self.scale, 0.0), "a number >= 0")
+
+    @classmethod
+    def parsed(cls, given: Mapping[str, Any], make: Callable[..., Rule]) -> Group:
+        """A group as a configuration writes it.
+
+        Args:
+            given: `name`, `rule` (a name), `options` (of the rule), `tensors`, `scale`; or `frozen` instead of a rule.
+            make: makes a rule of its name and options.
+        """
+        known = {"name", "rule", "options", "tensors", "scale", "frozen"}
+        if not isinstance(given, Mapping) or (strange := sorted(set(given) - known)):
+            got = f"`{strange[0]}`" if isinstance(given, Mapping) else f"{given!r}"
+            raise RuleError(f"group: expected {', '.join(sorted(known))}; got {got}; correct it")
+        tensors, name = given.get("tensors", ()), given.get("name", "")
+        if given.get("frozen"):
+            if odd := sorted(set(given) & {"rule", "options", "scale"}):
+                raise RuleError(
+                    f"group `{name}`: expected nothing but tensors where it is frozen, got `{odd[0]}`; remove it"
+                )
+            return cls(name=name, rule=SGD(), tensors=tensors, scale=0.0)
+        rule = make(given.get("rule", "adamw"), **given.get("options", {}))
+        return cls(name=name, rule=rule, tensors=tensors, scale=given.get("scale", 1.0))
+
+    @cached_property
+    def buffers(self) -> tuple[tuple[str, str], ...]:
+        """The rule's buffers: (name in the state of all groups, the rule's own), with "group/" before those that are not a
+        number for every coordinate."""
+        numbers = self.rule.buffers(PROBE)
+        return tuple((own if n == PROBE.size else f"{self.name}/{own}", own) for own, n in numbers.items())
+
+    def rate(self, rate: float) -> float:
+        """The group's learning rate in a step of the rate given."""
+        own = rate.groups.get(self.name, float(rate)) if isinstance(rate, GroupRates) else rate
+        return own * self.scale
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Tensors that one group's rule updates in one call.
+
+    rule: bound to them. places: where they stand in theta.
+    """
+
+    group: Group
+    rule: Rule
+    places: tuple[slice, ...]
+
+    def take(self, vector: Tensor) -> Tensor:
+        """Their coordinates [..., k] of a vector [..., D]; a view where they are adjacent."""
+        if len(self.places) == 1:
+            return vector[..., self.places[0]]
+        return torch.cat([vector[..., place] for place in self.places], dim=-1)
+
+    def share(self, state: State) -> State:
+        """What the rule knows of a whole state."""
+        memory = {
+            own: state.memory[name] if "/" in name else self.take(state.memory[name])
+            for name, own in self.group.buffers
+        }
+        prefix = f"{self.group.name}/"
+        clock = {
+            k.removeprefix(prefix): count for k, count in state.clock.items() if k == "step" or k.startswith(prefix)
+        }
+        return State(self.take(state.theta), memory, clock)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped(Rule):
+    """A rule per group of tensors, with constants, decay, clipping and learning rate of its own.
+
+    Every tensor is in exactly one group. `clip` bounds the norm over all groups, as `clip_grad_norm_` of all parameters does;
+    the clip of a group's rule bounds the group's own. A buffer of memory that has a number for every coordinate is one vector
+    [D] for all groups together, zero where a group's rule keeps none; others are kept by group, as "group/buffer".
+
+    Args:
+        groups: at least one, with names that differ.
+
+    Raises:
+        RuleError: for groups that are none; on binding a layout, for a tensor in no group or in two.
+    """
+
+    groups: tuple[Group, ...] = ()
+
+    name: ClassVar[str] = "grouped"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "groups", tuple(self.groups))
+        if not self.groups or not all(isinstance(group, Group) for group in self.groups):
+            raise RuleError(f"`groups`: expected at least one group, got {list(self.groups)!r}; give `groups`")
+        names = [group.name for group in self.groups]
+        if len(set(names)) < len(names):
+            raise RuleError(f"`groups`: expected names that differ, got {', '.join(names)}; rename one")
+        if sum(not group.tensors for group in self.groups) > 1:
+            raise RuleError(
+                "`groups`: expected one group without `tensors` at most, which takes the rest, got two; name tensors"
+            )
+        if self.weight_decay:
+            raise RuleError(
+                f"`weight_decay`: expected it in the options of the groups, got {self.weight_decay} for all; move it there"
+            )
+
+    # A group's properties are those of its rule, the whole's those of the widest.
+
+    @property
+    def coupling(self) -> Coupling:  # type: ignore[override]
+        """The widest of the groups'; `global` where a group's own norm is clipped."""
+        known = get_args(Coupling)
+        widest = max(known.index(group.rule.coupling) for group in self.groups)
+        own = any(group.rule.clip is not None for group in self.groups)
+        return known[-1] if own else known[widest]
+
+    @property
+    def smooth(self) -> bool:  # type: ignore[override]
+        return all(group.rule.smooth for group in self.groups)
+
+    @property
+    def reads_theta(self) -> bool:  # type: ignore[override]
+        return any(group.rule.reads_theta or group.rule.weight_decay for group in self.groups)
+
+    def on(self, layout: ParameterLayout) -> Self:
+        """The rule for the parameters of a layout, each tensor labelled by its group."""
+        labels = layout.groups if layout.groups else tuple(self._group_of(name) for name in layout.names)
+        if strange := [label for label in labels if label not in self._by_name]:
+            raise RuleError(
+                f"the rule `grouped`: expected groups among {', '.join(self._by_name)}, got `{strange[0]}`; add it"
+            )
+        labelled = ParameterLayout(layout.names, layout.shapes, labels)
+        return super().on(labelled)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    def _group_of(self, tensor: str) -> str:
+        """The name of a tensor's group; RuleError for none or two."""
+        matching = [g.name for g in self.groups if any(fnmatchcase(tensor, pattern) for pattern in g.tensors)]
+        matching = matching or [group.name for group in self.groups if not group.tensors]
+        if len(matching) != 1:
+            got = f"two: {', '.join(matching[:2])}" if matching else "none"
+            raise RuleError(
+                f"`groups`: expected every tensor in exactly one group, got `{tensor}` in {got}; correct the patterns `tensors`"
+            )
+        return matching[0]
+
+    @cached_property
+    def _parts(self) -> tuple[_Part, ...]:
+        """What is updated in one call: adjacent tensors of a group where its rule allows, else the whole group."""
+        parts: list[_Part] = []
+        for group in self.groups:
+            tensors = [i for i, label in enumerate(self.parameters.groups) if label == group.name]
+            if not tensors:
+                continue
+            whole = self._part(group, tensors)
+            by_coordinate = all("/" not in name for name, _ in group.buffers)
+            if group.rule.coupling == "coordinate" and group.rule.clip is None and by_coordinate:
+                parts += [self._part(group, run) for run in _runs(tensors)]
+            else:
+                parts.append(whole)
+        return tuple(parts)
+
+    def _part(self, group: Group, tensors: Sequence[int]) -> _Part:
+        """Some tensors of a group."""
+        layout = self.parameters
+        rule = group.rule.on(
+            ParameterLayout(tuple(layout.names[i] for i in tensors), tuple(layout.shapes[i] for i in tensors))
+        )
+        places = tuple(slice(layout.ends[run[0]], layout.ends[run[-1] + 1]) for run in _runs(tensors))
+        return _Part(group, rule, places)
+
+    def _whole(self, shares: Sequence[State], parts: Sequence[_Part]) -> State:
+        """One state of the parts' own."""
+        theta = _joined([(part, share.theta) for part, share in zip(parts, shares, strict=True)])
+        memory: dict[str, Tensor] = {}
+        for name in dict.fromkeys(name for group in self.groups for name, _ in group.buffers):
+            held = [s.memory.get(dict(p.group.buffers).get(name, "")) for p, s in zip(parts, shares, strict=True)]
+            own = [buffer for buffer in held if buffer is not None]
+            if "/" in name and own:
+                memory[name] = own[0]
+            elif "/" not in name:
+                filled = [torch.zeros_like(s.theta) if b is None else b for s, b in zip(shares, held, strict=True)]
+                memory[name] = _joined(zip(parts, filled, strict=True))
+        clock: dict[str, float] = {}
+        for part, share in zip(parts, shares, strict=True):
+            clock |= {k if k == "step" else f"{part.group.name}/{k}": count for k, count in share.clock.items()}
+        return State(theta, memory, clock)
+
+    def init(self, theta: Tensor) -> State:
+        self._require_fit(theta)
+        return self._whole([part.rule.init(part.take(theta)) for part in self._parts], self._parts)
+
+    def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+        steps = [part.rule.step(part.share(state), part.take(gradient), part.group.rate(rate)) for part in self._parts]
+        after = self._whole([share for share, _ in steps], self._parts)
+        moved = _joined([(part, delta) for part, (_, delta) in zip(self._parts, steps, strict=True)])
+        return moved, after.memory, after.clock
+
+    def tangent(
+        self,
+        state: State,
+        gradient: Tensor,
+        rate: float,
+        dstate: State,
+        dgradient: Tensor,
+        norm: Tensor | None = None,
+        dnorm: Tensor | None = None,
+    ) -> State:
+        self._require_fit(state.theta)
+        along = clip_tangent(self.clip, gradient, dgradient, norm, dnorm)
+        clipped = clip_gradient(self.clip, gradient, norm)
+        shares = [
+            part.rule.tangent(
+                part.share(state), part.take(clipped), part.group.rate(rate), part.share(dstate), part.take(along)
+            )
+            for part in self._parts
+        ]
+        return self._whole(shares, self._parts)._replace(clock=state.clock)
+
+    def pullback(
+        self, state: State, gradient: Tensor, rate: float, costate: State, norm: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        self._require_smooth()
+        self._require_fit(state.theta)
+        clipped = clip_gradient(self.clip, gradient, norm)
+        pulled = [
+            part.rule.pullback(part.share(state), part.take(clipped), part.group.rate(rate), part.share(costate))
+            for part in self._parts
+        ]
+        before = self._whole([share for share, _ in pulled], self._parts)._replace(clock=state.clock)
+        along = _joined([(part, g) for part, (_, g) in zip(self._parts, pulled, strict=True)])
+        return before, clip_tangent(self.clip, gradient, along, norm)
+
+    def momentum(self) -> float:
+        """The groups' one decay; RuleError where they differ."""
+        decays = {group.rule.momentum() for group in self.groups if group.scale}
+        if len(decays) != 1:
+            raise RuleError(
+                f"the rule `grouped`: expected groups of one momentum for replayed moments, got {sorted(decays)}; use "
+                "moments='reference', or the `replay` estimator, which needs no such property"
+            )
+        return decays.pop()
+
+    def momentum_rate(self, state: State, rate: float) -> float:
+        """The groups' one rate, apart from their `scale`, which a difference of momenta in parameter units carries along."""
+        moving = [part for part in self._parts if part.group.scale]
+        rates = {
+            part.rule.momentum_rate(part.share(state), part.group.rate(rate)) / part.group.scale for part in moving
+        }
+        if len(rates) != 1:
+            raise RuleError(
+                "the rule `grouped`: expected groups whose momentum moves the parameters alike, got different rates or "
+                "betas; use moments='reference', or the `replay` estimator, which needs no such property"
+            )
+        return rates.pop()
+
+
+def _runs(tensors: Sequence[int]) -> list[list[int]]:
+    """Numbers, ascending, in runs of adjacent ones."""
+    runs: list[list[int]] = []
+    for tensor in tensors:
+        if runs and runs[-1][-1] == tensor - 1:
+            runs[-1].append(tensor)
+        else:
+            runs.append([tensor])
+    return runs
+
+
+def _joined(pieces: Iterable[tuple[_Part, Tensor]]) -> Tensor:
+    """The vector [..., D] of the parts' coordinates, each part's [..., k]."""
+    placed: dict[int, Tensor] = {}
+    for part, vector in pieces:
+        sizes = [place.stop - place.start for place in part.places]
+        placed |= dict(zip((p.start for p in part.places), vector.split(sizes, dim=-1), strict=True))
+    return torch.cat([placed[start] for start in sorted(placed)], dim=-1)
