@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -296,15 +297,15 @@ class Grouped(Rule):
     def momentum_rate(self, state: State, rate: float) -> float:
         """The groups' one rate, apart from their `scale`, which a difference of momenta in parameter units carries along."""
         moving = [part for part in self._parts if part.group.scale]
-        rates = {
+        rates = [
             part.rule.momentum_rate(part.share(state), part.group.rate(rate)) / part.group.scale for part in moving
-        }
-        if len(rates) != 1:
+        ]
+        if not rates or not all(math.isclose(own, rates[0], rel_tol=1e-12) for own in rates):
             raise RuleError(
                 "the rule `grouped`: expected groups whose momentum moves the parameters alike, got different rates or "
                 "betas; use moments='reference', or the `replay` estimator, which needs no such property"
             )
-        return rates.pop()
+        return rates[0]
 
 
 def _runs(tensors: Sequence[int]) -> list[list[int]]:

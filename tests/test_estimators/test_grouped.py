@@ -1,4 +1,4 @@
-"""Groups of tensors with rules of their own, against `torch.optim` with parameter groups, and rates as torch's schedulers set them."""
+"""Groups of tensors with rules of their own, against `torch.optim` with parameter groups and schedulers."""
 
 from __future__ import annotations
 
