@@ -214,7 +214,7 @@ def _state(rule: Rule, layout: ParameterLayout, named: Mapping[str, Tensor], set
     for one in sets:
         prefix = f"{one.name}/" if isinstance(rule, Grouped) else ""
         counters = one.translation.clock(one.rule, one.steps)
-        clock |= {k if k == "step" else f"{prefix}{k}": count for k, count in counters.items()}
+        clock |= {f"{prefix}{counter}": count for counter, count in counters.items()}
         for name, stored in one.memory.items():
             place = layout.names.index(name)
             for ours, theirs in one.translation.buffers.items():
@@ -249,7 +249,9 @@ def to_optimizer(rule: Rule, module: nn.Module, rates: float, state: State | Non
         constants = translation.constants(group.rule)
         optimizer = translation.optimizer([named[name] for name in chosen], lr=group.rate(rates), **constants)
         if state is not None:
-            _fill(optimizer, translation, layout, state, [(name, named[name]) for name in chosen])
+            prefix = f"{group.name}/" if isinstance(rule, Grouped) else ""
+            steps = state.clock[f"{prefix}step"]
+            _fill(optimizer, translation, layout, state, steps, [(name, named[name]) for name in chosen])
         made.append(optimizer)
     return made
 
@@ -259,18 +261,19 @@ def _fill(
     translation: Translation,
     layout: ParameterLayout,
     state: State,
+    steps: float,
     tensors: Sequence[tuple[str, nn.Parameter]],
 ) -> None:
-    """Put a state's memory into an optimizer."""
+    """Put a state's memory, after so many steps, into an optimizer."""
     parts = {buffer: layout.split(vector) for buffer, vector in state.memory.items()}
     for name, parameter in tensors:
         place = layout.names.index(name)
         own = {theirs: parts[ours][place].clone() for ours, theirs in translation.buffers.items() if ours in parts}
-        if translation.optimizer is not torch.optim.SGD:
-            own["step"] = torch.tensor(state.clock["step"])
+        if translation.optimizer is not torch.optim.SGD:  # which counts no steps
+            own = {"step": torch.tensor(steps)} | own if steps else {}
         elif not optimizer.param_groups[0]["momentum"]:
             own = {}
-        if own and state.clock["step"]:
+        if own:
             optimizer.state[parameter] = own
 
 

@@ -112,9 +112,7 @@ class _Part:
             for name, own in self.group.buffers
         }
         prefix = f"{self.group.name}/"
-        clock = {
-            k.removeprefix(prefix): count for k, count in state.clock.items() if k == "step" or k.startswith(prefix)
-        }
+        clock = {k.removeprefix(prefix): count for k, count in state.clock.items() if k.startswith(prefix)}
         return State(self.take(state.theta), memory, clock)
 
 
@@ -124,7 +122,8 @@ class Grouped(Rule):
 
     Every tensor is in exactly one group. `clip` bounds the norm over all groups, as `clip_grad_norm_` of all parameters does;
     the clip of a group's rule bounds the group's own. A buffer of memory that has a number for every coordinate is one vector
-    [D] for all groups together, zero where a group's rule keeps none; others are kept by group, as "group/buffer".
+    [D] for all groups together, zero where a group's rule keeps none; others are kept by group, as "group/buffer". So are the
+    counters; `step` is the largest of the groups'.
 
     Args:
         groups: at least one, with names that differ.
@@ -234,9 +233,9 @@ class Grouped(Rule):
             elif "/" not in name:
                 filled = [torch.zeros_like(s.theta) if b is None else b for s, b in zip(shares, held, strict=True)]
                 memory[name] = _joined(zip(parts, filled, strict=True))
-        clock: dict[str, float] = {}
+        clock = {"step": max((share.clock["step"] for share in shares), default=0.0)}
         for part, share in zip(parts, shares, strict=True):
-            clock |= {k if k == "step" else f"{part.group.name}/{k}": count for k, count in share.clock.items()}
+            clock |= {f"{part.group.name}/{counter}": count for counter, count in share.clock.items()}
         return State(theta, memory, clock)
 
     def init(self, theta: Tensor) -> State:
