@@ -221,8 +221,9 @@ class Grouped(Rule):
         places = tuple(slice(layout.ends[run[0]], layout.ends[run[-1] + 1]) for run in _runs(tensors))
         return _Part(group, rule, places)
 
-    def _whole(self, shares: Sequence[State], parts: Sequence[_Part]) -> State:
+    def _whole(self, shares: Sequence[State]) -> State:
         """One state of the parts' own."""
+        parts = self._parts
         theta = _joined([(part, share.theta) for part, share in zip(parts, shares, strict=True)])
         memory: dict[str, Tensor] = {}
         for name in dict.fromkeys(name for group in self.groups for name, _ in group.buffers):
@@ -239,72 +240,56 @@ class Grouped(Rule):
         return State(theta, memory, clock)
 
     def init(self, theta: Tensor) -> State:
-        self._require_fit(theta)
-        return self._whole([part.rule.init(part.take(theta)) for part in self._parts], self._parts)
+        self._fitting(theta.shape[-1])
+        return self._whole([part.rule.init(part.take(theta)) for part in self._parts])
 
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         steps = [part.rule.step(part.share(state), part.take(gradient), part.group.rate(rate)) for part in self._parts]
-        after = self._whole([share for share, _ in steps], self._parts)
-        moved = _joined([(part, delta) for part, (_, delta) in zip(self._parts, steps, strict=True)])
+        after = self._whole([share for share, _ in steps])
+        moved = _joined(zip(self._parts, (delta for _, delta in steps), strict=True))
         return moved, after.memory, after.clock
 
-    def tangent(
-        self,
-        state: State,
-        gradient: Tensor,
-        rate: float,
-        dstate: State,
-        dgradient: Tensor,
-        norm: Tensor | None = None,
-        dnorm: Tensor | None = None,
-    ) -> State:
-        self._require_fit(state.theta)
-        along = clip_tangent(self.clip, gradient, dgradient, norm, dnorm)
-        clipped = clip_gradient(self.clip, gradient, norm)
+    def tangent(self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor) -> State:
+        self._fitting(state.theta.shape[-1])
+        along, clipped = clip_tangent(self.clip, gradient, dgradient), clip_gradient(self.clip, gradient)
         shares = [
             part.rule.tangent(
                 part.share(state), part.take(clipped), part.group.rate(rate), part.share(dstate), part.take(along)
             )
             for part in self._parts
         ]
-        return self._whole(shares, self._parts)._replace(clock=state.clock)
+        return self._whole(shares)._replace(clock=state.clock)
 
-    def pullback(
-        self, state: State, gradient: Tensor, rate: float, costate: State, norm: Tensor | None = None
-    ) -> tuple[State, Tensor]:
+    def pullback(self, state: State, gradient: Tensor, rate: float, costate: State) -> tuple[State, Tensor]:
         self._require_smooth()
-        self._require_fit(state.theta)
-        clipped = clip_gradient(self.clip, gradient, norm)
+        self._fitting(state.theta.shape[-1])
+        clipped = clip_gradient(self.clip, gradient)
         pulled = [
             part.rule.pullback(part.share(state), part.take(clipped), part.group.rate(rate), part.share(costate))
             for part in self._parts
         ]
-        before = self._whole([share for share, _ in pulled], self._parts)._replace(clock=state.clock)
-        along = _joined([(part, g) for part, (_, g) in zip(self._parts, pulled, strict=True)])
-        return before, clip_tangent(self.clip, gradient, along, norm)
+        before = self._whole([share for share, _ in pulled])._replace(clock=state.clock)
+        along = _joined(zip(self._parts, (sensitivity for _, sensitivity in pulled), strict=True))
+        return before, clip_tangent(self.clip, gradient, along)
 
-    def momentum(self) -> float:
-        """The groups' one decay; RuleError where they differ."""
-        decays = {group.rule.momentum() for group in self.groups if group.scale}
-        if len(decays) != 1:
-            raise RuleError(
-                f"the rule `grouped`: expected groups of one momentum for replayed moments, got {sorted(decays)}; use "
-                "moments='reference', or the `replay` estimator, which needs no such property"
-            )
-        return decays.pop()
-
-    def momentum_rate(self, state: State, rate: float) -> float:
-        """The groups' one rate, apart from their `scale`, which a difference of momenta in parameter units carries along."""
+    def linear_momentum(self, state: State, rate: float) -> tuple[float, float]:
+        """The groups' one decay and rate, apart from their `scale`, which a difference in parameter units carries along;
+        RuleError where they differ."""
         moving = [part for part in self._parts if part.group.scale]
-        rates = [
-            part.rule.momentum_rate(part.share(state), part.group.rate(rate)) / part.group.scale for part in moving
+        found = [
+            (decay, rho / part.group.scale)
+            for part in moving
+            for decay, rho in [part.rule.linear_momentum(part.share(state), part.group.rate(rate))]
         ]
-        if not rates or not all(math.isclose(own, rates[0], rel_tol=1e-12) for own in rates):
+        alike = all(
+            math.isclose(own, first, rel_tol=1e-12) for pair in found for own, first in zip(pair, found[0], strict=True)
+        )
+        if not found or not alike:
             raise RuleError(
-                "the rule `grouped`: expected groups whose momentum moves the parameters alike, got different rates or "
-                "betas; use moments='reference', or the `replay` estimator, which needs no such property"
+                "the rule `grouped`: expected groups whose momentum decays and moves the parameters alike, got different rates "
+                "or betas; use moments='reference', or the `replay` estimator, which needs no such property"
             )
-        return rates[0]
+        return found[0]
 
 
 def _runs(tensors: Sequence[int]) -> list[list[int]]:

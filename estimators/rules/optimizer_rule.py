@@ -87,7 +87,7 @@ class OptimizerRule(Rule):
 
     def init(self, theta: Tensor) -> State:
         """The state before the first step, with zeros in the memory that the optimizer will make in it."""
-        self._require_fit(theta)
+        self._fitting(theta.shape[-1])
         rows = theta.shape[:-1]
         memory = {
             key: torch.zeros(*rows, sum(count for count, _ in forms), dtype=theta.dtype, device=theta.device)
@@ -112,7 +112,7 @@ class OptimizerRule(Rule):
         return moved, after.memory, after.clock
 
     def step(self, state: State, gradient: Tensor, rate: float, norm: Tensor | None = None) -> tuple[State, Tensor]:
-        self._require_fit(state.theta)
+        self._fitting(state.theta.shape[-1])
         gradient = clip_gradient(self.clip, gradient, norm)
         width = state.theta.shape[-1]
         fresh = not state.clock["step"]

@@ -182,12 +182,13 @@ def test_groups_of_one_momentum_carry_it_in_the_sketch() -> None:
     rule = grouped(DECAYED | {"scale": 2.0}, PLAIN).on(LAYOUT)
     state = rule.init(torch.zeros(LAYOUT.size, dtype=torch.float64))
     single = make_rule("adamw", betas=(0.9, 0.95))
-    assert rule.momentum() == 0.9
-    assert rule.momentum_rate(state, 0.1) == pytest.approx(single.momentum_rate(single.init(state.theta), 0.1))
+    expected = single.linear_momentum(single.init(state.theta), 0.1)
+    assert rule.linear_momentum(state, 0.1) == pytest.approx(expected)
     with pytest.raises(RuleError, match="moves the parameters alike"):
-        grouped(DECAYED, PLAIN).on(LAYOUT).momentum_rate(state, GroupRates(0.1, {"plain": 0.3}))
-    with pytest.raises(RuleError, match="one momentum"):
-        grouped(DECAYED, MOMENTUM).momentum()
+        rule.linear_momentum(state, GroupRates(0.1, {"plain": 0.3}))
+    mixed = grouped(DECAYED, MOMENTUM).on(LAYOUT)
+    with pytest.raises(RuleError, match="moves the parameters alike"):
+        mixed.linear_momentum(mixed.init(state.theta), 0.1)
 
 
 @pytest.mark.parametrize(
