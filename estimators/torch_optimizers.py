@@ -43,7 +43,7 @@ class Translation:
         clock: the rule's counters after so many steps.
     """
 
-    optimizer: type[Optimizer]
+    optimizer: Callable[..., Optimizer]
     rules: tuple[type[Rule], ...]
     rule: Callable[[Constants], Rule]
     constants: Callable[[Any], dict[str, Any]]

@@ -158,10 +158,10 @@ class Grouped(Rule):
     @property
     def coupling(self) -> Coupling:  # type: ignore[override]
         """The widest of the groups'; `global` where a group's own norm is clipped."""
-        known = get_args(Coupling)
-        widest = max(known.index(group.rule.coupling) for group in self.groups)
-        own = any(group.rule.clip is not None for group in self.groups)
-        return known[-1] if own else known[widest]
+        known: tuple[Coupling, ...] = get_args(Coupling)
+        if any(group.rule.clip is not None for group in self.groups):
+            return known[-1]
+        return max((group.rule.coupling for group in self.groups), key=known.index)
 
     @property
     def smooth(self) -> bool:  # type: ignore[override]
