@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from fut.errors import UsageError
 from fut.models.transformer import next_token_loss
-from fut.readouts.base import Readout, UserFunction, averaged
+from fut.readouts.base import Readout, ReadoutKind, UserFunction, averaged
 from fut.training.problem import Problem
 
 ACCURACY, PROBABILITY = "accuracy", "probability"
 
 
-class Accuracy:
+class Accuracy(ReadoutKind):
     """A smooth accuracy on the probe set [probability], more is better."""
 
     form, unit, reserved = ACCURACY, PROBABILITY, (ACCURACY,)
@@ -22,10 +22,6 @@ class Accuracy:
     def matches(self, spec: str) -> bool:
         """`accuracy` alone."""
         return spec == ACCURACY
-
-    def names(self, spec: str, items: int) -> list[str]:
-        """Itself."""
-        return [ACCURACY]
 
     def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The mean over the probe set; UsageError for a run with a loss of the user's own."""

@@ -38,7 +38,7 @@ class Readout:
 
 
 class ReadoutKind(Protocol):
-    """A kind of read-outs, as `fut.readouts.readout.READOUTS` lists them."""
+    """A kind of read-outs, as `fut.readouts.readout.READOUTS` lists them; what a kind inherits answers for a single read-out."""
 
     @property
     def form(self) -> str:
@@ -57,12 +57,14 @@ class ReadoutKind(Protocol):
 
     def names(self, spec: str, items: int) -> list[str]:
         """The read-outs that a specification stands for; UsageError where it cannot be meant. items: number of items."""
+        return [spec]
 
     def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The read-out. user: functions by the names they are registered under."""
 
     def gradient_cost(self, problem: Problem) -> int:
         """Gradient evaluations that a read-out's own gradient costs."""
+        return 1
 
 
 def mean_loss(problem: Problem, name: str, item: Item, pinned: bool = False) -> Readout:

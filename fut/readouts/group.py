@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fut.data.probe_groups import ALL, HEAD, group_item, parse_group
-from fut.readouts.base import NATS, Readout, UserFunction, mean_loss
+from fut.readouts.base import NATS, Readout, ReadoutKind, UserFunction, mean_loss
 from fut.training.problem import Problem
 
 
-class GroupLoss:
+class GroupLoss(ReadoutKind):
     """The mean loss on a group of held-out samples [nats/token], in evaluation mode."""
 
     form, unit, reserved = "groups:8, probe:2of8", NATS, (ALL,)
@@ -26,7 +26,3 @@ class GroupLoss:
         """The group's mean loss; its value is kept to recognise it, as the held-out data say which samples it has."""
         groups = parse_group(name) or []
         return mean_loss(problem, name, group_item(problem.data, groups[0]), pinned=True)
-
-    def gradient_cost(self, problem: Problem) -> int:
-        """One."""
-        return 1

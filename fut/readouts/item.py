@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fut.errors import UsageError
-from fut.readouts.base import NATS, Readout, UserFunction, mean_loss
+from fut.readouts.base import NATS, Readout, ReadoutKind, UserFunction, mean_loss
 from fut.training.problem import Problem
 
 HEAD, ALL = "item", "items"
 
 
-class ItemLoss:
+class ItemLoss(ReadoutKind):
     """The mean loss on an item [nats/token], in evaluation mode."""
 
     form, unit, reserved = "items, item:NUMBER", NATS, (HEAD, ALL)
@@ -32,7 +32,3 @@ class ItemLoss:
     def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The item's mean loss."""
         return mean_loss(problem, name, problem.data.items[int(name.removeprefix(f"{HEAD}:"))])
-
-    def gradient_cost(self, problem: Problem) -> int:
-        """One."""
-        return 1

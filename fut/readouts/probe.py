@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fut.readouts.base import NATS, PROBE, Readout, UserFunction
+from fut.readouts.base import NATS, PROBE, Readout, ReadoutKind, UserFunction
 from fut.training.problem import Problem
 
 
-class Probe:
+class Probe(ReadoutKind):
     """The mean loss on the probe set [nats/token]."""
 
     form, unit, reserved = PROBE, NATS, (PROBE,)
@@ -16,10 +16,6 @@ class Probe:
     def matches(self, spec: str) -> bool:
         """`probe` alone."""
         return spec == PROBE
-
-    def names(self, spec: str, items: int) -> list[str]:
-        """Itself."""
-        return [PROBE]
 
     def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The loss and its gradient, in chunks of the probe set."""

@@ -10,7 +10,7 @@ from fut.readouts.base import Readout, ReadoutKind, UserFunction, averaged
 from fut.training.problem import Problem
 
 
-class UserReadout:
+class UserReadout(ReadoutKind):
     """Whatever a function of the module gives; without a unit."""
 
     form, unit = "package.module:name, or a name registered with `readouts=`", ""
@@ -24,10 +24,6 @@ class UserReadout:
         """Anything: the last kind that is asked."""
         return True
 
-    def names(self, spec: str, items: int) -> list[str]:
-        """Itself."""
-        return [spec]
-
     def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The function's value; kept to recognise it, as nothing else says what it is. UsageError for an unknown name."""
         if name in user:
@@ -40,7 +36,3 @@ class UserReadout:
                 f"readouts={{{name!r}: function}}"
             )
         return averaged(problem, name, "", function, [()], pinned=True)
-
-    def gradient_cost(self, problem: Problem) -> int:
-        """One."""
-        return 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from estimators.errors import OrderError
 from estimators.orders.order import Order
-from fut.orders.editing import _DECODER, _FIELDS, FORM, Edit
+from fut.orders.editing import FORM, Edit
+
+_FIELDS = ("id", "order", "edits", "readouts")
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,14 @@ def read_query(line: str) -> Query:
     if text[:1] not in ("[", "{", '"'):
         return Query(text)
     try:
-        value = _DECODER.decode(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise OrderError(f"query: expected a name, a JSON list or a JSON object, got {error}; mend the line") from error
     return as_query(value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def as_query(value: Any) -> Query:
