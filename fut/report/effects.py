@@ -12,7 +12,7 @@ from fut.methods.adjoint import identity
 from fut.questions.curriculum.result import Curriculum
 from fut.readouts.readout import PROBE
 from fut.report.board.tables import Board
-from fut.report.record import RunRecord, calibrations
+from fut.report.section import RunRecord, calibrations
 from fut.report.shared import distrusted, page_board, page_readout
 from fut.studies.order_noise import OrderEffect, order_effect
 
@@ -64,6 +64,11 @@ class Effects:
     estimated: list[float]
     calibrated: bool
     predicted: OrderEffect | None
+
+    @property
+    def chosen(self) -> int:
+        """Retrained orders that a question chose."""
+        return sum(not t.random for t in self.trained)
 
 
 def page_effects(record: RunRecord) -> Effects:

@@ -1,8 +1,10 @@
-"""What sections hand to those that speak of all of them: rows of the checklist, and the page's first words."""
+"""What sections say in short: rows of the checklist, the page's first words, and what cannot be shown, with its command."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,21 @@ class Tile:
     figure: str = ""
     unit: str = ""
     missing: str = ""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that a page cannot show.
+
+    Args:
+        why: in words, without a full stop; code between backticks.
+        command: what computes it; empty where nothing does.
+    """
+
+    why: str
+    command: str = ""
+
+
+def command(path: Path, name: str, arguments: str = "") -> str:
+    """A command line about a run, as it can be pasted into a shell."""
+    return " ".join(word for word in ("fut", name, shlex.quote(str(path)), arguments) if word)

@@ -21,10 +21,9 @@ from fut.methods.registry import method_of, require_movable
 from fut.readouts.readout import PROBE
 from fut.report.board.tables import Board
 from fut.report.charts.heatmap import DARK, LIGHT, key_picture
-from fut.report.missing import Missing, command
-from fut.report.record import RunRecord, Sampling, read_record
-from fut.report.section import Section
-from fut.report.sections import SECTIONS
+from fut.report.entries import Missing, command
+from fut.report.section import RunRecord, Sampling, Section, read_record
+from fut.report.sections import SECTIONS, checklist
 from fut.report.sections.about import describe_run
 from fut.report.shared import page_board, page_readout
 from fut.report.words import code
@@ -84,8 +83,8 @@ def make_page(run: Context, samples: int, estimator: str, sections: Sequence[Sec
             }
         )
     )
-    rows = [need(record) for section in chosen for need in section.needs]
-    return Page(html.encode("utf-8", "replace"), {row.question: row.command for row in rows if not row.done})
+    missing = {row.question: row.command for row in checklist.gather(record) if not row.done}
+    return Page(html.encode("utf-8", "replace"), missing)
 
 
 def _check(samples: int, estimator: str) -> None:
@@ -103,8 +102,8 @@ def _part(section: Section, data: Any, record: RunRecord, common: dict[str, Any]
     """A section as HTML."""
     missing = data if isinstance(data, Missing) else None
     template = "section.html.j2" if missing else section.template
-    own = {"section": section, "heading": section.headed(record), "data": data, "nothing": missing}
-    return Markup(_environment().get_template(template).render(common | own))
+    values = {"section": section, "record": record, "data": data, "nothing": missing}
+    return Markup(_environment().get_template(template).render(common | values))
 
 
 def _look() -> dict[str, Any]:

@@ -7,8 +7,8 @@ from fut.errors import NotCachedError
 from fut.questions.accuracy.result import Verification
 from fut.readouts.readout import PROBE
 from fut.report.board.tables import Board, make_board
-from fut.report.missing import Missing, command
-from fut.report.record import RunRecord
+from fut.report.entries import Missing, command
+from fut.report.section import RunRecord
 
 
 def page_board(record: RunRecord) -> Board | Missing:

@@ -28,7 +28,7 @@ from fut.methods.base import Estimator
 from fut.methods.registry import open_estimator
 from fut.orders.parsing import named_orders
 from fut.readouts.readout import PROBE
-from fut.report.missing import Missing, command
+from fut.report.entries import Missing, command
 
 if TYPE_CHECKING:
     from fut.methods.adjoint.positions import Positions

@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fut.display.format import amount
-from fut.display.scale import Scale, labelled, minus, signed
-from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Tick, Words, line, upright
-
-Shapes = list[Dot | Bar | Path | Words]
-CHANGE = "value − reference"
-"""Label of an axis of changes; short, so that unit and sign fit on a phone."""
+from fut.display.scale import Scale, labelled, minus
+from fut.report.charts.svg import Axis, Bar, Chart, Dot, NumberLine, Shapes, Tick, Words, line, wide
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def curve(of: Curve) -> Chart:
             Dot(x(a), y(scale(v)), look, f"{of.x_label} {a:g}\n{how}{_said(v, of.unit)}", radius) for a, v in pairs
         ]
     label = labelled(of.y_label, scale.label)
-    return replace(frame, x=whole(x), y=y.ticks(4), x_label=of.x_label, y_label=label, shapes=tuple(shapes))
+    return replace(frame, x=whole(x), y=y.ticks(4), x_label=of.x_label, y_label=label, shapes=shapes)
 
 
 def _finite(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, float]]:
@@ -95,14 +91,8 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, x_label: str
         shapes.append(Bar(at - 0.35 * wide, min(end, y(0)), 0.7 * wide, abs(end - y(0)), "bin"))
         shapes.append(Dot(at, end, "estimate", f"{x_label} {label}\n{_said(value, unit)}", 2.6))
         ticks.append(Tick(at, minus(label)))
-    return replace(
-        frame,
-        x=tuple(ticks),
-        y=y.ticks(4),
-        x_label=x_label,
-        y_label=labelled(y_label, scale.label),
-        shapes=tuple(shapes),
-    )
+    y_label = labelled(y_label, scale.label)
+    return replace(frame, x=tuple(ticks), y=y.ticks(4), x_label=x_label, y_label=y_label, shapes=shapes)
 
 
 @dataclass(frozen=True)
@@ -118,24 +108,19 @@ class Row:
 def ranked(rows: Sequence[Row], unit: str, about: str) -> Chart:
     """Rows in their sequence, each with its name above its value; all minus the reference order's value."""
     everything = [v for r in rows for v in (r.delta, *(r.interval or ()), *([] if r.truth is None else [r.truth]))]
-    scale = Scale.of(everything, unit)
     tall = 46.0
-    frame = Chart(about, width=560, height=24 + tall * len(rows) + 54, left=12, right=12, top=24, bottom=54)
-    left, top, right, _ = frame.inner
-    x = Axis.around([0.0, *(scale(v) for v in everything)], left, right, 0.04)
-    shapes: Shapes = [upright(x(0), frame, "reference"), Words(x(0), top - 9, "reference order", "mark", "middle")]
+    frame = wide(about, 24 + tall * len(rows) + 54)
+    x = NumberLine.around(frame, everything, unit)
+    shapes = x.reference()
     for place, row in enumerate(rows):
-        at = top + place * tall + 36
-        shapes.append(Words(left, at - 15, row.name, "row"))
+        at = frame.top + place * tall + 36
+        shapes.append(Words(frame.left, at - 15, row.name, "row"))
         if row.interval is not None:
-            shapes.append(line([(x(scale(v)), at) for v in row.interval], "interval"))
-        shapes.append(Dot(x(scale(row.delta)), at, "estimate", f"{row.name}\nestimated {_said(row.delta, unit)}", 4.0))
+            shapes.append(line([(x(v), at) for v in row.interval], "interval"))
+        shapes.append(Dot(x(row.delta), at, "estimate", f"{row.name}\nestimated {_said(row.delta, unit)}", 4.0))
         if row.truth is not None:
-            shapes.append(
-                Dot(x(scale(row.truth)), at, "chosen", f"{row.name}\nretrained {_said(row.truth, unit)}", 4.6)
-            )
-    label = signed(CHANGE, unit, scale.label)
-    return replace(frame, x=x.ticks(7), x_label=label, shapes=tuple(shapes))
+            shapes.append(Dot(x(row.truth), at, "chosen", f"{row.name}\nretrained {_said(row.truth, unit)}", 4.6))
+    return x.drawn(shapes)
 
 
 def _said(value: float, unit: str) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from fut.display.agreement import Agreement, axis_labels
 from fut.display.format import amount
-from fut.display.scale import Scale, minus, signed
-from fut.report.charts.curves import CHANGE
-from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Words, line, upright
+from fut.display.scale import minus
+from fut.report.charts.svg import Axis, Bar, Chart, Dot, NumberLine, Shapes, line, upright, wide
 from fut.report.effects import Effects
 
 DOT = 3.4
@@ -31,7 +31,7 @@ def scatter(points: Agreement, name: str) -> Chart:
     x = Axis.around([0.0, *(scale(t) for t, _ in pairs)], left, right)
     y = Axis.around([0.0, *(scale(v) for pair in pairs for v in pair)], bottom, top)
     low, high = max(x.low, y.low), min(x.high, y.high)
-    shapes: list[Dot | Path | Words] = [
+    shapes: Shapes = [
         line([(x(low), y(low)), (x(high), y(high))], "exact"),
         line([(left, y(0)), (right, y(0))], "baseline"),
     ]
@@ -39,82 +39,50 @@ def scatter(points: Agreement, name: str) -> Chart:
         said = (beside(v + reference, reference, points.unit) for v in (true, estimated))
         shapes.append(Dot(x(scale(true)), y(scale(estimated)), "estimate", "retrained {}\nestimated {}".format(*said)))
     x_label, y_label = axis_labels(scale.label)
-    return replace(frame, x=x.ticks(4), y=y.ticks(5), x_label=x_label, y_label=y_label, shapes=tuple(shapes))
+    return replace(frame, x=x.ticks(4), y=y.ticks(5), x_label=x_label, y_label=y_label, shapes=shapes)
 
 
-@dataclass(frozen=True)
-class Gauge:
-    """The board's own axis, on which its script marks the order that is shown.
-
-    Args:
-        chart: its drawing.
-        axis: in the scale's numbers.
-        scale: of the values.
-    """
-
-    chart: Chart
-    axis: Axis
-    scale: Scale
-
-    @property
-    def data(self) -> str:
-        """low, high, start, end of the axis and the scale's factor, for the script."""
-        axis = self.axis
-        return f"{axis.low!r} {axis.high!r} {axis.start} {axis.end} {10.0**self.scale.exponent!r}"
-
-
-def gauge(effects: Effects, extremes: Sequence[float]) -> Gauge:
-    """Random orders as a histogram; wide enough for the extremes, the lowest and highest values that the board may show."""
-    reference = effects.reference
-    values = [v - reference for v in (*effects.estimated, *(t.value for t in effects.trained), *extremes)]
-    scale = Scale.of(values, effects.unit)
-    frame = Chart(
-        "where the order shown stands among random orders", width=560, height=118, left=12, right=12, top=8, bottom=54
-    )
-    left, top, right, bottom = frame.inner
-    x = Axis.around([0.0, *(scale(v) for v in values)], left, right, 0.06)
-    bars = _histogram([x(scale(v - reference)) for v in effects.estimated], left, right, bottom, bottom - top)
-    shapes = (*bars, upright(x(0), frame, "reference"))
-    label = signed(CHANGE, effects.unit, scale.label)
-    return Gauge(replace(frame, x=x.ticks(7), x_label=label, shapes=shapes), x, scale)
+def gauge(effects: Effects, extremes: Sequence[float]) -> NumberLine:
+    """The board's own axis, on which its script marks the order that is shown, with random orders as a histogram; wide enough
+    for the extremes, the lowest and highest values that the board may show."""
+    values = [v - effects.reference for v in (*effects.estimated, *(t.value for t in effects.trained), *extremes)]
+    frame = wide("where the order shown stands among random orders", 118, top=8)
+    x = NumberLine.around(frame, values, effects.unit, 0.06)
+    _, top, _, bottom = frame.inner
+    shapes = [*_histogram(effects, x, bottom, bottom - top), upright(x(0), frame, "reference")]
+    return replace(x, frame=x.drawn(shapes))
 
 
 def spread(effects: Effects) -> Chart:
     """Values of random and of chosen orders minus the reference order's, on one line."""
     reference = effects.reference
     everything = [t.value - reference for t in effects.trained] + [v - reference for v in effects.estimated]
-    scale = Scale.of(everything, effects.unit)
-    rows = [
-        [t for t in effects.trained if t.random],
-        [t for t in effects.trained if not t.random],
-    ]
-    frame = Chart("spread of orders", width=560, height=260, left=12, right=12, top=24, bottom=54)
+    frame = wide("spread of orders", 260)
+    x = NumberLine.around(frame, everything, effects.unit)
     left, top, right, bottom = frame.inner
-    x = Axis.around([0.0, *(scale(v) for v in everything)], left, right, 0.04)
-    shapes: list[Dot | Bar | Path | Words] = []
+    shapes: Shapes = []
     low = bottom - 6
-    for row, look in zip(reversed(rows), ("chosen", "random"), strict=True):
-        dots, height = stacked([(x(scale(t.value - reference)), _said(t.value, effects)) for t in row], low, look)
+    for random, look in ((False, "chosen"), (True, "random")):
+        row = [(x(t.value - reference), _said(t.value, effects)) for t in effects.trained if t.random == random]
+        dots, height = stacked(row, low, look)
         shapes += dots
         low -= height
     if effects.retrained is not None:
-        centre, sd = effects.retrained.offset, effects.retrained.sd
-        edges = [min(max(x(scale(centre + s * sd)), left), right) for s in (-1, 1)]
-        shapes.insert(0, Bar(edges[0], top, edges[1] - edges[0], bottom - top, "band"))
-    shapes += _histogram([x(scale(v - reference)) for v in effects.estimated], left, right, low, max(low - top, 40))
-    shapes += [upright(x(0), frame, "reference"), Words(x(0), top - 8, "reference order", "mark", "middle")]
-    label = signed(CHANGE, effects.unit, scale.label)
-    return replace(frame, x=x.ticks(7), x_label=label, shapes=tuple(shapes))
+        mean, sd = effects.retrained.offset, effects.retrained.sd
+        start, end = (min(max(x(mean + s * sd), left), right) for s in (-1, 1))
+        shapes.insert(0, Bar(start, top, end - start, bottom - top, "band"))
+    shapes += _histogram(effects, x, low, max(low - top, 40))
+    return x.drawn([*shapes, *x.reference()])
 
 
 def _said(value: float, effects: Effects) -> str:
     return f"retrained {beside(value, effects.reference, effects.unit)}"
 
 
-def stacked(dots: Sequence[tuple[float, str]], base: float, look: str) -> tuple[list[Dot | Bar | Path | Words], float]:
+def stacked(dots: Sequence[tuple[float, str]], base: float, look: str) -> tuple[list[Dot], float]:
     """Dots side by side where they would overlap, upwards from a base; and the height that they take."""
     placed: list[tuple[float, int]] = []
-    shapes: list[Dot | Bar | Path | Words] = []
+    shapes: list[Dot] = []
     for x, tip in sorted(dots):
         taken = {level for at, level in placed if abs(at - x) < 2 * DOT}
         level = next(n for n in range(len(placed) + 1) if n not in taken)
@@ -124,15 +92,15 @@ def stacked(dots: Sequence[tuple[float, str]], base: float, look: str) -> tuple[
     return shapes, (2 * DOT * levels + 6) if levels else 0.0
 
 
-def _histogram(
-    xs: Sequence[float], left: float, right: float, base: float, height: float
-) -> list[Dot | Bar | Path | Words]:
-    if not xs:
+def _histogram(effects: Effects, x: NumberLine, base: float, height: float) -> Shapes:
+    """Estimated orders as bars on a base, the tallest of a height; nothing where there are none."""
+    if not effects.estimated:
         return []
-    counts, edges = np.histogram(xs, BINS, (left, right))
+    left, _, right, _ = x.frame.inner
+    counts, edges = np.histogram([x(v - effects.reference) for v in effects.estimated], BINS, (left, right))
     tall = height / counts.max()
     return [
         Bar(round(a, 2), round(base - c * tall, 2), round(b - a - 1, 2), round(c * tall, 2), "bin")
-        for c, a, b in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+        for c, (a, b) in zip(counts.tolist(), pairwise(edges.tolist()), strict=True)
         if c
     ]

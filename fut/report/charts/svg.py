@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from fut.display.scale import minus
+from fut.display.scale import Scale, minus, signed
 
 WIDTH, HEIGHT = 340.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 36.0
+CHANGE = "value − reference"
+"""Label of an axis of changes; short, so that unit and sign fit on a phone."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class Words:
     anchor: str = "start"
 
 
+Shapes = list[Dot | Bar | Path | Words]
+
+
 @dataclass(frozen=True)
 class Chart:
     """One drawing. about: in words, for those who do not see it. x, y: ticks in its coordinates; labels of both axes."""
@@ -81,7 +86,7 @@ class Chart:
     y: tuple[Tick, ...] = ()
     x_label: str = ""
     y_label: str = ""
-    shapes: tuple[Dot | Bar | Path | Words, ...] = field(default=())
+    shapes: Sequence[Dot | Bar | Path | Words] = ()
 
     @property
     def inner(self) -> tuple[float, float, float, float]:
@@ -130,3 +135,46 @@ def upright(x: float, chart: Chart, look: str) -> Path:
     """A line from the plot's lower to its upper edge."""
     _, top, _, bottom = chart.inner
     return line([(x, top), (x, bottom)], look)
+
+
+@dataclass(frozen=True)
+class NumberLine:
+    """A wide chart of values minus the reference order's on one horizontal axis, at whose 0 the reference order is marked.
+
+    Args:
+        frame: the chart without its axis and shapes.
+        axis: in the scale's numbers.
+        scale: of the values.
+    """
+
+    frame: Chart
+    axis: Axis
+    scale: Scale
+
+    @classmethod
+    def around(cls, frame: Chart, values: Iterable[float], unit: str, margin: float = 0.04) -> NumberLine:
+        """Wide enough for all values and the reference order."""
+        changes = list(values)
+        scale, (left, _, right, _) = Scale.of(changes, unit), frame.inner
+        return cls(frame, Axis.around([0.0, *map(scale, changes)], left, right, margin), scale)
+
+    def __call__(self, change: float) -> float:
+        """The place of a value minus the reference order's."""
+        return self.axis(self.scale(change))
+
+    def reference(self) -> Shapes:
+        """The reference order's line, and its name above the plot."""
+        return [
+            upright(self(0.0), self.frame, "reference"),
+            Words(self(0.0), self.frame.top - 9, "reference order", "mark", "middle"),
+        ]
+
+    def drawn(self, shapes: Shapes, label: str = "") -> Chart:
+        """The chart with its axis, whose label by default says which sign is better."""
+        label = label or signed(CHANGE, self.scale.unit, self.scale.label)
+        return replace(self.frame, x=self.axis.ticks(7), x_label=label, shapes=shapes)
+
+
+def wide(about: str, height: float, top: float = 24) -> Chart:
+    """A frame as wide as the page, without a vertical axis."""
+    return Chart(about, width=560, height=height, left=12, right=12, top=top, bottom=54)

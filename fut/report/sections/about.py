@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fut.data.dataset import Dataset
-from fut.display.numbers import perplexity
 from fut.methods.settings import Config
-from fut.report.record import RunRecord
-from fut.report.section import Section
+from fut.report.section import RunRecord, Section
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -36,11 +34,6 @@ class About:
     start: float
     reference: float
     facts: list[tuple[str, str]]
-
-    @property
-    def perplexity(self) -> float:
-        """exp(loss) after the reference run."""
-        return perplexity(self.reference)
 
 
 def describe_run(run: Context) -> About:

@@ -17,22 +17,20 @@ from fut.questions.accuracy.result import Verification
 from fut.questions.leave_out.score import Datamodel
 from fut.report.charts.scatter import scatter
 from fut.report.charts.svg import Chart
-from fut.report.entries import ChecklistRow, Tile
-from fut.report.missing import Missing, command
-from fut.report.record import RunRecord
-from fut.report.section import Section
+from fut.report.entries import ChecklistRow, Missing, Tile, command
+from fut.report.section import RunRecord, Section
 from fut.report.shared import comparisons, page_readout
 from fut.report.words import bare
 
 ORDERS = 32
 """Orders that a first verification should retrain."""
-FIRST = ("skill", "mae", "spearman", "spearman_interval", "coverage", "skill_uncalibrated", "endpoint_error")
-LAST = ("seconds_per_order", "precompute_gradients", "store_bytes")
-SHOWN = (*FIRST, *LAST)
+SHOWN = (
+    *("skill", "mae", "spearman", "spearman_interval", "coverage", "skill_uncalibrated", "endpoint_error"),
+    *("seconds_per_order", "precompute_gradients", "store_bytes"),
+)
 """Columns of the page's table; what matters most comes first, where a phone shows it."""
 CHARTS = 9
 """Scatter charts of one comparison at most."""
-"""Methods that are no cheap estimators."""
 
 
 @dataclass(frozen=True)
@@ -56,36 +54,24 @@ class Comparison:
     charts: list[tuple[str, str, Chart]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """The section's data.
-
-    Args:
-        verified: comparisons on random orders, of the page's read-out first.
-        left_out: comparisons on subsets that were left out.
-        missing: what is said where no random orders were compared.
-    """
-
-    verified: list[Comparison]
-    left_out: list[Comparison]
-    missing: Missing
-
-
-def gather(record: RunRecord) -> Accuracy | Missing:
-    """The comparison of most orders of the page's read-out comes first, with its charts."""
-    missing = Missing("no estimate has been compared with retraining", _verify(record))
-    first, readout = record.once(comparisons), record.once(page_readout)
-    others = [v for v in record.verified if v.readout != readout]
+def gather(record: RunRecord) -> dict[str, Any] | Missing:
+    """Comparisons on random orders, of the page's read-out and of most orders first, and on subsets that were left out."""
+    missing, readout = (
+        Missing("no estimate has been compared with retraining", verify_command(record)),
+        record.once(page_readout),
+    )
     if not record.verified and not record.left_out:
         return missing
-    return Accuracy(
-        [compared(v, i == 0) for i, v in enumerate([*first, *others])],
-        [left_out(d, i == 0) for i, d in enumerate(record.left_out)],
-        missing,
-    )
+    ordered = sorted(record.verified, key=lambda v: v.readout != readout)
+    return {
+        "verified": [compared(v, i == 0) for i, v in enumerate(ordered)],
+        "left_out": [left_out(d, i == 0) for i, d in enumerate(record.left_out)],
+        "missing": missing,
+    }
 
 
-def _verify(record: RunRecord) -> str:
+def verify_command(record: RunRecord) -> str:
+    """What retrains random orders and compares the estimates with them."""
     return command(record.run.path, "verify", f"--orders {ORDERS}")
 
 
@@ -146,7 +132,9 @@ def tiles(record: RunRecord) -> list[Tile]:
     """How far the best cheap estimator can be trusted."""
     question, checked = "Can the estimates be trusted?", record.once(comparisons)
     if not checked:
-        return [Tile(question, "Not known: they have not been compared with retraining.", missing=_verify(record))]
+        return [
+            Tile(question, "Not known: they have not been compared with retraining.", missing=verify_command(record))
+        ]
     result, count = checked[0], len(checked[0].orders)
     rows = {
         n: r
@@ -173,7 +161,7 @@ def has_comparison(record: RunRecord) -> ChecklistRow:
     """Whether estimates have been compared with retraining."""
     counts = [len(v.orders) for v in record.verified]
     state = f"{' and '.join(map(str, counts))} random orders retrained and compared" if counts else "not computed yet"
-    return ChecklistRow("How good are the estimates?", bool(counts), state, "" if counts else _verify(record))
+    return ChecklistRow("How good are the estimates?", bool(counts), state, "" if counts else verify_command(record))
 
 
 def has_left_out(record: RunRecord) -> ChecklistRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from estimators.orders.distance import Distance
@@ -17,12 +17,10 @@ from fut.readouts.readout import shortened
 from fut.report.board.embedded import embedded
 from fut.report.board.tables import EDITS, Board
 from fut.report.board.texts import item_texts
-from fut.report.charts.scatter import Gauge, gauge
-from fut.report.effects import Effects, page_effects
-from fut.report.entries import ChecklistRow
-from fut.report.missing import Missing, command
-from fut.report.record import RunRecord, calibrations
-from fut.report.section import Need, Section
+from fut.report.charts.scatter import gauge
+from fut.report.effects import page_effects
+from fut.report.entries import ChecklistRow, Missing, command
+from fut.report.section import Need, RunRecord, Section, calibrations
 from fut.report.sections.curriculum import searched
 from fut.report.shared import measured, page_board, page_readout
 
@@ -30,60 +28,29 @@ ESTIMATOR = "positions"
 """The method whose table the board holds."""
 
 
-@dataclass(frozen=True)
-class BoardView:
-    """The section's data.
-
-    Args:
-        board: with orders that searches found among its arrangements.
-        effects: random orders, for the gauge.
-        gauge: the axis on which the shown order stands.
-        embedded: what the page's scripts read.
-        scale: of the numbers on the cards, in words.
-        trust: how good the board is on this run, in words.
-        warning: that it misleads; empty where it does not.
-        items_together: whether a step trains on several items.
-        commands: that the section names.
-        adjoint: the folder of the run's terms.
-    """
-
-    board: Board
-    effects: Effects
-    gauge: Gauge
-    embedded: dict[str, Any]
-    scale: str
-    trust: str
-    warning: str
-    items_together: bool
-    commands: dict[str, str]
-    adjoint: str
-
-
-def gather(record: RunRecord) -> BoardView | Missing:
-    """The board and what it is read with."""
+def gather(record: RunRecord) -> dict[str, Any] | Missing:
+    """The board with the orders that searches found, what the page's scripts read of it, and what it is read with."""
     bare, run = record.once(page_board), record.run
     if isinstance(bare, Missing):
         return bare
     arrangements = [s.arrangement for s in record.once(searched) if s.arrangement]
     board = replace(bare, arrangements=[*arrangements, *bare.arrangements])
     effects, shown = record.once(page_effects), embedded(run, board, item_texts(run))
-    return BoardView(
-        board,
-        effects,
-        gauge(effects, _extremes(board)),
-        shown,
-        Scale.of([shown["limit"]], board.tables[0].unit).label or "its own unit",
-        _trust(record),
-        _warning(record),
-        any(len(step) > 1 for step in board.items),
-        {
+    return {
+        "board": board,
+        "effects": effects,
+        "gauge": gauge(effects, _extremes(board)),
+        "embedded": shown,
+        "scale": Scale.of([shown["limit"]], board.tables[0].unit).label or "its own unit",
+        "trust": _trust(record),
+        "warning": _warning(record),
+        "commands": {
             "estimate": command(run.path, "estimate", "--estimator positions"),
             "by_default": command(run.path, "estimate", "--order swap:3,7"),
             "calibrate": command(run.path, "calibrate", "--estimator positions"),
             "every_item": command(run.path, "cache", "--terms adjoint --readouts probe,items"),
         },
-        str(run.path / "adjoint"),
-    )
+    }
 
 
 def _extremes(board: Board) -> list[float]:

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fut.methods.lowrank.terms import has_low_rank
-from fut.report.entries import ChecklistRow
-from fut.report.missing import command
-from fut.report.record import RunRecord
-from fut.report.section import Section
+from fut.report.entries import ChecklistRow, command
+from fut.report.section import RunRecord, Section
 
 
-@dataclass(frozen=True)
-class Checklist:
-    """The section's data.
-
-    Args:
-        rows: what the page's sections need, section by section.
-        unreadable: files that hold no answer, and why.
-    """
-
-    rows: list[ChecklistRow]
-    unreadable: dict[str, str]
-
-    @property
-    def missing(self) -> dict[str, str]:
-        """What is not there, and the command that would compute it, by question."""
-        return {row.question: row.command for row in self.rows if not row.done}
-
-
-def gather(record: RunRecord) -> Checklist:
-    """All that the sections of the page need."""
-    return Checklist([need(record) for section in record.sections for need in section.needs], record.unreadable)
+def gather(record: RunRecord) -> list[ChecklistRow]:
+    """All that the sections of the page need, section by section."""
+    return [need(record) for section in record.sections for need in section.needs]
 
 
 def has_endpoints(record: RunRecord) -> ChecklistRow:

@@ -12,13 +12,10 @@ from fut.display.numbers import perplexity
 from fut.display.scale import Scale, labelled, minus
 from fut.questions.curriculum.result import Curriculum
 from fut.report.board.tables import Arrangement, cards_of
-from fut.report.charts.curves import CHANGE
 from fut.report.charts.scatter import DOT, beside, stacked
-from fut.report.charts.svg import Axis, Bar, Chart, Dot, Path, Words, line, upright
-from fut.report.entries import Tile
-from fut.report.missing import Missing, command
-from fut.report.record import RunRecord
-from fut.report.section import Section, answered
+from fut.report.charts.svg import CHANGE, Axis, Chart, Dot, NumberLine, Shapes, Words, line, wide
+from fut.report.entries import Missing, Tile, command
+from fut.report.section import RunRecord, Section, answered
 from fut.report.shared import page_readout
 from fut.report.words import bare, difference
 
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from fut.methods.context import Context
 
 
-Shapes = list[Dot | Bar | Path | Words]
 ROW = 20.0
 QUESTION, BUDGET = "Which order is best?", "--budget 60"
 
@@ -38,7 +34,8 @@ class Search:
     Args:
         answer: as it was kept.
         headline: the best order's value, in words.
-        rivals: whom it is compared with, and by how much it differs, also in perplexity.
+        header: of the table of rivals.
+        rivals: its rows: whom it is compared with, and by how much it differs, also in perplexity.
         compared: chart of values on one line.
         progress: chart of the best estimate against evaluations; None where it never improved.
         named: the retrained named orders, the best first.
@@ -48,7 +45,8 @@ class Search:
 
     answer: Curriculum
     headline: str
-    rivals: list[tuple[str, str, str]]
+    header: list[str]
+    rivals: list[list[str]]
     compared: Chart
     progress: Chart | None
     named: list[tuple[str, str]]
@@ -110,9 +108,11 @@ def _search(run: Context, answer: Curriculum) -> Search:
     written = ",".join(map(str, answer.order)) if all(isinstance(i, int) for i in answer.order) else str(answer.order)
     label = f"search by {answer.estimator}, {difference(_value(answer) - answer.reference_loss, answer.unit)}"
     arrangement = None if cards is None else Arrangement("found by search", label, cards)
+    header = ["against", labelled("difference", answer.unit), "difference in perplexity"]
     return Search(
         answer,
         _headline(answer),
+        header if answer.unit == "nats/token" else header[:2],
         list(_rivals(answer)),
         _compared(answer),
         _progress(answer),
@@ -129,8 +129,8 @@ def _headline(answer: Curriculum) -> str:
     return f"{value}{shown}, {how}"
 
 
-def _rivals(answer: Curriculum) -> Iterator[tuple[str, str, str]]:
-    """Against whom, how the found order differs from it, and in perplexity."""
+def _rivals(answer: Curriculum) -> Iterator[list[str]]:
+    """Against whom, how the found order differs from it, and in perplexity where that is one."""
     count = len(answer.random_losses)
     names = {
         "the reference order": answer.reference_loss,
@@ -141,10 +141,10 @@ def _rivals(answer: Curriculum) -> Iterator[tuple[str, str, str]]:
     for name, value in names.items():
         if value is not None:
             change = _value(answer) - value
-            exponent = ""
+            row = [name, bare(change, answer.unit)]
             if answer.unit == "nats/token":
-                exponent = minus(f"{perplexity(_value(answer)) - perplexity(value):+.4f}")
-            yield name, bare(change, answer.unit), exponent
+                row.append(minus(f"{perplexity(_value(answer)) - perplexity(value):+.4f}"))
+            yield row
 
 
 def _compared(answer: Curriculum) -> Chart:
@@ -158,33 +158,29 @@ def _compared(answer: Curriculum) -> Chart:
     rows = [row for row in rows if row[1]]
     ends = [*(answer.interval or ()), answer.estimated_loss, reference]
     values = [v - reference for _, dots, _ in rows for v, _ in dots] + [v - reference for v in ends]
-    scale = Scale.of(values, unit)
-    frame = Chart("the found order beside random and named orders", width=560, left=12, right=12, top=24, bottom=54)
-    x = Axis.around([scale(v) for v in values], frame.left, frame.width - frame.right, 0.04)
+    x = NumberLine.around(wide("the found order beside random and named orders", 0), values, unit)
     shapes: Shapes = []
-    top = frame.top
+    top = x.frame.top
     for title, dots, look in rows:
         placed, height = stacked(
-            [(x(scale(v - reference)), f"{name}\n{beside(v, reference, unit)}") for v, name in dots], 0.0, look
+            [(x(v - reference), f"{name}\n{beside(v, reference, unit)}") for v, name in dots], 0.0, look
         )
         base = top + ROW + 8 + height
-        shapes.append(Words(frame.left, top + ROW, title, "row"))
-        shapes += [replace(dot, y=dot.y + base) for dot in placed if isinstance(dot, Dot)]
+        shapes.append(Words(x.frame.left, top + ROW, title, "row"))
+        shapes += [replace(dot, y=dot.y + base) for dot in placed]
         if look == "found":
-            shapes += _estimate(answer, x, scale, base - DOT)
+            shapes += _estimate(answer, x, base - DOT)
         top = base + 4
-    frame = replace(frame, height=top + frame.bottom)
-    shapes += [upright(x(0), frame, "reference"), Words(x(0), frame.top - 9, "reference order", "mark", "middle")]
-    label = f"{labelled(CHANGE, scale.label)}, {_sought(answer)}"
-    return replace(frame, x=x.ticks(7), x_label=label, shapes=tuple(shapes))
+    x = replace(x, frame=replace(x.frame, height=top + x.frame.bottom))
+    return x.drawn([*shapes, *x.reference()], f"{labelled(CHANGE, x.scale.label)}, {_sought(answer)}")
 
 
-def _estimate(answer: Curriculum, x: Axis, scale: Scale, y: float) -> Shapes:
+def _estimate(answer: Curriculum, x: NumberLine, y: float) -> Shapes:
     """The estimate's interval as a line, and the estimate as a small upright stroke."""
-    at = x(scale(answer.estimated_loss - answer.reference_loss))
+    at = x(answer.estimated_loss - answer.reference_loss)
     shapes: Shapes = [line([(at, y - 6), (at, y + 6)], "interval")]
     if answer.interval is not None:
-        low, high = (x(scale(v - answer.reference_loss)) for v in answer.interval)
+        low, high = (x(v - answer.reference_loss) for v in answer.interval)
         shapes.append(line([(low, y), (high, y)], "interval"))
     return shapes
 
@@ -204,24 +200,12 @@ def _progress(answer: Curriculum) -> Chart | None:
         level = y(scale(value - reference))
         corners += [(x(count), corners[-1][1] if corners else level), (x(count), level)]
     corners.append((x(answer.evaluations), corners[-1][1]))
-    dots = [
-        Dot(
-            x(count),
-            y(scale(v - reference)),
-            "estimate",
-            f"after {count} estimates\n{beside(v, reference, answer.unit)}",
-            2.4,
-        )
-        for count, v in answer.history
-    ]
-    return replace(
-        frame,
-        x=x.ticks(5),
-        y=y.ticks(4),
-        x_label="orders estimated",
-        y_label=labelled("Δ best estimate", scale.label),
-        shapes=(line(corners, "trace"), *dots),
-    )
+    shapes: Shapes = [line(corners, "trace")]
+    for count, value in answer.history:
+        said = f"after {count} estimates\n{beside(value, reference, answer.unit)}"
+        shapes.append(Dot(x(count), y(scale(value - reference)), "estimate", said, 2.4))
+    y_label = labelled("Δ best estimate", scale.label)
+    return replace(frame, x=x.ticks(5), y=y.ticks(4), x_label="orders estimated", y_label=y_label, shapes=shapes)
 
 
 SECTION = Section(

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fut.display.format import amount, number
-from fut.display.scale import better, minus
+from fut.display.scale import minus
 from fut.questions.domains.result import Difference, Domains, Entry, Placement
 from fut.report.charts.curves import Curve, Row, curve, ranked
 from fut.report.charts.svg import Chart
-from fut.report.missing import Missing, command
-from fut.report.record import RunRecord
-from fut.report.section import Section, answered
+from fut.report.entries import Missing, command
+from fut.report.section import RunRecord, Section, answered
 from fut.report.words import bare, difference
 
 MOST, PLACEMENTS = 12, 12
@@ -25,31 +24,21 @@ class DomainOrders:
     """One answer.
 
     Args:
-        estimator: who answered.
-        readout: by name.
-        sign: which sign of a difference is better, in words; empty where nobody knows.
-        labels: every domain with the number of its items.
+        answer: as it was kept.
         headline: the orders of least and of greatest value.
-        orders: their chart, `shown` of `count`; None for none.
+        orders: a chart of some of them; None for none.
         shown: orders drawn.
-        count: orders in all.
         placements: name, what late does against early, and drawing.
         checked: how the estimates fared, in words.
-        note: what the intervals rest on.
         truths: whether any of the orders shown was retrained.
     """
 
-    estimator: str
-    readout: str
-    sign: str
-    labels: list[tuple[str, int]]
+    answer: Domains
     headline: str
     orders: Chart | None
     shown: int
-    count: int
     placements: list[tuple[str, str, Chart]]
     checked: str
-    note: str
     truths: bool
 
 
@@ -67,17 +56,12 @@ def domain_orders(answer: Domains) -> DomainOrders:
     kept = orders if len(orders) <= MOST else [*orders[:half], *orders[-half:]]
     rows = [_row(entry, reference) for entry in kept]
     return DomainOrders(
-        answer.estimator,
-        answer.readout,
-        better(unit),
-        [(label, len(items)) for label, items in answer.labels.items()],
+        answer,
         _headline(orders, unit),
         ranked(rows, unit, "orders of whole domains against the reference order") if rows else None,
         len(kept),
-        len(orders),
         [_placement(placed, reference, unit) for placed in answer.placements[:PLACEMENTS]],
         _checked(answer.checked, unit),
-        answer.note,
         any(entry.truth is not None for entry in kept),
     )
 

@@ -16,10 +16,8 @@ from fut.questions.memorization.result import Memorization
 from fut.report.charts.curves import Curve, bars, curve
 from fut.report.charts.heatmap import Heatmap, heatmap
 from fut.report.charts.svg import Chart
-from fut.report.entries import Tile
-from fut.report.missing import Missing, command
-from fut.report.record import RunRecord
-from fut.report.section import Section, answered
+from fut.report.entries import Missing, Tile, command
+from fut.report.section import RunRecord, Section, answered
 from fut.report.words import bare
 
 KINDS = {

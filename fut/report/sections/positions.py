@@ -6,9 +6,8 @@ import numpy as np
 
 from fut.report.board.tables import Board
 from fut.report.charts.heatmap import Heatmap, heatmap
-from fut.report.missing import Missing
-from fut.report.record import RunRecord
-from fut.report.section import Section
+from fut.report.entries import Missing
+from fut.report.section import RunRecord, Section
 from fut.report.shared import page_board
 
 MARKED = 64

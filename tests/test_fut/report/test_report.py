@@ -24,7 +24,7 @@ from fut.display.scale import Scale, minus
 from fut.report.board.tables import cards_of, make_board
 from fut.report.board.texts import is_text
 from fut.report.charts.svg import Axis
-from fut.report.missing import Missing
+from fut.report.entries import Missing
 
 HOSTILE = (
     '</script><script>window.hacked = 1</script><!-- <img src=x onerror="window.hacked=1"> &amp; \' {{ 7*7 }} ]]> é€ '
@@ -300,7 +300,7 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
 
 def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
     from fut.report.effects import gather_effects
-    from fut.report.record import Sampling, read_record
+    from fut.report.section import Sampling, read_record
 
     asked.retrain("random:99")
     asked.retrain("without:2")

@@ -18,11 +18,9 @@ from fut.questions.memorization.result import Memorization
 from fut.questions.whatif.result import WhatIf
 from fut.report.charts.curves import whole
 from fut.report.charts.svg import Axis
-from fut.report.entries import ChecklistRow, Tile
-from fut.report.missing import Missing
+from fut.report.entries import ChecklistRow, Missing, Tile
 from fut.report.page import make_page
-from fut.report.record import RunRecord
-from fut.report.section import Section
+from fut.report.section import RunRecord, Section
 from fut.report.sections import SECTIONS
 from fut.report.sections.domains import DomainOrders, domain_orders
 from fut.report.sections.memorization import Remembered, remembered
@@ -246,8 +244,8 @@ def test_answers_of_few_words() -> None:
     one = arranged(orders=[entry("a>b", 0.1)])
     assert one.headline == "Estimated for a → b (+0.10000 nats/token against the reference order)."
     many = arranged(orders=[entry(f"{i}>x", 0.001 * i) for i in range(30)])
-    assert (many.shown, many.count) == (12, 30)
-    assert [row.question for row in listed(WhatIf.from_dict(whatif([])))] == ["reverse", "reverse"]
+    assert (many.shown, len(many.answer.orders)) == (12, 30)
+    assert [row[0] for row in listed(WhatIf.from_dict(whatif([])))] == ["reverse", "reverse"]
 
 
 def test_searches_are_shown_best_first(own_run: Path, tmp_path: Path) -> None:

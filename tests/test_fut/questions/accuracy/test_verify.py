@@ -23,7 +23,7 @@ from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.pairwise.store import open_terms
 from fut.questions.accuracy.ask import without_stale
 from fut.questions.accuracy.result import verify
-from fut.report.record import Sampling, read_record
+from fut.report.section import Sampling, read_record
 from storage import CheckpointStore
 
 DRAW = np.random.default_rng(3)
