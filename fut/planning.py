@@ -73,9 +73,9 @@ def plan(
     config = config or Config()
     if text is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"text": text})})
-    chosen = choose_device(device)
-    with reproducible(chosen):
-        problem = build_problem(config, chosen, module=module, loss=loss, data=data)
+    torch_device = choose_device(device)
+    with reproducible(torch_device):
+        problem = build_problem(config, torch_device, module=module, loss=loss, data=data)
         return plan_problem(problem, config, progress)
 
 
@@ -146,12 +146,11 @@ class Costs:
     def calibration(self) -> StageCost:
         """Retraining a few orders, and estimating them."""
         trained = RETRAIN.query(self.problem, self.config, self.timings, CALIBRATED)
-        asked = self._query(DEFAULT, CALIBRATED)
-        found = replace(trained, stage=f"calibrate ({CALIBRATED} orders)")
-        if asked is None:
-            return found
-        peak = max(trained.peak_memory, asked.peak_memory)
-        return replace(found, seconds=trained.seconds + asked.seconds, peak_memory=peak)
+        stage, estimated = f"calibrate ({CALIBRATED} orders)", self._query(DEFAULT, CALIBRATED)
+        if estimated is None:
+            return replace(trained, stage=stage)
+        peak = max(trained.peak_memory, estimated.peak_memory)
+        return replace(trained, stage=stage, seconds=trained.seconds + estimated.seconds, peak_memory=peak)
 
     def querying(self, method: Method, many: int = 0) -> list[StageCost]:
         """One order by a method, and many."""

@@ -17,7 +17,7 @@ from fut.readouts.readout import PROBE
 
 def info(run: Context) -> dict[str, Any]:
     """Size, cost and state of a run, ready for JSON. Losses in nats/token; costs in gradient evaluations and bytes."""
-    found = {
+    facts = {
         "path": str(run.path),
         "steps": run.steps,
         "items": run.items,
@@ -38,8 +38,8 @@ def info(run: Context) -> dict[str, Any]:
         "environment": run.manifest.environment,
     }
     for preparation in preparations():
-        found |= preparation.describe(run)
-    return found | {"adjoint_own_error": _own_error(run, found["readouts"]) if found["adjoint_cached"] else None}
+        facts |= preparation.describe(run)
+    return facts | {"adjoint_own_error": _own_error(run, facts["readouts"]) if facts["adjoint_cached"] else None}
 
 
 def _own_error(run: Context, readouts: list[str]) -> float | None:
@@ -54,12 +54,12 @@ def _own_error(run: Context, readouts: list[str]) -> float | None:
 
 def show_step(run: Context, step: int, order: Any = "identity") -> list[dict[str, Any]]:
     """Which items, and which text, a step consumed: item number, weight, content hash and the text of every sequence."""
-    chosen = order_of(run, order)
-    if not 0 <= step < len(chosen):
-        raise UsageError(f"show-batch: expected a step 0..{len(chosen) - 1}, got {step}; correct STEP")
+    steps = order_of(run, order).entries
+    if not 0 <= step < len(steps):
+        raise UsageError(f"show-batch: expected a step 0..{len(steps) - 1}, got {step}; correct STEP")
     data = dataset_file.read_dataset(run.path)
     hashes = run.manifest.identity["data"]["items"]
     return [
         {"item": i, "weight": w, "hash": hashes[i], "sequences": detokenize(data.items[i], run.config.data)}
-        for i, w in chosen.entries[step]
+        for i, w in steps[step]
     ]

@@ -59,9 +59,9 @@ def plan_path(
         return run.plan(adjoint_settings(open_expansion(run.context).spec.config, settings))
     manifest, config = files.read_manifest(where), settings_file.read_config(where)
     data = dataset_file.read_dataset(where) if CheckpointStore(where / files.DATA).has(0) else None
-    chosen = choose_device(device)
-    with reproducible(chosen):
-        problem = build_problem(config, chosen, data=data)
+    torch_device = choose_device(device)
+    with reproducible(torch_device):
+        problem = build_problem(config, torch_device, data=data)
         require_same(manifest.identity, problem.identity, f"run {where}")
         adjoint = adjoint_settings(config.adjoint, settings) or config.adjoint
         return plan_problem(problem, config.model_copy(update={"adjoint": adjoint}), progress)
@@ -94,11 +94,11 @@ def train(
             f"train: expected warmup.steps={config.warmup.steps} warm-up items as configured, got {len(data.warmup)}; make them "
             "equal: set warmup.steps, or give the Dataset its warmup"
         )
-    chosen = choose_device(device)
-    with reproducible(chosen):
-        problem = build_problem(config, chosen, module=module, loss=loss, data=data)
+    torch_device = choose_device(device)
+    with reproducible(torch_device):
+        problem = build_problem(config, torch_device, module=module, loss=loss, data=data)
         require_training(problem)
-        creation.create(path, problem, environment(chosen))
+        creation.create(path, problem, environment(torch_device))
         with run_lock(path):
             _finish(path, problem, progress)
     return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)

@@ -132,9 +132,9 @@ class Run:
         adjoint: how an expansion would be made, in place of the stored or the configured one.
         """
         context = self.context
-        chosen = {of.section: of.settings(context) for of in preparations()}
-        chosen |= {} if adjoint is None else {"adjoint": adjoint}
-        return plan_problem(context.problem, context.config.model_copy(update=chosen), context.progress)
+        settings = {of.section: of.settings(context) for of in preparations()}
+        settings |= {} if adjoint is None else {"adjoint": adjoint}
+        return plan_problem(context.problem, context.config.model_copy(update=settings), context.progress)
 
     def cache(
         self,

@@ -85,8 +85,8 @@ def table_row(name: str, row: Row) -> dict[str, Any]:
 
 def table_units(unit: str) -> dict[str, str]:
     """Units by column of `table_row`."""
-    own = {column.key: unit if column.unit == READOUT else column.unit for column in COLUMNS if column.unit}
-    return own | {"store_bytes": "B"}
+    units = {column.key: unit if column.unit == READOUT else column.unit for column in COLUMNS if column.unit}
+    return units | {"store_bytes": "B"}
 
 
 def summary(row: Row, rank: str = "Spearman") -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
 from estimators.orders.order import Order, random_order
 from fut.display.notebook import COLOURS, Displayable, labelled
@@ -115,19 +117,10 @@ class Calibrated(Displayable):
 
     def draw(self, axes: Axes) -> None:
         """True against estimated values, the fit, and its 90 % intervals."""
-        low, high = min(self.estimates), max(self.estimates)
-        at = [low + (high - low) * i / 40 for i in range(41)]
-        band = [self.interval(value) for value in at]
+        at = np.linspace(min(self.estimates), max(self.estimates), 41)
+        low, high = zip(*map(self.interval, at), strict=True)
         axes.plot(at, [self.fit.correct(value) for value in at], color=COLOURS[0], label="fit")
-        axes.fill_between(
-            at,
-            [b for b, _ in band],
-            [t for _, t in band],
-            color=COLOURS[0],
-            alpha=0.15,
-            linewidth=0,
-            label="90 % interval",
-        )
+        axes.fill_between(at, low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label="90 % interval")
         axes.scatter(self.estimates, self.truths, s=18, color=COLOURS[1], zorder=3, label="retrained orders")
         axes.set(xlabel=labelled("estimate", self.unit), ylabel=labelled("retrained", self.unit))
         axes.legend(fontsize="small", frameon=False)

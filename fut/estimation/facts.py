@@ -23,40 +23,12 @@ if TYPE_CHECKING:
 
 
 class ContextFacts:
-    """The facts of an opened run, as `fut.protocols.RunFacts` has them."""
+    """The facts of an opened run; `fut.protocols.RunFacts` says what each of them is."""
 
     def __init__(self, context: Context) -> None:
-        self._run = context
-
-    @property
-    def steps(self) -> int:
-        """T, steps of the window."""
-        return self._run.steps
-
-    @property
-    def items(self) -> int:
-        """Number of items that the run trains on."""
-        return self._run.items
-
-    @property
-    def items_per_step(self) -> int:
-        """Items that a step of the reference order consumes."""
-        return self._run.config.data.per_step
-
-    @property
-    def consumed(self) -> int:
-        """Items consumed in the window: gradients that one training costs."""
-        return self._run.config.consumed
-
-    @property
-    def reference(self) -> Order:
-        """The order of the reference run."""
-        return self._run.reference
-
-    @property
-    def methods(self) -> Sequence[str]:
-        """Names of all methods, `retrain` among them."""
-        return METHODS.names
+        self._run, self.steps, self.items, self.reference = context, context.steps, context.items, context.reference
+        self.items_per_step, self.consumed = context.config.data.per_step, context.config.consumed
+        self.methods: Sequence[str] = METHODS.names
 
     @property
     def default_method(self) -> str:

@@ -101,13 +101,13 @@ class Estimates(list[Estimate], Displayable):
         """`delta` of every order in turn, with its interval; retrained orders as squares."""
         axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="reference")
         for number, source in enumerate(("estimate", "retrained")):
-            chosen = [(place, e) for place, e in enumerate(self) if e.source == source]
-            ends = [e.interval or (math.nan, math.nan) for _, e in chosen]
-            spread = [[e.value - low for (_, e), (low, _) in zip(chosen, ends, strict=True)]]
-            spread += [[high - e.value for (_, e), (_, high) in zip(chosen, ends, strict=True)]]
+            places = [place for place, e in enumerate(self) if e.source == source]
+            if not places:
+                continue
+            values, deltas = np.array([(self[place].value, self[place].delta) for place in places]).T
+            low, high = np.array([self[place].interval or (math.nan, math.nan) for place in places]).T
             style: dict[str, Any] = {"color": COLOURS[number], "fmt": MARKERS[number], "markersize": 4, "capsize": 2}
-            if chosen:
-                axes.errorbar([p for p, _ in chosen], [e.delta for _, e in chosen], spread, label=source, **style)
+            axes.errorbar(places, deltas, (values - low, high - values), label=source, **style)
         axes.set(xlabel="order, as asked", ylabel=labelled("Δ against the reference order", self._unit))
         axes.legend(fontsize="small", frameon=False)
 

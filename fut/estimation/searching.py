@@ -102,10 +102,8 @@ def _beyond(fit: Calibrated, value: float) -> str:
     """How far outside the calibration's range an estimate lies: nothing within it."""
     if min(fit.estimates) <= value <= max(fit.estimates):
         return ""
-    spread, outside = (
-        float(np.std(fit.estimates, ddof=1)),
+    outside, spread = (
         ", fitted to random orders alone: this one lies outside their range",
+        np.std(fit.estimates, ddof=1),
     )
-    return (
-        f"{outside}, {abs(value - fit.fit.mean) / spread:.1f} of their standard deviations off" if spread else outside
-    )
+    return outside + (f", {abs(value - fit.fit.mean) / spread:.1f} of their standard deviations off" if spread else "")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from fut.artifacts.directory import DIFFICULTY
 from fut.display.numbers import perplexity
@@ -47,22 +50,17 @@ class Ends:
     """The parameters before the window and after it, in the reference order; each read once, and only if asked for."""
 
     def __init__(self, run: Context) -> None:
-        self._run, self._read = run, dict[int, Any]()
+        self._run = run
 
-    def at(self, step: int) -> Any:
-        if step not in self._read:
-            self._read[step] = self._run.state(step).theta
-        return self._read[step]
-
-    @property
-    def first(self) -> Any:
+    @cached_property
+    def first(self) -> Tensor:
         """theta_0 [D]."""
-        return self.at(0)
+        return self._run.state(0).theta
 
-    @property
-    def last(self) -> Any:
+    @cached_property
+    def last(self) -> Tensor:
         """theta_T [D]."""
-        return self.at(self._run.steps)
+        return self._run.state(self._run.steps).theta
 
 
 def _length(problem: Problem, ends: Ends, item: int) -> float:

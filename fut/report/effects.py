@@ -29,12 +29,10 @@ class Trained:
     """A retrained order.
 
     Args:
-        digest: of the order.
         value: in the read-out's unit.
         random: drawn uniformly, by `fut verify`, `fut calibrate` or `fut search`; any other was chosen by somebody.
     """
 
-    digest: str
     value: float
     random: bool
 
@@ -89,9 +87,9 @@ def gather_effects(record: RunRecord, readout: str, count: int) -> Effects:
     measure = run.readouts.get(readout)
     reference = run.readouts.at_reference(measure)
     drawn = dict(_random_truths(record, readout))
-    trained = [Trained(digest, value, True) for digest, value in sorted(drawn.items())]
+    trained = [Trained(value, True) for _, value in sorted(drawn.items())]
     if readout == PROBE:
-        trained += [Trained(d, v, False) for d, v in _permutations(run) if d not in drawn]
+        trained += [Trained(value, False) for digest, value in _permutations(run) if digest not in drawn]
     values, calibrated = _estimates(run, readout, count, estimator)
     spreads = _spread(list(drawn.values()), reference), _spread(values, reference)
     return Effects(readout, measure.unit, reference, trained, spreads[0], estimator, values, calibrated, spreads[1])

@@ -64,9 +64,9 @@ def make_page(run: Context, samples: int, estimator: str, sections: Sequence[Sec
         UsageError: for a negative number of samples, or an estimator that trains or does not move items.
     """
     _check(samples, estimator)
-    chosen = SECTIONS if sections is None else tuple(sections)
-    record = read_record(run, Sampling(samples, estimator), chosen)
-    gathered = [(section, section.gather(record)) for section in chosen]
+    sections = SECTIONS if sections is None else tuple(sections)
+    record = read_record(run, Sampling(samples, estimator), sections)
+    gathered = [(section, section.gather(record)) for section in sections]
     common = _words(record)
     html = (
         _environment()
@@ -78,7 +78,7 @@ def make_page(run: Context, samples: int, estimator: str, sections: Sequence[Sec
                 "about": describe_run(run),
                 "version": __version__,
                 "command": command(run.path, "report"),
-                "links": [(section.name, section.title) for section in chosen if section.name not in UNTITLED],
+                "links": [(section.name, section.title) for section in sections if section.name not in UNTITLED],
                 "parts": [_part(section, data, record, common) for section, data in gathered],
             }
         )

@@ -13,8 +13,9 @@ import numpy as np
 from estimators.errors import EstimatorError, OrderError
 from estimators.orders.order import Order, random_orders
 from fut.errors import FutError, NotCachedError, UsageError
+from fut.estimation.searching import Searching
 from fut.protocols import RunFacts, Truths
-from fut.questions.context import QuestionContext, Searching
+from fut.questions.context import QuestionContext
 from fut.questions.curriculum import render
 from fut.questions.curriculum.arrangements import Arrangements
 from fut.questions.curriculum.request import SearchRequest

@@ -10,9 +10,10 @@ import numpy as np
 
 from fut.data.probe_groups import Group
 from fut.errors import UsageError
+from fut.estimation.changes import PassPlan
 from fut.methods.registry import method_of
 from fut.orders.editing import place_of
-from fut.questions.context import PassPlan, QuestionContext, method_name
+from fut.questions.context import QuestionContext, method_name
 from fut.questions.memorization import render
 from fut.questions.memorization.cells import Floats
 from fut.questions.memorization.maps import (

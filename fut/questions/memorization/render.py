@@ -10,8 +10,8 @@ import numpy as np
 
 from fut.display.format import brief, columns, interval, nbytes, number
 from fut.display.picture import save
+from fut.estimation.changes import PassPlan
 from fut.methods.registry import method_of
-from fut.questions.context import PassPlan
 from fut.questions.memorization.maps import ABSENT, KINDS
 from fut.questions.memorization.result import Memorization
 

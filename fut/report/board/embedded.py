@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fut.display.scale import Scale
-from fut.report.board.tables import Arrangement, Board
+from fut.report.board.tables import Board
 from fut.report.board.texts import ItemText
 
 if TYPE_CHECKING:
@@ -30,14 +30,10 @@ def embedded(run: Context, board: Board, texts: Sequence[ItemText]) -> dict[str,
         "single": all(len(step) == 1 for step in board.items),
         "limit": limit,
         "factor": 10.0 ** Scale.of([limit], main.unit).exponent,
-        "arrangements": [_arrangement(a) for a in board.arrangements],
-        "random": [_arrangement(a) for a in board.random],
+        "arrangements": [{"name": a.name, "order": a.cards} for a in board.arrangements],
+        "random": [{"name": a.name, "order": a.cards} for a in board.random],
         "truths": {",".join(map(str, classes)): loss for classes, loss in board.truths.items()},
     }
-
-
-def _arrangement(arrangement: Arrangement) -> dict[str, Any]:
-    return {"name": arrangement.name, "order": arrangement.cards}
 
 
 def _card(run: Context, card: int, items: Sequence[int], texts: Sequence[ItemText]) -> dict[str, Any]:

@@ -99,13 +99,11 @@ class Arrangement:
         group: of such orders.
         name: within the group.
         cards: step by step.
-        spec: as `--order` takes it; empty for none.
     """
 
     group: str
     name: str
     cards: list[int]
-    spec: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,7 +230,7 @@ def _named(run: Context) -> list[Arrangement]:
         cards = cards_of(order, run.reference)
         if cards is not None:
             group = name.partition(":")[0] if ":" in name else "as they are"
-            arrangements.append(Arrangement(group, name, cards, name))
+            arrangements.append(Arrangement(group, name, cards))
     return arrangements
 
 
@@ -252,4 +250,4 @@ def cards_of(order: Order, reference: Order) -> list[int] | None:
 def _random(steps: int) -> list[Arrangement]:
     labels = Order.of(range(steps))
     drawn = ([card for (card,) in random_steps(labels, seed).steps] for seed in range(SEEDS))
-    return [Arrangement("random", f"seed {s}", cards, f"random-steps:{s}") for s, cards in enumerate(drawn)]
+    return [Arrangement("random", f"seed {s}", cards) for s, cards in enumerate(drawn)]

@@ -33,8 +33,7 @@ class Heatmap:
         limit: the magnitude of the darkest colour.
         scale: of the values.
         values: base64 of float32.
-        row: what a row is one of.
-        column: what a column is one of.
+        row: what a row is one of; a column is a step.
         said: what a value is.
         names: numbers of the rows.
         marks: cells that are outlined.
@@ -49,7 +48,6 @@ class Heatmap:
     scale: Scale
     values: str
     row: str
-    column: str
     said: str
     names: tuple[int, ...]
     marks: tuple[tuple[int, int], ...] = ()
@@ -77,7 +75,6 @@ def heatmap(
     about: str,
     said: str,
     row: str = "batch",
-    column: str = "step",
     names: Sequence[int] = (),
     marks: Sequence[tuple[int, int]] = (),
 ) -> Heatmap:
@@ -90,7 +87,7 @@ def heatmap(
     shape = (values.shape[0], values.shape[1])
     rows = tuple(names) or tuple(range(shape[0]))
     scale = Scale.of([limit], unit)
-    return Heatmap(key, about, light, dark, shape, limit, scale, packed, row, column, said, rows, tuple(marks))
+    return Heatmap(key, about, light, dark, shape, limit, scale, packed, row, said, rows, tuple(marks))
 
 
 def key_picture(colours: Sequence[str]) -> str:

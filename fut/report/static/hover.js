@@ -93,7 +93,7 @@ for (const svg of document.querySelectorAll("svg[data-cells]")) {
     },
   };
   const text = (i) => {
-    const where = `${held.row} ${held.names[Math.floor(i / columns)]} at ${held.column} ${i % columns}`;
+    const where = `${held.row} ${held.names[Math.floor(i / columns)]} at step ${i % columns}`;
     const value = values[i];
     return Number.isFinite(value) ? `${where}\n${written(value / held.factor, 3, true)} ${held.unit}` : `${where}\nunknown`;
   };
