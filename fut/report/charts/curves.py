@@ -42,9 +42,10 @@ def curve(of: Curve) -> Chart:
     everything = [v for line_of in (points, truths, *edges) for _, v in line_of]
     scale = Scale.of(everything, of.unit)
     frame = Chart(f"{of.y_label} against {of.x_label}", height=220)
-    left, top, right, bottom = frame.inner
+    y = Axis.around([scale(v) for v in everything], frame.inner[3], frame.top)
+    frame = frame.with_y(y, 4, labelled(of.y_label, scale.label))
+    left, _, right, _ = frame.inner
     x = Axis(min(of.xs), max(max(of.xs), min(of.xs) + 1), left, right)
-    y = Axis.around([scale(v) for v in everything], bottom, top)
 
     def placed(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(x(a), y(scale(v))) for a, v in pairs]
@@ -60,8 +61,7 @@ def curve(of: Curve) -> Chart:
         shapes += [
             Dot(x(a), y(scale(v)), look, f"{of.x_label} {a:g}\n{how}{_said(v, of.unit)}", radius) for a, v in pairs
         ]
-    label = labelled(of.y_label, scale.label)
-    return replace(frame, x=whole(x), y=y.ticks(4), x_label=of.x_label, y_label=label, shapes=shapes)
+    return replace(frame, x=whole(x), x_label=of.x_label, shapes=shapes)
 
 
 def _finite(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, float]]:
@@ -81,8 +81,9 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, x_label: str
     """A bar a label, from zero."""
     scale = Scale.of(values, unit)
     frame = Chart(f"{y_label} by {x_label}", height=220)
-    left, top, right, bottom = frame.inner
-    y = Axis.around([0.0, *(scale(v) for v in values)], bottom, top)
+    y = Axis.around([0.0, *(scale(v) for v in values)], frame.inner[3], frame.top)
+    frame = frame.with_y(y, 4, labelled(y_label, scale.label))
+    left, _, right, _ = frame.inner
     wide = (right - left) / max(len(values), 1)
     shapes: Shapes = [line([(left, y(0)), (right, y(0))], "zero")]
     ticks = []
@@ -91,8 +92,7 @@ def bars(labels: Sequence[str], values: Sequence[float], unit: str, x_label: str
         shapes.append(Bar(at - 0.35 * wide, min(end, y(0)), 0.7 * wide, abs(end - y(0)), "bin"))
         shapes.append(Dot(at, end, "estimate", f"{x_label} {label}\n{_said(value, unit)}", 2.6))
         ticks.append(Tick(at, minus(label)))
-    y_label = labelled(y_label, scale.label)
-    return replace(frame, x=tuple(ticks), y=y.ticks(4), x_label=x_label, y_label=y_label, shapes=shapes)
+    return replace(frame, x=tuple(ticks), x_label=x_label, shapes=shapes)
 
 
 @dataclass(frozen=True)

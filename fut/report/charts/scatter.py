@@ -27,9 +27,11 @@ def scatter(points: Agreement, name: str) -> Chart:
     """Estimated against retrained changes of one estimator; an estimate that is not finite is left out."""
     pairs, scale, reference = points.pairs, points.scale, points.reference
     frame = Chart(f"{name}: estimated against retrained {len(pairs)} orders")
-    left, top, right, bottom = frame.inner
+    x_label, y_label = axis_labels(scale.label)
+    y = Axis.around([0.0, *(scale(v) for pair in pairs for v in pair)], frame.inner[3], frame.top)
+    frame = frame.with_y(y, 5, y_label)
+    left, _, right, _ = frame.inner
     x = Axis.around([0.0, *(scale(t) for t, _ in pairs)], left, right)
-    y = Axis.around([0.0, *(scale(v) for pair in pairs for v in pair)], bottom, top)
     low, high = max(x.low, y.low), min(x.high, y.high)
     shapes: Shapes = [
         line([(x(low), y(low)), (x(high), y(high))], "exact"),
@@ -38,8 +40,7 @@ def scatter(points: Agreement, name: str) -> Chart:
     for true, estimated in pairs:
         said = (beside(v + reference, reference, points.unit) for v in (true, estimated))
         shapes.append(Dot(x(scale(true)), y(scale(estimated)), "estimate", "retrained {}\nestimated {}".format(*said)))
-    x_label, y_label = axis_labels(scale.label)
-    return replace(frame, x=x.ticks(4), y=y.ticks(5), x_label=x_label, y_label=y_label, shapes=shapes)
+    return replace(frame, x=x.ticks(4), x_label=x_label, shapes=shapes)
 
 
 def gauge(effects: Effects, extremes: Sequence[float]) -> NumberLine:

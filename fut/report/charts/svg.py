@@ -14,6 +14,8 @@ from fut.display.scale import Scale, minus, signed
 
 WIDTH, HEIGHT = 340.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 36.0
+EDGE = 80.0
+"""Nearer than this to the plot's edge, words in the middle of a place would be cut."""
 CHANGE = "value − reference"
 """Label of an axis of changes; short, so that unit and sign fit on a phone."""
 
@@ -93,6 +95,12 @@ class Chart:
         """The plot's left, top, right and bottom edge."""
         return self.left, self.top, self.width - self.right, self.height - self.bottom
 
+    def with_y(self, axis: Axis, count: int, label: str) -> Chart:
+        """The same with a vertical axis, and with room for its ticks and its label on the left."""
+        ticks = axis.ticks(count)
+        room = 25 + 7.5 * max((len(tick.label) for tick in ticks), default=0)
+        return replace(self, left=max(self.left, room), y=ticks, y_label=label)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -122,7 +130,7 @@ class Axis:
         candidates = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         kept = [float(v) for v in candidates if self.low <= v <= self.high]
         gap = min((b - a for a, b in pairwise(kept)), default=1.0)
-        digits = next((d for d in range(9) if abs(gap - round(gap, d)) < 1e-6 * gap), 9)
+        digits = next((d for d in range(18) if abs(gap - round(gap, d)) < 1e-6 * gap), 18)
         return tuple(Tick(self(v), minus(f"{v:.{digits}f}")) for v in kept)
 
 
@@ -163,11 +171,10 @@ class NumberLine:
         return self.axis(self.scale(change))
 
     def reference(self) -> Shapes:
-        """The reference order's line, and its name above the plot."""
-        return [
-            upright(self(0.0), self.frame, "reference"),
-            Words(self(0.0), self.frame.top - 9, "reference order", "mark", "middle"),
-        ]
+        """The reference order's line, and its name above the plot, wholly inside the chart."""
+        at, (left, top, right, _) = self(0.0), self.frame.inner
+        anchor = "start" if at < left + EDGE else "end" if at > right - EDGE else "middle"
+        return [upright(at, self.frame, "reference"), Words(at, top - 9, "reference order", "mark", anchor)]
 
     def drawn(self, shapes: Shapes, label: str = "") -> Chart:
         """The chart with its axis, whose label by default says which sign is better."""

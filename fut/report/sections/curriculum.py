@@ -172,7 +172,7 @@ def _compared(answer: Curriculum) -> Chart:
             shapes += _estimate(answer, x, base - DOT)
         top = base + 4
     x = replace(x, frame=replace(x.frame, height=top + x.frame.bottom))
-    return x.drawn([*shapes, *x.reference()], f"{labelled(CHANGE, x.scale.label)}, {_sought(answer)}")
+    return x.drawn([*x.reference(), *shapes], f"{labelled(CHANGE, x.scale.label)}, {_sought(answer)}")
 
 
 def _estimate(answer: Curriculum, x: NumberLine, y: float) -> Shapes:
@@ -191,10 +191,11 @@ def _progress(answer: Curriculum) -> Chart | None:
         return None
     reference = answer.reference_loss
     scale = Scale.of([v - reference for _, v in answer.history], answer.unit)
-    frame = Chart("the best estimate so far against the orders estimated", height=230, left=60, right=16)
-    left, top, right, bottom = frame.inner
+    frame = Chart("the best estimate so far against the orders estimated", height=230, right=16)
+    y = Axis.around([scale(v - reference) for _, v in answer.history], frame.inner[3], frame.top)
+    frame = frame.with_y(y, 4, labelled("Δ best estimate", scale.label))
+    left, _, right, _ = frame.inner
     x = Axis(0.0, float(max(answer.evaluations, 1)), left, right)
-    y = Axis.around([scale(v - reference) for _, v in answer.history], bottom, top)
     corners: list[tuple[float, float]] = []
     for count, value in answer.history:
         level = y(scale(value - reference))
@@ -204,8 +205,7 @@ def _progress(answer: Curriculum) -> Chart | None:
     for count, value in answer.history:
         said = f"after {count} estimates\n{beside(value, reference, answer.unit)}"
         shapes.append(Dot(x(count), y(scale(value - reference)), "estimate", said, 2.4))
-    y_label = labelled("Δ best estimate", scale.label)
-    return replace(frame, x=x.ticks(5), y=y.ticks(4), x_label="orders estimated", y_label=y_label, shapes=shapes)
+    return replace(frame, x=x.ticks(5), x_label="orders estimated", shapes=shapes)
 
 
 SECTION = Section(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,8 +161,15 @@ def _generalization(answer: Memorization, one: str) -> tuple[str, Chart]:
     general, bands = answer.generalization, answer.generalization["bands"]
     rank = minus(number(general["spearman"], ".3f"))
     title = f"Generalization: what having {one} takes off the loss of held-out text, by likeness (Spearman {rank}); above 0 helps"
-    labels = [f"{s:.2f}" for s in bands["similarity"]]
-    return title, bars(labels, bands["absence"], answer.unit, SIMILARITY, "decrease")
+    return title, bars(_told_apart(bands["similarity"]), bands["absence"], answer.unit, SIMILARITY, "decrease")
+
+
+def _told_apart(values: Sequence[float]) -> list[str]:
+    """Numbers with two decimals, or with as many more as tell different ones apart."""
+    written = ([f"{value:.{digits}f}" for value in values] for digits in range(2, 18))
+    return next(
+        (labels for labels in written if len(set(labels)) == len(set(values))), [str(value) for value in values]
+    )
 
 
 HEATMAP_ERROR = Column("heatmap_error", "heatmap error", "heatmap error", lambda v: number(v, ".2f"), "0 is best")
