@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import AT_REST, Browser, Opened
-from small import MakeRun, small_config
+from kept_answers import CLOSE, domains, entry, memorization, page_with, whatif
+from small import Cli, MakeRun, small_config
 
 import fut
 
+LAYOUT = Path(__file__).with_name("layout.js")
 READOUTS: dict[str, Any] = {"data": {"items": 7}, "adjoint": {"readouts": ["probe", "item:3", "accuracy"]}}
 
 
@@ -355,3 +358,34 @@ def test_charts_tell_their_values(browser: Browser, run: fut.Run, page: Path) ->
         assert float(number) * exponent == pytest.approx(centred[2, 1], abs=0.0006 * exponent)
         opened.page.keyboard.press("Escape")
         assert tip.is_hidden()
+
+
+def test_no_label_is_crossed_or_cut(browser: Browser, run: fut.Run, tmp_path: Path) -> None:
+    """Nor does one lie on another, nor is a table wider than the page; each of an axis's ticks is another one."""
+    own = fut.open(shutil.copytree(run.path, tmp_path / "own"), device="cpu")
+    long = whatif([f"swap:{i},{i + 1}" for i in range(9)])
+    aside = domains() | {"orders": [entry("books>code", 0.004), entry("a name of a domain that is long>code", 0.0001)]}
+    close = memorization() | {"similarity": CLOSE}
+    page_with(own, tmp_path, close, aside, long)
+    with browser.open(tmp_path / "page.html", 1280) as opened:
+        assert opened.page.locator("svg.chart").count() > 8
+        assert opened.page.evaluate(LAYOUT.read_text()) == []
+
+
+def test_headings_look_apart_from_captions(browser: Browser, run: fut.Run, tmp_path: Path) -> None:
+    own = fut.open(shutil.copytree(run.path, tmp_path / "own"), device="cpu")
+    page_with(own, tmp_path, memorization(), domains())
+    sizes = "looks => [...document.querySelectorAll(looks)].map(e => parseFloat(getComputedStyle(e).fontSize))"
+    with browser.open(tmp_path / "page.html", 1280) as opened:
+        headings = opened.page.evaluate(sizes, "h2, main h3")
+        captions = opened.page.evaluate(sizes, "figcaption, figcaption *")
+    assert min(headings) >= 1.25 * max(captions)
+
+
+def test_the_command_on_the_page_gives_the_pages_number(browser: Browser, run: fut.Run, page: Path, cli: Cli) -> None:
+    with browser.open(page) as opened:
+        opened.type([2, 5, 1, 3, 4, 0, 6])
+        command = shlex.split(opened.page.locator("#command").inner_text())
+        shown = opened.number("predicted")
+    said = cli(*command[1:], "--device", "cpu", "--json").json
+    assert shown == pytest.approx((said[0] if isinstance(said, list) else said)["value"], rel=1e-12)
