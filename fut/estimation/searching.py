@@ -102,8 +102,6 @@ def _beyond(fit: Calibrated, value: float) -> str:
     """How far outside the calibration's range an estimate lies: nothing within it."""
     if min(fit.estimates) <= value <= max(fit.estimates):
         return ""
-    outside, spread = (
-        ", fitted to random orders alone: this one lies outside their range",
-        np.std(fit.estimates, ddof=1),
-    )
+    outside = ", fitted to random orders alone: this one lies outside their range"
+    spread = np.std(fit.estimates, ddof=1)
     return outside + (f", {abs(value - fit.fit.mean) / spread:.1f} of their standard deviations off" if spread else "")

@@ -26,6 +26,7 @@ from fut.questions.accuracy.result import Verification
 from fut.questions.leave_out.score import Datamodel
 from fut.readouts.readout import suffix
 from fut.report.entries import ChecklistRow, Missing, Tile, command
+from fut.report.words import with_article
 from storage import StorageError, read_json
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class RunRecord:
     @property
     def a_row(self) -> str:
         """The same with its article."""
-        return f"an {self.row}" if self.row == "item" else f"a {self.row}"
+        return with_article(self.row)
 
     def once(self, part: Callable[[RunRecord], T]) -> T:
         """What several sections need, computed once.

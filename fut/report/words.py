@@ -15,6 +15,11 @@ def bare(value: float, unit: str, form: str = "+.5f") -> str:
     return minus(amount(value, unit, form).removesuffix(unit).rstrip())
 
 
+def with_article(noun: str) -> str:
+    """A noun with its article: "a batch", "an item"."""
+    return f"an {noun}" if noun == "item" else f"a {noun}"
+
+
 def difference(value: float, unit: str) -> str:
     """A signed difference with its unit."""
     return minus(amount(value, unit, "+.5f"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fut.data.dataset import Dataset
 from fut.methods.settings import Config
-from fut.report.section import RunRecord, Section
+from fut.report.section import Section
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -104,9 +104,6 @@ def _facts(run: Context) -> list[tuple[str, str]]:
     return [*facts, *machine, *((f"version of {k}", str(v)) for k, v in sorted(environment.items()))]
 
 
-def gather(record: RunRecord) -> About:
-    """What was run."""
-    return describe_run(record.run)
-
-
-SECTION = Section("run", "What was run", "run.html.j2", gather, heading="What was run, in full")
+SECTION = Section(
+    "run", "What was run", "run.html.j2", lambda record: describe_run(record.run), heading="What was run, in full"
+)

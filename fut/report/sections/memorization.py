@@ -18,7 +18,7 @@ from fut.report.charts.heatmap import Heatmap, heatmap
 from fut.report.charts.svg import Chart
 from fut.report.entries import Missing, Tile, command
 from fut.report.section import RunRecord, Section, answered
-from fut.report.words import bare
+from fut.report.words import bare, with_article
 
 KINDS = {
     "own": ("the {row} itself", "Loss on the {row}"),
@@ -92,7 +92,7 @@ def remembered(answer: Memorization, place: int, row: str = "batch") -> Remember
         place: of the answer among all, for names of elements.
         row: what a row of its maps is: an `item`, or the `batch` that an item is where every step has one.
     """
-    unit, absence, one = answer.unit, answer.generalization["absence"], _one(row)
+    unit, absence, one = answer.unit, answer.generalization["absence"], with_article(row)
     maps = [
         (title.format(row=row), _map(f"map-{place}-{kind}", answer, kind, row)) for kind, (_, title) in KINDS.items()
     ]
@@ -111,10 +111,6 @@ def remembered(answer: Memorization, place: int, row: str = "batch") -> Remember
         answer.note,
         answer.half_widths is not None,
     )
-
-
-def _one(row: str) -> str:
-    return f"an {row}" if row == "item" else f"a {row}"
 
 
 def _map(key: str, answer: Memorization, kind: str, row: str) -> Heatmap:
