@@ -35,7 +35,7 @@ class Counting(Optimizer):
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, {"lr": lr})
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in group["params"]:
                 state = self.state[p]
@@ -92,7 +92,8 @@ def test_the_object_is_left_alone() -> None:
 
 def test_groups_have_their_rates() -> None:
     a, b, c = tensors()
-    optimizer = torch.optim.SGD([{"params": [b], "name": "b"}, {"params": [c, a]}], lr=0.1)
+    tables: list[dict[str, Any]] = [{"params": [b], "name": "b"}, {"params": [c, a]}]
+    optimizer = torch.optim.SGD(tables, lr=0.1)
     rule = OptimizerRule(optimizer=optimizer, tensors=("b", "c", "a")).on(LAYOUT)
     moved = rule.step(rule.init(torch.zeros(LAYOUT.size)), torch.ones(LAYOUT.size), GroupRates(0.5, {"b": 0.25}))[1]
     assert [part.unique().tolist() for part in LAYOUT.split(moved)] == [[-0.5], [-0.25], [-0.5]]
