@@ -7,65 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from numpy import float64
-from numpy.typing import NDArray
-
 from estimators.orders.order import Order
 from fut.estimation.calibration import Calibrated
-from fut.estimation.results import Answers, Changes, Endpoint
+from fut.estimation.changes import PassPlan
+from fut.estimation.measured import Measured
+from fut.estimation.results import Changes, Endpoint
+from fut.estimation.searching import Searching
 from fut.progress import Progress
 from fut.protocols import Archive, Estimates, RunFacts, Truths
-
-
-class Measured(Protocol):
-    """A method as a comparison with retrained orders asks it."""
-
-    @property
-    def fitted_digests(self) -> Sequence[str]:
-        """Digests of the orders that the method is calibrated on."""
-
-    def ready(self) -> None:
-        """NotCachedError, naming the command to run, where something is missing."""
-
-    def __call__(self, orders: Sequence[Order]) -> Answers:
-        """All answers at once, timed."""
-
-
-class Searching(Protocol):
-    """A method as a search asks it."""
-
-    def values(self, orders: Sequence[Order]) -> list[float]:
-        """Uncalibrated values of n orders [n]."""
-
-    def table(self) -> NDArray[float64] | None:
-        """The read-out's table of positions [T, items]; None where there is none."""
-
-    def judged(self, order: Order) -> dict[str, Any]:
-        """What a found order is worth by estimates that had no part in choosing it."""
-
-
-class PassPlan(Protocol):
-    """What an adjoint pass over several read-outs would still cost."""
-
-    @property
-    def readouts(self) -> int:
-        """Number of read-outs."""
-
-    @property
-    def gradients(self) -> int:
-        """Gradient evaluations."""
-
-    @property
-    def seconds(self) -> float:
-        """Expected time."""
-
-    @property
-    def nbytes(self) -> int:
-        """On disk, before compression."""
-
-    @property
-    def scratch(self) -> int:
-        """On disk while it is computed [bytes]."""
 
 
 class Service(Protocol):

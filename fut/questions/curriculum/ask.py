@@ -13,12 +13,19 @@ import numpy as np
 from estimators.errors import EstimatorError, OrderError
 from estimators.orders.order import Order, random_orders
 from fut.errors import FutError, NotCachedError, UsageError
+from fut.estimation.searching import Searching
 from fut.protocols import RunFacts, Truths
-from fut.questions.context import QuestionContext, Searching
+from fut.questions.context import QuestionContext
 from fut.questions.curriculum import render
 from fut.questions.curriculum.arrangements import Arrangements
 from fut.questions.curriculum.request import SearchRequest
-from fut.questions.curriculum.result import Curriculum
+from fut.questions.curriculum.result import (
+    Curriculum,
+    OrderEstimate,
+    RetrainedOrders,
+    SearchCost,
+    SearchCourse,
+)
 from fut.questions.curriculum.search import Found, comparable, search
 from fut.questions.question import Question
 
@@ -40,18 +47,26 @@ def ask(request: SearchRequest, context: QuestionContext) -> Curriculum:
     trained = _retrained(context, [truths, *others], chosen)
     sign = -1.0 if request.maximize else 1.0
     order = min(finalists, key=lambda o: sign * trained[o].value) if trained else best.best
-    gradients = service.costs(name)["precompute_gradients"]
+    gradients, seconds = service.costs(name)["precompute_gradients"], [of.seconds for of in trained.values()]
     result = Curriculum(
-        order=order.tolist(),
-        **searching.judged(order),
-        **_told(best, order, rivals, trained),
-        reference_loss=truths.reference,
-        also={o.readout: _elsewhere(o, i, trained, order, rivals.randoms) for i, o in enumerate(others, 1)},
-        precompute_gradients=gradients,
-        precompute_training_runs=gradients / run.consumed,
-        estimator=name,
-        **request.described(),
-        unit=truths.unit,
+        order.tolist(),
+        OrderEstimate(**searching.judged(order)),
+        RetrainedOrders(
+            trained[order].value if trained else None,
+            truths.reference,
+            [trained[o].value for o in rivals.randoms if trained],
+            {n: trained[o].value for n, o in rivals.named.items() if trained},
+            [_finalist(o, value, trained) for o, value in best.finalists],
+            {o.readout: _elsewhere(o, i, trained, order, rivals.randoms) for i, o in enumerate(others, 1)},
+            request.maximize,
+        ),
+        SearchCourse(history=best.history, evaluations=best.evaluations, seconds=best.seconds, **request.described()),
+        SearchCost(
+            float(np.mean(seconds)) if seconds else None, float(np.sum(seconds)), gradients, gradients / run.consumed
+        ),
+        name,
+        request.readout,
+        truths.unit,
     )
     context.archive.keep("search", request.key, result)
     return result
@@ -84,24 +99,9 @@ TrainedOrders = dict[Order, Trained]
 """By order; empty where nothing was retrained."""
 
 
-def _told(best: Found, order: Order, rivals: Rivals, trained: TrainedOrders) -> dict[str, Any]:
-    """What the search and the retraining say, as the answer has it."""
-    finalists = [
-        {"order": o.tolist(), "searched_loss": value, "retrained_loss": trained[o].value if trained else None}
-        for o, value in best.finalists
-    ]
-    seconds = [of.seconds for of in trained.values()]
-    return {
-        "retrained_loss": trained[order].value if trained else None,
-        "random_losses": [trained[o].value for o in rivals.randoms if trained],
-        "heuristics": {n: trained[o].value for n, o in rivals.named.items() if trained},
-        "finalists": finalists,
-        "history": best.history,
-        "evaluations": best.evaluations,
-        "seconds": best.seconds,
-        "retrain_seconds": float(np.mean(seconds)) if seconds else None,
-        "retraining_seconds": float(np.sum(seconds)),
-    }
+def _finalist(order: Order, value: float, trained: TrainedOrders) -> dict[str, Any]:
+    retrained = trained[order].value if trained else None
+    return {"order": order.tolist(), "searched_loss": value, "retrained_loss": retrained}
 
 
 @dataclass(frozen=True)

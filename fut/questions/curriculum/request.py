@@ -133,7 +133,7 @@ class SearchRequest(Request[Curriculum]):
         return Budget(EVALUATIONS if none else self.evaluations, self.seconds)
 
     def described(self) -> dict[str, Any]:
-        """What of it stands in the answer."""
+        """What of it stands in the answer: fields of `SearchCourse`."""
         budget = self.budget
         return {
             "method": self.method,
@@ -141,8 +141,6 @@ class SearchRequest(Request[Curriculum]):
             "start": self.start if isinstance(self.start, (str, type(None))) else self.start.tolist(),
             "budget": {"evaluations": budget.evaluations, "seconds": budget.seconds},
             "constraints": self.constraints.as_dict(),
-            "maximize": self.maximize,
-            "readout": self.readout,
         }
 
     @property

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
-from fut.display.numbers import jsonable_fields
 from fut.estimation.accuracy import accuracy
 from fut.questions.retraining import LEAST
 
@@ -88,13 +87,6 @@ class Checked:
     truth: list[float]
     estimates: list[float]
     measures: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        return jsonable_fields(asdict(self))
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Checked:
-        return cls(content["cells"], content["truth"], content["estimates"], dict(content["measures"]))
 
 
 def check_cells(

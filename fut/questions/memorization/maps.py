@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from estimators.orders.order import Order
+from fut.data.probe_groups import Group
 from fut.estimation.results import Changes
 from fut.orders.editing import with_item_at
 from fut.questions.memorization.cells import CellFit, Checked, Floats, check_cells, distance_scales, fit_cells
 from fut.questions.retraining import LEAST
+from fut.readouts.readout import PROBE
 
 KINDS = ("own", "near", "far", "probe")
 ABSENT = "absent "
@@ -27,28 +29,40 @@ Estimate = Callable[[Sequence[Order], Sequence[str]], Changes]
 
 
 @dataclass(frozen=True)
-class Near:
-    """Held-out samples in groups, how like every item is to each (cosines [n, G]), and the read-outs' names of the groups."""
+class ProbeGroups:
+    """Held-out samples in groups, and how like every item is to each.
+
+    Args:
+        groups: numbers of the samples of each [G][...].
+        similarity: of the items to the groups, cosines [n][G].
+    """
 
     groups: list[list[int]]
-    similarity: Floats
-    names: list[str]
+    similarity: list[list[float]]
 
     @property
     def near(self) -> list[int]:
         """For every item, the group most like it, the first of equals."""
-        groups: list[int] = self.similarity.argmax(1).tolist()
-        return groups
+        return [int(np.argmax(row)) for row in self.similarity]
 
     @property
     def far(self) -> list[int]:
-        groups: list[int] = self.similarity.argmin(1).tolist()
-        return groups
+        """For every item, the group least like it."""
+        return [int(np.argmin(row)) for row in self.similarity]
+
+    @property
+    def names(self) -> list[str]:
+        """The read-outs of the groups."""
+        return [Group(g, len(self.groups)).name for g in range(len(self.groups))]
+
+    def readouts(self, item: int, row: int) -> list[str]:
+        """The read-outs of a row, kind by kind."""
+        return [f"item:{item}", self.names[self.near[row]], self.names[self.far[row]], PROBE]
 
 
-def names_of(item: int, row: int, near: Near) -> list[str]:
-    """The read-outs of a row, kind by kind."""
-    return [f"item:{item}", near.names[near.near[row]], near.names[near.far[row]], "probe"]
+def by_kind(values: Floats) -> dict[str, Any]:
+    """Values [kinds, ...] as lists, by kind."""
+    return dict(zip(KINDS, values.tolist(), strict=True))
 
 
 class Maps(NamedTuple):
@@ -64,7 +78,7 @@ def estimate_maps(
     estimate: Estimate,
     reference: Order,
     items: Sequence[int],
-    near: Near,
+    groups: ProbeGroups,
     showing: int = -1,
     tick: Callable[[], object] = lambda: None,
 ) -> Maps:
@@ -73,8 +87,8 @@ def estimate_maps(
     for row, item in enumerate(items):
         orders = [with_item_at(reference, item, step, showing) for step in range(len(reference))]
         without = reference.without([item])
-        rows.append(estimate([*orders, without], names_of(item, row, near)))
-        absent.append(estimate([without], near.names).values[0])
+        rows.append(estimate([*orders, without], groups.readouts(item, row)))
+        absent.append(estimate([without], groups.names).values[0])
         tick()
     values, variances = (np.stack([np.asarray(r[k], dtype=float).T for r in rows], axis=1) for k in (0, 1))
     return Maps(values[:, :, :-1], variances[:, :, :-1], values[:, :, -1], np.stack(absent))

@@ -111,7 +111,7 @@ def remembered(answer: Memorization, place: int, row: str = "batch") -> Remember
         [_forgetting(answer, one), *_retention(answer, one), _generalization(answer, one)],
         *_checked(answer.checked, row, unit),
         answer.note,
-        answer.half_widths is not None,
+        answer.maps.half_widths is not None,
     )
 
 
@@ -120,7 +120,7 @@ def _one(row: str) -> str:
 
 
 def _map(key: str, answer: Memorization, kind: str, row: str) -> Heatmap:
-    values = np.array(answer.effects[kind], dtype=float)
+    values = np.array(answer.maps.effects[kind], dtype=float)
     marks = list(enumerate(answer.places)) if len(answer.items) <= MARKED else []
     about = f"Heatmap of the loss by the step at which each {row} of {len(values)} stands, against the reference order"
     return heatmap(key, values, answer.unit, about, "change of the loss", row, names=answer.items, marks=marks)
