@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from estimators.orders.order import Order
 from fut.display.agreement import Agreement, table_row, table_units
 from fut.display.notebook import Displayable, draw_agreement
-from fut.display.numbers import jsonable_fields
+from fut.display.numbers import from_fields, jsonable_fields
 from fut.display.scale import Scale
 from fut.estimation.accuracy import accuracy
 from fut.estimation.results import Answers
@@ -41,7 +41,7 @@ class Verification(Displayable):
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verification:
         """From `as_dict`; an estimate that was not finite comes back as None."""
-        return cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
+        return from_fields(cls, content)
 
     def title(self) -> str:
         return f"{self.readout}: estimated against retrained values of {len(self.true_losses)} orders"

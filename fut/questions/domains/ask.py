@@ -20,7 +20,7 @@ from fut.questions.domains.result import Domains, Entry, Placement, asked_orders
 from fut.questions.outliers import outlier_note
 from fut.questions.question import Question
 from fut.questions.request import ESTIMATOR, READOUT_HELP, Request, numbers, option
-from fut.questions.retraining import LEAST
+from fut.questions.retraining import LEAST, retraining
 from fut.readouts.readout import PROBE
 
 SOURCE = "source"
@@ -157,11 +157,8 @@ def _require(request: DomainsRequest, context: QuestionContext, method: str) -> 
 
 
 def _costs(request: DomainsRequest, context: QuestionContext) -> Sequence[str]:
-    if not (request.calibrate or request.verify):
-        return ()
     count = request.calibrate + request.verify + (request.verify // SHARE if request.items else 0)
-    gradients = count * context.run.consumed
-    return [f"retraining at most {count} orders of {context.run.steps} steps, {gradients} gradients"]
+    return [retraining(context, count)] if count else []
 
 
 DOMAINS = Question(

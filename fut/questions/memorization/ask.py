@@ -13,7 +13,7 @@ from fut.errors import UsageError
 from fut.estimation.changes import PassPlan
 from fut.methods.registry import method_of
 from fut.orders.editing import place_of
-from fut.questions.context import QuestionContext, method_name
+from fut.questions.context import QuestionContext
 from fut.questions.memorization import render
 from fut.questions.memorization.cells import Floats
 from fut.questions.memorization.maps import (
@@ -105,8 +105,7 @@ def answerable(request: MemorizeRequest, context: QuestionContext) -> Answerable
     """The request with what the run makes of it; UsageError or OrderError where it cannot be answered."""
     run, method = context.run, request.estimator or context.run.default_method
     items = _items(request, context)
-    if method_name(method) not in run.methods:
-        raise UsageError(f"memorize: expected one of {', '.join(run.methods)}, got `{method}`; correct --estimator")
+    method_of(method)  # refuses what is no method
     context.service.require_movable("memorize", [method])
     run.probe_groups(request.groups)  # refuses more groups than samples
     for item in items:

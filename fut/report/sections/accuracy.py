@@ -12,9 +12,9 @@ from fut.display.format import amount, number
 from fut.display.scale import minus
 from fut.methods.registry import METHODS, base_name, is_baseline, method_of
 from fut.methods.reweighting.terms import stored_config
+from fut.questions.accuracy.leave_out import Datamodel
 from fut.questions.accuracy.render import in_order, title
 from fut.questions.accuracy.result import Verification
-from fut.questions.leave_out.score import Datamodel
 from fut.report.charts.scatter import scatter
 from fut.report.charts.svg import Chart
 from fut.report.entries import ChecklistRow, Tile

@@ -20,8 +20,8 @@ from fut.errors import ExtraError
 from fut.estimation.accuracy import accuracy
 from fut.estimation.calibration import Calibrated
 from fut.estimation.results import Estimate, Estimates
+from fut.questions.accuracy.leave_out import Datamodel
 from fut.questions.accuracy.result import Verification
-from fut.questions.leave_out.score import Datamodel
 from fut.questions.whatif.result import Change, WhatIf
 
 matplotlib.use("Agg")
