@@ -6,10 +6,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.methods.registry import method_of
 from fut.questions.curriculum.constraints import Constraints
@@ -146,7 +145,4 @@ class SearchRequest(Request[Curriculum]):
     @property
     def key(self) -> str:
         """Names the answer's file: equal for equal requests."""
-        content = {f.name: getattr(self, f.name) for f in fields(self)}
-        content["start"] = self.start.tolist() if isinstance(self.start, Order) else self.start
-        content["constraints"] = {f.name: getattr(self.constraints, f.name) for f in fields(self.constraints)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]

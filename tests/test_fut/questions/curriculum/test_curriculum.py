@@ -16,7 +16,7 @@ from fut.questions.curriculum.assignment import assign, total
 from fut.questions.curriculum.constraints import Constraints
 from fut.questions.curriculum.evaluator import BATCH, Budget, Evaluator
 from fut.questions.curriculum.genetic import order_crossover
-from fut.questions.curriculum.local_search import LocalSearch
+from fut.questions.curriculum.local_search import LocalSearch, Surrogate
 from fut.questions.curriculum.result import (
     Curriculum,
     OrderEstimate,
@@ -25,7 +25,6 @@ from fut.questions.curriculum.result import (
     SearchCourse,
 )
 from fut.questions.curriculum.search import Found, arrangement_of, comparable, distinct, search
-from fut.questions.curriculum.surrogate import Surrogate
 
 ITEMS = 7
 REFERENCE = Order.of(range(ITEMS))
