@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from estimators.intervals import calibrate as fit
 from estimators.orders.order import Order
 from fut.protocols import Value
 from fut.questions.context import QuestionContext
+from fut.questions.domains.result import Said
 
 SHARE = 2
 """Retrained orders that move domains for every one that moves an item."""
@@ -25,16 +24,6 @@ RANDOM = (
 
 KNOWN = "this order has been retrained on this run; the figure is the truth, not an estimate"
 MOVES = "`fut calibrate RUN --edit move` fits it to orders like this one"
-
-
-@dataclass(frozen=True)
-class Said:
-    """What is said of one order; fields as of `fut.protocols.Value`."""
-
-    value: float
-    delta: float
-    interval: tuple[float, float] | None
-    note: str
 
 
 class DomainEstimates:
@@ -51,6 +40,7 @@ class DomainEstimates:
         self._plain = estimates(method, readout, known=False, calibrated=False, beside=self._far)
         self._truths = context.service.truths(readout)
         self.readout, self.unit, self.reference = self._far.readout, self._far.unit, self._far.reference
+        self._canonical_reference = self._run.canonical(self._run.reference)
         self._fitted: set[Order] = set()
         self._fit: Calibration | None = None
         self._guesses: dict[tuple[Order, ...], Sequence[Value]] = {}
@@ -106,10 +96,6 @@ class DomainEstimates:
         if self._run.canonical(order) == self._canonical_reference:
             return self.reference
         return self._truths.find(order)
-
-    @cached_property
-    def _canonical_reference(self) -> Order:
-        return self._run.canonical(self._run.reference)
 
     def _retrain(self, orders: Sequence[Order], count: int, key: int) -> list[Order]:
         """`count` of the orders that train otherwise than the reference order does, drawn from the seed, in canonical form;
