@@ -33,8 +33,7 @@ from fut.estimation.changes import expansion_for
 from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.settings import load_config
 from fut.questions.memorization.ask import CALIBRATED, SHARE, MemorizeRequest, answerable
-from fut.questions.memorization.cells import Checked, check_cells
-from fut.questions.memorization.maps import ABSENT, KINDS, Cells, draw_cells
+from fut.questions.memorization.maps import ABSENT, KINDS, Cells, Checked, check_cells, draw_cells
 from fut.questions.memorization.result import Memorization
 
 CALIBRATE, SEED = 16, 5000

@@ -15,11 +15,11 @@ from fut.methods.registry import method_of
 from fut.orders.editing import place_of
 from fut.questions.context import QuestionContext
 from fut.questions.memorization import render
-from fut.questions.memorization.cells import Floats
 from fut.questions.memorization.maps import (
     KINDS,
     Cells,
     Fitted,
+    Floats,
     Maps,
     ProbeGroups,
     by_kind,

@@ -41,8 +41,7 @@ from scipy.stats import spearmanr
 
 from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.display.numbers import flat_fields, from_fields, jsonable_fields
-from fut.questions.memorization.cells import CellFit, Checked, Floats
-from fut.questions.memorization.maps import ProbeGroups
+from fut.questions.memorization.maps import CellFit, Checked, Floats, ProbeGroups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ from fut.questions.question import Question
 from fut.questions.request import ESTIMATOR, ORDER, Request, option
 from fut.questions.whatif import render
 from fut.questions.whatif.query import Query
-from fut.questions.whatif.result import Change, WhatIf, compare
+from fut.questions.whatif.result import Change, WhatIf
 from fut.readouts.readout import PROBE
 
 A = TypeVar("A")
@@ -191,11 +191,12 @@ class WhatIfs:
 
     def _compared(self, orders: Sequence[Order], readout: str, method: str, edit: str | None) -> list[Change]:
         estimates = self.estimates(readout, method, edit)
-        truth = self._truth(readout) if self._request.verify else None
-        answers = estimates if edit else lambda orders: estimates.edited(orders, [None] * len(orders))
-        return compare(
-            orders, answers, estimates.reference, lambda o, answer: self._remark(o, answer, estimates, edit), truth
-        )
+        truth = self._truth(readout) if self._request.verify else lambda order: None
+        answers = estimates(orders) if edit else estimates.edited(orders, [None] * len(orders))
+        return [
+            Change.of(answer, estimates.reference, self._remark(order, answer, estimates, edit), truth(order))
+            for order, answer in zip(orders, answers, strict=True)
+        ]
 
     def _truth(self, readout: str) -> Callable[[Order], float]:
         truths = self._context.service.truths(readout)

@@ -10,8 +10,7 @@ import numpy as np
 from fut.display.agreement import BY_KEY, Column
 from fut.display.format import amount, number
 from fut.display.scale import minus
-from fut.questions.memorization.cells import Checked
-from fut.questions.memorization.maps import ABSENT
+from fut.questions.memorization.maps import ABSENT, Checked
 from fut.questions.memorization.result import Memorization
 from fut.report.charts.curves import Curve, bars, curve
 from fut.report.charts.heatmap import Heatmap, heatmap

@@ -13,7 +13,6 @@ from estimators.errors import OrderError
 from estimators.orders.order import Order
 from fut.estimation.results import Changes
 from fut.orders.editing import place_of, with_item_at
-from fut.questions.memorization.cells import check_cells, distance_scales, fit_cells, heatmap_error
 from fut.questions.memorization.maps import (
     ABSENT,
     KINDS,
@@ -21,9 +20,13 @@ from fut.questions.memorization.maps import (
     Maps,
     ProbeGroups,
     by_kind,
+    check_cells,
+    distance_scales,
     draw_cells,
     estimate_maps,
+    fit_cells,
     fit_maps,
+    heatmap_error,
 )
 from fut.questions.memorization.result import LossMaps, Memorization
 
@@ -166,7 +169,8 @@ def test_the_error_of_a_map_is_relative_to_its_spread() -> None:
 
 def made(noise: float = 0.0, cells: Cells | None = None) -> tuple[Maps, Memorization]:
     maps = estimate_maps(estimate, REFERENCE, range(ITEMS), GROUPS)
-    truth = None if cells is None else true_changes(cells) * (1 + noise)
+    cells = cells or Cells([], [])
+    truth = true_changes(cells) * (1 + noise)
     fitted = fit_maps(maps, range(ITEMS), cells, truth)
     compared = Cells([(0, 3), (1, 0), (4, 2)], [0, 1, 2])
 
@@ -200,7 +204,7 @@ def true_changes(cells: Cells) -> np.ndarray:
     names = [[f"item:{r}", GROUPS.names[GROUPS.near[r]], GROUPS.names[GROUPS.far[r]], "probe"] for r, _ in rows]
     return np.array(
         [[truth_of(o, n) - truth_of(REFERENCE, n) for n in of] for o, of in zip(orders, names, strict=True)]
-    )
+    ).reshape(-1, len(KINDS))
 
 
 def test_maps_are_corrected_by_what_was_retrained() -> None:
