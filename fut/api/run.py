@@ -34,8 +34,8 @@ from fut.questions.domains.ask import DomainsRequest
 from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
 from fut.questions.memorization.ask import MemorizeRequest
+from fut.questions.question import Request, require_list
 from fut.questions.registry import question_of
-from fut.questions.request import Request, require_list
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.readouts.readout import PROBE, UserFunction
 from fut.report import SAMPLES, Report, write_report

@@ -11,8 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from fut.cli.options import METHOD_HELP, ORDER_HELP, Device, Json, RunPath, answer, open_run, say
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, ORDER, Flag
+from fut.questions.question import ESTIMATOR, ORDER, Flag, Question
 
 HELP = {ORDER: ORDER_HELP, ESTIMATOR: METHOD_HELP}
 """Help that requests leave to the command line, as it lists what is registered."""

@@ -11,8 +11,7 @@ from fut.estimation.calibration import SEED, Calibrated
 from fut.methods.registry import method_of
 from fut.orders.editing import CALIBRATED
 from fut.questions.context import QuestionContext
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, READOUT_HELP, Request, option
+from fut.questions.question import ESTIMATOR, READOUT_HELP, Question, Request, option
 from fut.questions.retraining import retraining
 from fut.readouts.readout import PROBE
 

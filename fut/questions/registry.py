@@ -13,8 +13,7 @@ from fut.questions.domains.ask import DOMAINS
 from fut.questions.endpoint import ENDPOINT
 from fut.questions.estimate import ESTIMATE
 from fut.questions.memorization.ask import MEMORIZE
-from fut.questions.question import Question
-from fut.questions.request import Request
+from fut.questions.question import Question, Request
 from fut.questions.whatif.ask import WHATIF
 from fut.questions.whatif.stream import WHATIFS
 

@@ -21,8 +21,8 @@ from fut.questions.domains.ask import DomainsRequest
 from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
 from fut.questions.memorization.ask import MemorizeRequest
+from fut.questions.question import Request
 from fut.questions.registry import QUESTIONS, question_of
-from fut.questions.request import Request
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.questions.whatif.stream import Queries
 

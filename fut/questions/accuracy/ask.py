@@ -20,8 +20,7 @@ from fut.protocols import Truths
 from fut.questions.accuracy import render
 from fut.questions.accuracy.result import Verification, verify
 from fut.questions.context import QuestionContext
-from fut.questions.question import Question
-from fut.questions.request import READOUT_HELP, Request, names_if_any, option
+from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
 from fut.questions.retraining import retraining
 from fut.readouts.readout import PROBE, suffix
 

@@ -21,8 +21,7 @@ from fut.questions.accuracy.ask import compare, with_baseline
 from fut.questions.accuracy.render import COLUMNS, in_order, title
 from fut.questions.accuracy.result import Verification
 from fut.questions.context import QuestionContext
-from fut.questions.question import Question
-from fut.questions.request import READOUT_HELP, Request, names_if_any, option
+from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
 from fut.readouts.readout import PROBE, suffix
 
 if TYPE_CHECKING:

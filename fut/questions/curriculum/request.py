@@ -15,7 +15,7 @@ from fut.questions.curriculum.constraints import Constraints
 from fut.questions.curriculum.evaluator import Budget
 from fut.questions.curriculum.result import Curriculum
 from fut.questions.curriculum.search import METHODS
-from fut.questions.request import ESTIMATOR, READOUT_HELP, Flag, Request, names, option
+from fut.questions.question import ESTIMATOR, READOUT_HELP, Flag, Request, names, option
 from fut.readouts.readout import PROBE
 
 EVALUATIONS = 600

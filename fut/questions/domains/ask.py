@@ -18,8 +18,7 @@ from fut.questions.domains.blocks import arrangements, domain_order, placements
 from fut.questions.domains.estimates import SHARE, DomainEstimates
 from fut.questions.domains.result import Domains, Entry, Placement, asked_orders, compare, domains
 from fut.questions.outliers import outlier_note
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, READOUT_HELP, Request, numbers, option
+from fut.questions.question import ESTIMATOR, READOUT_HELP, Question, Request, numbers, option
 from fut.questions.retraining import LEAST, retraining
 from fut.readouts.readout import PROBE
 

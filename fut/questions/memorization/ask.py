@@ -29,8 +29,7 @@ from fut.questions.memorization.maps import (
 )
 from fut.questions.memorization.result import LossMaps, Memorization
 from fut.questions.outliers import outlier_note
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, Request, numbers, option
+from fut.questions.question import ESTIMATOR, Question, Request, numbers, option
 from fut.questions.retraining import LEAST
 from fut.readouts.readout import PROBE, shortened
 

@@ -15,8 +15,7 @@ from fut.methods.registry import ENDPOINTS, EXACT, method_of
 from fut.orders.editing import Edit, edited, only_edit
 from fut.protocols import Estimates, Value
 from fut.questions.context import QuestionContext
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, ORDER, Request, option
+from fut.questions.question import ESTIMATOR, ORDER, Question, Request, option
 from fut.questions.whatif import render
 from fut.questions.whatif.query import Query
 from fut.questions.whatif.result import Change, WhatIf
