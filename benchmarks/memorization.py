@@ -32,7 +32,7 @@ from fut.display.numbers import jsonable
 from fut.estimation.changes import expansion_for
 from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.settings import load_config
-from fut.questions.memorization.ask import CALIBRATED, SHARE, MemorizeRequest, answerable
+from fut.questions.memorization.ask import CALIBRATED, SHARE, MemorizeRequest, resolve
 from fut.questions.memorization.maps import ABSENT, KINDS, Cells, Checked, check_cells, draw_cells
 from fut.questions.memorization.result import Memorization
 
@@ -53,8 +53,8 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     found = run.memorize(calibrate=CALIBRATE, verify=arguments.cells, seed=SEED)
     truth = None if arguments.cells else run.memorize(estimator="retrain", seed=SEED)
     checked = found.checked if truth is None else compared(found, truth, fitted_on(run, found))
-    asked = answerable(MemorizeRequest(), question_context(run.context))
-    expansion = expansion_for(run.context, asked.shared, asked.items)
+    resolved = resolve(MemorizeRequest(), question_context(run.context))
+    expansion = expansion_for(run.context, resolved.shared, resolved.items)
     seconds = float(np.mean([run.retrain(run.order("reverse")).seconds, run.retrain(run.order("random:1")).seconds]))
     result = {
         **setting,

@@ -56,10 +56,9 @@ class VerifyRequest(Request[Verification]):
                 f"verify: expected at least 2 orders, got {self.orders}; a correlation needs more, 32 is a good number"
             )
 
-    @property
-    def key(self) -> str:
-        """Names the kept answer."""
-        return f"{self.orders}-seed-{self.seed}{suffix(self.readout)}"
+    def key(self, readout: str) -> str:
+        """Names the kept answer; readout: its name in full."""
+        return f"{self.orders}-seed-{self.seed}{suffix(readout)}"
 
 
 def ask(request: VerifyRequest, context: QuestionContext) -> Verification:
@@ -72,8 +71,7 @@ def ask(request: VerifyRequest, context: QuestionContext) -> Verification:
     draw = partial(fresh_orders, run.reference, run.canonical, request.orders, request.seed, used)
     result = compare(context, truths, methods, draw, RETRAIN.name in names)
     basis = {name: service.basis(name, readout) for name in methods}
-    key = f"{request.orders}-seed-{request.seed}{suffix(readout)}"
-    context.archive.keep(KIND, key, result, **{BASIS: basis})
+    context.archive.keep(KIND, request.key(readout), result, **{BASIS: basis})
     return result
 
 
@@ -107,7 +105,7 @@ def compare(
 
 def kept_verification(request: VerifyRequest, context: QuestionContext) -> Verification | None:
     """What an earlier call kept of the same orders, if it compared every method that is available now."""
-    content = context.archive.find(KIND, request.key)
+    content = context.archive.find(KIND, request.key(request.readout))
     if content is None:
         return None
     kept = Verification.from_dict(without_stale(content, context.service.basis))
@@ -160,7 +158,7 @@ def _costs(request: VerifyRequest, context: QuestionContext) -> Sequence[str]:
 
 
 def _picture(result: Verification, request: VerifyRequest) -> str:
-    return str(Path("verification") / f"orders-{request.orders}-seed-{request.seed}{suffix(result.readout)}.png")
+    return str(Path("verification") / f"{KIND}-{request.key(result.readout)}.png")
 
 
 VERIFY = Question(

@@ -26,7 +26,7 @@ from fut.questions.curriculum.result import (
     SearchCost,
     SearchCourse,
 )
-from fut.questions.curriculum.search import Found, comparable, search
+from fut.questions.curriculum.search import SearchResult, comparable, search
 from fut.questions.question import Question
 
 
@@ -41,35 +41,34 @@ def ask(request: SearchRequest, context: QuestionContext) -> Curriculum:
     space = Arrangements(start, request.constraints)
     others = [service.truths(other) for other in request.also]
     rivals = _rivals(run, request, space)  # what cannot be meant is refused before anything is spent
-    best = _searched(context, request, start, searching)
-    finalists = [order for order, _ in best.finalists]
-    chosen = [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else []
-    trained = _retrained(context, [truths, *others], chosen)
+    result = _searched(context, request, start, searching)
+    finalists = [order for order, _ in result.finalists]
+    orders = [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else []
+    trained = _retrained(context, [truths, *others], orders)
     sign = -1.0 if request.maximize else 1.0
-    order = min(finalists, key=lambda o: sign * trained[o].value) if trained else best.best
+    best = min(finalists, key=lambda order: sign * trained[order].value) if trained else result.best
     gradients, seconds = service.costs(name)["precompute_gradients"], [of.seconds for of in trained.values()]
-    result = Curriculum(
-        order.tolist(),
-        OrderEstimate(**searching.judged(order)),
+    retraining = float(np.mean(seconds)) if seconds else None, float(np.sum(seconds))
+    answer = Curriculum(
+        best.tolist(),
+        OrderEstimate(**searching.judged(best)),
         RetrainedOrders(
-            trained[order].value if trained else None,
+            trained[best].value if trained else None,
             truths.reference,
-            [trained[o].value for o in rivals.randoms if trained],
-            {n: trained[o].value for n, o in rivals.named.items() if trained},
-            [_finalist(o, value, trained) for o, value in best.finalists],
-            {o.readout: _elsewhere(o, i, trained, order, rivals.randoms) for i, o in enumerate(others, 1)},
+            [trained[order].value for order in rivals.randoms if trained],
+            {name: trained[order].value for name, order in rivals.named.items() if trained},
+            [_finalist(order, value, trained) for order, value in result.finalists],
+            {o.readout: _elsewhere(o, place, trained, best, rivals.randoms) for place, o in enumerate(others, 1)},
             request.maximize,
         ),
-        SearchCourse(history=best.history, evaluations=best.evaluations, seconds=best.seconds, **request.described()),
-        SearchCost(
-            float(np.mean(seconds)) if seconds else None, float(np.sum(seconds)), gradients, gradients / run.consumed
-        ),
+        SearchCourse(result.history, result.evaluations, result.seconds, **request.described()),
+        SearchCost(*retraining, gradients, gradients / run.consumed),
         name,
         request.readout,
         truths.unit,
     )
-    context.archive.keep("search", request.key, result)
-    return result
+    context.archive.keep("search", request.key, answer)
+    return answer
 
 
 def _start(run: RunFacts, request: SearchRequest) -> Order:
@@ -128,7 +127,7 @@ def _rivals(run: RunFacts, request: SearchRequest, space: Arrangements) -> Rival
     return Rivals(list(comparable(space, {str(i): o for i, o in enumerate(drawn)}).values()), kept)
 
 
-def _searched(context: QuestionContext, request: SearchRequest, start: Order, searching: Searching) -> Found:
+def _searched(context: QuestionContext, request: SearchRequest, start: Order, searching: Searching) -> SearchResult:
     """The search itself, with progress: by evaluations, or by seconds of a budget in seconds."""
     budget = request.budget
     total = budget.evaluations or math.ceil(budget.seconds or 0)

@@ -91,21 +91,21 @@ class SearchCourse:
     """How the order was searched for: as it was asked, and what came of it.
 
     Args:
-        method: `local`, `genetic` or `assignment`.
-        seed: of the search and of the random orders.
         history: (evaluations, best estimate so far, as it was searched: not calibrated).
         evaluations: orders estimated.
         seconds: of the search alone.
+        method: `local`, `genetic` or `assignment`.
+        seed: of the search and of the random orders.
         start: where it began, if it was told.
         budget: in evaluations and seconds.
         constraints: what every order kept to.
     """
 
-    method: str
-    seed: int
     history: list[tuple[int, float]]
     evaluations: int
     seconds: float
+    method: str
+    seed: int
     start: Any = None
     budget: dict[str, float | None] = field(default_factory=dict)
     constraints: dict[str, list[Any]] = field(default_factory=dict)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """What is said of one order; fields as of `fut.protocols.Value`."""
 
     value: float
@@ -48,7 +48,7 @@ class Said:
     note: str
 
 
-Estimates = Callable[[Sequence[Order]], Sequence[Said]]
+Estimates = Callable[[Sequence[Order]], Sequence[Answer]]
 Truth = Callable[[Order], "float | None"]
 """The loss of an order that has been retrained; None where it has not."""
 
@@ -188,18 +188,18 @@ def domains(
         moved: domains and items at their places.
     """
     orders, close = asked_orders(arranged, moved)
-    said = iter([*estimate(orders), *(estimate_close(close) if close else ())])
+    answers = iter([*estimate(orders), *(estimate_close(close) if close else ())])
 
     def entry(name: str, labels: Sequence[str], order: Order) -> Entry:
-        answer = next(said)
+        answer = next(answers)
         about = (answer.value, answer.delta, answer.interval, answer.note)
         return Entry(name, list(labels), order.tolist(), *about, truth(order))
 
     entries = [entry(">".join(labels), labels, order) for labels, order in arranged]
     placed = []
     for name, kind, places, at in moved:
-        answers = [entry(f"{name} at {place}", [name], order) for place, order in zip(places, at, strict=True)]
-        placed.append(Placement(name, kind, places, answers, difference(answers[-1], answers[0])))
+        entries_at = [entry(f"{name} at {place}", [name], order) for place, order in zip(places, at, strict=True)]
+        placed.append(Placement(name, kind, places, entries_at, difference(entries_at[-1], entries_at[0])))
     return entries, placed
 
 

@@ -55,7 +55,7 @@ class MemorizeRequest(Request[Memorization]):
         calibrate: cells to retrain for 90 % intervals, and for every two of them an order without an item.
         verify: cells to retrain and compare with, and orders as for `calibrate`.
         seed: of the cells that are retrained.
-        estimator: `adjoint` reads all read-outs off one pass, any other is asked read-out by read-out; None for the
+        estimator: `adjoint` reads all read-outs off one pass, any other is resolved read-out by read-out; None for the
             default.
 
     Raises:
@@ -93,14 +93,14 @@ class MemorizeRequest(Request[Memorization]):
 
 
 @dataclass(frozen=True)
-class AnswerableRequest(MemorizeRequest):
-    """A request of which a run has said that it can be answered: the rows and the method are named."""
+class ResolvedRequest(MemorizeRequest):
+    """A request that a run can answer: its rows and its method are named."""
 
     items: Sequence[int] = ()
     estimator: str = ""
 
 
-def answerable(request: MemorizeRequest, context: QuestionContext) -> AnswerableRequest:
+def resolve(request: MemorizeRequest, context: QuestionContext) -> ResolvedRequest:
     """The request with what the run makes of it; UsageError or OrderError where it cannot be answered."""
     run, method = context.run, request.estimator or context.run.default_method
     items = _items(request, context)
@@ -115,11 +115,11 @@ def answerable(request: MemorizeRequest, context: QuestionContext) -> Answerable
             f"memorize: expected at most {free} cells to retrain, all but the items' own steps, got "
             f"{request.calibrate + request.verify}; lower --calibrate or --verify"
         )
-    return AnswerableRequest(**vars(request) | {"items": items, "estimator": method})
+    return ResolvedRequest(**vars(request) | {"items": items, "estimator": method})
 
 
 def _items(request: MemorizeRequest, context: QuestionContext) -> list[int]:
-    """The rows: those named, else all that the reference order shows, or as many as are asked for, evenly spread."""
+    """The rows: those named, else all that the reference order shows, or as many as are resolved for, evenly spread."""
     shown, items = sorted({i for step in context.run.reference.steps for i in step}), request.items
     if items is None:
         spread = np.linspace(0, len(shown) - 1, request.most).round().astype(int)
@@ -133,25 +133,27 @@ def _items(request: MemorizeRequest, context: QuestionContext) -> list[int]:
     return list(items)
 
 
-def pass_of(request: AnswerableRequest, context: QuestionContext) -> PassPlan | None:
+def pass_of(request: ResolvedRequest, context: QuestionContext) -> PassPlan | None:
     """What the adjoint pass would still cost; None where it is there, or where the method needs none."""
     return context.service.plan_changes(request.estimator, request.shared, request.items)
 
 
 def ask(request: MemorizeRequest, context: QuestionContext) -> Memorization:
     """Compute what is missing of the adjoint pass, estimate every cell, retrain what is asked for; the answer is kept."""
-    asked, run = answerable(request, context), context.run
-    changes = context.service.changes(asked.estimator, asked.shared, asked.items)
-    groups = ProbeGroups(run.probe_groups(asked.groups), run.item_similarity(asked.groups, asked.items).tolist())
-    with context.progress("maps", len(asked.items)) as tick:
-        maps = estimate_maps(changes, run.reference, asked.items, groups, asked.showing, tick)
-    result = _answer(context, asked, groups, maps)
-    key = {name: value for name, value in vars(asked).items() if name != "most"}
+    resolved, run = resolve(request, context), context.run
+    changes = context.service.changes(resolved.estimator, resolved.shared, resolved.items)
+    groups = ProbeGroups(
+        run.probe_groups(resolved.groups), run.item_similarity(resolved.groups, resolved.items).tolist()
+    )
+    with context.progress("maps", len(resolved.items)) as tick:
+        maps = estimate_maps(changes, run.reference, resolved.items, groups, resolved.showing, tick)
+    result = _answer(context, resolved, groups, maps)
+    key = {name: value for name, value in vars(resolved).items() if name != "most"}
     context.archive.keep("memorization", key, result)
     return result
 
 
-def _answer(context: QuestionContext, request: AnswerableRequest, groups: ProbeGroups, maps: Maps) -> Memorization:
+def _answer(context: QuestionContext, request: ResolvedRequest, groups: ProbeGroups, maps: Maps) -> Memorization:
     """The maps with their intervals and what verification says of them."""
     run, items, service = context.run, list(request.items), context.service
     places = [place_of(run.reference, item, request.showing)[0] for item in items]
@@ -200,7 +202,7 @@ def _sampled(maps: Maps) -> str:
     return f"; the sampling error over coordinates alone is {sd:.2g} nats/token on the items themselves" if sd else ""
 
 
-def _cells(steps: int, request: AnswerableRequest, places: Sequence[int]) -> tuple[Cells, Cells]:
+def _cells(steps: int, request: ResolvedRequest, places: Sequence[int]) -> tuple[Cells, Cells]:
     """What is retrained for intervals, and what for the comparison: nothing twice."""
     drawn: list[Cells] = []
     for count, key in ((request.calibrate, CALIBRATED), (request.verify, VERIFIED)):
@@ -210,7 +212,7 @@ def _cells(steps: int, request: AnswerableRequest, places: Sequence[int]) -> tup
 
 def _truth(
     context: QuestionContext,
-    request: AnswerableRequest,
+    request: ResolvedRequest,
     groups: ProbeGroups,
     cells: Cells,
     tick: Callable[[], object],
@@ -225,17 +227,17 @@ def _truth(
 
 
 def _costs(request: MemorizeRequest, context: QuestionContext) -> Sequence[str]:
-    asked, steps = answerable(request, context), context.run.steps
-    plan, sweep = pass_of(asked, context), "no adjoint pass is needed"
+    resolved, steps = resolve(request, context), context.run.steps
+    plan, sweep = pass_of(resolved, context), "no adjoint pass is needed"
     if plan is not None:
         sweep = (
             f"one adjoint pass for {plan.readouts} read-outs: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
             f"{nbytes(plan.nbytes)} on disk and {nbytes(plan.scratch)} of scratch meanwhile, before compression"
         )
-    rows, done = len(asked.items), "retrained" if method_of(asked.estimator).capabilities.trains else "estimated"
+    rows, done = len(resolved.items), "retrained" if method_of(resolved.estimator).capabilities.trains else "estimated"
     return [
-        f"{sweep}; {rows * steps:,} cells and {rows} orders without an item are {done}; at most {asked.retrained} orders "
-        f"are retrained for intervals and comparison, {asked.retrained * steps:,} steps"
+        f"{sweep}; {rows * steps:,} cells and {rows} orders without an item are {done}; at most {resolved.retrained} orders "
+        f"are retrained for intervals and comparison, {resolved.retrained * steps:,} steps"
     ]
 
 

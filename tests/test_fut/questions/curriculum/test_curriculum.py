@@ -24,7 +24,7 @@ from fut.questions.curriculum.result import (
     SearchCost,
     SearchCourse,
 )
-from fut.questions.curriculum.search import Found, arrangement_of, comparable, distinct, search
+from fut.questions.curriculum.search import SearchResult, arrangement_of, comparable, distinct, search
 
 ITEMS = 7
 REFERENCE = Order.of(range(ITEMS))
@@ -122,7 +122,7 @@ def test_evaluations_are_counted_and_none_is_asked_twice(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["local", "genetic"])
 def test_evaluations_and_seed_decide_the_result(method: str) -> None:
-    def run(seed: int) -> Found:
+    def run(seed: int) -> SearchResult:
         land = Landscape(10, 6)
         return search(land, Order.of(range(10)), land.table, method=method, budget=Budget(200), seed=seed)
 
@@ -298,7 +298,7 @@ def answer() -> Curriculum:
         order=[1, 0],
         estimate=OrderEstimate(2.0, (1.9, 2.1), "n", 2.02, "replay-exact", "r"),
         truths=RetrainedOrders(2.05, 2.2, [2.3, 2.1, 2.2], {"reverse": 2.15, "identity": 2.2}, []),
-        search=SearchCourse("local", 0, [(1, 2.5), (7, 2.0)], 9, 1.0),
+        search=SearchCourse([(1, 2.5), (7, 2.0)], 9, 1.0, "local", 0),
         cost=SearchCost(2.0, 12.0, 40, 10.0),
         estimator="adjoint",
     )

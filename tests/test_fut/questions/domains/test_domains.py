@@ -22,7 +22,7 @@ from fut.orders.scores import Difficulty
 from fut.questions.domains.ask import labels_of
 from fut.questions.domains.blocks import arrangements, domain_order, placed_block, placements
 from fut.questions.domains.estimates import DomainEstimates
-from fut.questions.domains.result import Domains, Entry, Said, asked_orders, compare, difference, domains
+from fut.questions.domains.result import Answer, Domains, Entry, asked_orders, compare, difference, domains
 from fut.questions.outliers import outlier_note
 from storage import read_json
 
@@ -34,11 +34,11 @@ def loss_of(order: Order) -> float:
     return sum((step + 1) * item**2 for step, (item,) in enumerate(order.steps))
 
 
-def estimate(orders: Sequence[Order]) -> list[Said]:
+def estimate(orders: Sequence[Order]) -> list[Answer]:
     """Off by a half, with an interval that holds the truth."""
     reference = loss_of(REFERENCE)
     found = [loss_of(o) + 0.5 * (o != REFERENCE) for o in orders]
-    return [Said(value, value - reference, (value - 1, value + 1), "made") for value in found]
+    return [Answer(value, value - reference, (value - 1, value + 1), "made") for value in found]
 
 
 def test_labels_as_a_mapping_or_a_list() -> None:
@@ -115,7 +115,7 @@ def test_every_question_is_asked_in_its_place() -> None:
     truths = {domain_order(REFERENCE, LABELS, ["code", "web", "books"]): 100.0}
     asked: list[int] = []
 
-    def far(orders: Sequence[Order]) -> list[Said]:
+    def far(orders: Sequence[Order]) -> list[Answer]:
         asked.append(len(orders))
         return estimate(orders)
 

@@ -30,7 +30,7 @@ from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.curvature_batches import balanced_samples, pooled_products, small_size
 from fut.models.autodiff import hessian_vectors_one_sided
 from fut.orders.editing import with_item_at
-from fut.questions.memorization.ask import AnswerableRequest, MemorizeRequest, answerable, pass_of
+from fut.questions.memorization.ask import MemorizeRequest, ResolvedRequest, pass_of, resolve
 from fut.questions.memorization.maps import KINDS
 from fut.questions.memorization.result import Memorization
 from storage import IdentityError, read_json
@@ -46,8 +46,8 @@ def mapped(make_run: MakeRun) -> fut.Run:
     return run
 
 
-def planned(run: fut.Run, **fields: Any) -> AnswerableRequest:
-    return answerable(MemorizeRequest(**fields), question_context(run.context))
+def planned(run: fut.Run, **fields: Any) -> ResolvedRequest:
+    return resolve(MemorizeRequest(**fields), question_context(run.context))
 
 
 def answers(run: fut.Run) -> list[Path]:
@@ -55,8 +55,8 @@ def answers(run: fut.Run) -> list[Path]:
 
 
 def test_several_read_outs_at_once_are_those_asked_one_by_one(mapped: fut.Run) -> None:
-    asked = planned(mapped, groups=2)
-    expansion = expansion_for(mapped.context, asked.shared, asked.items)
+    resolved = planned(mapped, groups=2)
+    expansion = expansion_for(mapped.context, resolved.shared, resolved.items)
     own = fut.open(mapped.path, device="cpu")
     shutil.copytree(expansion.directory, mapped.path / "adjoint")
     try:
@@ -187,10 +187,12 @@ def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
 def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, cli: Cli, tmp_path: Path) -> None:
     path = Path(shutil.copytree(make_run(cached=False).path, tmp_path / "own"))
     run = fut.open(path, device="cpu")
-    asked = planned(run, groups=2)
-    plan = pass_of(asked, question_context(run.context))
+    resolved = planned(run, groups=2)
+    plan = pass_of(resolved, question_context(run.context))
     assert plan is not None
-    assert plan.gradients == expansion_cost(expansion_for(run.context, asked.shared, asked.items).spec).gradients > 0
+    assert (
+        plan.gradients == expansion_cost(expansion_for(run.context, resolved.shared, resolved.items).spec).gradients > 0
+    )
     said = cli("memorize", path, "--groups", 2, "--verify", 6, "--device", "cpu")
     assert said.status == 0, said.err
     assert f"one adjoint pass for 8 read-outs: {plan.gradients:,} gradients" in said.err
@@ -198,7 +200,7 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     assert "without the item" in said.out
     assert "heatmap error" in said.out
     assert (path / "answers" / "memorization.png").stat().st_size > 1000
-    assert pass_of(asked, question_context(run.context)) is None
+    assert pass_of(resolved, question_context(run.context)) is None
     again = cli("memorize", path, "--groups", 2, "--items", "0,3", "--json", "--plot", tmp_path / "map.png")
     assert again.err == ""
     assert again.json["items"] == [0, 3]
