@@ -64,7 +64,8 @@ class ProbeGroups:
 
     def readouts(self, item: int, row: int) -> list[str]:
         """The read-outs of a row, kind by kind."""
-        return [f"item:{item}", self.names[self.near[row]], self.names[self.far[row]], PROBE]
+        near, far = np.argmax(self.similarity[row]), np.argmin(self.similarity[row])
+        return [f"item:{item}", self.names[near], self.names[far], PROBE]
 
 
 def by_kind(values: Floats) -> dict[str, Any]:
