@@ -137,13 +137,13 @@ def _searched(context: QuestionContext, request: SearchRequest, start: Order, se
             "search: expected a table of positions for the method `assignment`, got none; run `fut cache RUN --terms adjoint`"
         )
     with context.progress("searching", total) as tick:
-        began, told = time.perf_counter(), [0]
+        began, ticked = time.perf_counter(), [0]
 
         def tell(count: int) -> None:
-            done = told[0] + count if budget.evaluations else int(time.perf_counter() - began)
-            for _ in range(min(done, total) - told[0]):
+            done = ticked[0] + count if budget.evaluations else int(time.perf_counter() - began)
+            for _ in range(min(done, total) - ticked[0]):
                 tick()
-            told[0] = min(done, total)
+            ticked[0] = min(done, total)
 
         try:
             return search(

@@ -53,8 +53,8 @@ def _equal_blocks(costs: Floats, blocks: Sequence[Sequence[int]], begin: int) ->
     if size == 1:
         return _within(costs, [u for block in blocks for u in block], begin)[1]
     totals = [[_within(costs, block, begin + k * size) for block in blocks] for k in range(len(blocks))]
-    chosen = linear_sum_assignment(np.array([[value for value, _ in row] for row in totals]))[1]
-    return [unit for k, b in enumerate(chosen) for unit in totals[k][b][1]]
+    sequence = linear_sum_assignment(np.array([[value for value, _ in row] for row in totals]))[1]
+    return [unit for k, b in enumerate(sequence) for unit in totals[k][b][1]]
 
 
 def _few_blocks(space: Arrangements, costs: Floats, blocks: Sequence[Sequence[int]]) -> list[int]:

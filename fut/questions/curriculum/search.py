@@ -108,13 +108,13 @@ def _result(evaluator: Evaluator, arrangement: Units, sign: float, count: int) -
 
 def distinct(ranked: Sequence[Order], count: int) -> list[Order]:
     """The first `count` of the orders that differ from all chosen before them in at least APART of their steps."""
-    chosen: list[Order] = []
+    different: list[Order] = []
     for order in ranked:
-        if len(chosen) == count:
+        if len(different) == count:
             break
-        if all(_apart(order, other) >= APART for other in chosen):
-            chosen.append(order)
-    return chosen
+        if all(_apart(order, other) >= APART for other in different):
+            different.append(order)
+    return different
 
 
 def _apart(a: Order, b: Order) -> float:

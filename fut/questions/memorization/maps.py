@@ -127,12 +127,12 @@ def draw_cells(
     Fewer rows where there are fewer left.
     """
     draw = np.random.default_rng(list(seed))
-    used = {cell for cells in taken for cell in cells.moved}, {row for cells in taken for row in cells.absent}
+    used = {cell for of in taken for cell in of.moved}, {row for of in taken for row in of.absent}
     free = [(r, s) for r, place in enumerate(places) for s in range(steps) if s != place and (r, s) not in used[0]]
     rows = [row for row in range(len(places)) if row not in used[1]]
-    chosen = draw.choice(len(free), count, replace=False).tolist() if count else []
+    cells = draw.choice(len(free), count, replace=False).tolist() if count else []
     without = draw.choice(len(rows), min(absent, len(rows)), replace=False).tolist() if rows else []
-    return Cells(sorted(free[k] for k in chosen), sorted(rows[k] for k in without))
+    return Cells(sorted(free[k] for k in cells), sorted(rows[k] for k in without))
 
 
 @dataclass(frozen=True)

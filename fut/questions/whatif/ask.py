@@ -79,9 +79,9 @@ class WhatIfs:
     """Answers what-if queries about a run; estimates are opened once and kept.
 
     Args:
-        context: what is asked. request: the method, the read-outs of queries that name none, the order that is edited where a
-        query names none, and whether
-            orders are retrained.
+        context: what is asked.
+        request: the method, the read-outs of queries that name none, the order that is edited where a query names none,
+            and whether orders are retrained.
     """
 
     def __init__(self, context: QuestionContext, request: WhatIfOptions[Any]) -> None:
