@@ -50,10 +50,9 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     run.cache(["reweighting"])
     built = time.perf_counter() - began
     found = run.lds(arguments.subsets, arguments.share, SUBSET_SEED, READINGS)
-    checked = found.verification
-    true, reference = checked.true_losses, run.reference_loss
+    true, reference = found.true_losses, run.reference_loss
     sums = [reference + additive(run.methods.attributions(), run.reference.steps, s) for s in found.subsets]
-    rows = {name: {k: checked.estimators[name].get(k) for k in SHOWN} for name in READINGS}
+    rows = {name: {k: found.estimators[name].get(k) for k in SHOWN} for name in READINGS}
     simple = accuracy(true, sums, reference).as_dict()
     rows["additive"] = {k: simple[k] for k in SHOWN if k in simple}
     result = {
@@ -67,10 +66,10 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "readings": rows,
         "precompute_training_runs": REWEIGHTING_METHOD.gradients_before(run.context) / config.consumed,
         "build_seconds": built,
-        "retrain_seconds": checked.retrain_seconds,
+        "retrain_seconds": found.retrain_seconds,
         "store_bytes": directory_bytes(run.path / "reweighting"),
         "true_losses": true,
-        "estimated_losses": {name: checked.estimated_losses[name] for name in READINGS} | {"additive": sums},
+        "estimated_losses": {name: found.estimated_losses[name] for name in READINGS} | {"additive": sums},
     }
     shutil.rmtree(path)
     return result

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fut.display.format import columns, number
-from fut.display.notebook import Displayable
+from fut.display.numbers import from_fields
 from fut.errors import NotCachedError, UsageError
 from fut.methods.baseline import REFERENCE
 from fut.methods.registry import method_of
@@ -24,17 +24,12 @@ from fut.questions.context import QuestionContext
 from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
 from fut.readouts.readout import PROBE, suffix
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
 READINGS = ("reweighting:reading=replayed", "reweighting:reading=linear")
 DEFAULT = (*READINGS, "adjoint")
 """Methods that are compared where none are named, those of them that are cached."""
-Subset = tuple[int, ...]
 
 
-def random_subsets(items: int, count: int, share: float, seed: int) -> list[Subset]:
+def random_subsets(items: int, count: int, share: float, seed: int) -> list[list[int]]:
     """`count` sets of items to leave out, each of round(share * items), at least one, drawn uniformly.
 
     Set i depends on (seed, i) alone. Raises ValueError for a share that leaves out nothing or everything.
@@ -43,55 +38,46 @@ def random_subsets(items: int, count: int, share: float, seed: int) -> list[Subs
     if not 0 < share < 1 or size >= items:
         raise ValueError(f"subsets: expected a share between 0 and 1 of {items} items that leaves one, got {share}")
     draws = (np.random.default_rng([seed, 31, i]) for i in range(count))
-    return [tuple(sorted(draw.choice(items, size, replace=False).tolist())) for draw in draws]
+    return [sorted(draw.choice(items, size, replace=False).tolist()) for draw in draws]
 
 
-@dataclass(frozen=True)
-class Datamodel(Displayable):
-    """Estimators against subsets that have really been left out. subsets: the items left out of each; share: of all items.
+@dataclass(frozen=True, kw_only=True)
+class Datamodel(Verification):
+    """Estimators against subsets that have really been left out; the Spearman correlation of each is its LDS.
 
-    verification: the accuracy of every estimator on these subsets, the baseline `reference` among them; its Spearman
-    correlation is the LDS.
+    Args:
+        subsets: the items left out of each.
+        share: of all items.
+        seed: of the draw.
     """
 
     subsets: list[list[int]]
     share: float
     seed: int
-    verification: Verification
 
     @property
     def scores(self) -> dict[str, float | None]:
         """LDS by estimator."""
-        return {name: row["spearman"] for name, row in self.verification.estimators.items()}
+        return {name: row["spearman"] for name, row in self.estimators.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        beside = {"subsets": self.subsets, "share": self.share, "seed": self.seed, "lds": self.scores}
-        return {k: v for k, v in self.verification.as_dict().items() if k != "orders"} | beside
+        return {k: v for k, v in super().as_dict().items() if k != "orders"} | {"lds": self.scores}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Datamodel:
         """From `as_dict`."""
-        verification = Verification.from_dict({"orders": []} | dict(content))
-        return cls(content["subsets"], content["share"], content["seed"], verification)
+        return from_fields(cls, {"orders": [], **content})
 
     def title(self) -> str:
-        return (
-            f"{self.verification.readout}: {len(self.subsets)} subsets of {self.share:g} of the items left out in place"
-        )
+        return f"{self.readout}: {len(self.subsets)} subsets of {self.share:g} of the items left out in place"
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per estimator; `lds` is its Spearman correlation over the subsets."""
         renamed = {"spearman": "lds"}
-        return [{renamed.get(k, k): v for k, v in row.items() if k != "coverage"} for row in self.verification.rows()]
-
-    def units(self) -> dict[str, str]:
-        return self.verification.units()
+        return [{renamed.get(k, k): v for k, v in row.items() if k != "coverage"} for row in super().rows()]
 
     def notes(self) -> list[str]:
         return ["low … high: 90 % bootstrap interval of lds; skill: 1 − mae / mae of `reference`"]
-
-    def draw(self, axes: Axes) -> None:
-        self.verification.draw(axes)
 
 
 @dataclass(frozen=True)
@@ -138,7 +124,7 @@ def ask(request: LdsRequest, context: QuestionContext) -> Datamodel:
     readout = truths.readout
     methods = {name: service.measured(name, readout, calibrated=False) for name in _methods(request, context, readout)}
     compared = compare(context, truths, methods, lambda: [run.reference.without(left_out) for left_out in subsets])
-    result = Datamodel([list(s) for s in subsets], request.share, request.seed, compared)
+    result = Datamodel(**vars(compared), subsets=subsets, share=request.share, seed=request.seed)
     key = f"{request.subsets}-share-{request.share:g}-seed-{request.seed}{suffix(readout)}"
     context.archive.keep("lds", key, result)
     return result
@@ -165,18 +151,17 @@ def _costs(request: LdsRequest, context: QuestionContext) -> Sequence[str]:
 
 def datamodel(result: Datamodel) -> str:
     """The table of an LDS, the baseline first; the column Spearman is the score."""
-    checked = result.verification
-    names = in_order(checked.estimators)
+    names = in_order(result.estimators)
     shown = {n: c for n, c in COLUMNS.items() if n not in ("uncalibrated", "coverage", "endpoint error")}
-    rows = [[name, *(cell(checked.estimators[name]) for cell in shown.values())] for name in names]
+    rows = [[name, *(cell(result.estimators[name]) for cell in shown.values())] for name in names]
     header = ["estimator", *("LDS" if c == "Spearman" else "s/subset" if c == "s/order" else c for c in shown)]
-    spread = number(checked.as_dict()["true_sd"], ".2g")
+    spread = number(result.as_dict()["true_sd"], ".2g")
     return (
         f"{len(result.subsets)} random subsets of {len(result.subsets[0])} items ({result.share:g} of all) left out in place, "
-        f"retrained ({checked.retrain_seconds:.2g} s each): {title(checked)} "
-        f"{number(sum(checked.true_losses) / len(result.subsets), '.5f')} ± {f'{spread} {checked.unit}'.rstrip()}; "
-        f"reference order {checked.reference_loss:.5f}\n"
-        f"LDS: Spearman correlation over subsets; MAE in {checked.unit or 'the unit of the read-out'}\n\n"
+        f"retrained ({result.retrain_seconds:.2g} s each): {title(result)} "
+        f"{number(sum(result.true_losses) / len(result.subsets), '.5f')} ± {f'{spread} {result.unit}'.rstrip()}; "
+        f"reference order {result.reference_loss:.5f}\n"
+        f"LDS: Spearman correlation over subsets; MAE in {result.unit or 'the unit of the read-out'}\n\n"
         + columns([header, *rows])
     )
 
