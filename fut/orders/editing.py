@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -173,11 +172,3 @@ def edits_between(reference: Order, order: Order) -> list[str]:
     if after in (before[1:] + before[:1], before[-1:] + before[:-1]):  # all between close up
         kinds.append("move")
     return kinds
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-_FIELDS = ("id", "order", "edits", "readouts")

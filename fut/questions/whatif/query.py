@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from estimators.errors import OrderError
 from estimators.orders.order import Order
-from fut.orders.editing import _DECODER, _FIELDS, FORM, Edit
+from fut.orders.editing import FORM, Edit
+
+FIELDS = ("id", "order", "edits", "readouts")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ def read_query(line: str) -> Query:
     if text[:1] not in ("[", "{", '"'):
         return Query(text)
     try:
-        value = _DECODER.decode(text)
+        value = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise OrderError(f"query: expected a name, a JSON list or a JSON object, got {error}; mend the line") from error
     return as_query(value)
@@ -60,8 +70,8 @@ class QueryError(OrderError):
 
 
 def _read_object(content: Mapping[str, Any]) -> Query:
-    if unknown := set(content) - set(_FIELDS):
-        raise OrderError(f"query: expected {', '.join(_FIELDS)}, got {', '.join(sorted(unknown))}; correct the names")
+    if unknown := set(content) - set(FIELDS):
+        raise OrderError(f"query: expected {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}; correct the names")
     order, edits, readouts = content.get("order"), content.get("edits", []), content.get("readouts")
     if not (order is None or isinstance(order, (str, list, Order))):
         raise OrderError(f"query: expected `order` as a name or a list, got {order!r}; write [3, 1, 2, 0]")
