@@ -67,7 +67,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
 def on_fresh_text(run: fut.Run, found: Curriculum) -> dict[str, Any]:
     """Losses of the found, the reference and the random orders on held-out text that is in no probe [nats/token]."""
     items = fresh_text(run)
-    randoms = random_orders(run.reference, len(found.random_losses), found.seed)
+    randoms = random_orders(run.reference, len(found.truths.random_losses), found.search.seed)
 
     def loss(order: Order) -> float:
         return derivatives.evaluate(run.context.problem.objective, run.retrain(order).theta, items)
@@ -95,14 +95,14 @@ def fresh_text(run: fut.Run) -> list[tuple[torch.Tensor]]:
 def brute_force(run: fut.Run, found: Curriculum, built: float | None) -> dict[str, Any]:
     """What the same seconds of retraining random orders would find, were their losses normal."""
     gradient = seconds_per_gradient(run.context.problem, run.context.state(0))
-    seconds, true, interval = found.retrain_seconds, found.retrained_loss, found.interval
-    mean, sd = found.mean_random_loss, found.random_sd
+    seconds, true, interval = found.cost.retrain_seconds, found.truths.retrained_loss, found.estimate.interval
+    mean, sd = found.truths.mean_random_loss, found.truths.random_sd
     assert seconds is not None
     assert true is not None
     assert interval is not None
     assert mean is not None
     assert sd is not None
-    count = ((built or found.precompute_training_runs * seconds) + found.seconds) / seconds
+    count = ((built or found.cost.precompute_training_runs * seconds) + found.search.seconds) / seconds
     away = (true - mean) / sd
     return {
         "gradient_seconds": gradient,
@@ -125,16 +125,17 @@ def methods(run: fut.Run, found: Curriculum, arguments: argparse.Namespace) -> d
             verify=1,
             finalists=1,
             heuristics=[],
-            seed=found.seed,
+            seed=found.search.seed,
         )
         name = f"{method} from {start}" if start else method
-        rows[name] = {"estimated": other.history[-1][1], "retrained": other.retrained_loss, "history": other.history}
+        history = other.search.history
+        rows[name] = {"estimated": history[-1][1], "retrained": other.truths.retrained_loss, "history": history}
     return rows
 
 
 def away(run: fut.Run, found: Curriculum) -> list[dict[str, float]]:
     """Uncalibrated estimate and truth of orders ever more swaps away from the found one."""
-    draw, rows = np.random.default_rng(found.seed), []
+    draw, rows = np.random.default_rng(found.search.seed), []
     orders = [(0, Order.of(found.order))]
     for swaps in SWAPS:
         for _ in range(PER_DISTANCE):

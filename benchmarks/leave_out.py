@@ -13,7 +13,7 @@ import itertools
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ from fut.artifacts.directory import directory_bytes
 from fut.estimation.accuracy import accuracy
 from fut.methods.reweighting.method import REWEIGHTING_METHOD
 from fut.methods.settings import load_config
-from fut.questions.leave_out.ask import READINGS
-from fut.questions.leave_out.score import additive
+from fut.questions.accuracy.leave_out import READINGS
 
 SUBSET_SEED = 3000
 SHOWN = ("spearman", "spearman_interval", "pearson", "mae", "skill", "bias", "residual_sd", "seconds_per_order")
@@ -51,10 +50,9 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     run.cache(["reweighting"])
     built = time.perf_counter() - began
     found = run.lds(arguments.subsets, arguments.share, SUBSET_SEED, READINGS)
-    checked = found.verification
-    true, reference = checked.true_losses, run.reference_loss
-    sums = [reference + additive(run.methods.attributions(), run.reference.steps, tuple(s)) for s in found.subsets]
-    rows = {name: {k: checked.estimators[name].get(k) for k in SHOWN} for name in READINGS}
+    true, reference = found.true_losses, run.reference_loss
+    sums = [reference + additive(run.methods.attributions(), run.reference.steps, s) for s in found.subsets]
+    rows = {name: {k: found.estimators[name].get(k) for k in SHOWN} for name in READINGS}
     simple = accuracy(true, sums, reference).as_dict()
     rows["additive"] = {k: simple[k] for k in SHOWN if k in simple}
     result = {
@@ -68,13 +66,19 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "readings": rows,
         "precompute_training_runs": REWEIGHTING_METHOD.gradients_before(run.context) / config.consumed,
         "build_seconds": built,
-        "retrain_seconds": checked.retrain_seconds,
+        "retrain_seconds": found.retrain_seconds,
         "store_bytes": directory_bytes(run.path / "reweighting"),
         "true_losses": true,
-        "estimated_losses": {name: checked.estimated_losses[name] for name in READINGS} | {"additive": sums},
+        "estimated_losses": {name: found.estimated_losses[name] for name in READINGS} | {"additive": sums},
     }
     shutil.rmtree(path)
     return result
+
+
+def additive(attributions: np.ndarray, steps: Sequence[Sequence[int]], left_out: Collection[int]) -> float:
+    """Change of the read-out by attributions [T, n items] alone: minus those of the left-out items, in all their steps."""
+    entries = [(t, j) for t, step in enumerate(steps) for j, item in enumerate(step) if item in left_out]
+    return -sum(float(attributions[t, j]) for t, j in entries)
 
 
 def say(row: dict[str, Any]) -> None:

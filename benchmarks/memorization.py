@@ -32,9 +32,8 @@ from fut.display.numbers import jsonable
 from fut.estimation.changes import expansion_for
 from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.settings import load_config
-from fut.questions.memorization.ask import CALIBRATED, SHARE, MemorizeRequest, plan_of
-from fut.questions.memorization.cells import Checked, check_cells
-from fut.questions.memorization.maps import ABSENT, KINDS, Cells, draw_cells
+from fut.questions.memorization.ask import CALIBRATED, SHARE, MemorizeRequest, resolve
+from fut.questions.memorization.maps import ABSENT, KINDS, Cells, Checked, check_cells, draw_cells
 from fut.questions.memorization.result import Memorization
 
 CALIBRATE, SEED = 16, 5000
@@ -54,8 +53,8 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     found = run.memorize(calibrate=CALIBRATE, verify=arguments.cells, seed=SEED)
     truth = None if arguments.cells else run.memorize(estimator="retrain", seed=SEED)
     checked = found.checked if truth is None else compared(found, truth, fitted_on(run, found))
-    plan = plan_of(MemorizeRequest(), question_context(run.context))
-    expansion = expansion_for(run.context, plan.shared, plan.items)
+    resolved = resolve(MemorizeRequest(), question_context(run.context))
+    expansion = expansion_for(run.context, resolved.shared, resolved.items)
     seconds = float(np.mean([run.retrain(run.order("reverse")).seconds, run.retrain(run.order("random:1")).seconds]))
     result = {
         **setting,
@@ -96,19 +95,23 @@ def compared(found: Memorization, truth: Memorization, used: Cells) -> dict[str,
     ]
     rows = [r for r in range(len(found.items)) if r not in used.absent]
     for kind in KINDS:
-        true, guess = ([np.asarray(of[kind])[r, s] for r, s in cells] for of in (truth.effects, found.effects))
-        half = None if found.half_widths is None else [found.half_widths[kind][r][s] for r, s in cells]
+        true, guess = (
+            [np.asarray(of[kind])[r, s] for r, s in cells] for of in (truth.maps.effects, found.maps.effects)
+        )
+        half = None if found.maps.half_widths is None else [found.maps.half_widths[kind][r][s] for r, s in cells]
         checked[kind] = check_cells([[found.items[r], s] for r, s in cells], true, guess, half)
-        true, guess = ([of[kind][r] for r in rows] for of in (truth.absence, found.absence))
-        half = None if found.absence_half_widths is None else [found.absence_half_widths[kind][r] for r in rows]
+        true, guess = ([of[kind][r] for r in rows] for of in (truth.maps.absence, found.maps.absence))
+        half = (
+            None if found.maps.absence_half_widths is None else [found.maps.absence_half_widths[kind][r] for r in rows]
+        )
         checked[ABSENT + kind] = check_cells([[found.items[r]] for r in rows], true, guess, half)
     return checked
 
 
 def shortened(found: Memorization) -> dict[str, Any]:
     """Maps and absence to six digits."""
-    effects = {kind: [[float(f"{v:.6g}") for v in row] for row in rows] for kind, rows in found.effects.items()}
-    return {"effects": effects, "absence": {k: [float(f"{v:.6g}") for v in of] for k, of in found.absence.items()}}
+    effects = {kind: [[float(f"{v:.6g}") for v in row] for row in rows] for kind, rows in found.maps.effects.items()}
+    return {"effects": effects, "absence": {k: [float(f"{v:.6g}") for v in of] for k, of in found.maps.absence.items()}}
 
 
 def say(row: dict[str, Any]) -> None:

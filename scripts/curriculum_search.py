@@ -27,13 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = fut.open(arguments.run)
     found = run.search(evaluations=arguments.evaluations, verify=arguments.verify, seed=arguments.seed)
     print(json.dumps(found.order))
-    print(f"estimated {found.estimated_loss:.5f} nats/token; {found.note}", file=sys.stderr)
-    if found.retrained_loss is None:
+    print(f"estimated {found.estimate.estimated_loss:.5f} nats/token; {found.estimate.note}", file=sys.stderr)
+    if found.truths.retrained_loss is None:
         return 0
-    rivals = {f"random order {i}": loss for i, loss in enumerate(found.random_losses)} | found.heuristics
+    rivals = {f"random order {i}": loss for i, loss in enumerate(found.truths.random_losses)} | found.truths.heuristics
     best = min(rivals, key=lambda name: rivals[name])
-    print(f"retrained {found.retrained_loss:.5f} nats/token; {best}: {rivals[best]:.5f}", file=sys.stderr)
-    return int(found.retrained_loss > rivals[best])
+    print(f"retrained {found.truths.retrained_loss:.5f} nats/token; {best}: {rivals[best]:.5f}", file=sys.stderr)
+    return int(found.truths.retrained_loss > rivals[best])
 
 
 if __name__ == "__main__":

@@ -25,14 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse_args(argv)
     counts = {"groups": arguments.groups, "calibrate": arguments.calibrate, "verify": arguments.verify}
     found = fut.open(arguments.run).memorize(**counts)
+    maps = found.maps
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / "cells.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["item", "own_step", "step", *found.effects, *(f"{kind}_half_width" for kind in found.effects)])
+        table.writerow(["item", "own_step", "step", *maps.effects, *(f"{kind}_half_width" for kind in maps.effects)])
         for row, item in enumerate(found.items):
             for step in range(found.steps):
-                values = [found.effects[kind][row][step] for kind in found.effects]
-                half = ["" if not found.half_widths else found.half_widths[kind][row][step] for kind in found.effects]
+                values = [maps.effects[kind][row][step] for kind in maps.effects]
+                half = ["" if not maps.half_widths else maps.half_widths[kind][row][step] for kind in maps.effects]
                 table.writerow([item, found.places[row], step, *values, *half])
     with (arguments.out / "steps.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -27,15 +27,15 @@ from fut.orders.parsing import OrderLike, order_of
 from fut.planning import Plan, plan_problem
 from fut.progress import Progress, silent
 from fut.questions.accuracy.ask import VerifyRequest
+from fut.questions.accuracy.leave_out import LdsRequest
 from fut.questions.calibrate import CalibrateRequest
 from fut.questions.curriculum.request import SearchRequest
 from fut.questions.domains.ask import DomainsRequest
 from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
-from fut.questions.leave_out.ask import LdsRequest
 from fut.questions.memorization.ask import MemorizeRequest
+from fut.questions.question import Request, require_list
 from fut.questions.registry import question_of
-from fut.questions.request import Request, require_list
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.readouts.readout import PROBE, UserFunction
 from fut.report import SAMPLES, Report, write_report

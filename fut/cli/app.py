@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,6 @@ from fut.cli.options import (
     say,
 )
 from fut.cli.questions import command
-from fut.cli.report import report
 from fut.cli.whatif import InOrder, whatif
 from fut.errors import EXPECTED, UsageError, exit_status
 from fut.methods.adjoint.config import AdjointConfig
@@ -39,6 +39,7 @@ from fut.methods.registry import preparations
 from fut.methods.settings import adjoint_settings, load_config, parse_config
 from fut.questions.accuracy import render as accuracy_render
 from fut.questions.registry import QUESTIONS
+from fut.report import SAMPLES
 from fut.resources.device import describe
 
 app = typer.Typer(
@@ -148,7 +149,34 @@ def _adjoint_config(run: Run, settings: list[str] | None) -> AdjointConfig | Non
 for question in QUESTIONS:
     if question.command:
         app.command(question.name)(command(question))
-app.command()(report)
+
+
+@app.command()
+def report(
+    path: RunPath,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML file to write; default: report.html in the run")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="random orders that are estimated, not trained, for the picture of the order effect")
+    ] = SAMPLES,
+    estimator: Annotated[str, typer.Option(help="the estimator of those orders")] = "positions",
+    show: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write what the run says as one HTML page, with a board on which its batches are put into another order."""
+    written = open_run(path, device, as_json).report(out, samples, estimator)
+    lines = [f"wrote {written.path} ({written.nbytes / 1000:.0f} kB); it needs no network"]
+    if written.missing:
+        wide = max(map(len, written.missing))
+        lines += ["not in it, and what would compute it:"]
+        lines += [f"  {question.ljust(wide)}  {command}" for question, command in written.missing.items()]
+    answer(written.as_dict(), "\n".join(lines), as_json)
+    if show:
+        webbrowser.open(written.path.absolute().as_uri())
+
+
 app.command(cls=InOrder)(whatif)
 
 

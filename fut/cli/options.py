@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="directory of a reference run")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else there")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
-Spec = Annotated[str, typer.Option("--order", help=f"JSON file, list 3,1,2,0, or {ORDERS}")]
-Partial = Annotated[bool, typer.Option("--partial", help="accept a list shorter than the window")]
+ORDER_HELP = f"JSON file, list 3,1,2,0, or {ORDERS}"
+Spec = Annotated[str, typer.Option("--order", help=ORDER_HELP)]
 METHOD_HELP = f"one of {', '.join(METHODS.names)}; options after colons, as in taylor1:moments=replayed"
-EstimatorName = Annotated[str | None, typer.Option("--estimator", help=METHOD_HELP)]
 SET = "section.key=value, as in the TOML file; again for more"
 Settings = Annotated[list[str] | None, typer.Option("--set", help=f"{SET}; all sections")]
 PlanSettings = Annotated[

@@ -10,12 +10,10 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from estimators.orders.order import NAMES as ORDERS
-from fut.cli.options import METHOD_HELP, Device, Json, RunPath, answer, open_run, say
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, ORDER, Flag
+from fut.cli.options import METHOD_HELP, ORDER_HELP, Device, Json, RunPath, answer, open_run, say
+from fut.questions.question import ESTIMATOR, ORDER, Flag, Question
 
-HELP = {ORDER: f"JSON file, list 3,1,2,0, or {ORDERS}", ESTIMATOR: METHOD_HELP}
+HELP = {ORDER: ORDER_HELP, ESTIMATOR: METHOD_HELP}
 """Help that requests leave to the command line, as it lists what is registered."""
 
 
@@ -40,10 +38,10 @@ def command(question: Question[Any, Any]) -> Callable[..., None]:
 
     run_command.__doc__ = question.help
     run_command.__name__ = question.name
-    shared = [_parameter("path", RunPath, MISSING), *_parameters(question.request)]
+    shared = [parameter("path", RunPath), *parameters(question.request)]
     if question.draw is not None:
-        shared.append(_parameter("plot", Annotated[Path | None, typer.Option(help=question.picture_help)], None))
-    shared += [_parameter("device", Device, "auto"), _parameter("as_json", Json, False)]
+        shared.append(parameter("plot", Annotated[Path | None, typer.Option(help=question.picture_help)], None))
+    shared += [parameter("device", Device, "auto"), parameter("as_json", Json, False)]
     run_command.__signature__ = inspect.Signature(shared)  # type: ignore[attr-defined]
     return run_command
 
@@ -72,15 +70,16 @@ def _flagged(request: type[Any]) -> Iterator[tuple[Field[Any], Flag]]:
             yield field, field.metadata["flag"]
 
 
-def _parameters(request: type[Any]) -> Iterator[inspect.Parameter]:
+def parameters(request: type[Any]) -> Iterator[inspect.Parameter]:
+    """The keywords of a command, a flag for every field of its request that has one."""
     hints = get_type_hints(request)
     for field, flag in _flagged(request):
         for name, part in flag.parts.items():
-            yield _parameter(name, _annotation(name, part, Any, None), None)
+            yield parameter(name, _annotation(name, part, Any, None), None)
         if flag.parts:
             continue
         default = None if flag.read is not None and field.default is not MISSING else field.default
-        yield _parameter(field.name, _annotation(field.name, flag, hints[field.name], field.default), default)
+        yield parameter(field.name, _annotation(field.name, flag, hints[field.name], field.default), default)
 
 
 def _annotation(name: str, flag: Flag, hint: Any, default: Any) -> Any:
@@ -98,11 +97,7 @@ def _name(field: str, flag: Flag) -> str:
     return flag.name or f"--{field.replace('_', '-')}"
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    empty = inspect.Parameter.empty
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=empty if default is MISSING else default,
-        annotation=annotation,
-    )
+def parameter(name: str, annotation: Any, default: Any = MISSING) -> inspect.Parameter:
+    """A keyword of a command."""
+    default = inspect.Parameter.empty if default is MISSING else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -11,8 +11,8 @@ from fut.estimation.calibration import SEED, Calibrated
 from fut.methods.registry import method_of
 from fut.orders.editing import CALIBRATED
 from fut.questions.context import QuestionContext
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, READOUT_HELP, Request, option
+from fut.questions.question import ESTIMATOR, READOUT_HELP, Question, Request, option
+from fut.questions.retraining import retraining
 from fut.readouts.readout import PROBE
 
 
@@ -57,8 +57,7 @@ def ask(request: CalibrateRequest, context: QuestionContext) -> Calibrated:
 
 
 def _costs(request: CalibrateRequest, context: QuestionContext) -> Sequence[str]:
-    steps, gradients = context.run.steps, request.orders * context.run.consumed
-    return [f"retraining at most {request.orders} orders of {steps} steps, {gradients} gradients"]
+    return [retraining(context, request.orders)]
 
 
 CALIBRATE = Question(

@@ -80,8 +80,3 @@ class QuestionContext:
     service: Service
     archive: Archive
     progress: Progress
-
-
-def method_name(spec: str) -> str:
-    """The method's name in a specification with options, as `replay:reading=linear`."""
-    return spec.partition(":")[0]

@@ -10,8 +10,7 @@ from typing import Any
 from fut.estimation import render
 from fut.estimation.results import Endpoint
 from fut.questions.context import QuestionContext
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, ORDER, Request, option
+from fut.questions.question import ESTIMATOR, ORDER, Question, Request, option
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from fut.estimation.results import Estimate, Estimates
 from fut.orders.editing import only_edit
 from fut.protocols import Value
 from fut.questions.context import QuestionContext
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, ORDER, READOUT_HELP, Request, one_order, option, require_list
+from fut.questions.question import ESTIMATOR, ORDER, READOUT_HELP, Question, Request, one_order, option, require_list
 from fut.readouts.readout import PROBE
 
 

@@ -1,31 +1,141 @@
-"""What the front doors know of a question: its name, its request, how it is answered, told and drawn."""
+"""Questions: what the front doors know of each, and what is asked, as one frozen object per question.
+
+The command line's flags, the keyword arguments in Python and the JSON all are the request's fields. A field says its own
+help, and where its flag is not plain, how the flag is written:
+
+    @dataclass(frozen=True)
+    class Middle(Request[Answer]):
+        steps: int = option(4, help="steps that are moved")
+        items: tuple[int, ...] = option((), help="comma-separated items", read=numbers)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from estimators.errors import OrderError
+from estimators.orders.order import Order
+from fut.display.numbers import jsonable
+from fut.errors import UsageError
 from fut.questions.context import QuestionContext
-from fut.questions.request import Request
 
-A = TypeVar("A")
-R = TypeVar("R", bound=Request[Any])
-
-
-def _no_costs(request: Any, context: QuestionContext) -> Sequence[str]:
-    """Nothing that costs."""
-    return ()
-
-
-def _as_dict(answer: Any) -> dict[str, Any]:
-    content: dict[str, Any] = answer.as_dict()
-    return content
+A = TypeVar("A", covariant=True)
+ORDER = "order"
+"""Stands for the help of an order's flag, which lists the orders that have names."""
 
 
 @dataclass(frozen=True)
-class Question(Generic[R, A]):
+class Flag:
+    """How a field is written on the command line.
+
+    help: a line. name: in place of the field's own. read: (flag, text) -> value; None for plain values. metavar: what stands for
+    the text. many: whether it may be repeated; `read` then gets each. parts: several flags that make one value, by name;
+    `join`: (values by name) -> value.
+    """
+
+    help: str = ""
+    name: str | None = None
+    read: Callable[[str, str], Any] | None = None
+    metavar: str | None = None
+    many: bool = False
+    parts: Mapping[str, Flag] = field(default_factory=dict)
+    join: Callable[[Mapping[str, Any]], Any] | None = None
+
+
+def option(default: Any = MISSING, **flag: Any) -> Any:
+    """A field of a request with its flag; without a default it has to be given."""
+    metadata = {"flag": Flag(**flag)}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Request(Generic[A]):
+    """What is asked of a run, and answered with an `A`. `__post_init__` refuses what cannot be meant, with a UsageError."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Request[A]:
+        """From `as_dict`; UsageError for a field that there is not, or one that is missing."""
+        known = {f.name: f for f in fields(cls)}
+        unknown = sorted(set(content) - set(known))
+        required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+        missing = [n for n in required if n not in content]
+        if unknown or missing:
+            raise UsageError(
+                f"request: expected the fields {', '.join(known)}, got {', '.join(unknown) or 'none'} beside them and no "
+                f"{', '.join(missing) or 'fewer'}; correct the names"
+            )
+        return cls(**content)
+
+    def _tuples(self, *names: str) -> None:
+        """Make sequences that were given as lists tuples, None as it is."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Order):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return jsonable(value)
+
+
+def numbers(flag: str, text: str) -> tuple[int, ...]:
+    """A comma-separated list of whole numbers from 0."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{flag}: expected whole numbers from 0 like 0,3,7, got `{text}`; correct the list")
+    return tuple(int(part) for part in parts)
+
+
+def names(flag: str, text: str) -> tuple[str, ...]:
+    """A comma-separated list of names; empty for no text."""
+    return tuple(text.split(",")) if text else ()
+
+
+def names_if_any(flag: str, text: str) -> tuple[str, ...] | None:
+    """The same; None for no text."""
+    return names(flag, text) or None
+
+
+def one_order(flag: str, text: str) -> tuple[str, ...]:
+    """A single order, where several may be asked about."""
+    return (text,)
+
+
+def require_list(question: str, orders: Any) -> None:
+    """OrderError where one order stands for a list of them."""
+    if isinstance(orders, (str, Path, Order)):
+        raise OrderError(f"{question}: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
+
+
+READOUT_HELP = "probe, accuracy, item:I, or package.module:name of a function of the module"
+ESTIMATOR = "estimator"
+"""Stands for the help of a method's flag, which lists all methods."""
+
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Request[Any])
+
+
+@dataclass(frozen=True)
+class Question(Generic[R, T]):
     """A question, as the command line and `run.ask` take it.
 
     Args:
@@ -44,12 +154,12 @@ class Question(Generic[R, A]):
 
     name: str
     request: type[R]
-    ask: Callable[[R, QuestionContext], A]
-    text: Callable[[A], str]
+    ask: Callable[[R, QuestionContext], T]
+    text: Callable[[T], str]
     help: str
-    costs: Callable[[R, QuestionContext], Sequence[str]] = _no_costs
-    content: Callable[[A], dict[str, Any]] = _as_dict
-    draw: Callable[[A, Path], Path] | None = None
-    picture: Callable[[A, R], str] | None = None
+    costs: Callable[[R, QuestionContext], Sequence[str]] = lambda request, context: ()
+    content: Callable[[T], dict[str, Any]] = operator.methodcaller("as_dict")
+    draw: Callable[[T, Path], Path] | None = None
+    picture: Callable[[T, R], str] | None = None
     picture_help: str = "PNG of the answer; default: in the run"
     command: bool = True

@@ -6,15 +6,14 @@ from typing import Any
 
 from fut.errors import UsageError
 from fut.questions.accuracy.ask import VERIFY
+from fut.questions.accuracy.leave_out import LDS
 from fut.questions.calibrate import CALIBRATE
 from fut.questions.curriculum.ask import SEARCH
 from fut.questions.domains.ask import DOMAINS
 from fut.questions.endpoint import ENDPOINT
 from fut.questions.estimate import ESTIMATE
-from fut.questions.leave_out.ask import LDS
 from fut.questions.memorization.ask import MEMORIZE
-from fut.questions.question import Question
-from fut.questions.request import Request
+from fut.questions.question import Question, Request
 from fut.questions.whatif.ask import WHATIF
 from fut.questions.whatif.stream import WHATIFS
 

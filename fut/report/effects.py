@@ -101,10 +101,10 @@ def _random_truths(record: RunRecord, readout: str) -> Iterator[tuple[str, float
     listed = [(v.orders, v.true_losses) for v in record.verified if v.readout == readout]
     listed += [(fit.orders, fit.truths) for fit in calibrations(run, readout)]
     kept = [([Order.of(order) for order in orders], values) for orders, values in listed]
-    for search in record.read("search", Curriculum.from_dict):
-        if search.readout == readout and search.start is None and not any(search.constraints.values()):
-            values = search.random_losses
-            kept.append((random_orders(run.reference, len(values), search.seed), values))
+    for answer in record.read("search", Curriculum.from_dict):
+        if answer.readout == readout and answer.search.start is None and not any(answer.search.constraints.values()):
+            values = answer.truths.random_losses
+            kept.append((random_orders(run.reference, len(values), answer.search.seed), values))
     for orders, values in kept:
         for order, value in zip(orders, values, strict=True):
             yield run.problem.canonical(order).digest, value

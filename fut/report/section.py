@@ -22,8 +22,8 @@ from fut.errors import EXPECTED
 from fut.estimation.calibration import DIRECTORY, Calibrated, read_calibration
 from fut.estimation.service import EstimationService
 from fut.questions.accuracy.ask import without_stale
+from fut.questions.accuracy.leave_out import Datamodel
 from fut.questions.accuracy.result import Verification
-from fut.questions.leave_out.score import Datamodel
 from fut.readouts.readout import suffix
 from fut.report.entries import ChecklistRow, Missing, Tile, command
 from fut.report.words import with_article

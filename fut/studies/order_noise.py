@@ -42,10 +42,10 @@ class OrderEffect:
 
 def order_effect(values: ArrayLike, reference: float, level: float = LEVEL) -> OrderEffect:
     """The spread of the values of n random orders; ValueError for fewer than two, or for any that is not finite."""
-    found = np.asarray(values, dtype=float)
-    if found.ndim != 1 or len(found) < 2 or not np.isfinite(found).all():
-        raise ValueError(f"order effect: expected a list of n >= 2 finite values, got {found.shape}")
-    count, mean, sd = len(found), float(found.mean()), float(found.std(ddof=1))
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
+        raise ValueError(f"order effect: expected a list of n >= 2 finite values, got {array.shape}")
+    count, mean, sd = len(array), float(array.mean()), float(array.std(ddof=1))
     low, high = (sd * float(np.sqrt((count - 1) / chi2.ppf(q, count - 1))) for q in ((1 + level) / 2, (1 - level) / 2))
     return OrderEffect(
         count,
@@ -54,9 +54,9 @@ def order_effect(values: ArrayLike, reference: float, level: float = LEVEL) -> O
         sd,
         (low, high),
         mean - reference,
-        float((found < reference).mean()),
-        float(found.min()),
-        float(found.max()),
+        float((array < reference).mean()),
+        float(array.min()),
+        float(array.max()),
     )
 
 

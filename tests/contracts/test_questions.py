@@ -12,9 +12,8 @@ import pytest
 import fut
 from fut.api.questions import RunMethods, RunOrders
 from fut.protocols import Archive, Estimates, RunFacts, Truths
-from fut.questions.question import Question
+from fut.questions.question import Question, Request
 from fut.questions.registry import QUESTIONS
-from fut.questions.request import Request
 
 ROOT = Path(fut.__file__).parent
 MOST = 25

@@ -13,16 +13,16 @@ from small import ASKED, Cli, MakeRun
 import fut
 from fut.display.numbers import jsonable
 from fut.questions.accuracy.ask import VerifyRequest
+from fut.questions.accuracy.leave_out import LdsRequest
 from fut.questions.calibrate import CalibrateRequest
 from fut.questions.curriculum.constraints import Constraints
 from fut.questions.curriculum.request import SearchRequest
 from fut.questions.domains.ask import DomainsRequest
 from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
-from fut.questions.leave_out.ask import LdsRequest
 from fut.questions.memorization.ask import MemorizeRequest
+from fut.questions.question import Request
 from fut.questions.registry import QUESTIONS, question_of
-from fut.questions.request import Request
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.questions.whatif.stream import Queries
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.estimation.calibration import fresh_orders
+from fut.estimation.measured import Measured
 from fut.estimation.results import Answers
 from fut.methods.baseline import REFERENCE
-from fut.methods.registry import canonical, method_of
+from fut.methods.registry import base_name, canonical, method_of
 from fut.methods.retrain import RETRAIN
+from fut.protocols import Truths
 from fut.questions.accuracy import render
 from fut.questions.accuracy.result import Verification, verify
-from fut.questions.context import QuestionContext, method_name
-from fut.questions.question import Question
-from fut.questions.request import READOUT_HELP, Request, names_if_any, option
+from fut.questions.context import QuestionContext
+from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
+from fut.questions.retraining import retraining
 from fut.readouts.readout import PROBE, suffix
 
 KIND, BASIS = "orders", "basis"
@@ -53,38 +56,56 @@ class VerifyRequest(Request[Verification]):
                 f"verify: expected at least 2 orders, got {self.orders}; a correlation needs more, 32 is a good number"
             )
 
-    @property
-    def key(self) -> str:
-        """Names the kept answer."""
-        return f"{self.orders}-seed-{self.seed}{suffix(self.readout)}"
+    def key(self, readout: str) -> str:
+        """Names the kept answer; readout: its name in full."""
+        return f"{self.orders}-seed-{self.seed}{suffix(readout)}"
 
 
 def ask(request: VerifyRequest, context: QuestionContext) -> Verification:
     """Retrain the orders and compare; the result is kept in the run, beside the retrained endpoints, which later calls reuse."""
     service, run, truths = context.service, context.run, context.service.truths(request.readout)
     readout = truths.readout
-    chosen = _chosen(request, context, readout)
-    methods = {name: service.measured(name, readout) for name in chosen if not method_of(name).capabilities.trains}
+    names = _methods(request, context, readout)
+    methods = {name: service.measured(name, readout) for name in names if not method_of(name).capabilities.trains}
+    used = {digest for method in methods.values() for digest in method.fitted_digests}
+    draw = partial(fresh_orders, run.reference, run.canonical, request.orders, request.seed, used)
+    result = compare(context, truths, methods, draw, RETRAIN.name in names)
+    basis = {name: service.basis(name, readout) for name in methods}
+    context.archive.keep(KIND, request.key(readout), result, **{BASIS: basis})
+    return result
+
+
+def compare(
+    context: QuestionContext,
+    truths: Truths,
+    methods: Mapping[str, Measured],
+    draw: Callable[[], Sequence[Order]],
+    exact: bool = False,
+) -> Verification:
+    """Retrain orders and compare methods with them, once it is known that all methods can answer.
+
+    Args:
+        context: what is asked.
+        truths: the read-out of retrained orders.
+        methods: by name, as the table has them.
+        draw: gives the orders.
+        exact: whether retraining is a row of the table too.
+    """
     for method in methods.values():
         method.ready()  # refuse before anything is retrained
-    used = {digest for method in methods.values() for digest in method.fitted_digests}
-    orders = fresh_orders(run.reference, run.canonical, request.orders, request.seed, used)
-    with context.progress("retraining", request.orders * run.steps) as tick:
+    orders = draw()
+    with context.progress("retraining", len(orders) * context.run.steps) as tick:
         trained = {order: truths.train_timed(order, tick) for order in orders}
     answering: dict[str, Callable[[Sequence[Order]], Answers]] = dict(methods)
-    if RETRAIN.name in chosen:
+    if exact:
         answering[RETRAIN.name] = lambda orders: _exact([trained[order] for order in orders])
-    costs = {name: service.costs(name) for name in chosen}
-    result = verify(orders, truths.reference, trained.__getitem__, answering, costs, readout, truths.unit)
-    basis = {name: service.basis(name, readout) for name in methods}
-    key = f"{request.orders}-seed-{request.seed}{suffix(readout)}"
-    context.archive.keep(KIND, key, result, **{BASIS: basis})
-    return result
+    costs = {name: context.service.costs(name) for name in answering}
+    return verify(orders, truths.reference, trained.__getitem__, answering, costs, truths.readout, truths.unit)
 
 
 def kept_verification(request: VerifyRequest, context: QuestionContext) -> Verification | None:
     """What an earlier call kept of the same orders, if it compared every method that is available now."""
-    content = context.archive.find(KIND, request.key)
+    content = context.archive.find(KIND, request.key(request.readout))
     if content is None:
         return None
     kept = Verification.from_dict(without_stale(content, context.service.basis))
@@ -113,32 +134,31 @@ def _exact(trained: Sequence[tuple[float, float]]) -> Answers:
     return Answers(values, [(value, value) for value in values], 0.0, sum(seconds for _, seconds in trained))
 
 
-def _chosen(request: VerifyRequest, context: QuestionContext, readout: str) -> list[str]:
+def _methods(request: VerifyRequest, context: QuestionContext, readout: str) -> list[str]:
     """The methods that are compared."""
     if request.estimators is None:
         return context.service.ready_methods(readout)
-    methods = [canonical(name) for name in request.estimators]
-    require_methods("verify", methods, context.run.methods)
+    methods = with_baseline("verify", request.estimators, context.run.methods)
     context.service.require_movable("verify", methods)
-    return list(dict.fromkeys([REFERENCE.name, *methods]))
+    return methods
 
 
-def require_methods(question: str, names: Sequence[str], known: Collection[str]) -> None:
-    """UsageError, in the question's name, for a method that there is not."""
-    unknown = [name for name in names if method_name(name) not in known]
-    if unknown:
+def with_baseline(question: str, names: Sequence[str], known: Collection[str]) -> list[str]:
+    """The named methods after `reference`, each once; UsageError, in the question's name, for one that there is not."""
+    methods = [canonical(name) for name in names]
+    if unknown := [name for name in methods if base_name(name) not in known]:
         raise UsageError(
             f"{question}: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names"
         )
+    return list(dict.fromkeys([REFERENCE.name, *methods]))
 
 
 def _costs(request: VerifyRequest, context: QuestionContext) -> Sequence[str]:
-    gradients = request.orders * context.run.consumed
-    return [f"retraining at most {request.orders} orders of {context.run.steps} steps, {gradients} gradients"]
+    return [retraining(context, request.orders)]
 
 
 def _picture(result: Verification, request: VerifyRequest) -> str:
-    return str(Path("verification") / f"orders-{request.orders}-seed-{request.seed}{suffix(result.readout)}.png")
+    return str(Path("verification") / f"{KIND}-{request.key(result.readout)}.png")
 
 
 VERIFY = Question(

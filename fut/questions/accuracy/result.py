@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from estimators.orders.order import Order
 from fut.display.agreement import Agreement, table_row, table_units
 from fut.display.notebook import Displayable, draw_agreement
-from fut.display.numbers import jsonable_fields
+from fut.display.numbers import from_fields, jsonable_fields
 from fut.display.scale import Scale
 from fut.estimation.accuracy import accuracy
 from fut.estimation.results import Answers
@@ -41,7 +40,7 @@ class Verification(Displayable):
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verification:
         """From `as_dict`; an estimate that was not finite comes back as None."""
-        return cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
+        return from_fields(cls, content)
 
     def title(self) -> str:
         return f"{self.readout}: estimated against retrained values of {len(self.true_losses)} orders"
@@ -82,15 +81,13 @@ def verify(
     losses = [loss for loss, _ in truths]
     rows, estimated = {}, {}
     for name, ask in estimators.items():
-        began = time.perf_counter()
         answers = ask(orders)
-        seconds = answers.seconds if answers.seconds else time.perf_counter() - began
         row = accuracy(losses, answers.values, reference_loss, answers.intervals, answers.endpoint_error).as_dict()
         if answers.uncalibrated is not None:
             raw = accuracy(losses, answers.uncalibrated, reference_loss)
             row |= {"mae_uncalibrated": raw.mae, "skill_uncalibrated": raw.skill}
             row |= {"interval_width": float(np.mean([high - low for low, high in answers.intervals or []]))}
-        rows[name] = row | {"seconds_per_order": seconds / len(orders)} | dict((costs or {}).get(name, {}))
+        rows[name] = row | {"seconds_per_order": answers.seconds / len(orders)} | dict((costs or {}).get(name, {}))
         estimated[name] = answers.values
     seconds = float(np.mean([s for _, s in truths]))
     listed = [o.tolist() for o in orders]

@@ -210,7 +210,7 @@ def _scheduled(keys: dict[int, float], pairs: Sequence[tuple[int, int]]) -> list
     waiting = {b: {a for a, c in pairs if c == b} for _, b in pairs}
     left, scheduled = sorted(keys, key=keys.__getitem__), list[int]()
     while left:
-        chosen = next(u for u in left if not waiting.get(u, set()) - set(scheduled))
-        left.remove(chosen)
-        scheduled.append(chosen)
+        following = next(u for u in left if not waiting.get(u, set()) - set(scheduled))
+        left.remove(following)
+        scheduled.append(following)
     return scheduled

@@ -19,8 +19,14 @@ from fut.questions.context import QuestionContext
 from fut.questions.curriculum import render
 from fut.questions.curriculum.arrangements import Arrangements
 from fut.questions.curriculum.request import SearchRequest
-from fut.questions.curriculum.result import Curriculum
-from fut.questions.curriculum.search import Found, comparable, search
+from fut.questions.curriculum.result import (
+    Curriculum,
+    OrderEstimate,
+    RetrainedOrders,
+    SearchCost,
+    SearchCourse,
+)
+from fut.questions.curriculum.search import SearchResult, comparable, search
 from fut.questions.question import Question
 
 
@@ -35,27 +41,34 @@ def ask(request: SearchRequest, context: QuestionContext) -> Curriculum:
     space = Arrangements(start, request.constraints)
     others = [service.truths(other) for other in request.also]
     rivals = _rivals(run, request, space)  # what cannot be meant is refused before anything is spent
-    best = _searched(context, request, start, searching)
-    finalists = [order for order, _ in best.finalists]
-    chosen = [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else []
-    trained = _retrained(context, [truths, *others], chosen)
+    result = _searched(context, request, start, searching)
+    finalists = [order for order, _ in result.finalists]
+    orders = [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else []
+    trained = _retrained(context, [truths, *others], orders)
     sign = -1.0 if request.maximize else 1.0
-    order = min(finalists, key=lambda o: sign * trained[o].value) if trained else best.best
-    gradients = service.costs(name)["precompute_gradients"]
-    result = Curriculum(
-        order=order.tolist(),
-        **searching.judged(order),
-        **_told(best, order, rivals, trained),
-        reference_loss=truths.reference,
-        also={o.readout: _elsewhere(o, i, trained, order, rivals.randoms) for i, o in enumerate(others, 1)},
-        precompute_gradients=gradients,
-        precompute_training_runs=gradients / run.consumed,
-        estimator=name,
-        **request.described(),
-        unit=truths.unit,
+    best = min(finalists, key=lambda order: sign * trained[order].value) if trained else result.best
+    gradients, seconds = service.costs(name)["precompute_gradients"], [of.seconds for of in trained.values()]
+    retraining = float(np.mean(seconds)) if seconds else None, float(np.sum(seconds))
+    answer = Curriculum(
+        best.tolist(),
+        OrderEstimate(**searching.judged(best)),
+        RetrainedOrders(
+            trained[best].value if trained else None,
+            truths.reference,
+            [trained[order].value for order in rivals.randoms if trained],
+            {name: trained[order].value for name, order in rivals.named.items() if trained},
+            [_finalist(order, value, trained) for order, value in result.finalists],
+            {o.readout: _elsewhere(o, place, trained, best, rivals.randoms) for place, o in enumerate(others, 1)},
+            request.maximize,
+        ),
+        SearchCourse(result.history, result.evaluations, result.seconds, **request.described()),
+        SearchCost(*retraining, gradients, gradients / run.consumed),
+        name,
+        request.readout,
+        truths.unit,
     )
-    context.archive.keep("search", request.key, result)
-    return result
+    context.archive.keep("search", request.key, answer)
+    return answer
 
 
 def _start(run: RunFacts, request: SearchRequest) -> Order:
@@ -85,24 +98,9 @@ TrainedOrders = dict[Order, Trained]
 """By order; empty where nothing was retrained."""
 
 
-def _told(best: Found, order: Order, rivals: Rivals, trained: TrainedOrders) -> dict[str, Any]:
-    """What the search and the retraining say, as the answer has it."""
-    finalists = [
-        {"order": o.tolist(), "searched_loss": value, "retrained_loss": trained[o].value if trained else None}
-        for o, value in best.finalists
-    ]
-    seconds = [of.seconds for of in trained.values()]
-    return {
-        "retrained_loss": trained[order].value if trained else None,
-        "random_losses": [trained[o].value for o in rivals.randoms if trained],
-        "heuristics": {n: trained[o].value for n, o in rivals.named.items() if trained},
-        "finalists": finalists,
-        "history": best.history,
-        "evaluations": best.evaluations,
-        "seconds": best.seconds,
-        "retrain_seconds": float(np.mean(seconds)) if seconds else None,
-        "retraining_seconds": float(np.sum(seconds)),
-    }
+def _finalist(order: Order, value: float, trained: TrainedOrders) -> dict[str, Any]:
+    retrained = trained[order].value if trained else None
+    return {"order": order.tolist(), "searched_loss": value, "retrained_loss": retrained}
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def _rivals(run: RunFacts, request: SearchRequest, space: Arrangements) -> Rival
     return Rivals(list(comparable(space, {str(i): o for i, o in enumerate(drawn)}).values()), kept)
 
 
-def _searched(context: QuestionContext, request: SearchRequest, start: Order, searching: Searching) -> Found:
+def _searched(context: QuestionContext, request: SearchRequest, start: Order, searching: Searching) -> SearchResult:
     """The search itself, with progress: by evaluations, or by seconds of a budget in seconds."""
     budget = request.budget
     total = budget.evaluations or math.ceil(budget.seconds or 0)
@@ -139,13 +137,13 @@ def _searched(context: QuestionContext, request: SearchRequest, start: Order, se
             "search: expected a table of positions for the method `assignment`, got none; run `fut cache RUN --terms adjoint`"
         )
     with context.progress("searching", total) as tick:
-        began, told = time.perf_counter(), [0]
+        began, ticked = time.perf_counter(), [0]
 
         def tell(count: int) -> None:
-            done = told[0] + count if budget.evaluations else int(time.perf_counter() - began)
-            for _ in range(min(done, total) - told[0]):
+            done = ticked[0] + count if budget.evaluations else int(time.perf_counter() - began)
+            for _ in range(min(done, total) - ticked[0]):
                 tick()
-            told[0] = min(done, total)
+            ticked[0] = min(done, total)
 
         try:
             return search(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -32,13 +32,6 @@ def assign(space: Arrangements, costs: Floats) -> Units:
     return _improved(space, costs)
 
 
-def is_exact(space: Arrangements) -> bool:
-    """Whether `assign` finds the least sum there is."""
-    inner = space.groups[1:-1]
-    equal = not space.pairs and len({len(units) for units in inner}) <= 1
-    return equal or (len(inner) <= FEW and not space.inner_pairs)
-
-
 def total(costs: Floats, arrangements: Units) -> Floats:
     """Sums of arrangements [..., n] under costs [places, units]."""
     return np.asarray(costs[np.arange(len(costs)), arrangements].sum(axis=-1))
@@ -60,8 +53,8 @@ def _equal_blocks(costs: Floats, blocks: Sequence[Sequence[int]], begin: int) ->
     if size == 1:
         return _within(costs, [u for block in blocks for u in block], begin)[1]
     totals = [[_within(costs, block, begin + k * size) for block in blocks] for k in range(len(blocks))]
-    chosen = linear_sum_assignment(np.array([[value for value, _ in row] for row in totals]))[1]
-    return [unit for k, b in enumerate(chosen) for unit in totals[k][b][1]]
+    sequence = linear_sum_assignment(np.array([[value for value, _ in row] for row in totals]))[1]
+    return [unit for k, b in enumerate(sequence) for unit in totals[k][b][1]]
 
 
 def _few_blocks(space: Arrangements, costs: Floats, blocks: Sequence[Sequence[int]]) -> list[int]:
@@ -71,36 +64,21 @@ def _few_blocks(space: Arrangements, costs: Floats, blocks: Sequence[Sequence[in
     for a, b in space.outer_pairs:
         before[b - 1] |= 1 << (a - 1)
     known: dict[tuple[int, int], tuple[float, list[int]]] = {}
-    best: dict[int, tuple[float, int]] = {0: (0.0, -1)}
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
     for done in range(1 << count):
         if done not in best:
             continue
-        place = begin + sum(len(blocks[g]) for g in range(count) if done >> g & 1)
+        value, placed = best[done]
+        place = begin + len(placed)
         for g in range(count):
             if done >> g & 1 or before[g] & ~done:
                 continue
             if (g, place) not in known:
                 known[g, place] = _within(costs, blocks[g], place)
-            value, after = best[done][0] + known[g, place][0], done | 1 << g
-            if after not in best or value < best[after][0]:
-                best[after] = (value, g)
-    return _traced(best, blocks, lambda g, place: known[g, place][1], len(space.items) - len(space.groups[-1]))
-
-
-def _traced(
-    best: dict[int, tuple[float, int]],
-    blocks: Sequence[Sequence[int]],
-    within: Callable[[int, int], list[int]],
-    end: int,
-) -> list[int]:
-    """The sequence of units behind the programme's last entry, from the back."""
-    left, traced = (1 << len(blocks)) - 1, list[int]()
-    while left:
-        g = best[left][1]
-        end -= len(blocks[g])
-        traced = [*within(g, end), *traced]
-        left ^= 1 << g
-    return traced
+            after, total_after = done | 1 << g, value + known[g, place][0]
+            if after not in best or total_after < best[after][0]:
+                best[after] = (total_after, [*placed, *known[g, place][1]])
+    return best[(1 << count) - 1][1]
 
 
 def _improved(space: Arrangements, costs: Floats) -> Units:

@@ -1,10 +1,14 @@
 """Local search on estimates, guided by a table of positions that learns as it goes.
 
-Every round corrects the table by what has been evaluated (`surrogate`), and asks the estimate about three kinds of orders: the
+Every round corrects the table by what has been evaluated, and asks the estimate about three kinds of orders: the
 best under the corrected table, held back towards the current order by penalties on distance (a trust region, solved as
 linear assignments); the current order's neighbours, by swaps and insertions, that the table ranks first; and a few that
 wander off, from which the table learns. Where nothing improves, the best order so far is perturbed (iterated local search:
 Lourenço, Martin & Stützle 2003).
+
+The residuals of evaluated orders against mean + slope * table are fitted by a Gaussian process that is a sum over units of
+a function of the unit's step (Rasmussen & Williams 2006, §2.7, with a sum of kernels), so that its mean is a table again:
+look-ups and linear assignment go on as before.
 """
 
 from __future__ import annotations
@@ -13,10 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fut.questions.curriculum.arrangements import Floats, Units
+from fut.questions.curriculum.arrangements import Arrangements, Floats, Units
 from fut.questions.curriculum.assignment import assign, total
 from fut.questions.curriculum.evaluator import Evaluator
-from fut.questions.curriculum.surrogate import Surrogate
 
 PENALTIES = (0.0, 0.2, 0.6, 2.0)
 """On moving a unit through the whole window, in standard deviations of the table's entries."""
@@ -24,6 +27,49 @@ NEIGHBOURS, WANDERERS, FARTHEST = 18, 8, 8
 """Of either kind per round; swaps that a wanderer makes at most."""
 PATIENCE, KICK, IDLE = 3, 4, 30
 """Rounds without an improvement before a perturbation, its swaps, and rounds with nothing new to ask before the end."""
+REACH = 0.5
+"""Steps over which a unit's value is alike, as a share of the window."""
+NOISE = 1e-4
+"""Of the fit, relative to the prior's variance: what no sum over units can express."""
+RECENT = 384
+"""Evaluations that are fitted, the latest."""
+
+
+class Surrogate:
+    """Costs [places, units] under which sums agree with evaluated values as well as sums can."""
+
+    def __init__(self, space: Arrangements, costs: Floats) -> None:
+        self.space, self.prior = space, costs
+        steps = np.arange(len(space.start))
+        self.kernel: Floats = np.exp(-np.abs(steps[:, None] - steps) / max(REACH * len(steps), 1.0))  # [T, T]
+
+    def costs(self, rows: Sequence[Units], values: Sequence[float]) -> Floats:
+        """The prior's costs, scaled and corrected by evaluated arrangements and their values."""
+        rows, values = rows[-RECENT:], values[-RECENT:]
+        if len(rows) < 3:
+            return self.prior
+        n, stacked = len(self.space.items), np.stack(rows)
+        prior = self.prior[np.arange(n), stacked].sum(axis=1)
+        varies = float(np.ptp(prior)) > 0
+        basis = np.stack([np.ones(len(rows)), prior - prior.mean()][: 1 + varies], axis=1)
+        steps = self.space.steps[np.argsort(stacked, axis=1)]  # of every unit [m, n]
+        for units in self.space.alike:
+            steps[:, units] = np.sort(steps[:, units], axis=1)  # an item's units are one another's equals
+        solved = np.linalg.solve(self._covariance(steps), np.column_stack([basis, values]))
+        coefficients = np.linalg.lstsq(basis.T @ solved[:, :-1], basis.T @ solved[:, -1], rcond=None)[0]
+        weights = solved[:, -1] - solved[:, :-1] @ coefficients
+        stood = np.zeros((len(self.kernel), n))  # by how much weight a unit stood at a step
+        np.add.at(stood, (steps, np.arange(n)), weights[:, None])
+        learned = (self.kernel @ stood / n)[self.space.steps]
+        return (coefficients[1] if varies else 1.0) * self.prior + learned
+
+    def _covariance(self, steps: Units) -> Floats:
+        """Of the residuals of m arrangements [m, m]: the mean over units of the kernel between their steps, and noise."""
+        total = np.zeros((len(steps), len(steps)))
+        for row in steps.T:
+            total += self.kernel[row[:, None], row]
+        covariance: Floats = total / steps.shape[1] + NOISE * np.eye(len(steps))
+        return covariance
 
 
 class LocalSearch:

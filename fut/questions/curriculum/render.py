@@ -16,32 +16,33 @@ def text(answer: Curriculum) -> str:
     def value(loss: float) -> str:
         return present.loss(loss) if nats else present.amount(loss, unit)
 
-    interval = "no interval"
-    if answer.interval is not None:
-        interval = "90 % interval " + " … ".join(present.amount(v, "") for v in answer.interval)
+    estimate, search, interval = answer.estimate, answer.search, "no interval"
+    if estimate.interval is not None:
+        interval = "90 % interval " + " … ".join(present.amount(v, "") for v in estimate.interval)
     lines = [
-        f"best order found ({answer.method}, {answer.evaluations} estimates in {present.brief(answer.seconds)}):",
+        f"best order found ({search.method}, {search.evaluations} estimates in {present.brief(search.seconds)}):",
         f"  {','.join(map(str, answer.order))}",
-        f"estimated by {answer.estimator}: {value(answer.estimated_loss)}, {interval}",
-        f"  {answer.note}",
+        f"estimated by {answer.estimator}: {value(estimate.estimated_loss)}, {interval}",
+        f"  {estimate.note}",
     ]
-    if answer.reevaluated_loss is not None:
-        lines.append(f"re-evaluated by {answer.reevaluated_by}: {value(answer.reevaluated_loss)}")
-    lines.append(f"  {answer.reevaluated_note}")
+    if estimate.reevaluated_loss is not None:
+        lines.append(f"re-evaluated by {estimate.reevaluated_by}: {value(estimate.reevaluated_loss)}")
+    lines.append(f"  {estimate.reevaluated_note}")
     return "\n".join([*lines, *_truths(answer, value)])
 
 
 def _truths(answer: Curriculum, value: Callable[[float], str]) -> list[str]:
     """What retraining says, a row per loss, the best first."""
-    if answer.retrained_loss is None:
+    truths = answer.truths
+    if truths.retrained_loss is None:
         return ["nothing was retrained: --verify K retrains the found order beside K random and the named ones"]
     rows = [["retrained", "loss", "gain", "in perplexity"]]
-    rows.append(["found order", value(answer.retrained_loss), "", ""])
+    rows.append(["found order", value(truths.retrained_loss), "", ""])
     for name, loss in answer.rivals.items():
         gain = answer.gain(loss)
         rows.append([name, value(loss), f"{gain['value']:+.5f}", present.number(gain["perplexity"], "+.4f")])
     spread = (
-        [] if answer.random_sd is None else [f"order noise (sd of random orders): {answer.random_sd:.2g} {answer.unit}"]
+        [] if truths.random_sd is None else [f"order noise (sd of random orders): {truths.random_sd:.2g} {answer.unit}"]
     )
     return ["", present.columns(rows), *spread, *_elsewhere(answer)]
 
@@ -49,7 +50,7 @@ def _truths(answer: Curriculum, value: Callable[[float], str]) -> list[str]:
 def _elsewhere(answer: Curriculum) -> list[str]:
     """The other read-outs, which the search did not seek."""
     lines = []
-    for name, other in answer.also.items():
+    for name, other in answer.truths.also.items():
         values = {"found": other["found"], "reference": other["reference"], "mean of random": mean(other["random"])}
         shown = ", ".join(f"{order} {present.amount(v, other['unit'])}" for order, v in values.items())
         lines.append(f"{name}, which was not sought: {shown}")

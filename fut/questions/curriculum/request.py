@@ -6,17 +6,16 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.methods.registry import method_of
 from fut.questions.curriculum.constraints import Constraints
 from fut.questions.curriculum.evaluator import Budget
 from fut.questions.curriculum.result import Curriculum
 from fut.questions.curriculum.search import METHODS
-from fut.questions.request import ESTIMATOR, READOUT_HELP, Flag, Request, names, option
+from fut.questions.question import ESTIMATOR, READOUT_HELP, Flag, Request, names, option
 from fut.readouts.readout import PROBE
 
 EVALUATIONS = 600
@@ -133,7 +132,7 @@ class SearchRequest(Request[Curriculum]):
         return Budget(EVALUATIONS if none else self.evaluations, self.seconds)
 
     def described(self) -> dict[str, Any]:
-        """What of it stands in the answer."""
+        """What of it stands in the answer: fields of `SearchCourse`."""
         budget = self.budget
         return {
             "method": self.method,
@@ -141,14 +140,9 @@ class SearchRequest(Request[Curriculum]):
             "start": self.start if isinstance(self.start, (str, type(None))) else self.start.tolist(),
             "budget": {"evaluations": budget.evaluations, "seconds": budget.seconds},
             "constraints": self.constraints.as_dict(),
-            "maximize": self.maximize,
-            "readout": self.readout,
         }
 
     @property
     def key(self) -> str:
         """Names the answer's file: equal for equal requests."""
-        content = {f.name: getattr(self, f.name) for f in fields(self)}
-        content["start"] = self.start.tolist() if isinstance(self.start, Order) else self.start
-        content["constraints"] = {f.name: getattr(self.constraints, f.name) for f in fields(self.constraints)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]

@@ -23,7 +23,7 @@ APART = 0.25
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Where a search came to. best: of least value (greatest, where that was sought); value: the estimate's, as it was searched.
 
     history: (evaluations, best value so far), an entry for every improvement. finalists: good orders that differ, `best`
@@ -50,7 +50,7 @@ def search(
     from_start: bool = False,
     maximize: bool = False,
     finalists: int = 1,
-) -> Found:
+) -> SearchResult:
     """The order of least estimate that a budget finds, among the start order's items over its places, within constraints.
 
     table: first-order values of positions [T, items] in the estimate's unit, larger meaning a larger value; without one
@@ -78,7 +78,7 @@ def search(
             f"search: expected a finite estimate within the budget, got none of {evaluator.evaluations}; allow more "
             "evaluations or seconds, or use another estimator"
         )
-    return _found(evaluator, evaluator.best, sign, finalists)
+    return _result(evaluator, evaluator.best, sign, finalists)
 
 
 def _checked(table: ArrayLike | None, steps: int, items: int) -> Floats:
@@ -92,31 +92,29 @@ def _checked(table: ArrayLike | None, steps: int, items: int) -> Floats:
     return values
 
 
-def _found(evaluator: Evaluator, row: Units, sign: float, finalists: int) -> Found:
-    ranked = sorted(evaluator.seen.items(), key=lambda pair: pair[1])
-    chosen = distinct([order for order, value in ranked if math.isfinite(value)], finalists)
-    history = [(count, sign * value) for count, value in evaluator.history]
-    best, values = evaluator.space.order(row), evaluator.seen
-    chosen = [best, *(order for order in chosen if order != best)][: max(finalists, 1)]
-    return Found(
+def _result(evaluator: Evaluator, arrangement: Units, sign: float, count: int) -> SearchResult:
+    best, values = evaluator.space.order(arrangement), evaluator.seen
+    ranked = [order for order in sorted(values, key=values.__getitem__) if math.isfinite(values[order])]
+    finalists = [best, *(order for order in distinct(ranked, count) if order != best)][: max(count, 1)]
+    return SearchResult(
         best,
         sign * evaluator.best_value,
         evaluator.evaluations,
         evaluator.seconds,
-        history,
-        [(order, sign * values[order]) for order in chosen],
+        [(evaluations, sign * value) for evaluations, value in evaluator.history],
+        [(order, sign * values[order]) for order in finalists],
     )
 
 
 def distinct(ranked: Sequence[Order], count: int) -> list[Order]:
     """The first `count` of the orders that differ from all chosen before them in at least APART of their steps."""
-    chosen: list[Order] = []
+    different: list[Order] = []
     for order in ranked:
-        if len(chosen) == count:
+        if len(different) == count:
             break
-        if all(_apart(order, other) >= APART for other in chosen):
-            chosen.append(order)
-    return chosen
+        if all(_apart(order, other) >= APART for other in different):
+            different.append(order)
+    return different
 
 
 def _apart(a: Order, b: Order) -> float:
@@ -125,13 +123,12 @@ def _apart(a: Order, b: Order) -> float:
 
 def comparable(space: Arrangements, orders: Mapping[str, Order]) -> dict[str, Order]:
     """Those of the named orders that hold the same items in steps of the same length, brought within the constraints."""
-    kept = {}
     sizes = [len(step) for step in space.start.steps]
-    for name, order in orders.items():
-        same = order.multiset_digest == space.start.multiset_digest and [len(s) for s in order.steps] == sizes
-        if same:
-            kept[name] = space.order(space.repair(arrangement_of(space, order)))
-    return kept
+    return {
+        name: space.order(space.repair(arrangement_of(space, order)))
+        for name, order in orders.items()
+        if order.multiset_digest == space.start.multiset_digest and [len(step) for step in order.steps] == sizes
+    }
 
 
 def arrangement_of(space: Arrangements, order: Order) -> Units:

@@ -14,13 +14,12 @@ from fut.orders.scores import MEASURES
 from fut.protocols import RunFacts
 from fut.questions.context import QuestionContext
 from fut.questions.domains import render
-from fut.questions.domains.blocks import arrangements
+from fut.questions.domains.blocks import arrangements, domain_order, placements
 from fut.questions.domains.estimates import SHARE, DomainEstimates
 from fut.questions.domains.result import Domains, Entry, Placement, asked_orders, compare, domains
 from fut.questions.outliers import outlier_note
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, READOUT_HELP, Request, numbers, option
-from fut.questions.retraining import LEAST
+from fut.questions.question import ESTIMATOR, READOUT_HELP, Question, Request, numbers, option
+from fut.questions.retraining import LEAST, retraining
 from fut.readouts.readout import PROBE
 
 SOURCE = "source"
@@ -116,24 +115,24 @@ def _read(path: Path) -> Any:
 def ask(request: DomainsRequest, context: QuestionContext) -> Domains:
     """Estimate domain orders and placements, retrain what is asked for; the answer is kept in the run."""
     run, method = context.run, request.estimator or context.run.default_method
-    labels, items, places = labels_of(run, request.labels), list(request.items), request.places
+    labels, items = labels_of(run, request.labels), list(request.items)
     _require(request, context, method)
-    chosen = [tuple(o) for o in request.orders or arrangements(list(labels), request.most, request.seed)]
+    sequences = [tuple(o) for o in request.orders or arrangements(list(labels), request.most, request.seed)]
     estimates = DomainEstimates(context, method, request.readout, request.seed)
-    far, close = asked_orders(run.reference, labels, chosen, items, places)
+    arranged = [(sequence, domain_order(run.reference, labels, sequence)) for sequence in sequences]
+    moved = placements(run.reference, labels, items, request.places)
+    far, close = asked_orders(arranged, moved)
     if request.calibrate:
         estimates.retrain_to_fit(far, request.calibrate)
     if request.verify:
         estimates.retrain_to_verify(far, close, request.verify)
-    entries, placed = domains(
-        estimates.estimate, estimates.estimate_close, estimates.truth, run.reference, labels, chosen, items, places
-    )
+    entries, placed = domains(estimates.estimate, estimates.estimate_close, estimates.truth, arranged, moved)
     every = [*entries, *(answer for placement in placed for answer in placement.answers)]
     checked = compare(every, estimates.reference, estimates.fitted_on)
     note = _note(entries, placed) + outlier_note(run, items, method)
     about = (estimates.readout, estimates.unit, estimates.reference)
     result = Domains(method, *about, labels, entries, placed, checked, note, request.seed)
-    key = [labels, chosen, items, places, estimates.readout, method, request.calibrate]
+    key = [labels, sequences, items, request.places, estimates.readout, method, request.calibrate]
     context.archive.keep("domains", key, result)
     return result
 
@@ -157,11 +156,8 @@ def _require(request: DomainsRequest, context: QuestionContext, method: str) -> 
 
 
 def _costs(request: DomainsRequest, context: QuestionContext) -> Sequence[str]:
-    if not (request.calibrate or request.verify):
-        return ()
     count = request.calibrate + request.verify + (request.verify // SHARE if request.items else 0)
-    gradients = count * context.run.consumed
-    return [f"retraining at most {count} orders of {context.run.steps} steps, {gradients} gradients"]
+    return [retraining(context, count)] if count else []
 
 
 DOMAINS = Question(

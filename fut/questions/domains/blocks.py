@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice, permutations
 from math import factorial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,15 @@ from fut.errors import UsageError
 from fut.orders.editing import with_item_at
 
 TRIES = 50
-Moved = tuple[str, str, list[int], list[Order]]
-"""Name, kind, places, and the orders that have it there."""
+
+
+class Moved(NamedTuple):
+    """A domain or an item at several places: the orders that have it there."""
+
+    name: str
+    kind: str
+    places: list[int]
+    orders: list[Order]
 
 
 def domain_order(reference: Order, labels: Labels, arrangement: Sequence[str]) -> Order:
@@ -34,9 +42,9 @@ def domain_order(reference: Order, labels: Labels, arrangement: Sequence[str]) -
 
 def placed_block(reference: Order, items: Sequence[int], place: int) -> Order:
     """The items together, after `place` of all others; everything else in the reference order's sequence."""
-    block = set(items)
-    rest = [pair for pair in _pairs(reference) if pair[0] not in block]
-    return _refilled(reference, [*rest[:place], *_pairs_of(reference, items), *rest[place:]])
+    block = [pair for pair in _pairs(reference) if pair[0] in items]
+    rest = [pair for pair in _pairs(reference) if pair[0] not in items]
+    return _refilled(reference, [*rest[:place], *block, *rest[place:]])
 
 
 def arrangements(labels: Sequence[str], most: int, seed: int) -> list[tuple[str, ...]]:
@@ -48,26 +56,19 @@ def arrangements(labels: Sequence[str], most: int, seed: int) -> list[tuple[str,
     return list(islice(dict.fromkeys([tuple(labels), tuple(labels)[::-1], *drawn]), most))
 
 
-def domain_moved(reference: Order, label: str, items: Sequence[int], places: int) -> Moved:
-    """A domain as a block at `places` evenly spread places among all others, the first and the last among them."""
-    others = len(_pairs(reference)) - len(_pairs_of(reference, items))
-    at = sorted(set(np.linspace(0, others, max(places, 2)).round().astype(int).tolist()))
-    return label, "domain", at, [placed_block(reference, items, place) for place in at]
-
-
-def item_moved(reference: Order, item: int) -> Moved:
-    """One item at every step."""
-    at = list(range(len(reference)))
-    return f"item {item}", "item", at, [with_item_at(reference, item, step) for step in at]
+def placements(reference: Order, labels: Labels, items: Sequence[int], count: int) -> list[Moved]:
+    """Every domain as a block at `count` evenly spread places among all others, from first to last; every item at every step."""
+    moved, steps = [], list(range(len(reference)))
+    for label, domain in labels.items():
+        others = sum(item not in domain for item, _ in _pairs(reference))
+        places = sorted(set(np.linspace(0, others, max(count, 2)).round().astype(int).tolist()))
+        moved.append(Moved(label, "domain", places, [placed_block(reference, domain, place) for place in places]))
+    at_steps = {item: [with_item_at(reference, item, step) for step in steps] for item in items}
+    return moved + [Moved(f"item {item}", "item", steps, orders) for item, orders in at_steps.items()]
 
 
 def _pairs(reference: Order) -> list[tuple[int, float]]:
     return [pair for step in reference.entries for pair in step]
-
-
-def _pairs_of(reference: Order, items: Sequence[int]) -> list[tuple[int, float]]:
-    block = set(items)
-    return [pair for pair in _pairs(reference) if pair[0] in block]
 
 
 def _refilled(reference: Order, pairs: Sequence[tuple[int, float]]) -> Order:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from estimators.intervals import calibrate as fit
 from estimators.orders.order import Order
 from fut.protocols import Value
 from fut.questions.context import QuestionContext
+from fut.questions.domains.result import Answer
 
 SHARE = 2
 """Retrained orders that move domains for every one that moves an item."""
@@ -25,16 +24,6 @@ RANDOM = (
 
 KNOWN = "this order has been retrained on this run; the figure is the truth, not an estimate"
 MOVES = "`fut calibrate RUN --edit move` fits it to orders like this one"
-
-
-@dataclass(frozen=True)
-class Said:
-    """What is said of one order; fields as of `fut.protocols.Value`."""
-
-    value: float
-    delta: float
-    interval: tuple[float, float] | None
-    note: str
 
 
 class DomainEstimates:
@@ -51,6 +40,7 @@ class DomainEstimates:
         self._plain = estimates(method, readout, known=False, calibrated=False, beside=self._far)
         self._truths = context.service.truths(readout)
         self.readout, self.unit, self.reference = self._far.readout, self._far.unit, self._far.reference
+        self._canonical_reference = self._run.canonical(self._run.reference)
         self._fitted: set[Order] = set()
         self._fit: Calibration | None = None
         self._guesses: dict[tuple[Order, ...], Sequence[Value]] = {}
@@ -59,19 +49,18 @@ class DomainEstimates:
         """Whether the calibration saw the truth about this order."""
         return self._run.canonical(order) in self._fitted
 
-    def estimate(self, orders: Sequence[Order]) -> list[Said]:
+    def estimate(self, orders: Sequence[Order]) -> list[Answer]:
         """Of orders that move domains."""
         if self._fit is None:
-            return [_said(answer, RANDOM if _has_fit(answer) else "") for answer in self._far(orders)]
+            return [_noted(answer, RANDOM if _has_fit(answer) else "") for answer in self._far(orders)]
         return [self._corrected(self._fit, o, a) for o, a in zip(orders, self._guessed(orders), strict=True)]
 
     def retrain_to_fit(self, orders: Sequence[Order], count: int) -> None:
         """Really train `count` of the orders that move domains, and fit later estimates of such orders to them."""
         guesses = {self._run.canonical(o): a.value for o, a in zip(orders, self._guessed(orders), strict=True)}
-        chosen = self._retrain(orders, count, CALIBRATED)
-        self._fitted = set(chosen)
-        truths = [self._truths.train(order) for order in chosen]
-        self._fit = fit(truths, [guesses[order] for order in chosen])
+        retrained = self._retrain(orders, count, CALIBRATED)
+        self._fitted = set(retrained)
+        self._fit = fit([self._truths.train(order) for order in retrained], [guesses[order] for order in retrained])
 
     def retrain_to_verify(self, orders: Sequence[Order], close: Sequence[Order], count: int) -> None:
         """Really train `count` of the orders that were not fitted to, and half as many of those that move one item."""
@@ -87,19 +76,19 @@ class DomainEstimates:
             self._guesses[key] = self._plain(orders)
         return self._guesses[key]
 
-    def _corrected(self, calibration: Calibration, order: Order, answer: Value) -> Said:
+    def _corrected(self, calibration: Calibration, order: Order, answer: Value) -> Answer:
         """An estimate by the fit to orders of domains; the reference order's own value as it is known."""
         if self._run.canonical(order) == self._canonical_reference:
-            return Said(self.reference, 0.0, (self.reference, self.reference), KNOWN)
+            return Answer(self.reference, 0.0, (self.reference, self.reference), KNOWN)
         value, interval = calibration.correct(answer.value), calibration.interval(answer.value)
         note = f"calibrated on {len(self._fitted)} retrained orders of domains; interval of level 0.9"
-        return Said(value, value - self.reference, interval, note)
+        return Answer(value, value - self.reference, interval, note)
 
-    def estimate_close(self, orders: Sequence[Order]) -> list[Said]:
+    def estimate_close(self, orders: Sequence[Order]) -> list[Answer]:
         """Of orders that move one item: by a calibration on such orders where there is one, which is said where there is not."""
         answers = self._close(orders)
         advice = f"; {MOVES}" if self._close.fitted_to == "random" else ""
-        return [_said(answer, advice if _has_fit(answer) else "") for answer in answers]
+        return [_noted(answer, advice if _has_fit(answer) else "") for answer in answers]
 
     def truth(self, order: Order) -> float | None:
         """The read-out's value, if the order, or the reference order with the same content, has been retrained."""
@@ -107,25 +96,21 @@ class DomainEstimates:
             return self.reference
         return self._truths.find(order)
 
-    @cached_property
-    def _canonical_reference(self) -> Order:
-        return self._run.canonical(self._run.reference)
-
     def _retrain(self, orders: Sequence[Order], count: int, key: int) -> list[Order]:
         """`count` of the orders that train otherwise than the reference order does, drawn from the seed, in canonical form;
         all where they are fewer."""
         forms = (self._run.canonical(order) for order in orders)
         different = list(dict.fromkeys(form for form in forms if form != self._canonical_reference))
-        drawn = np.random.default_rng([self._seed, key]).permutation(len(different))[:count]
-        chosen = [different[k] for k in sorted(drawn.tolist())]
-        with self._context.progress("retraining", len(chosen) * self._run.steps) as tick:
-            for order in chosen:
+        places = np.random.default_rng([self._seed, key]).permutation(len(different))[:count]
+        drawn = [different[place] for place in sorted(places.tolist())]
+        with self._context.progress("retraining", len(drawn) * self._run.steps) as tick:
+            for order in drawn:
                 self._truths.train(order, tick)
-        return chosen
+        return drawn
 
 
-def _said(answer: Value, more: str) -> Said:
-    return Said(answer.value, answer.delta, answer.interval, answer.note + more)
+def _noted(answer: Value, more: str) -> Answer:
+    return Answer(answer.value, answer.delta, answer.interval, answer.note + more)
 
 
 def _has_fit(answer: Value) -> bool:

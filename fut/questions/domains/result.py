@@ -23,35 +23,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from estimators.orders.order import Order
 from fut.data.labels import Labels
 from fut.display.notebook import COLOURS, GREY, Displayable, labelled
-from fut.display.numbers import jsonable_fields
+from fut.display.numbers import from_fields, jsonable_fields
 from fut.estimation.accuracy import accuracy
-from fut.questions.domains.blocks import Moved, domain_moved, domain_order, item_moved
+from fut.questions.domains.blocks import Moved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-QUESTION = "domains"
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one order; fields as of `fut.protocols.Value`."""
 
-
-class Answer(Protocol):
-    """What is said about one order: `fut.Estimate` is one."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def delta(self) -> float: ...
-    @property
-    def interval(self) -> tuple[float, float] | None: ...
-    @property
-    def note(self) -> str: ...
+    value: float
+    delta: float
+    interval: tuple[float, float] | None
+    note: str
 
 
 Estimates = Callable[[Sequence[Order]], Sequence[Answer]]
@@ -107,7 +101,7 @@ class Domains(Displayable):
     checked: dict[str, Any] | None
     note: str
     seed: int = 0
-    question: str = QUESTION
+    question: str = "domains"
 
     @property
     def best(self) -> Entry:
@@ -119,23 +113,23 @@ class Domains(Displayable):
         return max(self.orders, key=lambda entry: entry.value)
 
     def as_dict(self) -> dict[str, Any]:
-        return jsonable_fields({"question": self.question} | asdict(self))
+        return jsonable_fields(asdict(self))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Domains:
         """From `as_dict`."""
         placements = [
             Placement(
-                p["name"],
-                p["kind"],
-                p["places"],
-                [_entry(a) for a in p["answers"]],
-                Difference(**p["late_minus_early"]),
+                **p
+                | {
+                    "answers": [Entry(**answer) for answer in p["answers"]],
+                    "late_minus_early": Difference(**p["late_minus_early"]),
+                }
             )
             for p in content["placements"]
         ]
-        rest = {k: content[k] for k in cls.__dataclass_fields__ if k in content}
-        return cls(**rest | {"orders": [_entry(o) for o in content["orders"]], "placements": placements})
+        orders = [Entry(**entry) for entry in content["orders"]]
+        return from_fields(cls, {**content, "orders": orders, "placements": placements})
 
     def title(self) -> str:
         return f"{self.readout} by the order of {len(self.labels)} domains: {', '.join(self.labels)}"
@@ -177,54 +171,44 @@ def _row(kind: str, place: int | None, entry: Entry) -> dict[str, Any]:
     return named | {"low": low, "high": high, "retrained": entry.truth}
 
 
-def _entry(content: Mapping[str, Any]) -> Entry:
-    return Entry(**content)
-
-
 def domains(
     estimate: Estimates,
     estimate_close: Estimates,
     truth: Truth,
-    reference: Order,
-    labels: Labels,
-    chosen: Sequence[Sequence[str]],
-    items: Sequence[int],
-    places: int,
+    arranged: Sequence[tuple[Sequence[str], Order]],
+    moved: Sequence[Moved],
 ) -> tuple[list[Entry], list[Placement]]:
-    """Every chosen domain order, every domain at `places` evenly spread places, every item of `items` at every step.
+    """What is said of every domain order, and of every domain and item at its places.
 
-    estimate: asked once about all orders that move domains; estimate_close: once about all that move one item.
+    Args:
+        estimate: asked once about all orders that move domains.
+        estimate_close: asked once about all orders that move one item.
+        truth: of an order, where it is known.
+        arranged: domain orders, with the labels in their sequence.
+        moved: domains and items at their places.
     """
-    placements = _placements(reference, labels, items, places)
-    orders, close = asked_orders(reference, labels, chosen, items, places)
-    answers = [*estimate(orders), *(estimate_close(close) if close else ())]
-    said = iter(list(zip([*orders, *close], answers, strict=True)))
-    entries = [_said(">".join(arranged), list(arranged), *next(said), truth) for arranged in chosen]
+    orders, close = asked_orders(arranged, moved)
+    answers = iter([*estimate(orders), *(estimate_close(close) if close else ())])
+
+    def entry(name: str, labels: Sequence[str], order: Order) -> Entry:
+        answer = next(answers)
+        about = (answer.value, answer.delta, answer.interval, answer.note)
+        return Entry(name, list(labels), order.tolist(), *about, truth(order))
+
+    entries = [entry(">".join(labels), labels, order) for labels, order in arranged]
     placed = []
-    for name, kind, at, _ in placements:
-        answered = [_said(f"{name} at {place}", [name], *next(said), truth) for place in at]
-        placed.append(Placement(name, kind, at, answered, difference(answered[-1], answered[0])))
+    for name, kind, places, at in moved:
+        entries_at = [entry(f"{name} at {place}", [name], order) for place, order in zip(places, at, strict=True)]
+        placed.append(Placement(name, kind, places, entries_at, difference(entries_at[-1], entries_at[0])))
     return entries, placed
 
 
 def asked_orders(
-    reference: Order, labels: Labels, chosen: Sequence[Sequence[str]], items: Sequence[int], places: int
+    arranged: Sequence[tuple[Sequence[str], Order]], moved: Sequence[Moved]
 ) -> tuple[list[Order], list[Order]]:
     """The orders that `domains` asks about: those that move domains, and those that move one item."""
-    placements = _placements(reference, labels, items, places)
-    orders = [domain_order(reference, labels, arranged) for arranged in chosen]
-    orders += [order for _, kind, _, of in placements if kind == "domain" for order in of]
-    return orders, [order for _, kind, _, of in placements if kind == "item" for order in of]
-
-
-def _placements(reference: Order, labels: Labels, items: Sequence[int], places: int) -> list[Moved]:
-    """Every domain at its places, then every item at every step."""
-    domains = [domain_moved(reference, label, of, places) for label, of in labels.items()]
-    return domains + [item_moved(reference, item) for item in items]
-
-
-def _said(name: str, labels: list[str], order: Order, answer: Answer, truth: Truth) -> Entry:
-    return Entry(name, labels, order.tolist(), answer.value, answer.delta, answer.interval, answer.note, truth(order))
+    of_kind = {kind: [order for m in moved if m.kind == kind for order in m.orders] for kind in ("domain", "item")}
+    return [*(order for _, order in arranged), *of_kind["domain"]], of_kind["item"]
 
 
 def difference(late: Entry, early: Entry) -> Difference:

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fut.data.probe_groups import Group
+from fut.display.format import brief, nbytes
 from fut.errors import UsageError
 from fut.estimation.changes import PassPlan
 from fut.methods.registry import method_of
 from fut.orders.editing import place_of
-from fut.questions.context import QuestionContext, method_name
+from fut.questions.context import QuestionContext
 from fut.questions.memorization import render
-from fut.questions.memorization.cells import Floats
 from fut.questions.memorization.maps import (
     KINDS,
     Cells,
     Fitted,
+    Floats,
     Maps,
-    Near,
+    ProbeGroups,
+    by_kind,
     draw_cells,
     estimate_maps,
     fit_maps,
-    names_of,
 )
-from fut.questions.memorization.result import Memorization
+from fut.questions.memorization.result import LossMaps, Memorization
 from fut.questions.outliers import outlier_note
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, Request, numbers, option
+from fut.questions.question import ESTIMATOR, Question, Request, numbers, option
 from fut.questions.retraining import LEAST
 from fut.readouts.readout import PROBE, shortened
 
@@ -56,7 +55,7 @@ class MemorizeRequest(Request[Memorization]):
         calibrate: cells to retrain for 90 % intervals, and for every two of them an order without an item.
         verify: cells to retrain and compare with, and orders as for `calibrate`.
         seed: of the cells that are retrained.
-        estimator: `adjoint` reads all read-outs off one pass, any other is asked read-out by read-out; None for the
+        estimator: `adjoint` reads all read-outs off one pass, any other is resolved read-out by read-out; None for the
             default.
 
     Raises:
@@ -82,28 +81,10 @@ class MemorizeRequest(Request[Memorization]):
                 f"calibrate={self.calibrate}, verify={self.verify}; 16 is a good number to calibrate, 64 to verify"
             )
 
-
-@dataclass(frozen=True)
-class MapPlan:
-    """A request as a run understands it: the rows, and the method's name."""
-
-    items: list[int]
-    groups: int
-    showing: int
-    calibrate: int
-    verify: int
-    seed: int
-    estimator: str
-
     @property
     def shared(self) -> list[str]:
         """Read-outs of every row: the probe loss and the groups of held-out samples."""
-        return [PROBE, *self.group_names]
-
-    @property
-    def group_names(self) -> list[str]:
-        """Read-outs of the groups."""
-        return [Group(g, self.groups).name for g in range(self.groups)]
+        return [PROBE, *(Group(g, self.groups).name for g in range(self.groups))]
 
     @property
     def retrained(self) -> int:
@@ -111,12 +92,19 @@ class MapPlan:
         return sum(count + count // SHARE for count in (self.calibrate, self.verify))
 
 
-def plan_of(request: MemorizeRequest, context: QuestionContext) -> MapPlan:
+@dataclass(frozen=True)
+class ResolvedRequest(MemorizeRequest):
+    """A request that a run can answer: its rows and its method are named."""
+
+    items: Sequence[int] = ()
+    estimator: str = ""
+
+
+def resolve(request: MemorizeRequest, context: QuestionContext) -> ResolvedRequest:
     """The request with what the run makes of it; UsageError or OrderError where it cannot be answered."""
     run, method = context.run, request.estimator or context.run.default_method
     items = _items(request, context)
-    if method_name(method) not in run.methods:
-        raise UsageError(f"memorize: expected one of {', '.join(run.methods)}, got `{method}`; correct --estimator")
+    method_of(method)  # refuses what is no method
     context.service.require_movable("memorize", [method])
     run.probe_groups(request.groups)  # refuses more groups than samples
     for item in items:
@@ -127,11 +115,11 @@ def plan_of(request: MemorizeRequest, context: QuestionContext) -> MapPlan:
             f"memorize: expected at most {free} cells to retrain, all but the items' own steps, got "
             f"{request.calibrate + request.verify}; lower --calibrate or --verify"
         )
-    return MapPlan(items, request.groups, request.showing, request.calibrate, request.verify, request.seed, method)
+    return ResolvedRequest(**vars(request) | {"items": items, "estimator": method})
 
 
 def _items(request: MemorizeRequest, context: QuestionContext) -> list[int]:
-    """The rows: those named, else all that the reference order shows, or as many as are asked for, evenly spread."""
+    """The rows: those named, else all that the reference order shows, or as many as are resolved for, evenly spread."""
     shown, items = sorted({i for step in context.run.reference.steps for i in step}), request.items
     if items is None:
         spread = np.linspace(0, len(shown) - 1, request.most).round().astype(int)
@@ -145,60 +133,58 @@ def _items(request: MemorizeRequest, context: QuestionContext) -> list[int]:
     return list(items)
 
 
-def pass_of(plan: MapPlan, context: QuestionContext) -> PassPlan | None:
+def pass_of(request: ResolvedRequest, context: QuestionContext) -> PassPlan | None:
     """What the adjoint pass would still cost; None where it is there, or where the method needs none."""
-    return context.service.plan_changes(plan.estimator, plan.shared, plan.items)
+    return context.service.plan_changes(request.estimator, request.shared, request.items)
 
 
 def ask(request: MemorizeRequest, context: QuestionContext) -> Memorization:
     """Compute what is missing of the adjoint pass, estimate every cell, retrain what is asked for; the answer is kept."""
-    plan, run = plan_of(request, context), context.run
-    changes = context.service.changes(plan.estimator, plan.shared, plan.items)
-    near = Near(run.probe_groups(plan.groups), run.item_similarity(plan.groups, plan.items), plan.group_names)
-    with context.progress("maps", len(plan.items)) as tick:
-        maps = estimate_maps(changes, run.reference, plan.items, near, plan.showing, tick)
-    result = _answer(context, plan, near, maps)
-    context.archive.keep("memorization", vars(plan), result)
+    resolved, run = resolve(request, context), context.run
+    changes = context.service.changes(resolved.estimator, resolved.shared, resolved.items)
+    groups = ProbeGroups(
+        run.probe_groups(resolved.groups), run.item_similarity(resolved.groups, resolved.items).tolist()
+    )
+    with context.progress("maps", len(resolved.items)) as tick:
+        maps = estimate_maps(changes, run.reference, resolved.items, groups, resolved.showing, tick)
+    result = _answer(context, resolved, groups, maps)
+    key = {name: value for name, value in vars(resolved).items() if name != "most"}
+    context.archive.keep("memorization", key, result)
     return result
 
 
-def _answer(context: QuestionContext, plan: MapPlan, near: Near, maps: Maps) -> Memorization:
+def _answer(context: QuestionContext, request: ResolvedRequest, groups: ProbeGroups, maps: Maps) -> Memorization:
     """The maps with their intervals and what verification says of them."""
-    run, items = context.run, plan.items
-    places = [place_of(run.reference, item, plan.showing)[0] for item in items]
-    fitted_on, compared = _cells(run.steps, plan, places)
+    run, items, service = context.run, list(request.items), context.service
+    places = [place_of(run.reference, item, request.showing)[0] for item in items]
+    fitted_on, compared = _cells(run.steps, request, places)
     with context.progress("retraining", (len(fitted_on.rows) + len(compared.rows)) * run.steps) as tick:
-        trained = [_truth(context, plan, near, cells, tick) for cells in (fitted_on, compared)]
-    fitted = fit_maps(maps, places, fitted_on, trained[0])
+        fit_truth, truth = (_truth(context, request, groups, cells, tick) for cells in (fitted_on, compared))
+    fitted = fit_maps(maps, places, fitted_on, fit_truth)
     references = [
-        [context.service.truths(name).reference for name in names_of(i, row, near)] for row, i in enumerate(items)
+        [service.truths(name).reference for name in groups.readouts(item, row)] for row, item in enumerate(items)
     ]
-    note = TRUTH if method_of(plan.estimator).capabilities.trains else _note(fitted, fitted_on) + _sampled(maps)
+    note = TRUTH if method_of(request.estimator).capabilities.trains else _note(fitted, fitted_on) + _sampled(maps)
     return Memorization(
-        plan.estimator,
+        request.estimator,
         run.steps,
         items,
         places,
         {kind: [row[k] for row in references] for k, kind in enumerate(KINDS)},
-        {kind: fitted.effects[k].tolist() for k, kind in enumerate(KINDS)},
-        {kind: fitted.absence[k].tolist() for k, kind in enumerate(KINDS)},
-        near.groups,
-        near.similarity.tolist(),
-        near.near,
-        near.far,
-        maps.group_absence.tolist(),
-        note + outlier_note(run, items, plan.estimator),
-        _by_kind(fitted.half),
-        _by_kind(fitted.absence_half),
-        {kind: float(np.sqrt(maps.variances[k]).mean()) for k, kind in enumerate(KINDS)},
+        LossMaps(
+            by_kind(fitted.effects),
+            by_kind(fitted.absence),
+            maps.group_absence.tolist(),
+            None if fitted.half is None else by_kind(fitted.half),
+            None if fitted.absence_half is None else by_kind(fitted.absence_half),
+            {kind: float(np.sqrt(maps.variances[k]).mean()) for k, kind in enumerate(KINDS)},
+        ),
+        groups,
+        note + outlier_note(run, items, request.estimator),
         fitted.fits or None,
-        fitted.check(items, compared, trained[1]),
-        plan.showing,
+        fitted.check(items, compared, truth),
+        request.showing,
     )
-
-
-def _by_kind(values: Floats | None) -> dict[str, Any] | None:
-    return None if values is None else {kind: values[k].tolist() for k, kind in enumerate(KINDS)}
 
 
 def _note(fitted: Fitted, cells: Cells) -> str:
@@ -216,27 +202,43 @@ def _sampled(maps: Maps) -> str:
     return f"; the sampling error over coordinates alone is {sd:.2g} nats/token on the items themselves" if sd else ""
 
 
-def _cells(steps: int, plan: MapPlan, places: Sequence[int]) -> tuple[Cells, Cells]:
+def _cells(steps: int, request: ResolvedRequest, places: Sequence[int]) -> tuple[Cells, Cells]:
     """What is retrained for intervals, and what for the comparison: nothing twice."""
     drawn: list[Cells] = []
-    for count, key in ((plan.calibrate, CALIBRATED), (plan.verify, VERIFIED)):
-        drawn.append(draw_cells(places, steps, count, count // SHARE, drawn, [plan.seed, key]))
+    for count, key in ((request.calibrate, CALIBRATED), (request.verify, VERIFIED)):
+        drawn.append(draw_cells(places, steps, count, count // SHARE, drawn, [request.seed, key]))
     return drawn[0], drawn[1]
 
 
-def _truth(context: QuestionContext, plan: MapPlan, near: Near, cells: Cells, tick: Callable[[], object]) -> Floats:
+def _truth(
+    context: QuestionContext,
+    request: ResolvedRequest,
+    groups: ProbeGroups,
+    cells: Cells,
+    tick: Callable[[], object],
+) -> Floats:
     """Really retrained changes of the loss against the reference order, [orders, kinds]."""
-    rows = []
-    orders = cells.orders(context.run.reference, plan.items, plan.showing)
+    changes = []
+    orders = cells.orders(context.run.reference, request.items, request.showing)
     for row, order in zip(cells.rows, orders, strict=True):
-        of_row = [context.service.truths(name) for name in names_of(plan.items[row], row, near)]
-        rows.append([truths.train(order, tick) - truths.reference for truths in of_row])
-    return np.array(rows).reshape(-1, len(KINDS))
+        of_row = [context.service.truths(name) for name in groups.readouts(request.items[row], row)]
+        changes.append([truths.train(order, tick) - truths.reference for truths in of_row])
+    return np.array(changes).reshape(-1, len(KINDS))
 
 
 def _costs(request: MemorizeRequest, context: QuestionContext) -> Sequence[str]:
-    plan = plan_of(request, context)
-    return [render.costs(plan, pass_of(plan, context), context.run.steps)]
+    resolved, steps = resolve(request, context), context.run.steps
+    plan, sweep = pass_of(resolved, context), "no adjoint pass is needed"
+    if plan is not None:
+        sweep = (
+            f"one adjoint pass for {plan.readouts} read-outs: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
+            f"{nbytes(plan.nbytes)} on disk and {nbytes(plan.scratch)} of scratch meanwhile, before compression"
+        )
+    rows, done = len(resolved.items), "retrained" if method_of(resolved.estimator).capabilities.trains else "estimated"
+    return [
+        f"{sweep}; {rows * steps:,} cells and {rows} orders without an item are {done}; at most {resolved.retrained} orders "
+        f"are retrained for intervals and comparison, {resolved.retrained * steps:,} steps"
+    ]
 
 
 MEMORIZE = Question(

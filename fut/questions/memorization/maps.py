@@ -1,5 +1,6 @@
 """Maps of cells, estimated, fitted to retrained cells and compared with others: the arithmetic behind `memorization`.
 
+A cell is an order in which one item stands at another step.
 Kinds are what the loss is taken on: the item itself, the groups of held-out samples most and least like it, the probe set.
 """
 
@@ -7,16 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student
 
 from estimators.orders.order import Order
+from fut.data.probe_groups import Group
+from fut.estimation.accuracy import accuracy
 from fut.estimation.results import Changes
 from fut.orders.editing import with_item_at
-from fut.questions.memorization.cells import CellFit, Checked, Floats, check_cells, distance_scales, fit_cells
 from fut.questions.retraining import LEAST
+from fut.readouts.readout import PROBE
 
+Floats = NDArray[np.float64]
+LEVEL = 0.9
+SLOPED = 6
+"""Retrained cells from which a slope is fitted."""
 KINDS = ("own", "near", "far", "probe")
 ABSENT = "absent "
 """What is said before a kind where an order without the item is meant."""
@@ -27,28 +36,41 @@ Estimate = Callable[[Sequence[Order], Sequence[str]], Changes]
 
 
 @dataclass(frozen=True)
-class Near:
-    """Held-out samples in groups, how like every item is to each (cosines [n, G]), and the read-outs' names of the groups."""
+class ProbeGroups:
+    """Held-out samples in groups, and how like every item is to each.
+
+    Args:
+        groups: numbers of the samples of each [G][...].
+        similarity: of the items to the groups, cosines [n][G].
+    """
 
     groups: list[list[int]]
-    similarity: Floats
-    names: list[str]
+    similarity: list[list[float]]
 
     @property
     def near(self) -> list[int]:
         """For every item, the group most like it, the first of equals."""
-        groups: list[int] = self.similarity.argmax(1).tolist()
-        return groups
+        return [int(np.argmax(row)) for row in self.similarity]
 
     @property
     def far(self) -> list[int]:
-        groups: list[int] = self.similarity.argmin(1).tolist()
-        return groups
+        """For every item, the group least like it."""
+        return [int(np.argmin(row)) for row in self.similarity]
+
+    @property
+    def names(self) -> list[str]:
+        """The read-outs of the groups."""
+        return [Group(g, len(self.groups)).name for g in range(len(self.groups))]
+
+    def readouts(self, item: int, row: int) -> list[str]:
+        """The read-outs of a row, kind by kind."""
+        near, far = np.argmax(self.similarity[row]), np.argmin(self.similarity[row])
+        return [f"item:{item}", self.names[near], self.names[far], PROBE]
 
 
-def names_of(item: int, row: int, near: Near) -> list[str]:
-    """The read-outs of a row, kind by kind."""
-    return [f"item:{item}", near.names[near.near[row]], near.names[near.far[row]], "probe"]
+def by_kind(values: Floats) -> dict[str, Any]:
+    """Values [kinds, ...] as lists, by kind."""
+    return dict(zip(KINDS, values.tolist(), strict=True))
 
 
 class Maps(NamedTuple):
@@ -64,7 +86,7 @@ def estimate_maps(
     estimate: Estimate,
     reference: Order,
     items: Sequence[int],
-    near: Near,
+    groups: ProbeGroups,
     showing: int = -1,
     tick: Callable[[], object] = lambda: None,
 ) -> Maps:
@@ -73,8 +95,8 @@ def estimate_maps(
     for row, item in enumerate(items):
         orders = [with_item_at(reference, item, step, showing) for step in range(len(reference))]
         without = reference.without([item])
-        rows.append(estimate([*orders, without], names_of(item, row, near)))
-        absent.append(estimate([without], near.names).values[0])
+        rows.append(estimate([*orders, without], groups.readouts(item, row)))
+        absent.append(estimate([without], groups.names).values[0])
         tick()
     values, variances = (np.stack([np.asarray(r[k], dtype=float).T for r in rows], axis=1) for k in (0, 1))
     return Maps(values[:, :, :-1], variances[:, :, :-1], values[:, :, -1], np.stack(absent))
@@ -105,12 +127,96 @@ def draw_cells(
     Fewer rows where there are fewer left.
     """
     draw = np.random.default_rng(list(seed))
-    used = {cell for cells in taken for cell in cells.moved}, {row for cells in taken for row in cells.absent}
+    used = {cell for of in taken for cell in of.moved}, {row for of in taken for row in of.absent}
     free = [(r, s) for r, place in enumerate(places) for s in range(steps) if s != place and (r, s) not in used[0]]
     rows = [row for row in range(len(places)) if row not in used[1]]
-    chosen = draw.choice(len(free), count, replace=False).tolist() if count else []
+    cells = draw.choice(len(free), count, replace=False).tolist() if count else []
     without = draw.choice(len(rows), min(absent, len(rows)), replace=False).tolist() if rows else []
-    return Cells(sorted(free[k] for k in chosen), sorted(rows[k] for k in without))
+    return Cells(sorted(free[k] for k in cells), sorted(rows[k] for k in without))
+
+
+@dataclass(frozen=True)
+class CellFit:
+    """truth = slope * estimate + noise of standard deviation `sd` * scale, fitted to retrained cells, through the origin.
+
+    An order that changes nothing (scale 0) has no error. freedom: degrees of freedom of sd; spread: sum of squares of
+    estimates over scales, from which the interval widens.
+    """
+
+    slope: float
+    sd: float
+    freedom: int
+    count: int
+    spread: float
+
+    def correct(self, estimates: ArrayLike) -> Floats:
+        return self.slope * np.asarray(estimates, dtype=float)
+
+    def half_widths(self, estimates: ArrayLike, scales: ArrayLike) -> Floats:
+        """Half-widths of 90 % prediction intervals, Student's: exact for normal residuals of these scales."""
+        guess, scale = np.asarray(estimates, dtype=float), np.asarray(scales, dtype=float)
+        ratio = np.divide(guess, scale, out=np.zeros_like(guess * scale), where=scale > 0)
+        leverage = ratio**2 / self.spread if self.spread > 0 and self.slope != 1 else 0.0
+        widths: Floats = student.ppf(0.5 + LEVEL / 2, self.freedom) * self.sd * scale * np.sqrt(1.0 + leverage)
+        return widths
+
+
+def fit_cells(truth: ArrayLike, estimates: ArrayLike, scales: ArrayLike) -> CellFit | None:
+    """A spread from 3 retrained cells on, and a slope from 6 on; None where there are fewer, or what is not finite."""
+    true, guess, scale = (np.asarray(a, dtype=float) for a in (truth, estimates, scales))
+    if len(true) < LEAST or not np.isfinite([true, guess]).all():
+        return None
+    true, guess = true / scale, guess / scale
+    spread = float(guess @ guess)
+    sloped = len(true) >= SLOPED and spread > 0
+    slope = float(guess @ true / spread) if sloped else 1.0
+    freedom = len(true) - sloped
+    return CellFit(slope, float(np.sqrt(((true - slope * guess) ** 2).sum() / freedom)), freedom, len(true), spread)
+
+
+def distance_scales(places: Sequence[int], steps: int) -> Floats:
+    """sqrt(|j - place|) of every cell [n, steps]: how errors were measured to grow with the steps that an order changes."""
+    apart = np.abs(np.arange(steps)[None, :] - np.asarray(places)[:, None])
+    scales: Floats = np.sqrt(apart.astype(float))
+    return scales
+
+
+def heatmap_error(truth: ArrayLike, estimates: ArrayLike) -> float | None:
+    """|E - M| / |M - mean(M)| over the cells compared, Frobenius norms; 0 exact, 1 as bad as answering the mean everywhere.
+
+    None where all true cells are alike.
+    """
+    true, guess = np.asarray(truth, dtype=float), np.asarray(estimates, dtype=float)
+    scale = np.linalg.norm(true - true.mean())
+    return float(np.linalg.norm(guess - true) / scale) if scale > 0 else None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Estimated against retrained changes of the loss against the reference order [nats/token], cell by cell.
+
+    cells: [item, step], or [item] for an order without it. measures: Spearman and Pearson with 90 % bootstrap intervals,
+    heatmap_error, mae, skill against the baseline "no change", coverage of the 90 % intervals (None without), bias, residual_sd.
+    """
+
+    cells: list[list[int]]
+    truth: list[float]
+    estimates: list[float]
+    measures: dict[str, Any]
+
+
+def check_cells(
+    cells: Sequence[Sequence[int]],
+    truth: Sequence[float],
+    estimates: Sequence[float],
+    half: Sequence[float] | None = None,
+) -> Checked:
+    """Compare the estimates of two or more cells with their truth; half: half-widths of the intervals, if there are any."""
+    bounds = None if half is None else [(e - h, e + h) for e, h in zip(estimates, half, strict=True)]
+    measures = accuracy(truth, estimates, 0.0, bounds).as_dict()
+    measures = {k: v for k, v in measures.items() if k not in ("endpoint_error", "diverged")}
+    measures["heatmap_error"] = heatmap_error(truth, estimates)
+    return Checked([list(c) for c in cells], list(truth), list(estimates), measures)
 
 
 @dataclass(frozen=True)
@@ -143,15 +249,15 @@ class Fitted:
         return checked
 
 
-def fit_maps(maps: Maps, places: Sequence[int], cells: Cells | None = None, truth: Floats | None = None) -> Fitted:
-    """Maps corrected by what was retrained of them (`cells`, truth [orders, kinds]); as they are without.
+def fit_maps(maps: Maps, places: Sequence[int], cells: Cells, truth: Floats) -> Fitted:
+    """Maps corrected by what was retrained of them, truth [orders, kinds]; as they are where nothing was.
 
     Errors of a cell are held to grow with the square root of the steps between it and the item's own; those of absence to
     be alike.
     """
     scales = distance_scales(places, maps.effects.shape[-1])
     fits: dict[str, CellFit] = {}
-    if cells is not None and truth is not None and cells.moved:
+    if cells.moved:
         at = tuple(np.array(cells.moved).T)
         for k, kind in enumerate(KINDS):
             moved = fit_cells(truth[: len(cells.moved), k], maps.effects[k][at], scales[at])

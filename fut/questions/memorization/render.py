@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from fut.display.format import brief, columns, interval, nbytes, number
+from fut.display.format import columns, interval, number
 from fut.display.picture import save
-from fut.estimation.changes import PassPlan
-from fut.methods.registry import method_of
 from fut.questions.memorization.maps import ABSENT, KINDS
 from fut.questions.memorization.result import Memorization
-
-
-class MapCosts(Protocol):
-    """What of a plan its costs are told from."""
-
-    @property
-    def items(self) -> Sequence[int]:
-        """Rows of the map."""
-
-    @property
-    def estimator(self) -> str:
-        """The method's name."""
-
-    @property
-    def retrained(self) -> int:
-        """Orders that are retrained at most."""
-
 
 TITLES = {
     "own": "the item itself",
@@ -41,34 +21,19 @@ TITLES = {
 COLOURS, BAD = "RdBu_r", "#999999"
 
 
-def costs(maps: MapCosts, plan: PassPlan | None, steps: int) -> str:
-    """What the question will cost, before it does."""
-    sweep = "no adjoint pass is needed"
-    if plan is not None:
-        sweep = (
-            f"one adjoint pass for {plan.readouts} read-outs: {plan.gradients:,} gradients, about {brief(plan.seconds)}, "
-            f"{nbytes(plan.nbytes)} on disk and {nbytes(plan.scratch)} of scratch meanwhile, before compression"
-        )
-    cells, said = len(maps.items) * steps, "retrained" if method_of(maps.estimator).capabilities.trains else "estimated"
-    return (
-        f"{sweep}; {cells:,} cells and {len(maps.items)} orders without an item are {said}; at most {maps.retrained} orders "
-        f"are retrained for intervals and comparison, {maps.retrained * steps:,} steps"
-    )
-
-
 def memorization(answer: Memorization) -> str:
     """What the maps say, a line each, and a row for every kind."""
     header = ["loss on", "without the item", "range over its steps", "± (90 %)"]
     rows = [
         [
             TITLES[kind],
-            f"{np.mean(answer.absence[kind]):+.5f}",
-            f"{np.ptp(answer.effects[kind], axis=1).mean():.5f}",
-            number(None if answer.half_widths is None else float(np.mean(answer.half_widths[kind])), ".2g"),
+            f"{np.mean(answer.maps.absence[kind]):+.5f}",
+            f"{np.ptp(answer.maps.effects[kind], axis=1).mean():.5f}",
+            number(None if answer.maps.half_widths is None else float(np.mean(answer.maps.half_widths[kind])), ".2g"),
         ]
         for kind in KINDS
     ]
-    general = answer.generalization
+    general, pairs = answer.generalization, len(answer.items) * len(answer.probe_groups.groups)
     lines = [
         f"{len(answer.items)} item{'' if len(answer.items) == 1 else 's'} over {answer.steps} steps, by {answer.estimator}; "
         "means over items in nats/token, against the reference order (negative is better)",
@@ -77,7 +42,7 @@ def memorization(answer: Memorization) -> str:
         "",
         _kept(answer),
         "does held-out text that is more like an item gain more from it? Spearman of similarity and gain "
-        f"{number(general['spearman'], '.3f')} over {len(answer.items) * len(answer.groups)} pairs of item and group",
+        f"{number(general['spearman'], '.3f')} over {pairs} pairs of item and group",
         answer.note,
     ]
     return "\n".join([*lines, *_checked(answer)])
@@ -144,7 +109,7 @@ def picture(answer: Memorization, path: Path) -> Path:
 
 
 def _map(figure: Any, axis: Any, answer: Memorization, kind: str) -> None:
-    values = 1e3 * np.asarray(answer.effects[kind], dtype=float)
+    values = 1e3 * np.asarray(answer.maps.effects[kind], dtype=float)
     limit = float(np.nanmax(np.abs(values))) or 1.0
     shown = axis.imshow(values, cmap=COLOURS, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axis.plot(answer.places, range(len(answer.items)), ".", color="black", markersize=2)

@@ -32,7 +32,7 @@ expectation over runs), positive where having the item lowers the loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,47 +40,59 @@ from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
 from fut.display.notebook import COLOURS, Displayable, labelled
-from fut.display.numbers import jsonable_fields
-from fut.questions.memorization.cells import CellFit, Checked, Floats
+from fut.display.numbers import flat_fields, from_fields, jsonable_fields
+from fut.questions.memorization.maps import CellFit, Checked, Floats, ProbeGroups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-QUESTION = "memorization"
 BANDS = 5
 
 
 @dataclass(frozen=True)
+class LossMaps:
+    """The maps, with their intervals, and what the items' absence changes [nats/token]; fields as in the module's text."""
+
+    effects: dict[str, list[list[float]]]
+    absence: dict[str, list[float]]
+    group_absence: list[list[float]]
+    half_widths: dict[str, list[list[float]]] | None = None
+    absence_half_widths: dict[str, list[float]] | None = None
+    sampling_sd: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Memorization(Displayable):
-    """The maps and what follows from them; fields as in the module's text, all plain lists and dictionaries."""
+    """The maps and what follows from them; fields as in the module's text, where those of both parts stand side by side.
+
+    Args:
+        estimator, steps, items, places, reference_losses: who answers, and about what.
+        maps: the loss by the step that an item stands at, and without it.
+        probe_groups: the held-out samples in groups, and how like every item is to them.
+        note: what the intervals rest on.
+        fits, checked: by retrained cells.
+        showing, unit, question: as in the module's text.
+    """
 
     estimator: str
     steps: int
     items: list[int]
     places: list[int]
     reference_losses: dict[str, list[float]]
-    effects: dict[str, list[list[float]]]
-    absence: dict[str, list[float]]
-    groups: list[list[int]]
-    similarity: list[list[float]]
-    near: list[int]
-    far: list[int]
-    group_absence: list[list[float]]
+    maps: LossMaps
+    probe_groups: ProbeGroups
     note: str
-    half_widths: dict[str, list[list[float]]] | None = None
-    absence_half_widths: dict[str, list[float]] | None = None
-    sampling_sd: dict[str, float] = field(default_factory=dict)
     fits: dict[str, CellFit] | None = None
     checked: dict[str, Checked] = field(default_factory=dict)
     showing: int = -1
     unit: str = "nats/token"
-    question: str = QUESTION
+    question: str = "memorization"
 
     @property
     def advantage(self) -> Floats:
         """How much lower the loss on item i is with it at step j than without it [n, T]: what is remembered of it."""
-        lower: Floats = np.asarray(self.absence["own"])[:, None] - np.asarray(self.effects["own"])
+        lower: Floats = np.asarray(self.maps.absence["own"])[:, None] - np.asarray(self.maps.effects["own"])
         return lower
 
     @property
@@ -113,11 +125,11 @@ class Memorization(Displayable):
         spearman: of similarity with that effect over all pairs of item and group, None where one does not vary.
         bands: pairs in five equal bands of similarity: their mean similarity and mean effect.
         """
-        pairs = np.asarray(self.similarity).ravel(), np.asarray(self.group_absence).ravel()
+        pairs = np.asarray(self.probe_groups.similarity).ravel(), np.asarray(self.maps.group_absence).ravel()
         order = np.argsort(pairs[0], kind="stable")
         bands = [part for part in np.array_split(order, BANDS) if len(part)]
         return {
-            "absence": {kind: float(np.mean(values)) for kind, values in self.absence.items()},
+            "absence": {kind: float(np.mean(values)) for kind, values in self.maps.absence.items()},
             "spearman": rank_correlation(*pairs),
             "bands": {
                 "similarity": [float(pairs[0][b].mean()) for b in bands],
@@ -127,17 +139,16 @@ class Memorization(Displayable):
 
     def as_dict(self) -> dict[str, Any]:
         derived = {name: getattr(self, name) for name in ("forgetting", "retention", "generalization")}
-        return jsonable_fields({"question": self.question} | asdict(self) | derived)
+        near = {"near": self.probe_groups.near, "far": self.probe_groups.far}
+        return jsonable_fields(flat_fields(self) | near | derived)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Memorization:
         """From `as_dict`; an effect that was not finite comes back as NaN."""
-        given = {f.name: content[f.name] for f in fields(cls) if f.name in content}
-        given["effects"] = {kind: np.asarray(rows, dtype=float).tolist() for kind, rows in given["effects"].items()}
-        given["checked"] = {k: Checked.from_dict(v) for k, v in given.get("checked", {}).items()}
-        if given.get("fits") is not None:
-            given["fits"] = {k: CellFit(**v) for k, v in given["fits"].items()}
-        return cls(**given)
+        effects = {kind: np.asarray(rows, dtype=float).tolist() for kind, rows in content["effects"].items()}
+        checked = {k: from_fields(Checked, v) for k, v in content.get("checked", {}).items()}
+        fits = None if content.get("fits") is None else {k: CellFit(**v) for k, v in content["fits"].items()}
+        return from_fields(cls, {**content, "effects": effects, "checked": checked, "fits": fits})
 
     def title(self) -> str:
         return f"loss on {len(self.items)} items by the step they stand at, minus the reference order's"
@@ -147,16 +158,16 @@ class Memorization(Displayable):
 
         absence: loss without it minus with it, on itself (low, high: 90 % interval), near it and far from it.
         """
-        half = self.absence_half_widths
+        half = self.maps.absence_half_widths
         rows = []
         for row, item in enumerate(self.items):
-            effects, absence = self.effects["own"][row], self.absence["own"][row]
+            effects, absence = self.maps.effects["own"][row], self.maps.absence["own"][row]
             spread = (None, None) if half is None else (absence - half["own"][row], absence + half["own"][row])
             best, worst = int(np.argmin(effects)), int(np.argmax(effects))
             rows.append(
                 {"item": item, "step": self.places[row], "loss": self.reference_losses["own"][row], "absence": absence}
                 | {"low": spread[0], "high": spread[1]}
-                | {f"absence_{kind}": self.absence[kind][row] for kind in ("near", "far", "probe")}
+                | {f"absence_{kind}": self.maps.absence[kind][row] for kind in ("near", "far", "probe")}
                 | {"best_step": best, "best": effects[best], "worst_step": worst, "worst": effects[worst]}
             )
         return rows
@@ -169,7 +180,7 @@ class Memorization(Displayable):
 
     def draw(self, axes: Axes) -> None:
         """The map of the loss on the items themselves: blue is better than in the reference order, red worse."""
-        values = np.asarray(self.effects["own"], dtype=float)
+        values = np.asarray(self.maps.effects["own"], dtype=float)
         limit = float(np.abs(values).max()) or 1.0
         shown = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
         axes.plot(self.places, range(len(self.items)), ".", color=COLOURS[-1], markersize=2)

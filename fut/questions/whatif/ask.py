@@ -15,11 +15,10 @@ from fut.methods.registry import ENDPOINTS, EXACT, method_of
 from fut.orders.editing import Edit, edited, only_edit
 from fut.protocols import Estimates, Value
 from fut.questions.context import QuestionContext
-from fut.questions.question import Question
-from fut.questions.request import ESTIMATOR, ORDER, Request, option
+from fut.questions.question import ESTIMATOR, ORDER, Question, Request, option
 from fut.questions.whatif import render
 from fut.questions.whatif.query import Query
-from fut.questions.whatif.result import Change, WhatIf, compare
+from fut.questions.whatif.result import Change, WhatIf
 from fut.readouts.readout import PROBE
 
 A = TypeVar("A")
@@ -80,9 +79,9 @@ class WhatIfs:
     """Answers what-if queries about a run; estimates are opened once and kept.
 
     Args:
-        context: what is asked. request: the method, the read-outs of queries that name none, the order that is edited where a
-        query names none, and whether
-            orders are retrained.
+        context: what is asked.
+        request: the method, the read-outs of queries that name none, the order that is edited where a query names none,
+            and whether orders are retrained.
     """
 
     def __init__(self, context: QuestionContext, request: WhatIfOptions[Any]) -> None:
@@ -191,11 +190,12 @@ class WhatIfs:
 
     def _compared(self, orders: Sequence[Order], readout: str, method: str, edit: str | None) -> list[Change]:
         estimates = self.estimates(readout, method, edit)
-        truth = self._truth(readout) if self._request.verify else None
-        answers = estimates if edit else lambda orders: estimates.edited(orders, [None] * len(orders))
-        return compare(
-            orders, answers, estimates.reference, lambda o, answer: self._remark(o, answer, estimates, edit), truth
-        )
+        truth = self._truth(readout) if self._request.verify else lambda order: None
+        answers = estimates(orders) if edit else estimates.edited(orders, [None] * len(orders))
+        return [
+            Change.of(answer, estimates.reference, self._remark(order, answer, estimates, edit), truth(order))
+            for order, answer in zip(orders, answers, strict=True)
+        ]
 
     def _truth(self, readout: str) -> Callable[[Order], float]:
         truths = self._context.service.truths(readout)

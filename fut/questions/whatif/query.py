@@ -11,7 +11,7 @@ from estimators.errors import OrderError
 from estimators.orders.order import Order
 from fut.orders.editing import FORM, Edit
 
-_FIELDS = ("id", "order", "edits", "readouts")
+FIELDS = ("id", "order", "edits", "readouts")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class QueryError(OrderError):
 
 
 def _read_object(content: Mapping[str, Any]) -> Query:
-    if unknown := set(content) - set(_FIELDS):
-        raise OrderError(f"query: expected {', '.join(_FIELDS)}, got {', '.join(sorted(unknown))}; correct the names")
+    if unknown := set(content) - set(FIELDS):
+        raise OrderError(f"query: expected {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}; correct the names")
     order, edits, readouts = content.get("order"), content.get("edits", []), content.get("readouts")
     if not (order is None or isinstance(order, (str, list, Order))):
         raise OrderError(f"query: expected `order` as a name or a list, got {order!r}; write [3, 1, 2, 0]")

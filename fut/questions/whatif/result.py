@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from estimators.orders.order import Order
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import jsonable, perplexity
 from fut.protocols import Value
@@ -35,6 +34,20 @@ class Change:
     source: str
     note: str
     truth: float | None = None
+
+    @classmethod
+    def of(cls, answer: Value, reference: float, remark: str = "", truth: float | None = None) -> Change:
+        """From what is said of an order.
+
+        Args:
+            answer: what is said.
+            reference: the reference order's value.
+            remark: what is to be said of the answer beside its own note.
+            truth: the value after retraining, where that was asked for.
+        """
+        note = f"{answer.note}; {remark}" if remark else answer.note
+        about = (answer.readout, answer.unit, answer.value, reference, answer.interval)
+        return cls(*about, answer.estimator, answer.source, note, truth)
 
     @property
     def delta(self) -> float:
@@ -87,28 +100,6 @@ class Change:
         values |= {n: float("nan") for n in ("value", "reference") if values[n] is None}
         interval = content["interval"]
         return cls(**values | {"readout": readout, "interval": None if interval is None else tuple(interval)})
-
-
-def compare(
-    orders: Sequence[Order],
-    estimate: Callable[[Sequence[Order]], Sequence[Value]],
-    reference: float,
-    remark: Callable[[Order, Value], str] = lambda order, found: "",
-    truth: Callable[[Order], float] | None = None,
-) -> list[Change]:
-    """What each order changes of one read-out.
-
-    estimate: orders -> an answer each. reference: the reference order's value. remark: what is to be said of an answer
-    beside its own note. truth: order -> the value after retraining in it; None to leave that out.
-    """
-    found = []
-    for order, answer in zip(orders, estimate(orders), strict=True):
-        more = remark(order, answer)
-        note = f"{answer.note}; {more}" if more else answer.note
-        known = None if truth is None else truth(order)
-        about = (answer.readout, answer.unit, answer.value, reference, answer.interval)
-        found.append(Change(*about, answer.estimator, answer.source, note, known))
-    return found
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from fut.display.format import amount, number
 from fut.display.scale import minus
 from fut.methods.registry import METHODS, base_name, is_baseline, method_of
 from fut.methods.reweighting.terms import stored_config
+from fut.questions.accuracy.leave_out import Datamodel
 from fut.questions.accuracy.render import in_order, title
 from fut.questions.accuracy.result import Verification
-from fut.questions.leave_out.score import Datamodel
 from fut.report.charts.scatter import scatter
 from fut.report.charts.svg import Chart
 from fut.report.entries import ChecklistRow, Missing, Tile, command
@@ -91,17 +91,17 @@ def compared(result: Verification, drawn: bool) -> Comparison:
 
 def left_out(result: Datamodel, drawn: bool) -> Comparison:
     """A result of `fut lds`; its charts if `drawn`."""
-    checked, size = result.verification, len(result.subsets[0])
+    size = len(result.subsets[0])
     words = (
         f"{len(result.subsets)} random subsets of {size} item{'' if size == 1 else 's'} ({100 * result.share:g} % of all) were "
         "left out in place, every other item in its step, and "
-        f"retrained ({checked.retrain_seconds:.2g} s each). LDS, the linear datamodeling score, is the Spearman correlation of "
+        f"retrained ({result.retrain_seconds:.2g} s each). LDS, the linear datamodeling score, is the Spearman correlation of "
         "estimated with retrained values over the subsets."
     )
-    header, rows = _table(checked)
+    header, rows = _table(result)
     header = [head.replace("Spearman", "LDS").replace("order", "subset") for head in header]
-    named = f"{len(result.subsets)} subsets left out, {title(checked)}"
-    return Comparison(named, words, checked.unit, header, rows, _charts(checked, "LDS") if drawn else [])
+    named = f"{len(result.subsets)} subsets left out, {title(result)}"
+    return Comparison(named, words, result.unit, header, rows, _charts(result, "LDS") if drawn else [])
 
 
 def _charts(result: Verification, rank: str = "Spearman") -> list[tuple[str, str, Chart]]:

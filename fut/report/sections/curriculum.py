@@ -57,7 +57,7 @@ class Search:
 def searched(record: RunRecord) -> list[Search]:
     """The searches of a run, the best first: by the retrained value where there is one, by the estimate else."""
     shown = record.read("search", lambda content: _search(record.run, Curriculum.from_dict(content)))
-    return sorted(shown, key=lambda s: (s.answer.retrained_loss is None, _sign(s.answer) * _value(s.answer)))
+    return sorted(shown, key=lambda s: (s.answer.truths.retrained_loss is None, _sign(s.answer) * _value(s.answer)))
 
 
 def gather(record: RunRecord) -> list[Search] | Missing:
@@ -75,38 +75,43 @@ def tiles(record: RunRecord) -> list[Tile]:
 
 
 def _best(answer: Curriculum) -> Tile:
-    if answer.retrained_loss is None:
+    if answer.truths.retrained_loss is None:
         words = f"against the reference order ({_sought(answer)}) is estimated for the best order found; it is not retrained."
-        return Tile(QUESTION, words, bare(answer.estimated_loss - answer.reference_loss, answer.unit), answer.unit)
-    value, others = answer.retrained_loss, []
-    if answer.best_random_loss is not None:
-        others.append((answer.best_random_loss, f"the best of {len(answer.random_losses)} random orders"))
-    if answer.best_heuristic_loss is not None:
-        others.append((answer.best_heuristic_loss, f"the best of {len(answer.heuristics)} named ones"))
+        return Tile(
+            QUESTION,
+            words,
+            bare(_value(answer) - answer.truths.reference_loss, answer.unit),
+            answer.unit,
+        )
+    value, others = answer.truths.retrained_loss, []
+    if answer.truths.best_random_loss is not None:
+        others.append((answer.truths.best_random_loss, f"the best of {len(answer.truths.random_losses)} random orders"))
+    if answer.truths.best_heuristic_loss is not None:
+        others.append((answer.truths.best_heuristic_loss, f"the best of {len(answer.truths.heuristics)} named ones"))
     beside = "".join(f"; {bare(value - other, answer.unit)} against {name}" for other, name in others)
     words = f"against the reference order ({_sought(answer)}), retrained, for the best order found{beside}."
-    return Tile(QUESTION, words, bare(value - answer.reference_loss, answer.unit), answer.unit)
+    return Tile(QUESTION, words, bare(value - answer.truths.reference_loss, answer.unit), answer.unit)
 
 
 def _value(answer: Curriculum) -> float:
-    return answer.estimated_loss if answer.retrained_loss is None else answer.retrained_loss
+    return answer.estimate.estimated_loss if answer.truths.retrained_loss is None else answer.truths.retrained_loss
 
 
 def _sign(answer: Curriculum) -> float:
-    return -1.0 if answer.maximize else 1.0
+    return -1.0 if answer.truths.maximize else 1.0
 
 
 def _sought(answer: Curriculum) -> str:
     """Which sign of a difference the search held for better, in words."""
-    return "positive is better" if answer.maximize else "negative is better"
+    return "positive is better" if answer.truths.maximize else "negative is better"
 
 
 def _search(run: Context, answer: Curriculum) -> Search:
-    best = sorted(answer.heuristics.items(), key=lambda pair: _sign(answer) * pair[1])
+    best = sorted(answer.truths.heuristics.items(), key=lambda pair: _sign(answer) * pair[1])
     cards = cards_of(Order.of(answer.order), run.reference)
-    named = [(name, beside(value, answer.reference_loss, answer.unit)) for name, value in best]
+    named = [(name, beside(value, answer.truths.reference_loss, answer.unit)) for name, value in best]
     written = ",".join(map(str, answer.order)) if all(isinstance(i, int) for i in answer.order) else str(answer.order)
-    label = f"search by {answer.estimator}, {difference(_value(answer) - answer.reference_loss, answer.unit)}"
+    label = f"search by {answer.estimator}, {difference(_value(answer) - answer.truths.reference_loss, answer.unit)}"
     arrangement = None if cards is None else Arrangement("found by search", label, cards)
     header = ["against", labelled("difference", answer.unit), "difference in perplexity"]
     return Search(
@@ -125,18 +130,18 @@ def _search(run: Context, answer: Curriculum) -> Search:
 def _headline(answer: Curriculum) -> str:
     value = minus(amount(_value(answer), answer.unit))
     shown = f", perplexity {perplexity(_value(answer)):.4f}" if answer.unit == "nats/token" else ""
-    how = "retrained" if answer.retrained_loss is not None else "estimated, not retrained yet"
+    how = "retrained" if answer.truths.retrained_loss is not None else "estimated, not retrained yet"
     return f"{value}{shown}, {how}"
 
 
 def _rivals(answer: Curriculum) -> Iterator[list[str]]:
     """Against whom, how the found order differs from it, and in perplexity where that is one."""
-    count = len(answer.random_losses)
+    truths, count = answer.truths, len(answer.truths.random_losses)
     names = {
-        "the reference order": answer.reference_loss,
-        f"the mean of {count} random orders": answer.mean_random_loss,
-        f"the best of {count} random orders": answer.best_random_loss,
-        f"the best of {len(answer.heuristics)} named orders, {answer.best_heuristic}": answer.best_heuristic_loss,
+        "the reference order": truths.reference_loss,
+        f"the mean of {count} random orders": truths.mean_random_loss,
+        f"the best of {count} random orders": truths.best_random_loss,
+        f"the best of {len(truths.heuristics)} named orders, {truths.best_heuristic}": truths.best_heuristic_loss,
     }
     for name, value in names.items():
         if value is not None:
@@ -149,14 +154,14 @@ def _rivals(answer: Curriculum) -> Iterator[list[str]]:
 
 def _compared(answer: Curriculum) -> Chart:
     """Retrained orders minus the reference order's value, by kind; the found order's estimate with its interval."""
-    reference, unit = answer.reference_loss, answer.unit
+    reference, unit = answer.truths.reference_loss, answer.unit
     rows: list[tuple[str, list[tuple[float, str]], str]] = [
         ("found order", [(_value(answer), "found order")], "found"),
-        ("random orders", [(v, "random order") for v in answer.random_losses], "random"),
-        ("named orders", [(v, name) for name, v in answer.heuristics.items()], "chosen"),
+        ("random orders", [(v, "random order") for v in answer.truths.random_losses], "random"),
+        ("named orders", [(v, name) for name, v in answer.truths.heuristics.items()], "chosen"),
     ]
     rows = [row for row in rows if row[1]]
-    ends = [*(answer.interval or ()), answer.estimated_loss, reference]
+    ends = [*(answer.estimate.interval or ()), answer.estimate.estimated_loss, reference]
     values = [v - reference for _, dots, _ in rows for v, _ in dots] + [v - reference for v in ends]
     x = NumberLine.around(wide("the found order beside random and named orders", 0), values, unit)
     shapes: Shapes = []
@@ -177,32 +182,32 @@ def _compared(answer: Curriculum) -> Chart:
 
 def _estimate(answer: Curriculum, x: NumberLine, y: float) -> Shapes:
     """The estimate's interval as a line, and the estimate as a small upright stroke."""
-    at = x(answer.estimated_loss - answer.reference_loss)
+    at = x(answer.estimate.estimated_loss - answer.truths.reference_loss)
     shapes: Shapes = [line([(at, y - 6), (at, y + 6)], "interval")]
-    if answer.interval is not None:
-        low, high = (x(v - answer.reference_loss) for v in answer.interval)
+    if answer.estimate.interval is not None:
+        low, high = (x(v - answer.truths.reference_loss) for v in answer.estimate.interval)
         shapes.append(line([(low, y), (high, y)], "interval"))
     return shapes
 
 
 def _progress(answer: Curriculum) -> Chart | None:
     """The best estimate so far against the number of orders estimated."""
-    if len(answer.history) < 2:
+    if len(answer.search.history) < 2:
         return None
-    reference = answer.reference_loss
-    scale = Scale.of([v - reference for _, v in answer.history], answer.unit)
+    reference, history = answer.truths.reference_loss, answer.search.history
+    scale = Scale.of([v - reference for _, v in history], answer.unit)
     frame = Chart("the best estimate so far against the orders estimated", height=230, right=16)
-    y = Axis.around([scale(v - reference) for _, v in answer.history], frame.inner[3], frame.top)
+    y = Axis.around([scale(v - reference) for _, v in history], frame.inner[3], frame.top)
     frame = frame.with_y(y, 4, labelled("Δ best estimate", scale.label))
     left, _, right, _ = frame.inner
-    x = Axis(0.0, float(max(answer.evaluations, 1)), left, right)
+    x = Axis(0.0, float(max(answer.search.evaluations, 1)), left, right)
     corners: list[tuple[float, float]] = []
-    for count, value in answer.history:
+    for count, value in history:
         level = y(scale(value - reference))
         corners += [(x(count), corners[-1][1] if corners else level), (x(count), level)]
-    corners.append((x(answer.evaluations), corners[-1][1]))
+    corners.append((x(answer.search.evaluations), corners[-1][1]))
     shapes: Shapes = [line(corners, "trace")]
-    for count, value in answer.history:
+    for count, value in history:
         said = f"after {count} estimates\n{beside(value, reference, answer.unit)}"
         shapes.append(Dot(x(count), y(scale(value - reference)), "estimate", said, 2.4))
     return replace(frame, x=x.ticks(5), x_label="orders estimated", shapes=shapes)

@@ -10,8 +10,7 @@ import numpy as np
 from fut.display.agreement import BY_KEY, Column
 from fut.display.format import amount, number
 from fut.display.scale import minus
-from fut.questions.memorization.cells import Checked
-from fut.questions.memorization.maps import ABSENT
+from fut.questions.memorization.maps import ABSENT, Checked
 from fut.questions.memorization.result import Memorization
 from fut.report.charts.curves import Curve, bars, curve
 from fut.report.charts.heatmap import Heatmap, heatmap
@@ -109,12 +108,12 @@ def remembered(answer: Memorization, place: int, row: str = "batch") -> Remember
         [_forgetting(answer, one), *_retention(answer, one), _generalization(answer, one)],
         *_checked(answer.checked, row, unit),
         answer.note,
-        answer.half_widths is not None,
+        answer.maps.half_widths is not None,
     )
 
 
 def _map(key: str, answer: Memorization, kind: str, row: str) -> Heatmap:
-    values = np.array(answer.effects[kind], dtype=float)
+    values = np.array(answer.maps.effects[kind], dtype=float)
     marks = list(enumerate(answer.places)) if len(answer.items) <= MARKED else []
     about = f"Heatmap of the loss by the step at which each {row} of {len(values)} stands, against the reference order"
     return heatmap(key, values, answer.unit, about, "change of the loss", row, names=answer.items, marks=marks)

@@ -20,8 +20,8 @@ from fut.errors import ExtraError
 from fut.estimation.accuracy import accuracy
 from fut.estimation.calibration import Calibrated
 from fut.estimation.results import Estimate, Estimates
+from fut.questions.accuracy.leave_out import Datamodel
 from fut.questions.accuracy.result import Verification
-from fut.questions.leave_out.score import Datamodel
 from fut.questions.whatif.result import Change, WhatIf
 
 matplotlib.use("Agg")
@@ -54,7 +54,7 @@ def results(run: fut.Run) -> dict[str, Displayable]:
         "verification": verification(),
         "memorization": run.memorize(groups=2),
         "domains": run.domains("loss:2", places=3),
-        "datamodel": Datamodel([[0], [1], [2], [3]], 0.25, 0, verification()),
+        "datamodel": Datamodel(**vars(verification()), subsets=[[0], [1], [2], [3]], share=0.25, seed=0),
         "whatif": WhatIf("identity", ["swap:0,1"], [1, 0], "00ff", [change, accurate]),
         "whatif, one unit": WhatIf("identity", [], [0, 1], "00ff", [change]),
     }
@@ -126,7 +126,7 @@ def test_tables_hold_the_numbers(own_run: Path) -> None:
     assert np.allclose(table["calibrated"], fit.fit.offset + fit.fit.slope * table["estimate"])
     assert isinstance(fit, Calibrated)
     assert verification().to_pandas().set_index("estimator")["skill"]["reference"] == 0.0
-    assert "lds" in Datamodel([[0]], 0.5, 0, verification()).to_pandas()
+    assert "lds" in Datamodel(**vars(verification()), subsets=[[0]], share=0.5, seed=0).to_pandas()
 
 
 def test_pictures_show_what_they_are_given(small_run: fut.Run) -> None:

@@ -172,12 +172,12 @@ def test_searches_are_shown_best_first(own_run: Path, tmp_path: Path) -> None:
     said = words(run.report(tmp_path / "page.html", samples=0).path.read_text())
     assert "estimated, not retrained yet" in said
     second = run.search(evaluations=20, verify=2, finalists=1, heuristics=["reverse"], seed=3)
-    assert first.retrained_loss is None
-    assert second.retrained_loss is not None
+    assert first.truths.retrained_loss is None
+    assert second.truths.retrained_loss is not None
     text = run.report(tmp_path / "page.html", samples=0).path.read_text()
     said = words(text)
     assert said.index("retrained") < said.index("1 more search")
-    assert f"{second.retrained_loss:.5f} nats/token" in said.partition("1 more search")[0]
+    assert f"{second.truths.retrained_loss:.5f} nats/token" in said.partition("1 more search")[0]
     assert "reverse" in said
     data = json.loads(re.findall(r'id="board-data">(.*?)</script>', text, re.DOTALL)[0])
     assert second.order in [a["order"] for a in data["arrangements"]]

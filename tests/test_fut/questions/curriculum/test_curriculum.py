@@ -16,10 +16,15 @@ from fut.questions.curriculum.assignment import assign, total
 from fut.questions.curriculum.constraints import Constraints
 from fut.questions.curriculum.evaluator import BATCH, Budget, Evaluator
 from fut.questions.curriculum.genetic import order_crossover
-from fut.questions.curriculum.local_search import LocalSearch
-from fut.questions.curriculum.result import Curriculum
-from fut.questions.curriculum.search import Found, arrangement_of, comparable, distinct, search
-from fut.questions.curriculum.surrogate import Surrogate
+from fut.questions.curriculum.local_search import LocalSearch, Surrogate
+from fut.questions.curriculum.result import (
+    Curriculum,
+    OrderEstimate,
+    RetrainedOrders,
+    SearchCost,
+    SearchCourse,
+)
+from fut.questions.curriculum.search import SearchResult, arrangement_of, comparable, distinct, search
 
 ITEMS = 7
 REFERENCE = Order.of(range(ITEMS))
@@ -117,7 +122,7 @@ def test_evaluations_are_counted_and_none_is_asked_twice(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["local", "genetic"])
 def test_evaluations_and_seed_decide_the_result(method: str) -> None:
-    def run(seed: int) -> Found:
+    def run(seed: int) -> SearchResult:
         land = Landscape(10, 6)
         return search(land, Order.of(range(10)), land.table, method=method, budget=Budget(200), seed=seed)
 
@@ -291,27 +296,11 @@ def test_other_orders_are_compared_within_the_constraints() -> None:
 def answer() -> Curriculum:
     return Curriculum(
         order=[1, 0],
-        estimated_loss=2.0,
-        interval=(1.9, 2.1),
-        note="n",
-        reevaluated_loss=2.02,
-        reevaluated_by="replay-exact",
-        reevaluated_note="r",
-        retrained_loss=2.05,
-        reference_loss=2.2,
-        random_losses=[2.3, 2.1, 2.2],
-        heuristics={"reverse": 2.15, "identity": 2.2},
-        finalists=[],
-        history=[(1, 2.5), (7, 2.0)],
-        evaluations=9,
-        seconds=1.0,
-        retrain_seconds=2.0,
-        retraining_seconds=12.0,
-        precompute_gradients=40,
-        precompute_training_runs=10.0,
-        method="local",
+        estimate=OrderEstimate(2.0, (1.9, 2.1), "n", 2.02, "replay-exact", "r"),
+        truths=RetrainedOrders(2.05, 2.2, [2.3, 2.1, 2.2], {"reverse": 2.15, "identity": 2.2}, []),
+        search=SearchCourse([(1, 2.5), (7, 2.0)], 9, 1.0, "local", 0),
+        cost=SearchCost(2.0, 12.0, 40, 10.0),
         estimator="adjoint",
-        seed=0,
     )
 
 
@@ -330,7 +319,7 @@ def test_the_answer_survives_json(answer: Curriculum) -> None:
     again = Curriculum.from_dict(found)
     assert again.as_dict() == found
     worse = Curriculum.from_dict(found | {"maximize": True, "unit": ""})
-    assert worse.best_random_loss == 2.3
+    assert worse.truths.best_random_loss == 2.3
     assert worse.gains["reference"] == {"value": pytest.approx(-0.15), "perplexity": None}
     bare = Curriculum.from_dict(found | {"retrained_loss": None, "random_losses": [], "heuristics": {}})
     assert bare.as_dict()["gain"]["best_random"] is None

@@ -31,50 +31,50 @@ def test_what_is_found_is_really_retrained_beside_the_others(own_run: Path) -> N
     found = run.search(evaluations=60, verify=5, seed=3, finalists=2)
     order = Order.of(found.order)
     assert sorted(found.order) == list(range(run.items))
-    assert found.retrained_loss == run.retrain(order).loss
-    assert found.random_losses == [run.retrain(o).loss for o in random_orders(run.reference, 5, 3)]
+    assert found.truths.retrained_loss == run.retrain(order).loss
+    assert found.truths.random_losses == [run.retrain(o).loss for o in random_orders(run.reference, 5, 3)]
     named = run.orders.named()
-    assert found.heuristics == {name: run.retrain(o).loss for name, o in named.items()}
+    assert found.truths.heuristics == {name: run.retrain(o).loss for name, o in named.items()}
     assert {"identity", "reverse"} < set(named)
-    assert found.retrained_loss == min(f["retrained_loss"] for f in found.finalists)
-    assert found.retrained_loss < min(found.random_losses)
-    assert found.estimated_loss == pytest.approx(run.estimate([order], known=False)[0].value)
-    assert found.interval == pytest.approx(run.estimate([order], known=False)[0].interval)
+    assert found.truths.retrained_loss == min(f["retrained_loss"] for f in found.truths.finalists)
+    assert found.truths.retrained_loss < min(found.truths.random_losses)
+    assert found.estimate.estimated_loss == pytest.approx(run.estimate([order], known=False)[0].value)
+    assert found.estimate.interval == pytest.approx(run.estimate([order], known=False)[0].interval)
     again = raw_estimates(run.methods.open("replay-exact"), [order])[0][0]
-    assert (found.reevaluated_by, found.reevaluated_loss) == ("replay-exact", again)
-    assert found.evaluations <= 60
-    assert found.retrain_seconds is not None
+    assert (found.estimate.reevaluated_by, found.estimate.reevaluated_loss) == ("replay-exact", again)
+    assert found.search.evaluations <= 60
+    assert found.cost.retrain_seconds is not None
     (kept,) = RunArchive(own_run).read("search")
     assert kept == json.loads(json.dumps(found.as_dict()))
     assert Curriculum.from_dict(kept).as_dict() == kept
     repeated = run.search(evaluations=60, verify=5, seed=3, finalists=2)
-    assert repeated.as_dict() | {"seconds": found.seconds} == found.as_dict(), "nothing is trained twice"
+    assert repeated.as_dict() | {"seconds": found.search.seconds} == found.as_dict(), "nothing is trained twice"
     assert len(list((own_run / "answers").glob("search-*.json"))) == 1
 
 
 def test_an_estimate_outside_the_calibrated_range_says_so(own_run: Path) -> None:
     run = fut.open(own_run, device="cpu")
     bare = run.search(evaluations=30, verify=0)
-    assert bare.interval is None
-    assert "not calibrated on this run" in bare.note
-    assert bare.retrained_loss is None
+    assert bare.estimate.interval is None
+    assert "not calibrated on this run" in bare.estimate.note
+    assert bare.truths.retrained_loss is None
     assert not (own_run / "retrained").exists(), "verify=0 retrains nothing"
     run.calibrate(4)
     found = run.search(evaluations=30, verify=0)
-    assert found.interval is not None
-    assert "outside their range" in found.note
-    assert "trust the retrained figure" in found.note
+    assert found.estimate.interval is not None
+    assert "outside their range" in found.estimate.note
+    assert "trust the retrained figure" in found.estimate.note
 
 
 def test_constraints_hold_for_everything_that_is_retrained(small_run: fut.Run) -> None:
     within = Constraints.of(prefix=[2], precedence=[[4, 0]])
     found = small_run.search(evaluations=24, verify=3, constraints=within, heuristics=["reverse"], seed=1)
-    assert found.evaluations <= 12
-    orders = [found.order, *(f["order"] for f in found.finalists)]
+    assert found.search.evaluations <= 12
+    orders = [found.order, *(f["order"] for f in found.truths.finalists)]
     assert all(o[0] == 2 and o.index(4) < o.index(0) for o in orders)
     repaired = small_run.retrain([2, 4, 3, 1, 0]).loss
-    assert found.heuristics == {"reverse": repaired}, "a named order is brought within the constraints"
-    assert found.constraints == within.as_dict()
+    assert found.truths.heuristics == {"reverse": repaired}, "a named order is brought within the constraints"
+    assert found.search.constraints == within.as_dict()
 
 
 def test_items_of_a_step_and_several_epochs_are_arranged(make_run: MakeRun) -> None:
@@ -82,7 +82,7 @@ def test_items_of_a_step_and_several_epochs_are_arranged(make_run: MakeRun) -> N
     found = run.search(evaluations=50, verify=2, heuristics=["reverse"])
     assert sorted(i for step in found.order for i in step) == sorted([*range(6), *range(6)])
     assert all(len(step) == 2 for step in found.order)
-    assert found.retrained_loss == run.retrain(found.order).loss
+    assert found.truths.retrained_loss == run.retrain(found.order).loss
     with pytest.raises(OrderError, match="got 1, which it holds 2 times"):
         run.search(evaluations=5, constraints=Constraints.of(prefix=[1]))
 
@@ -92,9 +92,9 @@ def test_the_search_does_without_an_expansion(make_run: MakeRun) -> None:
     run.cache(["gradient", "norm"])
     found = run.search(evaluations=30, estimator="replay", verify=0)
     assert found.estimator == "replay"
-    assert found.evaluations == 24, "every order there is"
+    assert found.search.evaluations == 24, "every order there is"
     values = raw_estimates(run.methods.open("replay"), [Order.of(p) for p in permutations(range(4))])[0]
-    assert found.history[-1][1] == min(values)
+    assert found.search.history[-1][1] == min(values)
     with pytest.raises(NotCachedError, match="expected a table of positions for the method `assignment`"):
         run.search(method="assignment", estimator="replay")
 
@@ -103,22 +103,22 @@ def test_another_read_out_may_be_sought_and_maximized(make_run: MakeRun) -> None
     run = make_run(adjoint={"readouts": ["probe", "accuracy"]})
     found = run.search(evaluations=40, readout="accuracy", maximize=True, verify=3, heuristics=["reverse"])
     asked = run.context.readouts.get("accuracy")
-    assert found.retrained_loss == run.context.readouts.truth(asked, run.retrain(found.order))
-    assert found.best_random_loss == max(found.random_losses)
+    assert found.truths.retrained_loss == run.context.readouts.truth(asked, run.retrain(found.order))
+    assert found.truths.best_random_loss == max(found.truths.random_losses)
     assert found.as_dict()["perplexity"] is None
     least = run.search(evaluations=40, readout="accuracy", verify=0)
-    assert least.history[-1][1] < run.context.readouts.at_reference(asked) < found.history[-1][1]
+    assert least.search.history[-1][1] < run.context.readouts.at_reference(asked) < found.search.history[-1][1]
 
 
 def test_other_read_outs_of_the_retrained_orders_are_told(small_run: fut.Run, cli: Cli) -> None:
     found = small_run.search(evaluations=10, verify=2, heuristics=[], also=["item:2", "accuracy"])
     for name in ("item:2", "accuracy"):
-        asked, told = small_run.context.readouts.get(name), found.also[name]
+        asked, told = small_run.context.readouts.get(name), found.truths.also[name]
         assert told["found"] == small_run.context.readouts.truth(asked, small_run.retrain(found.order))
         assert told["reference"] == small_run.context.readouts.at_reference(asked)
         randoms = [small_run.retrain(o) for o in random_orders(small_run.reference, 2, 0)]
         assert told["random"] == [small_run.context.readouts.truth(asked, r) for r in randoms]
-    assert found.also["accuracy"]["unit"] != "nats/token"
+    assert found.truths.also["accuracy"]["unit"] != "nats/token"
     assert {row.get("read-out") for row in found.rows()} == {None, "item:2", "accuracy"}
     asked_for = ["--evaluations", 10, "--verify", 2, "--heuristics", "none", "--also", "item:2"]
     assert "item:2, which was not sought: found " in cli("search", small_run.path, *asked_for).out
@@ -128,9 +128,9 @@ def test_a_search_begins_where_it_is_told(small_run: fut.Run) -> None:
     start = small_run.order("reverse").replace(0, 1)
     found = small_run.search(evaluations=3, start=start, method="genetic", verify=2)
     assert sorted(found.order) == [1, 1, 2, 3, 4], "it arranges the start's items"
-    assert found.start == start.tolist()
-    assert found.history[0][1] == pytest.approx(raw_estimates(small_run.methods.open("adjoint"), [start])[0][0])
-    assert found.heuristics == {}, "named orders hold other items"
+    assert found.search.start == start.tolist()
+    assert found.search.history[0][1] == pytest.approx(raw_estimates(small_run.methods.open("adjoint"), [start])[0][0])
+    assert found.truths.heuristics == {}, "named orders hold other items"
     with pytest.raises(UsageError, match="hold the start's items in steps of the same lengths, got identity"):
         small_run.search(evaluations=3, start=start, verify=2, heuristics=["identity"])
 
@@ -168,10 +168,10 @@ def test_where_coordinates_are_sampled_the_other_half_judges(make_run: MakeRun) 
     assert reference == run.reference_loss
     best = run.search(evaluations=40, verify=0)
     searched, judged = (raw_estimates(e, [Order.of(best.order)])[0][0] for e in (first, second))
-    assert best.history[-1][1] == searched
-    assert best.estimated_loss == judged != searched
-    assert "half of the sampled coordinates that the search did not ask" in best.note
-    assert "its sampling error over coordinates alone" in best.note
+    assert best.search.history[-1][1] == searched
+    assert best.estimate.estimated_loss == judged != searched
+    assert "half of the sampled coordinates that the search did not ask" in best.estimate.note
+    assert "its sampling error over coordinates alone" in best.estimate.note
 
 
 def test_a_half_of_everything_is_everything(small_run: fut.Run) -> None:

@@ -18,12 +18,11 @@ from fut.api.questions import question_context
 from fut.data.labels import checked_labels, quantile_labels
 from fut.errors import UsageError
 from fut.estimation.facts import ContextFacts
-from fut.estimation.results import Estimate
 from fut.orders.scores import Difficulty
 from fut.questions.domains.ask import labels_of
-from fut.questions.domains.blocks import arrangements, domain_order, placed_block
+from fut.questions.domains.blocks import arrangements, domain_order, placed_block, placements
 from fut.questions.domains.estimates import DomainEstimates
-from fut.questions.domains.result import Domains, Entry, asked_orders, compare, difference, domains
+from fut.questions.domains.result import Answer, Domains, Entry, asked_orders, compare, difference, domains
 from fut.questions.outliers import outlier_note
 from storage import read_json
 
@@ -35,11 +34,11 @@ def loss_of(order: Order) -> float:
     return sum((step + 1) * item**2 for step, (item,) in enumerate(order.steps))
 
 
-def estimate(orders: Sequence[Order]) -> list[Estimate]:
+def estimate(orders: Sequence[Order]) -> list[Answer]:
     """Off by a half, with an interval that holds the truth."""
     reference = loss_of(REFERENCE)
     found = [loss_of(o) + 0.5 * (o != REFERENCE) for o in orders]
-    return [Estimate(v, v - reference, (v - 1, v + 1), "made", o.digest) for v, o in zip(found, orders, strict=True)]
+    return [Answer(value, value - reference, (value - 1, value + 1), "made") for value in found]
 
 
 def test_labels_as_a_mapping_or_a_list() -> None:
@@ -116,13 +115,13 @@ def test_every_question_is_asked_in_its_place() -> None:
     truths = {domain_order(REFERENCE, LABELS, ["code", "web", "books"]): 100.0}
     asked: list[int] = []
 
-    def far(orders: Sequence[Order]) -> list[Estimate]:
+    def far(orders: Sequence[Order]) -> list[Answer]:
         asked.append(len(orders))
         return estimate(orders)
 
-    entries, placed = domains(
-        far, estimate, truths.get, REFERENCE, LABELS, [("web", "books", "code"), ("code", "web", "books")], [2], 3
-    )
+    sequences = [("web", "books", "code"), ("code", "web", "books")]
+    arranged = [(sequence, domain_order(REFERENCE, LABELS, sequence)) for sequence in sequences]
+    entries, placed = domains(far, estimate, truths.get, arranged, placements(REFERENCE, LABELS, [2], 3))
     assert asked == [2 + 9], "one call for all orders that move domains"
     assert [e.name for e in entries] == ["web>books>code", "code>web>books"]
     assert entries[1].order == [2, 0, 3, 1, 4, 5]
@@ -344,7 +343,9 @@ def test_the_command_tells_and_draws(asked: fut.Run, cli: Cli, tmp_path: Path) -
 
 
 def test_estimates_train_nothing_and_what_trains_says_so(asked: fut.Run) -> None:
-    far, close = asked_orders(asked.reference, LABELS, arrangements(list(LABELS), 6, 0), [1], 3)
+    sequences = arrangements(list(LABELS), 6, 0)
+    arranged = [(sequence, domain_order(asked.reference, LABELS, sequence)) for sequence in sequences]
+    far, close = asked_orders(arranged, placements(asked.reference, LABELS, [1], 3))
     trained = lambda: len(list((asked.path / "retrained").glob("*/*.h5")))  # noqa: E731
     asking = DomainEstimates(question_context(asked.context), "adjoint", "probe", 3)
     plain = [a.value for a in asking.estimate(far)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,26 @@ from estimators.errors import OrderError
 from estimators.orders.order import Order
 from fut.estimation.results import Changes
 from fut.orders.editing import place_of, with_item_at
-from fut.questions.memorization.cells import check_cells, distance_scales, fit_cells, heatmap_error
 from fut.questions.memorization.maps import (
     ABSENT,
     KINDS,
     Cells,
     Maps,
-    Near,
+    ProbeGroups,
+    by_kind,
+    check_cells,
+    distance_scales,
     draw_cells,
     estimate_maps,
+    fit_cells,
     fit_maps,
+    heatmap_error,
 )
-from fut.questions.memorization.result import Memorization
+from fut.questions.memorization.result import LossMaps, Memorization
 
 ITEMS, STEPS = 5, 5
 REFERENCE = Order.of(range(STEPS))
-NEAR = Near([[0, 2], [1, 3]], np.array([[0.5, 0.1], [0.1, 0.5], [0.3, 0.3], [0.9, 0.2], [0.0, 0.1]]), ["g0", "g1"])
+GROUPS = ProbeGroups([[0, 2], [1, 3]], [[0.5, 0.1], [0.1, 0.5], [0.3, 0.3], [0.9, 0.2], [0.0, 0.1]])
 
 
 def truth_of(order: Order, name: str) -> float:
@@ -36,7 +41,7 @@ def truth_of(order: Order, name: str) -> float:
     if name.startswith("item:"):
         item = int(name.removeprefix("item:"))
         return 0.1 * (item + 1) * at.get(item, 20)
-    share = {"probe": 0.01, "g0": 0.02, "g1": 0.03}[name]
+    share = {"probe": 0.01, "probe:0of2": 0.02, "probe:1of2": 0.03}[name]
     return share * sum(step * (item + 1) ** 2 for item, step in at.items())
 
 
@@ -76,11 +81,11 @@ def test_one_of_several_showings_is_moved() -> None:
 
 
 def test_every_cell_is_its_order(ticks: list[int]) -> None:
-    maps = estimate_maps(estimate, REFERENCE, range(ITEMS), NEAR, tick=lambda: ticks.append(1))
+    maps = estimate_maps(estimate, REFERENCE, range(ITEMS), GROUPS, tick=lambda: ticks.append(1))
     assert len(ticks) == ITEMS
     assert maps.effects.shape == (4, ITEMS, STEPS)
     for i in range(ITEMS):
-        names = [f"item:{i}", NEAR.names[NEAR.near[i]], NEAR.names[NEAR.far[i]], "probe"]
+        names = [f"item:{i}", GROUPS.names[GROUPS.near[i]], GROUPS.names[GROUPS.far[i]], "probe"]
         for j in range(STEPS):
             moved = REFERENCE.move(i, j)
             expected = [truth_of(moved, n) - truth_of(REFERENCE, n) for n in names]
@@ -88,7 +93,7 @@ def test_every_cell_is_its_order(ticks: list[int]) -> None:
         assert not maps.effects[:, i, i].any()
         without = REFERENCE.without([i])
         assert maps.absence[:, i] == pytest.approx([truth_of(without, n) - truth_of(REFERENCE, n) for n in names])
-        groups = [truth_of(without, n) - truth_of(REFERENCE, n) for n in NEAR.names]
+        groups = [truth_of(without, n) - truth_of(REFERENCE, n) for n in GROUPS.names]
         assert maps.group_absence[i] == pytest.approx(groups)
     assert maps.variances == pytest.approx(np.full((4, ITEMS, STEPS), 4e-6))
 
@@ -99,8 +104,8 @@ def ticks() -> list[int]:
 
 
 def test_near_and_far_are_the_most_and_least_alike_the_first_of_equals() -> None:
-    assert NEAR.near == [0, 1, 0, 0, 1]
-    assert NEAR.far == [1, 0, 0, 1, 0]
+    assert GROUPS.near == [0, 1, 0, 0, 1]
+    assert GROUPS.far == [1, 0, 0, 1, 0]
 
 
 def test_cells_are_drawn_apart_and_never_the_own_step() -> None:
@@ -163,13 +168,14 @@ def test_the_error_of_a_map_is_relative_to_its_spread() -> None:
 
 
 def made(noise: float = 0.0, cells: Cells | None = None) -> tuple[Maps, Memorization]:
-    maps = estimate_maps(estimate, REFERENCE, range(ITEMS), NEAR)
-    truth = None if cells is None else true_changes(cells) * (1 + noise)
+    maps = estimate_maps(estimate, REFERENCE, range(ITEMS), GROUPS)
+    cells = cells or Cells([], [])
+    truth = true_changes(cells) * (1 + noise)
     fitted = fit_maps(maps, range(ITEMS), cells, truth)
     compared = Cells([(0, 3), (1, 0), (4, 2)], [0, 1, 2])
 
-    def by_kind(values: np.ndarray | None) -> dict[str, list[Any]]:
-        return {kind: values[k].tolist() for k, kind in enumerate(KINDS)} if values is not None else {}
+    def listed(values: np.ndarray | None) -> dict[str, Any] | None:
+        return None if values is None else by_kind(values)
 
     references = {kind: [1.0] * ITEMS for kind in KINDS}
     return maps, Memorization(
@@ -178,17 +184,15 @@ def made(noise: float = 0.0, cells: Cells | None = None) -> tuple[Maps, Memoriza
         list(range(ITEMS)),
         list(range(ITEMS)),
         references,
-        by_kind(fitted.effects),
-        by_kind(fitted.absence),
-        NEAR.groups,
-        NEAR.similarity.tolist(),
-        NEAR.near,
-        NEAR.far,
-        maps.group_absence.tolist(),
+        LossMaps(
+            by_kind(fitted.effects),
+            by_kind(fitted.absence),
+            maps.group_absence.tolist(),
+            listed(fitted.half),
+            listed(fitted.absence_half),
+        ),
+        GROUPS,
         "note",
-        by_kind(fitted.half) or None,
-        by_kind(fitted.absence_half) or None,
-        {},
         fitted.fits or None,
         fitted.check(range(ITEMS), compared, true_changes(compared)),
     )
@@ -197,33 +201,33 @@ def made(noise: float = 0.0, cells: Cells | None = None) -> tuple[Maps, Memoriza
 def true_changes(cells: Cells) -> np.ndarray:
     orders = cells.orders(REFERENCE, range(ITEMS), -1)
     rows = zip(cells.rows, orders, strict=True)
-    names = [[f"item:{r}", NEAR.names[NEAR.near[r]], NEAR.names[NEAR.far[r]], "probe"] for r, _ in rows]
+    names = [[f"item:{r}", GROUPS.names[GROUPS.near[r]], GROUPS.names[GROUPS.far[r]], "probe"] for r, _ in rows]
     return np.array(
         [[truth_of(o, n) - truth_of(REFERENCE, n) for n in of] for o, of in zip(orders, names, strict=True)]
-    )
+    ).reshape(-1, len(KINDS))
 
 
 def test_maps_are_corrected_by_what_was_retrained() -> None:
     cells = Cells([(0, 2), (1, 4), (2, 0), (3, 1), (4, 0), (2, 4)], [1, 2, 3])
     maps, found = made(0.5, cells)
-    assert np.array(found.effects["own"]) == pytest.approx(1.5 * maps.effects[0])
+    assert np.array(found.maps.effects["own"]) == pytest.approx(1.5 * maps.effects[0])
     assert found.fits is not None
     assert found.fits["own"].slope == pytest.approx(1.5)
     assert found.fits[ABSENT + "own"].slope == 1.0, "three orders fit no slope"
-    assert found.half_widths is not None
-    assert np.diag(found.half_widths["near"]).tolist() == [0.0] * ITEMS
+    assert found.maps.half_widths is not None
+    assert np.diag(found.maps.half_widths["near"]).tolist() == [0.0] * ITEMS
     assert found.checked["own"].cells == [[0, 3], [1, 0], [4, 2]]
     assert found.checked[ABSENT + "probe"].cells == [[0], [1], [2]]
     plain = made()[1]
-    assert plain.half_widths is None
+    assert plain.maps.half_widths is None
     assert plain.checked["own"].measures["heatmap_error"] == pytest.approx(0)
     assert plain.checked["own"].measures["coverage"] is None
 
 
 def test_too_few_orders_without_an_item_leave_absence_without_intervals() -> None:
     found = made(0.0, Cells([(0, 2), (1, 4), (2, 0)], [1]))[1]
-    assert found.half_widths is not None
-    assert found.absence_half_widths is None
+    assert found.maps.half_widths is not None
+    assert found.maps.absence_half_widths is None
 
 
 def test_curves_follow_from_the_maps() -> None:
@@ -236,7 +240,8 @@ def test_curves_follow_from_the_maps() -> None:
     kept = found.retention
     assert kept["best_step"] == 0
     assert kept["share"] == pytest.approx([1, 0.95, 0.9, 0.85, 0.8])
-    worse = Memorization(**{**vars(found), "absence": {**found.absence, "own": [-100.0] * ITEMS}})
+    forgotten = replace(found.maps, absence={**found.maps.absence, "own": [-100.0] * ITEMS})
+    worse = replace(found, maps=forgotten)
     assert worse.retention["share"] is None, "nothing is remembered where absence is better"
 
 

@@ -30,7 +30,7 @@ from fut.methods.adjoint.pipeline import expansion_cost
 from fut.methods.curvature_batches import balanced_samples, pooled_products, small_size
 from fut.models.autodiff import hessian_vectors_one_sided
 from fut.orders.editing import with_item_at
-from fut.questions.memorization.ask import MapPlan, MemorizeRequest, pass_of, plan_of
+from fut.questions.memorization.ask import MemorizeRequest, ResolvedRequest, pass_of, resolve
 from fut.questions.memorization.maps import KINDS
 from fut.questions.memorization.result import Memorization
 from storage import IdentityError, read_json
@@ -46,8 +46,8 @@ def mapped(make_run: MakeRun) -> fut.Run:
     return run
 
 
-def planned(run: fut.Run, **fields: Any) -> MapPlan:
-    return plan_of(MemorizeRequest(**fields), question_context(run.context))
+def planned(run: fut.Run, **fields: Any) -> ResolvedRequest:
+    return resolve(MemorizeRequest(**fields), question_context(run.context))
 
 
 def answers(run: fut.Run) -> list[Path]:
@@ -55,8 +55,8 @@ def answers(run: fut.Run) -> list[Path]:
 
 
 def test_several_read_outs_at_once_are_those_asked_one_by_one(mapped: fut.Run) -> None:
-    asked = planned(mapped, groups=2)
-    expansion = expansion_for(mapped.context, asked.shared, asked.items)
+    resolved = planned(mapped, groups=2)
+    expansion = expansion_for(mapped.context, resolved.shared, resolved.items)
     own = fut.open(mapped.path, device="cpu")
     shutil.copytree(expansion.directory, mapped.path / "adjoint")
     try:
@@ -88,42 +88,42 @@ def test_a_sample_of_coordinates_knows_its_variance(make_run: MakeRun) -> None:
         assert variances[0, k].item() == pytest.approx(single.variances(position)[0])
     assert not variances[1].any()
     found = run.memorize(items=[1], groups=2)
-    assert found.sampling_sd["own"] > 0
+    assert found.maps.sampling_sd["own"] > 0
     assert "sampling error over coordinates" in found.note
 
 
 def test_maps_are_near_what_retraining_says_of_every_cell(mapped: fut.Run) -> None:
     found, true = mapped.memorize(groups=2), mapped.memorize(groups=2, estimator="retrain")
     for kind in KINDS:
-        guess, real = np.array(found.effects[kind]), np.array(true.effects[kind])
+        guess, real = np.array(found.maps.effects[kind]), np.array(true.maps.effects[kind])
         assert np.linalg.norm(guess - real) < 0.1 * np.linalg.norm(real), kind
-        absent, really = np.array(found.absence[kind]), np.array(true.absence[kind])
+        absent, really = np.array(found.maps.absence[kind]), np.array(true.maps.absence[kind])
         assert np.linalg.norm(absent - really) < 0.15 * np.linalg.norm(really), kind
         assert np.diag(guess).tolist() == [0.0] * 5, "an item at its own step is the reference order"
     assert found.places == [0, 1, 2, 3, 4]
     assert true.estimator == "retrain"
     assert "has been retrained" in true.note
     moved = mapped.context.readouts.get("item:2").value(mapped.retrain("move:2,0").theta)
-    assert true.effects["own"][2][0] == pytest.approx(moved - true.reference_losses["own"][2])
-    near = mapped.context.readouts.get(f"probe:{found.near[2]}of2")
+    assert true.maps.effects["own"][2][0] == pytest.approx(moved - true.reference_losses["own"][2])
+    near = mapped.context.readouts.get(f"probe:{found.probe_groups.near[2]}of2")
     truth = near.value(mapped.retrain("without:2").theta) - mapped.context.readouts.at_reference(near)
-    assert true.absence["near"][2] == pytest.approx(truth)
+    assert true.maps.absence["near"][2] == pytest.approx(truth)
 
 
 def test_intervals_and_comparison_come_from_retrained_cells(mapped: fut.Run) -> None:
     plain = mapped.memorize(groups=2)
-    assert plain.half_widths is None
+    assert plain.maps.half_widths is None
     assert "fut memorize RUN --calibrate 16" in plain.note
     assert plain.checked == {}
     found = mapped.memorize(groups=2, calibrate=8, verify=8, seed=3)
-    assert found.half_widths is not None
-    assert found.absence_half_widths is not None
+    assert found.maps.half_widths is not None
+    assert found.maps.absence_half_widths is not None
     assert "calibrated on 8 retrained cells and 4 orders without an item" in found.note
     assert "absent own" not in found.checked, "the one item left is too little to compare"
     assert len(found.checked["own"].cells) == 8
     assert found.checked["own"].measures["spearman"] > 0.95
     slope = found.fits["own"].slope if found.fits else 0.0
-    assert np.array(found.effects["own"]) == pytest.approx(slope * np.array(plain.effects["own"]))
+    assert np.array(found.maps.effects["own"]) == pytest.approx(slope * np.array(plain.maps.effects["own"]))
     again = Memorization.from_dict(read_json(answers(mapped)[0]))
     assert again.question == "memorization"
     kept = [Memorization.from_dict(read_json(path)) for path in answers(mapped)]
@@ -134,10 +134,10 @@ def test_items_of_a_step_and_items_shown_twice(make_run: MakeRun) -> None:
     steps = {"data": {"items": 6, "per_step": 2, "batch": 2}, **SHARP}
     run = make_run(cached=False, **steps)
     found = run.memorize(items=[1, 4], groups=2)
-    assert np.shape(found.effects["own"]) == (2, 3)
+    assert np.shape(found.maps.effects["own"]) == (2, 3)
     assert found.places == [0, 2]
     truth = run.retrain(with_item_at(run.reference, 1, 2)).theta
-    assert found.effects["own"][0][2] == pytest.approx(
+    assert found.maps.effects["own"][0][2] == pytest.approx(
         run.context.readouts.get("item:1").value(truth) - found.reference_losses["own"][0], rel=0.15
     )
     twice = make_run(cached=False, **{"data": {"items": 4, "epochs": 2}, **SHARP})
@@ -154,7 +154,7 @@ def test_the_runs_own_expansion_serves_where_it_was_swept_for_all(make_run: Make
     found = run.memorize(items=[3], groups=2)
     assert not (run.path / "memorization").exists()
     single = run.estimate(["move:3,0"], "adjoint", known=False, readout="item:3")[0]
-    assert found.effects["own"][0][0] == pytest.approx(single.delta, rel=1e-9)
+    assert found.maps.effects["own"][0][0] == pytest.approx(single.delta, rel=1e-9)
 
 
 @pytest.mark.parametrize(("centre", "coarsely"), [("mixture", 5 * 6 / 2), ("ensemble", 5 * 6 * 4 / 2)])
@@ -187,10 +187,12 @@ def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
 def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, cli: Cli, tmp_path: Path) -> None:
     path = Path(shutil.copytree(make_run(cached=False).path, tmp_path / "own"))
     run = fut.open(path, device="cpu")
-    asked = planned(run, groups=2)
-    plan = pass_of(asked, question_context(run.context))
+    resolved = planned(run, groups=2)
+    plan = pass_of(resolved, question_context(run.context))
     assert plan is not None
-    assert plan.gradients == expansion_cost(expansion_for(run.context, asked.shared, asked.items).spec).gradients > 0
+    assert (
+        plan.gradients == expansion_cost(expansion_for(run.context, resolved.shared, resolved.items).spec).gradients > 0
+    )
     said = cli("memorize", path, "--groups", 2, "--verify", 6, "--device", "cpu")
     assert said.status == 0, said.err
     assert f"one adjoint pass for 8 read-outs: {plan.gradients:,} gradients" in said.err
@@ -198,7 +200,7 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     assert "without the item" in said.out
     assert "heatmap error" in said.out
     assert (path / "answers" / "memorization.png").stat().st_size > 1000
-    assert pass_of(asked, question_context(run.context)) is None
+    assert pass_of(resolved, question_context(run.context)) is None
     again = cli("memorize", path, "--groups", 2, "--items", "0,3", "--json", "--plot", tmp_path / "map.png")
     assert again.err == ""
     assert again.json["items"] == [0, 3]
@@ -222,7 +224,7 @@ def test_damage_of_the_sweep_is_found_and_mended(mapped: fut.Run, tmp_path: Path
     flip(chunk, chunk.stat().st_size // 2)
     assert len(check_path(path)) == 1
     assert run.methods.repair() >= 1
-    assert run.memorize(groups=2).effects == before.effects
+    assert run.memorize(groups=2).maps.effects == before.maps.effects
 
 
 def test_questions_that_cannot_be_answered_are_refused(mapped: fut.Run, cli: Cli) -> None:
@@ -247,14 +249,14 @@ def test_questions_that_cannot_be_answered_are_refused(mapped: fut.Run, cli: Cli
 
 
 def test_many_items_are_thinned_evenly_unless_named(mapped: fut.Run) -> None:
-    assert planned(mapped, most=3, groups=2).items == [0, 2, 4]
-    assert planned(mapped, items=[4, 1], most=1, groups=2).items == [4, 1]
+    assert planned(mapped, most=3, groups=2).items == (0, 2, 4)
+    assert planned(mapped, items=[4, 1], most=1, groups=2).items == (4, 1)
 
 
 def test_another_estimator_is_asked_read_out_by_read_out(small_run: fut.Run) -> None:
     found = small_run.memorize(items=[1], groups=2, estimator="replay")
     single = small_run.estimate(["move:1,3"], "replay", known=False, readout="item:1")[0]
-    assert found.effects["own"][0][3] == pytest.approx(single.delta)
+    assert found.maps.effects["own"][0][3] == pytest.approx(single.delta)
     assert found.estimator == "replay"
 
 
@@ -271,7 +273,7 @@ def test_items_that_are_numbers_have_maps_too(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", config, module=module, loss=loss, data=data, device="cpu")
     found = run.memorize(groups=3, verify=8)
     assert found.checked["own"].measures["spearman"] > 0.9
-    assert found.groups[0] != []
+    assert found.probe_groups.groups[0] != []
 
 
 def test_equal_items_may_change_places_for_nothing(tmp_path: Path) -> None:
@@ -280,8 +282,8 @@ def test_equal_items_may_change_places_for_nothing(tmp_path: Path) -> None:
     twins = Dataset((data.items[0], data.items[0], *data.items[2:]), data.probe, data.warmup)
     run = fut.train(tmp_path / "run", config, data=twins, device="cpu")
     found = run.memorize(groups=2)
-    assert found.effects["own"][0][:2] == [0.0, 0.0]
-    assert found.effects["own"][0] == found.effects["own"][1]
+    assert found.maps.effects["own"][0][:2] == [0.0, 0.0]
+    assert found.maps.effects["own"][0] == found.maps.effects["own"][1]
 
 
 def test_the_script_writes_a_line_per_cell_and_per_step(mapped: fut.Run, tmp_path: Path) -> None:
@@ -306,7 +308,7 @@ def test_the_script_writes_a_line_per_cell_and_per_step(mapped: fut.Run, tmp_pat
     cells = list(csv.DictReader((tmp_path / "cells.csv").read_text().splitlines()))
     found = mapped.memorize(groups=2)
     assert len(cells) == 25
-    assert float(cells[7]["own"]) == found.effects["own"][1][2]
+    assert float(cells[7]["own"]) == found.maps.effects["own"][1][2]
     assert cells[7]["own_half_width"] == ""
     steps = list(csv.DictReader((tmp_path / "steps.csv").read_text().splitlines()))
     assert [float(row["loss_against_never_seen"]) for row in steps] == found.forgetting["mean"][::-1]

@@ -8,7 +8,7 @@ import math
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from estimators.errors import OrderError
 from estimators.orders.order import Order
 from fut.errors import NotCachedError, UsageError
 from fut.estimation.results import Estimate
-from fut.questions.whatif.result import Change, WhatIf, compare
+from fut.questions.whatif.result import Change, WhatIf
 
 CPU = ("--device", "cpu")
 READOUTS = {"adjoint": {"readouts": ["probe", "item:3"]}}
@@ -37,18 +37,15 @@ def several(make_run: MakeRun) -> fut.Run:
 
 
 def test_changes_are_differences_from_the_reference() -> None:
-    def estimate(orders: Sequence[Order]) -> list[Estimate]:
-        return [Estimate(2.0 + o.steps[0][0], 0.0, (1.5, 3.5), "table", o.digest, note="known") for o in orders]
-
-    orders = [Order.of([i, 1 - i]) for i in range(2)]
-    found = compare(orders, estimate, 1.0, lambda o, e: "twice" if o.steps[0] == (1,) else "", lambda o: 2.25)
+    answers = [Estimate(value, 0.0, (1.5, 3.5), "table", "", note="known") for value in (2.0, 3.0)]
+    found = [Change.of(answers[0], 1.0, truth=2.25), Change.of(answers[1], 1.0, "twice", 2.25)]
     assert [c.delta for c in found] == [1.0, 2.0]
     assert found[0].delta_interval == (0.5, 2.5)
     assert found[0].perplexity_delta == pytest.approx(math.exp(2.0) - math.e)
     assert [c.error for c in found] == [-0.25, 0.75]
     assert [c.note for c in found] == ["known", "known; twice"]
     assert Change.from_dict("probe", found[0].as_dict()) == found[0]
-    lost = compare(orders[:1], lambda orders: [Estimate(math.nan, math.nan, None, "table", "")], 1.0)[0].as_dict()
+    lost = Change.of(Estimate(math.nan, math.nan, None, "table", ""), 1.0).as_dict()
     assert (lost["value"], lost["delta"], lost["perplexity"]) == (None, None, None)
     assert math.isnan(Change.from_dict("probe", lost).value)
 

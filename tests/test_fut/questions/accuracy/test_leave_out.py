@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from leave_out import additive
 
-from fut.questions.leave_out.score import additive, lds, random_subsets
+from fut.estimation.accuracy import accuracy
+from fut.questions.accuracy.leave_out import random_subsets
 
 
 def test_subsets_are_seeded_uniform_and_of_one_size() -> None:
@@ -27,6 +29,11 @@ def test_a_share_must_leave_something_out_and_something_in(share: float) -> None
 
 def test_the_score_is_a_rank_correlation_with_an_interval() -> None:
     true = np.linspace(0, 1, 40) ** 3
+
+    def lds(true: np.ndarray, estimated: np.ndarray) -> tuple[float | None, tuple[float, float] | None]:
+        measures = accuracy(true, estimated, float(true.mean()))
+        return measures.spearman, measures.spearman_interval
+
     assert lds(true, np.exp(5 * true)) == (pytest.approx(1.0), (pytest.approx(1.0), pytest.approx(1.0)))
     assert lds(true, -true)[0] == pytest.approx(-1.0)
     assert lds(true, np.zeros(40)) == (None, None)
@@ -39,5 +46,5 @@ def test_the_score_is_a_rank_correlation_with_an_interval() -> None:
 
 
 def test_attributions_add_up_over_all_steps_of_an_item() -> None:
-    table = [[1.0, 2.0], [4.0, 8.0], [16.0, 32.0]]
+    table = np.array([[1.0, 2.0], [4.0, 8.0], [16.0, 32.0]])
     assert additive(table, [(0, 1), (2, 3), (0, 1)], (1, 2)) == -(2 + 4 + 32)
