@@ -16,7 +16,7 @@ from fut.methods.lowrank.method import LOW_RANK_METHOD
 from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.pairwise.method import REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2
 from fut.methods.retrain import RETRAIN
-from fut.methods.reweighting.method import REWEIGHTING_METHOD
+from fut.methods.reweighting.estimator import REWEIGHTING_METHOD
 from fut.methods.stages import Preparation
 from fut.readouts.readout import PROBE
 from fut.registry import Registry

@@ -57,7 +57,7 @@ class Adjoint(Estimator):
     hold the coordinates that are surely kept.
     """
 
-    name = "adjoint"
+    name, rebuilds = "adjoint", False
 
     def __init__(
         self,
@@ -161,10 +161,6 @@ class Adjoint(Estimator):
             self.sample,
         ):
             self._common = other._common
-
-    @property
-    def rebuilds(self) -> bool:
-        return False
 
     def ready(self) -> None:
         _ = self._tables
@@ -317,9 +313,3 @@ class Adjoint(Estimator):
     def _linear_variance(self, position: Tensor) -> float:
         known = self._summed(position)[1:]
         return (known.sum() if self.control is None else signed_variance(known)).item()
-
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        raise UsageError(
-            "adjoint: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
-            "use --estimator replay-exact or retrain for an endpoint"
-        )

@@ -155,12 +155,6 @@ class LowRankReplay(Estimator):
             "so that it does not hold on this run: retrain, or refresh more often (lowrank:refresh=4)"
         )
 
-    def values(self, states: Tensor, steps: int) -> list[float]:
-        return [self.readout.value(theta) for theta in states]
-
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        return position
-
 
 def refresh_interval(text: str) -> int:
     """The option's number of steps."""

@@ -13,21 +13,16 @@ from fut.methods.lowrank.pipeline import LOW_RANK_TERMS, query_memory, table_byt
 from fut.methods.lowrank.terms import open_low_rank
 from fut.methods.settings import Config
 from fut.methods.timings import StageCost, Timings
-from fut.readouts.readout import PROBE
 from fut.training.problem import Problem
 
 
 class LowRank(Method):
     """Rebuilds the endpoint: replay about a trajectory of mixtures with curvature, a few gradients per order."""
 
-    name = "lowrank"
-    aliases = ("curved",)
+    name, aliases, opens = "lowrank", ("curved",), LowRankReplay
     capabilities = Capabilities(any_length=True, rebuilds=True, needs_smooth=True, coupling="coordinate")
     preparation = LOW_RANK_TERMS
     advice = "lower lowrank.rank or adjoint.num_anchors"
-
-    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return LowRankReplay(context, readout, **options)
 
     def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
         refresh = options.get("refresh")

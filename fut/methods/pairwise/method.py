@@ -19,19 +19,14 @@ from fut.methods.pairwise.taylor import FirstOrderTaylor, SecondOrderTaylor
 from fut.methods.pairwise.terms import TermLayout, needs
 from fut.methods.settings import Config
 from fut.methods.timings import StageCost, Timings
-from fut.readouts.readout import PROBE
 from fut.training.problem import Problem
 
 
 class Streaming(Method):
-    """A method that streams pairwise terms. made: its estimator. sketched: on the sketch, else on the coordinates kept."""
+    """A method that streams pairwise terms. sketched: on the sketch, else on the coordinates kept."""
 
     preparation = PAIRWISE_TERMS
-    made: type[Estimator]
     sketched = True
-
-    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return self.made(context, readout, **options)
 
     def gradients_before(self, context: Context) -> int:
         layout = term_layout(context)
@@ -60,7 +55,7 @@ class Streaming(Method):
 class ReplayMethod(Streaming):
     """The true rule on item gradients of the reference run's checkpoints."""
 
-    name, made, sketched, place = "replay", Replay, False, -1
+    name, opens, sketched, place = "replay", Replay, False, -1
     capabilities = Capabilities(any_length=True, rebuilds=True, coupling="coordinate")
     advice = "lower cache.coordinates or data.items"
 
@@ -74,7 +69,7 @@ class ReplayMethod(Streaming):
 class Taylor1(Streaming):
     """First order in the update's own displacement."""
 
-    name, aliases, made = "taylor1", ("fut",), FirstOrderTaylor
+    name, aliases, opens = "taylor1", ("fut",), FirstOrderTaylor
     capabilities = Capabilities(any_length=True, rebuilds=True, empty_steps=False)
     advice = "lower cache.size or data.items"
 
@@ -82,7 +77,7 @@ class Taylor1(Streaming):
 class Taylor2(Taylor1):
     """Second order in it."""
 
-    name, aliases, made = "taylor2", ("fut++",), SecondOrderTaylor
+    name, aliases, opens = "taylor2", ("fut++",), SecondOrderTaylor
 
 
 def exact_gradients(config: TrainingConfig) -> int:
@@ -94,12 +89,9 @@ def exact_gradients(config: TrainingConfig) -> int:
 class ReplayExactMethod(Method):
     """Replay with exact Hessian-vector products at query time."""
 
-    name = "replay-exact"
+    name, opens = "replay-exact", ReplayExact
     capabilities = Capabilities(any_length=True, rebuilds=True, exact_curvature=True)
     note = "by replay about the reference run with exact curvature"
-
-    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return ReplayExact(context, readout, **options)
 
     def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
         return exact_gradients(context.config)

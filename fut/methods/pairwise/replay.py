@@ -34,12 +34,6 @@ class _InParameters(Estimator):
         start = self.context.state(0).rows(len(orders))
         return replay(self.transition(), start, self.batch(orders), listener=listener).theta
 
-    def values(self, states: Tensor, steps: int) -> list[float]:
-        return [self.readout.value(theta) for theta in states]
-
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        return position
-
 
 class ReplayExact(_InParameters):
     """Replay of order 1 with exact Hessian-vector products at query time: the oracle, slower than retraining."""
@@ -69,7 +63,7 @@ class Replay(_InParameters):
     def __init__(self, context: Context, readout: str = PROBE, reading: Reading | None = None) -> None:
         super().__init__(context, readout)
         self.sample: Sketch = term_layout(context).sample
-        self.full = self.sample.kind == "identity"
+        self.full = self.rebuilds = self.sample.kind == "identity"
         require_uncut(self.problem, "replay", self.sample.size, UNCUT)
         one_of("reading", reading, Reading)
         if not self.full and reading == "evaluated":
@@ -78,10 +72,6 @@ class Replay(_InParameters):
 
     def width(self) -> int:
         return self.sample.size
-
-    @property
-    def rebuilds(self) -> bool:
-        return self.full
 
     @cached_property
     def tables(self) -> TermTables:

@@ -1,10 +1,10 @@
-"""The reweighting estimator: items left out or reweighted in their own steps, about the reference run itself."""
+"""The reweighting method and its estimator: items left out or reweighted in their own steps, about the reference run itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,9 +20,10 @@ from estimators.reweighting import (
     own_rows,
     require_in_place,
 )
-from fut.errors import NotCachedError, UsageError
-from fut.methods.base import Estimator, one_of
+from fut.errors import NotCachedError
+from fut.methods.base import Capabilities, Estimator, Method, one_of
 from fut.methods.context import Context
+from fut.methods.reweighting.pipeline import REWEIGHTING_TERMS
 from fut.methods.reweighting.terms import ReweightingFiles, open_reweighting, stored_config
 from fut.readouts.readout import PROBE, shortened
 
@@ -42,8 +43,7 @@ class Reweighting(Estimator):
     coordinate's remainder: [n, T] or [n, T + k], in double precision.
     """
 
-    name = "reweighting"
-    in_place = True
+    name, rebuilds = "reweighting", False
 
     def __init__(self, context: Context, readout: str = PROBE, reading: str = DEFAULT_READING) -> None:
         super().__init__(context, readout)
@@ -52,10 +52,6 @@ class Reweighting(Estimator):
         self.terms_of = sensitivities_of(context, self.readout.name)
         self.row = self.terms_of.spec.names.index(self.readout.name)
         self.rows = own_rows(self.problem.reference, self.problem.twins)
-
-    @property
-    def rebuilds(self) -> bool:
-        return False
 
     def ready(self) -> None:
         _ = self.first_order
@@ -126,15 +122,23 @@ class Reweighting(Estimator):
     def variances(self, states: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept."""
         if self.is_linear:
-            return [0.0] * len(states)
+            return super().variances(states)
         remainder = (states - self._own)[:, self.terms_of.spec.steps :]
         return sampling_variance(remainder, self.terms_of.probabilities).tolist()
 
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        raise UsageError(
-            "reweighting: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
-            "use --estimator replay-exact or retrain for an endpoint"
-        )
+
+class ReweightingMethod(Method):
+    """Leave-out effects about the reference run itself; no gradient per order."""
+
+    name, opens = "reweighting", Reweighting
+    capabilities = Capabilities(moves_items=False, needs_smooth=True, coupling="coordinate", swept=True)
+    preparation = REWEIGHTING_TERMS
+
+    def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
+        return open_reweighting(context).spec.settings
+
+
+REWEIGHTING_METHOD = ReweightingMethod()
 
 
 def sensitivities_of(context: Context, wanted: str) -> ReweightingFiles:
