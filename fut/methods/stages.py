@@ -48,11 +48,8 @@ class Prepared(ABC):
     """What a preparation left in a directory, or is about to."""
 
     directory: Path
-
-    @property
-    @abstractmethod
-    def spec(self) -> Any:
-        """What it is made of; costs are functions of it."""
+    spec: Any
+    """What it is made of; costs are functions of it."""
 
     @property
     @abstractmethod
@@ -63,9 +60,18 @@ class Prepared(ABC):
     def open_terms(self) -> TermStore:
         """The term store, created or compared in full."""
 
-    @abstractmethod
+    def terms(self) -> TermStore:
+        """The term store, opened for reading."""
+        return TermStore.open(self.terms_path)
+
+    @property
+    def readable(self) -> bool:
+        """Whether there are terms, of which some may be missing."""
+        return self.opened and self.terms_path.exists()
+
     def complete(self) -> bool:
         """Whether every stage is done."""
+        return self.readable and not self.terms().missing()
 
     @property
     def opened(self) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fut.training.problem import Problem
+from fut.methods.stages import Prepared
 from storage import CheckpointStore
 
 ALL_UP_TO = 1 << 17
@@ -21,25 +20,27 @@ def expected_coordinates(size: int, configured: int, sampled: int) -> int:
     return min(size, configured or (size if size <= ALL_UP_TO else sampled))
 
 
-class Sample(ABC):
-    """The coordinates that are kept, as a checkpoint store has them."""
+class Sampled(Prepared):
+    """What a preparation left, with the coordinates that are kept."""
 
-    @property
-    @abstractmethod
-    def problem(self) -> Problem:
-        """What is trained."""
-
-    @property
-    @abstractmethod
+    @cached_property
     def sampled(self) -> CheckpointStore:
         """Indices and probabilities, at step 0."""
+        return CheckpointStore(self.directory / "sample")
+
+    @property
+    def opened(self) -> bool:
+        return self.sampled.has(0)
 
     @cached_property
     def indices(self) -> Tensor:
         """Sampled coordinates, ascending [k]."""
-        return torch.from_numpy(self.sampled.read_array(0, "indices")).to(self.problem.device)
+        return self._read("indices")
 
     @cached_property
     def probabilities(self) -> Tensor:
         """Their inclusion probabilities [k], float64."""
-        return torch.from_numpy(self.sampled.read_array(0, "probabilities")).to(self.problem.device)
+        return self._read("probabilities")
+
+    def _read(self, name: str) -> Tensor:
+        return torch.from_numpy(self.sampled.read_array(0, name)).to(self.spec.problem.device)

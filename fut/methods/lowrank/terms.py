@@ -38,23 +38,19 @@ class LowRankFiles(Prepared):
 
     Args:
         directory: where they are, or will be.
-        planned: what they are made of.
+        spec: what they are made of.
         start: the lifted state [D] that every order starts from.
         source: the run's expansion, which can lend item gradients, if it has one.
     """
 
     directory: Path
-    planned: LowRankSpec
+    spec: LowRankSpec
     start: Callable[[], State]
     source: StoredExpansion | None = None
 
     @property
-    def spec(self) -> LowRankSpec:
-        return self.planned
-
-    @property
     def problem(self) -> Problem:
-        return self.planned.problem
+        return self.spec.problem
 
     @property
     def config(self) -> LowRankConfig:
@@ -69,15 +65,8 @@ class LowRankFiles(Prepared):
     def identity(self) -> dict[str, Any]:
         return {"run": self.problem.identity, **self.spec.settings}
 
-    def terms(self) -> TermStore:
-        """The term store, opened for reading."""
-        return TermStore.open(self.directory / "terms")
-
     def open_terms(self) -> TermStore:
-        return TermStore.create_or_open(self.directory / "terms", self.spec.term_specs(), self.identity, ITEM_BLOCK)
-
-    def complete(self) -> bool:
-        return (self.directory / "terms").exists() and not self.terms().missing()
+        return TermStore.create_or_open(self.terms_path, self.spec.term_specs(), self.identity, ITEM_BLOCK)
 
     @cached_property
     def lender(self) -> TermStore | None:

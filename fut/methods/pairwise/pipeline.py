@@ -41,23 +41,19 @@ class PairwiseFiles(Prepared):
 
     Args:
         directory: where it is, or will be.
-        planned: what is asked of it.
+        spec: what is asked of it.
         state: the reference run's lifted state [D] before a step.
         store: opens it.
     """
 
     directory: Path
-    planned: PairwiseSpec
+    spec: PairwiseSpec
     state: Callable[[int], State]
     store: Callable[[], TermStore]
 
     @property
-    def spec(self) -> PairwiseSpec:
-        return self.planned
-
-    @property
     def identity(self) -> dict[str, Any]:
-        return self.planned.layout.identity(self.planned.problem)
+        return self.spec.layout.identity(self.spec.problem)
 
     @property
     def terms_path(self) -> Path:
