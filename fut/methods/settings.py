@@ -15,6 +15,8 @@ from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.reweighting.config import ReweightingConfig
+from fut.readouts.readout import readout_names, shortened
+from storage import IdentityError
 
 
 class Config(TrainingConfig):
@@ -73,6 +75,32 @@ def parse_config(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_explain(e) for e in error.errors()]
         raise UsageError("configuration: " + "; ".join(lines)) from error
+
+
+def for_readouts(config: Config, section: str, stored: Any, readouts: Sequence[str] | None, directory: Path) -> Any:
+    """A section with what an expansion is made of, for these read-outs if any are named.
+
+    Args:
+        config: what holds where nothing is stored.
+        section: its name.
+        stored: the section as the expansion in `directory` has it; None where there is none.
+        readouts: as they are asked for.
+
+    Raises:
+        IdentityError: where an expansion is stored without them: it is not thrown away unasked.
+    """
+    if readouts is None:
+        return stored or getattr(config, section)
+    if stored is None:
+        chosen = getattr(config, section).model_dump(mode="json") | {"readouts": list(readouts)}
+        return getattr(parse_config({section: chosen}), section)
+    swept, wanted = (readout_names(specs, config.data.items) for specs in (stored.readouts, readouts))
+    if set(wanted) <= set(swept):
+        return stored
+    raise IdentityError(
+        f"expansion {directory}: expected an adjoint pass for {shortened(wanted)}, got one for {shortened(swept)}; all read-outs "
+        "share one sample of coordinates and one adjoint pass: remove the directory to compute it anew, for all of them"
+    )
 
 
 def adjoint_settings(current: AdjointConfig, settings: Sequence[str]) -> AdjointConfig | None:

@@ -17,7 +17,7 @@ from fut.methods.adjoint.anchor_count import missing_choice, run_choice
 from fut.methods.adjoint.anchors import ANCHORED, missing_anchors, run_anchors, run_sampled_anchors
 from fut.methods.adjoint.difference_check import kept_error
 from fut.methods.adjoint.files import PARTS, Expansion
-from fut.methods.adjoint.identity import has_expansion, open_expansion, readout_config
+from fut.methods.adjoint.identity import has_expansion, open_expansion, read_expansion_config
 from fut.methods.adjoint.replay_curvature import missing_low_rank, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
 from fut.methods.adjoint.spec import AdjointSpec
@@ -26,7 +26,7 @@ from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_table
 from fut.methods.context import Context
 from fut.methods.expansion.memory import trajectory_memory
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
-from fut.methods.settings import Config
+from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import LESS, Cost, Preparation, Request, Stage, total
 from fut.methods.timings import Timings
 from fut.training.problem import Problem
@@ -172,8 +172,13 @@ class ExpansionStages(Preparation[Expansion]):
         return AdjointSpec(problem, config.adjoint)
 
     def open(self, context: Context, request: Request = Request()) -> Expansion:  # noqa: B008
-        chosen = request.adjoint
-        return open_expansion(context, readout_config(context.path, context.config, request.readouts, chosen))
+        config, stored = context.config, None
+        if request.adjoint is not None:
+            config = config.model_copy(update={"adjoint": request.adjoint})
+        elif has_expansion(context.path):
+            stored = read_expansion_config(context.path)
+        found = for_readouts(config, self.section, stored, request.readouts, context.path / ADJOINT)
+        return open_expansion(context, found)
 
     def usual(self, context: Context) -> bool:
         return context.problem.rule.smooth
