@@ -12,7 +12,7 @@ from estimators.rules.clipping import global_norm
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.expansion.spec import ITEM_BLOCK
-from storage import Block, TermStore
+from storage import Block
 
 ANCHORED = ("gradient", "norm")
 """Terms of the anchors."""
@@ -43,8 +43,9 @@ def run_anchors(expansion: Expansion, blocks: Sequence[tuple[int, int]]) -> Iter
         yield
 
 
-def run_sampled_anchors(expansion: Expansion, terms: TermStore, blocks: Sequence[Block]) -> Iterator[None]:
+def run_sampled_anchors(expansion: Expansion, blocks: Sequence[Block]) -> Iterator[None]:
     """Write the gradients on the kept coordinates [ITEM_BLOCK, k] and norms of blocks of terms."""
+    terms = expansion.open_terms()
     for block in blocks:
         theta = expansion.trajectory.state(expansion.spec.anchors[block.step]).theta
         found = expansion.problem.item_gradients(theta, range(block.first, block.last))

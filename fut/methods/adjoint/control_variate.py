@@ -13,7 +13,6 @@ from estimators.control_variates import control_weights
 from estimators.orders.order import Order
 from estimators.position_table import summed
 from estimators.replay import OrderBatch
-from fut.errors import NotCachedError
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import SAMPLES, SUMS
 
@@ -74,23 +73,11 @@ def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | 
 
     NotCachedError where blocks of it are missing: estimates without it would be others, and not those that were calibrated.
     """
-    terms, names = expansion.terms(), ("controlled_positions", "sampled_positions")
     if not expansion.spec.controlled or row >= expansion.spec.fine:
         return None
-    if missing := terms.missing(list(names)):
-        raise NotCachedError(
-            f"adjoint: expected a complete control variate, got {len(missing)} blocks missing; run `fut cache` on "
-            f"{expansion.directory.parent}"
-        )
     first = SUMS * (len(SAMPLES) * row + SAMPLES.index(sample))
-
-    def tables(name: str, rows: list[int]) -> Tensor:
-        return torch.stack(
-            [torch.from_numpy(terms.read_items(name, t, rows)) for t in range(expansion.spec.steps)]
-        ).double()
-
-    table = -tables("sampled_positions", list(range(first, first + SUMS)))
-    table[:, 0] += tables("controlled_positions", [row])[:, 0]
-    device = expansion.problem.device
+    expected = "adjoint: expected a complete control variate"
+    table = -expansion.table("sampled_positions", range(first, first + SUMS), expected).double()
+    table[:, 0] += expansion.table("controlled_positions", [row], expected)[:, 0].double()
     problem = expansion.problem
-    return Control(weights_of(expansion, sample)[1][1:], table.to(device), problem.canonical(problem.reference))
+    return Control(weights_of(expansion, sample)[1][1:], table, problem.canonical(problem.reference))

@@ -13,11 +13,6 @@ from fut.methods.stages import Cost
 from fut.readouts.readout import gradient_cost
 
 
-def trajectory(spec: AdjointSpec) -> Cost:
-    """The trajectory that is expanded about."""
-    return Cost(spec.trajectory.gradients, 0, spec.trajectory.scratch_bytes)
-
-
 def low_rank(spec: AdjointSpec) -> Cost:
     """The replay's curvature."""
     if not spec.rank:
@@ -52,11 +47,6 @@ def anchors(spec: AdjointSpec) -> Cost:
     whole = most_pilots(spec) * len(pilot_items(spec)) + (count if spec.controlled else 0)
     nbytes = whole * (vector_bytes(spec.problem) + spec.problem.objective.start().element_size())
     return Cost(count + pilot_gradients(spec), 0 if spec.controlled else _anchored(spec), nbytes)
-
-
-def sample(spec: AdjointSpec) -> Cost:
-    """The coordinates that are kept, and their probabilities."""
-    return Cost(0, 16 * spec.expected_coordinates)
 
 
 def fold(spec: AdjointSpec) -> Cost:

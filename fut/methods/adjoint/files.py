@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from estimators.position_table import StepStates
 from estimators.state import State
+from fut.errors import NotCachedError
 from fut.methods.adjoint.spec import AdjointSpec, Choice, term_specs
 from fut.methods.expansion import files as trajectory_files
 from fut.methods.expansion.files import TrajectoryFiles
@@ -55,15 +56,15 @@ class SweepFiles:
         return self._read(step, "weight")
 
     def injection(self, step: int) -> Tensor:
-        """ReweightingFiles of the functionals to a gradient injected at a step [m, D]."""
+        """Sensitivities of the functionals to a gradient injected at a step [m, D]."""
         return self._read(step, "injection")
 
     def answer(self, step: int) -> Tensor:
-        """ReweightingFiles of the read-outs to a gradient injected at a step [r, D], where the replay has curvature."""
+        """Sensitivities of the read-outs to a gradient injected at a step [r, D], where the replay has curvature."""
         return self._read(step, "answer")
 
     def costate(self, step: int) -> State:
-        """ReweightingFiles of the exact read-outs to the lifted state before step `step`, buffers [r, D]."""
+        """Sensitivities of the exact read-outs to the lifted state before step `step`, buffers [r, D]."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)
 
     def _read(self, step: int, name: str) -> Tensor:
@@ -152,6 +153,17 @@ class Expansion(Sampled):
         specs = term_specs(self.spec, len(self.indices))
         return TermStore.create_or_open(self.terms_path, specs, self.identity, ITEM_BLOCK)
 
+    def table(self, name: str, rows: Sequence[int], expected: str) -> Tensor:
+        """Rows of a term of every step [T, rows, items]; NotCachedError where blocks of it are missing. expected: what it is,
+        and by whom it is expected, to people."""
+        terms = self.terms()
+        if missing := terms.missing([name]):
+            raise NotCachedError(
+                f"{expected}, got {len(missing)} blocks missing; run `fut cache` on {self.directory.parent}"
+            )
+        read = [torch.from_numpy(terms.read_items(name, step, rows)) for step in range(self.spec.steps)]
+        return torch.stack(read).to(self.problem.device)
+
     @property
     def identity(self) -> dict[str, Any]:
         return self.planned.identity
@@ -167,6 +179,6 @@ class Expansion(Sampled):
 
 
 def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:
-    """ReweightingFiles to the lifted state, as the sweep wrote them."""
+    """Sensitivities to the lifted state, as the sweep wrote them."""
     packed = {k.removeprefix("costate/"): v for k, v in arrays.items() if k.startswith("costate/")}
     return unpack(packed, {}, device)

@@ -47,10 +47,6 @@ def _unless_complete(e: Expansion) -> Sequence[int]:
     return missing_steps(e.trajectory) if not e.settled or e.open_terms().missing() else ()
 
 
-def _sampled_anchors(e: Expansion, blocks: Sequence[Any]) -> Iterator[None]:
-    return run_sampled_anchors(e, e.open_terms(), blocks)
-
-
 def _draw(e: Expansion, units: Sequence[int]) -> Iterator[None]:
     draw_sample(e)
     yield
@@ -81,7 +77,7 @@ TRAJECTORY: Stage[Expansion] = Stage(
     missing=_unless_complete,
     work=lambda e, steps: run_trajectory(e.trajectory, steps),
     stores=lambda e: (e.trajectory.stores,),
-    cost=costs.trajectory,
+    cost=lambda s: Cost(s.trajectory.gradients, 0, s.trajectory.scratch_bytes),
     seconds=lambda s, t: s.trajectory.gradients * (t.item + t.step),
     memory=lambda s, f: trajectory_memory(s.trajectory, f),
     advice=f"lower adjoint.num_runs, or {LESS}",
@@ -132,7 +128,7 @@ SAMPLE: Stage[Expansion] = Stage(
     missing=lambda e: () if e.sampled.has(0) else (0,),
     work=_draw,
     stores=lambda e: ((e.bounded,), (e.sampled,)),
-    cost=costs.sample,
+    cost=lambda s: Cost(0, 16 * s.expected_coordinates),
     seconds=_sample_seconds,
     memory=memory.sample,
     advice="lower adjoint.simulated or adjoint.num_runs",
@@ -140,7 +136,7 @@ SAMPLE: Stage[Expansion] = Stage(
 SAMPLED_ANCHORS: Stage[Expansion] = Stage(
     "anchors",
     missing=lambda e: e.open_terms().missing(ANCHORED),
-    work=_sampled_anchors,
+    work=run_sampled_anchors,
     independent=True,
     cost=costs.anchors,
     seconds=lambda s, t: costs.anchors(s).gradients * t.item,
@@ -199,7 +195,7 @@ class ExpansionStages(Preparation[Expansion]):
             "adjoint_cached": complete,
             "adjoint_begun": begun,
             "adjoint_anchor_error": anchor_error(found) if complete else None,
-            "adjoint_anchor_choice": _choice(found) if begun else None,
+            "adjoint_anchor_choice": _choice(found.spec) if begun else None,
             "adjoint_difference_error": kept_error(found) if begun else None,
             "readouts": found.spec.names,
         }
@@ -212,13 +208,12 @@ class ExpansionStages(Preparation[Expansion]):
         return [open_expansion(context, part=place) for place in places]
 
 
-def _choice(expansion: Expansion) -> dict[str, Any] | None:
+def _choice(spec: AdjointSpec) -> dict[str, Any] | None:
     """The number of anchors where it was chosen, what each number that was tried would err by, and what was asked."""
-    choice = expansion.spec.choice
-    if choice is None:
+    if spec.choice is None:
         return None
-    errors = [{"anchors": count, "error": error} for count, error in choice.errors.items()]
-    return {"anchors": len(choice.anchors), "asked": expansion.spec.config.anchor_error, "tried": errors}
+    errors = [{"anchors": count, "error": error} for count, error in spec.choice.errors.items()]
+    return {"anchors": len(spec.choice.anchors), "asked": spec.config.anchor_error, "tried": errors}
 
 
 EXPANSION = ExpansionStages()

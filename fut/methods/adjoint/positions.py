@@ -51,12 +51,8 @@ class Positions(Estimator):
     @cached_property
     def table(self) -> Tensor:
         """M [T, items], float64, in the read-out's unit; each step's values up to a constant of the step."""
-        terms, wanted = self.expansion.terms(), f"run `fut cache` on {self.expansion.directory.parent}"
         name = table_name(self.expansion.spec)
-        if missing := terms.missing([name]):
-            raise NotCachedError(f"positions: expected a complete table, got {len(missing)} blocks missing; {wanted}")
-        rows = [terms.read_items(name, t, [self.row])[0] for t in range(self.expansion.spec.steps)]
-        return torch.stack([torch.from_numpy(row) for row in rows]).to(self.problem.device)
+        return self.expansion.table(name, [self.row], "positions: expected a complete table")[:, 0]
 
     def ready(self) -> None:
         _ = self.table

@@ -29,22 +29,22 @@ def run_sweep(expansion: Expansion, steps: Sequence[int]) -> Iterator[None]:
     """Write steps' weights of the read-outs [r, D], injections of the functionals [m, D], and exact read-outs' costates; where
     the replay has curvature also the read-outs' injections, `answer` [r, D]. Of the whole costates the latest is kept."""
     done = min(expansion.sweep.latest.steps(), default=None)
-    costate = _start(expansion) if done is None else _whole(expansion, done)
-    held = len(expansion.spec.names)
+    if done is None:
+        costate = _start(expansion)
+    else:
+        costate = costate_from(expansion.sweep.latest.read(done).arrays, expansion.problem.device)
+    r = len(expansion.spec.names)
     for found in _sweep(expansion).backward(costate, steps[0]):
-        arrays = {"weight": found.weight[:held], "injection": found.injection[held:]}
+        arrays = {"weight": found.weight[:r], "injection": found.injection[r:]}
         if expansion.spec.rank:
-            arrays["answer"] = found.injection[:held]
+            arrays["answer"] = found.injection[:r]
         _write(expansion, found.step, found.costate, arrays)
         yield
 
 
 def _sweep(expansion: Expansion) -> Sweep:
-    config, problem = expansion.spec.config, expansion.problem
-
-    places, gradients = (
-        lru_cache(maxsize=1)(read) for read in (expansion.trajectory.places, expansion.trajectory.gradients_of)
-    )
+    config, problem, trajectory = expansion.spec.config, expansion.problem, expansion.trajectory
+    places, gradients = (lru_cache(maxsize=1)(read) for read in (trajectory.places, trajectory.gradients_of))
 
     def product(centre: Tensor, number: int, direction: Tensor) -> Tensor:
         """Hessian-vector product [D] of a group's mean loss, at the trajectory, or of an ensemble where its run stands: exact, or
@@ -74,9 +74,9 @@ def _sweep(expansion: Expansion) -> Sweep:
 def drawn_products(expansion: Expansion, step: int, directions: Tensor) -> Tensor:
     """Hessian-vector products [n, D] on drawn batches: of the exact read-outs first, unless they have the items' own, then
     of the others and of functionals."""
-    config, places = expansion.spec.config, expansion.trajectory.places(step)
+    config = expansion.spec.config
     fine = expansion.spec.fine if config.curvature == "pooled" else 0
-    return pooled_products(expansion.problem, config, step, places, directions, fine)
+    return pooled_products(expansion.problem, config, step, expansion.trajectory.places(step), directions, fine)
 
 
 def _start(expansion: Expansion) -> State:
@@ -97,23 +97,15 @@ def _start(expansion: Expansion) -> State:
 
 def _write(expansion: Expansion, step: int, costate: State, arrays: dict[str, Tensor]) -> None:
     """A step's results, then the whole costate, then away with the one before: killed anywhere, the step is done again."""
-    kept = _packed(State(costate.theta[: expansion.spec.fine], _first(costate, expansion.spec.fine), {}))
-    expansion.sweep.swept.write(
-        step, {name: found.cpu().numpy() for name, found in arrays.items()} | kept, {}, replace=True
-    )
-    expansion.sweep.latest.write(step, _packed(costate), {}, replace=True)
-    if expansion.sweep.latest.has(step + 1):
-        expansion.sweep.latest.remove(step + 1)
+    swept, latest = expansion.sweep.swept, expansion.sweep.latest
+    results = {name: found.cpu().numpy() for name, found in arrays.items()}
+    swept.write(step, results | _packed(costate, expansion.spec.fine), {}, replace=True)
+    latest.write(step, _packed(costate, expansion.spec.rows), {}, replace=True)
+    if latest.has(step + 1):
+        latest.remove(step + 1)
 
 
-def _first(costate: State, rows: int) -> dict[str, Tensor]:
-    return {name: buffer[:rows] for name, buffer in costate.memory.items()}
-
-
-def _whole(expansion: Expansion, step: int) -> State:
-    return costate_from(expansion.sweep.latest.read(step).arrays, expansion.problem.device)
-
-
-def _packed(costate: State) -> dict[str, np.ndarray]:
-    memory = {f"costate/memory/{k}": b.cpu().numpy() for k, b in costate.memory.items()}
-    return {"costate/theta": costate.theta.cpu().numpy()} | memory
+def _packed(costate: State, rows: int) -> dict[str, np.ndarray]:
+    """The first rows of a costate, as they are stored."""
+    buffers = {"theta": costate.theta} | {f"memory/{name}": buffer for name, buffer in costate.memory.items()}
+    return {f"costate/{name}": buffer[:rows].cpu().numpy() for name, buffer in buffers.items()}

@@ -161,7 +161,7 @@ class PositionTable:
         return Row(total.cpu().numpy(), torch.cat(bent, dim=1).cpu().numpy())
 
     def _injection(self, step: int) -> Tensor:
-        """ReweightingFiles of the functionals to a gradient injected at a step [m, D]; [0, D] where there are none."""
+        """Sensitivities of the functionals to a gradient injected at a step [m, D]; [0, D] where there are none."""
         expansion = self.expansion
         return (
             expansion.sweep.injection(step)
@@ -169,16 +169,12 @@ class PositionTable:
             else expansion.trajectory.state(step).theta[None][:0]
         )
 
-    def _kept_at(self, name: str, among: Sequence[int]) -> Callable[[int], Tensor]:
-        """A term of the kept coordinates at the anchors `among` all of them."""
-        read = self.kept[name].table
-        return lambda a: read(among[a])
-
     def _of_sample(self, step: int, among: Sequence[int]) -> Row:
         """A step's row from the kept coordinates, weighted by the inverse of their probabilities."""
         problem, states = self.expansion.problem, self.expansion.around(step).part(self.expansion.indices)
         anchors, weight = [self.expansion.spec.anchors[a] for a in among], 1.0 / self.expansion.probabilities
-        gradient, norm = (Anchored(anchors, self._kept_at(name, among))(step) for name in ANCHORED)
+        reads = [self.kept[name].table for name in ANCHORED]
+        gradient, norm = (Anchored(anchors, lambda a, read=read: read(among[a]))(step) for read in reads)
         kinds, fine = 1 + self.expansion.spec.whole, self.expansion.spec.fine
         total = torch.zeros(kinds, fine, len(gradient), dtype=torch.float64, device=problem.device)
         rule = problem.rule.restrict(self.expansion.indices)
