@@ -17,7 +17,7 @@ from fut.errors import UsageError
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
 from fut.methods.settings import Config
-from fut.methods.stages import LESS, Preparation, total
+from fut.methods.stages import LESS, Preparation
 from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import PROBE, Readout
 from fut.resources.device import computes
@@ -173,7 +173,7 @@ class Method:
         """Gradient evaluations before the first order, beyond the reference run's own (a product counts two)."""
         if self.preparation is None:
             return 0
-        return total(self.preparation.stages, self.preparation.open(context).spec).gradients
+        return self.preparation.cost(self.preparation.open(context).spec).gradients
 
     def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
         """Gradient evaluations per order, evaluations of the probe loss not counted."""

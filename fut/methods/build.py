@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fut.artifacts import creation
+from fut.artifacts.directory import TERMS
 from fut.artifacts.lock import run_lock
 from fut.errors import UsageError
 from fut.methods import stages
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
-from fut.methods.leftovers import remove_leftovers
 from fut.methods.limits import require_space, require_stages
 from fut.methods.registry import base_name, preparations
 from fut.methods.stages import Preparation, Prepared, Request
 from fut.methods.timings import seconds_per_gradient
 from fut.resources.device import environment
+from storage import remove_parts
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,9 @@ def _asked(context: Context, request: Request) -> Iterator[tuple[Preparation[Any
     if unknown := sorted(set(request.names or ()) - set(known)):
         raise UsageError(f"terms: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names")
     for preparation in preparations():
-        if _is_asked(context, preparation, request):
+        named = set(request.names or ()) & set(preparation.terms)
+        if named or (request.names is None and preparation.usual(context)):
             yield preparation, preparation.open(context, request)
-
-
-def _is_asked(context: Context, preparation: Preparation[Any], request: Request) -> bool:
-    """Whether it is to be computed: one of its terms is named, or it is a usual one where nothing is."""
-    if request.names is None:
-        return preparation.usual(context)
-    return bool(set(request.names) & set(preparation.terms))
 
 
 def plan(context: Context, request: Request) -> CachePlan:
@@ -88,6 +83,8 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
 def repair(context: Context) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
     with run_lock(context.path):
-        remove_leftovers(context.path)
+        for store in (context.path / TERMS, *context.path.glob("*/terms")):  # what killed commands left half-written
+            for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
+                remove_parts(directory)
         found = [(preparation, files) for preparation in preparations() for files in preparation.stored(context)]
         return sum(stages.repair(preparation, files) for preparation, files in found)

@@ -82,6 +82,17 @@ def method_of(spec: str) -> Method:
     return METHODS[base_name(spec)]
 
 
+def costs(context: Context, spec: str) -> dict[str, int]:
+    """The cost columns of an accuracy table, of a method with its options: gradients before the first order and per order, and
+    bytes on disk."""
+    method = method_of(spec)
+    return {
+        "precompute_gradients": method.gradients_before(context),
+        "query_gradients": method.gradients_per_order(context, options_of(spec)),
+        "store_bytes": method.read_bytes(context),
+    }
+
+
 def require_movable(question: str, names: Sequence[str]) -> None:
     """UsageError if one of the methods cannot answer the random orders that a question is about."""
     fixed = [n for n in names if base_name(n) in METHODS and not method_of(n).capabilities.moves_items]

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fut.artifacts.directory import CONFIG, _sha256, read_manifest
 from fut.config.training import TrainingConfig
 from fut.errors import UsageError
 from fut.methods.adjoint.config import AdjointConfig
@@ -16,7 +17,7 @@ from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.readouts.readout import readout_names, shortened
-from storage import IdentityError
+from storage import DamagedError, IdentityError
 
 
 class Config(TrainingConfig):
@@ -66,6 +67,19 @@ def _require_agreement(steps: int, data: dict[str, Any], meant: dict[str, int], 
                 f"train: expected data.{key}={value}, as --steps {steps} means, got --set data.{key}={data[key]}; "
                 "give one of both"
             )
+
+
+def read_config(path: Path) -> Config:
+    """The configuration of a run directory, byte for byte as the manifest pins it."""
+    file = path / CONFIG
+    found = _sha256(file.read_bytes()) if file.exists() else "no file"
+    expected = read_manifest(path).environment[CONFIG]
+    if found != expected:
+        raise DamagedError(
+            f"{file}: expected the bytes that the manifest pins (sha256 {expected[:12]}…), got {found[:12]}; undo the edit: a "
+            "run's configuration is fixed, train another run for another one"
+        )
+    return load_config(file)
 
 
 def parse_config(values: dict[str, Any]) -> Config:

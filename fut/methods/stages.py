@@ -197,15 +197,20 @@ class Preparation(ABC, Generic[F]):
         held = pins | (read_pins(path) if self.pinned(files) else {})
         pin_identity(files.directory, self.kind, files.identity, {PINS: held} if held else {})
 
+    def cost(self, spec: Any) -> Cost:
+        """What all stages take together."""
+        costs = [stage.cost(spec) for stage in parts_of(self.stages, spec)]
+        return Cost(*(sum(column) for column in zip(*costs, strict=True)))
+
     def still(self, files: F) -> tuple[list[str], int, Cost]:
         """What is to be computed yet: the terms, the number of pieces, and what that takes; all, where any is missing."""
         if files.complete():
             return [], 0, Cost()
-        return [self.name], 1, total(self.stages, files.spec)
+        return [self.name], 1, self.cost(files.spec)
 
     def rest(self, files: F) -> int:
         """Bytes on disk that are to be written yet: without what an interrupted call left there."""
-        cost = total(self.stages, files.spec)
+        cost = self.cost(files.spec)
         return max(0, cost.kept + cost.scratch - directory_bytes(files.directory))
 
     def begun(self, path: Path) -> bool:
@@ -255,12 +260,6 @@ def parts_of(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
 def counted(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
     """Those of them that have figures of their own."""
     return [stage for stage in parts_of(stages, spec) if not stage.within]
-
-
-def total(stages: Sequence[Stage[F]], spec: Any) -> Cost:
-    """What all stages take together."""
-    costs = [stage.cost(spec) for stage in parts_of(stages, spec)]
-    return Cost(*(sum(column) for column in zip(*costs, strict=True)))
 
 
 def build(preparation: Preparation[F], files: F, progress: Progress = silent) -> None:

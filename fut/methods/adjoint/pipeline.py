@@ -24,10 +24,9 @@ from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.adjoint.sweep import missing_sweep, run_sweep
 from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present
 from fut.methods.context import Context
-from fut.methods.expansion.memory import trajectory_memory
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.settings import Config, for_readouts
-from fut.methods.stages import LESS, Cost, Preparation, Request, Stage, total
+from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
 from fut.methods.timings import Timings
 from fut.training.problem import Problem
 
@@ -79,7 +78,7 @@ TRAJECTORY: Stage[Expansion] = Stage(
     stores=lambda e: (e.trajectory.stores,),
     cost=lambda s: Cost(s.trajectory.gradients, 0, s.trajectory.scratch_bytes),
     seconds=lambda s, t: s.trajectory.gradients * (t.item + t.step),
-    memory=lambda s, f: trajectory_memory(s.trajectory, f),
+    memory=lambda s, f: s.trajectory.memory(f),
     advice=f"lower adjoint.num_runs, or {LESS}",
 )
 LOW_RANK: Stage[Expansion] = Stage(
@@ -217,8 +216,3 @@ def _choice(spec: AdjointSpec) -> dict[str, Any] | None:
 
 
 EXPANSION = ExpansionStages()
-
-
-def expansion_cost(spec: AdjointSpec) -> Cost:
-    """What an expansion takes in all."""
-    return total(EXPANSION.stages, spec)

@@ -8,6 +8,7 @@ from functools import cached_property
 from estimators.orders.order import Order
 from estimators.rules.base import state_vectors as vectors_of_state
 from estimators.trajectory import balanced_groups, ensemble_orders
+from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.training.problem import Problem
 
 ITEM_BLOCK = 8
@@ -73,6 +74,17 @@ class Trajectory:
         state, steps = state_vectors(self.problem), self.steps
         runs = self.count * (steps + 2 * state) if self.ensemble else 0
         return ((state + self.count) * (steps + 1) + runs) * vector_bytes(self.problem)
+
+    def memory(self, f: Footprint) -> int:
+        """At its height: for each item of the mixture its gradient and the state after it; then their means, and a stack. Of an
+        ensemble the states of all runs, before and after a step, and their gradients, stacked."""
+        if self.ensemble:
+            held = f.resident + self.count * (2 * f.state + 2) * f.vector
+            step = (self.count * (f.state + 2 + TEMPORARIES) + f.state) * f.vector
+        else:
+            held = f.resident + (2 * f.state + self.count * (f.state + 1)) * f.vector
+            step = (2 * self.count + f.state + 2 + TEMPORARIES) * f.vector
+        return f.planned(held + max(f.gradient, step))
 
 
 def state_vectors(problem: Problem) -> int:

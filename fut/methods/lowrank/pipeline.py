@@ -17,7 +17,6 @@ from estimators.lowrank import low_rank, sensitivity
 from fut.methods.batching import batch_size
 from fut.methods.context import Context
 from fut.methods.expansion.files import PARTS
-from fut.methods.expansion.memory import trajectory_memory
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
@@ -25,7 +24,7 @@ from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.lowrank.spec import LowRankSpec
 from fut.methods.lowrank.terms import DIRECTORY, LOW_RANK_KEY, LowRankFiles, has_low_rank, open_low_rank
 from fut.methods.settings import Config
-from fut.methods.stages import LESS, Cost, Preparation, Request, Stage, total
+from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
 from fut.models import autodiff as derivatives
 from fut.training.problem import Problem
 from storage import Block
@@ -136,7 +135,7 @@ STATES: Stage[LowRankFiles] = Stage(
     stores=lambda b: (b.trajectory.stores,),
     cost=lambda s: Cost(s.trajectory.gradients, s.kept_bytes("centre"), s.trajectory.scratch_bytes),
     seconds=lambda s, t: s.trajectory.gradients * (t.item + t.step),
-    memory=lambda s, f: trajectory_memory(s.trajectory, f),
+    memory=lambda s, f: s.trajectory.memory(f),
     advice=f"lower adjoint.num_runs, or {LESS}",
 )
 LOW_RANK: Stage[LowRankFiles] = Stage(
@@ -202,11 +201,6 @@ class LowRankStages(Preparation[LowRankFiles]):
 
 
 LOW_RANK_TERMS = LowRankStages()
-
-
-def low_rank_cost(spec: LowRankSpec) -> Cost:
-    """What the terms take in all, nothing borrowed."""
-    return total(LOW_RANK_TERMS.stages, spec)
 
 
 def table_bytes(s: LowRankSpec, f: Footprint, orders: int) -> int:

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from estimators.sketch import Sketch
 from fut.artifacts.directory import TERMS, directory_bytes
 from fut.config.training import TrainingConfig
 from fut.methods.base import Capabilities, Estimator, Method
 from fut.methods.context import Context
 from fut.methods.coupling import cut_apart
-from fut.methods.footprint import TEMPORARIES, Footprint
-from fut.methods.pairwise.memory import query_memory, table_bytes
+from fut.methods.footprint import TEMPORARIES, Footprint, hashes
 from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
 from fut.methods.pairwise.replay import Replay, ReplayExact
-from fut.methods.pairwise.store import has_complete, pairwise_config, term_layout
+from fut.methods.pairwise.store import incomplete, pairwise_config, term_layout
 from fut.methods.pairwise.taylor import FirstOrderTaylor, SecondOrderTaylor
 from fut.methods.pairwise.terms import TermLayout, needs
 from fut.methods.settings import Config
 from fut.methods.timings import StageCost, Timings
 from fut.training.problem import Problem
+
+TABLES_KEPT = 4
+"""Checkpoints of one term in memory at once: the last three, and the one being read."""
+
+
+def table_bytes(layout: TermLayout, f: Footprint, names: Sequence[str]) -> int:
+    """Bytes of the named terms of the checkpoints that are in memory at once."""
+    sizes = {s.name: s.shape[1] * s.shape[2] for s in layout.specs()} if names else {}
+    return TABLES_KEPT * f.theta.element_size() * sum(sizes[n] for n in names)
+
+
+def query_memory(layout: TermLayout, f: Footprint, names: Sequence[str], linear: Sketch) -> int:
+    """One order: the tables it streams, its own state, and its read-out, linear on a sketch where that is none of identity."""
+    tables = table_bytes(layout, f, names)
+    return f.query(tables, 0 if linear.kind == "identity" else f.probe_gradient + hashes(linear))
 
 
 class Streaming(Method):
@@ -39,7 +54,7 @@ class Streaming(Method):
     def table_bytes(self, estimator: Estimator, footprint: Footprint) -> int:
         layout = term_layout(estimator.context)
         names = needs(layout, self.name)
-        return table_bytes(layout, footprint, names) if has_complete(estimator.context, names) else 0
+        return 0 if incomplete(estimator.context, names) else table_bytes(layout, footprint, names)
 
     def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost:
         layout = TermLayout.of(problem, config.cache)

@@ -13,10 +13,9 @@ from fut.artifacts.directory import TERMS
 from fut.errors import UsageError
 from fut.methods.context import Context
 from fut.methods.coupling import UNCUT, cut_apart, require_uncut
-from fut.methods.footprint import Footprint
+from fut.methods.footprint import TEMPORARIES, Footprint, hashes
 from fut.methods.pairwise.compute import block_terms
 from fut.methods.pairwise.config import CacheConfig
-from fut.methods.pairwise.memory import terms_memory
 from fut.methods.pairwise.store import has_terms, open_terms, pairwise_config, renew_term_metadata
 from fut.methods.pairwise.terms import NEEDS, TermLayout, needs
 from fut.methods.settings import Config
@@ -80,8 +79,19 @@ def _run(files: PairwiseFiles, blocks: Sequence[Block]) -> Iterator[None]:
             yield
 
 
-def _memory(spec: PairwiseSpec, footprint: Footprint) -> int:
-    return terms_memory(spec.layout, footprint, spec.names)
+def terms_memory(layout: TermLayout, f: Footprint, names: Sequence[str]) -> int:
+    """Gradients, states and updates of a block of items, then products of its updates one by one."""
+    rows, s = min(layout.config.item_block, layout.items), f.state
+    stored = rows * layout.sample.size * f.theta.element_size() if "gradient" in names else 0
+    held = f.resident + (s + rows) * f.vector + stored  # what the block before was written from, or encoded
+    phases = [rows * f.vector + f.gradient, rows * f.vector + stored]
+    if {"update", "jvp", "second"} & set(names):
+        phases += [rows * (2 * s + TEMPORARIES) * f.vector, 3 * rows * f.vector + hashes(layout.sketch)]
+    if {"jvp", "second"} & set(names):
+        exact = layout.config.products == "exact" and "jvp" in names
+        product = f.exact_product if exact else f.gradient + 3 * f.vector
+        phases.append((3 * rows + s + TEMPORARIES) * f.vector + product)
+    return f.planned(held + max(phases))
 
 
 PAIRS: Stage[PairwiseFiles] = Stage(
@@ -90,7 +100,7 @@ PAIRS: Stage[PairwiseFiles] = Stage(
     work=_run,
     independent=True,
     cost=lambda s: Cost(s.layout.gradients(s.names), s.layout.nbytes(s.names)),
-    memory=_memory,
+    memory=lambda s, f: terms_memory(s.layout, f, s.names),
     advice=f"lower cache.item_block, or {LESS}",
 )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from fut.artifacts.directory import MANIFEST, TERMS
 from fut.errors import NotCachedError
+from fut.methods.base import Estimator
 from fut.methods.context import Context
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.terms import TermLayout, TermTables
@@ -52,21 +54,27 @@ def open_terms(context: Context, config: CacheConfig | None = None) -> TermStore
         raise IdentityError(f"{error}; or remove {path} to cache anew") from error
 
 
-def has_complete(context: Context, needs: Sequence[str]) -> bool:
-    """Whether every block of the named terms is there."""
-    stored = TermStore.open(context.path / TERMS) if has_terms(context.path) else None
-    tables = TermTables(stored, context.problem.device)
-    return all(tables.complete(term) for term in needs)
+def incomplete(context: Context, needs: Sequence[str]) -> list[str]:
+    """Those of the named terms of which blocks are missing."""
+    terms = TermStore.open(context.path / TERMS) if has_terms(context.path) else None
+    stored = set() if terms is None else {spec.name for spec in terms.specs}
+    return [name for name in needs if terms is None or name not in stored or terms.missing([name])]
 
 
-def term_tables(context: Context, name: str, needs: Sequence[str]) -> TermTables:
-    """The terms that a method replays; NotCachedError, naming the command, where some are missing."""
-    stored = TermStore.open(context.path / TERMS) if has_terms(context.path) else None
-    tables = TermTables(stored, context.problem.device)
-    missing = [term for term in needs if not tables.complete(term)]
-    if missing:
-        raise NotCachedError(
-            f"{name}: expected the terms {', '.join(needs)} for every checkpoint and item, "
-            f"got an incomplete store (missing or unfinished: {', '.join(missing)}); run `fut cache RUN` first"
-        )
-    return tables
+class Streamed(Estimator):
+    """An estimator that replays pairwise terms. needs: their names."""
+
+    needs: tuple[str, ...]
+
+    @cached_property
+    def tables(self) -> TermTables:
+        """The terms that it replays; NotCachedError where some are missing."""
+        self.ready()
+        return TermTables(TermStore.open(self.context.path / TERMS), self.context.problem.device)
+
+    def ready(self) -> None:
+        if missing := incomplete(self.context, self.needs):
+            raise NotCachedError(
+                f"{self.name}: expected the terms {', '.join(self.needs)} for every checkpoint and item, "
+                f"got an incomplete store (missing or unfinished: {', '.join(missing)}); run `fut cache RUN` first"
+            )

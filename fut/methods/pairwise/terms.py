@@ -111,17 +111,11 @@ class TermTables:
     Each checkpoint's table [items, k] is read when it is first asked for; the last few stay in memory.
     """
 
-    def __init__(self, terms: TermStore | None, device: torch.device) -> None:
-        self._terms = terms
-
-        def reader(terms: TermStore, name: str) -> Callable[[int], Tensor]:
+    def __init__(self, terms: TermStore, device: torch.device) -> None:
+        def reader(name: str) -> Callable[[int], Tensor]:
             return lru_cache(maxsize=3)(lambda step: torch.from_numpy(terms.read(name, step)).to(device))
 
-        self._readers = {} if terms is None else {spec.name: reader(terms, spec.name) for spec in terms.specs}
+        self._readers = {spec.name: reader(spec.name) for spec in terms.specs}
 
     def __getitem__(self, name: str) -> Callable[[int], Tensor]:
         return self._readers[name]
-
-    def complete(self, name: str) -> bool:
-        """Whether every block of the term has been computed."""
-        return name in self._readers and self._terms is not None and not self._terms.missing([name])

@@ -26,7 +26,7 @@ from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.reweighting.spec import ReweightingSpec
 from fut.methods.reweighting.terms import DIRECTORY, ReweightingFiles, open_reweighting, stored_config
 from fut.methods.settings import Config, for_readouts
-from fut.methods.stages import Cost, Preparation, Request, Stage, total
+from fut.methods.stages import Cost, Preparation, Request, Stage
 from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import make_readouts
 from fut.training.checkpoints import unpack
@@ -222,7 +222,7 @@ class ReweightingStages(Preparation[ReweightingFiles]):
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """All stages as one: it is made on request alone."""
         rows = list(super().rows(problem, config, timings))
-        gradients, kept, scratch = total(self.stages, self.planned(problem, config))
+        gradients, kept, scratch = self.cost(self.planned(problem, config))
         seconds, peak = sum(row.seconds for row in rows), max(row.peak_memory for row in rows)
         yield StageCost(f"{self.name} (on request)", gradients, seconds, kept, scratch, peak)
 
