@@ -121,7 +121,7 @@ class OnePass:
     def __init__(self, run: Context, expansion: Expansion, shared: Sequence[str], items: Sequence[int]) -> None:
         spec = expansion.spec
         rows = (min(ITEM_BLOCK, len(items)) + len(shared)) * (1 + bool(spec.rank))
-        weights = rows * (run.steps + 1) * spec.expected_coordinates * run.problem.objective.start().element_size()
+        weights = rows * (run.steps + 1) * spec.expected_coordinates * spec.width
         tables = memory.tables(spec, Footprint(run.problem))
         require_memory(
             "tables of the maps", tables + 3 * weights, run.problem.device, "lower --groups or adjoint.coordinates"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from estimators.adjoint import spread_anchors
 from estimators.control_variates import SIGNS
@@ -12,14 +12,11 @@ from estimators.lowrank import curvature_anchors
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.coupling import require_coordinates, require_metric
 from fut.methods.curvature_batches import alike, require_alike
-from fut.methods.expansion.sample import expected_coordinates
-from fut.methods.expansion.spec import Trajectory
-from fut.readouts.readout import readout_names
-from fut.training.problem import Problem
+from fut.methods.expansion.spec import SweptSpec, Trajectory
 from storage import TermSpec
 
-SAMPLED, ENTRIES = 1 << 13, 1 << 15
-"""Coordinates of a large model that are kept, and entries of a table up to which it is a control variate, by default."""
+ENTRIES = 1 << 15
+"""Entries of a table up to which it is a control variate, by default."""
 COUNTS = (3, 5, 9)
 """Numbers of anchors that are tried; the last is taken where no other will do."""
 
@@ -42,34 +39,23 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdjointSpec:
+class AdjointSpec(SweptSpec):
     """Problem and configuration of one expansion, on disk or planned.
 
     Args:
-        problem: what is trained.
         config: how it is expanded.
         choice: how many anchors were found to be enough; None where that is configured, and before.
     """
 
-    problem: Problem
     config: AdjointConfig
     choice: Choice | None = None
-
-    @property
-    def steps(self) -> int:
-        """T, steps of the window."""
-        return self.problem.config.steps
+    sampled: ClassVar[int] = 1 << 13
 
     @cached_property
     def trajectory(self) -> Trajectory:
         """What is expanded about."""
         config = self.config
         return Trajectory(self.problem, config.trajectory == "ensemble", config.num_runs, config.seed)
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The read-outs, in the order of the terms' rows."""
-        return readout_names(self.config.readouts, self.problem.config.data.items)
 
     @property
     def pools(self) -> bool:
@@ -119,24 +105,10 @@ class AdjointSpec:
         return self.config if self.choice is None else self.config.model_copy(update={"num_anchors": len(self.anchors)})
 
     @property
-    def expected_coordinates(self) -> int:
-        """How many coordinates are kept, in expectation: as configured, else all of a small model and 8,192 of a large one."""
-        return expected_coordinates(self.problem.objective.size, self.config.coordinates, SAMPLED)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all coordinates are kept."""
-        return self.expected_coordinates >= self.problem.objective.size
-
-    @property
     def controlled(self) -> bool:
         """Whether a sample of coordinates has a control variate, and item gradients are scratch on all of them."""
-        entries = self.steps * self.problem.config.data.items
-        return (
-            not self.whole
-            and self.config.control != "never"
-            and (self.config.control == "always" or entries <= ENTRIES)
-        )
+        few = self.steps * self.problem.config.data.items <= ENTRIES
+        return not self.whole and (self.config.control == "always" or (self.config.control == "auto" and few))
 
     @property
     def of_all(self) -> bool:

@@ -10,15 +10,6 @@ from torch import Tensor
 from fut.methods.stages import Prepared
 from storage import CheckpointStore
 
-ALL_UP_TO = 1 << 17
-"""Parameters of a model of which all coordinates are kept, where nothing else is configured."""
-
-
-def expected_coordinates(size: int, configured: int, sampled: int) -> int:
-    """How many coordinates of `size` are kept, in expectation: as configured; by default (0) all of a small model and
-    `sampled` of a large one."""
-    return min(size, configured or (size if size <= ALL_UP_TO else sampled))
-
 
 class Sampled(Prepared):
     """What a preparation left, with the coordinates that are kept."""

@@ -12,10 +12,9 @@ from estimators.lowrank import curvature_anchors, refresh_steps
 from fut.errors import UsageError
 from fut.methods.coupling import require_metric
 from fut.methods.curvature_batches import require_alike
-from fut.methods.expansion.spec import Trajectory
+from fut.methods.expansion.spec import Spec, Trajectory
 from fut.methods.expansion.stored import About
 from fut.methods.lowrank.config import LowRankConfig
-from fut.training.problem import Problem
 from storage import TermSpec
 
 ANCHORS = 3
@@ -23,23 +22,16 @@ ANCHORS = 3
 
 
 @dataclass(frozen=True)
-class LowRankSpec:
+class LowRankSpec(Spec):
     """Problem and configuration of low-rank terms, on disk or planned.
 
     Args:
-        problem: what is trained.
         config: their settings.
         about: the trajectory, and its anchors.
     """
 
-    problem: Problem
     config: LowRankConfig
     about: About
-
-    @property
-    def steps(self) -> int:
-        """T, steps of the window."""
-        return self.problem.config.steps
 
     @property
     def size(self) -> int:
