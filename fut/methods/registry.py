@@ -12,7 +12,7 @@ from fut.methods.baseline import REFERENCE
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
 from fut.methods.limits import require_tables
-from fut.methods.lowrank.method import LOW_RANK_METHOD
+from fut.methods.lowrank.estimator import LOW_RANK_METHOD
 from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.pairwise.method import REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2
 from fut.methods.retrain import RETRAIN

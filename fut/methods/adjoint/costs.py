@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fut.methods.adjoint.anchor_count import most_pilots, pilot_gradients, pilot_items
-from fut.methods.adjoint.difference_check import check_cost
+from fut.methods.adjoint.anchors import most_pilots, pilot_gradients, pilot_items
 from fut.methods.adjoint.quadratic_directions import bend_cost
 from fut.methods.adjoint.replay_curvature import products
 from fut.methods.adjoint.spec import ROWS, AdjointSpec, sums_of
+from fut.methods.adjoint.sweep import check_cost
 from fut.methods.curvature_batches import pooled_size, small_size
 from fut.methods.stages import Cost
 from fut.readouts.readout import gradient_cost

@@ -16,10 +16,10 @@ from estimators.position_table import StepStates
 from estimators.state import State
 from fut.errors import NotCachedError
 from fut.methods.adjoint.spec import AdjointSpec, Choice, term_specs
-from fut.methods.expansion import files as trajectory_files
-from fut.methods.expansion.files import TrajectoryFiles
+from fut.methods.expansion import trajectory as trajectory_files
 from fut.methods.expansion.sample import Sampled
 from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.expansion.trajectory import TrajectoryFiles
 from fut.readouts.readout import UserFunction
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem

@@ -13,15 +13,20 @@ from typing import Any
 
 from fut.artifacts.directory import ADJOINT, MEMORIZATION
 from fut.methods.adjoint import costs, memory
-from fut.methods.adjoint.anchor_count import missing_choice, run_choice
-from fut.methods.adjoint.anchors import ANCHORED, missing_anchors, run_anchors, run_sampled_anchors
-from fut.methods.adjoint.difference_check import kept_error
+from fut.methods.adjoint.anchors import (
+    ANCHORED,
+    missing_anchors,
+    missing_choice,
+    run_anchors,
+    run_choice,
+    run_sampled_anchors,
+)
 from fut.methods.adjoint.files import PARTS, Expansion
 from fut.methods.adjoint.identity import has_expansion, open_expansion, read_expansion_config
 from fut.methods.adjoint.replay_curvature import missing_low_rank, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
 from fut.methods.adjoint.spec import AdjointSpec
-from fut.methods.adjoint.sweep import missing_sweep, run_sweep
+from fut.methods.adjoint.sweep import kept_error, missing_sweep, run_sweep
 from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present
 from fut.methods.context import Context
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from estimators.adjoint import Sweep
 from estimators.state import State
-from fut.methods.adjoint.difference_check import difference_error
 from fut.methods.adjoint.files import Expansion, costate_from
 from fut.methods.adjoint.quadratic_directions import principal_functionals
-from fut.methods.curvature_batches import pooled_products
+from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.curvature_batches import alike, drawn_samples, pooled_products, small_size
+from fut.models import autodiff as derivatives
 from fut.models.autodiff import KNOWN_STEP, one_sided_difference
 from fut.readouts.readout import make_readouts
+from storage import MissingError
 
 
 def missing_sweep(expansion: Expansion) -> Sequence[int]:
@@ -109,3 +112,43 @@ def _packed(costate: State, rows: int) -> dict[str, np.ndarray]:
     """The first rows of a costate, as they are stored."""
     buffers = {"theta": costate.theta} | {f"memory/{name}": buffer for name, buffer in costate.memory.items()}
     return {f"costate/{name}": buffer[:rows].cpu().numpy() for name, buffer in buffers.items()}
+
+
+SAMPLE_KEY = 23
+
+
+def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> float:
+    """|difference - exact| / |exact| of one Hessian-vector product [D], on half a step's samples or, where the items differ in
+    shape, on one item.
+
+    NaN where the sweep takes exact products, where the product vanishes, or where the model has no forward derivative.
+    """
+    if expansion.spec.config.products == "exact":
+        return math.nan
+    problem, items = expansion.problem, expansion.problem.data.items
+    draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
+    batch = drawn_samples(items, small_size(problem), draw) if alike(items) else items[0]
+    try:
+        exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
+    except (RuntimeError, NotImplementedError):
+        return math.nan
+    found = derivatives.hessian_vector_difference(problem.objective, theta, batch, direction)
+    scale = exact.norm().item()
+    return (found - exact).norm().item() / scale if scale else math.nan
+
+
+def kept_error(expansion: Expansion) -> float | None:
+    """What `difference_error` found when the expansion was made; None where it found nothing, or was not asked."""
+    try:
+        found = float(expansion.sampled.read_array(0, "difference_error")[0])
+    except MissingError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def check_cost(spec: AdjointSpec) -> int:
+    """Gradients that the check is counted as: two products of two each."""
+    if spec.config.products == "exact":
+        return 0
+    items = spec.problem.data.items
+    return round(4 * small_size(spec.problem) / len(items[0][0])) if alike(items) else 4

@@ -16,10 +16,9 @@ from torch import Tensor
 from estimators.lowrank import low_rank, sensitivity
 from fut.methods.batching import batch_size
 from fut.methods.context import Context
-from fut.methods.expansion.files import PARTS
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About
-from fut.methods.expansion.trajectory import missing_steps, run_trajectory
+from fut.methods.expansion.trajectory import PARTS, missing_steps, run_trajectory
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.lowrank.spec import LowRankSpec
 from fut.methods.lowrank.terms import DIRECTORY, LOW_RANK_KEY, LowRankFiles, has_low_rank, open_low_rank

@@ -17,9 +17,9 @@ from fut.artifacts.directory import ADJOINT
 from fut.artifacts.identity import MANIFEST
 from fut.methods.context import Context
 from fut.methods.curvature_batches import mixed_batch
-from fut.methods.expansion.files import TrajectoryFiles
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About, StoredExpansion, configured_about
+from fut.methods.expansion.trajectory import TrajectoryFiles
 from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.lowrank.spec import LowRankSpec
 from fut.methods.stages import Prepared

@@ -12,7 +12,7 @@ from centres import written_out_table
 from small import Cli, MakeRun, expand, small_config
 
 import fut
-from fut.methods.adjoint import anchor_count as choosing
+from fut.methods.adjoint import anchors as choosing
 from fut.methods.adjoint import memory
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.files import Expansion
