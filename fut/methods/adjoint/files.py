@@ -17,8 +17,8 @@ from estimators.state import State
 from fut.errors import NotCachedError
 from fut.methods.adjoint.spec import AdjointSpec, Choice, term_specs
 from fut.methods.expansion import trajectory as trajectory_files
-from fut.methods.expansion.sample import Sampled
 from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.expansion.stored import Sampled
 from fut.methods.expansion.trajectory import TrajectoryFiles
 from fut.readouts.readout import UserFunction
 from fut.training.checkpoints import unpack

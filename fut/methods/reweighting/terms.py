@@ -13,8 +13,8 @@ from torch import Tensor
 from estimators.state import State
 from fut.artifacts.directory import MANIFEST
 from fut.methods.context import Context
-from fut.methods.expansion.sample import Sampled
 from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.expansion.stored import Sampled
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
 from fut.readouts.readout import UserFunction
