@@ -40,36 +40,19 @@ def pooled_products(
     by one-sided differences on half a step's: a gradient each, and one more. relative: step of the central differences, as
     in `derivatives.hessian_vector_difference`.
     """
-    count, total = len(places), torch.zeros_like(directions)
+    objective, count, total = problem.objective, len(places), torch.zeros_like(directions)
     for place, theta in enumerate(places):
-        total += _products_at(problem, config, (step, place, count), theta, directions, fine, relative)
-    return total / count
-
-
-def _products_at(
-    problem: Problem,
-    config: AdjointConfig,
-    at: tuple[int, int, int],
-    theta: Tensor,
-    directions: Tensor,
-    fine: int,
-    relative: float,
-) -> Tensor:
-    """Products [r + m, D] of one place's part. at: the step, which of how many places."""
-    step, place, count = at
-    objective = problem.objective
-    batch = pooled_batch(problem, config, step, place, count) if fine else ()
-
-    def product(direction: Tensor) -> Tensor:
+        batch = pooled_batch(problem, config, step, place, count) if fine else ()
         if config.products == "exact":
-            return derivatives.hessian_vector(objective, theta, batch, direction)
-        return derivatives.hessian_vector_difference(objective, theta, batch, direction, relative)
-
-    found = [product(u) for u in directions[:fine]]
-    if len(directions) > fine:
-        small = _batch(problem, config, FUNCTIONAL, at, small_size(problem, count))
-        found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
-    return torch.stack(found)
+            products = [derivatives.hessian_vector(objective, theta, batch, u) for u in directions[:fine]]
+        else:
+            product = derivatives.hessian_vector_difference
+            products = [product(objective, theta, batch, u, relative) for u in directions[:fine]]
+        if len(directions) > fine:
+            small = _batch(problem, config, FUNCTIONAL, (step, place, count), small_size(problem, count))
+            products += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
+        total += torch.stack(products)
+    return total / count
 
 
 def _batch(problem: Problem, config: AdjointConfig, kind: int, at: tuple[int, int, int], size: int) -> Item:

@@ -95,10 +95,6 @@ F = TypeVar("F", bound=Prepared)
 Stores = Sequence[CheckpointStore]
 
 
-def _nothing(files: Any) -> tuple[Stores, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Stage(Generic[F]):
     """One stage of a preparation.
@@ -110,7 +106,7 @@ class Stage(Generic[F]):
         independent: whether any of the units can be done elsewhere, in any order; else each needs the one before.
         stores: what it writes beside terms, in groups of use together alone: one damaged file, and the group is discarded.
         cost: of a specification.
-        seconds: of a specification, by timings taken here.
+        seconds: of a specification, by timings taken here; None for those of its gradients.
         memory: bytes at its height.
         advice: what to lower where that does not fit.
         part_of: whether a specification has the stage at all.
@@ -121,9 +117,9 @@ class Stage(Generic[F]):
     missing: Callable[[F], Sequence[Any]]
     work: Callable[[F, Sequence[Any]], Iterator[object]]
     independent: bool = False
-    stores: Callable[[F], Sequence[Stores]] = _nothing
+    stores: Callable[[F], Sequence[Stores]] = lambda files: ()
     cost: Callable[[Any], Cost] = lambda spec: Cost()
-    seconds: Callable[[Any, Timings], float] = lambda spec, timings: 0.0
+    seconds: Callable[[Any, Timings], float] | None = None
     memory: Callable[[Any, Footprint], int] = lambda spec, footprint: footprint.planned(footprint.resident)
     advice: str = LESS
     part_of: Callable[[Any], bool] = lambda spec: True
@@ -231,7 +227,10 @@ class Preparation(ABC, Generic[F]):
         spec = self.planned(problem, config)
         for stage in counted(self.stages, spec):
             cost, peak = stage.cost(spec), stage.memory(spec, timings.footprint)
-            seconds = stage.seconds(spec, timings)
+            if stage.seconds is not None:
+                seconds = stage.seconds(spec, timings)
+            else:
+                seconds = cost.gradients * timings.item if cost.gradients else 0.0
             yield StageCost(f"{self.name}: {stage.name}", cost.gradients, seconds, cost.kept, cost.scratch, peak)
 
     def notes(self, problem: Problem, config: Config) -> list[str]:

@@ -93,7 +93,6 @@ LOW_RANK: Stage[Expansion] = Stage(
     independent=True,
     stores=lambda e: ((e.ritz,),),
     cost=costs.low_rank,
-    seconds=lambda s, t: costs.low_rank(s).gradients * t.item,
     memory=memory.low_rank,
     advice="lower adjoint.rank",
     part_of=lambda s: bool(s.rank),
@@ -123,7 +122,6 @@ ANCHORS: Stage[Expansion] = Stage(
     independent=True,
     stores=lambda e: ((e.anchored,),),
     cost=costs.anchors,
-    seconds=lambda s, t: costs.anchors(s).gradients * t.item,
     memory=memory.anchors,
     part_of=lambda s: s.controlled,
 )
@@ -143,7 +141,6 @@ SAMPLED_ANCHORS: Stage[Expansion] = Stage(
     work=run_sampled_anchors,
     independent=True,
     cost=costs.anchors,
-    seconds=lambda s, t: costs.anchors(s).gradients * t.item,
     memory=memory.anchors,
     part_of=lambda s: not s.controlled,
 )

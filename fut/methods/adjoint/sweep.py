@@ -16,6 +16,7 @@ from fut.methods.adjoint.files import Expansion, costate_from
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.curvature_batches import alike, drawn_samples, pooled_products, small_size
+from fut.methods.expansion.trajectory import state_arrays
 from fut.models import autodiff as derivatives
 from fut.models.autodiff import KNOWN_STEP, one_sided_difference
 from fut.readouts.readout import make_readouts
@@ -110,8 +111,7 @@ def _write(expansion: Expansion, step: int, costate: State, arrays: dict[str, Te
 
 def _packed(costate: State, rows: int) -> dict[str, np.ndarray]:
     """The first rows of a costate, as they are stored."""
-    buffers = {"theta": costate.theta} | {f"memory/{name}": buffer for name, buffer in costate.memory.items()}
-    return {f"costate/{name}": buffer[:rows].cpu().numpy() for name, buffer in buffers.items()}
+    return {f"costate/{name}": array[:rows] for name, array in state_arrays(costate).items()}
 
 
 SAMPLE_KEY = 23

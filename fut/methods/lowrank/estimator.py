@@ -75,13 +75,12 @@ class LowRankReplay(Estimator):
     @cached_property
     def _gradients(self) -> Callable[[int], Tensor]:
         """Item gradients [items, D] at an anchor."""
-        dtype = self.problem.objective.start().dtype
-        return cache(lambda anchor: self._read("gradient", anchor).to(dtype))
+        return cache(lambda anchor: self._read("gradient", anchor).to(self.problem.objective.dtype))
 
     def _rows(self, anchor: int, items: Sequence[int]) -> Tensor:
         """Gradients of some items [len(items), D] at an anchor."""
         found = self._terms.read_items("gradient", anchor, items)
-        return torch.from_numpy(found).to(self.problem.device, self.problem.objective.start().dtype)
+        return torch.from_numpy(found).to(self.problem.device, self.problem.objective.dtype)
 
     def _scarcity(self, anchor: int) -> Tensor:
         """One over the share of items that touch each coordinate at an anchor [D]."""
@@ -93,7 +92,7 @@ class LowRankReplay(Estimator):
 
     def _pairs(self, anchor: int) -> RitzPairs:
         """The low-rank curvature at a curvature anchor."""
-        vectors = self._read("lowrank", anchor).to(self.problem.objective.start().dtype)
+        vectors = self._read("lowrank", anchor).to(self.problem.objective.dtype)
         return RitzPairs(self._read("eigenvalue", anchor)[0], vectors)
 
     def _mean(self, step: int, centre: Callable[[int], Tensor]) -> Tensor:

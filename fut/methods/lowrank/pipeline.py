@@ -40,15 +40,10 @@ def _missing_states(base: LowRankFiles) -> Sequence[object]:
     return missing_steps(base.trajectory) or terms.missing(["centre"])
 
 
-def _missing_curvature(base: LowRankFiles) -> list[int]:
-    return sorted({block.step for block in base.open_terms().missing(CURVATURE)})
-
-
 def _run_states(base: LowRankFiles, units: Sequence[object]) -> Iterator[None]:
     """The lifted states as scratch, and their parameters for good."""
     terms, steps = base.open_terms(), missing_steps(base.trajectory)
-    if steps:
-        yield from run_trajectory(base.trajectory, steps)
+    yield from run_trajectory(base.trajectory, steps) if steps else ()
     for block in terms.missing(["centre"]):
         terms.write(block, {"centre": base.trajectory.centre.read_array(block.step, "theta")[None]})
         if not steps:
@@ -99,10 +94,6 @@ def _run_refresh(base: LowRankFiles, blocks: Sequence[Block]) -> Iterator[None]:
         yield
 
 
-def _curvature_cost(s: LowRankSpec) -> Cost:
-    return Cost(2 * s.pooled * s.rank * len(s.curvature_anchors), s.kept_bytes(*CURVATURE))
-
-
 def _curvature_memory(s: LowRankSpec, f: Footprint) -> int:
     """The Krylov vectors, turned and scaled to the Ritz vectors; a state, the metric, and a product's vectors."""
     held = f.resident + (s.rank + f.state + 4) * f.vector
@@ -110,21 +101,9 @@ def _curvature_memory(s: LowRankSpec, f: Footprint) -> int:
     return f.planned(held + max(f.pooled_gradient(s.config.pool) + 4 * f.vector, turned))
 
 
-def _anchors_cost(s: LowRankSpec) -> Cost:
-    return Cost(len(s.anchors) * s.problem.config.data.items, s.kept_bytes("gradient"))
-
-
 def _anchors_memory(s: LowRankSpec, f: Footprint) -> int:
     rows = min(ITEM_BLOCK, s.problem.config.data.items)
     return f.planned(f.resident + 4 * rows * f.vector + max(f.gradient, rows * f.vector))
-
-
-def _refresh_cost(s: LowRankSpec) -> Cost:
-    return Cost(s.query_gradients(), s.kept_bytes("refresh"))
-
-
-def _refresh_memory(s: LowRankSpec, f: Footprint) -> int:
-    return f.planned(f.resident + 3 * f.vector + f.pooled_gradient(s.config.pool))
 
 
 STATES: Stage[LowRankFiles] = Stage(
@@ -139,11 +118,10 @@ STATES: Stage[LowRankFiles] = Stage(
 )
 LOW_RANK: Stage[LowRankFiles] = Stage(
     "low-rank curvature",
-    missing=_missing_curvature,
+    missing=lambda b: sorted({block.step for block in b.open_terms().missing(CURVATURE)}),
     work=_run_curvature,
     independent=True,
-    cost=_curvature_cost,
-    seconds=lambda s, t: _curvature_cost(s).gradients * t.item,
+    cost=lambda s: Cost(2 * s.pooled * s.rank * len(s.curvature_anchors), s.kept_bytes(*CURVATURE)),
     memory=_curvature_memory,
     advice=f"lower lowrank.rank or lowrank.pool, or {LESS}",
 )
@@ -152,8 +130,7 @@ ANCHORS: Stage[LowRankFiles] = Stage(
     missing=lambda b: b.open_terms().missing(["gradient"]),
     work=_run_anchors,
     independent=True,
-    cost=_anchors_cost,
-    seconds=lambda s, t: _anchors_cost(s).gradients * t.item,
+    cost=lambda s: Cost(len(s.anchors) * s.problem.config.data.items, s.kept_bytes("gradient")),
     memory=_anchors_memory,
 )
 REFRESH: Stage[LowRankFiles] = Stage(
@@ -161,9 +138,8 @@ REFRESH: Stage[LowRankFiles] = Stage(
     missing=lambda b: b.open_terms().missing(["refresh"]) if b.spec.refreshed else (),
     work=_run_refresh,
     independent=True,
-    cost=_refresh_cost,
-    seconds=lambda s, t: _refresh_cost(s).gradients * t.item,
-    memory=_refresh_memory,
+    cost=lambda s: Cost(s.query_gradients(), s.kept_bytes("refresh")),
+    memory=lambda s, f: f.planned(f.resident + 3 * f.vector + f.pooled_gradient(s.config.pool)),
     advice=f"lower lowrank.pool, or {LESS}",
 )
 
@@ -192,7 +168,7 @@ class LowRankStages(Preparation[LowRankFiles]):
     def still(self, files: LowRankFiles) -> tuple[list[str], int, Cost]:
         """What is to be computed yet, less what a complete expansion lends."""
         names, pieces, cost = super().still(files)
-        lent = _anchors_cost(files.spec).gradients if names and files.lender is not None else 0
+        lent = ANCHORS.cost(files.spec).gradients if names and files.lender is not None else 0
         return names, pieces, cost._replace(gradients=cost.gradients - lent)
 
     def describe(self, context: Context) -> dict[str, Any]:

@@ -77,9 +77,8 @@ class LowRankFiles(Prepared):
 
     def batch(self, key: int, step: int) -> Item:
         """The batch drawn for a step, another one for every key."""
-        return mixed_batch(
-            self.problem, self.config.pool, [self.config.seed, key, step], "use --estimator retrain", "lowrank"
-        )
+        key_of_step, advice = [self.config.seed, key, step], "use --estimator retrain"
+        return mixed_batch(self.problem, self.config.pool, key_of_step, advice, "lowrank")
 
     def mean_gradient(self, step: int, theta: Tensor) -> Tensor:
         """Gradient [D] of the loss on the refresh batch of a step."""
@@ -102,19 +101,15 @@ class LowRankFiles(Prepared):
 
 def open_low_rank(context: Context, config: LowRankConfig | None = None) -> LowRankFiles:
     """What the low-rank method reads, as it is stored; as configured where it is not."""
-    stored = read_configs(context.path) if has_low_rank(context.path) else None
-    about = stored[1] if stored else configured_about(context)
-    chosen = config or (stored[0] if stored else context.config.lowrank)
-    source, spec = StoredExpansion(context.path / ADJOINT), LowRankSpec(context.problem, chosen, about)
+    if has_low_rank(context.path):
+        identity = Manifest.read(context.path / DIRECTORY / MANIFEST).identity
+        stored, about = LowRankConfig.model_validate(identity["lowrank"]), About.of(identity["adjoint"])
+    else:
+        stored, about = context.config.lowrank, configured_about(context)
+    source, spec = StoredExpansion(context.path / ADJOINT), LowRankSpec(context.problem, config or stored, about)
     return LowRankFiles(context.path / DIRECTORY, spec, lambda: context.state(0), source)
 
 
 def has_low_rank(path: Path) -> bool:
     """Whether a run directory's low-rank terms were begun."""
     return (path / DIRECTORY / MANIFEST).exists()
-
-
-def read_configs(path: Path) -> tuple[LowRankConfig, About]:
-    """Configurations of a run directory's low-rank terms, and of the trajectory that they are about."""
-    identity = Manifest.read(path / DIRECTORY / MANIFEST).identity
-    return LowRankConfig.model_validate(identity["lowrank"]), About.of(identity["adjoint"])

@@ -22,6 +22,7 @@ from estimators.reweighting import first_order_values, response_squares
 from estimators.state import State
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates
+from fut.methods.expansion.trajectory import state_arrays
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.reweighting.spec import ReweightingSpec
 from fut.methods.reweighting.terms import DIRECTORY, ReweightingFiles, open_reweighting, stored_config
@@ -106,9 +107,7 @@ def _save_step(files: ReweightingFiles, found: Sensitivity, gradients: Tensor) -
 
 
 def _save_costate(files: ReweightingFiles, step: int, costate: State, squares: Tensor) -> None:
-    memory = {f"memory/{k}": b.cpu().numpy() for k, b in costate.memory.items()}
-    arrays = {"theta": costate.theta.cpu().numpy(), "squares": squares.cpu().numpy()} | memory
-    files.costates.write(step, arrays, {})
+    files.costates.write(step, state_arrays(costate) | {"squares": squares.cpu().numpy()}, {})
     for older in files.costates.steps():
         if older > step:
             files.costates.remove(older)
@@ -147,10 +146,6 @@ def _fold(files: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:
         yield
 
 
-def _sweep_seconds(s: ReweightingSpec, t: Timings) -> float:
-    return s.sweep_gradients * t.item + s.steps * (1 + 2 * len(s.names)) * t.step
-
-
 def _sweep_memory(s: ReweightingSpec, f: Footprint) -> int:
     """A step's item gradients, a state, and every read-out's costate and weights."""
     n, r, state = s.per_step, len(s.names), f.state
@@ -167,7 +162,7 @@ SWEEP: Stage[ReweightingFiles] = Stage(
     work=_run_sweep,
     stores=lambda files: ((files.swept, files.costates),),
     cost=lambda s: Cost(s.sweep_gradients, 0, s.scratch_bytes),
-    seconds=_sweep_seconds,
+    seconds=lambda s, t: s.sweep_gradients * t.item + s.steps * (1 + 2 * len(s.names)) * t.step,
     memory=_sweep_memory,
 )
 SAMPLE: Stage[ReweightingFiles] = Stage(
@@ -185,7 +180,6 @@ GRADIENTS: Stage[ReweightingFiles] = Stage(
     work=_run_gradients,
     independent=True,
     cost=lambda s: Cost(0 if s.whole else s.problem.config.consumed),
-    seconds=lambda s, t: 0.0 if s.whole else s.problem.config.consumed * t.item,
 )
 FOLD: Stage[ReweightingFiles] = Stage(
     "tables",
