@@ -7,6 +7,7 @@ follows from the files.
 
 from __future__ import annotations
 
+import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from fut.artifacts.directory import directory_bytes
 from fut.artifacts.identity import MANIFEST, PINS, pin_identity, read_pins
 from fut.methods.timings import StageCost, Timings
 from fut.progress import Progress, silent
-from storage import CheckpointStore, Damage, StorageError, TermStore
+from storage import CheckpointStore, Damage, StorageError, TermSpec, TermStore
 
 if TYPE_CHECKING:
     from fut.config.schema import Section
@@ -42,6 +43,12 @@ class Cost(NamedTuple):
     gradients: int = 0
     kept: int = 0
     scratch: int = 0
+
+
+def bytes_of(terms: Sequence[TermSpec], names: Names = None) -> int:
+    """Bytes of the named terms, before compression; of all for None."""
+    named = [term for term in terms if names is None or term.name in names]
+    return sum(math.prod(term.shape) * term.stored_dtype.itemsize for term in named)
 
 
 class Prepared(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fut.methods.adjoint.anchors import most_pilots, pilot_gradients, pilot_items
 from fut.methods.adjoint.quadratic_directions import bend_cost
 from fut.methods.adjoint.replay_curvature import products
-from fut.methods.adjoint.spec import ROWS, AdjointSpec, sums_of
+from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.adjoint.sweep import check_cost
 from fut.methods.curvature_batches import pooled_size, small_size
 from fut.methods.stages import Cost
@@ -45,18 +45,12 @@ def anchors(spec: AdjointSpec) -> Cost:
     count = len(spec.anchors) * spec.problem.config.data.items
     whole = most_pilots(spec) * len(pilot_items(spec)) + (count if spec.controlled else 0)
     nbytes = whole * (spec.vector_bytes + spec.width)
-    return Cost(count + pilot_gradients(spec), 0 if spec.controlled else _anchored(spec), nbytes)
+    return Cost(count + pilot_gradients(spec), 0 if spec.controlled else spec.kept_bytes(["gradient"]), nbytes)
 
 
 def fold(spec: AdjointSpec) -> Cost:
     """The terms, but for gradients that are kept as they are taken."""
-    return Cost(0, _terms_bytes(spec) - (0 if spec.controlled else _anchored(spec)))
-
-
-def _anchored(spec: AdjointSpec) -> int:
-    """Bytes of gradients at the anchors on the kept coordinates."""
-    count = len(spec.anchors) * spec.problem.config.data.items
-    return count * spec.expected_coordinates * spec.width
+    return Cost(0, spec.kept_bytes() - (0 if spec.controlled else spec.kept_bytes(["gradient"])))
 
 
 def _coarse(spec: AdjointSpec) -> int:
@@ -70,16 +64,3 @@ def _coarse(spec: AdjointSpec) -> int:
 def _drawn(spec: AdjointSpec, size: int) -> float:
     """Gradients of items that batches of `size` samples come to, one for every place and step."""
     return spec.steps * spec.trajectory.places_count * size / len(spec.problem.data.items[0][0])
-
-
-def _terms_bytes(spec: AdjointSpec) -> int:
-    """Bytes of the terms, before compression."""
-    kept, steps = spec.expected_coordinates, spec.steps
-    items, r = spec.problem.config.data.items, len(spec.names)
-    rows = len(spec.anchors) * items + (1 + r) * (steps + 1)
-    few = (steps + len(spec.anchors)) * spec.fine * items * 8 + len(spec.anchors) * items * spec.width
-    few += steps * spec.functionals * sums_of(spec) * items * 8
-    few += steps * spec.fine * items * (8 * spec.of_all + ROWS * spec.width * spec.controlled)
-    lowrank = len(spec.curvatures) * spec.rank
-    rows += lowrank + r * steps * bool(lowrank)
-    return rows * kept * spec.width + few + 8 * lowrank

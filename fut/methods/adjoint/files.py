@@ -15,7 +15,7 @@ from torch import Tensor
 from estimators.position_table import StepStates
 from estimators.state import State
 from fut.errors import NotCachedError
-from fut.methods.adjoint.spec import AdjointSpec, Choice, term_specs
+from fut.methods.adjoint.spec import AdjointSpec, Choice
 from fut.methods.expansion import trajectory as trajectory_files
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import Sampled
@@ -150,7 +150,7 @@ class Expansion(Sampled):
         return self.sampled.read_array(0, "own_values")
 
     def open_terms(self) -> TermStore:
-        specs = term_specs(self.spec, len(self.indices))
+        specs = self.spec.term_specs(len(self.indices))
         return TermStore.create_or_open(self.terms_path, specs, self.identity, ITEM_BLOCK)
 
     def table(self, name: str, rows: Sequence[int], expected: str) -> Tensor:

@@ -135,37 +135,36 @@ class AdjointSpec(SweptSpec):
             require_metric(self.problem, "adjoint.rank", "set adjoint.rank = 0")
             require_alike(self.problem, "set adjoint.rank = 0", "adjoint.rank")
 
+    def term_specs(self, k: int) -> list[TermSpec]:
+        """The terms of an expansion that keeps k coordinates: weights of read-outs, and their slopes as those of step T.
+
+        Positions, what leaving an anchor out does to them, and functionals are in double precision, as they are few.
+        """
+        n, r = self.problem.config.data.items, len(self.names)
+        shapes = {
+            "gradient": (len(self.anchors), n, k),
+            "norm": (len(self.anchors), n, 1),
+            "weight": (self.steps + 1, r, k),
+            "centre": (self.steps + 1, 1, k),
+        }
+        dtype = self.problem.config.model.dtype
+        if self.rank:
+            shapes["lowrank"] = (len(self.curvatures), self.rank, k)
+            shapes["answer"] = (self.steps, r, k)
+        specs = [TermSpec(name, shape, dtype) for name, shape in shapes.items()]
+        if self.rank:
+            specs.append(TermSpec("eigenvalue", (len(self.curvatures), 1, self.rank), "float64"))
+        few = {"positions": (self.steps, self.fine, n), "left_out": (len(self.anchors), self.fine, n)}
+        if self.functionals:
+            few["functionals"] = (self.steps, self.functionals * sums_of(self), n)
+        specs += [TermSpec(name, shape, "float64") for name, shape in few.items()]
+        if self.of_all:
+            specs.append(TermSpec("controlled_positions", few["positions"], "float64"))
+        if self.controlled:
+            specs.append(TermSpec("sampled_positions", (self.steps, self.fine * ROWS, n), dtype))
+        return specs
+
 
 def sums_of(spec: AdjointSpec) -> int:
     """Rows of the table for every functional: one, or on a sample those of `SAMPLES`, each with random signs too."""
     return 1 if spec.of_all else len(SAMPLES) * (1 + FUNCTIONAL_SIGNS)
-
-
-def term_specs(spec: AdjointSpec, k: int) -> list[TermSpec]:
-    """The terms of an expansion that keeps k coordinates: weights of read-outs, and their slopes as those of step T.
-
-    Positions, what leaving an anchor out does to them, and functionals are in double precision, as they are few.
-    """
-    n, r = spec.problem.config.data.items, len(spec.names)
-    shapes = {
-        "gradient": (len(spec.anchors), n, k),
-        "norm": (len(spec.anchors), n, 1),
-        "weight": (spec.steps + 1, r, k),
-        "centre": (spec.steps + 1, 1, k),
-    }
-    dtype = spec.problem.config.model.dtype
-    if spec.rank:
-        shapes["lowrank"] = (len(spec.curvatures), spec.rank, k)
-        shapes["answer"] = (spec.steps, r, k)
-    specs = [TermSpec(name, shape, dtype) for name, shape in shapes.items()]
-    if spec.rank:
-        specs.append(TermSpec("eigenvalue", (len(spec.curvatures), 1, spec.rank), "float64"))
-    few = {"positions": (spec.steps, spec.fine, n), "left_out": (len(spec.anchors), spec.fine, n)}
-    if spec.functionals:
-        few["functionals"] = (spec.steps, spec.functionals * sums_of(spec), n)
-    specs += [TermSpec(name, shape, "float64") for name, shape in few.items()]
-    if spec.of_all:
-        specs.append(TermSpec("controlled_positions", few["positions"], "float64"))
-    if spec.controlled:
-        specs.append(TermSpec("sampled_positions", (spec.steps, spec.fine * ROWS, n), dtype))
-    return specs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,8 +12,10 @@ from estimators.orders.order import Order
 from estimators.rules.base import state_vectors
 from estimators.trajectory import balanced_groups, ensemble_orders
 from fut.methods.footprint import TEMPORARIES, Footprint
+from fut.methods.stages import bytes_of
 from fut.readouts.readout import readout_names
 from fut.training.problem import Problem
+from storage import TermSpec
 
 ITEM_BLOCK = 8
 """Items, or rows, of a block of a term, and of a file of item gradients."""
@@ -49,7 +53,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class SweptSpec(Spec):
+class SweptSpec(Spec, ABC):
     """What has a backward pass, and keeps a sample of coordinates. config: how it is made."""
 
     config: Any
@@ -70,6 +74,14 @@ class SweptSpec(Spec):
     def whole(self) -> bool:
         """Whether all coordinates are kept."""
         return self.expected_coordinates >= self.problem.objective.size
+
+    @abstractmethod
+    def term_specs(self, k: int) -> list[TermSpec]:
+        """The terms, of k coordinates."""
+
+    def kept_bytes(self, names: Sequence[str] | None = None) -> int:
+        """Bytes of the named terms, before compression; of all for None."""
+        return bytes_of(self.term_specs(self.expected_coordinates), names)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +14,7 @@ from fut.methods.curvature_batches import require_alike
 from fut.methods.expansion.spec import Spec, Trajectory
 from fut.methods.expansion.stored import About
 from fut.methods.lowrank.config import LowRankConfig
+from fut.methods.stages import bytes_of
 from storage import TermSpec
 
 ANCHORS = 3
@@ -88,8 +88,7 @@ class LowRankSpec(Spec):
 
     def kept_bytes(self, *names: str) -> int:
         """Bytes of the named terms, before compression; of all where none is named."""
-        chosen = [spec for spec in self.term_specs() if not names or spec.name in names]
-        return sum(math.prod(spec.shape) * spec.stored_dtype.itemsize for spec in chosen)
+        return bytes_of(self.term_specs(), names or None)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from estimators.sketch import Sketch
 from fut.errors import UsageError
 from fut.methods.pairwise.config import CacheConfig
+from fut.methods.stages import bytes_of
 from fut.training.problem import Problem
 from storage import TermSpec, TermStore
 
@@ -93,8 +94,7 @@ class TermLayout:
 
     def nbytes(self, names: Sequence[str]) -> int:
         """Bytes before compression of the named terms."""
-        width = 8 if self.dtype == "float64" else 4
-        return sum(width * s.shape[0] * s.shape[1] * s.shape[2] for s in self.specs() if s.name in names)
+        return bytes_of(self.specs(), names)
 
     def identity(self, problem: Problem) -> dict[str, Any]:
         return {"run": problem.identity, "cache": self.config.model_dump(mode="json")}

@@ -170,7 +170,7 @@ SAMPLE: Stage[ReweightingFiles] = Stage(
     missing=lambda files: () if files.opened else (0,),
     work=_draw_sample,
     stores=lambda files: ((files.sampled,),),
-    cost=lambda s: Cost(0, s.sample_bytes),
+    cost=lambda s: Cost(0, 16 * s.expected_coordinates),
     part_of=lambda s: not s.whole,
 )
 ALL = replace(SAMPLE, name="all coordinates", part_of=lambda s: s.whole)
@@ -186,7 +186,7 @@ FOLD: Stage[ReweightingFiles] = Stage(
     missing=lambda files: files.open_terms().missing(FOLDED),
     work=_fold,
     independent=True,
-    cost=lambda s: Cost(0, s.term_bytes),
+    cost=lambda s: Cost(0, s.kept_bytes()),
 )
 
 

@@ -30,18 +30,6 @@ class ReweightingSpec(SweptSpec):
         return self.problem.config.consumed * passes + sum(gradient_cost(n, self.problem) for n in self.names)
 
     @property
-    def sample_bytes(self) -> int:
-        """Bytes of the coordinates that are kept, and of their probabilities."""
-        return 16 * self.expected_coordinates
-
-    @property
-    def term_bytes(self) -> int:
-        """Bytes of terms that stay on disk, before compression."""
-        r, n = len(self.names), self.per_step
-        rows = self.steps * n + (2 * self.steps + 1) * r
-        return rows * self.expected_coordinates * self.width + 8 * self.steps * n * (n + r)
-
-    @property
     def scratch_bytes(self) -> int:
         """Bytes of scratch while it is built."""
         rows = (2 * self.steps + 1 + 2 * (self.state_vectors + 1)) * len(self.names)
