@@ -193,7 +193,7 @@ class Method:
 
     def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
         """What its estimates of a read-out are made from beside the run: a calibration holds for that alone."""
-        return {}
+        return {} if self.preparation is None else self.preparation.open(context).spec.settings
 
 
 def one_of(option: str, value: str | None, choices: object) -> None:

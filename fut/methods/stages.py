@@ -56,12 +56,18 @@ class Prepared(ABC):
 
     directory: Path
     spec: Any
-    """What it is made of; costs are functions of it."""
+    """What it is made of; costs are functions of it, and its `settings` are what decides the numbers beside the run."""
 
     @property
-    @abstractmethod
+    def problem(self) -> Problem:
+        """What is trained."""
+        problem: Problem = self.spec.problem
+        return problem
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What the directory pins: IdentityError where it holds another."""
+        return {"run": self.problem.identity, **self.spec.settings}
 
     @abstractmethod
     def open_terms(self) -> TermStore:

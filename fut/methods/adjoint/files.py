@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +16,12 @@ from estimators.state import State
 from fut.errors import NotCachedError
 from fut.methods.adjoint.spec import AdjointSpec, Choice
 from fut.methods.expansion import trajectory as trajectory_files
-from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import Sampled
 from fut.methods.expansion.trajectory import TrajectoryFiles
 from fut.readouts.readout import UserFunction
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
-from storage import CheckpointStore, TermStore
+from storage import CheckpointStore
 
 PARTS = (
     "sample",
@@ -90,10 +88,6 @@ class Expansion(Sampled):
     end: Callable[[], Tensor] | None = None
 
     @property
-    def problem(self) -> Problem:
-        return self.planned.problem
-
-    @property
     def spec(self) -> AdjointSpec:  # type: ignore[override]
         """What it is made of, with the number of anchors that was chosen, once it is."""
         return self._chosen if not self.planned.config.num_anchors and self.chosen.has(0) else self.planned
@@ -149,10 +143,6 @@ class Expansion(Sampled):
         """The first read-out at the ends of an ensemble's own runs [c], float64, which is the truth about their orders."""
         return self.sampled.read_array(0, "own_values")
 
-    def open_terms(self) -> TermStore:
-        specs = self.spec.term_specs(len(self.indices))
-        return TermStore.create_or_open(self.terms_path, specs, self.identity, ITEM_BLOCK)
-
     def table(self, name: str, rows: Sequence[int], expected: str) -> Tensor:
         """Rows of a term of every step [T, rows, items]; NotCachedError where blocks of it are missing. expected: what it is,
         and by whom it is expected, to people."""
@@ -163,10 +153,6 @@ class Expansion(Sampled):
             )
         read = [torch.from_numpy(terms.read_items(name, step, rows)) for step in range(self.spec.steps)]
         return torch.stack(read).to(self.problem.device)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return self.planned.identity
 
     @property
     def settled(self) -> bool:

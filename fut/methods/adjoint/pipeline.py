@@ -29,6 +29,8 @@ from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.adjoint.sweep import kept_error, missing_sweep, run_sweep
 from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present
 from fut.methods.context import Context
+from fut.methods.coupling import require_coordinates, require_metric
+from fut.methods.curvature_batches import require_alike
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
@@ -202,7 +204,16 @@ class ExpansionStages(Preparation[Expansion]):
         }
 
     def require_possible(self, spec: AdjointSpec) -> None:
-        spec.require_possible()
+        """Refuse a trajectory or batches that these items cannot make, and a rule by which coordinates cannot be sampled or which
+        has no metric for low-rank curvature."""
+        problem, config = spec.problem, spec.config
+        _ = spec.trajectory.groups
+        require_coordinates(problem, "adjoint", spec.expected_coordinates, "adjoint.coordinates")
+        if config.curvature == "pooled":
+            require_alike(problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
+        if config.rank:
+            require_metric(problem, "adjoint.rank", "set adjoint.rank = 0")
+            require_alike(problem, "set adjoint.rank = 0", "adjoint.rank")
 
     def stored(self, context: Context) -> list[Expansion]:
         places = [place for place in (self.name, *self.places) if has_expansion(context.path, place)]

@@ -10,8 +10,7 @@ from estimators.adjoint import spread_anchors
 from estimators.control_variates import SIGNS
 from estimators.lowrank import curvature_anchors
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.coupling import require_coordinates, require_metric
-from fut.methods.curvature_batches import alike, require_alike
+from fut.methods.curvature_batches import alike
 from fut.methods.expansion.spec import SweptSpec, Trajectory
 from storage import TermSpec
 
@@ -116,24 +115,9 @@ class AdjointSpec(SweptSpec):
         return self.whole or self.controlled
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What an expansion pins."""
-        return {"run": self.problem.identity, "adjoint": self.config.identity(), "readouts": self.names}
-
-    def require_possible(self) -> None:
-        """Refuse, before anything is computed, a trajectory or batches that these items cannot make, and a rule by which
-        coordinates cannot be sampled or which has no metric for low-rank curvature.
-
-        Raises:
-            OrderError, UsageError: naming what to set.
-        """
-        _ = self.trajectory.groups
-        require_coordinates(self.problem, "adjoint", self.expected_coordinates, "adjoint.coordinates")
-        if self.config.curvature == "pooled":
-            require_alike(self.problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
-        if self.config.rank:
-            require_metric(self.problem, "adjoint.rank", "set adjoint.rank = 0")
-            require_alike(self.problem, "set adjoint.rank = 0", "adjoint.rank")
+    def settings(self) -> dict[str, Any]:
+        """What decides its numbers beside the run."""
+        return {"adjoint": self.config.identity(), "readouts": self.names}
 
     def term_specs(self, k: int) -> list[TermSpec]:
         """The terms of an expansion that keeps k coordinates: weights of read-outs, and their slopes as those of step T.

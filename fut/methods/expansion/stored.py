@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.stages import Prepared
 
 
@@ -93,6 +94,10 @@ class Sampled(Prepared):
     @property
     def opened(self) -> bool:
         return self.sampled.has(0)
+
+    def open_terms(self) -> TermStore:
+        specs = self.spec.term_specs(len(self.indices))
+        return TermStore.create_or_open(self.terms_path, specs, self.identity, ITEM_BLOCK)
 
     @cached_property
     def indices(self) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -192,9 +191,6 @@ class LowRank(Method):
         replayed = count * timings.item + spec.steps * (timings.step + products)
         seconds = (orders + 1) * replayed + orders * timings.probe
         return StageCost("query: lowrank", (orders + 1) * count, seconds, 0, 0, peak)
-
-    def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
-        return open_low_rank(context).spec.settings
 
 
 LOW_RANK_METHOD = LowRank()

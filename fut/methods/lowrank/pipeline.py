@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from estimators.lowrank import low_rank, sensitivity
+from fut.errors import UsageError
 from fut.methods.batching import batch_size
 from fut.methods.context import Context
+from fut.methods.coupling import require_metric
+from fut.methods.curvature_batches import require_alike
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About
 from fut.methods.expansion.trajectory import PARTS, missing_steps, run_trajectory
@@ -163,7 +166,16 @@ class LowRankStages(Preparation[LowRankFiles]):
         return has_low_rank(context.path)
 
     def require_possible(self, spec: LowRankSpec) -> None:
-        spec.require_possible()
+        """Refuse a trajectory, batches or a rule that cannot be expanded."""
+        rule = spec.problem.rule
+        if not rule.smooth:
+            raise UsageError(
+                f"lowrank: expected a rule with a derivative, in whose metric curvature is taken, got `{rule.name}`; "
+                "use --estimator retrain for an endpoint"
+            )
+        _ = spec.trajectory.groups
+        require_metric(spec.problem, "lowrank", "use --estimator replay-exact or retrain")
+        require_alike(spec.problem, "use --estimator retrain", "lowrank")
 
     def still(self, files: LowRankFiles) -> tuple[list[str], int, Cost]:
         """What is to be computed yet, less what a complete expansion lends."""

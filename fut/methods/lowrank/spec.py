@@ -8,9 +8,6 @@ from typing import Any
 
 from estimators.adjoint import spread_anchors
 from estimators.lowrank import curvature_anchors, refresh_steps
-from fut.errors import UsageError
-from fut.methods.coupling import require_metric
-from fut.methods.curvature_batches import require_alike
 from fut.methods.expansion.spec import Spec, Trajectory
 from fut.methods.expansion.stored import About
 from fut.methods.lowrank.config import LowRankConfig
@@ -94,18 +91,3 @@ class LowRankSpec(Spec):
     def settings(self) -> dict[str, Any]:
         """What decides the terms' numbers beside the run."""
         return {"lowrank": self.config.model_dump(mode="json"), "adjoint": self.about.identity}
-
-    def require_possible(self) -> None:
-        """Refuse, before anything is computed, a trajectory, batches or a rule that cannot be expanded.
-
-        Raises:
-            OrderError, UsageError: naming what to use.
-        """
-        if not self.problem.rule.smooth:
-            raise UsageError(
-                f"lowrank: expected a rule with a derivative, in whose metric curvature is taken, got "
-                f"`{self.problem.rule.name}`; use --estimator retrain for an endpoint"
-            )
-        _ = self.trajectory.groups
-        require_metric(self.problem, "lowrank", "use --estimator replay-exact or retrain")
-        require_alike(self.problem, "use --estimator retrain", "lowrank")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from fut.methods.lowrank.spec import LowRankSpec
 from fut.methods.stages import Prepared
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
-from fut.training.problem import Problem
 from storage import Manifest, TermStore
 
 DIRECTORY = "lowrank"
@@ -49,10 +47,6 @@ class LowRankFiles(Prepared):
     source: StoredExpansion | None = None
 
     @property
-    def problem(self) -> Problem:
-        return self.spec.problem
-
-    @property
     def config(self) -> LowRankConfig:
         return self.spec.config
 
@@ -60,10 +54,6 @@ class LowRankFiles(Prepared):
     def trajectory(self) -> TrajectoryFiles:
         """What is expanded about; scratch."""
         return TrajectoryFiles(self.spec.trajectory, self.scratch, self.start)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"run": self.problem.identity, **self.spec.settings}
 
     def open_terms(self) -> TermStore:
         return TermStore.create_or_open(self.terms_path, self.spec.term_specs(), self.identity, ITEM_BLOCK)

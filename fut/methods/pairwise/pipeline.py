@@ -19,13 +19,13 @@ from fut.methods.context import Context
 from fut.methods.coupling import UNCUT, cut_apart, require_uncut
 from fut.methods.footprint import TEMPORARIES, Footprint, hashes
 from fut.methods.pairwise.config import CacheConfig
-from fut.methods.pairwise.store import has_terms, open_terms, pairwise_config, renew_term_metadata
+from fut.methods.pairwise.store import has_terms, pairwise_config, renew_term_metadata
 from fut.methods.pairwise.terms import NEEDS, TermLayout, needs
 from fut.methods.settings import Config
-from fut.methods.stages import LESS, Cost, Names, Preparation, Prepared, Request, Stage, damaged_terms
+from fut.methods.stages import LESS, Cost, Preparation, Prepared, Request, Stage, damaged_terms
 from fut.methods.timings import StageCost, Timings
 from fut.training.problem import Problem
-from storage import Block, Damage, TermStore
+from storage import Block, Damage, IdentityError, TermStore
 
 
 def block_terms(
@@ -93,6 +93,11 @@ class PairwiseSpec:
     layout: TermLayout
     names: tuple[str, ...]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the terms' numbers beside the run."""
+        return {"cache": self.layout.config.model_dump(mode="json")}
+
 
 @dataclass(frozen=True)
 class PairwiseFiles(Prepared):
@@ -102,24 +107,23 @@ class PairwiseFiles(Prepared):
         directory: where it is, or will be.
         spec: what is asked of it.
         state: the reference run's lifted state [D] before a step.
-        store: opens it.
     """
 
     directory: Path
     spec: PairwiseSpec
     state: Callable[[int], State]
-    store: Callable[[], TermStore]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return self.spec.layout.identity(self.spec.problem)
 
     @property
     def terms_path(self) -> Path:
         return self.directory
 
     def open_terms(self) -> TermStore:
-        return self.store()
+        """The store, created if absent; IdentityError if it was made with another configuration."""
+        layout = self.spec.layout
+        try:
+            return TermStore.create_or_open(self.directory, layout.specs(), self.identity, layout.config.item_block)
+        except IdentityError as error:
+            raise IdentityError(f"{error}; or remove {self.directory} to cache anew") from error
 
     def missing(self) -> list[Block]:
         """Blocks that are missing of what is asked for."""
@@ -130,11 +134,11 @@ class PairwiseFiles(Prepared):
 
 
 def _run(files: PairwiseFiles, blocks: Sequence[Block]) -> Iterator[None]:
-    terms, (problem, layout, names) = files.open_terms(), (files.spec.problem, files.spec.layout, files.spec.names)
-    for step, found in groupby(blocks, key=lambda block: block.step):
+    terms, spec = files.open_terms(), files.spec
+    for step, of_step in groupby(blocks, key=lambda block: block.step):
         state = files.state(step)
-        for block in found:
-            values = block_terms(problem, layout, state, block, terms.missing_names(block, names))
+        for block in of_step:
+            values = block_terms(spec.problem, spec.layout, state, block, terms.missing_names(block, spec.names))
             terms.write(block, {name: value.cpu().numpy() for name, value in values.items()})
             yield
 
@@ -184,19 +188,13 @@ class PairwiseStages(Preparation[PairwiseFiles]):
 
     def open(self, context: Context, request: Request = Request()) -> PairwiseFiles:  # noqa: B008
         layout = TermLayout.of(context.problem, request.cache or pairwise_config(context))
-        spec = PairwiseSpec(context.problem, layout, self._names(layout, request.names))
-        return PairwiseFiles(context.path / TERMS, spec, context.state, lambda: open_terms(context, request.cache))
-
-    def _names(self, layout: TermLayout, names: Names) -> tuple[str, ...]:
-        """The named terms in the order of their computation, all for None; UsageError for what this configuration lacks."""
-        asked = [name for name in layout.names if names is None or name in names]
-        lacking = sorted(set(names or ()) & set(self.terms) - set(layout.names))
-        if lacking:
+        names = tuple(name for name in layout.names if request.names is None or name in request.names)
+        if lacking := sorted(set(request.names or ()) & set(self.terms) - set(layout.names)):
             raise UsageError(
                 f"terms: expected some of {', '.join(layout.names)}, got {', '.join(lacking)}; "
                 f"cache.derivative={layout.config.derivative} stores no others"
             )
-        return tuple(asked)
+        return PairwiseFiles(context.path / TERMS, PairwiseSpec(context.problem, layout, names), context.state)
 
     def usual(self, context: Context) -> bool:
         return True

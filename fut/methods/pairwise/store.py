@@ -12,7 +12,7 @@ from fut.methods.base import Estimator
 from fut.methods.context import Context
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.terms import TermLayout, TermTables
-from storage import DamagedError, IdentityError, Manifest, TermStore
+from storage import DamagedError, Manifest, TermStore
 
 
 def has_terms(path: Path) -> bool:
@@ -41,17 +41,6 @@ def pairwise_config(context: Context) -> CacheConfig:
 def term_layout(context: Context) -> TermLayout:
     """The layout of the terms in the store; the configuration's where nothing is cached yet."""
     return TermLayout.of(context.problem, pairwise_config(context))
-
-
-def open_terms(context: Context, config: CacheConfig | None = None) -> TermStore:
-    """The store of pairwise terms, created if absent; IdentityError if it was made with another configuration."""
-    layout, path = TermLayout.of(context.problem, config or pairwise_config(context)), context.path / TERMS
-    try:
-        return TermStore.create_or_open(
-            path, layout.specs(), layout.identity(context.problem), layout.config.item_block
-        )
-    except IdentityError as error:
-        raise IdentityError(f"{error}; or remove {path} to cache anew") from error
 
 
 def incomplete(context: Context, needs: Sequence[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,9 +94,6 @@ class TermLayout:
     def nbytes(self, names: Sequence[str]) -> int:
         """Bytes before compression of the named terms."""
         return bytes_of(self.specs(), names)
-
-    def identity(self, problem: Problem) -> dict[str, Any]:
-        return {"run": problem.identity, "cache": self.config.model_dump(mode="json")}
 
 
 def needs(layout: TermLayout, name: str) -> tuple[str, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -133,9 +133,6 @@ class ReweightingMethod(Method):
     name, opens = "reweighting", Reweighting
     capabilities = Capabilities(moves_items=False, needs_smooth=True, coupling="coordinate", swept=True)
     preparation = REWEIGHTING_TERMS
-
-    def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
-        return open_reweighting(context).spec.settings
 
 
 REWEIGHTING_METHOD = ReweightingMethod()

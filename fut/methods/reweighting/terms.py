@@ -6,20 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from estimators.state import State
 from fut.artifacts.directory import MANIFEST
 from fut.methods.context import Context
-from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import Sampled
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
 from fut.readouts.readout import UserFunction
-from fut.training.problem import Problem
-from storage import CheckpointStore, Manifest, TermStore
+from storage import CheckpointStore, Manifest
 
 DIRECTORY = "reweighting"
 
@@ -40,10 +37,6 @@ class ReweightingFiles(Sampled):
     state: Callable[[int], State]
     user: Mapping[str, UserFunction] = field(default_factory=dict)
 
-    @property
-    def problem(self) -> Problem:
-        return self.spec.problem
-
     @cached_property
     def swept(self) -> CheckpointStore:
         """Weights and injections [r, D] of every step, values and Gram matrices; scratch."""
@@ -53,14 +46,6 @@ class ReweightingFiles(Sampled):
     def costates(self) -> CheckpointStore:
         """The costate before the last step swept, and the sum of squared responses so far [r, D]; scratch."""
         return CheckpointStore(self.scratch / "costate")
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"run": self.problem.identity, **self.spec.settings}
-
-    def open_terms(self) -> TermStore:
-        specs = self.spec.term_specs(len(self.indices))
-        return TermStore.create_or_open(self.terms_path, specs, self.identity, ITEM_BLOCK)
 
     def item_gradients(self, step: int) -> Tensor:
         """Gradients [n, D] of a step's own items at the reference run's parameters, always all in one call."""
