@@ -88,7 +88,7 @@ class Expansion(Sampled):
     end: Callable[[], Tensor] | None = None
 
     @property
-    def spec(self) -> AdjointSpec:  # type: ignore[override]
+    def spec(self) -> AdjointSpec:
         """What it is made of, with the number of anchors that was chosen, once it is."""
         return self._chosen if not self.planned.config.num_anchors and self.chosen.has(0) else self.planned
 

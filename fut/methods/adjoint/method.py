@@ -24,7 +24,8 @@ from fut.training.problem import Problem
 class AdjointMethod(Method):
     """Exact to first order in curvature, with no gradient per order."""
 
-    name, opens = "adjoint", Adjoint
+    name = "adjoint"
+    opens: type[Estimator] = Adjoint
     capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True)
     preparation = EXPANSION
     advice = "lower adjoint.coordinates or adjoint.num_anchors"

@@ -164,8 +164,12 @@ class PositionTable:
         problem, states = self.expansion.problem, self.expansion.around(step).part(self.expansion.indices)
         spec, weight = self.expansion.spec, 1.0 / self.expansion.probabilities
         anchors = [spec.anchors[a] for a in among]
-        reads = [self.kept[name].table for name in ANCHORED]
-        gradient, norm = (Anchored(anchors, lambda a, read=read: read(among[a]))(step) for read in reads)
+
+        def interpolated(name: str) -> Tensor:
+            read = self.kept[name].table
+            return Anchored(anchors, lambda a: read(among[a]))(step)
+
+        gradient, norm = interpolated("gradient"), interpolated("norm")
         total = torch.zeros(1 + spec.whole, spec.fine, len(gradient), dtype=torch.float64, device=problem.device)
         rule = problem.rule.restrict(self.expansion.indices)
         for here, found in chunked_values(rule, problem.rate(step), states, gradient, norm.squeeze(-1)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -60,8 +60,8 @@ class FirstOrderTaylor(Streamed):
             second = tables["second"] if self.second else None
             derivative = DirectionalDerivative(tables["update"], tables["jvp"], second)
         else:
-            own, order = lambda t: packed.at(t).combine(tables["update"](t))[0], 2 if self.second else 1
-            derivative = SecantDerivative(tables["update"], own, problem.rate, order)
+            own: Callable[[int], Tensor] = lambda t: packed.at(t).combine(tables["update"](t))[0]  # noqa: E731
+            derivative = SecantDerivative(tables["update"], own, problem.rate, 2 if self.second else 1)
 
         def carry(step: int, momentum: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
             return problem.rule.carry(self.context.state(step), problem.rate(step), momentum, swapped)
