@@ -22,7 +22,6 @@ from fut.progress import Progress, silent
 from storage import CheckpointStore, Damage, StorageError, TermSpec, TermStore
 
 if TYPE_CHECKING:
-    from fut.config.schema import Section
     from fut.methods.adjoint.config import AdjointConfig
     from fut.methods.context import Context
     from fut.methods.footprint import Footprint
@@ -229,11 +228,6 @@ class Preparation(ABC, Generic[F]):
     def stored(self, context: Context) -> list[F]:
         """Those that a run directory has."""
         return [self.open(context)] if self.begun(context.path) else []
-
-    def settings(self, context: Context) -> Section:
-        """Its section of the configuration, as it is stored, or as the run's own."""
-        found: Section = self.open(context).spec.config
-        return found
 
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """What each stage costs, before it is computed."""

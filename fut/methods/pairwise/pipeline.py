@@ -94,9 +94,14 @@ class PairwiseSpec:
     names: tuple[str, ...]
 
     @property
+    def config(self) -> CacheConfig:
+        """How they are computed."""
+        return self.layout.config
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides the terms' numbers beside the run."""
-        return {"cache": self.layout.config.model_dump(mode="json")}
+        return {"cache": self.config.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -207,9 +212,6 @@ class PairwiseStages(Preparation[PairwiseFiles]):
     def pin_identity(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
         """The store pins itself what it is made of."""
         files.open_terms()
-
-    def settings(self, context: Context) -> CacheConfig:
-        return pairwise_config(context)
 
     def rest(self, files: PairwiseFiles) -> int:
         return self.still(files)[2].kept
