@@ -32,7 +32,7 @@ class CachePlan:
     nbytes: int
 
 
-def _asked(context: Context, request: Request) -> Iterator[tuple[Preparation[Any], Prepared]]:
+def _requested(context: Context, request: Request) -> Iterator[tuple[Preparation[Any], Prepared]]:
     """What is to be computed, in that order; UsageError for a term that nothing computes."""
     parts = sorted(preparations(), key=lambda preparation: -len(preparation.terms))
     known = [term for preparation in parts for term in preparation.terms]
@@ -49,7 +49,7 @@ def _asked(context: Context, request: Request) -> Iterator[tuple[Preparation[Any
 def plan(context: Context, request: Request) -> CachePlan:
     """What `cache` would still cost."""
     terms, blocks, gradients, nbytes = list[str](), 0, 0, 0
-    for preparation, files in _asked(context, request):
+    for preparation, files in _requested(context, request):
         names, pieces, cost = preparation.still(files)
         terms, blocks = [*terms, *names], blocks + pieces
         gradients, nbytes = gradients + cost.gradients, nbytes + cost.kept
@@ -60,10 +60,10 @@ def plan(context: Context, request: Request) -> CachePlan:
 def cache(context: Context, request: Request) -> None:
     """Compute what is missing of the named terms."""
     with run_lock(context.path):
-        asked = list(_asked(context, request))
-        for preparation, files in asked:  # before anything is computed of any
+        requested = list(_requested(context, request))
+        for preparation, files in requested:  # before anything is computed of any
             preparation.require_possible(files.spec)
-        for preparation, files in asked:
+        for preparation, files in requested:
             prepare(context, preparation, files)
 
 

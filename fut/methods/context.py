@@ -87,10 +87,10 @@ class Context:
 
     def _require_module(self) -> None:
         """IdentityError for a run whose module came as an object, and is not given again."""
-        held, built = self.manifest.identity["model"]["class"], f"{Transformer.__module__}.{Transformer.__qualname__}"
-        if self._module is None and not self.config.model.factory and held != built:
+        stored, built = self.manifest.identity["model"]["class"], f"{Transformer.__module__}.{Transformer.__qualname__}"
+        if self._module is None and not self.config.model.factory and stored != built:
             raise IdentityError(
-                f"run {self.path}: expected the module that it was trained with, an object of `{held}`, got none; pass it: "
+                f"run {self.path}: expected the module that it was trained with, an object of `{stored}`, got none; pass it: "
                 "fut.open(path, module=…, loss=…). On the command line a run can be opened whose configuration names them: "
                 "model.factory and model.loss, as `package.module:name`"
             )

@@ -116,19 +116,19 @@ def drawn_samples(items: Sequence[Item], size: int, draw: np.random.Generator) -
 def balanced_samples(items: Sequence[Item], first: int, size: int, key: Sequence[int]) -> Item:
     """Samples `first` to `first + size` of an endless sequence in which every run of all samples is a random permutation of them,
     the n-th by a generator seeded with `key` and n."""
-    total, chosen, at = sum(len(item[0]) for item in items), list[int](), first
-    while len(chosen) < size:
+    total, numbers, at = sum(len(item[0]) for item in items), list[int](), first
+    while len(numbers) < size:
         n, place = divmod(at, total)
-        permuted = np.random.default_rng([*key, n]).permutation(total)[place : place + size - len(chosen)]
-        chosen += permuted.tolist()
+        permuted = np.random.default_rng([*key, n]).permutation(total)[place : place + size - len(numbers)]
+        numbers += permuted.tolist()
         at += len(permuted)
-    return _gathered(items, np.array(chosen))
+    return _gathered(items, np.array(numbers))
 
 
 def _gathered(items: Sequence[Item], numbers: np.ndarray) -> Item:
     """The samples of these numbers, counted through all items, in the order of the items."""
-    chosen = np.sort(numbers)
+    ordered = np.sort(numbers)
     owners = np.repeat(np.arange(len(items)), [len(item[0]) for item in items])
     within = np.concatenate([np.arange(len(item[0])) for item in items])
-    rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in chosen]
+    rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in ordered]
     return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))

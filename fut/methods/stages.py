@@ -202,8 +202,8 @@ class Preparation(ABC, Generic[F]):
 
         pins: values that recognise the users' own read-outs, kept as they were when a directory of the run was first claimed.
         """
-        held = pins | (read_pins(path) if self.pinned(files) else {})
-        pin_identity(files.directory, self.kind, files.identity, {PINS: held} if held else {})
+        kept = pins | (read_pins(path) if self.pinned(files) else {})
+        pin_identity(files.directory, self.kind, files.identity, {PINS: kept} if kept else {})
 
     def cost(self, spec: Any) -> Cost:
         """What all stages take together."""

@@ -26,25 +26,24 @@ def part_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Te
     if sample is None:
         return None, expansion.probabilities
     first, second, either = independent_halves(expansion.probabilities, expansion.spec.config.seed + HALVES)
-    held = torch.nonzero(first if sample == "first" else second).squeeze(-1)
-    return held, either[held]
+    places = torch.nonzero(first if sample == "first" else second).squeeze(-1)
+    return places, either[places]
 
 
 def weights_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Tensor]:
     """Places that a sample holds (None for all), and the weights [1 + SIGNS, k] of its sums."""
-    held, probabilities = part_of(expansion, sample)
-    return held, control_weights(probabilities, expansion.spec.config.seed + SIGNED + SAMPLES.index(sample)).to(
-        probabilities.device
-    )
+    places, probabilities = part_of(expansion, sample)
+    seed = expansion.spec.config.seed + SIGNED + SAMPLES.index(sample)
+    return places, control_weights(probabilities, seed).to(probabilities.device)
 
 
 def all_weights(expansion: Expansion) -> Tensor:
     """The weights of all samples one after the other, 0 on coordinates that a sample does not hold: [3 (1 + SIGNS), k]."""
     rows = []
     for sample in SAMPLES:
-        held, weights = weights_of(expansion, sample)
+        places, weights = weights_of(expansion, sample)
         spread = torch.zeros(SUMS, len(expansion.indices), dtype=torch.float64, device=weights.device)
-        spread[:, slice(None) if held is None else held] = weights
+        spread[:, slice(None) if places is None else places] = weights
         rows.append(spread)
     return torch.cat(rows)
 

@@ -38,9 +38,9 @@ def open_expansion(context: Context, config: AdjointConfig | None = None, part: 
 def expansion_of(context: Context, readout: str, name: str) -> Expansion:
     """The run's expansion, if its adjoint pass was for the read-out; else NotCachedError, naming the commands that make it so."""
     if not has_expansion(context.path):
-        asked = "fut cache RUN --terms adjoint" if readout == PROBE else caching_command([PROBE, readout])
+        command = "fut cache RUN --terms adjoint" if readout == PROBE else caching_command([PROBE, readout])
         raise NotCachedError(
-            f"{name}: expected the run's expansion about its trajectory, got none; run `{asked}` first"
+            f"{name}: expected the run's expansion about its trajectory, got none; run `{command}` first"
         )
     expansion = open_expansion(context)
     if not expansion.readable:

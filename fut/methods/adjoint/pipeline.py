@@ -46,7 +46,7 @@ def _lacks(e: Expansion, *names: str) -> bool:
     if not e.settled:
         return True
     terms = e.open_terms()
-    return bool((held := present(terms, names)) and terms.missing(held))
+    return bool((stored := present(terms, names)) and terms.missing(stored))
 
 
 def _unless_complete(e: Expansion) -> Sequence[int]:

@@ -38,8 +38,8 @@ def sample_weighted(injection: Tensor, weights: Tensor) -> Tensor:
 
     weights: of the samples' sums, as `control_variate.all_weights` has them, of which the first few with random signs are used.
     """
-    chosen = weights.unflatten(0, (len(SAMPLES), SUMS))[:, : 1 + FUNCTIONAL_SIGNS].flatten(0, 1)
-    rows: Tensor = (injection.double()[:, None] * chosen).flatten(0, 1)
+    of_sums = weights.unflatten(0, (len(SAMPLES), SUMS))[:, : 1 + FUNCTIONAL_SIGNS].flatten(0, 1)
+    rows: Tensor = (injection.double()[:, None] * of_sums).flatten(0, 1)
     return rows
 
 

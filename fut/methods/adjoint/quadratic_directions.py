@@ -43,11 +43,11 @@ def principal_functionals(expansion: Expansion, readout: Readout, count: int) ->
     bent = _bend(expansion.problem, readout, theta, moved)
     gram = weighted_by(moved, bent).cpu().numpy()
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    chosen = np.argsort(-np.abs(values), kind="stable")[:count]
-    kept = np.abs(values[chosen]) > RESOLVED * np.abs(values).max()
-    scale = np.where(kept, np.abs(values[chosen]), np.inf) ** -0.5
-    mixing = torch.from_numpy((vectors[:, chosen] * scale).T.copy()).to(bent)
-    return mixing @ bent, torch.from_numpy(np.sign(values[chosen]) * kept)
+    leading = np.argsort(-np.abs(values), kind="stable")[:count]
+    kept = np.abs(values[leading]) > RESOLVED * np.abs(values).max()
+    scale = np.where(kept, np.abs(values[leading]), np.inf) ** -0.5
+    mixing = torch.from_numpy((vectors[:, leading] * scale).T.copy()).to(bent)
+    return mixing @ bent, torch.from_numpy(np.sign(values[leading]) * kept)
 
 
 def simulated_displacements(expansion: Expansion, count: int) -> Tensor:

@@ -127,9 +127,9 @@ class LowRankReplay(Estimator):
                 f"lowrank: expected orders of at most {self.base.spec.steps} steps, as many as the trajectory has, got {steps}; "
                 "use --estimator retrain"
             )
-        found, own = self._replayed(orders, listener), self._own(steps)
+        ends, reference = self._replayed(orders, listener), self._own(steps)
         theta = self.context.state(steps).theta
-        return torch.where(found == own, theta, found + (theta - own))
+        return torch.where(ends == reference, theta, ends + (theta - reference))
 
     def _replayed(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         """Where the replay itself ends [n, D]."""

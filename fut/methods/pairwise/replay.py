@@ -74,10 +74,10 @@ class Replay(Streamed):
             return replay(self.transition(), start.rows(len(orders)), self.batch(orders), listener=listener).theta
         steps = len(orders[0])
         batch = self.batch([*orders, Order(self.problem.reference.steps[:steps])])
-        found = replay(self.transition(), start.rows(len(batch)), batch, listener=listener).theta
-        theta, own = self.context.state(steps).theta, found[-1]
+        ends = replay(self.transition(), start.rows(len(batch)), batch, listener=listener).theta
+        theta, reference = self.context.state(steps).theta, ends[-1]
         theta = theta if self.full else self.sample.restrict(theta)
-        return torch.where(found[:-1] == own, theta, found[:-1] + (theta - own))
+        return torch.where(ends[:-1] == reference, theta, ends[:-1] + (theta - reference))
 
     def values(self, states: Tensor, steps: int) -> list[float]:
         if self.reading == "evaluated":

@@ -82,15 +82,15 @@ class Reweighting(Estimator):
 
     @cached_property
     def _transition(self) -> InPlaceTransition:
-        held, problem, indices = self.terms_of, self.problem, self.terms_of.indices
-        size = held.spec.steps * held.spec.per_step * len(indices) * problem.objective.start().element_size()
+        files, problem, indices = self.terms_of, self.problem, self.terms_of.indices
+        size = files.spec.steps * files.spec.per_step * len(indices) * problem.objective.start().element_size()
         table = lru_cache(maxsize=None if size <= IN_MEMORY else 1)(lambda t: self._read("gradient", t))
         gram = lru_cache(maxsize=None)(lambda t: self._read("gram", t))
         return InPlaceTransition(
             problem.rule.restrict(indices),
             problem.rate,
             OwnGradients(self.rows, table, gram if problem.rule.clip is not None else None),
-            lru_cache(maxsize=None)(lambda t: held.state(t).theta[indices].clone()),
+            lru_cache(maxsize=None)(lambda t: files.state(t).theta[indices].clone()),
             lru_cache(maxsize=None)(lambda t: self._read("weight", t, self.row)),
             lru_cache(maxsize=None)(lambda t: self._read("injection", t, self.row)),
         )
@@ -140,15 +140,15 @@ REWEIGHTING_METHOD = ReweightingMethod()
 
 def sensitivities_of(context: Context, wanted: str) -> ReweightingFiles:
     """The run's expansion about its reference run, if its adjoint pass was for the read-out; else NotCachedError."""
-    found, name = open_reweighting(context) if stored_config(context.path) else None, Reweighting.name
-    asked = "" if wanted == PROBE else f" --readouts {wanted}"
-    command = f"fut cache RUN --terms reweighting{asked}"
-    if found is None:
+    files, name = open_reweighting(context) if stored_config(context.path) else None, Reweighting.name
+    option = "" if wanted == PROBE else f" --readouts {wanted}"
+    command = f"fut cache RUN --terms reweighting{option}"
+    if files is None:
         raise NotCachedError(f"{name}: expected the run's expansion about its reference run, got none; run `{command}`")
-    if wanted not in found.spec.names:
+    if wanted not in files.spec.names:
         raise NotCachedError(
-            f"{name}: expected an adjoint pass computed for the read-out `{wanted}`, got one for {shortened(found.spec.names)}; "
-            f"remove {found.directory}, then run `fut cache RUN --terms reweighting --readouts "
-            f"{','.join([*found.spec.config.readouts, wanted])}`"
+            f"{name}: expected an adjoint pass computed for the read-out `{wanted}`, got one for {shortened(files.spec.names)}; "
+            f"remove {files.directory}, then run `fut cache RUN --terms reweighting --readouts "
+            f"{','.join([*files.spec.config.readouts, wanted])}`"
         )
-    return found
+    return files

@@ -75,11 +75,11 @@ def _run_sweep(files: ReweightingFiles, steps: Sequence[int]) -> Iterator[None]:
         costate, squares = _read_costate(files, min(files.costates.steps()))
     else:
         costate, squares = _start(files, sweep)
-    for found in sweep.backward(costate, steps[0]):
-        gradients = latest.pop(found.step)
-        squares = squares + response_squares(found.injection, gradients)
-        _save_step(files, found, gradients)
-        _save_costate(files, found.step, found.costate, squares)
+    for sensitivity in sweep.backward(costate, steps[0]):
+        gradients = latest.pop(sensitivity.step)
+        squares = squares + response_squares(sensitivity.injection, gradients)
+        _save_step(files, sensitivity, gradients)
+        _save_costate(files, sensitivity.step, sensitivity.costate, squares)
         yield
 
 
