@@ -15,7 +15,7 @@ from fut.artifacts.lock import run_lock
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.limits import require_training
+from fut.methods.build import require_training
 from fut.methods.settings import Config, adjoint_settings, read_config
 from fut.models.objective import Loss
 from fut.planning import Plan, plan_problem

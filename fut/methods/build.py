@@ -13,12 +13,30 @@ from fut.errors import UsageError
 from fut.methods import stages
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
-from fut.methods.limits import require_space, require_stages
 from fut.methods.registry import base_name, preparations
-from fut.methods.stages import Preparation, Prepared, Request
+from fut.methods.stages import LESS, Preparation, Prepared, Request, counted
 from fut.methods.timings import seconds_per_gradient
 from fut.resources.device import environment
-from storage import remove_parts
+from fut.resources.memory import require_memory
+from fut.training.problem import Problem
+from storage import remove_parts, require_free
+
+
+def require_training(problem: Problem) -> None:
+    """ResourceError unless training fits the memory that is there."""
+    footprint = Footprint(problem)
+    require_memory("reference run", footprint.least(), problem.device, LESS)  # before a gradient is measured
+    _require(footprint, "reference run", footprint.training(), LESS)
+
+
+def require_stages(preparation: Preparation[Any], spec: Any, footprint: Footprint) -> None:
+    """ResourceError unless every stage of a preparation fits the memory that is there."""
+    for stage in counted(preparation.stages, spec):
+        _require(footprint, stage.name, stage.memory(spec, footprint), stage.advice)
+
+
+def _require(footprint: Footprint, stage: str, planned: int, advice: str) -> None:
+    require_memory(stage, planned - footprint.resident, footprint.problem.device, advice)
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,7 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
     if not files.complete():
         pins = context.readouts.pins(preparation.pinned(files))
         require_stages(preparation, files.spec, Footprint(context.problem))
-        require_space(preparation, files)
+        require_free(files.directory.parent, preparation.rest(files), preparation.what)
     preparation.pin_identity(files, pins, context.path)
     stages.build(preparation, files, context.progress)
 

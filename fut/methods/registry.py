@@ -11,7 +11,6 @@ from fut.methods.base import Estimator, Method
 from fut.methods.baseline import REFERENCE
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
-from fut.methods.limits import require_tables
 from fut.methods.lowrank.estimator import LOW_RANK_METHOD
 from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.pairwise.method import REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2
@@ -20,6 +19,7 @@ from fut.methods.reweighting.estimator import REWEIGHTING_METHOD
 from fut.methods.stages import Preparation
 from fut.readouts.readout import PROBE
 from fut.registry import Registry
+from fut.resources.memory import require_memory
 
 METHODS: Registry[Method] = Registry(
     "estimator",
@@ -126,6 +126,8 @@ def default_estimator(context: Context) -> str:
 def open_estimator(context: Context, spec: str, readout: str = PROBE, **options: str) -> Estimator:
     """An estimator of one read-out of a run; ResourceError where its tables do not fit in memory. Options as in
     `make_estimator`."""
-    made = make_estimator(context, spec, readout, **options)
-    require_tables(Footprint(context.problem), method_of(spec), made)
+    method, made = method_of(spec), make_estimator(context, spec, readout, **options)
+    if nbytes := method.table_bytes(made, Footprint(context.problem)):
+        advice = f"{method.advice} and cache again"
+        require_memory(f"tables of {method.name}", nbytes, context.problem.device, advice)
     return made

@@ -16,7 +16,7 @@ from small import Cli, contents, small_config, uneven_run
 
 import fut
 from fut.errors import UsageError
-from fut.methods import limits as fitting
+from fut.methods import build as fitting
 from fut.methods.adjoint import memory as memory_of
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import EXPANSION
