@@ -85,12 +85,6 @@ def pooled_batch(problem: Problem, config: AdjointConfig, step: int, place: int 
     return _batch(problem, config, FINE, (step, place, count), pooled_size(problem, config, count))
 
 
-def mixed_batch(problem: Problem, pool: int, key: Sequence[int], advice: str, field: str) -> Item:
-    """A batch as large as what `pool` steps consume, its samples drawn from all items by a generator seeded with `key`."""
-    require_alike(problem, advice, field)
-    return drawn_samples(problem.data.items, pool * _per_step(problem), np.random.default_rng(list(key)))
-
-
 def alike(items: Sequence[Item]) -> bool:
     """Whether samples of the items can stand in one batch."""
     return len(_shapes(items)) == 1

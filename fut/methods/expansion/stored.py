@@ -61,7 +61,7 @@ class StoredExpansion:
         found: dict[str, Any] = Manifest.read(self.directory / MANIFEST).identity["adjoint"]
         return found
 
-    def lender(self, problem: Problem, about: About, anchors: list[int], item_block: int) -> TermStore | None:
+    def lender(self, problem: Problem, about: About, anchors: list[int]) -> TermStore | None:
         """Its terms, if it is complete, about the same trajectory of mixtures with the same anchors, and has all coordinates."""
         if not self.begun or About.of(self.fields) != about or self.fields["trajectory"] != "mixture":
             return None
@@ -71,7 +71,7 @@ class StoredExpansion:
         terms = TermStore.open(self.directory / "terms")
         if self._anchors(problem) != anchors or len(sample.read_array(0, "indices")) < problem.objective.size:
             return None
-        return terms if terms.item_block == item_block and not terms.missing() else None
+        return terms if terms.item_block == ITEM_BLOCK and not terms.missing() else None
 
     def _anchors(self, problem: Problem) -> list[int]:
         """The steps of its anchors; none where they are to be chosen yet."""

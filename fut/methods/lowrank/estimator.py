@@ -48,7 +48,7 @@ class LowRankReplay(Estimator):
         if not has_low_rank(context.path):
             raise NotCachedError(f"lowrank: expected the run's low-rank curvature, got none; run `{COMMAND}` first")
         self.base: LowRankFiles = open_low_rank(context)
-        self.every = self.base.config.refresh if refresh is None else refresh_interval(refresh)
+        self.every = self.base.spec.config.refresh if refresh is None else refresh_interval(refresh)
         self._owns: dict[int, Tensor] = {}
 
     @cached_property
@@ -96,7 +96,7 @@ class LowRankReplay(Estimator):
 
     def _mean(self, step: int, centre: Callable[[int], Tensor]) -> Tensor:
         """The mean gradient [D] of a refresh step's batch at the trajectory."""
-        if self.every == self.base.config.refresh:
+        if self.every == self.base.spec.config.refresh:
             return self._read("refresh", self.base.spec.refreshed.index(step))[0]
         return self.base.mean_gradient(step, centre(step))
 

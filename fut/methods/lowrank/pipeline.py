@@ -72,8 +72,8 @@ def low_rank_at(base: LowRankFiles, step: int) -> tuple[Tensor, Tensor]:
     def product(direction: Tensor) -> Tensor:
         return derivatives.hessian_vector_difference(base.problem.objective, state.theta, batch, direction)
 
-    weight = sensitivity(base.problem.rule, state, base.config.clamp)
-    return low_rank(product, weight, base.config.rank, base.config.seed)
+    weight = sensitivity(base.problem.rule, state, base.spec.config.clamp)
+    return low_rank(product, weight, base.spec.config.rank, base.spec.config.seed)
 
 
 def _run_anchors(base: LowRankFiles, blocks: Sequence[Block]) -> Iterator[None]:
@@ -184,7 +184,10 @@ class LowRankStages(Preparation[LowRankFiles]):
         return names, pieces, cost._replace(gradients=cost.gradients - lent)
 
     def describe(self, context: Context) -> dict[str, Any]:
-        return {"lowrank": open_low_rank(context).config.model_dump(), "lowrank_cached": has_low_rank(context.path)}
+        return {
+            "lowrank": open_low_rank(context).spec.config.model_dump(),
+            "lowrank_cached": has_low_rank(context.path),
+        }
 
 
 LOW_RANK_TERMS = LowRankStages()

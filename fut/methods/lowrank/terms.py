@@ -15,7 +15,7 @@ from estimators.state import State
 from fut.artifacts.directory import ADJOINT
 from fut.artifacts.identity import MANIFEST
 from fut.methods.context import Context
-from fut.methods.curvature_batches import mixed_batch
+from fut.methods.curvature_batches import drawn_samples, require_alike
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About, StoredExpansion, configured_about
 from fut.methods.expansion.trajectory import TrajectoryFiles
@@ -38,17 +38,11 @@ class LowRankFiles(Prepared):
         directory: where they are, or will be.
         spec: what they are made of.
         start: the lifted state [D] that every order starts from.
-        source: the run's expansion, which can lend item gradients, if it has one.
     """
 
     directory: Path
     spec: LowRankSpec
     start: Callable[[], State]
-    source: StoredExpansion | None = None
-
-    @property
-    def config(self) -> LowRankConfig:
-        return self.spec.config
 
     @cached_property
     def trajectory(self) -> TrajectoryFiles:
@@ -61,14 +55,14 @@ class LowRankFiles(Prepared):
     @cached_property
     def lender(self) -> TermStore | None:
         """Terms of a complete expansion about the same trajectory, with the same anchors and all coordinates."""
-        if self.source is None:
-            return None
-        return self.source.lender(self.problem, self.spec.about, self.spec.anchors, ITEM_BLOCK)
+        source = StoredExpansion(self.directory.parent / ADJOINT)
+        return source.lender(self.problem, self.spec.about, self.spec.anchors)
 
     def batch(self, key: int, step: int) -> Item:
         """The batch drawn for a step, another one for every key."""
-        key_of_step, advice = [self.config.seed, key, step], "use --estimator retrain"
-        return mixed_batch(self.problem, self.config.pool, key_of_step, advice, "lowrank")
+        require_alike(self.problem, "use --estimator retrain", "lowrank")
+        items, draw = self.problem.data.items, np.random.default_rng([self.spec.config.seed, key, step])
+        return drawn_samples(items, self.spec.pooled * len(items[0][0]), draw)
 
     def mean_gradient(self, step: int, theta: Tensor) -> Tensor:
         """Gradient [D] of the loss on the refresh batch of a step."""
@@ -85,7 +79,7 @@ class LowRankFiles(Prepared):
 
     def stored(self, values: Tensor) -> np.ndarray:
         """As the store takes the large terms: in single precision where it keeps 16 bits."""
-        values = values if self.config.dtype == "model" else values.float()
+        values = values if self.spec.config.dtype == "model" else values.float()
         return values.cpu().contiguous().numpy()
 
 
@@ -96,8 +90,8 @@ def open_low_rank(context: Context, config: LowRankConfig | None = None) -> LowR
         stored, about = LowRankConfig.model_validate(identity["lowrank"]), About.of(identity["adjoint"])
     else:
         stored, about = context.config.lowrank, configured_about(context)
-    source, spec = StoredExpansion(context.path / ADJOINT), LowRankSpec(context.problem, config or stored, about)
-    return LowRankFiles(context.path / DIRECTORY, spec, lambda: context.state(0), source)
+    spec = LowRankSpec(context.problem, config or stored, about)
+    return LowRankFiles(context.path / DIRECTORY, spec, lambda: context.state(0))
 
 
 def has_low_rank(path: Path) -> bool:
