@@ -100,7 +100,8 @@ class Timings:
             if theta.device.type == "cuda":
                 torch.cuda.synchronize(theta.device)  # until it is computed
 
-        return timed(step) / (orders * width)
+        seconds: float = timed(step) / (orders * width)
+        return seconds
 
     def training(self, orders: int = 1) -> float:
         """Seconds of so many retrainings."""
