@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
@@ -103,6 +104,11 @@ class Estimator(ABC):
     def width(self) -> int:
         """Numbers per order that a batch keeps in memory, for the choice of the batch's size."""
         return self.problem.objective.size
+
+    @cached_property
+    def reference_position(self) -> Tensor:
+        """Position of the reference order."""
+        return self.final_states([self.problem.reference])[0]
 
     def batch(self, orders: Sequence[Order]) -> OrderBatch:
         return OrderBatch.pack([self.problem.canonical(order) for order in orders], self.problem.device)

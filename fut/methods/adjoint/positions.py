@@ -77,13 +77,11 @@ class Positions(Estimator):
             f"{empty} of them empty; use --estimator adjoint or replay"
         )
 
-    @cached_property
-    def _own(self) -> Tensor:
-        return self.final_states([self.problem.reference])[0]
-
     def values(self, states: Tensor, steps: int) -> list[float]:
         total = torch.zeros_like(states[:, 0])
-        for column in (states - self._own).unbind(-1):  # step by step, so that no order depends on its batch
+        for column in (states - self.reference_position).unbind(
+            -1
+        ):  # step by step, so that no order depends on its batch
             total = total + column
         return (self.reference_value + total).tolist()
 

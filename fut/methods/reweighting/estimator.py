@@ -108,22 +108,17 @@ class Reweighting(Estimator):
         end = replay(transition, start, batch, listener=listener)
         return transition.remainder(end, steps, self._read("weight", steps, self.row)).double()
 
-    @cached_property
-    def _own(self) -> Tensor:
-        """Position of the reference order."""
-        return self.final_states([self.problem.reference])[0]
-
     def values(self, states: Tensor, steps: int) -> list[float]:
-        inverse = torch.ones_like(self._own)
+        inverse = torch.ones_like(self.reference_position)
         if not self.is_linear:
             inverse[self.terms_of.spec.steps :] = 1.0 / self.terms_of.probabilities
-        return [self.reference_value + ((p - self._own) * inverse).sum().item() for p in states]
+        return [self.reference_value + ((p - self.reference_position) * inverse).sum().item() for p in states]
 
     def variances(self, states: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept."""
         if self.is_linear:
             return super().variances(states)
-        remainder = (states - self._own)[:, self.terms_of.spec.steps :]
+        remainder = (states - self.reference_position)[:, self.terms_of.spec.steps :]
         return sampling_variance(remainder, self.terms_of.probabilities).tolist()
 
 
