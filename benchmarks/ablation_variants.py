@@ -26,7 +26,7 @@ from fut.methods.adjoint import sweep
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.estimator import ALL, Adjoint, Rows
 from fut.methods.adjoint.files import Expansion
-from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.adjoint.positions import Positions
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.base import Estimator
@@ -183,7 +183,7 @@ class Workbench:
             group,
             value,
             lambda: self.build(expansion, kind),
-            lambda: expansion_cost(expansion.spec).gradients / self.run.steps,
+            lambda: EXPANSION.cost(expansion.spec).gradients / self.run.steps,
             changes.get("seed", 0),
         )
 

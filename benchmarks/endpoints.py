@@ -28,7 +28,7 @@ from scipy.stats import spearmanr
 import fut
 from estimators.orders.order import random_orders
 from fut.artifacts.directory import directory_bytes
-from fut.methods.lowrank.pipeline import low_rank_cost
+from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.lowrank.terms import open_low_rank
 from fut.methods.settings import load_config
 from fut.methods.timings import seconds_per_gradient
@@ -56,7 +56,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "reference_loss": run.reference_loss,
         "true_sd": found.as_dict()["true_sd"],
         "accuracy": {spec: found.estimators[spec] | compared[spec] for spec in specs},
-        "precompute_training_runs": low_rank_cost(open_low_rank(run.context).spec).gradients / run.steps,
+        "precompute_training_runs": LOW_RANK_TERMS.cost(open_low_rank(run.context).spec).gradients / run.steps,
         "build_seconds": built,
         "gradient_seconds": seconds_per_gradient(run.context.problem, run.context.state(0)),
         "retrain_seconds": found.retrain_seconds,

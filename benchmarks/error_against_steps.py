@@ -55,9 +55,6 @@ class SketchedTables(TermTables):
 
         return read
 
-    def complete(self, name: str) -> bool:
-        return self._exact.complete(name)
-
 
 def variants(run: fut.Run) -> dict[str, Estimator]:
     """Every estimator and reading compared here, by the name it has in the record."""

@@ -24,7 +24,7 @@ from record import resumed, write_record
 import fut
 from fut.artifacts.directory import directory_bytes
 from fut.estimation.accuracy import accuracy
-from fut.methods.reweighting.method import REWEIGHTING_METHOD
+from fut.methods.reweighting.estimator import REWEIGHTING_METHOD
 from fut.methods.settings import load_config
 from fut.questions.accuracy.leave_out import READINGS
 

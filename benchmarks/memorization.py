@@ -30,7 +30,7 @@ from fut.api.questions import question_context
 from fut.artifacts.directory import directory_bytes
 from fut.display.numbers import jsonable
 from fut.estimation.changes import expansion_for
-from fut.methods.adjoint.pipeline import expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.settings import load_config
 from fut.questions.memorization.ask import CALIBRATED, SHARE, MemorizeRequest, resolve
 from fut.questions.memorization.maps import ABSENT, KINDS, Cells, Checked, check_cells, draw_cells
@@ -63,7 +63,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "checked": {kind: {"cells": len(c.cells), **c.measures} for kind, c in checked.items()},
         "fits": {kind: vars(fit) for kind, fit in (found.fits or {}).items()},
         "readouts_swept": len(expansion.spec.names),
-        "sweep_training_runs": expansion_cost(expansion.spec).gradients / config.consumed,
+        "sweep_training_runs": EXPANSION.cost(expansion.spec).gradients / config.consumed,
         "sweep_seconds": clock[1] - clock[0] - (clock[2] - clock[1]),
         "cells_seconds": clock[2] - clock[1],
         "retrain_seconds": seconds,

@@ -8,8 +8,8 @@ from pathlib import Path
 from fut.artifacts import directory as files
 from fut.errors import UsageError
 from fut.estimation.calibration import DIRECTORY
-from fut.methods import settings_file
 from fut.methods.registry import preparations
+from fut.methods.settings import read_config
 from fut.training.retrained import RetrainedOrders
 from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError
 
@@ -22,7 +22,7 @@ def check_path(path: Path) -> list[Damage]:
     damages += RetrainedOrders(path / files.RETRAINED).check()
     small = {
         files.MANIFEST: files.read_manifest,
-        files.CONFIG: settings_file.read_config,
+        files.CONFIG: read_config,
         files.ORDER: files.check_order,
     }
     if (path / files.SUMMARY).exists():
@@ -38,7 +38,7 @@ def check_path(path: Path) -> list[Damage]:
 
 def _missing_checkpoints(path: Path) -> list[Damage]:
     try:
-        expected = range(settings_file.read_config(path).steps + 1) if (path / files.SUMMARY).exists() else range(0)
+        expected = range(read_config(path).steps + 1) if (path / files.SUMMARY).exists() else range(0)
     except (UsageError, StorageError):
         return []
     store = CheckpointStore(path / files.CHECKPOINTS)

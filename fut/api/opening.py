@@ -14,10 +14,9 @@ from fut.artifacts import directory as files
 from fut.artifacts.lock import run_lock
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
-from fut.methods import settings_file
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.limits import require_training
-from fut.methods.settings import Config, adjoint_settings
+from fut.methods.build import require_training
+from fut.methods.settings import Config, adjoint_settings, read_config
 from fut.models.objective import Loss
 from fut.planning import Plan, plan_problem
 from fut.progress import Progress, silent
@@ -57,7 +56,7 @@ def plan_path(
     if (where / files.SUMMARY).exists():
         run = open_run(where, device=device, progress=progress)
         return run.plan(adjoint_settings(open_expansion(run.context).spec.config, settings))
-    manifest, config = files.read_manifest(where), settings_file.read_config(where)
+    manifest, config = files.read_manifest(where), read_config(where)
     data = dataset_file.read_dataset(where) if CheckpointStore(where / files.DATA).has(0) else None
     torch_device = choose_device(device)
     with reproducible(torch_device):

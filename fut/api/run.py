@@ -132,7 +132,7 @@ class Run:
         adjoint: how an expansion would be made, in place of the stored or the configured one.
         """
         context = self.context
-        settings = {of.section: of.settings(context) for of in preparations()}
+        settings = {of.section: of.open(context).spec.config for of in preparations()}
         settings |= {} if adjoint is None else {"adjoint": adjoint}
         return plan_problem(context.problem, context.config.model_copy(update=settings), context.progress)
 

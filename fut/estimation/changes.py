@@ -19,7 +19,7 @@ from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.method import ADJOINT_METHOD
 from fut.methods.adjoint.multi_readout import MultiReadout
-from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.batching import batch_size
 from fut.methods.build import prepare
 from fut.methods.expansion.spec import ITEM_BLOCK
@@ -98,7 +98,7 @@ def plan_changes(run: Context, method: str, shared: Sequence[str], items: Sequen
     expansion = expansion_for(run, shared, items)
     if expansion.complete():
         return None
-    cost, seconds = expansion_cost(expansion.spec), seconds_per_gradient(run.problem, run.state(0))
+    cost, seconds = EXPANSION.cost(expansion.spec), seconds_per_gradient(run.problem, run.state(0))
     return PassPlan(len(expansion.spec.names), cost.gradients, cost.gradients * seconds, cost.kept, cost.scratch)
 
 
@@ -121,7 +121,7 @@ class OnePass:
     def __init__(self, run: Context, expansion: Expansion, shared: Sequence[str], items: Sequence[int]) -> None:
         spec = expansion.spec
         rows = (min(ITEM_BLOCK, len(items)) + len(shared)) * (1 + bool(spec.rank))
-        weights = rows * (run.steps + 1) * spec.expected_coordinates * run.problem.objective.start().element_size()
+        weights = rows * (run.steps + 1) * spec.expected_coordinates * spec.width
         tables = memory.tables(spec, Footprint(run.problem))
         require_memory(
             "tables of the maps", tables + 3 * weights, run.problem.device, "lower --groups or adjoint.coordinates"

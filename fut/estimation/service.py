@@ -16,8 +16,7 @@ from fut.estimation.estimates import ReadoutEstimates
 from fut.estimation.measured import Measured
 from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
-from fut.methods import costs
-from fut.methods.registry import METHODS, open_estimator, rebuilding, require_movable
+from fut.methods.registry import METHODS, costs, open_estimator, rebuilding, require_movable
 from fut.protocols import Estimates
 from fut.training.trainer import Retrained
 
@@ -135,7 +134,7 @@ class EstimationService:
 
     def costs(self, method: str) -> dict[str, Any]:
         """Gradients and bytes before the first order, and gradients an order."""
-        return dict(costs.costs(self.context, method))
+        return dict(costs(self.context, method))
 
     def basis(self, method: str, readout: str) -> str:
         """Digest of what the method's answers are made from."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from estimators.orders.order import Order
@@ -18,7 +18,7 @@ from fut.errors import UsageError
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
 from fut.methods.settings import Config
-from fut.methods.stages import LESS, Preparation, total
+from fut.methods.stages import LESS, Preparation
 from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import PROBE, Readout
 from fut.resources.device import computes
@@ -37,6 +37,7 @@ class Estimator(ABC):
     """
 
     name: ClassVar[str]
+    rebuilds: bool = True  # whether positions can be turned into parameters
     half: str | None = None  # one of two independent halves of the sampled coordinates, where only that one is read
 
     def __init__(self, context: Context, readout: str = PROBE) -> None:
@@ -45,35 +46,32 @@ class Estimator(ABC):
         self.readout: Readout = context.readouts.get(readout)
         self.reference_value = context.readouts.at_reference(self.readout)
 
-    def value_at(self, step: int) -> float:
-        """phi(theta_step) of the reference run, in the read-out's unit: as known at the end, evaluated before."""
-        steps = self.problem.config.steps
-        return self.reference_value if step == steps else self.readout.value(self.context.state(step).theta)
-
     def linear(self, step: int, slope: Tensor, displacements: Tensor) -> list[float]:
         """phi(theta_step) + <slope, displacement>: exactly phi(theta_step) where the displacement is zero."""
-        base = self.value_at(step)
+        last = step == self.problem.config.steps  # where the read-out is known
+        base = self.reference_value if last else self.readout.value(self.context.state(step).theta)
         return [base + (d.double() @ slope.double()).item() for d in displacements]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         computes(cls)
 
-    @property
-    def device(self) -> torch.device:
-        return self.problem.device
-
     @abstractmethod
     def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         """Final positions of n orders of equal length; the listener hears of every step."""
 
-    @abstractmethod
     def values(self, states: Tensor, steps: int) -> list[float]:
-        """phi, in the read-out's unit, at each position after `steps` steps."""
+        """phi, in the read-out's unit, at each position after `steps` steps; evaluated, where positions are parameters."""
+        return [self.readout.value(theta) for theta in states]
 
-    @abstractmethod
     def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        """Parameters [D] at a position after `steps` steps."""
+        """Parameters [D] at a position after `steps` steps; UsageError where it rebuilds none."""
+        if self.rebuilds:
+            return position
+        raise UsageError(
+            f"{self.name}: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
+            "use --estimator replay-exact or retrain for an endpoint"
+        )
 
     def variances(self, states: Tensor) -> list[float]:
         """Known sampling variance of each estimate, in the unit's square; 0 where nothing was sampled."""
@@ -93,11 +91,6 @@ class Estimator(ABC):
         """Measured and expected relative error with which it rebuilds parameters from a sketch; None where it has none."""
         return None
 
-    @property
-    def rebuilds(self) -> bool:
-        """Whether positions can be turned into parameters."""
-        return True
-
     def caution(self) -> str:
         """What it knows of itself that speaks against its estimates on this run; empty for nothing."""
         return ""
@@ -111,6 +104,11 @@ class Estimator(ABC):
     def width(self) -> int:
         """Numbers per order that a batch keeps in memory, for the choice of the batch's size."""
         return self.problem.objective.size
+
+    @cached_property
+    def reference_position(self) -> Tensor:
+        """Position of the reference order."""
+        return self.final_states([self.problem.reference])[0]
 
     def batch(self, orders: Sequence[Order]) -> OrderBatch:
         return OrderBatch.pack([self.problem.canonical(order) for order in orders], self.problem.device)
@@ -155,31 +153,33 @@ class Capabilities:
         return not (self.baseline or self.exact_curvature)
 
 
-class Method(ABC):
+class Method:
     """A way to answer what another order would have given: its name, what it can, what it computes before, what it costs.
 
-    name, aliases: what it goes by. capabilities: what it can be asked. preparation: what it computes before the first order.
+    name, aliases: what it goes by. opens: what it is on a run. capabilities: what it can be asked. preparation: what it computes
+    before the first order.
     advice: what to lower where its tables do not fit in memory. place: among the queries of a plan, smaller first. note: what is
     said where it answers beside another method.
     """
 
     name: str
     aliases: tuple[str, ...] = ()
+    opens: type[Estimator]
     capabilities: Capabilities = Capabilities()
     preparation: Preparation[Any] | None = None
     advice: str = LESS
     place: int = 0
     note: str = ""
 
-    @abstractmethod
     def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
         """The method on a run, for one read-out; TypeError for an option that it does not take."""
+        return self.opens(context, readout, **options)
 
     def gradients_before(self, context: Context) -> int:
         """Gradient evaluations before the first order, beyond the reference run's own (a product counts two)."""
         if self.preparation is None:
             return 0
-        return total(self.preparation.stages, self.preparation.open(context).spec).gradients
+        return self.preparation.cost(self.preparation.open(context).spec).gradients
 
     def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
         """Gradient evaluations per order, evaluations of the probe loss not counted."""
@@ -199,7 +199,7 @@ class Method(ABC):
 
     def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
         """What its estimates of a read-out are made from beside the run: a calibration holds for that alone."""
-        return {}
+        return {} if self.preparation is None else self.preparation.open(context).spec.settings
 
 
 def one_of(option: str, value: str | None, choices: object) -> None:

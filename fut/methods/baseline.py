@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from estimators.orders.order import Order
 from estimators.replay import Listener
 from fut.methods.base import Capabilities, Estimator, Method
-from fut.methods.context import Context
 from fut.methods.settings import Config
 from fut.methods.timings import StageCost, Timings
-from fut.readouts.readout import PROBE
 from fut.training.problem import Problem
 
 
@@ -28,18 +25,12 @@ class ReferenceEstimator(Estimator):
     def values(self, states: Tensor, steps: int) -> list[float]:
         return [self.reference_value] * len(states)
 
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        return position
-
 
 class Reference(Method):
     """Every order ends like the reference."""
 
-    name, place = "reference", -2
+    name, opens, place = "reference", ReferenceEstimator, -2
     capabilities = Capabilities(any_length=True, rebuilds=True, baseline=True)
-
-    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return ReferenceEstimator(context, readout, **options)
 
     def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost:
         return StageCost("query: reference", 0, 0.0, 0, 0, timings.footprint.query())

@@ -7,17 +7,36 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fut.artifacts import creation
+from fut.artifacts.directory import TERMS
 from fut.artifacts.lock import run_lock
 from fut.errors import UsageError
 from fut.methods import stages
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
-from fut.methods.leftovers import remove_leftovers
-from fut.methods.limits import require_space, require_stages
 from fut.methods.registry import base_name, preparations
-from fut.methods.stages import Preparation, Prepared, Request
+from fut.methods.stages import LESS, Preparation, Prepared, Request, counted
 from fut.methods.timings import seconds_per_gradient
 from fut.resources.device import environment
+from fut.resources.memory import require_memory
+from fut.training.problem import Problem
+from storage import remove_parts, require_free
+
+
+def require_training(problem: Problem) -> None:
+    """ResourceError unless training fits the memory that is there."""
+    footprint = Footprint(problem)
+    require_memory("reference run", footprint.least(), problem.device, LESS)  # before a gradient is measured
+    _require(footprint, "reference run", footprint.training(), LESS)
+
+
+def require_stages(preparation: Preparation[Any], spec: Any, footprint: Footprint) -> None:
+    """ResourceError unless every stage of a preparation fits the memory that is there."""
+    for stage in counted(preparation.stages, spec):
+        _require(footprint, stage.name, stage.memory(spec, footprint), stage.advice)
+
+
+def _require(footprint: Footprint, stage: str, planned: int, advice: str) -> None:
+    require_memory(stage, planned - footprint.resident, footprint.problem.device, advice)
 
 
 @dataclass(frozen=True)
@@ -31,7 +50,7 @@ class CachePlan:
     nbytes: int
 
 
-def _asked(context: Context, request: Request) -> Iterator[tuple[Preparation[Any], Prepared]]:
+def _requested(context: Context, request: Request) -> Iterator[tuple[Preparation[Any], Prepared]]:
     """What is to be computed, in that order; UsageError for a term that nothing computes."""
     parts = sorted(preparations(), key=lambda preparation: -len(preparation.terms))
     known = [term for preparation in parts for term in preparation.terms]
@@ -40,21 +59,15 @@ def _asked(context: Context, request: Request) -> Iterator[tuple[Preparation[Any
     if unknown := sorted(set(request.names or ()) - set(known)):
         raise UsageError(f"terms: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names")
     for preparation in preparations():
-        if _is_asked(context, preparation, request):
+        named = set(request.names or ()) & set(preparation.terms)
+        if named or (request.names is None and preparation.usual(context)):
             yield preparation, preparation.open(context, request)
-
-
-def _is_asked(context: Context, preparation: Preparation[Any], request: Request) -> bool:
-    """Whether it is to be computed: one of its terms is named, or it is a usual one where nothing is."""
-    if request.names is None:
-        return preparation.usual(context)
-    return bool(set(request.names) & set(preparation.terms))
 
 
 def plan(context: Context, request: Request) -> CachePlan:
     """What `cache` would still cost."""
     terms, blocks, gradients, nbytes = list[str](), 0, 0, 0
-    for preparation, files in _asked(context, request):
+    for preparation, files in _requested(context, request):
         names, pieces, cost = preparation.still(files)
         terms, blocks = [*terms, *names], blocks + pieces
         gradients, nbytes = gradients + cost.gradients, nbytes + cost.kept
@@ -65,10 +78,10 @@ def plan(context: Context, request: Request) -> CachePlan:
 def cache(context: Context, request: Request) -> None:
     """Compute what is missing of the named terms."""
     with run_lock(context.path):
-        asked = list(_asked(context, request))
-        for preparation, files in asked:  # before anything is computed of any
+        requested = list(_requested(context, request))
+        for preparation, files in requested:  # before anything is computed of any
             preparation.require_possible(files.spec)
-        for preparation, files in asked:
+        for preparation, files in requested:
             prepare(context, preparation, files)
 
 
@@ -80,7 +93,7 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
     if not files.complete():
         pins = context.readouts.pins(preparation.pinned(files))
         require_stages(preparation, files.spec, Footprint(context.problem))
-        require_space(preparation, files)
+        require_free(files.directory.parent, preparation.rest(files), preparation.what)
     preparation.pin_identity(files, pins, context.path)
     stages.build(preparation, files, context.progress)
 
@@ -88,6 +101,8 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
 def repair(context: Context) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
     with run_lock(context.path):
-        remove_leftovers(context.path)
+        for store in (context.path / TERMS, *context.path.glob("*/terms")):  # what killed commands left half-written
+            for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
+                remove_parts(directory)
         found = [(preparation, files) for preparation in preparations() for files in preparation.stored(context)]
         return sum(stages.repair(preparation, files) for preparation, files in found)

@@ -19,8 +19,7 @@ from fut.artifacts import directory as files
 from fut.artifacts.identity import read_pins
 from fut.data.dataset import Dataset
 from fut.errors import ModelError
-from fut.methods import settings_file
-from fut.methods.settings import Config
+from fut.methods.settings import Config, read_config
 from fut.models.objective import Loss
 from fut.models.transformer import Transformer
 from fut.progress import Progress, silent
@@ -67,7 +66,7 @@ class Context:
     ) -> None:
         self.path, self.progress = Path(path), progress
         self.manifest: Manifest = files.read_manifest(self.path)
-        self.config: Config = settings_file.read_config(self.path)
+        self.config: Config = read_config(self.path)
         self.device = choose_device(device)
         self._module, self._loss, self._data = copy.deepcopy(module), loss, data
         self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
@@ -88,10 +87,10 @@ class Context:
 
     def _require_module(self) -> None:
         """IdentityError for a run whose module came as an object, and is not given again."""
-        held, built = self.manifest.identity["model"]["class"], f"{Transformer.__module__}.{Transformer.__qualname__}"
-        if self._module is None and not self.config.model.factory and held != built:
+        stored, built = self.manifest.identity["model"]["class"], f"{Transformer.__module__}.{Transformer.__qualname__}"
+        if self._module is None and not self.config.model.factory and stored != built:
             raise IdentityError(
-                f"run {self.path}: expected the module that it was trained with, an object of `{held}`, got none; pass it: "
+                f"run {self.path}: expected the module that it was trained with, an object of `{stored}`, got none; pass it: "
                 "fut.open(path, module=…, loss=…). On the command line a run can be opened whose configuration names them: "
                 "model.factory and model.loss, as `package.module:name`"
             )

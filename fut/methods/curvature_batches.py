@@ -40,36 +40,19 @@ def pooled_products(
     by one-sided differences on half a step's: a gradient each, and one more. relative: step of the central differences, as
     in `derivatives.hessian_vector_difference`.
     """
-    count, total = len(places), torch.zeros_like(directions)
+    objective, count, total = problem.objective, len(places), torch.zeros_like(directions)
     for place, theta in enumerate(places):
-        total += _products_at(problem, config, (step, place, count), theta, directions, fine, relative)
-    return total / count
-
-
-def _products_at(
-    problem: Problem,
-    config: AdjointConfig,
-    at: tuple[int, int, int],
-    theta: Tensor,
-    directions: Tensor,
-    fine: int,
-    relative: float,
-) -> Tensor:
-    """Products [r + m, D] of one place's part. at: the step, which of how many places."""
-    step, place, count = at
-    objective = problem.objective
-    batch = pooled_batch(problem, config, step, place, count) if fine else ()
-
-    def product(direction: Tensor) -> Tensor:
+        batch = pooled_batch(problem, config, step, place, count) if fine else ()
         if config.products == "exact":
-            return derivatives.hessian_vector(objective, theta, batch, direction)
-        return derivatives.hessian_vector_difference(objective, theta, batch, direction, relative)
-
-    found = [product(u) for u in directions[:fine]]
-    if len(directions) > fine:
-        small = _batch(problem, config, FUNCTIONAL, at, small_size(problem, count))
-        found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
-    return torch.stack(found)
+            products = [derivatives.hessian_vector(objective, theta, batch, u) for u in directions[:fine]]
+        else:
+            product = derivatives.hessian_vector_difference
+            products = [product(objective, theta, batch, u, relative) for u in directions[:fine]]
+        if len(directions) > fine:
+            small = _batch(problem, config, FUNCTIONAL, (step, place, count), small_size(problem, count))
+            products += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
+        total += torch.stack(products)
+    return total / count
 
 
 def _batch(problem: Problem, config: AdjointConfig, kind: int, at: tuple[int, int, int], size: int) -> Item:
@@ -102,12 +85,6 @@ def pooled_batch(problem: Problem, config: AdjointConfig, step: int, place: int 
     return _batch(problem, config, FINE, (step, place, count), pooled_size(problem, config, count))
 
 
-def mixed_batch(problem: Problem, pool: int, key: Sequence[int], advice: str, field: str) -> Item:
-    """A batch as large as what `pool` steps consume, its samples drawn from all items by a generator seeded with `key`."""
-    require_alike(problem, advice, field)
-    return drawn_samples(problem.data.items, pool * _per_step(problem), np.random.default_rng(list(key)))
-
-
 def alike(items: Sequence[Item]) -> bool:
     """Whether samples of the items can stand in one batch."""
     return len(_shapes(items)) == 1
@@ -133,19 +110,19 @@ def drawn_samples(items: Sequence[Item], size: int, draw: np.random.Generator) -
 def balanced_samples(items: Sequence[Item], first: int, size: int, key: Sequence[int]) -> Item:
     """Samples `first` to `first + size` of an endless sequence in which every run of all samples is a random permutation of them,
     the n-th by a generator seeded with `key` and n."""
-    total, chosen, at = sum(len(item[0]) for item in items), list[int](), first
-    while len(chosen) < size:
+    total, numbers, at = sum(len(item[0]) for item in items), list[int](), first
+    while len(numbers) < size:
         n, place = divmod(at, total)
-        permuted = np.random.default_rng([*key, n]).permutation(total)[place : place + size - len(chosen)]
-        chosen += permuted.tolist()
+        permuted = np.random.default_rng([*key, n]).permutation(total)[place : place + size - len(numbers)]
+        numbers += permuted.tolist()
         at += len(permuted)
-    return _gathered(items, np.array(chosen))
+    return _gathered(items, np.array(numbers))
 
 
 def _gathered(items: Sequence[Item], numbers: np.ndarray) -> Item:
     """The samples of these numbers, counted through all items, in the order of the items."""
-    chosen = np.sort(numbers)
+    ordered = np.sort(numbers)
     owners = np.repeat(np.arange(len(items)), [len(item[0]) for item in items])
     within = np.concatenate([np.arange(len(item[0])) for item in items])
-    rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in chosen]
+    rows = [tuple(t[within[s]] for t in items[owners[s]]) for s in ordered]
     return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))

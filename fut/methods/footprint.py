@@ -13,7 +13,7 @@ below MAPPED bytes, measured: up to 1.7); LIBRARIES what torch, HDF5 and Zarr lo
 
 from __future__ import annotations
 
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,12 +40,7 @@ ATTENDED = 4
 
 def timed(call: Callable[[], object]) -> float:
     """Seconds of one call, the faster of two."""
-    seconds = []
-    for _ in range(2):
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    return min(timeit.repeat(call, number=1, repeat=2))
 
 
 def numbers(item: Item) -> int:

@@ -11,15 +11,15 @@ from fut.methods.base import Estimator, Method
 from fut.methods.baseline import REFERENCE
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
-from fut.methods.limits import require_tables
-from fut.methods.lowrank.method import LOW_RANK_METHOD
+from fut.methods.lowrank.estimator import LOW_RANK_METHOD
 from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
 from fut.methods.pairwise.method import REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2
 from fut.methods.retrain import RETRAIN
-from fut.methods.reweighting.method import REWEIGHTING_METHOD
+from fut.methods.reweighting.estimator import REWEIGHTING_METHOD
 from fut.methods.stages import Preparation
 from fut.readouts.readout import PROBE
 from fut.registry import Registry
+from fut.resources.memory import require_memory
 
 METHODS: Registry[Method] = Registry(
     "estimator",
@@ -82,6 +82,17 @@ def method_of(spec: str) -> Method:
     return METHODS[base_name(spec)]
 
 
+def costs(context: Context, spec: str) -> dict[str, int]:
+    """The cost columns of an accuracy table, of a method with its options: gradients before the first order and per order, and
+    bytes on disk."""
+    method = method_of(spec)
+    return {
+        "precompute_gradients": method.gradients_before(context),
+        "query_gradients": method.gradients_per_order(context, options_of(spec)),
+        "store_bytes": method.read_bytes(context),
+    }
+
+
 def require_movable(question: str, names: Sequence[str]) -> None:
     """UsageError if one of the methods cannot answer the random orders that a question is about."""
     fixed = [n for n in names if base_name(n) in METHODS and not method_of(n).capabilities.moves_items]
@@ -115,6 +126,8 @@ def default_estimator(context: Context) -> str:
 def open_estimator(context: Context, spec: str, readout: str = PROBE, **options: str) -> Estimator:
     """An estimator of one read-out of a run; ResourceError where its tables do not fit in memory. Options as in
     `make_estimator`."""
-    made = make_estimator(context, spec, readout, **options)
-    require_tables(Footprint(context.problem), method_of(spec), made)
+    method, made = method_of(spec), make_estimator(context, spec, readout, **options)
+    if nbytes := method.table_bytes(made, Footprint(context.problem)):
+        advice = f"{method.advice} and cache again"
+        require_memory(f"tables of {method.name}", nbytes, context.problem.device, advice)
     return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from fut.methods.base import Capabilities, Estimator, Method
 from fut.methods.context import Context
 from fut.methods.settings import Config
 from fut.methods.timings import StageCost, Timings
-from fut.readouts.readout import PROBE
 from fut.training.problem import Problem
 
 
@@ -26,21 +24,12 @@ class Retrained(Estimator):
     def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         return torch.stack([self.context.retrain(order, listener).theta for order in orders])
 
-    def values(self, states: Tensor, steps: int) -> list[float]:
-        return [self.readout.value(theta) for theta in states]
-
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        return position
-
 
 class Retrain(Method):
     """Training itself."""
 
-    name = "retrain"
+    name, opens = "retrain", Retrained
     capabilities = Capabilities(any_length=True, rebuilds=True, trains=True, exact_curvature=True)
-
-    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return Retrained(context, readout, **options)
 
     def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
         return context.config.consumed

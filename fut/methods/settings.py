@@ -9,12 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fut.artifacts.directory import CONFIG, _sha256, read_manifest
 from fut.config.training import TrainingConfig
 from fut.errors import UsageError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.reweighting.config import ReweightingConfig
+from fut.readouts.readout import readout_names, shortened
+from storage import DamagedError, IdentityError
 
 
 class Config(TrainingConfig):
@@ -66,6 +69,19 @@ def _require_agreement(steps: int, data: dict[str, Any], meant: dict[str, int], 
             )
 
 
+def read_config(path: Path) -> Config:
+    """The configuration of a run directory, byte for byte as the manifest pins it."""
+    file = path / CONFIG
+    found = _sha256(file.read_bytes()) if file.exists() else "no file"
+    expected = read_manifest(path).environment[CONFIG]
+    if found != expected:
+        raise DamagedError(
+            f"{file}: expected the bytes that the manifest pins (sha256 {expected[:12]}…), got {found[:12]}; undo the edit: a "
+            "run's configuration is fixed, train another run for another one"
+        )
+    return load_config(file)
+
+
 def parse_config(values: dict[str, Any]) -> Config:
     """A validated configuration; every unknown key and wrong value is named."""
     try:
@@ -73,6 +89,32 @@ def parse_config(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_explain(e) for e in error.errors()]
         raise UsageError("configuration: " + "; ".join(lines)) from error
+
+
+def for_readouts(config: Config, section: str, stored: Any, readouts: Sequence[str] | None, directory: Path) -> Any:
+    """A section with what an expansion is made of, for these read-outs if any are named.
+
+    Args:
+        config: what holds where nothing is stored.
+        section: its name.
+        stored: the section as the expansion in `directory` has it; None where there is none.
+        readouts: as they are asked for.
+
+    Raises:
+        IdentityError: where an expansion is stored without them: it is not thrown away unasked.
+    """
+    if readouts is None:
+        return stored or getattr(config, section)
+    if stored is None:
+        chosen = getattr(config, section).model_dump(mode="json") | {"readouts": list(readouts)}
+        return getattr(parse_config({section: chosen}), section)
+    swept, wanted = (readout_names(specs, config.data.items) for specs in (stored.readouts, readouts))
+    if set(wanted) <= set(swept):
+        return stored
+    raise IdentityError(
+        f"expansion {directory}: expected an adjoint pass for {shortened(wanted)}, got one for {shortened(swept)}; all read-outs "
+        "share one sample of coordinates and one adjoint pass: remove the directory to compute it anew, for all of them"
+    )
 
 
 def adjoint_settings(current: AdjointConfig, settings: Sequence[str]) -> AdjointConfig | None:

@@ -7,6 +7,7 @@ follows from the files.
 
 from __future__ import annotations
 
+import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,9 @@ from fut.artifacts.directory import directory_bytes
 from fut.artifacts.identity import MANIFEST, PINS, pin_identity, read_pins
 from fut.methods.timings import StageCost, Timings
 from fut.progress import Progress, silent
-from storage import CheckpointStore, Damage, StorageError, TermStore
+from storage import CheckpointStore, Damage, StorageError, TermSpec, TermStore
 
 if TYPE_CHECKING:
-    from fut.config.schema import Section
     from fut.methods.adjoint.config import AdjointConfig
     from fut.methods.context import Context
     from fut.methods.footprint import Footprint
@@ -44,28 +44,46 @@ class Cost(NamedTuple):
     scratch: int = 0
 
 
+def bytes_of(terms: Sequence[TermSpec], names: Names = None) -> int:
+    """Bytes of the named terms, before compression; of all for None."""
+    named = [term for term in terms if names is None or term.name in names]
+    return sum(math.prod(term.shape) * term.stored_dtype.itemsize for term in named)
+
+
 class Prepared(ABC):
     """What a preparation left in a directory, or is about to."""
 
     directory: Path
+    spec: Any
+    """What it is made of; costs are functions of it, and its `settings` are what decides the numbers beside the run."""
 
     @property
-    @abstractmethod
-    def spec(self) -> Any:
-        """What it is made of; costs are functions of it."""
+    def problem(self) -> Problem:
+        """What is trained."""
+        problem: Problem = self.spec.problem
+        return problem
 
     @property
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What the directory pins: IdentityError where it holds another."""
+        return {"run": self.problem.identity, **self.spec.settings}
 
     @abstractmethod
     def open_terms(self) -> TermStore:
         """The term store, created or compared in full."""
 
-    @abstractmethod
+    def terms(self) -> TermStore:
+        """The term store, opened for reading."""
+        return TermStore.open(self.terms_path)
+
+    @property
+    def readable(self) -> bool:
+        """Whether there are terms, of which some may be missing."""
+        return self.opened and self.terms_path.exists()
+
     def complete(self) -> bool:
         """Whether every stage is done."""
+        return self.readable and not self.terms().missing()
 
     @property
     def opened(self) -> bool:
@@ -89,10 +107,6 @@ F = TypeVar("F", bound=Prepared)
 Stores = Sequence[CheckpointStore]
 
 
-def _nothing(files: Any) -> tuple[Stores, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Stage(Generic[F]):
     """One stage of a preparation.
@@ -104,7 +118,7 @@ class Stage(Generic[F]):
         independent: whether any of the units can be done elsewhere, in any order; else each needs the one before.
         stores: what it writes beside terms, in groups of use together alone: one damaged file, and the group is discarded.
         cost: of a specification.
-        seconds: of a specification, by timings taken here.
+        seconds: of a specification, by timings taken here; None for those of its gradients.
         memory: bytes at its height.
         advice: what to lower where that does not fit.
         part_of: whether a specification has the stage at all.
@@ -115,9 +129,9 @@ class Stage(Generic[F]):
     missing: Callable[[F], Sequence[Any]]
     work: Callable[[F, Sequence[Any]], Iterator[object]]
     independent: bool = False
-    stores: Callable[[F], Sequence[Stores]] = _nothing
+    stores: Callable[[F], Sequence[Stores]] = lambda files: ()
     cost: Callable[[Any], Cost] = lambda spec: Cost()
-    seconds: Callable[[Any, Timings], float] = lambda spec, timings: 0.0
+    seconds: Callable[[Any, Timings], float] | None = None
     memory: Callable[[Any, Footprint], int] = lambda spec, footprint: footprint.planned(footprint.resident)
     advice: str = LESS
     part_of: Callable[[Any], bool] = lambda spec: True
@@ -188,18 +202,23 @@ class Preparation(ABC, Generic[F]):
 
         pins: values that recognise the users' own read-outs, kept as they were when a directory of the run was first claimed.
         """
-        held = pins | (read_pins(path) if self.pinned(files) else {})
-        pin_identity(files.directory, self.kind, files.identity, {PINS: held} if held else {})
+        kept = pins | (read_pins(path) if self.pinned(files) else {})
+        pin_identity(files.directory, self.kind, files.identity, {PINS: kept} if kept else {})
+
+    def cost(self, spec: Any) -> Cost:
+        """What all stages take together."""
+        costs = [stage.cost(spec) for stage in parts_of(self.stages, spec)]
+        return Cost(*(sum(column) for column in zip(*costs, strict=True)))
 
     def still(self, files: F) -> tuple[list[str], int, Cost]:
         """What is to be computed yet: the terms, the number of pieces, and what that takes; all, where any is missing."""
         if files.complete():
             return [], 0, Cost()
-        return [self.name], 1, total(self.stages, files.spec)
+        return [self.name], 1, self.cost(files.spec)
 
     def rest(self, files: F) -> int:
         """Bytes on disk that are to be written yet: without what an interrupted call left there."""
-        cost = total(self.stages, files.spec)
+        cost = self.cost(files.spec)
         return max(0, cost.kept + cost.scratch - directory_bytes(files.directory))
 
     def begun(self, path: Path) -> bool:
@@ -210,17 +229,15 @@ class Preparation(ABC, Generic[F]):
         """Those that a run directory has."""
         return [self.open(context)] if self.begun(context.path) else []
 
-    def settings(self, context: Context) -> Section:
-        """Its section of the configuration, as it is stored, or as the run's own."""
-        found: Section = self.open(context).spec.config
-        return found
-
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """What each stage costs, before it is computed."""
         spec = self.planned(problem, config)
         for stage in counted(self.stages, spec):
             cost, peak = stage.cost(spec), stage.memory(spec, timings.footprint)
-            seconds = stage.seconds(spec, timings)
+            if stage.seconds is not None:
+                seconds = stage.seconds(spec, timings)
+            else:
+                seconds = cost.gradients * timings.item if cost.gradients else 0.0
             yield StageCost(f"{self.name}: {stage.name}", cost.gradients, seconds, cost.kept, cost.scratch, peak)
 
     def notes(self, problem: Problem, config: Config) -> list[str]:
@@ -249,12 +266,6 @@ def parts_of(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
 def counted(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
     """Those of them that have figures of their own."""
     return [stage for stage in parts_of(stages, spec) if not stage.within]
-
-
-def total(stages: Sequence[Stage[F]], spec: Any) -> Cost:
-    """What all stages take together."""
-    costs = [stage.cost(spec) for stage in parts_of(stages, spec)]
-    return Cost(*(sum(column) for column in zip(*costs, strict=True)))
 
 
 def build(preparation: Preparation[F], files: F, progress: Progress = silent) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
 
 from estimators.adjoint import Anchored, AnchoredGradients, DualTransition
 from estimators.orders.order import random_orders
@@ -96,8 +94,13 @@ class Timings:
         dual = DualTransition(inner, lambda t: table[0], lambda t: table[:1])
         start = dual.start(rule.init(table[0]).rows(orders), 1)
         picks = OrderBatch.pack(random_orders(problem.reference, orders, 0), problem.device).at(0)
-        call: Callable[[], State] = lambda: dual(0, picks, start)  # noqa: E731
-        seconds: float = timed(lambda: _settle(call().theta)) / (orders * width)
+
+        def step() -> None:
+            theta = dual(0, picks, start).theta
+            if theta.device.type == "cuda":
+                torch.cuda.synchronize(theta.device)  # until it is computed
+
+        seconds: float = timed(step) / (orders * width)
         return seconds
 
     def training(self, orders: int = 1) -> float:
@@ -109,9 +112,3 @@ class Timings:
 def seconds_per_gradient(problem: Problem, state: State) -> float:
     """Seconds of one gradient here, the faster of two."""
     return timed(lambda: problem.gradient(state.theta, 0).sum().item())
-
-
-def _settle(tensor: Tensor) -> None:
-    """Wait until a tensor is computed."""
-    if tensor.device.type == "cuda":
-        torch.cuda.synchronize(tensor.device)

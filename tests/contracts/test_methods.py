@@ -19,7 +19,7 @@ from fut.errors import NotCachedError, UsageError
 from fut.methods.base import Method
 from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
 from fut.methods.registry import METHODS, preparations
-from fut.methods.stages import Preparation, Request, parts_of, total
+from fut.methods.stages import Preparation, Request, parts_of
 from fut.models import autodiff
 from storage import FORMAT, IdentityError, TermStore, fingerprint
 
@@ -160,7 +160,7 @@ def test_what_is_planned_is_what_is_taken(
     monkeypatch.setattr(autodiff, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
     monkeypatch.setattr(autodiff, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
     run.cache(list(preparation.terms))
-    planned = total(preparation.stages, spec).gradients
+    planned = preparation.cost(spec).gradients
     beside = run.steps * -(-run.items // run.context.config.cache.item_block) if preparation is PAIRWISE_TERMS else 0
     assert planned == pytest.approx(sum(calls) - beside)
     rows = [s for s in run.plan().stages if s.stage.startswith(f"{preparation.name}:")]

@@ -16,16 +16,15 @@ from small import Cli, contents, small_config, uneven_run
 
 import fut
 from fut.errors import UsageError
-from fut.methods import limits as fitting
+from fut.methods import build as fitting
 from fut.methods.adjoint import memory as memory_of
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.footprint import Footprint
 from fut.methods.pairwise.store import pairwise_config
 from fut.methods.reweighting.pipeline import REWEIGHTING_TERMS
 from fut.methods.reweighting.terms import open_reweighting
-from fut.methods.stages import total
 from fut.planning import plan_problem
 from fut.resources import memory
 from fut.resources.memory import LiveBytes, available_bytes, peak_bytes
@@ -128,11 +127,11 @@ def test_the_peak_of_a_gradient_counts_its_activations() -> None:
 def test_the_plan_agrees_with_the_run_it_plans(small_run: fut.Run) -> None:
     found = small_run.plan()
     expansion = [s for s in found.stages if s.stage.startswith("adjoint:")]
-    assert sum(s.gradients for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).gradients
-    assert sum(s.bytes_kept for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).kept
-    assert sum(s.bytes_scratch for s in expansion) == expansion_cost(open_expansion(small_run.context).spec).scratch
+    assert sum(s.gradients for s in expansion) == EXPANSION.cost(open_expansion(small_run.context).spec).gradients
+    assert sum(s.bytes_kept for s in expansion) == EXPANSION.cost(open_expansion(small_run.context).spec).kept
+    assert sum(s.bytes_scratch for s in expansion) == EXPANSION.cost(open_expansion(small_run.context).spec).scratch
     about = [s for s in found.stages if s.stage.startswith("reweighting")]
-    wanted = total(REWEIGHTING_TERMS.stages, open_reweighting(small_run.context).spec)
+    wanted = REWEIGHTING_TERMS.cost(open_reweighting(small_run.context).spec)
     assert (sum(s.gradients for s in about), sum(s.bytes_kept for s in about)) == (wanted.gradients, wanted.kept)
     assert found["one retraining"].gradients == small_run.steps
     assert found["terms of taylor1"].gradients == small_run.info()["precompute_gradients"]["taylor1"]

@@ -13,7 +13,6 @@ from estimators.control_variates import control_weights
 from estimators.orders.order import Order
 from estimators.position_table import summed
 from estimators.replay import OrderBatch
-from fut.errors import NotCachedError
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import SAMPLES, SUMS
 
@@ -27,25 +26,24 @@ def part_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Te
     if sample is None:
         return None, expansion.probabilities
     first, second, either = independent_halves(expansion.probabilities, expansion.spec.config.seed + HALVES)
-    held = torch.nonzero(first if sample == "first" else second).squeeze(-1)
-    return held, either[held]
+    places = torch.nonzero(first if sample == "first" else second).squeeze(-1)
+    return places, either[places]
 
 
 def weights_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Tensor]:
     """Places that a sample holds (None for all), and the weights [1 + SIGNS, k] of its sums."""
-    held, probabilities = part_of(expansion, sample)
-    return held, control_weights(probabilities, expansion.spec.config.seed + SIGNED + SAMPLES.index(sample)).to(
-        probabilities.device
-    )
+    places, probabilities = part_of(expansion, sample)
+    seed = expansion.spec.config.seed + SIGNED + SAMPLES.index(sample)
+    return places, control_weights(probabilities, seed).to(probabilities.device)
 
 
 def all_weights(expansion: Expansion) -> Tensor:
     """The weights of all samples one after the other, 0 on coordinates that a sample does not hold: [3 (1 + SIGNS), k]."""
     rows = []
     for sample in SAMPLES:
-        held, weights = weights_of(expansion, sample)
+        places, weights = weights_of(expansion, sample)
         spread = torch.zeros(SUMS, len(expansion.indices), dtype=torch.float64, device=weights.device)
-        spread[:, slice(None) if held is None else held] = weights
+        spread[:, slice(None) if places is None else places] = weights
         rows.append(spread)
     return torch.cat(rows)
 
@@ -74,23 +72,11 @@ def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | 
 
     NotCachedError where blocks of it are missing: estimates without it would be others, and not those that were calibrated.
     """
-    terms, names = expansion.terms(), ("controlled_positions", "sampled_positions")
     if not expansion.spec.controlled or row >= expansion.spec.fine:
         return None
-    if missing := terms.missing(list(names)):
-        raise NotCachedError(
-            f"adjoint: expected a complete control variate, got {len(missing)} blocks missing; run `fut cache` on "
-            f"{expansion.directory.parent}"
-        )
     first = SUMS * (len(SAMPLES) * row + SAMPLES.index(sample))
-
-    def tables(name: str, rows: list[int]) -> Tensor:
-        return torch.stack(
-            [torch.from_numpy(terms.read_items(name, t, rows)) for t in range(expansion.spec.steps)]
-        ).double()
-
-    table = -tables("sampled_positions", list(range(first, first + SUMS)))
-    table[:, 0] += tables("controlled_positions", [row])[:, 0]
-    device = expansion.problem.device
+    expected = "adjoint: expected a complete control variate"
+    table = -expansion.table("sampled_positions", range(first, first + SUMS), expected).double()
+    table[:, 0] += expansion.table("controlled_positions", [row], expected)[:, 0].double()
     problem = expansion.problem
-    return Control(weights_of(expansion, sample)[1][1:], table.to(device), problem.canonical(problem.reference))
+    return Control(weights_of(expansion, sample)[1][1:], table, problem.canonical(problem.reference))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from fut.methods.adjoint.anchor_count import most_pilots, pilot_gradients, pilot_items
-from fut.methods.adjoint.difference_check import check_cost
+from fut.methods.adjoint.anchors import most_pilots, pilot_gradients, pilot_items
 from fut.methods.adjoint.quadratic_directions import bend_cost
 from fut.methods.adjoint.replay_curvature import products
-from fut.methods.adjoint.spec import ROWS, AdjointSpec, sums_of
+from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.adjoint.sweep import check_cost
 from fut.methods.curvature_batches import pooled_size, small_size
-from fut.methods.expansion.spec import state_vectors, vector_bytes
 from fut.methods.stages import Cost
 from fut.readouts.readout import gradient_cost
-
-
-def trajectory(spec: AdjointSpec) -> Cost:
-    """The trajectory that is expanded about."""
-    return Cost(spec.trajectory.gradients, 0, spec.trajectory.scratch_bytes)
 
 
 def low_rank(spec: AdjointSpec) -> Cost:
@@ -25,7 +19,7 @@ def low_rank(spec: AdjointSpec) -> Cost:
     places = spec.trajectory.places_count
     size = pooled_size(spec.problem, spec.config, places) * places
     count = 2 * len(spec.curvatures) * products(spec)
-    nbytes = len(spec.curvatures) * spec.rank * vector_bytes(spec.problem)
+    nbytes = len(spec.curvatures) * spec.rank * spec.vector_bytes
     return Cost(round(count * size / len(spec.problem.data.items[0][0])), 0, nbytes)
 
 
@@ -38,11 +32,11 @@ def sweep(spec: AdjointSpec) -> Cost:
         taken = 2 * _drawn(spec, pooled_size(problem, config, spec.trajectory.places_count))
     count = round(taken * spec.fine) + sum(gradient_cost(n, problem) for n in spec.names)
     count += _coarse(spec) + check_cost(spec)
-    state = state_vectors(problem)
+    state = spec.state_vectors
     rows = len(spec.names) * (1 + bool(spec.rank)) + spec.functionals + spec.fine * state
     control = 16 * spec.fine * problem.objective.size if spec.of_all else 0
     whole = 2 * spec.rows * state  # costates of this step and the last
-    return Cost(count, 0, (rows * (spec.steps + 1) + whole) * vector_bytes(problem) + control)
+    return Cost(count, 0, (rows * (spec.steps + 1) + whole) * spec.vector_bytes + control)
 
 
 def anchors(spec: AdjointSpec) -> Cost:
@@ -50,24 +44,13 @@ def anchors(spec: AdjointSpec) -> Cost:
     their number took. Before it is chosen, the most that it can come to."""
     count = len(spec.anchors) * spec.problem.config.data.items
     whole = most_pilots(spec) * len(pilot_items(spec)) + (count if spec.controlled else 0)
-    nbytes = whole * (vector_bytes(spec.problem) + spec.problem.objective.start().element_size())
-    return Cost(count + pilot_gradients(spec), 0 if spec.controlled else _anchored(spec), nbytes)
-
-
-def sample(spec: AdjointSpec) -> Cost:
-    """The coordinates that are kept, and their probabilities."""
-    return Cost(0, 16 * spec.expected_coordinates)
+    nbytes = whole * (spec.vector_bytes + spec.width)
+    return Cost(count + pilot_gradients(spec), 0 if spec.controlled else spec.kept_bytes(["gradient"]), nbytes)
 
 
 def fold(spec: AdjointSpec) -> Cost:
     """The terms, but for gradients that are kept as they are taken."""
-    return Cost(0, _terms_bytes(spec) - (0 if spec.controlled else _anchored(spec)))
-
-
-def _anchored(spec: AdjointSpec) -> int:
-    """Bytes of gradients at the anchors on the kept coordinates."""
-    count = len(spec.anchors) * spec.problem.config.data.items
-    return count * spec.expected_coordinates * spec.problem.objective.start().element_size()
+    return Cost(0, spec.kept_bytes() - (0 if spec.controlled else spec.kept_bytes(["gradient"])))
 
 
 def _coarse(spec: AdjointSpec) -> int:
@@ -81,17 +64,3 @@ def _coarse(spec: AdjointSpec) -> int:
 def _drawn(spec: AdjointSpec, size: int) -> float:
     """Gradients of items that batches of `size` samples come to, one for every place and step."""
     return spec.steps * spec.trajectory.places_count * size / len(spec.problem.data.items[0][0])
-
-
-def _terms_bytes(spec: AdjointSpec) -> int:
-    """Bytes of the terms, before compression."""
-    kept, steps = spec.expected_coordinates, spec.steps
-    items, r = spec.problem.config.data.items, len(spec.names)
-    rows = len(spec.anchors) * items + (1 + r) * (steps + 1)
-    width = spec.problem.objective.start().element_size()
-    few = (steps + len(spec.anchors)) * spec.fine * items * 8 + len(spec.anchors) * items * width
-    few += steps * spec.functionals * sums_of(spec) * items * 8
-    few += steps * spec.fine * items * (8 * spec.of_all + ROWS * width * spec.controlled)
-    lowrank = len(spec.curvatures) * spec.rank
-    rows += lowrank + r * steps * bool(lowrank)
-    return rows * kept * width + few + 8 * lowrank

@@ -57,7 +57,7 @@ class Adjoint(Estimator):
     hold the coordinates that are surely kept.
     """
 
-    name = "adjoint"
+    name, rebuilds = "adjoint", False
 
     def __init__(
         self,
@@ -91,8 +91,8 @@ class Adjoint(Estimator):
     @cached_property
     def indices(self) -> Tensor:
         """Coordinates that are replayed, ascending [k]."""
-        held = self._part[0]
-        return self.expansion.indices if held is None else self.expansion.indices[held]
+        places = self._part[0]
+        return self.expansion.indices if places is None else self.expansion.indices[places]
 
     @property
     def probabilities(self) -> Tensor:
@@ -140,14 +140,12 @@ class Adjoint(Estimator):
                 "run `fut cache RUN --terms adjoint`"
             )
 
-        held = None if self._part[0] is None else self._part[0].cpu()
+        places = None if self._part[0] is None else self._part[0].cpu().numpy()
 
         def read(name: str, step: int) -> Tensor:
-            chosen = rows[name]
-            found = terms.read(name, step) if chosen is None else terms.read_items(name, step, chosen)
-            if held is None or name in ("norm", "eigenvalue"):
-                return torch.from_numpy(found)
-            return torch.from_numpy(found[..., held.numpy()])
+            selected = rows[name]
+            values = terms.read(name, step) if selected is None else terms.read_items(name, step, selected)
+            return torch.from_numpy(values if places is None or name in ("norm", "eigenvalue") else values[..., places])
 
         return {
             spec.name: torch.stack([read(spec.name, t) for t in range(spec.shape[0])]).to(self.problem.device)
@@ -156,15 +154,9 @@ class Adjoint(Estimator):
         }
 
     def share(self, other: Estimator) -> None:
-        if isinstance(other, Adjoint) and (other.expansion.directory, other.sample) == (
-            self.expansion.directory,
-            self.sample,
-        ):
+        read = (self.expansion.directory, self.sample)
+        if isinstance(other, Adjoint) and (other.expansion.directory, other.sample) == read:
             self._common = other._common
-
-    @property
-    def rebuilds(self) -> bool:
-        return False
 
     def ready(self) -> None:
         _ = self._tables
@@ -202,19 +194,15 @@ class Adjoint(Estimator):
         """One over the share of items that touch each coordinate at the anchors [A, k]."""
         return torch.stack([scarcity([rows]) for rows in self._common["gradient"]])
 
-    @property
-    def _coupled(self) -> bool:
-        """Whether coordinates must be replayed together: for a norm to clip, or curvature that is no diagonal."""
-        return self.problem.rule.clip is not None or bool(self.expansion.spec.rank)
-
     def _blocks(self, orders: int, rows: int = 1) -> list[slice]:
-        """Coordinates replayed together: as many as stay in a core's cache, and those that act on one another.
+        """Coordinates replayed together: as many as stay in a core's cache, and those that act on one another: all, for a norm to
+        clip, or curvature that is no diagonal.
 
         Whole runs of LEAST coordinates, which are summed first: the sums do not depend on the blocks.
         """
-        size = len(self.indices)
+        size, coupled = len(self.indices), self._rule.clip is not None or self.expansion.spec.rank
         width = LEAST * max(1, BLOCK // (orders * LEAST * (1 + (rows - 1) // 4)))
-        return self._rule.blocks(size, size if self._coupled else width, LEAST)
+        return self._rule.blocks(size, size if coupled else width, LEAST)
 
     def require_length(self, orders: Sequence[Order]) -> None:
         """OrderError unless all orders have as many steps as the reference run."""
@@ -269,16 +257,11 @@ class Adjoint(Estimator):
         """Contributions of the reference order [rows, k]."""
         return torch.cat([found[0] for _, found in self._contributions([self.problem.reference])], dim=-1)
 
-    @property
-    def _known_from(self) -> int:
-        """Rows of a position that the linear part's variance is known from."""
-        return 1 if self.control is None else len(self.control.weights)
-
     def _summed(self, position: Tensor) -> Tensor:
         """The sum of the linear part, then what its variance is known from: [1 + rows], float64."""
         extra, last = 0 if self.control is None else SUMS, 0 if self.bend is None else self.bend.sums
-        size = len(position) - extra - last
-        sums = position[:size].view(1 + self._known_from, -1).sum(-1)
+        size, rows = len(position) - extra - last, 1 if self.control is None else len(self.control.weights)
+        sums = position[:size].view(1 + rows, -1).sum(-1)
         return sums + position[size : size + extra] if extra else sums
 
     def _quadratic(self, position: Tensor) -> tuple[float, float]:
@@ -288,24 +271,18 @@ class Adjoint(Estimator):
     def values(self, states: Tensor, steps: int) -> list[float]:
         return [self.reference_value + self._summed(p)[0].item() + self._quadratic(p)[0] for p in states]
 
-    @cached_property
-    def _members(self) -> Tensor:
-        """Positions of an ensemble's own runs."""
-        return self.final_states(self.expansion.spec.trajectory.members)
-
     def own_error(self) -> float | None:
         """Standard deviation of estimate minus truth over an ensemble's own runs, in the first read-out's unit; common offsets
         left out. A first idea of the error before any order is retrained, from few runs. None below three: two are mirror images
         about their mean, where errors of even order are alike."""
-        members = (
-            self.expansion.spec.trajectory.members if self.expansion.spec.trajectory.ensemble and self.row == 0 else []
-        )
-        return self._own_error if len(members) > 2 else None
+        about = self.expansion.spec.trajectory
+        return self._own_error if about.ensemble and self.row == 0 and len(about.members) > 2 else None
 
     @cached_property
     def _own_error(self) -> float:
-        found = np.array(self.values(self._members, self.problem.config.steps))
-        return float((found - self.expansion.own_values).std(ddof=1))
+        ends = self.final_states(self.expansion.spec.trajectory.members)
+        errors = np.array(self.values(ends, self.problem.config.steps)) - self.expansion.own_values
+        return float(errors.std(ddof=1))
 
     def variances(self, states: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept.
@@ -317,9 +294,3 @@ class Adjoint(Estimator):
     def _linear_variance(self, position: Tensor) -> float:
         known = self._summed(position)[1:]
         return (known.sum() if self.control is None else signed_variance(known)).item()
-
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        raise UsageError(
-            "adjoint: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
-            "use --estimator replay-exact or retrain for an endpoint"
-        )

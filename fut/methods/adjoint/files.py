@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +13,21 @@ from torch import Tensor
 
 from estimators.position_table import StepStates
 from estimators.state import State
-from fut.methods.adjoint.spec import AdjointSpec, Choice, term_specs
-from fut.methods.expansion import files as trajectory_files
-from fut.methods.expansion.files import TrajectoryFiles
-from fut.methods.expansion.sample import Sample
-from fut.methods.expansion.spec import ITEM_BLOCK
-from fut.methods.stages import Prepared
+from fut.errors import NotCachedError
+from fut.methods.adjoint.spec import AdjointSpec, Choice
+from fut.methods.expansion import trajectory as trajectory_files
+from fut.methods.expansion.stored import Sampled
+from fut.methods.expansion.trajectory import TrajectoryFiles
 from fut.readouts.readout import UserFunction
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
-from storage import CheckpointStore, TermStore
+from storage import CheckpointStore
 
-SCRATCH = "scratch"
 PARTS = (
     "sample",
     "anchors",
-    *(f"{SCRATCH}/{part}" for part in trajectory_files.PARTS),
-    *(f"{SCRATCH}/{part}" for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "bounded")),
+    *(f"scratch/{part}" for part in trajectory_files.PARTS),
+    *(f"scratch/{part}" for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "bounded")),
 )
 """Directories of an expansion's checkpoint stores."""
 
@@ -57,15 +54,15 @@ class SweepFiles:
         return self._read(step, "weight")
 
     def injection(self, step: int) -> Tensor:
-        """ReweightingFiles of the functionals to a gradient injected at a step [m, D]."""
+        """Sensitivities of the functionals to a gradient injected at a step [m, D]."""
         return self._read(step, "injection")
 
     def answer(self, step: int) -> Tensor:
-        """ReweightingFiles of the read-outs to a gradient injected at a step [r, D], where the replay has curvature."""
+        """Sensitivities of the read-outs to a gradient injected at a step [r, D], where the replay has curvature."""
         return self._read(step, "answer")
 
     def costate(self, step: int) -> State:
-        """ReweightingFiles of the exact read-outs to the lifted state before step `step`, buffers [r, D]."""
+        """Sensitivities of the exact read-outs to the lifted state before step `step`, buffers [r, D]."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)
 
     def _read(self, step: int, name: str) -> Tensor:
@@ -73,7 +70,7 @@ class SweepFiles:
 
 
 @dataclass(frozen=True)
-class Expansion(Sample, Prepared):
+class Expansion(Sampled):
     """One expansion in its directory.
 
     Args:
@@ -91,17 +88,16 @@ class Expansion(Sample, Prepared):
     end: Callable[[], Tensor] | None = None
 
     @property
-    def problem(self) -> Problem:
-        return self.planned.problem
-
-    @property
     def spec(self) -> AdjointSpec:
         """What it is made of, with the number of anchors that was chosen, once it is."""
         return self._chosen if not self.planned.config.num_anchors and self.chosen.has(0) else self.planned
 
     @cached_property
     def _chosen(self) -> AdjointSpec:
-        return replace(self.planned, choice=read_choice(self.chosen))
+        found = self.chosen.read(0)
+        errors = dict(zip(found.arrays["tried"].tolist(), found.arrays["error"].tolist(), strict=True))
+        choice = Choice(found.arrays["anchors"].tolist(), errors, int(found.attributes["pilots"]))
+        return replace(self.planned, choice=choice)
 
     @cached_property
     def trajectory(self) -> TrajectoryFiles:
@@ -138,10 +134,6 @@ class Expansion(Sample, Prepared):
         """At step 0, the anchors where they are chosen, and what was found of each number that was tried."""
         return CheckpointStore(self.directory / "anchors")
 
-    @cached_property
-    def sampled(self) -> CheckpointStore:
-        return CheckpointStore(self.directory / "sample")
-
     def around(self, step: int) -> StepStates:
         """The trajectory before and after a step, and the exact read-outs' costate after it, on all coordinates; scratch."""
         return StepStates(self.trajectory.state(step), self.trajectory.state(step + 1), self.sweep.costate(step + 1))
@@ -151,46 +143,28 @@ class Expansion(Sample, Prepared):
         """The first read-out at the ends of an ensemble's own runs [c], float64, which is the truth about their orders."""
         return self.sampled.read_array(0, "own_values")
 
-    def terms(self) -> TermStore:
-        """The term store, opened for reading."""
-        return TermStore.open(self.directory / "terms")
-
-    def open_terms(self) -> TermStore:
-        return TermStore.create_or_open(
-            self.directory / "terms", term_specs(self.spec, len(self.indices)), self.identity, ITEM_BLOCK
-        )
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return self.planned.identity
-
-    @property
-    def opened(self) -> bool:
-        return self.sampled.has(0)
+    def table(self, name: str, rows: Sequence[int], expected: str) -> Tensor:
+        """Rows of a term of every step [T, rows, items]; NotCachedError where blocks of it are missing. expected: what it is,
+        and by whom it is expected, to people."""
+        terms = self.terms()
+        if missing := terms.missing([name]):
+            raise NotCachedError(
+                f"{expected}, got {len(missing)} blocks missing; run `fut cache` on {self.directory.parent}"
+            )
+        read = [torch.from_numpy(terms.read_items(name, step, rows)) for step in range(self.spec.steps)]
+        return torch.stack(read).to(self.problem.device)
 
     @property
     def settled(self) -> bool:
         """Whether coordinates are drawn, and anchors chosen."""
-        return self.sampled.has(0) and (bool(self.planned.config.num_anchors) or self.chosen.has(0))
+        return self.opened and (bool(self.planned.config.num_anchors) or self.chosen.has(0))
 
     @property
     def readable(self) -> bool:
-        """Whether there are terms, of which some may be missing: not before all else is done."""
-        return self.settled and (self.directory / "terms").exists()
-
-    def complete(self) -> bool:
-        """Whether every stage is done."""
-        return self.readable and not self.terms().missing()
-
-
-def read_choice(store: CheckpointStore) -> Choice:
-    """How many anchors were found to be enough."""
-    found = store.read(0)
-    errors = dict(zip(found.arrays["tried"].tolist(), found.arrays["error"].tolist(), strict=True))
-    return Choice(found.arrays["anchors"].tolist(), errors, int(found.attributes["pilots"]))
+        return self.settled and self.terms_path.exists()
 
 
 def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:
-    """ReweightingFiles to the lifted state, as the sweep wrote them."""
+    """Sensitivities to the lifted state, as the sweep wrote them."""
     packed = {k.removeprefix("costate/"): v for k, v in arrays.items() if k.startswith("costate/")}
     return unpack(packed, {}, device)

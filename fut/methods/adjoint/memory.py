@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fut.methods.adjoint.anchor_count import pilot_items
-from fut.methods.adjoint.anchors import HELD
+from fut.methods.adjoint.anchors import HELD, pilot_items
 from fut.methods.adjoint.quadratic_directions import BUFFERS, SAMPLES, simulated_together
 from fut.methods.adjoint.replay_curvature import products
 from fut.methods.adjoint.spec import ROWS, SUMS, AdjointSpec, sums_of

@@ -18,7 +18,6 @@ from fut.methods.context import Context
 from fut.methods.footprint import Footprint
 from fut.methods.settings import Config
 from fut.methods.timings import StageCost, Timings
-from fut.readouts.readout import PROBE
 from fut.training.problem import Problem
 
 
@@ -26,13 +25,11 @@ class AdjointMethod(Method):
     """Exact to first order in curvature, with no gradient per order."""
 
     name = "adjoint"
+    opens: type[Estimator] = Adjoint
     capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True)
     preparation = EXPANSION
     advice = "lower adjoint.coordinates or adjoint.num_anchors"
     note = "by the expansion about the trajectory"
-
-    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return Adjoint(context, readout, **options)
 
     def table_bytes(self, estimator: Estimator, footprint: Footprint) -> int:
         return memory.tables(AdjointSpec(footprint.problem, open_expansion(estimator.context).spec.resolved), footprint)
@@ -53,11 +50,8 @@ class AdjointMethod(Method):
 class PositionsMethod(AdjointMethod):
     """First order in every single placement: a look-up for every step."""
 
-    name = "positions"
+    name, opens = "positions", Positions
     capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True, empty_steps=False)
-
-    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return Positions(context, readout, **options)
 
     def read_bytes(self, context: Context) -> int:
         table = table_name(open_expansion(context).spec)

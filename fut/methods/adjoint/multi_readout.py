@@ -43,11 +43,11 @@ class MultiReadout(Adjoint):
         self, orders: Sequence[Order], names: Sequence[str], listener: Listener | None = None
     ) -> tuple[Tensor, Tensor]:
         """Changes of the named read-outs against the reference order, and their sampling variances: twice [n, r], float64."""
-        held = [self.names.index(name) for name in names]
-        controls, parts = [self._controls[row] for row in held], []
+        selected = [self.names.index(name) for name in names]
+        controls, parts = [self._controls[row] for row in selected], []
         self.require_length(orders)
-        for block, found in self._contributions(orders, listener, held):
-            beyond = (found - self._reference[held, block]).double()
+        for block, found in self._contributions(orders, listener, selected):
+            beyond = (found - self._reference[selected, block]).double()
             sums = [self._sums(beyond[:, j : j + 1], block, control) for j, control in enumerate(controls)]
             parts.append([torch.cat(pair, dim=1) for pair in sums])
         joined = [torch.cat(part, dim=-1).sum(-1) for part in zip(*parts, strict=True)]

@@ -13,21 +13,27 @@ from typing import Any
 
 from fut.artifacts.directory import ADJOINT, MEMORIZATION
 from fut.methods.adjoint import costs, memory
-from fut.methods.adjoint.anchor_count import missing_choice, run_choice
-from fut.methods.adjoint.anchors import ANCHORED, missing_anchors, run_anchors, run_sampled_anchors
-from fut.methods.adjoint.difference_check import kept_error
+from fut.methods.adjoint.anchors import (
+    ANCHORED,
+    missing_anchors,
+    missing_choice,
+    run_anchors,
+    run_choice,
+    run_sampled_anchors,
+)
 from fut.methods.adjoint.files import PARTS, Expansion
-from fut.methods.adjoint.identity import has_expansion, open_expansion, readout_config
+from fut.methods.adjoint.identity import has_expansion, open_expansion, read_expansion_config
 from fut.methods.adjoint.replay_curvature import missing_low_rank, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
 from fut.methods.adjoint.spec import AdjointSpec
-from fut.methods.adjoint.sweep import missing_sweep, run_sweep
+from fut.methods.adjoint.sweep import kept_error, missing_sweep, run_sweep
 from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present
 from fut.methods.context import Context
-from fut.methods.expansion.memory import trajectory_memory
+from fut.methods.coupling import require_coordinates, require_metric
+from fut.methods.curvature_batches import require_alike
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
-from fut.methods.settings import Config
-from fut.methods.stages import LESS, Cost, Preparation, Request, Stage, total
+from fut.methods.settings import Config, for_readouts
+from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
 from fut.methods.timings import Timings
 from fut.training.problem import Problem
 
@@ -40,15 +46,11 @@ def _lacks(e: Expansion, *names: str) -> bool:
     if not e.settled:
         return True
     terms = e.open_terms()
-    return bool((held := present(terms, names)) and terms.missing(held))
+    return bool((stored := present(terms, names)) and terms.missing(stored))
 
 
 def _unless_complete(e: Expansion) -> Sequence[int]:
     return missing_steps(e.trajectory) if not e.settled or e.open_terms().missing() else ()
-
-
-def _sampled_anchors(e: Expansion, blocks: Sequence[Any]) -> Iterator[None]:
-    return run_sampled_anchors(e, e.open_terms(), blocks)
 
 
 def _draw(e: Expansion, units: Sequence[int]) -> Iterator[None]:
@@ -81,9 +83,9 @@ TRAJECTORY: Stage[Expansion] = Stage(
     missing=_unless_complete,
     work=lambda e, steps: run_trajectory(e.trajectory, steps),
     stores=lambda e: (e.trajectory.stores,),
-    cost=costs.trajectory,
+    cost=lambda s: Cost(s.trajectory.gradients, 0, s.trajectory.scratch_bytes),
     seconds=lambda s, t: s.trajectory.gradients * (t.item + t.step),
-    memory=lambda s, f: trajectory_memory(s.trajectory, f),
+    memory=lambda s, f: s.trajectory.memory(f),
     advice=f"lower adjoint.num_runs, or {LESS}",
 )
 LOW_RANK: Stage[Expansion] = Stage(
@@ -93,7 +95,6 @@ LOW_RANK: Stage[Expansion] = Stage(
     independent=True,
     stores=lambda e: ((e.ritz,),),
     cost=costs.low_rank,
-    seconds=lambda s, t: costs.low_rank(s).gradients * t.item,
     memory=memory.low_rank,
     advice="lower adjoint.rank",
     part_of=lambda s: bool(s.rank),
@@ -123,7 +124,6 @@ ANCHORS: Stage[Expansion] = Stage(
     independent=True,
     stores=lambda e: ((e.anchored,),),
     cost=costs.anchors,
-    seconds=lambda s, t: costs.anchors(s).gradients * t.item,
     memory=memory.anchors,
     part_of=lambda s: s.controlled,
 )
@@ -132,7 +132,7 @@ SAMPLE: Stage[Expansion] = Stage(
     missing=lambda e: () if e.sampled.has(0) else (0,),
     work=_draw,
     stores=lambda e: ((e.bounded,), (e.sampled,)),
-    cost=costs.sample,
+    cost=lambda s: Cost(0, 16 * s.expected_coordinates),
     seconds=_sample_seconds,
     memory=memory.sample,
     advice="lower adjoint.simulated or adjoint.num_runs",
@@ -140,10 +140,9 @@ SAMPLE: Stage[Expansion] = Stage(
 SAMPLED_ANCHORS: Stage[Expansion] = Stage(
     "anchors",
     missing=lambda e: e.open_terms().missing(ANCHORED),
-    work=_sampled_anchors,
+    work=run_sampled_anchors,
     independent=True,
     cost=costs.anchors,
-    seconds=lambda s, t: costs.anchors(s).gradients * t.item,
     memory=memory.anchors,
     part_of=lambda s: not s.controlled,
 )
@@ -172,8 +171,13 @@ class ExpansionStages(Preparation[Expansion]):
         return AdjointSpec(problem, config.adjoint)
 
     def open(self, context: Context, request: Request = Request()) -> Expansion:  # noqa: B008
-        chosen = request.adjoint
-        return open_expansion(context, readout_config(context.path, context.config, request.readouts, chosen))
+        config, stored = context.config, None
+        if request.adjoint is not None:
+            config = config.model_copy(update={"adjoint": request.adjoint})
+        elif has_expansion(context.path):
+            stored = read_expansion_config(context.path)
+        found = for_readouts(config, self.section, stored, request.readouts, context.path / ADJOINT)
+        return open_expansion(context, found)
 
     def usual(self, context: Context) -> bool:
         return context.problem.rule.smooth
@@ -194,31 +198,34 @@ class ExpansionStages(Preparation[Expansion]):
             "adjoint_cached": complete,
             "adjoint_begun": begun,
             "adjoint_anchor_error": anchor_error(found) if complete else None,
-            "adjoint_anchor_choice": _choice(found) if begun else None,
+            "adjoint_anchor_choice": _choice(found.spec) if begun else None,
             "adjoint_difference_error": kept_error(found) if begun else None,
             "readouts": found.spec.names,
         }
 
     def require_possible(self, spec: AdjointSpec) -> None:
-        spec.require_possible()
+        """Refuse a trajectory or batches that these items cannot make, and a rule by which coordinates cannot be sampled or which
+        has no metric for low-rank curvature."""
+        problem, config = spec.problem, spec.config
+        _ = spec.trajectory.groups
+        require_coordinates(problem, "adjoint", spec.expected_coordinates, "adjoint.coordinates")
+        if config.curvature == "pooled":
+            require_alike(problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
+        if config.rank:
+            require_metric(problem, "adjoint.rank", "set adjoint.rank = 0")
+            require_alike(problem, "set adjoint.rank = 0", "adjoint.rank")
 
     def stored(self, context: Context) -> list[Expansion]:
         places = [place for place in (self.name, *self.places) if has_expansion(context.path, place)]
         return [open_expansion(context, part=place) for place in places]
 
 
-def _choice(expansion: Expansion) -> dict[str, Any] | None:
+def _choice(spec: AdjointSpec) -> dict[str, Any] | None:
     """The number of anchors where it was chosen, what each number that was tried would err by, and what was asked."""
-    choice = expansion.spec.choice
-    if choice is None:
+    if spec.choice is None:
         return None
-    errors = [{"anchors": count, "error": error} for count, error in choice.errors.items()]
-    return {"anchors": len(choice.anchors), "asked": expansion.spec.config.anchor_error, "tried": errors}
+    errors = [{"anchors": count, "error": error} for count, error in spec.choice.errors.items()]
+    return {"anchors": len(spec.choice.anchors), "asked": spec.config.anchor_error, "tried": errors}
 
 
 EXPANSION = ExpansionStages()
-
-
-def expansion_cost(spec: AdjointSpec) -> Cost:
-    """What an expansion takes in all."""
-    return total(EXPANSION.stages, spec)

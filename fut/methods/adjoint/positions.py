@@ -14,7 +14,7 @@ from estimators.errors import OrderError
 from estimators.orders.order import Order
 from estimators.position_table import look_up
 from estimators.replay import Listener
-from fut.errors import NotCachedError, UsageError
+from fut.errors import NotCachedError
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import expansion_of
 from fut.methods.adjoint.spec import AdjointSpec
@@ -35,7 +35,7 @@ class Positions(Estimator):
     any order that trains on the same content, gives the reference exactly. A *position* is every step's value: [n, T].
     """
 
-    name = "positions"
+    name, rebuilds = "positions", False
 
     def __init__(self, context: Context, readout: str = PROBE, *, expansion: Expansion | None = None) -> None:
         """expansion: one to be read in place of the run's own."""
@@ -51,16 +51,8 @@ class Positions(Estimator):
     @cached_property
     def table(self) -> Tensor:
         """M [T, items], float64, in the read-out's unit; each step's values up to a constant of the step."""
-        terms, wanted = self.expansion.terms(), f"run `fut cache` on {self.expansion.directory.parent}"
         name = table_name(self.expansion.spec)
-        if missing := terms.missing([name]):
-            raise NotCachedError(f"positions: expected a complete table, got {len(missing)} blocks missing; {wanted}")
-        rows = [terms.read_items(name, t, [self.row])[0] for t in range(self.expansion.spec.steps)]
-        return torch.stack([torch.from_numpy(row) for row in rows]).to(self.problem.device)
-
-    @property
-    def rebuilds(self) -> bool:
-        return False
+        return self.expansion.table(name, [self.row], "positions: expected a complete table")[:, 0]
 
     def ready(self) -> None:
         _ = self.table
@@ -85,21 +77,13 @@ class Positions(Estimator):
             f"{empty} of them empty; use --estimator adjoint or replay"
         )
 
-    @cached_property
-    def _own(self) -> Tensor:
-        return self.final_states([self.problem.reference])[0]
-
     def values(self, states: Tensor, steps: int) -> list[float]:
         total = torch.zeros_like(states[:, 0])
-        for column in (states - self._own).unbind(-1):  # step by step, so that no order depends on its batch
+        for column in (states - self.reference_position).unbind(
+            -1
+        ):  # step by step, so that no order depends on its batch
             total = total + column
         return (self.reference_value + total).tolist()
-
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        raise UsageError(
-            "positions: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
-            "use --estimator replay-exact or retrain for an endpoint"
-        )
 
 
 def position_table(context: Context, readout: str = PROBE) -> np.ndarray:

@@ -26,7 +26,6 @@ from estimators.control_variates import signed_variance
 from estimators.orders.order import Order
 from estimators.position_table import summed
 from estimators.replay import OrderBatch
-from fut.errors import NotCachedError
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import FUNCTIONAL_SIGNS, SAMPLES, SUMS, sums_of
 
@@ -39,8 +38,8 @@ def sample_weighted(injection: Tensor, weights: Tensor) -> Tensor:
 
     weights: of the samples' sums, as `control_variate.all_weights` has them, of which the first few with random signs are used.
     """
-    chosen = weights.unflatten(0, (len(SAMPLES), SUMS))[:, : 1 + FUNCTIONAL_SIGNS].flatten(0, 1)
-    rows: Tensor = (injection.double()[:, None] * chosen).flatten(0, 1)
+    of_sums = weights.unflatten(0, (len(SAMPLES), SUMS))[:, : 1 + FUNCTIONAL_SIGNS].flatten(0, 1)
+    rows: Tensor = (injection.double()[:, None] * of_sums).flatten(0, 1)
     return rows
 
 
@@ -123,27 +122,16 @@ def known_functionals(expansion: Expansion) -> tuple[Tensor, Tensor]:
     return known, signs
 
 
-def own_functionals(expansion: Expansion) -> Tensor:
-    """Of the functionals, values along the true displacements of an ensemble's own runs: [c, m], float64."""
-    if not expansion.spec.trajectory.ensemble:
-        return torch.zeros(0, expansion.spec.functionals, dtype=torch.float64)
-    return torch.from_numpy(expansion.sampled.read_array(0, "own")).to(expansion.problem.device)
-
-
 def bend_of(expansion: Expansion, sample: str | None) -> Bend:
     """The functionals' table on a sample; NotCachedError where it is missing, or blocks of it are."""
-    terms, again = expansion.terms(), f"run `fut cache` on {expansion.directory.parent}"
-    if missing := terms.missing(["functionals"]):
-        raise NotCachedError(
-            f"adjoint: expected a complete table of functionals, got {len(missing)} blocks missing; {again}"
-        )
     m, problem = expansion.spec.functionals, expansion.problem
     count = 1 if expansion.spec.of_all else 1 + FUNCTIONAL_SIGNS
     first = 0 if expansion.spec.of_all else count * SAMPLES.index(sample)
     rows = [j * sums_of(expansion.spec) + first + row for j in range(m) for row in range(count)]
-    read = [torch.from_numpy(terms.read_items("functionals", t, rows)) for t in range(expansion.spec.steps)]
-    table = torch.stack(read).unflatten(1, (m, count)).to(problem.device)
-    (known, signs), about = known_functionals(expansion), expansion.spec.trajectory
-    members = about.members if about.ensemble else []
-    orders = [problem.canonical(order) for order in (problem.reference, *members)]
-    return Bend(table, orders[0], signs, known, orders[1:], own_functionals(expansion))
+    table = expansion.table("functionals", rows, "adjoint: expected a complete table of functionals")
+    (known, signs), members, own = known_functionals(expansion), list[Order](), torch.zeros(0, m, dtype=torch.float64)
+    if expansion.spec.trajectory.ensemble:
+        members = [problem.canonical(order) for order in expansion.spec.trajectory.members]
+        own = torch.from_numpy(expansion.sampled.read_array(0, "own")).to(problem.device)
+    reference = problem.canonical(problem.reference)
+    return Bend(table.unflatten(1, (m, count)), reference, signs, known, members, own)

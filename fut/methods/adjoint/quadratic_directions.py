@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.quadratic import weighted_by
 from fut.models import autodiff as derivatives
 from fut.readouts.readout import PROBE, Readout
 from fut.training.problem import Problem
@@ -40,13 +41,13 @@ def principal_functionals(expansion: Expansion, readout: Readout, count: int) ->
     theta = expansion.trajectory.state(expansion.spec.steps).theta
     moved = simulated_displacements(expansion, SAMPLES * count)
     bent = _bend(expansion.problem, readout, theta, moved)
-    gram = _products(moved, bent).cpu().numpy()
+    gram = weighted_by(moved, bent).cpu().numpy()
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    chosen = np.argsort(-np.abs(values), kind="stable")[:count]
-    kept = np.abs(values[chosen]) > RESOLVED * np.abs(values).max()
-    scale = np.where(kept, np.abs(values[chosen]), np.inf) ** -0.5
-    mixing = torch.from_numpy((vectors[:, chosen] * scale).T.copy()).to(bent)
-    return mixing @ bent, torch.from_numpy(np.sign(values[chosen]) * kept)
+    leading = np.argsort(-np.abs(values), kind="stable")[:count]
+    kept = np.abs(values[leading]) > RESOLVED * np.abs(values).max()
+    scale = np.where(kept, np.abs(values[leading]), np.inf) ** -0.5
+    mixing = torch.from_numpy((vectors[:, leading] * scale).T.copy()).to(bent)
+    return mixing @ bent, torch.from_numpy(np.sign(values[leading]) * kept)
 
 
 def simulated_displacements(expansion: Expansion, count: int) -> Tensor:
@@ -54,19 +55,14 @@ def simulated_displacements(expansion: Expansion, count: int) -> Tensor:
 
     Real gradients, so that directions are those of real orders; no gradient is computed anew.
     """
-    problem, draw = expansion.problem, np.random.default_rng([expansion.spec.config.seed, 13])
-    chosen = torch.from_numpy(draw.integers(expansion.spec.config.num_runs, size=(expansion.spec.steps, count))).to(
-        problem.device
-    )
-    centre, rows = expansion.trajectory.state(expansion.spec.steps).theta, []
-    together = simulated_together(centre.nbytes)
-    for first in range(0, count, together):
-        picks = chosen[:, first : first + together]
-        state = expansion.trajectory.start().rows(picks.shape[1])
-        for step in range(expansion.spec.steps):
-            state = problem.rule.step(state, expansion.trajectory.gradients_of(step)[picks[step]], problem.rate(step))[
-                0
-            ]
+    problem, trajectory = expansion.problem, expansion.trajectory
+    steps, config = expansion.spec.steps, expansion.spec.config
+    drawn = np.random.default_rng([config.seed, 13]).integers(config.num_runs, size=(steps, count))
+    centre, rows = trajectory.state(steps).theta, []
+    for picks in torch.from_numpy(drawn).to(problem.device).split(simulated_together(centre.nbytes), dim=1):
+        state = trajectory.start().rows(picks.shape[1])
+        for step in range(steps):
+            state = problem.rule.step(state, trajectory.gradients_of(step)[picks[step]], problem.rate(step))[0]
         rows.append(state.theta - centre)
     return torch.cat(rows)
 
@@ -74,12 +70,6 @@ def simulated_displacements(expansion: Expansion, count: int) -> Tensor:
 def simulated_together(nbytes: int) -> int:
     """Simulated orders replayed at once, for vectors of so many bytes: as many as keep their buffers small, one at least."""
     return max(1, SPACE // (BUFFERS * nbytes))
-
-
-def _products(moved: Tensor, bent: Tensor) -> Tensor:
-    """Inner products [n, n] of all pairs of rows, in double precision, some columns at a time."""
-    blocks = zip(moved.split(1 << 16, dim=1), bent.split(1 << 16, dim=1), strict=True)
-    return torch.stack([a.double() @ b.double().T for a, b in blocks]).sum(0)
 
 
 def _bend(problem: Problem, readout: Readout, theta: Tensor, moved: Tensor) -> Tensor:

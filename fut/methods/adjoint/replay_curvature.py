@@ -50,7 +50,12 @@ def products(spec: AdjointSpec) -> int:
 
 def curvature_of(expansion: Expansion) -> Curvature:
     """The replay's curvature on all coordinates; from scratch, one anchor at a time in memory."""
-    return Curvature(expansion.spec.curvatures, lru_cache(maxsize=1)(lambda index: read_pairs(expansion, index)))
+
+    def pairs(index: int) -> RitzPairs:
+        values, rows = (torch.from_numpy(expansion.ritz.read_array(index, name)) for name in ("eigenvalue", "lowrank"))
+        return RitzPairs(values, rows.to(expansion.problem.device))
+
+    return Curvature(expansion.spec.curvatures, lru_cache(maxsize=1)(pairs))
 
 
 def _pairs(expansion: Expansion, step: int) -> RitzPairs:
@@ -74,16 +79,9 @@ def curved_gradients(
     scarce: Tensor,
 ) -> BentGradients:
     """Gradients of the replay on the coordinates of the tables `lowrank` [n, r, k], with curvature in them. scarce: [A, k]."""
-    answers = tables["answer"]
-    values, rows = tables["eigenvalue"][:, 0], tables["lowrank"]
+    answers, values, rows = tables["answer"], tables["eigenvalue"][:, 0], tables["lowrank"]
     weight = torch.as_tensor(inner.weight).to(rows)
     curvature = Curvature(expansion.spec.curvatures, lambda index: RitzPairs(values[index], rows[index]), weight)
     return BentGradients(
         inner, centre, curvature, lambda anchor: scarce[anchor], lambda step: (answers[step] != 0).any(0)
     )
-
-
-def read_pairs(expansion: Expansion, index: int) -> RitzPairs:
-    """The Ritz pairs of a curvature anchor on all coordinates; scratch."""
-    read, device = expansion.ritz.read_array, expansion.problem.device
-    return RitzPairs(torch.from_numpy(read(index, "eigenvalue")), torch.from_numpy(read(index, "lowrank")).to(device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,42 +26,40 @@ SIMULATED = 1 << 20
 
 def draw_sample(expansion: Expansion) -> None:
     """Keep coordinates and their probabilities, what is known of true endpoints, and the probe loss at the trajectory's end."""
-    end = expansion.trajectory.state(expansion.spec.steps)
-    if expansion.spec.whole:
-        indices = torch.arange(len(end.theta))
-        chosen = torch.ones(len(end.theta), dtype=torch.float64)
+    spec, theta = expansion.spec, expansion.trajectory.state(expansion.spec.steps).theta
+    if spec.whole:
+        probabilities, indices = torch.ones(len(theta), dtype=torch.float64), torch.arange(len(theta))
     else:
-        found = simulated_contributions(expansion, expansion.spec.config.simulated)
-        bounded = _keep_tamed(expansion, found) if expansion.spec.controlled else None
+        found = simulated_contributions(expansion, spec.config.simulated)
+        bounded = _keep_tamed(expansion, found) if spec.controlled else None
         scores = contribution_scores(expansion, found, bounded)
-        probabilities = inclusion_probabilities(scores, expansion.spec.expected_coordinates).cpu()
-        indices = poisson_sample(probabilities, expansion.spec.config.seed)
+        probabilities = inclusion_probabilities(scores, spec.expected_coordinates).cpu()
+        indices = poisson_sample(probabilities, spec.config.seed)
         if not len(indices):  # of one coordinate or two, in expectation
             indices = probabilities.argmax()[None]
-        chosen = probabilities[indices]
-    arrays = {"indices": indices.numpy(), "probabilities": chosen.numpy()}
-    arrays["difference_error"] = expansion.sweep.swept.read_array(expansion.spec.steps, "difference_error")
-    loss = expansion.problem.probe_loss(end.theta)
-    expansion.sampled.write(0, arrays | _known(expansion, end.theta), {"centre_loss": loss})
+    arrays = {"indices": indices.numpy(), "probabilities": probabilities[indices].numpy()}
+    arrays["difference_error"] = expansion.sweep.swept.read_array(spec.steps, "difference_error")
+    loss = expansion.problem.probe_loss(theta)
+    expansion.sampled.write(0, arrays | _known(expansion, theta), {"centre_loss": loss})
 
 
 def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
     """Functionals of true displacements from the trajectory's end, and their signs; read-outs of an ensemble's own runs."""
-    arrays = dict[str, np.ndarray]()
-    if expansion.spec.functionals:
+    arrays, spec = dict[str, np.ndarray](), expansion.spec
+    if spec.functionals:
         if expansion.end is None:
             raise TypeError(
                 "sample: expected the end of the reference run for the functionals' displacements, got none"
             )
         read = expansion.sweep.swept.read_array
-        functionals = torch.from_numpy(read(expansion.spec.steps, "functional")).to(centre).double()
+        functionals = torch.from_numpy(read(spec.steps, "functional")).to(centre).double()
         known = functionals @ (expansion.end() - centre).double()
-        arrays |= {"signs": read(expansion.spec.steps, "signs"), "known": known.cpu().numpy()}
-    if expansion.spec.trajectory.ensemble:
-        ends = read_state(expansion.trajectory.runs, expansion.spec.steps, expansion.problem.device).theta
-        (first,) = make_readouts(expansion.problem, expansion.spec.names[:1], expansion.user)
+        arrays |= {"signs": read(spec.steps, "signs"), "known": known.cpu().numpy()}
+    if spec.trajectory.ensemble:
+        ends = read_state(expansion.trajectory.runs, spec.steps, expansion.problem.device).theta
+        (first,) = make_readouts(expansion.problem, spec.names[:1], expansion.user)
         arrays["own_values"] = np.array([first.value(theta) for theta in ends])
-        if expansion.spec.functionals:
+        if spec.functionals:
             arrays["own"] = ((ends - centre).double() @ functionals.T).cpu().numpy()
     return arrays
 
@@ -93,9 +91,8 @@ def bounded_tables(expansion: Expansion) -> Bounded:
 
 def _keep_tamed(expansion: Expansion, found: Simulated) -> Bounded:
     bounded = Bounded.of(found.values[:, : expansion.spec.fine], found.table, found.largest)
-    expansion.bounded.write(
-        0, {name: array.cpu().numpy() for name, array in bounded._asdict().items()}, {}, replace=True
-    )
+    arrays = {name: array.cpu().numpy() for name, array in bounded._asdict().items()}
+    expansion.bounded.write(0, arrays, {}, replace=True)
     return bounded
 
 
@@ -111,58 +108,45 @@ class Simulated(NamedTuple):
 
 def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
     """Of random orders, by the replay that estimates them, on all coordinates; no gradient is computed anew."""
-    problem, steps = expansion.problem, expansion.spec.steps
-    gradients = (
-        _real_gradients(expansion, simulated) if expansion.spec.of_all else _normal_gradients(expansion, simulated)
+    problem, spec, sweep, trajectory = expansion.problem, expansion.spec, expansion.sweep, expansion.trajectory
+    gradients = (_real_gradients if spec.of_all else _normal_gradients)(expansion, simulated)
+    state, centre = trajectory.start().rows(simulated), trajectory.state(0)
+    size, r = len(centre.theta), len(spec.names)
+    m, fine = (0, spec.fine) if spec.of_all else (spec.functionals, 0)
+    total = torch.zeros(simulated, r + m, size, device=problem.device)
+    table = torch.zeros(simulated, fine, size, device=problem.device)
+    largest = torch.zeros_like(table[0])
+    # What a displacement that stays is worth from the first step on, for the exact read-outs [fine, D]. Summed by parts, an
+    # order's contribution is what each step adds to its displacement, times what lies ahead.
+    ahead = (
+        sum((sweep.weight(t)[:fine] for t in range(spec.steps)), sweep.weight(spec.steps)[:fine]) if fine else largest
     )
-    state, centre = expansion.trajectory.start().rows(simulated), expansion.trajectory.state(0)
-    r, m = len(expansion.spec.names), 0 if expansion.spec.of_all else expansion.spec.functionals
-    total = torch.zeros(simulated, r + m, len(centre.theta), device=problem.device)
-    table = torch.zeros(
-        simulated, expansion.spec.fine if expansion.spec.of_all else 0, len(centre.theta), device=problem.device
-    )
-    curvature = curvature_of(expansion) if expansion.spec.rank else None
-    ahead, largest = _ahead(expansion) if expansion.spec.of_all else centre.theta[None][:0], table[0].clone()
-    for step in range(steps):
+    curvature = curvature_of(expansion) if spec.rank else None
+    for step in range(spec.steps):
         delta = state.theta - centre.theta
-        total[:, :r] += delta[:, None] * expansion.sweep.weight(step)
+        total[:, :r] += delta[:, None] * sweep.weight(step)
         gradient, before = gradients(step), centre
         plain = gradient
         if curvature is not None:  # as replayed, but for how scarce an item's touch is
-            answer = expansion.sweep.answer(step)
+            answer = sweep.answer(step)
             response = curvature(step, delta) * ((gradient != 0) & (answer != 0).any(0))
             total[:, :r] -= response[:, None] * answer
             gradient = gradient + response
         if m:
-            total[:, r:] += (plain - expansion.trajectory.gradients_of(step).mean(0))[
-                :, None
-            ] * expansion.sweep.injection(step)
-        centre = expansion.trajectory.state(step + 1)
-        if expansion.spec.of_all:
+            total[:, r:] += (plain - trajectory.gradients_of(step).mean(0))[:, None] * sweep.injection(step)
+        centre = trajectory.state(step + 1)
+        if fine:
             moved = problem.rule.step(before.rows(simulated), plain, problem.rate(step))[0]
-            _place(table, expansion.sweep.costate(step + 1), moved, centre)
+            _place(table, sweep.costate(step + 1), moved, centre)
         state = problem.rule.step(state, gradient, problem.rate(step))[0]
-        if expansion.spec.of_all:
-            ahead = ahead - expansion.sweep.weight(step)[: expansion.spec.fine]
-            _raise_to(largest, ahead, state.theta - centre.theta - delta)
+        if fine:
+            ahead = ahead - sweep.weight(step)[:fine]
+            for row, slope in enumerate(ahead):
+                worth = (slope * (state.theta - centre.theta - delta)).abs().amax(0)
+                largest[row] = torch.maximum(largest[row], worth)
     largest *= problem.config.data.per_step  # a step's gradient is the mean of its items
-    total[:, :r] += (state.theta - centre.theta)[:, None] * expansion.sweep.weight(steps)
+    total[:, :r] += (state.theta - centre.theta)[:, None] * sweep.weight(spec.steps)
     return Simulated(total, table, largest)
-
-
-def _raise_to(largest: Tensor, ahead: Tensor, moved: Tensor) -> None:
-    """Raise, in place, the largest single contributions [fine, D] to what a step's displacements [n, D] are worth."""
-    for row, slope in enumerate(ahead):
-        largest[row] = torch.maximum(largest[row], (slope * moved).abs().amax(0))
-
-
-def _ahead(expansion: Expansion) -> Tensor:
-    """What a displacement that stays is worth from the first step on, for the exact read-outs [fine, D]: the sum of their
-    weights. Summed by parts, an order's contribution is what each step adds to its displacement, times what lies ahead."""
-    total = expansion.sweep.weight(expansion.spec.steps)[: expansion.spec.fine]
-    for step in range(expansion.spec.steps):
-        total = total + expansion.sweep.weight(step)[: expansion.spec.fine]
-    return total
 
 
 def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:
@@ -170,17 +154,12 @@ def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Ten
     problem = expansion.problem
     orders = random_orders(problem.reference, simulated, expansion.spec.config.seed + SIMULATED)
     batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
-    rows = _kept_rows(expansion) if expansion.spec.whole else AnchoredItems(expansion).rows
+    rows = AnchoredItems(expansion).rows
+    if expansion.spec.whole:  # the terms have them on all coordinates
+        read = expansion.terms().read_items
+        rows = lambda anchor, items: torch.from_numpy(read("gradient", anchor, items)).to(problem.device)  # noqa: E731
     gradients = StreamedAnchors(expansion.spec.anchors, rows)
     return lambda step: gradients.pick(step, batch.at(step))
-
-
-def _kept_rows(expansion: Expansion) -> Callable[[int, Sequence[int]], Tensor]:
-    """Gradients of some items at an anchor, from the terms, which have them on all coordinates."""
-    terms = expansion.terms()
-    return lambda anchor, items: torch.from_numpy(terms.read_items("gradient", anchor, items)).to(
-        expansion.problem.device
-    )
 
 
 def _normal_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:
@@ -205,13 +184,14 @@ def _place(table: Tensor, costate: State, moved: State, centre: State) -> None:
 
 def gradient_spread(expansion: Expansion) -> Tensor:
     """Standard deviation of item gradients about their step's mean [D], pooled over the window."""
+    problem = expansion.problem
     previous: Tensor | None = None
-    total = torch.zeros(expansion.problem.objective.size, dtype=torch.float64, device=expansion.problem.device)
+    total = torch.zeros(problem.objective.size, dtype=torch.float64, device=problem.device)
     for step in range(expansion.spec.steps):
-        found = expansion.trajectory.gradients_of(step).double()
-        if len(found) > 1:
-            total += found.var(0)
+        gradients = expansion.trajectory.gradients_of(step).double()
+        if len(gradients) > 1:
+            total += gradients.var(0)
         elif previous is not None:
-            total += (found[0] - previous).square() / 2  # with one item a step, neighbours in time stand in
-        previous = found[0]
-    return (total / expansion.spec.steps).sqrt().to(expansion.problem.objective.dtype)
+            total += (gradients[0] - previous).square() / 2  # with one item a step, neighbours in time stand in
+        previous = gradients[0]
+    return (total / expansion.spec.steps).sqrt().to(problem.objective.dtype)

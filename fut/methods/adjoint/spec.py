@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from estimators.adjoint import spread_anchors
 from estimators.control_variates import SIGNS
 from estimators.lowrank import curvature_anchors
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.coupling import require_coordinates, require_metric
-from fut.methods.curvature_batches import alike, require_alike
-from fut.methods.expansion.sample import expected_coordinates
-from fut.methods.expansion.spec import Trajectory
-from fut.readouts.readout import readout_names
-from fut.training.problem import Problem
+from fut.methods.curvature_batches import alike
+from fut.methods.expansion.spec import SweptSpec, Trajectory
 from storage import TermSpec
 
-SAMPLED, ENTRIES = 1 << 13, 1 << 15
-"""Coordinates of a large model that are kept, and entries of a table up to which it is a control variate, by default."""
+ENTRIES = 1 << 15
+"""Entries of a table up to which it is a control variate, by default."""
 COUNTS = (3, 5, 9)
 """Numbers of anchors that are tried; the last is taken where no other will do."""
 
@@ -42,34 +38,23 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdjointSpec:
+class AdjointSpec(SweptSpec):
     """Problem and configuration of one expansion, on disk or planned.
 
     Args:
-        problem: what is trained.
         config: how it is expanded.
         choice: how many anchors were found to be enough; None where that is configured, and before.
     """
 
-    problem: Problem
     config: AdjointConfig
     choice: Choice | None = None
-
-    @property
-    def steps(self) -> int:
-        """T, steps of the window."""
-        return self.problem.config.steps
+    sampled: ClassVar[int] = 1 << 13
 
     @cached_property
     def trajectory(self) -> Trajectory:
         """What is expanded about."""
         config = self.config
         return Trajectory(self.problem, config.trajectory == "ensemble", config.num_runs, config.seed)
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The read-outs, in the order of the terms' rows."""
-        return readout_names(self.config.readouts, self.problem.config.data.items)
 
     @property
     def pools(self) -> bool:
@@ -119,24 +104,10 @@ class AdjointSpec:
         return self.config if self.choice is None else self.config.model_copy(update={"num_anchors": len(self.anchors)})
 
     @property
-    def expected_coordinates(self) -> int:
-        """How many coordinates are kept, in expectation: as configured, else all of a small model and 8,192 of a large one."""
-        return expected_coordinates(self.problem.objective.size, self.config.coordinates, SAMPLED)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all coordinates are kept."""
-        return self.expected_coordinates >= self.problem.objective.size
-
-    @property
     def controlled(self) -> bool:
         """Whether a sample of coordinates has a control variate, and item gradients are scratch on all of them."""
-        entries = self.steps * self.problem.config.data.items
-        return (
-            not self.whole
-            and self.config.control != "never"
-            and (self.config.control == "always" or entries <= ENTRIES)
-        )
+        few = self.steps * self.problem.config.data.items <= ENTRIES
+        return not self.whole and (self.config.control == "always" or (self.config.control == "auto" and few))
 
     @property
     def of_all(self) -> bool:
@@ -144,56 +115,40 @@ class AdjointSpec:
         return self.whole or self.controlled
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What an expansion pins."""
-        return {"run": self.problem.identity, "adjoint": self.config.identity(), "readouts": self.names}
+    def settings(self) -> dict[str, Any]:
+        """What decides its numbers beside the run."""
+        return {"adjoint": self.config.identity(), "readouts": self.names}
 
-    def require_possible(self) -> None:
-        """Refuse, before anything is computed, a trajectory or batches that these items cannot make, and a rule by which
-        coordinates cannot be sampled or which has no metric for low-rank curvature.
+    def term_specs(self, k: int) -> list[TermSpec]:
+        """The terms of an expansion that keeps k coordinates: weights of read-outs, and their slopes as those of step T.
 
-        Raises:
-            OrderError, UsageError: naming what to set.
+        Positions, what leaving an anchor out does to them, and functionals are in double precision, as they are few.
         """
-        _ = self.trajectory.groups
-        require_coordinates(self.problem, "adjoint", self.expected_coordinates, "adjoint.coordinates")
-        if self.config.curvature == "pooled":
-            require_alike(self.problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
-        if self.config.rank:
-            require_metric(self.problem, "adjoint.rank", "set adjoint.rank = 0")
-            require_alike(self.problem, "set adjoint.rank = 0", "adjoint.rank")
+        n, r = self.problem.config.data.items, len(self.names)
+        shapes = {
+            "gradient": (len(self.anchors), n, k),
+            "norm": (len(self.anchors), n, 1),
+            "weight": (self.steps + 1, r, k),
+            "centre": (self.steps + 1, 1, k),
+        }
+        dtype = self.problem.config.model.dtype
+        if self.rank:
+            shapes["lowrank"] = (len(self.curvatures), self.rank, k)
+            shapes["answer"] = (self.steps, r, k)
+        specs = [TermSpec(name, shape, dtype) for name, shape in shapes.items()]
+        if self.rank:
+            specs.append(TermSpec("eigenvalue", (len(self.curvatures), 1, self.rank), "float64"))
+        few = {"positions": (self.steps, self.fine, n), "left_out": (len(self.anchors), self.fine, n)}
+        if self.functionals:
+            few["functionals"] = (self.steps, self.functionals * sums_of(self), n)
+        specs += [TermSpec(name, shape, "float64") for name, shape in few.items()]
+        if self.of_all:
+            specs.append(TermSpec("controlled_positions", few["positions"], "float64"))
+        if self.controlled:
+            specs.append(TermSpec("sampled_positions", (self.steps, self.fine * ROWS, n), dtype))
+        return specs
 
 
 def sums_of(spec: AdjointSpec) -> int:
     """Rows of the table for every functional: one, or on a sample those of `SAMPLES`, each with random signs too."""
     return 1 if spec.of_all else len(SAMPLES) * (1 + FUNCTIONAL_SIGNS)
-
-
-def term_specs(spec: AdjointSpec, k: int) -> list[TermSpec]:
-    """The terms of an expansion that keeps k coordinates: weights of read-outs, and their slopes as those of step T.
-
-    Positions, what leaving an anchor out does to them, and functionals are in double precision, as they are few.
-    """
-    n, r = spec.problem.config.data.items, len(spec.names)
-    shapes = {
-        "gradient": (len(spec.anchors), n, k),
-        "norm": (len(spec.anchors), n, 1),
-        "weight": (spec.steps + 1, r, k),
-        "centre": (spec.steps + 1, 1, k),
-    }
-    dtype = spec.problem.config.model.dtype
-    if spec.rank:
-        shapes["lowrank"] = (len(spec.curvatures), spec.rank, k)
-        shapes["answer"] = (spec.steps, r, k)
-    specs = [TermSpec(name, shape, dtype) for name, shape in shapes.items()]
-    if spec.rank:
-        specs.append(TermSpec("eigenvalue", (len(spec.curvatures), 1, spec.rank), "float64"))
-    few = {"positions": (spec.steps, spec.fine, n), "left_out": (len(spec.anchors), spec.fine, n)}
-    if spec.functionals:
-        few["functionals"] = (spec.steps, spec.functionals * sums_of(spec), n)
-    specs += [TermSpec(name, shape, "float64") for name, shape in few.items()]
-    if spec.of_all:
-        specs.append(TermSpec("controlled_positions", few["positions"], "float64"))
-    if spec.controlled:
-        specs.append(TermSpec("sampled_positions", (spec.steps, spec.fine * ROWS, n), dtype))
-    return specs

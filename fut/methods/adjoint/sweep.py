@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from estimators.adjoint import Sweep
 from estimators.state import State
-from fut.methods.adjoint.difference_check import difference_error
 from fut.methods.adjoint.files import Expansion, costate_from
 from fut.methods.adjoint.quadratic_directions import principal_functionals
-from fut.methods.curvature_batches import pooled_products
+from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.curvature_batches import alike, drawn_samples, pooled_products, small_size
+from fut.methods.expansion.trajectory import state_arrays
+from fut.models import autodiff as derivatives
 from fut.models.autodiff import KNOWN_STEP, one_sided_difference
 from fut.readouts.readout import make_readouts
+from storage import MissingError
 
 
 def missing_sweep(expansion: Expansion) -> Sequence[int]:
@@ -29,22 +33,22 @@ def run_sweep(expansion: Expansion, steps: Sequence[int]) -> Iterator[None]:
     """Write steps' weights of the read-outs [r, D], injections of the functionals [m, D], and exact read-outs' costates; where
     the replay has curvature also the read-outs' injections, `answer` [r, D]. Of the whole costates the latest is kept."""
     done = min(expansion.sweep.latest.steps(), default=None)
-    costate = _start(expansion) if done is None else _whole(expansion, done)
-    held = len(expansion.spec.names)
+    if done is None:
+        costate = _start(expansion)
+    else:
+        costate = costate_from(expansion.sweep.latest.read(done).arrays, expansion.problem.device)
+    r = len(expansion.spec.names)
     for found in _sweep(expansion).backward(costate, steps[0]):
-        arrays = {"weight": found.weight[:held], "injection": found.injection[held:]}
+        arrays = {"weight": found.weight[:r], "injection": found.injection[r:]}
         if expansion.spec.rank:
-            arrays["answer"] = found.injection[:held]
+            arrays["answer"] = found.injection[:r]
         _write(expansion, found.step, found.costate, arrays)
         yield
 
 
 def _sweep(expansion: Expansion) -> Sweep:
-    config, problem = expansion.spec.config, expansion.problem
-
-    places, gradients = (
-        lru_cache(maxsize=1)(read) for read in (expansion.trajectory.places, expansion.trajectory.gradients_of)
-    )
+    config, problem, trajectory = expansion.spec.config, expansion.problem, expansion.trajectory
+    places, gradients = (lru_cache(maxsize=1)(read) for read in (trajectory.places, trajectory.gradients_of))
 
     def product(centre: Tensor, number: int, direction: Tensor) -> Tensor:
         """Hessian-vector product [D] of a group's mean loss, at the trajectory, or of an ensemble where its run stands: exact, or
@@ -74,9 +78,9 @@ def _sweep(expansion: Expansion) -> Sweep:
 def drawn_products(expansion: Expansion, step: int, directions: Tensor) -> Tensor:
     """Hessian-vector products [n, D] on drawn batches: of the exact read-outs first, unless they have the items' own, then
     of the others and of functionals."""
-    config, places = expansion.spec.config, expansion.trajectory.places(step)
+    config = expansion.spec.config
     fine = expansion.spec.fine if config.curvature == "pooled" else 0
-    return pooled_products(expansion.problem, config, step, places, directions, fine)
+    return pooled_products(expansion.problem, config, step, expansion.trajectory.places(step), directions, fine)
 
 
 def _start(expansion: Expansion) -> State:
@@ -97,23 +101,54 @@ def _start(expansion: Expansion) -> State:
 
 def _write(expansion: Expansion, step: int, costate: State, arrays: dict[str, Tensor]) -> None:
     """A step's results, then the whole costate, then away with the one before: killed anywhere, the step is done again."""
-    kept = _packed(State(costate.theta[: expansion.spec.fine], _first(costate, expansion.spec.fine), {}))
-    expansion.sweep.swept.write(
-        step, {name: found.cpu().numpy() for name, found in arrays.items()} | kept, {}, replace=True
-    )
-    expansion.sweep.latest.write(step, _packed(costate), {}, replace=True)
-    if expansion.sweep.latest.has(step + 1):
-        expansion.sweep.latest.remove(step + 1)
+    swept, latest = expansion.sweep.swept, expansion.sweep.latest
+    results = {name: found.cpu().numpy() for name, found in arrays.items()}
+    swept.write(step, results | _packed(costate, expansion.spec.fine), {}, replace=True)
+    latest.write(step, _packed(costate, expansion.spec.rows), {}, replace=True)
+    if latest.has(step + 1):
+        latest.remove(step + 1)
 
 
-def _first(costate: State, rows: int) -> dict[str, Tensor]:
-    return {name: buffer[:rows] for name, buffer in costate.memory.items()}
+def _packed(costate: State, rows: int) -> dict[str, np.ndarray]:
+    """The first rows of a costate, as they are stored."""
+    return {f"costate/{name}": array[:rows] for name, array in state_arrays(costate).items()}
 
 
-def _whole(expansion: Expansion, step: int) -> State:
-    return costate_from(expansion.sweep.latest.read(step).arrays, expansion.problem.device)
+SAMPLE_KEY = 23
 
 
-def _packed(costate: State) -> dict[str, np.ndarray]:
-    memory = {f"costate/memory/{k}": b.cpu().numpy() for k, b in costate.memory.items()}
-    return {"costate/theta": costate.theta.cpu().numpy()} | memory
+def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> float:
+    """|difference - exact| / |exact| of one Hessian-vector product [D], on half a step's samples or, where the items differ in
+    shape, on one item.
+
+    NaN where the sweep takes exact products, where the product vanishes, or where the model has no forward derivative.
+    """
+    if expansion.spec.config.products == "exact":
+        return math.nan
+    problem, items = expansion.problem, expansion.problem.data.items
+    draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
+    batch = drawn_samples(items, small_size(problem), draw) if alike(items) else items[0]
+    try:
+        exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
+    except (RuntimeError, NotImplementedError):
+        return math.nan
+    found = derivatives.hessian_vector_difference(problem.objective, theta, batch, direction)
+    scale = exact.norm().item()
+    return (found - exact).norm().item() / scale if scale else math.nan
+
+
+def kept_error(expansion: Expansion) -> float | None:
+    """What `difference_error` found when the expansion was made; None where it found nothing, or was not asked."""
+    try:
+        found = float(expansion.sampled.read_array(0, "difference_error")[0])
+    except MissingError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def check_cost(spec: AdjointSpec) -> int:
+    """Gradients that the check is counted as: two products of two each."""
+    if spec.config.products == "exact":
+        return 0
+    items = spec.problem.data.items
+    return round(4 * small_size(spec.problem) / len(items[0][0])) if alike(items) else 4

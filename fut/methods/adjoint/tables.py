@@ -30,20 +30,9 @@ from storage import Block, TermStore
 
 RITZ = ("lowrank", "eigenvalue")
 """What the replay's curvature is read from, where it has some."""
-FOLDED = (
-    "centre",
-    "weight",
-    "positions",
-    "controlled_positions",
-    "sampled_positions",
-    "left_out",
-    "functionals",
-    *RITZ,
-    "answer",
-)
-"""Terms that are folded first, since a table on the sample reads them, and then."""
-
-
+OF_ITEMS = ("positions", "controlled_positions", "sampled_positions", "left_out", "functionals")
+FOLDED = ("centre", "weight", *OF_ITEMS, *RITZ, "answer")
+"""Terms that are folded, and of them those of every item."""
 Folding = tuple[Sequence[str], Block]
 """Names of terms, and a block of them."""
 
@@ -59,11 +48,13 @@ def fold(expansion: Expansion, units: Sequence[Folding]) -> Iterator[None]:
     """Write blocks: gradients, the trajectory and the sweep's weights on the sample, and the tables of positions."""
     terms = expansion.open_terms()
     kept, table = expansion.indices.cpu().numpy(), PositionTable(expansion, terms)
+
+    def anchored(block: Block, name: str) -> np.ndarray:
+        return expansion.anchored.read_array(anchored_key(expansion.spec, block.step, block.first), name)
+
     makers: dict[str, Callable[[Block], np.ndarray]] = {
-        "gradient": lambda b: expansion.anchored.read_array(anchored_key(expansion.spec, b.step, b.first), "gradient")[
-            :, kept
-        ],
-        "norm": lambda b: expansion.anchored.read_array(anchored_key(expansion.spec, b.step, b.first), "norm"),
+        "gradient": lambda b: anchored(b, "gradient")[:, kept],
+        "norm": lambda b: anchored(b, "norm"),
         "centre": lambda b: expansion.trajectory.centre.read_array(b.step, "theta")[None, kept],
         "weight": lambda b: expansion.sweep.swept.read_array(b.step, "weight")[b.first : b.last, kept],
         "positions": lambda b: table.row(b.step).values[0, b.first : b.last],
@@ -83,8 +74,8 @@ def fold(expansion: Expansion, units: Sequence[Folding]) -> Iterator[None]:
 
 def present(terms: TermStore, names: Sequence[str]) -> list[str]:
     """Those of the names that a store has, by what it was configured for."""
-    held = {spec.name for spec in terms.specs}
-    return [name for name in names if name in held]
+    stored = {spec.name for spec in terms.specs}
+    return [name for name in names if name in stored]
 
 
 def anchor_error(expansion: Expansion, row: int = 0) -> float | None:
@@ -130,8 +121,8 @@ class PositionTable:
         before = self.items.block(among[low], first)
         if not share:
             return before
-        after = self.items.block(among[high], first)
-        return (1.0 - share) * before[0] + share * after[0], (1.0 - share) * before[1] + share * after[1]
+        gradient, norm = self.items.block(among[high], first)
+        return (1.0 - share) * before[0] + share * gradient, (1.0 - share) * before[1] + share * norm
 
     def _left_out(self, index: int) -> np.ndarray:
         """What values [r, items] at an anchor become, less what they are, once it is left out; 0 at the ends."""
@@ -139,8 +130,7 @@ class PositionTable:
         if index in (0, len(anchors) - 1):
             return np.zeros((self.expansion.spec.fine, self.expansion.problem.config.data.items))
         rest = [a for a in range(len(anchors)) if a != index]
-        without, of_all = (self._values(anchors[index], among) for among in (rest, range(len(anchors))))
-        change: np.ndarray = without.values[-1] - of_all.values[-1]
+        change: np.ndarray = self._values(anchors[index], rest).values[-1] - self.row(anchors[index]).values[-1]
         return change
 
     def _values(self, step: int, among: Sequence[int]) -> Row:
@@ -161,7 +151,7 @@ class PositionTable:
         return Row(total.cpu().numpy(), torch.cat(bent, dim=1).cpu().numpy())
 
     def _injection(self, step: int) -> Tensor:
-        """ReweightingFiles of the functionals to a gradient injected at a step [m, D]; [0, D] where there are none."""
+        """Sensitivities of the functionals to a gradient injected at a step [m, D]; [0, D] where there are none."""
         expansion = self.expansion
         return (
             expansion.sweep.injection(step)
@@ -169,25 +159,25 @@ class PositionTable:
             else expansion.trajectory.state(step).theta[None][:0]
         )
 
-    def _kept_at(self, name: str, among: Sequence[int]) -> Callable[[int], Tensor]:
-        """A term of the kept coordinates at the anchors `among` all of them."""
-        read = self.kept[name].table
-        return lambda a: read(among[a])
-
     def _of_sample(self, step: int, among: Sequence[int]) -> Row:
         """A step's row from the kept coordinates, weighted by the inverse of their probabilities."""
         problem, states = self.expansion.problem, self.expansion.around(step).part(self.expansion.indices)
-        anchors, weight = [self.expansion.spec.anchors[a] for a in among], 1.0 / self.expansion.probabilities
-        gradient, norm = (Anchored(anchors, self._kept_at(name, among))(step) for name in ANCHORED)
-        kinds, fine = 1 + self.expansion.spec.whole, self.expansion.spec.fine
-        total = torch.zeros(kinds, fine, len(gradient), dtype=torch.float64, device=problem.device)
+        spec, weight = self.expansion.spec, 1.0 / self.expansion.probabilities
+        anchors = [spec.anchors[a] for a in among]
+
+        def interpolated(name: str) -> Tensor:
+            read = self.kept[name].table
+            return Anchored(anchors, lambda a: read(among[a]))(step)
+
+        gradient, norm = interpolated("gradient"), interpolated("norm")
+        total = torch.zeros(1 + spec.whole, spec.fine, len(gradient), dtype=torch.float64, device=problem.device)
         rule = problem.rule.restrict(self.expansion.indices)
         for here, found in chunked_values(rule, problem.rate(step), states, gradient, norm.squeeze(-1)):
             total[0] += (found * weight[here]).sum(-1)
-            if self.expansion.spec.whole:
+            if spec.whole:
                 total[1] += self.bounded().part(here)(found).sum(-1)
         injection = self._injection(step)[:, self.expansion.indices]
-        if not self.expansion.spec.whole:
+        if not spec.whole:
             injection = sample_weighted(injection, self.weights())
         return Row(total.cpu().numpy(), weighted_by(injection, gradient).cpu().numpy())
 
@@ -196,9 +186,8 @@ class PositionTable:
         problem, indices, weights = self.expansion.problem, self.expansion.indices, self.weights()
         states, bounded = self.expansion.around(step).part(indices), self.bounded().part(indices)
         gradient, norm = self.kept["gradient"](step), self.kept["norm"](step).squeeze(-1)
-        total = torch.zeros(
-            self.expansion.spec.fine, len(weights), len(gradient), dtype=torch.float64, device=problem.device
-        )
+        fine = self.expansion.spec.fine
+        total = torch.zeros(fine, len(weights), len(gradient), dtype=torch.float64, device=problem.device)
         rule = problem.rule.restrict(indices)
         for here, found in chunked_values(rule, problem.rate(step), states, gradient, norm):
             total += weights[:, here] @ bounded.part(here)(found).mT

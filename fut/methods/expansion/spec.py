@@ -2,40 +2,101 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 from estimators.orders.order import Order
-from estimators.rules.base import state_vectors as vectors_of_state
+from estimators.rules.base import state_vectors
 from estimators.trajectory import balanced_groups, ensemble_orders
+from fut.methods.footprint import TEMPORARIES, Footprint
+from fut.methods.stages import bytes_of
+from fut.readouts.readout import readout_names
 from fut.training.problem import Problem
+from storage import TermSpec
 
 ITEM_BLOCK = 8
 """Items, or rows, of a block of a term, and of a file of item gradients."""
+ALL_UP_TO = 1 << 17
+"""Parameters of a model of which all coordinates are kept, where nothing else is configured."""
 APART = 1 << 62
 """Added to the expansion's seed for the trajectory's orders: not that of random orders, some of which would be among them."""
 
 
 @dataclass(frozen=True)
-class Trajectory:
-    """A trajectory to expand about: the mean of runs under a few orders, or one that averages transitions in every step.
-
-    Args:
-        problem: what is trained.
-        ensemble: whether it is the mean of runs, and curvature is averaged over where they stand.
-        count: how many runs, or transitions in every step.
-        seed: of the expansion; the orders are drawn apart from it.
-    """
+class Spec:
+    """What is made of a problem, on disk or planned. problem: what is trained."""
 
     problem: Problem
-    ensemble: bool
-    count: int
-    seed: int
 
     @property
     def steps(self) -> int:
         """T, steps of the window."""
         return self.problem.config.steps
+
+    @property
+    def state_vectors(self) -> int:
+        """Vectors [D] of a lifted state."""
+        return state_vectors(self.problem.rule, self.problem.objective.layout)
+
+    @property
+    def width(self) -> int:
+        """Bytes of one number."""
+        return self.problem.objective.start().element_size()
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of one vector [D]."""
+        return self.problem.objective.size * self.width
+
+
+@dataclass(frozen=True)
+class SweptSpec(Spec, ABC):
+    """What has a backward pass, and keeps a sample of coordinates. config: how it is made."""
+
+    config: Any
+    sampled: ClassVar[int]  # coordinates of a large model that are kept, where nothing else is configured
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The read-outs, in the order of the terms' rows."""
+        return readout_names(self.config.readouts, self.problem.config.data.items)
+
+    @property
+    def expected_coordinates(self) -> int:
+        """How many coordinates are kept, in expectation: as configured; by default (0) all of a small model."""
+        size = self.problem.objective.size
+        return min(size, self.config.coordinates or (size if size <= ALL_UP_TO else self.sampled))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all coordinates are kept."""
+        return self.expected_coordinates >= self.problem.objective.size
+
+    @abstractmethod
+    def term_specs(self, k: int) -> list[TermSpec]:
+        """The terms, of k coordinates."""
+
+    def kept_bytes(self, names: Sequence[str] | None = None) -> int:
+        """Bytes of the named terms, before compression; of all for None."""
+        return bytes_of(self.term_specs(self.expected_coordinates), names)
+
+
+@dataclass(frozen=True)
+class Trajectory(Spec):
+    """A trajectory to expand about: the mean of runs under a few orders, or one that averages transitions in every step.
+
+    Args:
+        ensemble: whether it is the mean of runs, and curvature is averaged over where they stand.
+        count: how many runs, or transitions in every step.
+        seed: of the expansion; the orders are drawn apart from it.
+    """
+
+    ensemble: bool
+    count: int
+    seed: int
 
     @cached_property
     def members(self) -> list[Order]:
@@ -70,17 +131,17 @@ class Trajectory:
     @property
     def scratch_bytes(self) -> int:
         """Bytes of scratch: its lifted states, its groups' gradients, and where an ensemble's runs stand."""
-        state, steps = state_vectors(self.problem), self.steps
+        state, steps = self.state_vectors, self.steps
         runs = self.count * (steps + 2 * state) if self.ensemble else 0
-        return ((state + self.count) * (steps + 1) + runs) * vector_bytes(self.problem)
+        return ((state + self.count) * (steps + 1) + runs) * self.vector_bytes
 
-
-def state_vectors(problem: Problem) -> int:
-    """Vectors [D] of a lifted state."""
-    return vectors_of_state(problem.rule, problem.objective.layout)
-
-
-def vector_bytes(problem: Problem) -> int:
-    """Bytes of one vector [D]."""
-    start = problem.objective.start()
-    return start.numel() * start.element_size()
+    def memory(self, f: Footprint) -> int:
+        """At its height: for each item of the mixture its gradient and the state after it; then their means, and a stack. Of an
+        ensemble the states of all runs, before and after a step, and their gradients, stacked."""
+        if self.ensemble:
+            held = f.resident + self.count * (2 * f.state + 2) * f.vector
+            step = (self.count * (f.state + 2 + TEMPORARIES) + f.state) * f.vector
+        else:
+            held = f.resident + (2 * f.state + self.count * (f.state + 1)) * f.vector
+            step = (2 * self.count + f.state + 2 + TEMPORARIES) * f.vector
+        return f.planned(held + max(f.gradient, step))

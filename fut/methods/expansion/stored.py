@@ -13,6 +13,13 @@ from storage import CheckpointStore, Manifest, TermStore
 if TYPE_CHECKING:
     from fut.methods.context import Context
     from fut.training.problem import Problem
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.stages import Prepared
 
 
 class About(NamedTuple):
@@ -54,7 +61,7 @@ class StoredExpansion:
         found: dict[str, Any] = Manifest.read(self.directory / MANIFEST).identity["adjoint"]
         return found
 
-    def lender(self, problem: Problem, about: About, anchors: list[int], item_block: int) -> TermStore | None:
+    def lender(self, problem: Problem, about: About, anchors: list[int]) -> TermStore | None:
         """Its terms, if it is complete, about the same trajectory of mixtures with the same anchors, and has all coordinates."""
         if not self.begun or About.of(self.fields) != about or self.fields["trajectory"] != "mixture":
             return None
@@ -64,7 +71,7 @@ class StoredExpansion:
         terms = TermStore.open(self.directory / "terms")
         if self._anchors(problem) != anchors or len(sample.read_array(0, "indices")) < problem.objective.size:
             return None
-        return terms if terms.item_block == item_block and not terms.missing() else None
+        return terms if terms.item_block == ITEM_BLOCK and not terms.missing() else None
 
     def _anchors(self, problem: Problem) -> list[int]:
         """The steps of its anchors; none where they are to be chosen yet."""
@@ -74,3 +81,33 @@ class StoredExpansion:
         chosen = CheckpointStore(self.directory / "anchors")
         found: list[int] = chosen.read_array(0, "anchors").tolist() if chosen.has(0) else []
         return found
+
+
+class Sampled(Prepared):
+    """What a preparation left, with the coordinates that are kept."""
+
+    @cached_property
+    def sampled(self) -> CheckpointStore:
+        """Indices and probabilities, at step 0."""
+        return CheckpointStore(self.directory / "sample")
+
+    @property
+    def opened(self) -> bool:
+        return self.sampled.has(0)
+
+    def open_terms(self) -> TermStore:
+        specs = self.spec.term_specs(len(self.indices))
+        return TermStore.create_or_open(self.terms_path, specs, self.identity, ITEM_BLOCK)
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """Sampled coordinates, ascending [k]."""
+        return self._read("indices")
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Their inclusion probabilities [k], float64."""
+        return self._read("probabilities")
+
+    def _read(self, name: str) -> Tensor:
+        return torch.from_numpy(self.sampled.read_array(0, name)).to(self.spec.problem.device)

@@ -1,17 +1,74 @@
-"""The expansion trajectory: its lifted states and gradients, step by step, and where the runs of an ensemble stand."""
+"""The expansion trajectory: its lifted states and gradients, step by step, and where the runs of an ensemble stand; scratch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients
 from estimators.state import State
 from estimators.trajectory import CentreTransition, mean_state
-from fut.methods.expansion.files import TrajectoryFiles
-from fut.training.checkpoints import attributes_of, pack, read_state
+from fut.methods.expansion.spec import Trajectory
+from fut.training.checkpoints import attributes_of, read_state
+from storage import CheckpointStore
+
+PARTS = ("centre", "gradients", "runs")
+"""Directories of its stores, below the scratch directory."""
+
+
+@dataclass(frozen=True)
+class TrajectoryFiles:
+    """The stores of a trajectory in a scratch directory.
+
+    Args:
+        spec: what it is averaged from.
+        directory: of scratch.
+        start: the lifted state [D] that every order starts from.
+    """
+
+    spec: Trajectory
+    directory: Path
+    start: Callable[[], State]
+
+    @cached_property
+    def centre(self) -> CheckpointStore:
+        """Its lifted states."""
+        return CheckpointStore(self.directory / "centre")
+
+    @cached_property
+    def mixed(self) -> CheckpointStore:
+        """Gradients [c, D] of every step's mixture; of an ensemble also the parameters [c, D] at which they are taken."""
+        return CheckpointStore(self.directory / "gradients")
+
+    @cached_property
+    def runs(self) -> CheckpointStore:
+        """The latest lifted states [c, D] of an ensemble's runs."""
+        return CheckpointStore(self.directory / "runs")
+
+    @property
+    def stores(self) -> tuple[CheckpointStore, ...]:
+        """All of them, of use together alone."""
+        return (self.centre, self.mixed, self.runs)
+
+    def state(self, step: int) -> State:
+        """The lifted state [D] before step `step`."""
+        return read_state(self.centre, step, self.spec.problem.device)
+
+    def gradients_of(self, step: int) -> Tensor:
+        """Gradients of the step's mixture [c, D]."""
+        return torch.from_numpy(self.mixed.read_array(step, "gradient")).to(self.spec.problem.device)
+
+    def places(self, step: int) -> Tensor:
+        """Parameters at which the step's curvature is taken: of every run of an ensemble [c, D], else its own [1, D]."""
+        if not self.spec.ensemble:
+            return self.state(step).theta[None]
+        return torch.from_numpy(self.mixed.read_array(step, "theta")).to(self.spec.problem.device)
 
 
 def missing_steps(files: TrajectoryFiles) -> Sequence[int]:
@@ -29,7 +86,7 @@ def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]
     """One trajectory; every step averages the transitions of a few groups of items."""
     spec, problem = files.spec, files.spec.problem
     if not files.centre.has(steps[0]):
-        _save_centre(files, 0, files.start())
+        _save(files.centre, 0, files.start())
     state = files.state(steps[0]).rows(1)
     latest: dict[int, Tensor] = {}
 
@@ -44,7 +101,7 @@ def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]
         state = transition(step, batch.at(step), state)
         found = torch.stack([latest.pop(number) for number in spec.mixture.steps[step]])
         files.mixed.write(step, {"gradient": found.cpu().numpy()}, {}, replace=True)
-        _save_centre(files, step + 1, state.row(0))
+        _save(files.centre, step + 1, state.row(0))
         yield
 
 
@@ -52,8 +109,8 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
     """Real training under every order, side by side; the trajectory is the mean of their lifted states."""
     problem, orders = files.spec.problem, files.spec.members
     if not files.runs.has(steps[0]):
-        _save_centre(files, 0, files.start())
-        _save_runs(files, 0, files.start().rows(len(orders)))
+        _save(files.centre, 0, files.start())
+        _save(files.runs, 0, files.start().rows(len(orders)))
     state = read_state(files.runs, steps[0], problem.device)
     inner = TrueGradients(problem.gradient, problem.mean_gradient)
     seen: dict[str, Tensor] = {}
@@ -68,17 +125,17 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
     for step in steps:
         state = transition(step, batch.at(step), state)
         files.mixed.write(step, {k: v.cpu().numpy() for k, v in seen.items()}, {}, replace=True)
-        _save_centre(files, step + 1, mean_state([state.row(k) for k in range(len(orders))]))
-        _save_runs(files, step + 1, state)
-        files.runs.remove(step)
+        _save(files.centre, step + 1, mean_state([state.row(k) for k in range(len(orders))]))
+        _save(files.runs, step + 1, state)
+        files.runs.remove(step)  # only the latest are kept
         yield
 
 
-def _save_centre(files: TrajectoryFiles, step: int, state: State) -> None:
-    files.centre.write(step, pack(state.rows(1)), attributes_of(state), replace=True)
-
-
-def _save_runs(files: TrajectoryFiles, step: int, state: State) -> None:
-    """Lifted states [c, D] of the ensemble's runs; only the latest are kept."""
+def state_arrays(state: State) -> dict[str, np.ndarray]:
+    """Arrays of a state, or of stacked ones, as they are stored."""
     arrays = {"theta": state.theta} | {f"memory/{name}": buffer for name, buffer in state.memory.items()}
-    files.runs.write(step, {k: v.cpu().numpy() for k, v in arrays.items()}, attributes_of(state), replace=True)
+    return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
+
+
+def _save(store: CheckpointStore, step: int, state: State) -> None:
+    store.write(step, state_arrays(state), attributes_of(state), replace=True)

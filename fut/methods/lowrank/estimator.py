@@ -1,8 +1,8 @@
-"""The lowrank estimator on a run's base: endpoints from low-rank curvature, refreshed by a few true mean gradients."""
+"""The low-rank method: endpoints from low-rank curvature, refreshed by a few true mean gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, lru_cache
 
 import torch
@@ -15,12 +15,16 @@ from estimators.lowrank import Curvature, LowRankTransition, refresh_steps, scar
 from estimators.orders.order import Order
 from estimators.replay import Listener, replay
 from fut.errors import NotCachedError, UsageError
-from fut.methods.base import Estimator
+from fut.methods.base import Capabilities, Estimator, Method
 from fut.methods.context import Context
 from fut.methods.expansion.spec import ITEM_BLOCK
-from fut.methods.lowrank.pipeline import KEPT
+from fut.methods.footprint import Footprint
+from fut.methods.lowrank.pipeline import KEPT, LOW_RANK_TERMS, query_memory, table_bytes
 from fut.methods.lowrank.terms import LowRankFiles, has_low_rank, open_low_rank
+from fut.methods.settings import Config
+from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import PROBE
+from fut.training.problem import Problem
 from storage import TermStore
 
 COMMAND = "fut cache RUN --terms lowrank"
@@ -44,7 +48,7 @@ class LowRankReplay(Estimator):
         if not has_low_rank(context.path):
             raise NotCachedError(f"lowrank: expected the run's low-rank curvature, got none; run `{COMMAND}` first")
         self.base: LowRankFiles = open_low_rank(context)
-        self.every = self.base.config.refresh if refresh is None else refresh_interval(refresh)
+        self.every = self.base.spec.config.refresh if refresh is None else refresh_interval(refresh)
         self._owns: dict[int, Tensor] = {}
 
     @cached_property
@@ -70,13 +74,12 @@ class LowRankReplay(Estimator):
     @cached_property
     def _gradients(self) -> Callable[[int], Tensor]:
         """Item gradients [items, D] at an anchor."""
-        dtype = self.problem.objective.start().dtype
-        return cache(lambda anchor: self._read("gradient", anchor).to(dtype))
+        return cache(lambda anchor: self._read("gradient", anchor).to(self.problem.objective.dtype))
 
     def _rows(self, anchor: int, items: Sequence[int]) -> Tensor:
         """Gradients of some items [len(items), D] at an anchor."""
         found = self._terms.read_items("gradient", anchor, items)
-        return torch.from_numpy(found).to(self.problem.device, self.problem.objective.start().dtype)
+        return torch.from_numpy(found).to(self.problem.device, self.problem.objective.dtype)
 
     def _scarcity(self, anchor: int) -> Tensor:
         """One over the share of items that touch each coordinate at an anchor [D]."""
@@ -88,12 +91,12 @@ class LowRankReplay(Estimator):
 
     def _pairs(self, anchor: int) -> RitzPairs:
         """The low-rank curvature at a curvature anchor."""
-        vectors = self._read("lowrank", anchor).to(self.problem.objective.start().dtype)
+        vectors = self._read("lowrank", anchor).to(self.problem.objective.dtype)
         return RitzPairs(self._read("eigenvalue", anchor)[0], vectors)
 
     def _mean(self, step: int, centre: Callable[[int], Tensor]) -> Tensor:
         """The mean gradient [D] of a refresh step's batch at the trajectory."""
-        if self.every == self.base.config.refresh:
+        if self.every == self.base.spec.config.refresh:
             return self._read("refresh", self.base.spec.refreshed.index(step))[0]
         return self.base.mean_gradient(step, centre(step))
 
@@ -124,9 +127,9 @@ class LowRankReplay(Estimator):
                 f"lowrank: expected orders of at most {self.base.spec.steps} steps, as many as the trajectory has, got {steps}; "
                 "use --estimator retrain"
             )
-        found, own = self._replayed(orders, listener), self._own(steps)
+        ends, reference = self._replayed(orders, listener), self._own(steps)
         theta = self.context.state(steps).theta
-        return torch.where(found == own, theta, found + (theta - own))
+        return torch.where(ends == reference, theta, ends + (theta - reference))
 
     def _replayed(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         """Where the replay itself ends [n, D]."""
@@ -155,12 +158,6 @@ class LowRankReplay(Estimator):
             "so that it does not hold on this run: retrain, or refresh more often (lowrank:refresh=4)"
         )
 
-    def values(self, states: Tensor, steps: int) -> list[float]:
-        return [self.readout.value(theta) for theta in states]
-
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        return position
-
 
 def refresh_interval(text: str) -> int:
     """The option's number of steps."""
@@ -169,3 +166,31 @@ def refresh_interval(text: str) -> int:
             f"lowrank: expected refresh as a number of steps, 0 for none, got `{text}`; write lowrank:refresh=8"
         )
     return int(text)
+
+
+class LowRank(Method):
+    """Rebuilds the endpoint: replay about a trajectory of mixtures with curvature, a few gradients per order."""
+
+    name, aliases, opens = "lowrank", ("curved",), LowRankReplay
+    capabilities = Capabilities(any_length=True, rebuilds=True, needs_smooth=True, coupling="coordinate")
+    preparation = LOW_RANK_TERMS
+    advice = "lower lowrank.rank or adjoint.num_anchors"
+
+    def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
+        refresh = options.get("refresh")
+        return open_low_rank(context).spec.query_gradients(None if refresh is None else refresh_interval(refresh))
+
+    def table_bytes(self, estimator: Estimator, footprint: Footprint) -> int:
+        return table_bytes(open_low_rank(estimator.context).spec, footprint, 1)
+
+    def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost:
+        """So many orders, and the replay of the reference order, which they are compared with."""
+        spec = LOW_RANK_TERMS.planned(problem, config)
+        count, peak = spec.query_gradients(), query_memory(spec, timings.footprint, orders)
+        products = 4 * spec.rank * spec.size * timings.flop
+        replayed = count * timings.item + spec.steps * (timings.step + products)
+        seconds = (orders + 1) * replayed + orders * timings.probe
+        return StageCost("query: lowrank", (orders + 1) * count, seconds, 0, 0, peak)
+
+
+LOW_RANK_METHOD = LowRank()

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 
 from estimators.lowrank import low_rank, sensitivity
+from fut.errors import UsageError
 from fut.methods.batching import batch_size
 from fut.methods.context import Context
-from fut.methods.expansion.files import PARTS
-from fut.methods.expansion.memory import trajectory_memory
+from fut.methods.coupling import require_metric
+from fut.methods.curvature_batches import require_alike
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About
-from fut.methods.expansion.trajectory import missing_steps, run_trajectory
+from fut.methods.expansion.trajectory import PARTS, missing_steps, run_trajectory
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.lowrank.spec import LowRankSpec
 from fut.methods.lowrank.terms import DIRECTORY, LOW_RANK_KEY, LowRankFiles, has_low_rank, open_low_rank
 from fut.methods.settings import Config
-from fut.methods.stages import LESS, Cost, Preparation, Request, Stage, total
+from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
 from fut.models import autodiff as derivatives
 from fut.training.problem import Problem
 from storage import Block
@@ -42,15 +43,10 @@ def _missing_states(base: LowRankFiles) -> Sequence[object]:
     return missing_steps(base.trajectory) or terms.missing(["centre"])
 
 
-def _missing_curvature(base: LowRankFiles) -> list[int]:
-    return sorted({block.step for block in base.open_terms().missing(CURVATURE)})
-
-
 def _run_states(base: LowRankFiles, units: Sequence[object]) -> Iterator[None]:
     """The lifted states as scratch, and their parameters for good."""
     terms, steps = base.open_terms(), missing_steps(base.trajectory)
-    if steps:
-        yield from run_trajectory(base.trajectory, steps)
+    yield from run_trajectory(base.trajectory, steps) if steps else ()
     for block in terms.missing(["centre"]):
         terms.write(block, {"centre": base.trajectory.centre.read_array(block.step, "theta")[None]})
         if not steps:
@@ -76,8 +72,8 @@ def low_rank_at(base: LowRankFiles, step: int) -> tuple[Tensor, Tensor]:
     def product(direction: Tensor) -> Tensor:
         return derivatives.hessian_vector_difference(base.problem.objective, state.theta, batch, direction)
 
-    weight = sensitivity(base.problem.rule, state, base.config.clamp)
-    return low_rank(product, weight, base.config.rank, base.config.seed)
+    weight = sensitivity(base.problem.rule, state, base.spec.config.clamp)
+    return low_rank(product, weight, base.spec.config.rank, base.spec.config.seed)
 
 
 def _run_anchors(base: LowRankFiles, blocks: Sequence[Block]) -> Iterator[None]:
@@ -101,10 +97,6 @@ def _run_refresh(base: LowRankFiles, blocks: Sequence[Block]) -> Iterator[None]:
         yield
 
 
-def _curvature_cost(s: LowRankSpec) -> Cost:
-    return Cost(2 * s.pooled * s.rank * len(s.curvature_anchors), s.kept_bytes(*CURVATURE))
-
-
 def _curvature_memory(s: LowRankSpec, f: Footprint) -> int:
     """The Krylov vectors, turned and scaled to the Ritz vectors; a state, the metric, and a product's vectors."""
     held = f.resident + (s.rank + f.state + 4) * f.vector
@@ -112,21 +104,9 @@ def _curvature_memory(s: LowRankSpec, f: Footprint) -> int:
     return f.planned(held + max(f.pooled_gradient(s.config.pool) + 4 * f.vector, turned))
 
 
-def _anchors_cost(s: LowRankSpec) -> Cost:
-    return Cost(len(s.anchors) * s.problem.config.data.items, s.kept_bytes("gradient"))
-
-
 def _anchors_memory(s: LowRankSpec, f: Footprint) -> int:
     rows = min(ITEM_BLOCK, s.problem.config.data.items)
     return f.planned(f.resident + 4 * rows * f.vector + max(f.gradient, rows * f.vector))
-
-
-def _refresh_cost(s: LowRankSpec) -> Cost:
-    return Cost(s.query_gradients(), s.kept_bytes("refresh"))
-
-
-def _refresh_memory(s: LowRankSpec, f: Footprint) -> int:
-    return f.planned(f.resident + 3 * f.vector + f.pooled_gradient(s.config.pool))
 
 
 STATES: Stage[LowRankFiles] = Stage(
@@ -136,16 +116,15 @@ STATES: Stage[LowRankFiles] = Stage(
     stores=lambda b: (b.trajectory.stores,),
     cost=lambda s: Cost(s.trajectory.gradients, s.kept_bytes("centre"), s.trajectory.scratch_bytes),
     seconds=lambda s, t: s.trajectory.gradients * (t.item + t.step),
-    memory=lambda s, f: trajectory_memory(s.trajectory, f),
+    memory=lambda s, f: s.trajectory.memory(f),
     advice=f"lower adjoint.num_runs, or {LESS}",
 )
 LOW_RANK: Stage[LowRankFiles] = Stage(
     "low-rank curvature",
-    missing=_missing_curvature,
+    missing=lambda b: sorted({block.step for block in b.open_terms().missing(CURVATURE)}),
     work=_run_curvature,
     independent=True,
-    cost=_curvature_cost,
-    seconds=lambda s, t: _curvature_cost(s).gradients * t.item,
+    cost=lambda s: Cost(2 * s.pooled * s.rank * len(s.curvature_anchors), s.kept_bytes(*CURVATURE)),
     memory=_curvature_memory,
     advice=f"lower lowrank.rank or lowrank.pool, or {LESS}",
 )
@@ -154,8 +133,7 @@ ANCHORS: Stage[LowRankFiles] = Stage(
     missing=lambda b: b.open_terms().missing(["gradient"]),
     work=_run_anchors,
     independent=True,
-    cost=_anchors_cost,
-    seconds=lambda s, t: _anchors_cost(s).gradients * t.item,
+    cost=lambda s: Cost(len(s.anchors) * s.problem.config.data.items, s.kept_bytes("gradient")),
     memory=_anchors_memory,
 )
 REFRESH: Stage[LowRankFiles] = Stage(
@@ -163,9 +141,8 @@ REFRESH: Stage[LowRankFiles] = Stage(
     missing=lambda b: b.open_terms().missing(["refresh"]) if b.spec.refreshed else (),
     work=_run_refresh,
     independent=True,
-    cost=_refresh_cost,
-    seconds=lambda s, t: _refresh_cost(s).gradients * t.item,
-    memory=_refresh_memory,
+    cost=lambda s: Cost(s.query_gradients(), s.kept_bytes("refresh")),
+    memory=lambda s, f: f.planned(f.resident + 3 * f.vector + f.pooled_gradient(s.config.pool)),
     advice=f"lower lowrank.pool, or {LESS}",
 )
 
@@ -189,24 +166,31 @@ class LowRankStages(Preparation[LowRankFiles]):
         return has_low_rank(context.path)
 
     def require_possible(self, spec: LowRankSpec) -> None:
-        spec.require_possible()
+        """Refuse a trajectory, batches or a rule that cannot be expanded."""
+        rule = spec.problem.rule
+        if not rule.smooth:
+            raise UsageError(
+                f"lowrank: expected a rule with a derivative, in whose metric curvature is taken, got `{rule.name}`; "
+                "use --estimator retrain for an endpoint"
+            )
+        _ = spec.trajectory.groups
+        require_metric(spec.problem, "lowrank", "use --estimator replay-exact or retrain")
+        require_alike(spec.problem, "use --estimator retrain", "lowrank")
 
     def still(self, files: LowRankFiles) -> tuple[list[str], int, Cost]:
         """What is to be computed yet, less what a complete expansion lends."""
         names, pieces, cost = super().still(files)
-        lent = _anchors_cost(files.spec).gradients if names and files.lender is not None else 0
+        lent = ANCHORS.cost(files.spec).gradients if names and files.lender is not None else 0
         return names, pieces, cost._replace(gradients=cost.gradients - lent)
 
     def describe(self, context: Context) -> dict[str, Any]:
-        return {"lowrank": open_low_rank(context).config.model_dump(), "lowrank_cached": has_low_rank(context.path)}
+        return {
+            "lowrank": open_low_rank(context).spec.config.model_dump(),
+            "lowrank_cached": has_low_rank(context.path),
+        }
 
 
 LOW_RANK_TERMS = LowRankStages()
-
-
-def low_rank_cost(spec: LowRankSpec) -> Cost:
-    """What the terms take in all, nothing borrowed."""
-    return total(LOW_RANK_TERMS.stages, spec)
 
 
 def table_bytes(s: LowRankSpec, f: Footprint, orders: int) -> int:

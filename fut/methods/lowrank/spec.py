@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from estimators.adjoint import spread_anchors
 from estimators.lowrank import curvature_anchors, refresh_steps
-from fut.errors import UsageError
-from fut.methods.coupling import require_metric
-from fut.methods.curvature_batches import require_alike
-from fut.methods.expansion.spec import Trajectory
+from fut.methods.expansion.spec import Spec, Trajectory
 from fut.methods.expansion.stored import About
 from fut.methods.lowrank.config import LowRankConfig
-from fut.training.problem import Problem
+from fut.methods.stages import bytes_of
 from storage import TermSpec
 
 ANCHORS = 3
@@ -23,23 +19,16 @@ ANCHORS = 3
 
 
 @dataclass(frozen=True)
-class LowRankSpec:
+class LowRankSpec(Spec):
     """Problem and configuration of low-rank terms, on disk or planned.
 
     Args:
-        problem: what is trained.
         config: their settings.
         about: the trajectory, and its anchors.
     """
 
-    problem: Problem
     config: LowRankConfig
     about: About
-
-    @property
-    def steps(self) -> int:
-        """T, steps of the window."""
-        return self.problem.config.steps
 
     @property
     def size(self) -> int:
@@ -96,25 +85,9 @@ class LowRankSpec:
 
     def kept_bytes(self, *names: str) -> int:
         """Bytes of the named terms, before compression; of all where none is named."""
-        chosen = [spec for spec in self.term_specs() if not names or spec.name in names]
-        return sum(math.prod(spec.shape) * spec.stored_dtype.itemsize for spec in chosen)
+        return bytes_of(self.term_specs(), names or None)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the terms' numbers beside the run."""
         return {"lowrank": self.config.model_dump(mode="json"), "adjoint": self.about.identity}
-
-    def require_possible(self) -> None:
-        """Refuse, before anything is computed, a trajectory, batches or a rule that cannot be expanded.
-
-        Raises:
-            OrderError, UsageError: naming what to use.
-        """
-        if not self.problem.rule.smooth:
-            raise UsageError(
-                f"lowrank: expected a rule with a derivative, in whose metric curvature is taken, got "
-                f"`{self.problem.rule.name}`; use --estimator retrain for an endpoint"
-            )
-        _ = self.trajectory.groups
-        require_metric(self.problem, "lowrank", "use --estimator replay-exact or retrain")
-        require_alike(self.problem, "use --estimator retrain", "lowrank")

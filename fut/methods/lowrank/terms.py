@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +15,15 @@ from estimators.state import State
 from fut.artifacts.directory import ADJOINT
 from fut.artifacts.identity import MANIFEST
 from fut.methods.context import Context
-from fut.methods.curvature_batches import mixed_batch
-from fut.methods.expansion.files import TrajectoryFiles
+from fut.methods.curvature_batches import drawn_samples, require_alike
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About, StoredExpansion, configured_about
+from fut.methods.expansion.trajectory import TrajectoryFiles
 from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.lowrank.spec import LowRankSpec
 from fut.methods.stages import Prepared
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
-from fut.training.problem import Problem
 from storage import Manifest, TermStore
 
 DIRECTORY = "lowrank"
@@ -38,59 +36,33 @@ class LowRankFiles(Prepared):
 
     Args:
         directory: where they are, or will be.
-        planned: what they are made of.
+        spec: what they are made of.
         start: the lifted state [D] that every order starts from.
-        source: the run's expansion, which can lend item gradients, if it has one.
     """
 
     directory: Path
-    planned: LowRankSpec
+    spec: LowRankSpec
     start: Callable[[], State]
-    source: StoredExpansion | None = None
-
-    @property
-    def spec(self) -> LowRankSpec:
-        return self.planned
-
-    @property
-    def problem(self) -> Problem:
-        return self.planned.problem
-
-    @property
-    def config(self) -> LowRankConfig:
-        return self.spec.config
 
     @cached_property
     def trajectory(self) -> TrajectoryFiles:
         """What is expanded about; scratch."""
         return TrajectoryFiles(self.spec.trajectory, self.scratch, self.start)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"run": self.problem.identity, **self.spec.settings}
-
-    def terms(self) -> TermStore:
-        """The term store, opened for reading."""
-        return TermStore.open(self.directory / "terms")
-
     def open_terms(self) -> TermStore:
-        return TermStore.create_or_open(self.directory / "terms", self.spec.term_specs(), self.identity, ITEM_BLOCK)
-
-    def complete(self) -> bool:
-        return (self.directory / "terms").exists() and not self.terms().missing()
+        return TermStore.create_or_open(self.terms_path, self.spec.term_specs(), self.identity, ITEM_BLOCK)
 
     @cached_property
     def lender(self) -> TermStore | None:
         """Terms of a complete expansion about the same trajectory, with the same anchors and all coordinates."""
-        if self.source is None:
-            return None
-        return self.source.lender(self.problem, self.spec.about, self.spec.anchors, ITEM_BLOCK)
+        source = StoredExpansion(self.directory.parent / ADJOINT)
+        return source.lender(self.problem, self.spec.about, self.spec.anchors)
 
     def batch(self, key: int, step: int) -> Item:
         """The batch drawn for a step, another one for every key."""
-        return mixed_batch(
-            self.problem, self.config.pool, [self.config.seed, key, step], "use --estimator retrain", "lowrank"
-        )
+        require_alike(self.problem, "use --estimator retrain", "lowrank")
+        items, draw = self.problem.data.items, np.random.default_rng([self.spec.config.seed, key, step])
+        return drawn_samples(items, self.spec.pooled * len(items[0][0]), draw)
 
     def mean_gradient(self, step: int, theta: Tensor) -> Tensor:
         """Gradient [D] of the loss on the refresh batch of a step."""
@@ -107,25 +79,21 @@ class LowRankFiles(Prepared):
 
     def stored(self, values: Tensor) -> np.ndarray:
         """As the store takes the large terms: in single precision where it keeps 16 bits."""
-        values = values if self.config.dtype == "model" else values.float()
+        values = values if self.spec.config.dtype == "model" else values.float()
         return values.cpu().contiguous().numpy()
 
 
 def open_low_rank(context: Context, config: LowRankConfig | None = None) -> LowRankFiles:
     """What the low-rank method reads, as it is stored; as configured where it is not."""
-    stored = read_configs(context.path) if has_low_rank(context.path) else None
-    about = stored[1] if stored else configured_about(context)
-    chosen = config or (stored[0] if stored else context.config.lowrank)
-    source, spec = StoredExpansion(context.path / ADJOINT), LowRankSpec(context.problem, chosen, about)
-    return LowRankFiles(context.path / DIRECTORY, spec, lambda: context.state(0), source)
+    if has_low_rank(context.path):
+        identity = Manifest.read(context.path / DIRECTORY / MANIFEST).identity
+        stored, about = LowRankConfig.model_validate(identity["lowrank"]), About.of(identity["adjoint"])
+    else:
+        stored, about = context.config.lowrank, configured_about(context)
+    spec = LowRankSpec(context.problem, config or stored, about)
+    return LowRankFiles(context.path / DIRECTORY, spec, lambda: context.state(0))
 
 
 def has_low_rank(path: Path) -> bool:
     """Whether a run directory's low-rank terms were begun."""
     return (path / DIRECTORY / MANIFEST).exists()
-
-
-def read_configs(path: Path) -> tuple[LowRankConfig, About]:
-    """Configurations of a run directory's low-rank terms, and of the trajectory that they are about."""
-    identity = Manifest.read(path / DIRECTORY / MANIFEST).identity
-    return LowRankConfig.model_validate(identity["lowrank"]), About.of(identity["adjoint"])

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from estimators.sketch import Sketch
 from fut.artifacts.directory import TERMS, directory_bytes
 from fut.config.training import TrainingConfig
 from fut.methods.base import Capabilities, Estimator, Method
 from fut.methods.context import Context
 from fut.methods.coupling import cut_apart
-from fut.methods.footprint import TEMPORARIES, Footprint
-from fut.methods.pairwise.memory import query_memory, table_bytes
+from fut.methods.footprint import TEMPORARIES, Footprint, hashes
 from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
 from fut.methods.pairwise.replay import Replay, ReplayExact
-from fut.methods.pairwise.store import has_complete, pairwise_config, term_layout
+from fut.methods.pairwise.store import incomplete, pairwise_config, term_layout
 from fut.methods.pairwise.taylor import FirstOrderTaylor, SecondOrderTaylor
 from fut.methods.pairwise.terms import TermLayout, needs
 from fut.methods.settings import Config
 from fut.methods.timings import StageCost, Timings
-from fut.readouts.readout import PROBE
 from fut.training.problem import Problem
+
+TABLES_KEPT = 4
+"""Checkpoints of one term in memory at once: the last three, and the one being read."""
+
+
+def table_bytes(layout: TermLayout, f: Footprint, names: Sequence[str]) -> int:
+    """Bytes of the named terms of the checkpoints that are in memory at once."""
+    sizes = {s.name: s.shape[1] * s.shape[2] for s in layout.specs()} if names else {}
+    return TABLES_KEPT * f.theta.element_size() * sum(sizes[n] for n in names)
+
+
+def query_memory(layout: TermLayout, f: Footprint, names: Sequence[str], linear: Sketch) -> int:
+    """One order: the tables it streams, its own state, and its read-out, linear on a sketch where that is none of identity."""
+    tables = table_bytes(layout, f, names)
+    return f.query(tables, 0 if linear.kind == "identity" else f.probe_gradient + hashes(linear))
 
 
 class Streaming(Method):
-    """A method that streams pairwise terms. made: its estimator. sketched: on the sketch, else on the coordinates kept."""
+    """A method that streams pairwise terms. sketched: on the sketch, else on the coordinates kept."""
 
     preparation = PAIRWISE_TERMS
-    made: type[Estimator]
     sketched = True
-
-    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return self.made(context, readout, **options)
 
     def gradients_before(self, context: Context) -> int:
         layout = term_layout(context)
@@ -44,7 +54,7 @@ class Streaming(Method):
     def table_bytes(self, estimator: Estimator, footprint: Footprint) -> int:
         layout = term_layout(estimator.context)
         names = needs(layout, self.name)
-        return table_bytes(layout, footprint, names) if has_complete(estimator.context, names) else 0
+        return 0 if incomplete(estimator.context, names) else table_bytes(layout, footprint, names)
 
     def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost:
         layout = TermLayout.of(problem, config.cache)
@@ -60,7 +70,7 @@ class Streaming(Method):
 class ReplayMethod(Streaming):
     """The true rule on item gradients of the reference run's checkpoints."""
 
-    name, made, sketched, place = "replay", Replay, False, -1
+    name, opens, sketched, place = "replay", Replay, False, -1
     capabilities = Capabilities(any_length=True, rebuilds=True, coupling="coordinate")
     advice = "lower cache.coordinates or data.items"
 
@@ -74,7 +84,7 @@ class ReplayMethod(Streaming):
 class Taylor1(Streaming):
     """First order in the update's own displacement."""
 
-    name, aliases, made = "taylor1", ("fut",), FirstOrderTaylor
+    name, aliases, opens = "taylor1", ("fut",), FirstOrderTaylor
     capabilities = Capabilities(any_length=True, rebuilds=True, empty_steps=False)
     advice = "lower cache.size or data.items"
 
@@ -82,7 +92,7 @@ class Taylor1(Streaming):
 class Taylor2(Taylor1):
     """Second order in it."""
 
-    name, aliases, made = "taylor2", ("fut++",), SecondOrderTaylor
+    name, aliases, opens = "taylor2", ("fut++",), SecondOrderTaylor
 
 
 def exact_gradients(config: TrainingConfig) -> int:
@@ -94,12 +104,9 @@ def exact_gradients(config: TrainingConfig) -> int:
 class ReplayExactMethod(Method):
     """Replay with exact Hessian-vector products at query time."""
 
-    name = "replay-exact"
+    name, opens = "replay-exact", ReplayExact
     capabilities = Capabilities(any_length=True, rebuilds=True, exact_curvature=True)
     note = "by replay about the reference run with exact curvature"
-
-    def open(self, context: Context, readout: str = PROBE, **options: Any) -> Estimator:
-        return ReplayExact(context, readout, **options)
 
     def gradients_per_order(self, context: Context, options: Mapping[str, str]) -> int:
         return exact_gradients(context.config)

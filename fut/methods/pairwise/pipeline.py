@@ -8,22 +8,81 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from estimators.rules.clipping import global_norm
 from estimators.state import State
 from fut.artifacts.directory import TERMS
 from fut.errors import UsageError
 from fut.methods.context import Context
 from fut.methods.coupling import UNCUT, cut_apart, require_uncut
-from fut.methods.footprint import Footprint
-from fut.methods.pairwise.compute import block_terms
+from fut.methods.footprint import TEMPORARIES, Footprint, hashes
 from fut.methods.pairwise.config import CacheConfig
-from fut.methods.pairwise.memory import terms_memory
-from fut.methods.pairwise.store import has_terms, open_terms, pairwise_config, renew_term_metadata
+from fut.methods.pairwise.store import has_terms, pairwise_config, renew_term_metadata
 from fut.methods.pairwise.terms import NEEDS, TermLayout, needs
 from fut.methods.settings import Config
-from fut.methods.stages import LESS, Cost, Names, Preparation, Prepared, Request, Stage, damaged_terms
+from fut.methods.stages import LESS, Cost, Preparation, Prepared, Request, Stage, damaged_terms
 from fut.methods.timings import StageCost, Timings
 from fut.training.problem import Problem
-from storage import Block, Damage, TermStore
+from storage import Block, Damage, IdentityError, TermStore
+
+
+def block_terms(
+    problem: Problem, layout: TermLayout, state: State, block: Block, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """The named terms of one block of items at one checkpoint, each [items of the block, k]."""
+    gradients = problem.item_gradients(state.theta, range(block.first, block.last))
+    result: dict[str, Tensor] = {}
+    if "gradient" in names:
+        result["gradient"] = layout.kept(gradients)
+    if "norm" in names:
+        result["norm"] = global_norm(gradients)[:, None]
+    if not {"update", "jvp", "second"} & set(names):
+        return result
+    updates = problem.rule.step(state.rows(len(gradients)), gradients, problem.rate(block.step))[1]
+    if "update" in names:
+        result["update"] = layout.sketch.project(updates)
+    step = ReferenceUpdate(problem, state, block.step, layout.config.products == "exact")
+    if "jvp" in names:
+        result["jvp"] = layout.sketch.project(torch.stack([step.product(u) for u in updates]))
+    if "second" in names:
+        result["second"] = layout.sketch.project(torch.stack([step.second_difference(u) for u in updates]))
+    return result
+
+
+class ReferenceUpdate:
+    """The displacement that the reference run's step t would make, as a function of where it starts.
+
+    u(theta) with the moments of checkpoint t and the gradient of the items that the reference run consumed.
+    """
+
+    def __init__(self, problem: Problem, state: State, step: int, exact: bool) -> None:
+        self.problem, self.state, self.rate, self.exact = problem, state, problem.rate(step), exact
+        self.items = problem.reference.steps[step]
+        self.gradient = self._gradient(state.theta)
+        self.here = problem.rule.step(state, self.gradient, self.rate)[1]
+
+    def _mean(self, of: Callable[[int], Tensor]) -> Tensor:
+        return sum((of(i) for i in self.items), torch.zeros_like(self.state.theta)) / len(self.items)
+
+    def _gradient(self, theta: Tensor) -> Tensor:
+        return self.problem.mean_gradient(theta, self.items, [1.0 / len(self.items)] * len(self.items))
+
+    def product(self, direction: Tensor) -> Tensor:
+        """J_t u [D]: the rule's exact tangent, fed with the Hessian-vector product of the step's loss."""
+        bent = self._mean(lambda i: self.problem.product(self.state.theta, i, direction, self.exact))
+        still = State(direction, {k: torch.zeros_like(b) for k, b in self.state.memory.items()}, self.state.clock)
+        return self.problem.rule.tangent(self.state, self.gradient, self.rate, still, bent).theta - direction
+
+    def second_difference(self, direction: Tensor) -> Tensor:
+        """u(theta + u) - 2 u(theta) + u(theta - u) [D]: the second derivative along u, at the length of one step."""
+        return self._at(direction) + self._at(-direction) - 2 * self.here
+
+    def _at(self, shift: Tensor) -> Tensor:
+        theta = self.state.theta + shift
+        here = State(theta, self.state.memory, self.state.clock)
+        return self.problem.rule.step(here, self._gradient(theta), self.rate)[1]
 
 
 @dataclass(frozen=True)
@@ -34,6 +93,16 @@ class PairwiseSpec:
     layout: TermLayout
     names: tuple[str, ...]
 
+    @property
+    def config(self) -> CacheConfig:
+        """How they are computed."""
+        return self.layout.config
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the terms' numbers beside the run."""
+        return {"cache": self.config.model_dump(mode="json")}
+
 
 @dataclass(frozen=True)
 class PairwiseFiles(Prepared):
@@ -41,30 +110,25 @@ class PairwiseFiles(Prepared):
 
     Args:
         directory: where it is, or will be.
-        planned: what is asked of it.
+        spec: what is asked of it.
         state: the reference run's lifted state [D] before a step.
-        store: opens it.
     """
 
     directory: Path
-    planned: PairwiseSpec
+    spec: PairwiseSpec
     state: Callable[[int], State]
-    store: Callable[[], TermStore]
-
-    @property
-    def spec(self) -> PairwiseSpec:
-        return self.planned
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return self.planned.layout.identity(self.planned.problem)
 
     @property
     def terms_path(self) -> Path:
         return self.directory
 
     def open_terms(self) -> TermStore:
-        return self.store()
+        """The store, created if absent; IdentityError if it was made with another configuration."""
+        layout = self.spec.layout
+        try:
+            return TermStore.create_or_open(self.directory, layout.specs(), self.identity, layout.config.item_block)
+        except IdentityError as error:
+            raise IdentityError(f"{error}; or remove {self.directory} to cache anew") from error
 
     def missing(self) -> list[Block]:
         """Blocks that are missing of what is asked for."""
@@ -75,17 +139,28 @@ class PairwiseFiles(Prepared):
 
 
 def _run(files: PairwiseFiles, blocks: Sequence[Block]) -> Iterator[None]:
-    terms, (problem, layout, names) = files.open_terms(), (files.spec.problem, files.spec.layout, files.spec.names)
-    for step, found in groupby(blocks, key=lambda block: block.step):
+    terms, spec = files.open_terms(), files.spec
+    for step, of_step in groupby(blocks, key=lambda block: block.step):
         state = files.state(step)
-        for block in found:
-            values = block_terms(problem, layout, state, block, terms.missing_names(block, names))
+        for block in of_step:
+            values = block_terms(spec.problem, spec.layout, state, block, terms.missing_names(block, spec.names))
             terms.write(block, {name: value.cpu().numpy() for name, value in values.items()})
             yield
 
 
-def _memory(spec: PairwiseSpec, footprint: Footprint) -> int:
-    return terms_memory(spec.layout, footprint, spec.names)
+def terms_memory(layout: TermLayout, f: Footprint, names: Sequence[str]) -> int:
+    """Gradients, states and updates of a block of items, then products of its updates one by one."""
+    rows, s = min(layout.config.item_block, layout.items), f.state
+    stored = rows * layout.sample.size * f.theta.element_size() if "gradient" in names else 0
+    held = f.resident + (s + rows) * f.vector + stored  # what the block before was written from, or encoded
+    phases = [rows * f.vector + f.gradient, rows * f.vector + stored]
+    if {"update", "jvp", "second"} & set(names):
+        phases += [rows * (2 * s + TEMPORARIES) * f.vector, 3 * rows * f.vector + hashes(layout.sketch)]
+    if {"jvp", "second"} & set(names):
+        exact = layout.config.products == "exact" and "jvp" in names
+        product = f.exact_product if exact else f.gradient + 3 * f.vector
+        phases.append((3 * rows + s + TEMPORARIES) * f.vector + product)
+    return f.planned(held + max(phases))
 
 
 PAIRS: Stage[PairwiseFiles] = Stage(
@@ -94,7 +169,7 @@ PAIRS: Stage[PairwiseFiles] = Stage(
     work=_run,
     independent=True,
     cost=lambda s: Cost(s.layout.gradients(s.names), s.layout.nbytes(s.names)),
-    memory=_memory,
+    memory=lambda s, f: terms_memory(s.layout, f, s.names),
     advice=f"lower cache.item_block, or {LESS}",
 )
 
@@ -118,19 +193,13 @@ class PairwiseStages(Preparation[PairwiseFiles]):
 
     def open(self, context: Context, request: Request = Request()) -> PairwiseFiles:  # noqa: B008
         layout = TermLayout.of(context.problem, request.cache or pairwise_config(context))
-        spec = PairwiseSpec(context.problem, layout, self._names(layout, request.names))
-        return PairwiseFiles(context.path / TERMS, spec, context.state, lambda: open_terms(context, request.cache))
-
-    def _names(self, layout: TermLayout, names: Names) -> tuple[str, ...]:
-        """The named terms in the order of their computation, all for None; UsageError for what this configuration lacks."""
-        asked = [name for name in layout.names if names is None or name in names]
-        lacking = sorted(set(names or ()) & set(self.terms) - set(layout.names))
-        if lacking:
+        names = tuple(name for name in layout.names if request.names is None or name in request.names)
+        if lacking := sorted(set(request.names or ()) & set(self.terms) - set(layout.names)):
             raise UsageError(
                 f"terms: expected some of {', '.join(layout.names)}, got {', '.join(lacking)}; "
                 f"cache.derivative={layout.config.derivative} stores no others"
             )
-        return tuple(asked)
+        return PairwiseFiles(context.path / TERMS, PairwiseSpec(context.problem, layout, names), context.state)
 
     def usual(self, context: Context) -> bool:
         return True
@@ -143,9 +212,6 @@ class PairwiseStages(Preparation[PairwiseFiles]):
     def pin_identity(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
         """The store pins itself what it is made of."""
         files.open_terms()
-
-    def settings(self, context: Context) -> CacheConfig:
-        return pairwise_config(context)
 
     def rest(self, files: PairwiseFiles) -> int:
         return self.still(files)[2].kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,44 +14,24 @@ from fut.errors import UsageError
 from fut.methods.base import Estimator, Reading, one_of
 from fut.methods.context import Context
 from fut.methods.coupling import UNCUT, require_uncut
-from fut.methods.pairwise.store import has_complete, term_layout, term_tables
-from fut.methods.pairwise.terms import TermTables
+from fut.methods.pairwise.store import Streamed, term_layout
+from fut.methods.pairwise.terms import NEEDS
 from fut.readouts.readout import PROBE
 
 
-class _InParameters(Estimator):
-    """Positions are all D parameters; the read-out is really evaluated there."""
-
-    def transition(self) -> Transition:
-        raise NotImplementedError
-
-    def _theta(self, step: int) -> Tensor:
-        """The reference run's parameters [D] before a step."""
-        return self.context.state(step).theta
-
-    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
-        start = self.context.state(0).rows(len(orders))
-        return replay(self.transition(), start, self.batch(orders), listener=listener).theta
-
-    def values(self, states: Tensor, steps: int) -> list[float]:
-        return [self.readout.value(theta) for theta in states]
-
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        return position
-
-
-class ReplayExact(_InParameters):
+class ReplayExact(Estimator):
     """Replay of order 1 with exact Hessian-vector products at query time: the oracle, slower than retraining."""
 
     name = "replay-exact"
 
-    def transition(self) -> Transition:
-        problem = self.problem
-        gradients = CurvedGradients(self._theta, problem.gradient, problem.product, problem.mean_gradient)
-        return RuleTransition(problem.rule, problem.rate, gradients)
+    def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
+        problem, state = self.problem, self.context.state
+        gradients = CurvedGradients(lambda t: state(t).theta, problem.gradient, problem.product, problem.mean_gradient)
+        transition = RuleTransition(problem.rule, problem.rate, gradients)
+        return replay(transition, state(0).rows(len(orders)), self.batch(orders), listener=listener).theta
 
 
-class Replay(_InParameters):
+class Replay(Streamed):
     """Replay of order 0: the true rule on item gradients taken at the reference run's checkpoints.
 
     Where training took several items in one pass, the reference order's own replay differs from the reference run by
@@ -63,13 +42,12 @@ class Replay(_InParameters):
     """
 
     name = "replay"
-
-    needs = ("gradient", "norm")
+    needs = NEEDS["replay"]
 
     def __init__(self, context: Context, readout: str = PROBE, reading: Reading | None = None) -> None:
         super().__init__(context, readout)
         self.sample: Sketch = term_layout(context).sample
-        self.full = self.sample.kind == "identity"
+        self.full = self.rebuilds = self.sample.kind == "identity"
         require_uncut(self.problem, "replay", self.sample.size, UNCUT)
         one_of("reading", reading, Reading)
         if not self.full and reading == "evaluated":
@@ -78,23 +56,6 @@ class Replay(_InParameters):
 
     def width(self) -> int:
         return self.sample.size
-
-    @property
-    def rebuilds(self) -> bool:
-        return self.full
-
-    @cached_property
-    def tables(self) -> TermTables:
-        """The terms that it replays; NotCachedError where some are missing."""
-        return term_tables(self.context, self.name, self.needs)
-
-    @property
-    def cached(self) -> bool:
-        """Whether all terms that it replays are there."""
-        return has_complete(self.context, self.needs)
-
-    def ready(self) -> None:
-        term_tables(self.context, self.name, self.needs)
 
     def transition(self) -> Transition:
         tables, rule = self.tables, self.problem.rule
@@ -113,15 +74,15 @@ class Replay(_InParameters):
             return replay(self.transition(), start.rows(len(orders)), self.batch(orders), listener=listener).theta
         steps = len(orders[0])
         batch = self.batch([*orders, Order(self.problem.reference.steps[:steps])])
-        found = replay(self.transition(), start.rows(len(batch)), batch, listener=listener).theta
-        theta, own = self._theta(steps), found[-1]
+        ends = replay(self.transition(), start.rows(len(batch)), batch, listener=listener).theta
+        theta, reference = self.context.state(steps).theta, ends[-1]
         theta = theta if self.full else self.sample.restrict(theta)
-        return torch.where(found[:-1] == own, theta, found[:-1] + (theta - own))
+        return torch.where(ends[:-1] == reference, theta, ends[:-1] + (theta - reference))
 
     def values(self, states: Tensor, steps: int) -> list[float]:
         if self.reading == "evaluated":
             return super().values(states, steps)
-        theta = self._theta(steps)
+        theta = self.context.state(steps).theta
         slope = self.sample.restrict(self.readout.gradient(theta))
         weight = self.sample.dimension / self.sample.size
         return self.linear(steps, weight * slope, states - self.sample.restrict(theta))

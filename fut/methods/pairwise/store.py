@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from fut.artifacts.directory import MANIFEST, TERMS
 from fut.errors import NotCachedError
+from fut.methods.base import Estimator
 from fut.methods.context import Context
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.terms import TermLayout, TermTables
-from storage import DamagedError, IdentityError, Manifest, TermStore
+from storage import DamagedError, Manifest, TermStore
 
 
 def has_terms(path: Path) -> bool:
@@ -41,32 +43,27 @@ def term_layout(context: Context) -> TermLayout:
     return TermLayout.of(context.problem, pairwise_config(context))
 
 
-def open_terms(context: Context, config: CacheConfig | None = None) -> TermStore:
-    """The store of pairwise terms, created if absent; IdentityError if it was made with another configuration."""
-    layout, path = TermLayout.of(context.problem, config or pairwise_config(context)), context.path / TERMS
-    try:
-        return TermStore.create_or_open(
-            path, layout.specs(), layout.identity(context.problem), layout.config.item_block
-        )
-    except IdentityError as error:
-        raise IdentityError(f"{error}; or remove {path} to cache anew") from error
+def incomplete(context: Context, needs: Sequence[str]) -> list[str]:
+    """Those of the named terms of which blocks are missing."""
+    terms = TermStore.open(context.path / TERMS) if has_terms(context.path) else None
+    stored = set() if terms is None else {spec.name for spec in terms.specs}
+    return [name for name in needs if terms is None or name not in stored or terms.missing([name])]
 
 
-def has_complete(context: Context, needs: Sequence[str]) -> bool:
-    """Whether every block of the named terms is there."""
-    stored = TermStore.open(context.path / TERMS) if has_terms(context.path) else None
-    tables = TermTables(stored, context.problem.device)
-    return all(tables.complete(term) for term in needs)
+class Streamed(Estimator):
+    """An estimator that replays pairwise terms. needs: their names."""
 
+    needs: tuple[str, ...]
 
-def term_tables(context: Context, name: str, needs: Sequence[str]) -> TermTables:
-    """The terms that a method replays; NotCachedError, naming the command, where some are missing."""
-    stored = TermStore.open(context.path / TERMS) if has_terms(context.path) else None
-    tables = TermTables(stored, context.problem.device)
-    missing = [term for term in needs if not tables.complete(term)]
-    if missing:
-        raise NotCachedError(
-            f"{name}: expected the terms {', '.join(needs)} for every checkpoint and item, "
-            f"got an incomplete store (missing or unfinished: {', '.join(missing)}); run `fut cache RUN` first"
-        )
-    return tables
+    @cached_property
+    def tables(self) -> TermTables:
+        """The terms that it replays; NotCachedError where some are missing."""
+        self.ready()
+        return TermTables(TermStore.open(self.context.path / TERMS), self.context.problem.device)
+
+    def ready(self) -> None:
+        if missing := incomplete(self.context, self.needs):
+            raise NotCachedError(
+                f"{self.name}: expected the terms {', '.join(self.needs)} for every checkpoint and item, "
+                f"got an incomplete store (missing or unfinished: {', '.join(missing)}); run `fut cache RUN` first"
+            )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -13,14 +12,14 @@ from estimators.orders.order import Order
 from estimators.replay import Listener, replay
 from estimators.sketch import Sketch
 from estimators.taylor import DirectionalDerivative, Moments, PaperTransition, SecantDerivative
-from fut.methods.base import Estimator, Reading, one_of
+from fut.methods.base import Reading, one_of
 from fut.methods.context import Context
-from fut.methods.pairwise.store import has_complete, term_layout, term_tables
-from fut.methods.pairwise.terms import TermLayout, TermTables
+from fut.methods.pairwise.store import Streamed, term_layout
+from fut.methods.pairwise.terms import TermLayout, needs
 from fut.readouts.readout import PROBE
 
 
-class FirstOrderTaylor(Estimator):
+class FirstOrderTaylor(Streamed):
     """The paper's estimator (arXiv 2505.22042): Taylor terms of the update itself, in sketch space.
 
     moments: see `PaperTransition`. reading: `linear`, phi(theta_T) + <P grad phi, P delta>, which a JL sketch
@@ -48,53 +47,26 @@ class FirstOrderTaylor(Estimator):
         one_of("reading", reading, Reading)
         self.moments = moments
         self.reading: Reading = reading or ("evaluated" if self.sketch.kind == "identity" else "linear")
-        self.needs = ("update", *self._products())
-
-    def _products(self) -> tuple[str, ...]:
-        if self.layout.config.derivative == "secant":
-            return ()
-        return ("jvp", "second") if self.second else ("jvp",)
+        self.needs = needs(self.layout, self.name)
 
     def width(self) -> int:
         return 2 * self.sketch.size
-
-    @cached_property
-    def tables(self) -> TermTables:
-        """The terms that it replays; NotCachedError where some are missing."""
-        return term_tables(self.context, self.name, self.needs)
-
-    @property
-    def cached(self) -> bool:
-        """Whether all terms that it replays are there."""
-        return has_complete(self.context, self.needs)
-
-    def ready(self) -> None:
-        term_tables(self.context, self.name, self.needs)
 
     def transition(self) -> PaperTransition:
         tables, problem = self.tables, self.problem
         packed = self.batch([problem.reference])
         derivative: DirectionalDerivative | SecantDerivative
         if "jvp" in self.needs:
-            derivative = DirectionalDerivative(
-                tables["update"], tables["jvp"], tables["second"] if self.second else None
-            )
+            second = tables["second"] if self.second else None
+            derivative = DirectionalDerivative(tables["update"], tables["jvp"], second)
         else:
-            derivative = SecantDerivative(
-                tables["update"],
-                lambda t: packed.at(t).combine(tables["update"](t))[0],
-                problem.rate,
-                2 if self.second else 1,
-            )
-        return PaperTransition(
-            tables["update"],
-            packed.at,
-            derivative,
-            self._carry if self.moments == "replayed" else None,
-        )
+            own: Callable[[int], Tensor] = lambda t: packed.at(t).combine(tables["update"](t))[0]  # noqa: E731
+            derivative = SecantDerivative(tables["update"], own, problem.rate, 2 if self.second else 1)
 
-    def _carry(self, step: int, momentum: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
-        return self.problem.rule.carry(self.context.state(step), self.problem.rate(step), momentum, swapped)
+        def carry(step: int, momentum: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
+            return problem.rule.carry(self.context.state(step), problem.rate(step), momentum, swapped)
+
+        return PaperTransition(tables["update"], packed.at, derivative, carry if self.moments == "replayed" else None)
 
     def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         if any(not step for order in orders for step in order.canonical().steps):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from estimators.sketch import Sketch
 from fut.errors import UsageError
 from fut.methods.pairwise.config import CacheConfig
+from fut.methods.stages import bytes_of
 from fut.training.problem import Problem
 from storage import TermSpec, TermStore
 
@@ -93,11 +93,7 @@ class TermLayout:
 
     def nbytes(self, names: Sequence[str]) -> int:
         """Bytes before compression of the named terms."""
-        width = 8 if self.dtype == "float64" else 4
-        return sum(width * s.shape[0] * s.shape[1] * s.shape[2] for s in self.specs() if s.name in names)
-
-    def identity(self, problem: Problem) -> dict[str, Any]:
-        return {"run": problem.identity, "cache": self.config.model_dump(mode="json")}
+        return bytes_of(self.specs(), names)
 
 
 def needs(layout: TermLayout, name: str) -> tuple[str, ...]:
@@ -111,17 +107,11 @@ class TermTables:
     Each checkpoint's table [items, k] is read when it is first asked for; the last few stay in memory.
     """
 
-    def __init__(self, terms: TermStore | None, device: torch.device) -> None:
-        self._terms = terms
-
-        def reader(terms: TermStore, name: str) -> Callable[[int], Tensor]:
+    def __init__(self, terms: TermStore, device: torch.device) -> None:
+        def reader(name: str) -> Callable[[int], Tensor]:
             return lru_cache(maxsize=3)(lambda step: torch.from_numpy(terms.read(name, step)).to(device))
 
-        self._readers = {} if terms is None else {spec.name: reader(terms, spec.name) for spec in terms.specs}
+        self._readers = {spec.name: reader(spec.name) for spec in terms.specs}
 
     def __getitem__(self, name: str) -> Callable[[int], Tensor]:
         return self._readers[name]
-
-    def complete(self, name: str) -> bool:
-        """Whether every block of the term has been computed."""
-        return name in self._readers and self._terms is not None and not self._terms.missing([name])

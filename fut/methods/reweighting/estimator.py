@@ -1,4 +1,4 @@
-"""The reweighting estimator: items left out or reweighted in their own steps, about the reference run itself."""
+"""The reweighting method and its estimator: items left out or reweighted in their own steps, about the reference run itself."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from estimators.reweighting import (
     own_rows,
     require_in_place,
 )
-from fut.errors import NotCachedError, UsageError
-from fut.methods.base import Estimator, one_of
+from fut.errors import NotCachedError
+from fut.methods.base import Capabilities, Estimator, Method, one_of
 from fut.methods.context import Context
+from fut.methods.reweighting.pipeline import REWEIGHTING_TERMS
 from fut.methods.reweighting.terms import ReweightingFiles, open_reweighting, stored_config
 from fut.readouts.readout import PROBE, shortened
 
@@ -42,8 +43,7 @@ class Reweighting(Estimator):
     coordinate's remainder: [n, T] or [n, T + k], in double precision.
     """
 
-    name = "reweighting"
-    in_place = True
+    name, rebuilds = "reweighting", False
 
     def __init__(self, context: Context, readout: str = PROBE, reading: str = DEFAULT_READING) -> None:
         super().__init__(context, readout)
@@ -52,10 +52,6 @@ class Reweighting(Estimator):
         self.terms_of = sensitivities_of(context, self.readout.name)
         self.row = self.terms_of.spec.names.index(self.readout.name)
         self.rows = own_rows(self.problem.reference, self.problem.twins)
-
-    @property
-    def rebuilds(self) -> bool:
-        return False
 
     def ready(self) -> None:
         _ = self.first_order
@@ -86,15 +82,15 @@ class Reweighting(Estimator):
 
     @cached_property
     def _transition(self) -> InPlaceTransition:
-        held, problem, indices = self.terms_of, self.problem, self.terms_of.indices
-        size = held.spec.steps * held.spec.per_step * len(indices) * problem.objective.start().element_size()
+        files, problem, indices = self.terms_of, self.problem, self.terms_of.indices
+        size = files.spec.steps * files.spec.per_step * len(indices) * problem.objective.start().element_size()
         table = lru_cache(maxsize=None if size <= IN_MEMORY else 1)(lambda t: self._read("gradient", t))
         gram = lru_cache(maxsize=None)(lambda t: self._read("gram", t))
         return InPlaceTransition(
             problem.rule.restrict(indices),
             problem.rate,
             OwnGradients(self.rows, table, gram if problem.rule.clip is not None else None),
-            lru_cache(maxsize=None)(lambda t: held.state(t).theta[indices].clone()),
+            lru_cache(maxsize=None)(lambda t: files.state(t).theta[indices].clone()),
             lru_cache(maxsize=None)(lambda t: self._read("weight", t, self.row)),
             lru_cache(maxsize=None)(lambda t: self._read("injection", t, self.row)),
         )
@@ -112,42 +108,42 @@ class Reweighting(Estimator):
         end = replay(transition, start, batch, listener=listener)
         return transition.remainder(end, steps, self._read("weight", steps, self.row)).double()
 
-    @cached_property
-    def _own(self) -> Tensor:
-        """Position of the reference order."""
-        return self.final_states([self.problem.reference])[0]
-
     def values(self, states: Tensor, steps: int) -> list[float]:
-        inverse = torch.ones_like(self._own)
+        inverse = torch.ones_like(self.reference_position)
         if not self.is_linear:
             inverse[self.terms_of.spec.steps :] = 1.0 / self.terms_of.probabilities
-        return [self.reference_value + ((p - self._own) * inverse).sum().item() for p in states]
+        return [self.reference_value + ((p - self.reference_position) * inverse).sum().item() for p in states]
 
     def variances(self, states: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept."""
         if self.is_linear:
-            return [0.0] * len(states)
-        remainder = (states - self._own)[:, self.terms_of.spec.steps :]
+            return super().variances(states)
+        remainder = (states - self.reference_position)[:, self.terms_of.spec.steps :]
         return sampling_variance(remainder, self.terms_of.probabilities).tolist()
 
-    def endpoint(self, position: Tensor, steps: int) -> Tensor:
-        raise UsageError(
-            "reweighting: expected an estimator that rebuilds parameters, got one that estimates the read-out alone; "
-            "use --estimator replay-exact or retrain for an endpoint"
-        )
+
+class ReweightingMethod(Method):
+    """Leave-out effects about the reference run itself; no gradient per order."""
+
+    name, opens = "reweighting", Reweighting
+    capabilities = Capabilities(moves_items=False, needs_smooth=True, coupling="coordinate", swept=True)
+    preparation = REWEIGHTING_TERMS
+
+
+REWEIGHTING_METHOD = ReweightingMethod()
 
 
 def sensitivities_of(context: Context, wanted: str) -> ReweightingFiles:
     """The run's expansion about its reference run, if its adjoint pass was for the read-out; else NotCachedError."""
-    found, name = open_reweighting(context) if stored_config(context.path) else None, Reweighting.name
-    asked = "" if wanted == PROBE else f" --readouts {wanted}"
-    command = f"fut cache RUN --terms reweighting{asked}"
-    if found is None:
+    files, name = open_reweighting(context) if stored_config(context.path) else None, Reweighting.name
+    option = "" if wanted == PROBE else f" --readouts {wanted}"
+    command = f"fut cache RUN --terms reweighting{option}"
+    if files is None:
         raise NotCachedError(f"{name}: expected the run's expansion about its reference run, got none; run `{command}`")
-    if wanted not in found.spec.names:
+    if wanted not in files.spec.names:
         raise NotCachedError(
-            f"{name}: expected an adjoint pass computed for the read-out `{wanted}`, got one for {shortened(found.spec.names)}; "
-            f"remove {found.directory}, then run `fut cache RUN --terms reweighting --readouts "
-            f"{','.join([*found.spec.config.readouts, wanted])}`"
+            f"{name}: expected an adjoint pass computed for the read-out `{wanted}`, got one for {shortened(files.spec.names)}; "
+            f"remove {files.directory}, then run `fut cache RUN --terms reweighting --readouts "
+            f"{','.join([*files.spec.config.readouts, wanted])}`"
         )
-    return found
+    return files

@@ -8,6 +8,7 @@ the terms are folded out of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -21,140 +22,128 @@ from estimators.reweighting import first_order_values, response_squares
 from estimators.state import State
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates
+from fut.methods.expansion.trajectory import state_arrays
 from fut.methods.footprint import TEMPORARIES, Footprint
-from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
 from fut.methods.reweighting.terms import DIRECTORY, ReweightingFiles, open_reweighting, stored_config
-from fut.methods.settings import Config, parse_config
-from fut.methods.stages import Cost, Names, Preparation, Request, Stage, total
+from fut.methods.settings import Config, for_readouts
+from fut.methods.stages import Cost, Preparation, Request, Stage
 from fut.methods.timings import StageCost, Timings
-from fut.readouts.readout import make_readouts, readout_names, shortened
+from fut.readouts.readout import make_readouts
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
-from storage import Block, IdentityError, TermStore
+from storage import Block, TermStore
 
 FOLDED = ("weight", "injection", "value", "gram")
 
 
-def _keep(held: ReweightingFiles, indices: Tensor, probabilities: Tensor) -> None:
-    held.sampled.write(0, {"indices": indices.numpy(), "probabilities": probabilities.numpy()}, {})
-
-
-def _keep_all(held: ReweightingFiles, units: Sequence[int]) -> Iterator[None]:
-    size = held.problem.objective.size
-    _keep(held, torch.arange(size), torch.ones(size).double())
-    yield
-
-
-def _draw_sample(held: ReweightingFiles, units: Sequence[int]) -> Iterator[None]:
-    """Coordinates with probability in proportion to the spread of their first-order contributions; each read-out's
+def _draw_sample(files: ReweightingFiles, units: Sequence[int]) -> Iterator[None]:
+    """All coordinates, or some with probability in proportion to the spread of their first-order contributions; each read-out's
     spread scaled to a total of 1 first."""
-    scores = _read_costate(held, 0)[1].double().sqrt()
-    scores = (scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)).mean(0)
-    probabilities = inclusion_probabilities(scores, held.spec.expected_coordinates).cpu()
-    indices = poisson_sample(probabilities, held.spec.config.seed)
-    _keep(held, indices, probabilities[indices])
+    if files.spec.whole:
+        probabilities = torch.ones(files.problem.objective.size, dtype=torch.float64)
+        indices = torch.arange(len(probabilities))
+    else:
+        scores = _read_costate(files, 0)[1].double().sqrt()
+        scores = (scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)).mean(0)
+        probabilities = inclusion_probabilities(scores, files.spec.expected_coordinates).cpu()
+        indices = poisson_sample(probabilities, files.spec.config.seed)
+    files.sampled.write(0, {"indices": indices.numpy(), "probabilities": probabilities[indices].numpy()}, {})
     yield
 
 
-def _missing_sweep(held: ReweightingFiles) -> Sequence[int]:
+def _missing_sweep(files: ReweightingFiles) -> Sequence[int]:
     """The steps that are to be swept yet, backwards."""
-    if held.opened and not held.open_terms().missing(FOLDED):
+    if files.opened and not files.open_terms().missing(FOLDED):
         return ()
-    return range(min(held.costates.steps(), default=held.spec.steps) - 1, -1, -1)
+    return range(min(files.costates.steps(), default=files.spec.steps) - 1, -1, -1)
 
 
-def _run_sweep(held: ReweightingFiles, steps: Sequence[int]) -> Iterator[None]:
-    problem, latest = held.problem, dict[int, Tensor]()
+def _run_sweep(files: ReweightingFiles, steps: Sequence[int]) -> Iterator[None]:
+    problem, latest = files.problem, dict[int, Tensor]()
 
     def gradient(step: int, number: int) -> Tensor:
-        latest[step] = held.item_gradients(step)
+        latest[step] = files.item_gradients(step)
         return latest[step].mean(0)
 
     def product(theta: Tensor, number: int, direction: Tensor) -> Tensor:
-        exact = held.spec.config.products == "exact"
+        exact = files.spec.config.products == "exact"
         return problem.mean_product(theta, problem.reference.steps[number], direction, exact)
 
-    sweep = Sweep(problem.rule, problem.rate, Order.of(range(held.spec.steps)), held.state, gradient, product)
-    if held.costates.steps():
-        costate, squares = _read_costate(held, min(held.costates.steps()))
+    sweep = Sweep(problem.rule, problem.rate, Order.of(range(files.spec.steps)), files.state, gradient, product)
+    if files.costates.steps():
+        costate, squares = _read_costate(files, min(files.costates.steps()))
     else:
-        costate, squares = _start(held, sweep)
-    for found in sweep.backward(costate, steps[0]):
-        gradients = latest.pop(found.step)
-        squares = squares + response_squares(found.injection, gradients)
-        _save_step(held, found, gradients)
-        _save_costate(held, found.step, found.costate, squares)
+        costate, squares = _start(files, sweep)
+    for sensitivity in sweep.backward(costate, steps[0]):
+        gradients = latest.pop(sensitivity.step)
+        squares = squares + response_squares(sensitivity.injection, gradients)
+        _save_step(files, sensitivity, gradients)
+        _save_costate(files, sensitivity.step, sensitivity.costate, squares)
         yield
 
 
-def _start(held: ReweightingFiles, sweep: Sweep) -> tuple[State, Tensor]:
+def _start(files: ReweightingFiles, sweep: Sweep) -> tuple[State, Tensor]:
     """The costate at the end, and squared responses of none."""
-    steps = held.spec.steps
-    theta = held.state(steps).theta
-    slopes = torch.stack([r.gradient(theta) for r in make_readouts(held.problem, held.spec.names, held.user)])
+    steps = files.spec.steps
+    theta = files.state(steps).theta
+    slopes = torch.stack([r.gradient(theta) for r in make_readouts(files.problem, files.spec.names, files.user)])
     costate, squares = sweep.start(slopes), torch.zeros_like(slopes)
-    held.swept.write(steps, {"weight": slopes.cpu().numpy()}, {}, replace=True)
-    _save_costate(held, steps, costate, squares)
+    files.swept.write(steps, {"weight": slopes.cpu().numpy()}, {}, replace=True)
+    _save_costate(files, steps, costate, squares)
     return costate, squares
 
 
-def _save_step(held: ReweightingFiles, found: Sensitivity, gradients: Tensor) -> None:
+def _save_step(files: ReweightingFiles, found: Sensitivity, gradients: Tensor) -> None:
     arrays = {
         "weight": found.weight,
         "injection": found.injection,
         "value": first_order_values(found.injection, gradients),
         "gram": (gradients @ gradients.T).double(),
     }
-    held.swept.write(found.step, {k: v.cpu().numpy() for k, v in arrays.items()}, {}, replace=True)
-    if held.spec.whole:
-        _write_gradients(held, held.open_terms(), found.step, gradients)
+    files.swept.write(found.step, {k: v.cpu().numpy() for k, v in arrays.items()}, {}, replace=True)
+    if files.spec.whole:
+        _write_gradients(files, files.open_terms(), found.step, gradients)
 
 
-def _save_costate(held: ReweightingFiles, step: int, costate: State, squares: Tensor) -> None:
-    memory = {f"memory/{k}": b.cpu().numpy() for k, b in costate.memory.items()}
-    arrays = {"theta": costate.theta.cpu().numpy(), "squares": squares.cpu().numpy()} | memory
-    held.costates.write(step, arrays, {})
-    for older in held.costates.steps():
+def _save_costate(files: ReweightingFiles, step: int, costate: State, squares: Tensor) -> None:
+    files.costates.write(step, state_arrays(costate) | {"squares": squares.cpu().numpy()}, {})
+    for older in files.costates.steps():
         if older > step:
-            held.costates.remove(older)
+            files.costates.remove(older)
 
 
-def _read_costate(held: ReweightingFiles, step: int) -> tuple[State, Tensor]:
-    arrays = held.costates.read(step).arrays
-    squares = torch.from_numpy(arrays.pop("squares")).to(held.problem.device)
-    return unpack(arrays, {}, held.problem.device), squares
+def _read_costate(files: ReweightingFiles, step: int) -> tuple[State, Tensor]:
+    arrays = files.costates.read(step).arrays
+    squares = torch.from_numpy(arrays.pop("squares")).to(files.problem.device)
+    return unpack(arrays, {}, files.problem.device), squares
 
 
-def _run_gradients(held: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:
-    terms = held.open_terms()
+def _run_gradients(files: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:
+    terms = files.open_terms()
     for step, found in groupby(blocks, key=lambda b: b.step):
-        _write_gradients(held, terms, step, held.item_gradients(step))
+        _write_gradients(files, terms, step, files.item_gradients(step))
         for _ in found:
             yield
 
 
-def _write_gradients(held: ReweightingFiles, terms: TermStore, step: int, gradients: Tensor) -> None:
-    kept = gradients[:, held.indices].cpu().numpy()
+def _write_gradients(files: ReweightingFiles, terms: TermStore, step: int, gradients: Tensor) -> None:
+    kept = gradients[:, files.indices].cpu().numpy()
     for block in terms.missing(["gradient"]):
         if block.step == step:
             terms.write(block, {"gradient": np.ascontiguousarray(kept[block.first : block.last])})
 
 
-def _fold(held: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:
+def _fold(files: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:
     """Write the sweep's results, weights and injections on the sample."""
-    terms, kept = held.open_terms(), held.indices.cpu().numpy()
+    terms, kept = files.open_terms(), files.indices.cpu().numpy()
     for block in blocks:
         values = {}
         for name in terms.missing_names(block, FOLDED):
-            found = held.swept.read_array(block.step, name)[block.first : block.last]
+            found = files.swept.read_array(block.step, name)[block.first : block.last]
             values[name] = np.ascontiguousarray(found[:, kept] if name in ("weight", "injection") else found)
         terms.write(block, values)
         yield
-
-
-def _sweep_seconds(s: ReweightingSpec, t: Timings) -> float:
-    return s.sweep_gradients * t.item + s.steps * (1 + 2 * len(s.names)) * t.step
 
 
 def _sweep_memory(s: ReweightingSpec, f: Footprint) -> int:
@@ -167,45 +156,37 @@ def _sweep_memory(s: ReweightingSpec, f: Footprint) -> int:
     return f.planned(held + max(taken, product, pull, 2 * f.vector * r))
 
 
-ALL: Stage[ReweightingFiles] = Stage(
-    "all coordinates",
-    missing=lambda held: () if held.opened else (0,),
-    work=_keep_all,
-    stores=lambda held: ((held.sampled,),),
-    cost=lambda s: Cost(0, s.sample_bytes),
-    part_of=lambda s: s.whole,
-)
 SWEEP: Stage[ReweightingFiles] = Stage(
     "backward pass",
     missing=_missing_sweep,
     work=_run_sweep,
-    stores=lambda held: ((held.swept, held.costates),),
+    stores=lambda files: ((files.swept, files.costates),),
     cost=lambda s: Cost(s.sweep_gradients, 0, s.scratch_bytes),
-    seconds=_sweep_seconds,
+    seconds=lambda s, t: s.sweep_gradients * t.item + s.steps * (1 + 2 * len(s.names)) * t.step,
     memory=_sweep_memory,
 )
 SAMPLE: Stage[ReweightingFiles] = Stage(
     "sample",
-    missing=lambda held: () if held.opened else (0,),
+    missing=lambda files: () if files.opened else (0,),
     work=_draw_sample,
-    stores=lambda held: ((held.sampled,),),
-    cost=lambda s: Cost(0, s.sample_bytes),
+    stores=lambda files: ((files.sampled,),),
+    cost=lambda s: Cost(0, 16 * s.expected_coordinates),
     part_of=lambda s: not s.whole,
 )
+ALL = replace(SAMPLE, name="all coordinates", part_of=lambda s: s.whole)
 GRADIENTS: Stage[ReweightingFiles] = Stage(
     "item gradients",
-    missing=lambda held: held.open_terms().missing(["gradient"]),
+    missing=lambda files: files.open_terms().missing(["gradient"]),
     work=_run_gradients,
     independent=True,
     cost=lambda s: Cost(0 if s.whole else s.problem.config.consumed),
-    seconds=lambda s, t: 0.0 if s.whole else s.problem.config.consumed * t.item,
 )
 FOLD: Stage[ReweightingFiles] = Stage(
     "tables",
-    missing=lambda held: held.open_terms().missing(FOLDED),
+    missing=lambda files: files.open_terms().missing(FOLDED),
     work=_fold,
     independent=True,
-    cost=lambda s: Cost(0, s.term_bytes),
+    cost=lambda s: Cost(0, s.kept_bytes()),
 )
 
 
@@ -222,7 +203,9 @@ class ReweightingStages(Preparation[ReweightingFiles]):
         return ReweightingSpec(problem, config.reweighting)
 
     def open(self, context: Context, request: Request = Request()) -> ReweightingFiles:  # noqa: B008
-        return open_reweighting(context, requested_config(context, request.readouts))
+        stored, directory = stored_config(context.path), context.path / DIRECTORY
+        config = for_readouts(context.config, self.section, stored, request.readouts, directory)
+        return open_reweighting(context, config)
 
     def require_possible(self, spec: ReweightingSpec) -> None:
         require_coordinates(spec.problem, "reweighting", spec.expected_coordinates, "reweighting.coordinates")
@@ -233,34 +216,13 @@ class ReweightingStages(Preparation[ReweightingFiles]):
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """All stages as one: it is made on request alone."""
         rows = list(super().rows(problem, config, timings))
-        gradients, kept, scratch = total(self.stages, self.planned(problem, config))
+        gradients, kept, scratch = self.cost(self.planned(problem, config))
         seconds, peak = sum(row.seconds for row in rows), max(row.peak_memory for row in rows)
         yield StageCost(f"{self.name} (on request)", gradients, seconds, kept, scratch, peak)
 
     def describe(self, context: Context) -> dict[str, Any]:
         config = open_reweighting(context).spec.config
         return {"reweighting": config.model_dump(), "reweighting_cached": stored_config(context.path) is not None}
-
-
-def requested_config(context: Context, readouts: Names) -> ReweightingConfig:
-    """The stored configuration, or the run's own, for these read-outs if any are named.
-
-    Raises:
-        IdentityError: where an expansion is stored without them.
-    """
-    stored = stored_config(context.path)
-    if readouts is None:
-        return stored or context.config.reweighting
-    if stored is None:
-        chosen = context.config.reweighting.model_dump(mode="json") | {"readouts": list(readouts)}
-        return parse_config({"reweighting": chosen}).reweighting
-    held, wanted = (readout_names(specs, context.items) for specs in (stored.readouts, readouts))
-    if set(wanted) <= set(held):
-        return stored
-    raise IdentityError(
-        f"expansion {context.path / DIRECTORY}: expected an adjoint pass for {shortened(wanted)}, got one for "
-        f"{shortened(held)}; remove the directory to compute it anew, for all of them"
-    )
 
 
 REWEIGHTING_TERMS = ReweightingStages()

@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
-from fut.methods.expansion.sample import expected_coordinates
-from fut.methods.expansion.spec import state_vectors, vector_bytes
+from fut.methods.expansion.spec import SweptSpec
 from fut.methods.reweighting.config import ReweightingConfig
-from fut.readouts.readout import gradient_cost, readout_names
-from fut.training.problem import Problem
+from fut.readouts.readout import gradient_cost
 from storage import TermSpec
-
-SAMPLED = 1 << 15
 
 
 @dataclass(frozen=True)
-class ReweightingSpec:
+class ReweightingSpec(SweptSpec):
     """Problem and configuration of one expansion about the reference run, on disk or planned."""
 
-    problem: Problem
     config: ReweightingConfig
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The read-outs, in the order of the terms' rows."""
-        return readout_names(self.config.readouts, self.problem.config.data.items)
-
-    @property
-    def steps(self) -> int:
-        """T, steps of the window."""
-        return self.problem.config.steps
+    sampled: ClassVar[int] = 1 << 15
 
     @property
     def per_step(self) -> int:
         """n, items of a step."""
         return self.problem.config.data.per_step
-
-    @property
-    def expected_coordinates(self) -> int:
-        """How many coordinates are kept, in expectation: as configured, else all of a small model and 32,768 of a large one."""
-        return expected_coordinates(self.problem.objective.size, self.config.coordinates, SAMPLED)
-
-    @property
-    def whole(self) -> bool:
-        """Whether every coordinate is kept."""
-        return self.expected_coordinates >= self.problem.objective.size
 
     @property
     def sweep_gradients(self) -> int:
@@ -55,23 +30,10 @@ class ReweightingSpec:
         return self.problem.config.consumed * passes + sum(gradient_cost(n, self.problem) for n in self.names)
 
     @property
-    def sample_bytes(self) -> int:
-        """Bytes of the coordinates that are kept, and of their probabilities."""
-        return 16 * self.expected_coordinates
-
-    @property
-    def term_bytes(self) -> int:
-        """Bytes of terms that stay on disk, before compression."""
-        r, n = len(self.names), self.per_step
-        rows = self.steps * n + (2 * self.steps + 1) * r
-        width = self.problem.objective.start().element_size()
-        return rows * self.expected_coordinates * width + 8 * self.steps * n * (n + r)
-
-    @property
     def scratch_bytes(self) -> int:
         """Bytes of scratch while it is built."""
-        rows = (2 * self.steps + 1 + 2 * (state_vectors(self.problem) + 1)) * len(self.names)
-        return rows * vector_bytes(self.problem)
+        rows = (2 * self.steps + 1 + 2 * (self.state_vectors + 1)) * len(self.names)
+        return rows * self.vector_bytes
 
     def term_specs(self, k: int) -> list[TermSpec]:
         """The terms of k coordinates: weight T is the read-outs' slopes; values and Gram matrices in double precision, as they

@@ -6,48 +6,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from estimators.state import State
 from fut.artifacts.directory import MANIFEST
 from fut.methods.context import Context
-from fut.methods.expansion.sample import Sample
-from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.methods.expansion.stored import Sampled
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
-from fut.methods.stages import Prepared
 from fut.readouts.readout import UserFunction
-from fut.training.problem import Problem
-from storage import CheckpointStore, Manifest, TermStore
+from storage import CheckpointStore, Manifest
 
 DIRECTORY = "reweighting"
 
 
 @dataclass(frozen=True)
-class ReweightingFiles(Sample, Prepared):
+class ReweightingFiles(Sampled):
     """One expansion about the reference run in its directory.
 
     Args:
         directory: where it is, or will be.
-        planned: what it is made of.
+        spec: what it is made of.
         state: the reference run's lifted state [D] before a step.
         user: a user's own read-outs, by name.
     """
 
     directory: Path
-    planned: ReweightingSpec
+    spec: ReweightingSpec
     state: Callable[[int], State]
     user: Mapping[str, UserFunction] = field(default_factory=dict)
-
-    @property
-    def spec(self) -> ReweightingSpec:
-        return self.planned
-
-    @property
-    def problem(self) -> Problem:
-        return self.planned.problem
 
     @cached_property
     def swept(self) -> CheckpointStore:
@@ -58,29 +46,6 @@ class ReweightingFiles(Sample, Prepared):
     def costates(self) -> CheckpointStore:
         """The costate before the last step swept, and the sum of squared responses so far [r, D]; scratch."""
         return CheckpointStore(self.scratch / "costate")
-
-    @cached_property
-    def sampled(self) -> CheckpointStore:
-        return CheckpointStore(self.directory / "sample")
-
-    @property
-    def opened(self) -> bool:
-        return self.sampled.has(0)
-
-    def complete(self) -> bool:
-        return self.opened and (self.directory / "terms").exists() and not self.terms().missing()
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"run": self.problem.identity, **self.spec.settings}
-
-    def terms(self) -> TermStore:
-        """The term store, opened for reading."""
-        return TermStore.open(self.directory / "terms")
-
-    def open_terms(self) -> TermStore:
-        specs = self.spec.term_specs(len(self.indices))
-        return TermStore.create_or_open(self.directory / "terms", specs, self.identity, ITEM_BLOCK)
 
     def item_gradients(self, step: int) -> Tensor:
         """Gradients [n, D] of a step's own items at the reference run's parameters, always all in one call."""

@@ -19,7 +19,7 @@ from fut.data.text import build_dataset
 from fut.errors import ModelError, NotCachedError, UsageError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.stages import build
 from fut.models import autodiff as derivatives
 from fut.models.transformer import next_token_loss
@@ -195,9 +195,9 @@ def test_costs_are_counted_for_every_readout(
     monkeypatch.setattr(derivatives, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
     monkeypatch.setattr(derivatives, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
     build(EXPANSION, expansion)
-    assert sum(calls) == expansion_cost(expansion.spec).gradients
+    assert sum(calls) == EXPANSION.cost(expansion.spec).gradients
     kept = sum(np.prod(s.shape) * (8 if s.dtype == "float64" else 4) for s in expansion.terms().specs)
-    assert expansion_cost(expansion.spec).kept == pytest.approx(kept, rel=0.2)
+    assert EXPANSION.cost(expansion.spec).kept == pytest.approx(kept, rel=0.2)
 
 
 # --- a user's own functions

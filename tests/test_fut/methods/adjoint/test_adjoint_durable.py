@@ -13,7 +13,7 @@ from small import expand, small_config
 import fut
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.adjoint.sampling import draw_sample
 from fut.methods.stages import build
 from fut.progress import silent
@@ -118,7 +118,7 @@ def test_an_expansion_that_does_not_fit_the_disk_is_refused_before_it_begins(
 ) -> None:
     run = fut.train(tmp_path / "run", small_config(), device="cpu")
     expansion = open_expansion(run.context)
-    needed = expansion_cost(expansion.spec).scratch + expansion_cost(expansion.spec).kept
+    needed = EXPANSION.cost(expansion.spec).scratch + EXPANSION.cost(expansion.spec).kept
     monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
     with pytest.raises(DiskFullError, match="the expansion and its scratch"):
         expand(run.context, None)
@@ -136,4 +136,4 @@ def test_scratch_is_no_larger_than_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("fut.methods.adjoint.pipeline.draw_sample", measured)
     build(EXPANSION, expansion)
     headers = 40_000 * 4 * (run.steps + 1)  # HDF5's own, which a few thousand parameters do not outweigh
-    assert expansion_cost(expansion.spec).scratch / 2 < seen[0] < expansion_cost(expansion.spec).scratch + headers
+    assert EXPANSION.cost(expansion.spec).scratch / 2 < seen[0] < EXPANSION.cost(expansion.spec).scratch + headers

@@ -17,7 +17,7 @@ from estimators.orders.order import random_orders
 from fut.artifacts.directory import directory_bytes
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.pipeline import expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.models.autodiff import central_difference, one_sided_difference
 from storage import DiskFullError
@@ -87,7 +87,7 @@ def test_an_interrupted_expansion_needs_no_disk_for_what_it_has(
     expansion.directory.mkdir()
     list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
     needed, there = (
-        expansion_cost(expansion.spec).scratch + expansion_cost(expansion.spec).kept,
+        EXPANSION.cost(expansion.spec).scratch + EXPANSION.cost(expansion.spec).kept,
         directory_bytes(expansion.directory),
     )
     assert there > 0

@@ -12,12 +12,12 @@ from centres import written_out_table
 from small import Cli, MakeRun, expand, small_config
 
 import fut
-from fut.methods.adjoint import anchor_count as choosing
+from fut.methods.adjoint import anchors as choosing
 from fut.methods.adjoint import memory
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.adjoint.pipeline import EXPANSION, expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.footprint import Footprint
 from fut.methods.lowrank.terms import open_low_rank
@@ -92,10 +92,10 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
         list[float](),
         derivatives.gradient,
     )
-    most, plan = expansion_cost(expansion.spec).gradients, run.plan(adjoint=expansion.spec.config)
+    most, plan = EXPANSION.cost(expansion.spec).gradients, run.plan(adjoint=expansion.spec.config)
     assert sum(s.gradients for s in plan.stages if s.stage.startswith("adjoint:")) == most
     assert any(f"anchors: planned for {len(expansion.spec.anchors)}, the most" in note for note in plan.notes)
-    scratch, spared = expansion_cost(expansion.spec).scratch, len(expansion.spec.anchors) - 3
+    scratch, spared = EXPANSION.cost(expansion.spec).scratch, len(expansion.spec.anchors) - 3
 
     def count(item: Any) -> None:
         calls.append(min(1.0, len(item[0]) / run.context.config.data.batch))  # a probe chunk counts one
@@ -106,10 +106,10 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(derivatives, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
     build(EXPANSION, expansion)
     assert spared > 0
-    assert sum(calls) == expansion_cost(expansion.spec).gradients == most - spared * 5, (
+    assert sum(calls) == EXPANSION.cost(expansion.spec).gradients == most - spared * 5, (
         "anchors that there could have been"
     )
-    assert scratch >= expansion_cost(expansion.spec).scratch
+    assert scratch >= EXPANSION.cost(expansion.spec).scratch
     tables = [
         memory.tables(AdjointSpec(run.context.problem, c), Footprint(run.context.problem))
         for c in (

@@ -24,7 +24,7 @@ from fut.errors import ResourceError, UsageError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import MultiReadout
-from fut.methods.adjoint.pipeline import EXPANSION, LOW_RANK, expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION, LOW_RANK
 from fut.methods.adjoint.replay_curvature import curvature_of
 from fut.methods.batching import raw_estimates
 from fut.methods.curvature_batches import pooled_products
@@ -194,11 +194,11 @@ def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
     stages = [s for s in run.plan().stages if s.stage.startswith("adjoint:")]
     assert "adjoint: low rank" in [s.stage for s in stages]
     expansion = open_expansion(run.context)
-    assert sum(s.gradients for s in stages) == expansion_cost(expansion.spec).gradients
-    assert sum(s.bytes_kept for s in stages) == expansion_cost(expansion.spec).kept
-    assert sum(s.bytes_scratch for s in stages) == expansion_cost(expansion.spec).scratch
+    assert sum(s.gradients for s in stages) == EXPANSION.cost(expansion.spec).gradients
+    assert sum(s.bytes_kept for s in stages) == EXPANSION.cost(expansion.spec).kept
+    assert sum(s.bytes_scratch for s in stages) == EXPANSION.cost(expansion.spec).scratch
     kept = sum(np.prod(spec.shape) * 8 for spec in expansion.terms().specs) + 16 * run.context.parameters
-    assert expansion_cost(expansion.spec).kept == kept, "all coordinates are kept, in double precision"
+    assert EXPANSION.cost(expansion.spec).kept == kept, "all coordinates are kept, in double precision"
     assert "adjoint: low rank" in cli("plan", run.path).out
 
 
@@ -210,7 +210,7 @@ def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         expand(run.context, AdjointConfig(rank=rank, functionals=0))
         found.append(
             (
-                expansion_cost(open_expansion(run.context).spec).scratch,
+                EXPANSION.cost(open_expansion(run.context).spec).scratch,
                 directory_bytes(run.path / "adjoint" / "scratch"),
             )
         )

@@ -24,7 +24,7 @@ from fut.methods.batching import raw_estimates
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.lowrank.estimator import LowRankReplay
-from fut.methods.lowrank.pipeline import low_rank_at, low_rank_cost
+from fut.methods.lowrank.pipeline import LOW_RANK_TERMS, low_rank_at
 from fut.methods.lowrank.terms import LOW_RANK_KEY, open_low_rank
 from storage import DiskFullError, IdentityError
 
@@ -200,7 +200,7 @@ def test_gradients_are_borrowed_from_a_fitting_expansion(tmp_path: Path, monkeyp
     run, expected = trained(tmp_path / "run", **about), trained(tmp_path / "expected", **about)
     run.cache(["adjoint"])
     plan = run.methods.plan_cache(["lowrank"])
-    assert plan.gradients == low_rank_cost(open_low_rank(run.context).spec).gradients - 3 * 5
+    assert plan.gradients == LOW_RANK_TERMS.cost(open_low_rank(run.context).spec).gradients - 3 * 5
     monkeypatch.setattr("fut.training.problem.Problem.item_gradients", lambda *a: pytest.fail("computed again"))
     run.cache(["lowrank"])
     monkeypatch.undo()
@@ -278,7 +278,7 @@ def test_what_it_costs_is_said_and_planned(curved_run: fut.Run) -> None:
     info, base, plan = curved_run.info(), open_low_rank(curved_run.context), curved_run.plan()
     stages = [s for s in plan.stages if s.stage.startswith("lowrank:")]
     assert len(stages) == 4
-    cost = low_rank_cost(base.spec)
+    cost = LOW_RANK_TERMS.cost(base.spec)
     assert sum(s.gradients for s in stages) == cost.gradients == info["precompute_gradients"]["lowrank"]
     assert cost.gradients == 4 * 5 + 2 * 2 * 3 * 2 + 3 * 5 + 2 * 2
     assert sum(s.bytes_kept for s in stages) == cost.kept
@@ -304,7 +304,7 @@ def test_what_it_refuses(tmp_path: Path, curved_run: fut.Run, monkeypatch: pytes
     with pytest.raises(IdentityError, match=r"lowrank\.rank"):
         curve(curved_run.context, LowRankConfig(rank=7, num_anchors=2, refresh=2))
     run = trained(tmp_path / "run")
-    cost = low_rank_cost(open_low_rank(run.context).spec)
+    cost = LOW_RANK_TERMS.cost(open_low_rank(run.context).spec)
     needed = cost.scratch + cost.kept
     monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
     with pytest.raises(DiskFullError, match="the low-rank curvature and its scratch"):

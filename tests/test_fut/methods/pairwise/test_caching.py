@@ -14,7 +14,8 @@ from torch import Tensor
 import fut
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
-from fut.methods.pairwise.store import open_terms, pairwise_config, term_layout
+from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
+from fut.methods.pairwise.store import pairwise_config, term_layout
 from fut.models.transformer import Transformer, next_token_loss
 from storage import DamagedError, DiskFullError, IdentityError
 
@@ -51,7 +52,7 @@ def slow_update(run: fut.Run, step: int, theta: Tensor, item: int) -> Tensor:
 
 
 def stored(run: fut.Run, name: str, step: int, item: int) -> Tensor:
-    return torch.from_numpy(open_terms(run.context).read(name, step)[item])
+    return torch.from_numpy(PAIRWISE_TERMS.open(run.context).open_terms().read(name, step)[item])
 
 
 def close(found: Tensor, expected: Tensor, relative: float) -> bool:
@@ -91,11 +92,13 @@ def test_sketched_terms_are_the_sketches_of_the_whole_ones(make_run: MakeRun, ex
     sketched = make_run(**(EXACT | {"cache": {"sketch": "rademacher", "products": "exact", "coordinates": 50}}))
     sample = term_layout(sketched.context).sample.indices
     for name in ("update", "jvp", "second"):
-        whole = torch.from_numpy(open_terms(exact_run.context).read(name, 2))
-        found = torch.from_numpy(open_terms(sketched.context).read(name, 2))
+        whole = torch.from_numpy(PAIRWISE_TERMS.open(exact_run.context).open_terms().read(name, 2))
+        found = torch.from_numpy(PAIRWISE_TERMS.open(sketched.context).open_terms().read(name, 2))
         assert close(found, term_layout(sketched.context).sketch.project(whole), 1e-9), name
-    whole = torch.from_numpy(open_terms(exact_run.context).read("gradient", 2))
-    assert torch.equal(torch.from_numpy(open_terms(sketched.context).read("gradient", 2)), whole[:, sample])
+    whole = torch.from_numpy(PAIRWISE_TERMS.open(exact_run.context).open_terms().read("gradient", 2))
+    assert torch.equal(
+        torch.from_numpy(PAIRWISE_TERMS.open(sketched.context).open_terms().read("gradient", 2)), whole[:, sample]
+    )
 
 
 def test_equal_items_have_bitwise_equal_terms_in_whatever_block(tmp_path: Path) -> None:
@@ -103,9 +106,9 @@ def test_equal_items_have_bitwise_equal_terms_in_whatever_block(tmp_path: Path) 
     twins = Dataset((*data.items[:4], data.items[0]), data.probe, data.warmup)  # blocks of two: 0 1 | 2 3 | 4
     run = fut.train(tmp_path / "run", small_config(), data=twins, device="cpu")
     run.cache()
-    for spec in open_terms(run.context).specs:
+    for spec in PAIRWISE_TERMS.open(run.context).open_terms().specs:
         for step in range(run.steps):
-            table = open_terms(run.context).read(spec.name, step)
+            table = PAIRWISE_TERMS.open(run.context).open_terms().read(spec.name, step)
             assert table[0].tobytes() == table[4].tobytes(), (spec.name, step)
             assert table[0].tobytes() != table[1].tobytes(), (spec.name, step)
 
@@ -118,7 +121,7 @@ def chunk(run: Path, name: str, step: int, block: int) -> Path:
 
 
 def test_a_resumed_cache_leaves_complete_blocks_alone(own_run: Path, small_run: fut.Run) -> None:
-    store = open_terms(fut.open(own_run).context)
+    store = PAIRWISE_TERMS.open(fut.open(own_run).context).open_terms()
     gone = [b for b in store.blocks("update") if b.step >= 3]
     for block in gone:
         store.discard(block)
@@ -151,7 +154,7 @@ def test_a_cache_killed_while_its_store_was_laid_down_is_resumed(
 
 
 def test_a_partly_cached_run_says_what_to_run(own_run: Path) -> None:
-    store = open_terms(fut.open(own_run).context)
+    store = PAIRWISE_TERMS.open(fut.open(own_run).context).open_terms()
     store.discard(store.blocks("jvp")[-1], ["jvp"])
     run = fut.open(own_run, device="cpu")
     with pytest.raises(fut.NotCachedError, match=r"unfinished: jvp\); run `fut cache RUN`"):

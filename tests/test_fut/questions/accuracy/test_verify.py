@@ -20,7 +20,7 @@ from fut.estimation.accuracy import accuracy
 from fut.estimation.results import Answers
 from fut.estimation.service import EstimationService
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.pairwise.store import open_terms
+from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
 from fut.questions.accuracy.ask import without_stale
 from fut.questions.accuracy.result import verify
 from fut.report.section import Sampling, read_record
@@ -158,7 +158,7 @@ def test_the_oracle_is_nearer_to_the_truth_than_the_baseline(small_run: fut.Run)
 
 def test_an_estimator_without_terms_is_refused_before_anything_is_trained(own_run: Path) -> None:
     run = fut.open(own_run, device="cpu")
-    store = open_terms(run.context)
+    store = PAIRWISE_TERMS.open(run.context).open_terms()
     store.discard(store.blocks("jvp")[0])
     with pytest.raises(fut.NotCachedError, match="run `fut cache RUN`"):
         run.verify(2, seed=9, estimators=["taylor1"])

@@ -26,7 +26,7 @@ from fut.errors import NotCachedError, UsageError
 from fut.estimation.changes import expansion_for
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import MultiReadout
-from fut.methods.adjoint.pipeline import expansion_cost
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.curvature_batches import balanced_samples, pooled_products, small_size
 from fut.models.autodiff import hessian_vectors_one_sided
 from fut.orders.editing import with_item_at
@@ -163,7 +163,7 @@ def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre
     fine, coarse = (
         open_expansion(make_run(cached=False, adjoint=adjoint | {"num_exact_readouts": n}).context) for n in (0, 1)
     )
-    saved = expansion_cost(fine.spec).gradients - expansion_cost(coarse.spec).gradients
+    saved = EXPANSION.cost(fine.spec).gradients - EXPANSION.cost(coarse.spec).gradients
     assert saved == 5 * 5 * 4 - coarsely, "five items' products over five steps; a sample of two for each of four runs"
     theta, u = fine.problem.objective.start(), torch.eye(3, fine.problem.objective.size)
     exact, near = (pooled_products(e.problem, e.spec.config, 1, theta[None], u, e.spec.fine) for e in (fine, coarse))
@@ -172,7 +172,7 @@ def test_coarse_read_outs_are_swept_as_functionals_are(make_run: MakeRun, centre
     batch = balanced_samples(fine.problem.data.items, size, size, [0, 17])
     rest = hessian_vectors_one_sided(fine.problem.objective, theta, batch, u[1:])
     assert torch.equal(near[1:], torch.stack(rest))
-    assert expansion_cost(coarse.spec).scratch < expansion_cost(fine.spec).scratch
+    assert EXPANSION.cost(coarse.spec).scratch < EXPANSION.cost(fine.spec).scratch
 
 
 def test_coarse_read_outs_have_no_table_of_positions(make_run: MakeRun) -> None:
@@ -190,9 +190,8 @@ def test_the_cost_is_said_before_and_nothing_is_swept_twice(make_run: MakeRun, c
     resolved = planned(run, groups=2)
     plan = pass_of(resolved, question_context(run.context))
     assert plan is not None
-    assert (
-        plan.gradients == expansion_cost(expansion_for(run.context, resolved.shared, resolved.items).spec).gradients > 0
-    )
+    wanted = EXPANSION.cost(expansion_for(run.context, resolved.shared, resolved.items).spec).gradients
+    assert plan.gradients == wanted > 0
     said = cli("memorize", path, "--groups", 2, "--verify", 6, "--device", "cpu")
     assert said.status == 0, said.err
     assert f"one adjoint pass for 8 read-outs: {plan.gradients:,} gradients" in said.err
