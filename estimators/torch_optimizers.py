@@ -55,12 +55,13 @@ class Translated(NamedTuple):
     """An optimizer as fut has it.
 
     rule: bound to the module's trained tensors. rates: learning rates now, by group where there are several. state: parameters
-    and memory now [D].
+    and memory now [D]. places: optimizer and parameter group of every group of the rule, by its name.
     """
 
     rule: Rule
     rates: float
     state: State
+    places: Mapping[str, tuple[int, int]]
 
 
 def _adam(constants: Constants) -> Rule:
@@ -145,13 +146,34 @@ def from_optimizer(
     groups = [Group(name=one.name, rule=one.rule, tensors=tuple(map(escape, one.tensors))) for one in sets]
     if idle := [name for name in named if name not in held]:
         groups.append(Group(name="frozen", rule=SGD(), tensors=tuple(map(escape, idle)), scale=0.0))
-    if len(groups) == 1:
-        rule: Rule = replace(groups[0].rule, clip=clip, layout=layout)
-        rates: float = sets[0].rate
-    else:
-        rule = Grouped(groups=tuple(groups), clip=clip).on(layout)
-        rates = GroupRates(sets[0].rate, {one.name: one.rate for one in sets})
-    return Translated(rule, rates, _state(rule, layout, named, sets))
+    grouped = len(groups) > 1
+    rule = (
+        Grouped(groups=tuple(groups), clip=clip).on(layout)
+        if grouped
+        else replace(groups[0].rule, clip=clip, layout=layout)
+    )
+    places = {one.name: one.place for one in sets}
+    return Translated(
+        rule, group_rates(list(map(learning_rates, listed)), places, grouped), _state(rule, layout, named, sets), places
+    )
+
+
+def learning_rates(optimizer: Optimizer) -> list[float]:
+    """The rates of an optimizer's parameter groups at the moment."""
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def group_rates(rates: Sequence[Sequence[float]], places: Mapping[str, tuple[int, int]], grouped: bool) -> float:
+    """The learning rates of a step, by group.
+
+    Args:
+        rates: of every optimizer's parameter groups.
+        places: optimizer and parameter group of every group of the rule, as `from_optimizer` says.
+        grouped: whether the rule has groups; else there is one rate.
+    """
+    named = {name: rates[optimizer][group] for name, (optimizer, group) in places.items()}
+    base = next(iter(named.values()))
+    return GroupRates(base, named) if grouped else base
 
 
 class _Set(NamedTuple):
@@ -159,7 +181,7 @@ class _Set(NamedTuple):
 
     name: str
     rule: Rule
-    rate: float
+    place: tuple[int, int]
     tensors: tuple[str, ...]
     steps: int
     memory: Mapping[str, Mapping[str, Any]]  # torch's state by the tensor's name
@@ -179,7 +201,7 @@ def _parameter_sets(optimizers: Sequence[Optimizer], names: Mapping[int, str]) -
                     f"optimizer {type(optimizer).__name__}, group {label}: expected tensors of the module, got one of shape "
                     f"{list(foreign[0].shape)} that is not; pass the module that it trains"
                 )
-            sets += _sets_of(translation, label, table, optimizer, {names[id(p)]: p for p in trained})
+            sets += _sets_of(translation, label, (number, place), optimizer, {names[id(p)]: p for p in trained})
     twice = [name for name, times in Counter(name for one in sets for name in one.tensors).items() if times > 1]
     if twice:
         raise RuleError(
@@ -191,17 +213,21 @@ def _parameter_sets(optimizers: Sequence[Optimizer], names: Mapping[int, str]) -
 
 
 def _sets_of(
-    translation: Translation, label: str, table: Constants, optimizer: Optimizer, tensors: Mapping[str, nn.Parameter]
+    translation: Translation,
+    label: str,
+    place: tuple[int, int],
+    optimizer: Optimizer,
+    tensors: Mapping[str, nn.Parameter],
 ) -> list[_Set]:
     """A parameter group by the number of steps that its tensors have taken."""
-    rule = translation.rule(table)
+    rule = translation.rule(optimizer.param_groups[place[1]])
     memory = {name: optimizer.state.get(p, {}) for name, p in tensors.items()}
     steps = {name: int(state.get("step", 0)) for name, state in memory.items()}
     sets = []
     for count in sorted(set(steps.values()), reverse=True):
         chosen = tuple(name for name in tensors if steps[name] == count)
         name = label if len(set(steps.values())) == 1 else f"{label}, {count} steps"
-        sets.append(_Set(name, rule, float(table["lr"]), chosen, count, {n: memory[n] for n in chosen}, translation))
+        sets.append(_Set(name, rule, place, chosen, count, {n: memory[n] for n in chosen}, translation))
     return sets
 
 

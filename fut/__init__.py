@@ -26,6 +26,7 @@ from estimators.errors import DivergenceError, OrderError, RuleError
 from estimators.orders.order import Order
 from fut.api.opening import open_run as open
 from fut.api.opening import train
+from fut.api.recorder import Recorder
 from fut.api.run import Run
 from fut.data.dataset import Dataset
 from fut.errors import EXPECTED, DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError
@@ -55,6 +56,7 @@ __all__ = [
     "Order",
     "OrderError",
     "Plan",
+    "Recorder",
     "ResourceError",
     "RuleError",
     "Run",

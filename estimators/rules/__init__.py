@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 from ..errors import RuleError
 from .adam import Adam, AdamW
@@ -11,7 +12,7 @@ from .grouped import Group, Grouped
 from .momentum import Momentum
 from .sgd import SGD
 
-__all__ = ["RULES", "SGD", "Adam", "AdamW", "Group", "Grouped", "Momentum", "make_rule"]
+__all__ = ["RULES", "SGD", "Adam", "AdamW", "Group", "Grouped", "Momentum", "described", "make_rule"]
 
 REGISTERED: tuple[type[Rule], ...] = (
     SGD,
@@ -46,3 +47,20 @@ def make_rule(name: str, **options: object) -> Rule:
             raise RuleError(f"`groups`: expected a list of groups, got {given!r}; give a table for each")
         options["groups"] = tuple(g if isinstance(g, Group) else Group.parsed(g, make_rule) for g in given)
     return RULES[name](**options)  # type: ignore[arg-type]
+
+
+def described(rule: Rule) -> tuple[str, dict[str, Any]]:
+    """A rule's name and options, as `make_rule` and a configuration take them; the layout is no part of them."""
+    options = {
+        field.name: getattr(rule, field.name)
+        for field in fields(rule)
+        if field.name != "layout" and getattr(rule, field.name) != field.default
+    }
+    if isinstance(rule, Grouped):
+        options["groups"] = [_described_group(group) for group in rule.groups]
+    return rule.name, {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+def _described_group(group: Group) -> dict[str, Any]:
+    name, options = described(group.rule)
+    return {"name": group.name, "rule": name, "options": options, "tensors": list(group.tensors), "scale": group.scale}

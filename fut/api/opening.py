@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from estimators.state import State
 from fut.api.run import Run
 from fut.artifacts import creation
 from fut.artifacts import dataset as dataset_file
@@ -76,12 +77,15 @@ def train(
     device: str = "auto",
     readouts: Mapping[str, UserFunction] | None = None,
     progress: Progress = silent,
+    state: State | None = None,
 ) -> Run:
     """Train the reference run into a new directory, or finish an interrupted one of the same identity.
 
     config: what to train; the defaults make the demo's run. module: any `nn.Module` in place of the configured model
     (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token. data: items and probe as tensors, in
-    place of a text; `config.data.items` must be their number. readouts: as in `open`. Raises ExistsError for a finished run.
+    place of a text; `config.data.items` must be their number. readouts: as in `open`. state: the lifted state [D] before the
+    window, of a training that was under way; None to begin with the module's own parameters.
+    Raises ExistsError for a finished run.
     """
     config, path = config or Config(), Path(out)
     if data is not None and len(data.items) != config.data.items:
@@ -95,7 +99,7 @@ def train(
         )
     torch_device = choose_device(device)
     with reproducible(torch_device):
-        problem = build_problem(config, torch_device, module=module, loss=loss, data=data)
+        problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state)
         require_training(problem)
         creation.create(path, problem, environment(torch_device))
         with run_lock(path):

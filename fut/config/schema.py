@@ -43,6 +43,17 @@ class ModelConfig(Section):
     heads: int = Field(4, ge=1)
     factory: str = Field("", description="package.module:name called with (vocabulary, context)")
     loss: str = Field("", description="package.module:name called with (module, *item)")
+    forward: list[str] = Field(
+        default_factory=list,
+        description="arguments of a forward pass that returns its loss, one for each tensor of an item",
+    )
+    constants: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="further arguments of that forward pass, the same for every item"
+    )
+    training: dict[str, float] = Field(
+        default_factory=dict,
+        description="further arguments in training mode alone, as the targets that a loss is divided by",
+    )
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = Field(0, ge=0, lt=1 << 63)
 

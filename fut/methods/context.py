@@ -78,12 +78,18 @@ class Context:
         """Model, data and rule, rebuilt and compared field by field with what the run was made with."""
         data = self._data or dataset_file.read_dataset(self.path)
         self._require_module()
-        problem = build_problem(self.config, self.device, module=self._module, loss=self._loss, data=data)
+        problem = build_problem(
+            self.config, self.device, module=self._module, loss=self._loss, data=data, state=self._recorded_state()
+        )
         require_same(self.manifest.identity, problem.identity, f"run {self.path}")
         end = read_state(self.checkpoints, self.steps, problem.device).theta
         require_same_loss(problem, end, self.reference_loss, f"run {self.path}")
         require_same_training(problem, self.checkpoints, self.steps, f"run {self.path}")
         return problem
+
+    def _recorded_state(self) -> State | None:
+        """The state before the window, for a training that was recorded in its course."""
+        return read_state(self.checkpoints, 0, self.device) if "state" in self.manifest.identity else None
 
     def _require_module(self) -> None:
         """IdentityError for a run whose module came as an object, and is not given again."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from fut.config.schema import ModelConfig
 from fut.errors import UsageError
+from fut.models.forward import ForwardLoss
 from fut.models.objective import Loss, seeded
 from fut.models.transformer import Transformer, next_token_loss
 
@@ -55,5 +56,7 @@ def build_module(config: ModelConfig, vocabulary: int, context: int) -> nn.Modul
 
 
 def build_loss(config: ModelConfig) -> Loss:
-    """Next-token cross-entropy, or the user's hook."""
+    """Next-token cross-entropy, what the forward pass returns, or the user's hook."""
+    if config.forward:
+        return ForwardLoss(tuple(config.forward), tuple(config.constants.items()), tuple(config.training.items()))
     return load_hook(config.loss, "model.loss") if config.loss else next_token_loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from estimators.orders.order import Order
 from estimators.rules import make_rule
 from estimators.rules.base import Rule
 from estimators.schedule import Schedule
+from estimators.state import State
 from fut.config.training import TrainingConfig
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
@@ -32,6 +34,9 @@ class Problem:
     config: TrainingConfig
     data: Dataset
     objective: Objective
+    state: State | None = (
+        None  # before the window, of a training that was recorded in its course; None to warm up instead
+    )
 
     @cached_property
     def rule(self) -> Rule:
@@ -138,11 +143,19 @@ class Problem:
             "data": self.data.identity(),
             "model": self.objective.identity(),
             "order": self.reference.digest,
-        }
+        } | ({} if self.state is None else {"state": state_digest(self.state)})
 
 
 def _tupled(groups: dict[str, list[float]]) -> tuple[tuple[str, tuple[float, ...]], ...]:
     return tuple((name, tuple(listed)) for name, listed in groups.items())
+
+
+def state_digest(state: State) -> str:
+    """SHA-256 of a lifted state: parameters, memory and counters."""
+    h = hashlib.sha256(repr(sorted(state.clock.items())).encode())
+    for name, tensor in (("theta", state.theta), *sorted(state.memory.items())):
+        h.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()
 
 
 def reference_order(config: TrainingConfig) -> Order:
@@ -168,10 +181,14 @@ def build_problem(
     module: nn.Module | None = None,
     loss: Loss | None = None,
     data: Dataset | None = None,
+    state: State | None = None,
 ) -> Problem:
-    """A problem from its configuration; `module`, `loss` and `data` replace what the configuration describes."""
+    """A problem from its configuration; `module`, `loss` and `data` replace what the configuration describes.
+
+    state: the lifted state [D] before the window, of a training that was recorded in its course.
+    """
     data = (build_dataset(config) if data is None else data).to(device)
     if module is None:  # not `module or`: one may have a length, even of 0
         module = build_module(config.model, config.data.vocabulary, config.data.context)
     chosen = build_loss(config.model) if loss is None else loss
-    return Problem(config, data, Objective(module, chosen, device, getattr(torch, config.model.dtype)))
+    return Problem(config, data, Objective(module, chosen, device, getattr(torch, config.model.dtype)), state)

@@ -45,6 +45,8 @@ def train_order(problem: Problem, start: State, order: Order, listener: Listener
 
 def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> State:
     """The lifted state before the window, stacked for one run; resumes from its own last save."""
+    if problem.state is not None:
+        return problem.state.rows(1)
     config, items = problem.config.warmup, problem.data.warmup
     store = CheckpointStore(directory)
     done = max(store.steps(), default=0)

@@ -83,7 +83,7 @@ MAKERS: dict[str, Callable[[Net], list[Optimizer]]] = {
 
 def replayed(model: Net, optimizers: list[Optimizer], clip: float | None) -> tuple[Tensor, Tensor]:
     """Where the rule goes from where torch stands, and where it started."""
-    rule, rates, state = from_optimizer(optimizers, model, clip)
+    rule, rates, state, _ = from_optimizer(optimizers, model, clip)
     start, layout = state.theta, rule.parameters
     for step in range(BEFORE, BEFORE + AFTER):
         gradient = torch.func.grad(
@@ -110,7 +110,7 @@ def test_a_rule_is_given_back_as_optimizers(name: str) -> None:
     model, other = net(), net()
     optimizers = MAKERS[name](model)
     steps(model, optimizers, 0, BEFORE)
-    rule, rates, state = from_optimizer(optimizers, model)
+    rule, rates, state, _ = from_optimizer(optimizers, model)
     with torch.no_grad():
         for p, part in zip(other.parameters(), rule.parameters.split(state.theta), strict=True):
             p.copy_(part)

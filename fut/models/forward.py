@@ -1,0 +1,53 @@
+"""The loss that a model computes itself, from inputs by name: what Hugging Face models return, and modules that give a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fut.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ForwardLoss:
+    """`loss(module, *item)` for items whose tensors are arguments of the module's own forward pass, which returns the loss.
+
+    Args:
+        names: of the arguments, one for each tensor of an item.
+        constants: further arguments, the same for every item: numbers and texts.
+        training: arguments that are given in training mode alone, as the number of targets by which a loss is divided.
+    """
+
+    names: tuple[str, ...]
+    constants: tuple[tuple[str, Any], ...] = ()
+    training: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, module: nn.Module, *item: Tensor) -> Tensor:
+        """The loss that the forward pass returns: itself a number, or `loss` of what it returns, or the first of a tuple.
+
+        Raises:
+            ModelError: for a forward pass that returns no loss.
+        """
+        more = dict(self.constants) | (dict(self.training) if module.training else {})
+        value = module(**dict(zip(self.names, item, strict=True)), **more)
+        loss = loss_of(value)
+        if loss is None:
+            raise ModelError(
+                f"model: expected a forward pass that returns its loss for {', '.join(self.names)}, got "
+                f"{type(value).__name__}; give labels among the inputs, or pass loss="
+            )
+        return loss
+
+
+def loss_of(value: Any) -> Tensor | None:
+    """The loss in what a forward pass returns; None if there is none."""
+    if isinstance(value, Mapping):
+        value = value.get("loss")
+    elif isinstance(value, tuple):
+        value = value[0] if value else None
+    else:
+        value = getattr(value, "loss", value)
+    return value if isinstance(value, Tensor) and value.numel() == 1 else None

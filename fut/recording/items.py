@@ -1,0 +1,87 @@
+"""What was forwarded, as items: tensors by the name of their argument."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fut.errors import DataError
+from fut.models.forward import ForwardLoss
+
+Item = tuple[Tensor, ...]
+DIVISOR = "num_items_in_batch"
+"""The argument by which a Hugging Face trainer tells a model how many targets a step has, which its loss is divided by."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """Which arguments of a forward pass an item holds.
+
+    names: of the arguments that are tensors, sorted. constants: the others, the same for every item. divisor: by which the
+    losses of a step's items are divided together, where the forward pass is told one; None where it takes their mean.
+    """
+
+    names: tuple[str, ...]
+    constants: tuple[tuple[str, Any], ...] = ()
+    divisor: float | None = None
+
+    def loss(self, per_step: int) -> ForwardLoss:
+        """The loss of one item, of which a step of `per_step` items takes the mean."""
+        share = () if self.divisor is None else ((DIVISOR, self.divisor / per_step),)
+        return ForwardLoss(self.names, self.constants, share)
+
+
+def forwarded(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Form, Item]:
+    """An item from the arguments of a forward pass: copies of its tensors, on the CPU.
+
+    Raises:
+        DataError: for arguments that are neither tensors nor constants.
+    """
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    given: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            given |= value
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            raise DataError(f"items: expected a forward pass with named arguments, got *{name}; name them")
+        else:
+            given[name] = value
+    return of_mapping(given)
+
+
+def of_mapping(given: Mapping[str, Any]) -> tuple[Form, Item]:
+    """An item from arguments by name."""
+    divisor = given.get(DIVISOR)
+    kept = {name: value for name, value in sorted(given.items()) if name != DIVISOR and value is not None}
+    tensors = {name: value for name, value in kept.items() if isinstance(value, Tensor)}
+    constants = {name: value for name, value in kept.items() if name not in tensors}
+    for name, value in constants.items():
+        if not isinstance(value, bool | int | float | str):
+            raise DataError(
+                f"items: expected tensors and constants as arguments of the forward pass, got {type(value).__name__} for "
+                f"`{name}`; pass the tensors in it by name, or call `item(...)` of the recorder"
+            )
+    if not tensors:
+        raise DataError("items: expected tensors among the arguments of the forward pass, got none")
+    form = Form(tuple(tensors), tuple(constants.items()), None if divisor is None else float(divisor))
+    return form, tuple(map(copied, tensors.values()))
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """The tensor's data as it is now, on the CPU."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def target_count(form: Form, item: Item, shifted: bool) -> int:
+    """How many targets of an item count: labels that are not -100, without the first of each row where they are `shifted`."""
+    labels = dict(zip(form.names, item, strict=True)).get("labels")
+    if labels is None:
+        return 0
+    counted = labels[..., 1:] if shifted and labels.ndim > 1 else labels
+    return int((counted != -100).sum()) if not torch.is_floating_point(counted) else counted.numel()

@@ -1,0 +1,224 @@
+"""The hooks that see a training: what is forwarded, and each step of its optimizers. They read and change nothing."""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from estimators.torch_optimizers import Translated, from_optimizer, group_rates, learning_rates
+from fut.errors import ModelError
+from fut.recording.items import Form, Item, forwarded
+from fut.recording.window import Step, Window
+
+
+def innermost(optimizer: Any) -> Optimizer:
+    """The torch optimizer inside wrappers such as accelerate's, whose own hooks are never called."""
+    while not isinstance(getattr(optimizer, "optimizer", None), (type(None), type(optimizer))) or (
+        isinstance(getattr(optimizer, "optimizer", None), Optimizer)
+    ):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, Optimizer):
+        raise ModelError(
+            f"recorder: expected an optimizer of torch, got {type(optimizer).__name__}; pass the optimizer itself"
+        )
+    return optimizer
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside data-parallel and compiled wrappers."""
+    while isinstance(inner := getattr(model, "_orig_mod", None) or _parallel(model), nn.Module):
+        model = inner
+    return model
+
+
+def _parallel(model: nn.Module) -> nn.Module | None:
+    kinds = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    inner: nn.Module | None = model.module if isinstance(model, kinds) else None
+    return inner
+
+
+class Watch:
+    """Sees one window of a training.
+
+    Args:
+        model: what is trained.
+        optimizers: what trains it; a step is taken when each of them has stepped.
+        first: steps to let pass before the window.
+        steps: of the window.
+        clip: bound on the gradient's global norm, where it is known.
+        on_first: called with the window after its first step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Any],
+        first: int,
+        steps: int,
+        clip: float | None,
+        on_first: Callable[[Window], None],
+    ) -> None:
+        self.model, self.optimizers = unwrapped(model), [innermost(optimizer) for optimizer in optimizers]
+        self.first, self.steps, self.clip, self.on_first = first, steps, clip, on_first
+        self.window: Window | None = None
+        self.taken, self.explicit = 0, False
+        self._due: set[int] = set()
+        self._items: list[Item] = []
+        self._given: dict[int, Tensor] = {}  # gradients of the first step
+        self._norms: list[Tensor] = []
+        self._rates: list[list[float]] = [[] for _ in optimizers]
+        self._form: Form | None = None
+        self._translated: Translated | None = None
+        self._handles: list[Any] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether the whole window was seen."""
+        return self.window is not None and len(self.window.steps) == self.steps
+
+    def attach(self) -> None:
+        """Begin to see; ModelError for a model whose training cannot be repeated."""
+        refuse_changing_forward(self.model)
+        self._handles.append(self.model.register_forward_pre_hook(self._forward, with_kwargs=True))
+        for number, optimizer in enumerate(self.optimizers):
+            self._handles.append(optimizer.register_step_post_hook(self._stepping(number)))
+        if not self.first:
+            self._open()
+
+    def detach(self) -> None:
+        """See no more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def take(self, form: Form, item: Item) -> None:
+        """An item of the coming step. Raises DataError where items differ in form."""
+        if self.window is None or self.done:
+            return
+        if self._form is not None and form != self._form:
+            raise ModelError(_other_form(self._form, form))
+        self._form = self.window.form = form
+        self._items.append(item)
+
+    def _forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self.window is None or self.done or self.explicit or not (module.training and torch.is_grad_enabled()):
+            return
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            raise ModelError(
+                "recorder: expected a forward pass in the parameters' own precision, got autocast; its rounding depends on the "
+                "kernels and is not repeated. Record a window without autocast"
+            )
+        self.take(*forwarded(module, args, kwargs))
+
+    def _stepping(self, number: int) -> Callable[..., None]:
+        def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if bool(getattr(optimizer, "found_inf", None)):
+                raise ModelError("recorder: expected steps that are all taken, got one that a gradient scaler skipped")
+            if self.window is not None and not self.done:
+                if not self.window.steps:  # before the loop clears them
+                    self._given |= {id(p): p.grad.detach().clone() for p in held(optimizer) if p.grad is not None}
+                self._rates[number] = learning_rates(optimizer)  # before a scheduler sets the next
+                self._norms.append(torch.nn.utils.get_total_norm(p.grad for p in held(optimizer) if p.grad is not None))
+            self._due.discard(number)
+            if not self._due:
+                self._due = set(range(len(self.optimizers)))
+                self._stepped()
+
+        self._due.add(number)
+        return stepped
+
+    def _open(self) -> None:
+        """The state before the window."""
+        self._translated = from_optimizer(self.optimizers, self.model, self.clip)
+        module = copy.deepcopy(self.model)
+        for part in module.modules():
+            part._forward_pre_hooks.clear()  # the copy is watched by nobody
+            part._forward_pre_hooks_with_kwargs.clear()
+        rule, _, state, _ = self._translated
+        self.window = Window(self.first, Form(()), module, rule, state, facts=_facts(self.model))
+
+    def _stepped(self) -> None:
+        """All optimizers have taken a step."""
+        self.taken += 1
+        if self.window is None:
+            if self.taken == self.first:
+                self._open()
+            return
+        if self.done or self._translated is None:
+            return
+        grouped = len(self._translated.places) > 1 or self.window.rule.name == "grouped"
+        rate = group_rates(self._rates, self._translated.places, grouped)
+        self.window.steps.append(Step(tuple(self._items), rate, torch.stack(self._norms).square().sum().sqrt()))
+        self._items, self._norms = [], []
+        count = len(self.window.steps)
+        if count == 1:
+            self.window.consumed = {
+                name: self._given[id(p)].cpu() for name, p in trained(self.model) if id(p) in self._given
+            }
+            self.on_first(self.window)
+        self._given = {}
+        if count == self.steps or count % max(1, math.isqrt(self.steps)) == 0:
+            self.window.snapshots[count] = flat_parameters(self.model)
+
+
+def _other_form(first: Form, now: Form) -> str:
+    if first.divisor != now.divisor:
+        return (
+            f"recorder: expected steps of equally many targets, got {now.divisor:g} after {first.divisor or 0:g}: the loss is "
+            "divided by them, so that another order would have other divisors; give every step as many targets"
+        )
+    return (
+        f"recorder: expected items of one form, got arguments {', '.join(now.names)} with {dict(now.constants)} after "
+        f"{', '.join(first.names)} with {dict(first.constants)}; forward every batch with the same arguments"
+    )
+
+
+def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The tensors that are trained, by name."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def flat_parameters(model: nn.Module) -> Tensor:
+    """Trained parameters [D], on the CPU."""
+    return torch.cat([p.detach().reshape(-1).to("cpu", copy=True) for _, p in trained(model)])
+
+
+def held(optimizer: Optimizer) -> list[Tensor]:
+    """The tensors that an optimizer updates."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def refuse_changing_forward(model: nn.Module) -> None:
+    """ModelError for layers whose forward pass depends on more than parameters and item."""
+    for name, part in model.named_modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats and part.training:
+            raise ModelError(
+                f"recorder: expected a forward pass that changes nothing, got running statistics in `{name}` "
+                f"({type(part).__name__}); freeze it with .eval(), or use another norm"
+            )
+        if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p:
+            raise ModelError(
+                f"recorder: expected a training without random numbers, got dropout {part.p} in `{name}`: its noise belongs to "
+                "the step and cannot be repeated in another order. Set it to 0 for the window, or train with fut.train, where "
+                "noise travels with the item"
+            )
+
+
+def _facts(model: nn.Module) -> dict[str, Any]:
+    """Provenance of a recording."""
+    config = getattr(model, "config", None)
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": str(next(model.parameters()).device),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "attention": str(getattr(config, "_attn_implementation", "")),
+        "model": f"{type(model).__module__}.{type(model).__qualname__}",
+    }
