@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 import fut
+from estimators.errors import RuleError
 from fut.errors import DataError, ModelError, UsageError
 
 STEPS, FIRST = 6, 3
@@ -336,3 +337,61 @@ def test_steps_of_unequal_numbers_of_items(tmp_path: Path) -> None:
             optimizer.zero_grad()
     with pytest.raises(DataError, match="equally many micro-batches, got 1, 2"):
         recorder.finish(PROBE, device="cpu")
+
+
+def test_a_step_that_a_scaler_skips_is_refused(tmp_path: Path) -> None:
+    model = net()
+    optimizer = AdamW(model.parameters(), fused=True)
+    recorder = fut.Recorder(tmp_path / "run", steps=STEPS)
+    optimizer.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]  # as a gradient scaler tells a fused optimizer
+    with pytest.raises(ModelError, match="a gradient scaler skipped"), recorder.watch(model, optimizer):
+        optimizer.step()
+
+
+def test_optimizers_that_are_no_rules_are_named(tmp_path: Path) -> None:
+    model = net()
+    with (
+        pytest.raises(RuleError, match=r"got torch.optim.adagrad.Adagrad"),
+        fut.Recorder(tmp_path / "run").watch(model, torch.optim.Adagrad(model.parameters())),
+    ):
+        pass
+
+
+class Divided(Net):
+    """Divides its loss as models of Hugging Face do where they are told how many targets a step has."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None, num_items_in_batch: float | None = None) -> Tensor:
+        out = super().forward(x)
+        if y is None:
+            return out
+        summed = nn.functional.cross_entropy(out, y, reduction="sum")
+        return summed / (num_items_in_batch or len(y))
+
+
+@pytest.mark.parametrize("divisors", [(10,), (10, 12)], ids=["alike", "unlike"])
+def test_losses_divided_by_the_targets_of_a_step(tmp_path: Path, divisors: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = Divided()
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    recorder = fut.Recorder(tmp_path / "run", steps=4)
+    given = batches(8)
+
+    def loop() -> None:
+        with recorder.watch(model, optimizer):
+            for step in range(4):
+                for _ in range(2):
+                    x, y = next(given)
+                    model(x, y, num_items_in_batch=divisors[step % len(divisors)]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    if len(divisors) > 1:
+        with pytest.raises(ModelError, match="steps of equally many targets, got 12 after 10"):
+            loop()
+        return
+    loop()
+    run = recorder.finish(PROBE, device="cpu")
+    assert replay_error(run) <= 1e-5
+    with torch.no_grad():
+        expected = torch.stack([model(**batch) for batch in PROBE]).mean().item()
+    assert run.reference_loss == pytest.approx(expected, abs=1e-6)
