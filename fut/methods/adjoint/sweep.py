@@ -15,9 +15,15 @@ from estimators.state import State
 from fut.methods.adjoint.files import Expansion, costate_from
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
-from fut.methods.curvature_batches import alike, drawn_samples, pooled_products, small_size
+from fut.methods.curvature_batches import (
+    alike,
+    drawn_samples,
+    noise_caution,
+    pooled_products,
+    product_error,
+    small_size,
+)
 from fut.methods.expansion.trajectory import state_arrays
-from fut.models import autodiff as derivatives
 from fut.models.autodiff import KNOWN_STEP, one_sided_difference
 from fut.readouts.readout import make_readouts
 from storage import MissingError
@@ -128,13 +134,7 @@ def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> 
     problem, items = expansion.problem, expansion.problem.data.items
     draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
     batch = drawn_samples(items, small_size(problem), draw) if alike(items) else items[0]
-    try:
-        exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
-    except (RuntimeError, NotImplementedError):
-        return math.nan
-    found = derivatives.hessian_vector_difference(problem.objective, theta, batch, direction)
-    scale = exact.norm().item()
-    return (found - exact).norm().item() / scale if scale else math.nan
+    return product_error(problem, theta, batch, direction)
 
 
 def kept_error(expansion: Expansion) -> float | None:
@@ -144,6 +144,11 @@ def kept_error(expansion: Expansion) -> float | None:
     except MissingError:
         return None
     return found if math.isfinite(found) else None
+
+
+def curvature_caution(expansion: Expansion) -> str:
+    """What the expansion's check of its products says against what is read off it; empty for nothing."""
+    return noise_caution(kept_error(expansion), 'adjoint.products = "exact"', f"{expansion.directory} (remove it)")
 
 
 def check_cost(spec: AdjointSpec) -> int:

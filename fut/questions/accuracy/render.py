@@ -31,7 +31,13 @@ def table(result: Verification) -> str:
         "and before calibration;\n"
         "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
         + columns([["estimator", *COLUMNS], *rows])
+        + remarks(result)
     )
+
+
+def remarks(result: Verification) -> str:
+    """What has to be said beneath the table; empty for nothing."""
+    return "".join(f"\n{remark}" for remark in result.remarks)
 
 
 def title(result: Verification) -> str:

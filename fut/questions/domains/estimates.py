@@ -22,8 +22,7 @@ RANDOM = (
     "`fut domains --calibrate 8` fits it to orders like these"
 )
 
-KNOWN = "this order has been retrained on this run; the figure is the truth, not an estimate"
-MOVES = "`fut calibrate RUN --edit move` fits it to orders like this one"
+REFERENCE = "the reference order's recorded value, which every estimator gives exactly"
 
 
 class DomainEstimates:
@@ -79,16 +78,15 @@ class DomainEstimates:
     def _corrected(self, calibration: Calibration, order: Order, answer: Value) -> Answer:
         """An estimate by the fit to orders of domains; the reference order's own value as it is known."""
         if self._run.canonical(order) == self._canonical_reference:
-            return Answer(self.reference, 0.0, (self.reference, self.reference), KNOWN)
+            return Answer(self.reference, 0.0, (self.reference, self.reference), REFERENCE)
         value, interval = calibration.correct(answer.value), calibration.interval(answer.value)
         note = f"calibrated on {len(self._fitted)} retrained orders of domains; interval of level 0.9"
+        note += f"; {self._plain.caution}" if self._plain.caution else ""
         return Answer(value, value - self.reference, interval, note)
 
     def estimate_close(self, orders: Sequence[Order]) -> list[Answer]:
         """Of orders that move one item: by a calibration on such orders where there is one, which is said where there is not."""
-        answers = self._close(orders)
-        advice = f"; {MOVES}" if self._close.fitted_to == "random" else ""
-        return [_noted(answer, advice if _has_fit(answer) else "") for answer in answers]
+        return [_noted(answer, "") for answer in self._close(orders)]
 
     def truth(self, order: Order) -> float | None:
         """The read-out's value, if the order, or the reference order with the same content, has been retrained."""
