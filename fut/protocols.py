@@ -163,6 +163,10 @@ class RunFacts(Protocol):
         """Items consumed in the window: gradients that one training costs."""
 
     @property
+    def rates(self) -> Sequence[float]:
+        """The learning rate of every step [T]."""
+
+    @property
     def reference(self) -> Order:
         """The order of the reference run."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 By = Literal["weight", "gradient"]
 WORDS: dict[By, str] = {
     "weight": "derivative of {readout} by the weight of each item in its step's mean, at weight 1; in a step they sum to 0",
-    "gradient": "derivative of {readout} by a factor on each item's gradient, at 1, since the mean of a step of one item does not "
+    "gradient": "derivative of {readout} by a factor on each item's gradient, at 1: the mean of a step of one item does not "
     "depend on that item's weight",
 }
 ORIENTATION = (
@@ -26,7 +26,7 @@ ORIENTATION = (
 )
 
 
-class Attributions(np.ndarray):  # type: ignore[type-arg]
+class Attributions(np.ndarray):
     """Attributions [T, items per step], with what they are; NumPy's arithmetic gives plain numbers of the same kind.
 
     by: `weight`, the derivative by an item's weight in its step's mean; or `gradient`, where every step has one item, by a

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from estimators.errors import DivergenceError
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
 from estimators.orders.order import Order, random_order
 from fut.display.notebook import COLOURS, Displayable, labelled
@@ -32,6 +33,10 @@ SEED = 1_000_003
 """Default seed of calibration orders, apart from the seeds that anybody verifies with."""
 TRIES = 20
 VALUE = "reference_value"
+LEAST = 3
+"""Retrained orders that a fit needs."""
+SHOWN = 32
+"""Steps of an order that are written out at most."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Calibrated(Displayable):
 
     variance: mean sampling variance of those estimates. edit: the kind of edit of the reference order that each of the
     orders is one of, or None for random orders; anchor: then, the reference order's value, which the fit passes through.
+    diverged: orders that were drawn too and whose training diverged, in words.
     """
 
     fit: Calibration
@@ -54,12 +60,15 @@ class Calibrated(Displayable):
     unit: str = "nats/token"
     edit: str | None = None
     anchor: float | None = None
+    diverged: tuple[str, ...] = ()
 
     @property
     def fitted_on(self) -> str:
         """What it was fitted on, in words."""
-        return f"{self.fit.count} retrained orders" + (
-            f", each one `{self.edit}` away from the reference" if self.edit else ""
+        return (
+            f"{self.fit.count} retrained orders"
+            + (f", each one `{self.edit}` away from the reference" if self.edit else "")
+            + (f" ({len(self.diverged)} others diverged and are left out)" if self.diverged else "")
         )
 
     def nearer(self, reference: float, share: float) -> Calibrated:
@@ -91,6 +100,7 @@ class Calibrated(Displayable):
             "sampling_variance": self.variance,
             "seed": self.seed,
             "edit": self.edit,
+            "diverged": list(self.diverged),
         }
 
     def title(self) -> str:
@@ -112,7 +122,8 @@ class Calibrated(Displayable):
     def notes(self) -> list[str]:
         spread = f"{self.fit.sd:.2g} {self.unit}".rstrip()
         return [
-            f"residual sd {spread} on {self.fit.freedom} degrees of freedom; low … high: 90 % interval of a new order"
+            f"residual sd {spread} on {self.fit.freedom} degrees of freedom; low … high: 90 % interval of a new order",
+            *(f"training diverged in the order {order}, which is left out" for order in self.diverged),
         ]
 
     def draw(self, axes: Axes) -> None:
@@ -137,17 +148,18 @@ def calibrate_run(
         require_movable("calibrate", [estimator])
     orders, about = _orders(run, count, seed, edit), run.readouts.get(readout)
     estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
-    with run.progress("retraining", count * run.steps) as tick:
-        truths = [run.readouts.truth(about, run.retrain(order, lambda step, state: tick())) for order in orders]
-    content = {
+    truths, diverged = _retrained(run, orders, about)
+    kept = sorted(truths)
+    content: dict[str, Any] = {
         "estimator": estimator,
-        "orders": [o.tolist() for o in orders],
-        "digests": [o.digest for o in orders],
-        "truths": truths,
-        "estimates": estimates,
-        "variance": sum(variances) / count,
+        "orders": [orders[i].tolist() for i in kept],
+        "digests": [orders[i].digest for i in kept],
+        "truths": [truths[i] for i in kept],
+        "estimates": [estimates[i] for i in kept],
+        "variance": sum(variances[i] for i in kept) / max(len(kept), 1),
         "seed": seed,
     } | _asked(about)
+    content |= {"diverged": diverged} if diverged else {}
     content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(about)}
     calibrated = _fitted(content)  # refuses what cannot be fitted before anything is written
     path = _path(run.path, estimator, about.name, edit)
@@ -155,6 +167,31 @@ def calibrate_run(
     environment = {"basis": _basis(run, estimator, about.name), VALUE: run.readouts.at_reference(about)}
     Manifest("calibration", FORMAT, content, environment).write(path)
     return calibrated
+
+
+def _retrained(run: Context, orders: Sequence[Order], about: Readout) -> tuple[dict[int, float], list[str]]:
+    """The truths by the orders' places, and the orders whose training diverged; DivergenceError where too few are left."""
+    truths: dict[int, float] = {}
+    diverged: dict[str, str] = {}
+    with run.progress("retraining", len(orders) * run.steps) as tick:
+        for place, order in enumerate(orders):
+            try:
+                truths[place] = run.readouts.truth(about, run.retrain(order, lambda step, state: tick()))
+            except DivergenceError as error:
+                diverged[brief(order)] = str(error)
+    if diverged and len(truths) < LEAST:
+        reason = next(iter(diverged.values()))
+        raise DivergenceError(
+            f"calibrate: expected at least {LEAST} orders that train, got {len(truths)}; training diverged in "
+            f"{', '.join(diverged)} ({reason}); lower schedule.rate, or ask for more --orders"
+        )
+    return truths, list(diverged)
+
+
+def brief(order: Order) -> str:
+    """An order's items, the first of them where they are many, and its digest."""
+    items = order.tolist()
+    return f"{str(items[:SHOWN])[:-1]}{', …' if len(items) > SHOWN else ''}] ({order.digest[:12]})"
 
 
 def _orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order]:
@@ -239,7 +276,7 @@ def fresh_orders(
 def _fitted(content: dict[str, Any]) -> Calibrated:
     true, guess, anchor = content["truths"], content["estimates"], content.get("anchor")
     fit = calibrate(true, guess) if anchor is None else calibrate_anchored(true, guess, anchor)
-    return Calibrated(fit, **content)
+    return Calibrated(fit, **content | {"diverged": tuple(content.get("diverged", ()))})
 
 
 def _path(run_path: Path, estimator: str, readout: str, edit: str | None) -> Path:

@@ -108,8 +108,8 @@ class ReadoutEstimates:
         """An answer per checked order."""
         about, reference = self._about, self.reference
         if self._trains:
-            truths = [self._run.readouts.truth(about, self._run.retrain(o)) for o in orders]
-            return [known_truth(o, self.method, t, reference, about) for o, t in zip(orders, truths, strict=True)]
+            trained = [self._run.readouts.truth(about, self._run.retrain(o)) for o in orders]
+            return [known_truth(o, self.method, t, reference, about) for o, t in zip(orders, trained, strict=True)]
         truths = self._truths(orders)
         if self._named:
             self.ready()  # even where the reference order alone is asked about

@@ -193,7 +193,7 @@ def estimated(
     share: how much an order has of what random ones, which the calibration is of, have in common (`estimators.orders.distance`).
     own_error: what the estimator errs by on runs that it is made of (standard deviation), where it is made of real ones.
     """
-    about = {"readout": readout.name, "unit": readout.unit}
+    about: dict[str, Any] = {"readout": readout.name, "unit": readout.unit}
     if not math.isfinite(value):
         return Estimate(value, value, None, estimator, order.digest, note=DIVERGED, **about)
     if calibration is None:
@@ -228,7 +228,7 @@ def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float |
 def known_truth(order: Order, estimator: str, value: float, reference: float, readout: Readout) -> Estimate:
     """The value after retraining, whose interval is a point."""
     note = "this order has been retrained on this run; the figure is the truth, not an estimate"
-    about = {"readout": readout.name, "unit": readout.unit}
+    about: dict[str, Any] = {"readout": readout.name, "unit": readout.unit}
     return Estimate(
         value, value - reference, (value, value), estimator, order.digest, "retrained", note, **about, truth=value
     )
@@ -236,7 +236,7 @@ def known_truth(order: Order, estimator: str, value: float, reference: float, re
 
 def exact_reference(order: Order, estimator: str, reference: float, readout: Readout) -> Estimate:
     """The reference order's recorded value, which an estimator answers exactly whatever it was fitted to."""
-    about = {"readout": readout.name, "unit": readout.unit}
+    about: dict[str, Any] = {"readout": readout.name, "unit": readout.unit}
     return Estimate(reference, 0.0, (reference, reference), estimator, order.digest, "estimate", REFERENCE, **about)
 
 

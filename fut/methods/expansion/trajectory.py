@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators.errors import DivergenceError
+from estimators.orders.order import Order
 from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients
 from estimators.state import State
 from estimators.trajectory import CentreTransition, mean_state
@@ -116,7 +118,10 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
     seen: dict[str, Tensor] = {}
 
     def gradients(step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
-        seen["gradient"], norm = inner(step, picks, theta)
+        try:
+            seen["gradient"], norm = inner(step, picks, theta)
+        except DivergenceError as error:
+            raise DivergenceError(_named(error, orders, theta)) from error
         seen["theta"] = theta
         return seen["gradient"], norm
 
@@ -129,6 +134,16 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
         _save(files.runs, step + 1, state)
         files.runs.remove(step)  # only the latest are kept
         yield
+
+
+def _named(error: DivergenceError, orders: Sequence[Order], theta: Tensor) -> str:
+    """Which of the ensemble's runs diverged, and what to do. theta: where the runs stand [c, D]."""
+    far = int(theta.double().norm(dim=-1).nan_to_num(torch.inf, torch.inf).argmax())
+    return (
+        f"run {far} of the {len(orders)} that the expansion trajectory is made of, which trains in the order "
+        f"{orders[far].tolist()}: training diverged ({error}); the reference order trains at this rate and that one does not: "
+        'lower schedule.rate, or set adjoint.trajectory = "mixture", or another adjoint.seed'
+    )
 
 
 def state_arrays(state: State) -> dict[str, np.ndarray]:

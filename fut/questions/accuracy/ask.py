@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fut.questions.accuracy import render
 from fut.questions.accuracy.result import Verification, verify
 from fut.questions.context import QuestionContext
 from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
-from fut.questions.retraining import retraining
+from fut.questions.retraining import diverged_note, each_trained, require_trained, retraining
 from fut.readouts.readout import PROBE, suffix
 
 KIND, BASIS = "orders", "basis"
@@ -95,12 +95,15 @@ def compare(
         method.ready()  # refuse before anything is retrained
     orders = draw()
     with context.progress("retraining", len(orders) * context.run.steps) as tick:
-        trained = {order: truths.train_timed(order, tick) for order in orders}
+        trained, diverged = each_trained(orders, lambda order: truths.train_timed(order, tick))
+    require_trained("verify", trained, diverged, 2)
     answering: dict[str, Callable[[Sequence[Order]], Answers]] = dict(methods)
     if exact:
         answering[RETRAIN.name] = lambda orders: _exact([trained[order] for order in orders])
     costs = {name: context.service.costs(name) for name in answering}
-    return verify(orders, truths.reference, trained.__getitem__, answering, costs, truths.readout, truths.unit)
+    asked = list(trained)
+    result = verify(asked, truths.reference, trained.__getitem__, answering, costs, truths.readout, truths.unit)
+    return replace(result, diverged=[order.tolist() for order in diverged], lost=diverged_note(diverged))
 
 
 def kept_verification(request: VerifyRequest, context: QuestionContext) -> Verification | None:

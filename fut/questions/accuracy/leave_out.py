@@ -123,8 +123,12 @@ def ask(request: LdsRequest, context: QuestionContext) -> Datamodel:
     truths = service.truths(request.readout)
     readout = truths.readout
     methods = {name: service.measured(name, readout, calibrated=False) for name in _methods(request, context, readout)}
-    compared = compare(context, truths, methods, lambda: [run.reference.without(left_out) for left_out in subsets])
-    result = Datamodel(**vars(compared), subsets=subsets, share=request.share, seed=request.seed)
+    orders = [run.reference.without(left_out) for left_out in subsets]
+    compared = compare(context, truths, methods, lambda: orders)
+    kept = [
+        left_out for left_out, order in zip(subsets, orders, strict=True) if order.tolist() not in compared.diverged
+    ]
+    result = Datamodel(**vars(compared), subsets=kept, share=request.share, seed=request.seed)
     key = f"{request.subsets}-share-{request.share:g}-seed-{request.seed}{suffix(readout)}"
     context.archive.keep("lds", key, result)
     return result

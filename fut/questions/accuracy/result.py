@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verification(Displayable):
-    """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining."""
+    """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining. diverged: orders
+    whose training diverged and that are left out, as item lists; lost: the same in words."""
 
     orders: list[Any]
     reference_loss: float
@@ -33,6 +34,8 @@ class Verification(Displayable):
     estimators: dict[str, dict[str, Any]]
     readout: str = "probe"
     unit: str = "nats/token"
+    diverged: list[Any] = field(default_factory=list)
+    lost: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable_fields(asdict(self) | {"true_sd": float(np.std(self.true_losses, ddof=1))})
@@ -59,7 +62,7 @@ class Verification(Displayable):
     @property
     def remarks(self) -> list[str]:
         """What has to be said of the table: too few orders for an interval, and what estimators say against themselves."""
-        return few_orders(len(self.true_losses)) + said_against(self.estimators)
+        return [*([self.lost] if self.lost else []), *few_orders(len(self.true_losses)), *said_against(self.estimators)]
 
     def notes(self) -> list[str]:
         return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`", *self.remarks]

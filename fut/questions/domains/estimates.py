@@ -12,6 +12,7 @@ from estimators.orders.order import Order
 from fut.protocols import Value
 from fut.questions.context import QuestionContext
 from fut.questions.domains.result import Answer
+from fut.questions.retraining import LEAST, each_trained, require_trained
 
 SHARE = 2
 """Retrained orders that move domains for every one that moves an item."""
@@ -40,6 +41,7 @@ class DomainEstimates:
         self._truths = context.service.truths(readout)
         self.readout, self.unit, self.reference = self._far.readout, self._far.unit, self._far.reference
         self._canonical_reference = self._run.canonical(self._run.reference)
+        self.diverged: dict[Order, str] = {}
         self._fitted: set[Order] = set()
         self._fit: Calibration | None = None
         self._guesses: dict[tuple[Order, ...], Sequence[Value]] = {}
@@ -57,7 +59,10 @@ class DomainEstimates:
     def retrain_to_fit(self, orders: Sequence[Order], count: int) -> None:
         """Really train `count` of the orders that move domains, and fit later estimates of such orders to them."""
         guesses = {self._run.canonical(o): a.value for o, a in zip(orders, self._guessed(orders), strict=True)}
+        before = dict(self.diverged)
         retrained = self._retrain(orders, count, CALIBRATED)
+        lost = {order: reason for order, reason in self.diverged.items() if order not in before}
+        require_trained("domains", dict.fromkeys(retrained), lost, LEAST)
         self._fitted = set(retrained)
         self._fit = fit([self._truths.train(order) for order in retrained], [guesses[order] for order in retrained])
 
@@ -96,15 +101,15 @@ class DomainEstimates:
 
     def _retrain(self, orders: Sequence[Order], count: int, key: int) -> list[Order]:
         """`count` of the orders that train otherwise than the reference order does, drawn from the seed, in canonical form;
-        all where they are fewer."""
+        all where they are fewer. Those whose training diverges go to `diverged`."""
         forms = (self._run.canonical(order) for order in orders)
         different = list(dict.fromkeys(form for form in forms if form != self._canonical_reference))
         places = np.random.default_rng([self._seed, key]).permutation(len(different))[:count]
         drawn = [different[place] for place in sorted(places.tolist())]
         with self._context.progress("retraining", len(drawn) * self._run.steps) as tick:
-            for order in drawn:
-                self._truths.train(order, tick)
-        return drawn
+            trained, diverged = each_trained(drawn, lambda order: self._truths.train(order, tick))
+        self.diverged |= diverged
+        return list(trained)
 
 
 def _noted(answer: Value, more: str) -> Answer:
