@@ -194,7 +194,7 @@ def test_an_order_that_ends_at_the_reference_does_not_spoil_the_endpoint_error(o
 
 def test_no_coefficient_leaves_its_range_by_rounding() -> None:
     for seed in range(20):
-        true = np.random.default_rng(seed).normal(size=8)
+        true = np.random.default_rng(seed).normal(size=12)
         found = accuracy(list(true), list(3 * true), 0.0)
         assert found.pearson is not None
         assert found.pearson_interval is not None
