@@ -1,4 +1,4 @@
-"""Do the intervals of `memorize` for "without the item" hold what they claim? Real retraining without every item, many calibrations.
+"""Do the intervals of `memorize` for "without the item" hold what they claim? Real retraining, and many calibrations.
 
 python benchmarks/absence_coverage.py --work /tmp/absence
 
