@@ -15,7 +15,7 @@ from estimators.errors import DivergenceError
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
 from estimators.orders.order import Order, random_order
 from fut.display.notebook import COLOURS, Displayable, labelled
-from fut.errors import UsageError
+from fut.errors import FutError, UsageError
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
 from fut.orders.editing import random_edits
@@ -220,6 +220,42 @@ def read_calibration(run: Context, estimator: str, readout: str = PROBE, edit: s
     if about.pinned:
         require_same_value(readout, manifest.environment[VALUE], run.readouts.at_reference(about), str(path))
     return _fitted(manifest.identity)
+
+
+@dataclass(frozen=True)
+class KnownCalibration:
+    """A calibration that is kept with a run. edit: None for random orders. holds: whether estimates still use it; they do not
+    where terms have been made anew since, or where its read-out cannot be opened here."""
+
+    estimator: str
+    readout: str
+    edit: str | None
+    orders: int
+    residual_sd: float
+    unit: str
+    holds: bool
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        of = "" if self.readout == PROBE else f" of {self.readout}"
+        kind = "random orders" if self.edit is None else f"orders one `{self.edit}` away from the reference"
+        sd = f"residual sd {self.residual_sd:.2g} {self.unit}".rstrip()
+        again = "" if self.holds else "; of other terms than the run has now: not used, repeat `fut calibrate`"
+        return f"{self.estimator}{of}: calibrated on {self.orders} {kind}, {sd}{again}"
+
+
+def known_calibrations(run: Context) -> list[KnownCalibration]:
+    """Every calibration that is kept with the run, by file name."""
+    found = []
+    for path in sorted((run.path / DIRECTORY).glob("*.json")):
+        fit = _fitted(Manifest.read(path).identity)
+        try:
+            holds = read_calibration(run, fit.estimator, fit.readout, fit.edit) is not None
+        except FutError:
+            holds = False
+        found.append(KnownCalibration(fit.estimator, fit.readout, fit.edit, fit.fit.count, fit.fit.sd, fit.unit, holds))
+    return found
 
 
 def answers_from(run: Context, estimator: str, readout: str) -> str:

@@ -36,7 +36,7 @@ class Estimate(Displayable):
     value: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
     delta: that minus the reference order's. interval: 90 % interval of the value, or None, and then `note` says why.
     source: `estimate`, or `retrained` where the value is the truth: by `retrain`, or where no estimator was named and the order
-    has been retrained. truth: what retraining gave, where it is known; an estimator that was named does not see it.
+    has been retrained. truth: what retraining gave, beside an estimate, where it is known; the estimate does not use it.
     """
 
     value: float
@@ -229,9 +229,7 @@ def known_truth(order: Order, estimator: str, value: float, reference: float, re
     """The value after retraining, whose interval is a point."""
     note = "this order has been retrained on this run; the figure is the truth, not an estimate"
     about: dict[str, Any] = {"readout": readout.name, "unit": readout.unit}
-    return Estimate(
-        value, value - reference, (value, value), estimator, order.digest, "retrained", note, **about, truth=value
-    )
+    return Estimate(value, value - reference, (value, value), estimator, order.digest, "retrained", note, **about)
 
 
 def exact_reference(order: Order, estimator: str, reference: float, readout: Readout) -> Estimate:

@@ -22,7 +22,7 @@ class Change:
 
     value: the read-out's. reference: its value in the reference order. interval: 90 % interval of the value, or None,
     and then `note` says why. source: `estimate`, or `retrained` where the value is the truth. truth: the value after really
-    training in this order, where that was asked for, or where it was known.
+    training in this order, beside an estimate, where that was asked for or is known.
     """
 
     readout: str
