@@ -84,16 +84,15 @@ def search(
 def _checked(table: ArrayLike | None, steps: int, items: int, sign: float) -> Floats:
     """Costs [T, items] from a table, of zeros where there is none; entries that are not finite cost more than all others."""
     values = np.zeros((steps, items)) if table is None else np.asarray(table, dtype=float)
-    if values.ndim != 2 or len(values) != steps or values.shape[1] < items:
+    if values.ndim != 2 or len(values) != steps or values.shape[1] < items or not np.isfinite(values).any():
         raise ValueError(
-            f"search: expected a table of {steps} steps and {items} items at least, got one of shape "
+            f"search: expected a finite table of {steps} steps and {items} items at least, got one of shape "
             f"{list(values.shape)}; take it from the same run"
         )
     costs, finite = sign * values, np.isfinite(values)
     if finite.all():
         return costs
-    known = costs[finite] if finite.any() else np.zeros(1)
-    return np.where(finite, costs, known.max() + np.ptp(known) + 1.0)
+    return np.where(finite, costs, costs[finite].max() + np.ptp(costs[finite]) + 1.0)
 
 
 def _result(evaluator: Evaluator, arrangement: Units, sign: float, count: int) -> SearchResult:
