@@ -25,6 +25,20 @@ class DataConfig(Section):
     probe: int = Field(128, ge=1, description="held-out sequences of the probe set")
     heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
     seed: int = Field(0, ge=0, lt=1 << 63)
+    weights: list[float] = Field(
+        default_factory=list,
+        description="weight of every item in the mean of a step that holds several, as its number of counted tokens; none: alike",
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _one_each(cls, weights: list[float], info: ValidationInfo) -> list[float]:
+        items = info.data.get("items", len(weights))
+        if weights and (len(weights) != items or not all(0 < w <= LARGEST_WEIGHT for w in weights)):
+            raise ValueError(
+                f"expected a number above 0 for each of data.items={items} items, got {len(weights)} numbers"
+            )
+        return weights
 
     @field_validator("per_step")
     @classmethod
@@ -58,6 +72,8 @@ class ModelConfig(Section):
     seed: int = Field(0, ge=0, lt=1 << 63)
 
 
+LARGEST_WEIGHT = 1e30
+"""Of an item in its step's mean."""
 USUAL: dict[str, dict[str, Any]] = {name: {"betas": [0.9, 0.95], "eps": 1e-8} for name in ("adam", "adamw")}
 """Constants of a rule where none are given: for language models a shorter memory of squares than torch's."""
 

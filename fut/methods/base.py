@@ -111,7 +111,7 @@ class Estimator(ABC):
         return self.final_states([self.problem.reference])[0]
 
     def batch(self, orders: Sequence[Order]) -> OrderBatch:
-        return OrderBatch.pack([self.problem.canonical(order) for order in orders], self.problem.device)
+        return OrderBatch.pack([self.problem.weighed(order) for order in orders], self.problem.device)
 
 
 @dataclass(frozen=True)

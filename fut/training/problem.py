@@ -57,13 +57,34 @@ class Problem:
 
     @cached_property
     def twins(self) -> list[int]:
-        """For every item, the first item of equal content: exchanging the two changes nothing."""
-        first: dict[str, int] = {}
-        return [first.setdefault(found, item) for item, found in enumerate(self.data.identity()["items"])]
+        """For every item, the first item of equal content and weight: exchanging the two changes nothing."""
+        first: dict[tuple[str, float], int] = {}
+        weights = self.weights or [1.0] * len(self.data.items)
+        found = zip(self.data.identity()["items"], weights, strict=True)
+        return [first.setdefault(pair, item) for item, pair in enumerate(found)]
 
     def canonical(self, order: Order) -> Order:
         """The one form of all orders that train on the same content at every step; what is computed is computed for it."""
         return order.canonical(self.twins if self._has_twins else None)
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """Of every item in the mean of its step (`data.weights`); empty where all are alike."""
+        return self.config.data.weights if self.config.data.per_step > 1 else ()
+
+    def weighed(self, order: Order) -> Order:
+        """The canonical form of an order with the items' own weights taken into those that it gives: what is trained on."""
+        canonical = self.canonical(order)
+        if not self.weights:
+            return canonical
+        return Order.of_entries([(i, w * self.weights[i]) for i, w in step] for step in canonical.entries)
+
+    def shares(self, items: Sequence[int]) -> list[float]:
+        """What items add to the mean of a step of theirs; they sum to 1."""
+        weights = [self.weights[i] for i in items] if self.weights else [1.0] * len(items)
+        if len(set(weights)) == 1:
+            return [1.0 / len(items)] * len(items)
+        return [weight / sum(weights) for weight in weights]
 
     @cached_property
     def _has_twins(self) -> bool:
@@ -118,11 +139,14 @@ class Problem:
         return form(self.objective, theta, self.data.items[item], direction)
 
     def mean_product(self, theta: Tensor, items: Sequence[int], direction: Tensor, exact: bool) -> Tensor:
-        """Hessian-vector product [D] of several items' mean loss: exact, or by central difference of two gradients."""
+        """Hessian-vector product [D] of a step's mean loss: exact, or by central difference of two gradients."""
+        shares = self.shares(items)
+        if exact and len(set(shares)) > 1:
+            products = (share * self.product(theta, item, direction) for share, item in zip(shares, items, strict=True))
+            return sum(products, torch.zeros_like(theta))
         if exact:
             chosen = [self.data.items[i] for i in items]
             return derivatives.hessian_vector_mean(self.objective, theta, chosen, direction)
-        shares = [1.0 / len(items)] * len(items)
         return derivatives.central_difference(lambda at: self.mean_gradient(at, items, shares), theta, direction)
 
     def probe_loss(self, theta: Tensor) -> float:
@@ -137,6 +161,8 @@ class Problem:
     def identity(self) -> dict[str, Any]:
         """What a run directory pins, field by field."""
         training = self.config.training()
+        if not training["data"]["weights"]:
+            training["data"].pop("weights")
         training["data"].pop("text")  # the content hashes below pin the text, wherever the file lies now
         return {
             "config": training,

@@ -37,7 +37,7 @@ def train_order(problem: Problem, start: State, order: Order, listener: Listener
     """Really train in the given order from a lifted state [D]; the same order gives the same bytes."""
     began = time.perf_counter()
     transition = RuleTransition(problem.rule, problem.rate, TrueGradients(problem.gradient, problem.mean_gradient))
-    batch = OrderBatch.pack([problem.canonical(order)], problem.device)
+    batch = OrderBatch.pack([problem.weighed(order)], problem.device)
     theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
     seconds = time.perf_counter() - began
     return Retrained(finite(problem.probe_loss(theta), "probe set after training"), theta, seconds)
@@ -107,7 +107,7 @@ def _recording(problem: Problem) -> tuple[TrueGradients, dict[str, float]]:
 
 def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
     """Training loss of a step of the reference order at parameters theta [D]: that of training, but for rounding."""
-    picks = OrderBatch.pack([problem.canonical(problem.reference)], problem.device).at(step)
+    picks = OrderBatch.pack([problem.weighed(problem.reference)], problem.device).at(step)
     pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
     with torch.no_grad():
         loss: float = sum(w * problem.objective.loss(theta, problem.data.items[item]).item() for item, w in pairs if w)
@@ -141,5 +141,5 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
             tick()
 
         transition = RuleTransition(problem.rule, problem.rate, gradients)
-        batch = OrderBatch.pack([problem.canonical(problem.reference)], problem.device)
+        batch = OrderBatch.pack([problem.weighed(problem.reference)], problem.device)
         replay(transition, state, batch, done, listener)

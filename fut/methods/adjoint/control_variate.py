@@ -79,4 +79,4 @@ def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | 
     table = -expansion.table("sampled_positions", range(first, first + SUMS), expected).double()
     table[:, 0] += expansion.table("controlled_positions", [row], expected)[:, 0].double()
     problem = expansion.problem
-    return Control(weights_of(expansion, sample)[1][1:], table, problem.canonical(problem.reference))
+    return Control(weights_of(expansion, sample)[1][1:], table, problem.weighed(problem.reference))

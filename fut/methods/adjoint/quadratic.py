@@ -131,7 +131,7 @@ def bend_of(expansion: Expansion, sample: str | None) -> Bend:
     table = expansion.table("functionals", rows, "adjoint: expected a complete table of functionals")
     (known, signs), members, own = known_functionals(expansion), list[Order](), torch.zeros(0, m, dtype=torch.float64)
     if expansion.spec.trajectory.ensemble:
-        members = [problem.canonical(order) for order in expansion.spec.trajectory.members]
+        members = [problem.weighed(order) for order in expansion.spec.trajectory.members]
         own = torch.from_numpy(expansion.sampled.read_array(0, "own")).to(problem.device)
-    reference = problem.canonical(problem.reference)
+    reference = problem.weighed(problem.reference)
     return Bend(table.unflatten(1, (m, count)), reference, signs, known, members, own)

@@ -153,7 +153,7 @@ def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Ten
     """Gradients [n, D] of what random orders consume at a step, from the anchors."""
     problem = expansion.problem
     orders = random_orders(problem.reference, simulated, expansion.spec.config.seed + SIMULATED)
-    batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
+    batch = OrderBatch.pack([problem.weighed(order) for order in orders], problem.device)
     rows = AnchoredItems(expansion).rows
     if expansion.spec.whole:  # the terms have them on all coordinates
         read = expansion.terms().read_items

@@ -63,7 +63,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         theta = places(step)[row] if expansion.spec.trajectory.ensemble else centre
         if config.products == "exact":
             return problem.mean_product(theta, items, direction, exact=True)
-        shares, sign = [1.0 / len(items)] * len(items), -1 if (step + row) % 2 else 1
+        shares, sign = problem.shares(items), -1 if (step + row) % 2 else 1
         here = gradients(step)[row]
         return one_sided_difference(
             lambda at: problem.mean_gradient(at, items, shares), theta, direction, here, sign * KNOWN_STEP

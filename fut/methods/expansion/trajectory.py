@@ -94,7 +94,7 @@ def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]
 
     def gradient(step: int, theta: Tensor, number: int) -> Tensor:
         items = spec.groups[number]
-        latest[number] = problem.mean_gradient(theta, items, [1.0 / len(items)] * len(items))
+        latest[number] = problem.mean_gradient(theta, items, problem.shares(items))
         return latest[number]
 
     transition = CentreTransition(problem.rule, problem.rate, gradient)
@@ -126,7 +126,7 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
         return seen["gradient"], norm
 
     transition = RuleTransition(problem.rule, problem.rate, gradients)
-    batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
+    batch = OrderBatch.pack([problem.weighed(order) for order in orders], problem.device)
     for step in steps:
         state = transition(step, batch.at(step), state)
         files.mixed.write(step, {k: v.cpu().numpy() for k, v in seen.items()}, {}, replace=True)

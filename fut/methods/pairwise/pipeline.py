@@ -64,10 +64,13 @@ class ReferenceUpdate:
         self.here = problem.rule.step(state, self.gradient, self.rate)[1]
 
     def _mean(self, of: Callable[[int], Tensor]) -> Tensor:
-        return sum((of(i) for i in self.items), torch.zeros_like(self.state.theta)) / len(self.items)
+        shares = self.problem.shares(self.items)
+        if len(set(shares)) == 1:
+            return sum((of(i) for i in self.items), torch.zeros_like(self.state.theta)) / len(self.items)
+        return sum((s * of(i) for s, i in zip(shares, self.items, strict=True)), torch.zeros_like(self.state.theta))
 
     def _gradient(self, theta: Tensor) -> Tensor:
-        return self.problem.mean_gradient(theta, self.items, [1.0 / len(self.items)] * len(self.items))
+        return self.problem.mean_gradient(theta, self.items, self.problem.shares(self.items))
 
     def product(self, direction: Tensor) -> Tensor:
         """J_t u [D]: the rule's exact tangent, fed with the Hessian-vector product of the step's loss."""
