@@ -110,7 +110,7 @@ def judged(rows: Sequence[Mapping[str, Any]], draws: int) -> dict[str, Any]:
 
 def large() -> list[dict[str, Any]]:
     """The rows of `records/memorization.json`, their estimates before calibration."""
-    rows = json.loads((RECORDS / "memorization.json").read_text())["results"]
+    rows: list[Any] = json.loads((RECORDS / "memorization.json").read_text())["results"]
     return [
         {
             "true": row["true"]["absence"],
@@ -139,10 +139,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values not in done:
             kept.append(measure(dict(zip(keys, values, strict=True)), arguments.work))
             write_record(NAME, vars(arguments), {"runs": kept}, started)
-    results = {"small": judged(kept, arguments.draws), "large": judged(large(), arguments.draws), "runs": kept}
-    write_record(NAME, vars(arguments), results, started)
-    for size in ("small", "large"):
-        for name, of in results[size].items():
+    held_by = {"small": judged(kept, arguments.draws), "large": judged(large(), arguments.draws)}
+    write_record(NAME, vars(arguments), {**held_by, "runs": kept}, started)
+    for size, of_size in held_by.items():
+        for name, of in of_size.items():
             print(size, name, {k: round(v, 3) for k, v in of.items()}, file=sys.stderr)
     return 0
 
