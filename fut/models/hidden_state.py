@@ -88,7 +88,7 @@ def _generator(value: Any) -> str | None:
 
 def _of_tensor(tensor: Tensor) -> str:
     held = tensor.detach()
-    if held.layout != torch.strided or held.is_quantized:
+    if held.layout != torch.strided or held.is_quantized or held.is_meta:
         return f"{held.dtype}{tuple(held.shape)}{held.layout}{tensor._version}"
     if held.numel() > LARGE:
         parts = torch.view_as_real(held) if held.is_complex() else held

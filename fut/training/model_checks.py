@@ -53,6 +53,7 @@ def require_trainable(problem: Problem, module: nn.Module, loss: Loss, every_ite
         DataError: for an item or a probe chunk whose loss is not finite at the starting parameters.
     """
     if not problem.objective.built_in:
+        _require_finite_start(problem)
         _require_function(problem)
         _require_own_loss(problem, module, loss)
         _require_items(problem, every_item)
@@ -200,11 +201,29 @@ def _require_items(problem: Problem, every_item: bool) -> None:
     theta, data = _start(problem), problem.data
     parts = [(f"item {i}", item) for i, item in enumerate(data.items)]
     parts += [(f"warm-up step {i}", item) for i, item in enumerate(data.warmup)]
-    for where, item in parts if every_item else parts[:1]:
-        loss, absent = derivatives.reached(problem.objective, theta, item)
+    found = {
+        where: derivatives.reached(problem.objective, theta, item)
+        for where, item in (parts if every_item else parts[:1])
+    }
+    if len(found) > 1 and not any(math.isfinite(loss) for loss, _ in found.values()):
+        raise ModelError(
+            f"model: expected a finite loss at the starting parameters, got {found['item 0'][0]} for every item, whatever the "
+            "rate; mend the forward pass, the loss or the starting values"
+        )
+    for where, (loss, absent) in found.items():
         _require_finite(loss, where)
         problem.absent.note(where, absent)
     problem.absent.require_none()
+
+
+def _require_finite_start(problem: Problem) -> None:
+    objective = problem.objective
+    for name, part in zip(objective.names, objective.parts(_start(problem)), strict=True):
+        if not part.isfinite().all():
+            raise ModelError(
+                f"model: expected finite starting parameters, got NaN or infinity in `{objective.own_name(name)}`; give it "
+                "starting values"
+            )
 
 
 def _require_finite(loss: float, where: str) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import fut
-from fut.errors import DataError, FutWarning, UsageError
+from fut.errors import DataError, FutWarning, ModelError, UsageError
 from fut.models.objective import Item, Objective
 from fut.training.samples import find_samples
 
@@ -265,6 +265,19 @@ def test_a_loss_that_is_not_finite_at_the_start_is_the_datas(name: str, tmp_path
         with pytest.raises(DataError, match=rf"{said}, whatever the rate; look at its numbers and labels"):
             by_fut(tmp_path / "run", make(), loss, data[:8], data[8:], schedule={"rate": rate})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_finite_for_no_item_is_the_models(tmp_path: Path) -> None:
+    def loss(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return (m(x) - 100).log().mean()
+
+    with pytest.raises(ModelError, match=r"got nan for every item, whatever the rate; mend the forward pass"):
+        by_fut(tmp_path / "run", perceptron(), loss, PAIRS[:8], PAIRS[8:])
+    net: Any = perceptron()
+    with torch.no_grad():
+        net[2].bias[1] = float("nan")
+    with pytest.raises(ModelError, match=r"finite starting parameters, got NaN or infinity in `2\.bias`"):
+        by_fut(tmp_path / "run", net, cross_entropy, PAIRS[:8], PAIRS[8:])
 
 
 def rooted(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
