@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,12 @@ import numpy as np
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
 from estimators.orders.order import Order, random_order
 from fut.display.notebook import COLOURS, Displayable, labelled
-from fut.errors import UsageError
+from fut.errors import FutWarning, UsageError
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
 from fut.orders.editing import random_edits
 from fut.readouts.readout import PROBE, Readout, require_same_value, suffix
+from fut.training.divergence import divergence_note, require_trained, trained_apart
 from storage import FORMAT, Manifest
 
 if TYPE_CHECKING:
@@ -138,14 +140,21 @@ def calibrate_run(
     orders, about = _orders(run, count, seed, edit), run.readouts.get(readout)
     estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
-        truths = [run.readouts.truth(about, run.retrain(order, lambda step, state: tick())) for order in orders]
+        trained, diverged = trained_apart(orders, lambda order: run.retrain(order, lambda step, state: tick()))
+    require_trained("calibrate", len(trained), diverged)
+    if diverged:
+        warnings.warn(f"calibrate: {divergence_note(len(trained), diverged)}", FutWarning, stacklevel=2)
+        kept = [i for i, order in enumerate(orders) if order in trained]
+        orders, estimates = [orders[i] for i in kept], [estimates[i] for i in kept]
+        variances = [variances[i] for i in kept]
+    truths = [run.readouts.truth(about, trained[order]) for order in orders]
     content = {
         "estimator": estimator,
         "orders": [o.tolist() for o in orders],
         "digests": [o.digest for o in orders],
         "truths": truths,
         "estimates": estimates,
-        "variance": sum(variances) / count,
+        "variance": sum(variances) / len(orders),
         "seed": seed,
     } | _asked(about)
     content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(about)}

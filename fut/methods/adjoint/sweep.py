@@ -15,10 +15,11 @@ from estimators.state import State
 from fut.methods.adjoint.files import Expansion, costate_from
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
-from fut.methods.curvature_batches import alike, drawn_samples, pooled_products, small_size
+from fut.methods.curvature_batches import drawn_samples, pooled_products, rows, small_size
 from fut.methods.expansion.trajectory import state_arrays
 from fut.models import autodiff as derivatives
 from fut.models.autodiff import KNOWN_STEP, one_sided_difference
+from fut.models.products import DIFFERENCE
 from fut.readouts.readout import make_readouts
 from storage import MissingError
 
@@ -118,19 +119,18 @@ SAMPLE_KEY = 23
 
 
 def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> float:
-    """|difference - exact| / |exact| of one Hessian-vector product [D], on half a step's samples or, where the items differ in
-    shape, on one item.
+    """|difference - exact| / |exact| of one Hessian-vector product [D], on half a step's samples or, where the items are not
+    made of samples, on one item.
 
-    NaN where the sweep takes exact products, where the product vanishes, or where the model has no forward derivative.
+    NaN where the sweep takes exact products, where the product vanishes, or where the model has no second derivatives.
     """
     if expansion.spec.config.products == "exact":
         return math.nan
     problem, items = expansion.problem, expansion.problem.data.items
     draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
-    batch = drawn_samples(items, small_size(problem), draw) if alike(items) else items[0]
-    try:
-        exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
-    except (RuntimeError, NotImplementedError):
+    batch = drawn_samples(items, small_size(problem), draw) if problem.samples.items else items[0]
+    exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
+    if problem.objective.exact_form == DIFFERENCE:
         return math.nan
     found = derivatives.hessian_vector_difference(problem.objective, theta, batch, direction)
     scale = exact.norm().item()
@@ -150,5 +150,4 @@ def check_cost(spec: AdjointSpec) -> int:
     """Gradients that the check is counted as: two products of two each."""
     if spec.config.products == "exact":
         return 0
-    items = spec.problem.data.items
-    return round(4 * small_size(spec.problem) / len(items[0][0])) if alike(items) else 4
+    return round(4 * small_size(spec.problem) / rows(spec.problem)) if spec.problem.samples.items else 4

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators.errors import DivergenceError
 from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients
 from estimators.state import State
 from estimators.trajectory import CentreTransition, mean_state
 from fut.methods.expansion.spec import Trajectory
 from fut.training.checkpoints import attributes_of, read_state
+from fut.training.divergence import named
 from storage import CheckpointStore
 
 PARTS = ("centre", "gradients", "runs")
@@ -115,10 +117,19 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
     inner = TrueGradients(problem.gradient, problem.mean_gradient)
     seen: dict[str, Tensor] = {}
 
+    def own(k: int, step: int, picks: Picks, theta: Tensor) -> Tensor:
+        try:
+            return inner(step, picks, theta)[0]
+        except DivergenceError as error:
+            raise DivergenceError(
+                f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {error}, "
+                'or draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")'
+            ) from error
+
     def gradients(step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
-        seen["gradient"], norm = inner(step, picks, theta)
+        seen["gradient"] = torch.cat([own(k, step, picks.row(k), theta[k : k + 1]) for k in range(len(orders))])
         seen["theta"] = theta
-        return seen["gradient"], norm
+        return seen["gradient"], None
 
     transition = RuleTransition(problem.rule, problem.rate, gradients)
     batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)

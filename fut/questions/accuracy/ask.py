@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from fut.questions.context import QuestionContext
 from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
 from fut.questions.retraining import retraining
 from fut.readouts.readout import PROBE, suffix
+from fut.training.divergence import require_trained, trained_apart
 
 KIND, BASIS = "orders", "basis"
 """Of kept verifications; and of one, what each method's answers were made from."""
@@ -95,12 +96,15 @@ def compare(
         method.ready()  # refuse before anything is retrained
     orders = draw()
     with context.progress("retraining", len(orders) * context.run.steps) as tick:
-        trained = {order: truths.train_timed(order, tick) for order in orders}
+        trained, diverged = trained_apart(orders, lambda order: truths.train_timed(order, tick))
+    require_trained("verify", len(trained), diverged)
+    orders = list(trained)
     answering: dict[str, Callable[[Sequence[Order]], Answers]] = dict(methods)
     if exact:
         answering[RETRAIN.name] = lambda orders: _exact([trained[order] for order in orders])
     costs = {name: context.service.costs(name) for name in answering}
-    return verify(orders, truths.reference, trained.__getitem__, answering, costs, truths.readout, truths.unit)
+    found = verify(orders, truths.reference, trained.__getitem__, answering, costs, truths.readout, truths.unit)
+    return replace(found, diverged=[order.tolist() for order in diverged])
 
 
 def kept_verification(request: VerifyRequest, context: QuestionContext) -> Verification | None:

@@ -31,6 +31,7 @@ def table(result: Verification) -> str:
         "and before calibration;\n"
         "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
         + columns([["estimator", *COLUMNS], *rows])
+        + "".join(f"\n\n{said}" for said in result.divergence())
     )
 
 

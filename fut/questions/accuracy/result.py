@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from fut.display.scale import Scale
 from fut.estimation.accuracy import accuracy
 from fut.estimation.results import Answers
 from fut.methods.registry import is_baseline
+from fut.training.divergence import divergence_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verification(Displayable):
-    """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining."""
+    """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining; diverged: orders
+    that were drawn and could not be trained, which nothing else counts."""
 
     orders: list[Any]
     reference_loss: float
@@ -33,6 +35,7 @@ class Verification(Displayable):
     estimators: dict[str, dict[str, Any]]
     readout: str = "probe"
     unit: str = "nats/token"
+    diverged: list[Any] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable_fields(asdict(self) | {"true_sd": float(np.std(self.true_losses, ddof=1))})
@@ -57,7 +60,12 @@ class Verification(Displayable):
         return Agreement.of(self.true_losses, self.estimated_losses[name], self.reference_loss, self.unit)
 
     def notes(self) -> list[str]:
-        return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`"]
+        said = "low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`"
+        return [said, *self.divergence()]
+
+    def divergence(self) -> list[str]:
+        """What is to be said of orders that diverged; nothing where none did."""
+        return [divergence_note(len(self.orders), list(map(Order.of, self.diverged)))] if self.diverged else []
 
     def draw(self, axes: Axes) -> None:
         shown = {name: self.agreement(name) for name in self.estimated_losses if not is_baseline(name)}
