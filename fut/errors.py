@@ -22,6 +22,10 @@ class ModelError(FutError, ValueError):
     """A module that cannot be trained or replayed as a pure function."""
 
 
+class FutWarning(UserWarning):
+    """What is computed otherwise than asked, or cannot be vouched for, and why."""
+
+
 class NotCachedError(FutError, LookupError):
     """An estimator whose terms are not in the run; the message names the command that computes them."""
 

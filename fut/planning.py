@@ -24,7 +24,8 @@ from fut.models.objective import Loss
 from fut.progress import Progress, silent
 from fut.resources.device import choose_device, describe, reproducible
 from fut.resources.memory import available_bytes
-from fut.training.problem import Problem, build_problem
+from fut.training.model_checks import require_trainable
+from fut.training.problem import Problem, build_problem, module_and_loss
 
 CALIBRATED, QUERIES = 8, 1000
 NOTE = (
@@ -76,6 +77,7 @@ def plan(
     torch_device = choose_device(device)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data)
+        require_trainable(problem, *module_and_loss(config, module, loss), every_item=False)
         return plan_problem(problem, config, progress)
 
 

@@ -16,7 +16,7 @@ from fut.artifacts.lock import run_lock
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.methods.adjoint.identity import open_expansion
-from fut.methods.build import require_training
+from fut.methods.build import require_states, require_training
 from fut.methods.settings import Config, adjoint_settings, read_config
 from fut.models.objective import Loss
 from fut.planning import Plan, plan_problem
@@ -25,7 +25,8 @@ from fut.readouts.readout import UserFunction
 from fut.resources.device import choose_device, environment, reproducible
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_training
-from fut.training.problem import Problem, build_problem, finite
+from fut.training.model_checks import first_evaluation, require_same_function, require_trainable
+from fut.training.problem import Problem, build_problem, finite, module_and_loss
 from fut.training.trainer import train_reference
 from storage import CheckpointStore, remove_parts, require_same
 
@@ -100,6 +101,8 @@ def train(
     torch_device = choose_device(device)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state)
+        require_states(problem)
+        require_trainable(problem, *module_and_loss(config, module, loss))
         require_training(problem)
         creation.create(path, problem, environment(torch_device))
         with run_lock(path):
@@ -113,7 +116,9 @@ def _finish(path: Path, problem: Problem, progress: Progress) -> None:
     for directory in (path, path / files.CHECKPOINTS, path / files.DATA):
         remove_parts(directory)
     require_same_training(problem, checkpoints, max(checkpoints.steps(), default=0), f"run {path}, to be finished")
+    before = first_evaluation(problem)
     train_reference(problem, checkpoints, path / files.WARMUP, progress)
+    require_same_function(problem, before)
     first, last = (read_state(checkpoints, t, problem.device).theta for t in (0, problem.config.steps))
     summary = {
         "reference_loss": finite(problem.probe_loss(last), "probe set after the last step"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +27,13 @@ class Dataset:
     source: str = "given as tensors"
 
     def __post_init__(self) -> None:
+        for name in ("items", "probe", "warmup"):
+            object.__setattr__(
+                self, name, tuple(_checked(name, i, x) for i, x in enumerate(_listed(name, getattr(self, name))))
+            )
         for name in ("items", "probe"):
             if not getattr(self, name):
                 raise DataError(f"dataset: expected at least one of `{name}`, got none; give some")
-        for item in (*self.items, *self.probe, *self.warmup):
-            if not isinstance(item, tuple) or not all(isinstance(t, torch.Tensor) for t in item):
-                raise DataError(
-                    f"dataset: expected items as tuples of tensors, got {type(item).__name__}; write (tokens,)"
-                )
         if len({tuple(t.shape for t in item) for item in self.probe}) > 1:
             raise DataError("dataset: expected probe items of one shape, got several; split the probe evenly")
 
@@ -51,6 +50,46 @@ class Dataset:
             return tuple(tuple(t.to(device) for t in item) for item in items)
 
         return Dataset(move(self.items), move(self.probe), move(self.warmup), self.source)
+
+
+def _listed(name: str, given: Any) -> Iterable[Any]:
+    """All of a part, each once: what makes its items anew is asked for them once."""
+    if isinstance(given, torch.Tensor | str | bytes | dict) or not isinstance(given, Iterable):
+        raise DataError(
+            f"dataset: expected a list of `{name}`, tuples of tensors, got {type(given).__name__}; write [(x, y) for x, y in …]"
+        )
+    return given
+
+
+def _checked(name: str, number: int, item: Any) -> Item:
+    """An item as a tuple of tensors that can be kept and read again; DataError, naming the item, for another one."""
+    where = f"dataset: `{name}` {number}"
+    if not isinstance(item, tuple | list):
+        raise DataError(
+            f"{where}: expected items as tuples of tensors, got {type(item).__name__}; write (tokens,), and for a mapping "
+            '(batch["input_ids"], …), which the loss puts together again'
+        )
+    for place, part in enumerate(item):
+        if not isinstance(part, torch.Tensor):
+            raise DataError(
+                f"{where}: expected items as tuples of tensors, got {type(part).__name__} in place {place}; convert it "
+                "(torch.as_tensor)"
+            )
+        if part.requires_grad:
+            raise DataError(
+                f"{where}: expected tensors that hold data alone, got one in place {place} that requires a gradient; detach() it "
+                "here, and call requires_grad_() on a copy in the loss where it is differentiated"
+            )
+        if part.ndim == 0:
+            raise DataError(
+                f"{where}: expected tensors with at least one dimension, got a single number in place {place}; write "
+                "tensor[None], and take it so in the loss"
+            )
+        if part.layout != torch.strided:
+            raise DataError(
+                f"{where}: expected dense tensors, got {part.layout} in place {place}; write tensor.to_dense()"
+            )
+    return tuple(item)
 
 
 def _joint_digest(items: Sequence[Item]) -> str:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from estimators.errors import DivergenceError
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
 from estimators.orders.order import Order, random_order
 from fut.display.notebook import COLOURS, Displayable, labelled
-from fut.errors import FutError, UsageError
+from fut.errors import FutError, FutWarning, UsageError
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
 from fut.orders.editing import random_edits
 from fut.readouts.readout import PROBE, Readout, require_same_value, suffix
+from fut.training.divergence import divergence_note, named, require_trained, trained_apart
 from storage import FORMAT, Manifest
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ TRIES = 20
 VALUE = "reference_value"
 LEAST = 3
 """Retrained orders that a fit needs."""
-SHOWN = 32
-"""Steps of an order that are written out at most."""
 
 
 @dataclass(frozen=True)
@@ -148,18 +147,25 @@ def calibrate_run(
         require_movable("calibrate", [estimator])
     orders, about = _orders(run, count, seed, edit), run.readouts.get(readout)
     estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
-    truths, diverged = _retrained(run, orders, about)
-    kept = sorted(truths)
+    with run.progress("retraining", count * run.steps) as tick:
+        trained, diverged = trained_apart(orders, lambda order: run.retrain(order, lambda step, state: tick()))
+    require_trained("calibrate", len(trained), diverged, LEAST)
+    if diverged:
+        warnings.warn(f"calibrate: {divergence_note(len(trained), diverged)}", FutWarning, stacklevel=2)
+        kept = [i for i, order in enumerate(orders) if order in trained]
+        orders, estimates = [orders[i] for i in kept], [estimates[i] for i in kept]
+        variances = [variances[i] for i in kept]
+    truths = [run.readouts.truth(about, trained[order]) for order in orders]
     content: dict[str, Any] = {
         "estimator": estimator,
-        "orders": [orders[i].tolist() for i in kept],
-        "digests": [orders[i].digest for i in kept],
-        "truths": [truths[i] for i in kept],
-        "estimates": [estimates[i] for i in kept],
-        "variance": sum(variances[i] for i in kept) / max(len(kept), 1),
+        "orders": [o.tolist() for o in orders],
+        "digests": [o.digest for o in orders],
+        "truths": truths,
+        "estimates": estimates,
+        "variance": sum(variances) / len(orders),
         "seed": seed,
     } | _asked(about)
-    content |= {"diverged": diverged} if diverged else {}
+    content |= {"diverged": list(map(named, diverged))} if diverged else {}
     content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(about)}
     calibrated = _fitted(content)  # refuses what cannot be fitted before anything is written
     path = _path(run.path, estimator, about.name, edit)
@@ -167,31 +173,6 @@ def calibrate_run(
     environment = {"basis": _basis(run, estimator, about.name), VALUE: run.readouts.at_reference(about)}
     Manifest("calibration", FORMAT, content, environment).write(path)
     return calibrated
-
-
-def _retrained(run: Context, orders: Sequence[Order], about: Readout) -> tuple[dict[int, float], list[str]]:
-    """The truths by the orders' places, and the orders whose training diverged; DivergenceError where too few are left."""
-    truths: dict[int, float] = {}
-    diverged: dict[str, str] = {}
-    with run.progress("retraining", len(orders) * run.steps) as tick:
-        for place, order in enumerate(orders):
-            try:
-                truths[place] = run.readouts.truth(about, run.retrain(order, lambda step, state: tick()))
-            except DivergenceError as error:
-                diverged[brief(order)] = str(error)
-    if diverged and len(truths) < LEAST:
-        reason = next(iter(diverged.values()))
-        raise DivergenceError(
-            f"calibrate: expected at least {LEAST} orders that train, got {len(truths)}; training diverged in "
-            f"{', '.join(diverged)} ({reason}); lower schedule.rate, or ask for more --orders"
-        )
-    return truths, list(diverged)
-
-
-def brief(order: Order) -> str:
-    """An order's items, the first of them where they are many, and its digest."""
-    items = order.tolist()
-    return f"{str(items[:SHOWN])[:-1]}{', …' if len(items) > SHOWN else ''}] ({order.digest[:12]})"
 
 
 def _orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order]:

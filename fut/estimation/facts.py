@@ -75,6 +75,7 @@ class ContextFacts:
 
     def probe_groups(self, count: int) -> list[list[int]]:
         """Held-out samples in groups of like ones; UsageError for more groups than samples."""
+        self._run.problem.samples.require_probe("groups")
         return probe_groups(self._run.problem.data, count)
 
     def item_similarity(self, groups: int, items: Sequence[int]) -> NDArray[float64]:

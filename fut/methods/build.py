@@ -22,10 +22,14 @@ from fut.training.problem import Problem
 from storage import remove_parts, require_free
 
 
+def require_states(problem: Problem) -> None:
+    """ResourceError unless what training takes at the very least fits the memory that is there: before any gradient is taken."""
+    require_memory("reference run", Footprint(problem).least(), problem.device, LESS)
+
+
 def require_training(problem: Problem) -> None:
-    """ResourceError unless training fits the memory that is there."""
+    """ResourceError unless training fits the memory that is there; measures a gradient."""
     footprint = Footprint(problem)
-    require_memory("reference run", footprint.least(), problem.device, LESS)  # before a gradient is measured
     _require(footprint, "reference run", footprint.training(), LESS)
 
 

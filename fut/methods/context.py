@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -20,6 +19,7 @@ from fut.artifacts.identity import read_pins
 from fut.data.dataset import Dataset
 from fut.errors import ModelError
 from fut.methods.settings import Config, read_config
+from fut.models.lifting import copied
 from fut.models.objective import Loss
 from fut.models.transformer import Transformer
 from fut.progress import Progress, silent
@@ -68,7 +68,7 @@ class Context:
         self.manifest: Manifest = files.read_manifest(self.path)
         self.config: Config = read_config(self.path)
         self.device = choose_device(device)
-        self._module, self._loss, self._data = copy.deepcopy(module), loss, data
+        self._module, self._loss, self._data = None if module is None else copied(module)[0], loss, data
         self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
         self.summary: dict[str, Any] = files.read_summary(self.path)
         self.readouts = RunReadouts(self, readouts)

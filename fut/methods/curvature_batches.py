@@ -17,6 +17,7 @@ from fut.errors import UsageError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
+from fut.models.products import DIFFERENCE
 from fut.training.problem import Problem
 
 FINE, FUNCTIONAL = 11, 17
@@ -61,11 +62,10 @@ def pooled_products(
 def product_error(problem: Problem, theta: Tensor, batch: Item, direction: Tensor) -> float:
     """|difference - exact| / |exact| of one Hessian-vector product [D] on a batch.
 
-    NaN where the product vanishes, or where the model has no forward derivative.
+    NaN where the product vanishes, or where the model has no exact one.
     """
-    try:
-        exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
-    except (RuntimeError, NotImplementedError):
+    exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
+    if problem.objective.exact_form == DIFFERENCE:
         return math.nan
     found = derivatives.hessian_vector_difference(problem.objective, theta, batch, direction)
     scale = exact.norm().item()
@@ -84,7 +84,7 @@ def noise_caution(error: float | None, setting: str, redo: str) -> str:
         return ""
     return (
         f"its curvature is mostly rounding: a Hessian-vector product by differences is {100 * error:.0f} % off an exact one "
-        f"(limit {100 * NOISE:.0f} %), so that this estimate may be worse than none; set {setting}, or compute the loss in "
+        f"(limit {100 * NOISE:.0f} %), so that estimates may be worse than none; set {setting}, or compute the loss in "
         f"float32 without autocast, and make {redo} anew"
     )
 
@@ -110,25 +110,26 @@ def small_size(problem: Problem, places: int = 1) -> int:
 
 
 def _per_step(problem: Problem) -> int:
-    return problem.config.data.per_step * len(problem.data.items[0][0])
+    return problem.config.data.per_step * rows(problem)
+
+
+def rows(problem: Problem) -> int:
+    """Samples of an item, one at least."""
+    return max(1, len(problem.data.items[0][0]))
 
 
 def pooled_batch(problem: Problem, config: AdjointConfig, step: int, place: int = 0, count: int = 1) -> Item:
     """One of `count` places' part of a batch as large as what `pool` steps consume, its samples drawn from all items."""
-    require_alike(problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
+    require_samples(problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
     return _batch(problem, config, FINE, (step, place, count), pooled_size(problem, config, count))
 
 
-def alike(items: Sequence[Item]) -> bool:
-    """Whether samples of the items can stand in one batch."""
-    return len(_shapes(items)) == 1
-
-
-def require_alike(problem: Problem, advice: str, field: str) -> None:
-    """UsageError where the items' samples differ in shape."""
-    if not alike(problem.data.items):
-        count = len(_shapes(problem.data.items))
-        raise UsageError(f"{field}: expected items of one shape to pool samples from, got {count} shapes; {advice}")
+def require_samples(problem: Problem, advice: str, field: str) -> None:
+    """UsageError where samples of several items cannot stand in one batch."""
+    if not (found := problem.samples.items):
+        raise UsageError(
+            f"{field}: expected items whose first dimension is samples, to pool them, but {found.reason}; {advice}"
+        )
 
 
 def _shapes(items: Sequence[Item]) -> set[tuple[torch.Size, ...]]:

@@ -82,10 +82,15 @@ class Footprint:
         """What a gradient costs most of: an item, a warm-up batch, or all items of a step, which train in one pass."""
         data = self.problem.data
         found = max((*data.items, *data.warmup), key=numbers)
-        together = [data.items[i] for i in self.problem.reference.steps[0]]
-        if len(together) < 2 or not derivatives.stackable(self.problem.objective, together):
+        if not self._together or not self.problem.samples.items:
             return found
-        return max(found, tuple(torch.cat(parts) for parts in zip(*together, strict=True)), key=numbers)
+        return max(found, tuple(torch.cat(parts) for parts in zip(*self._together, strict=True)), key=numbers)
+
+    @cached_property
+    def _together(self) -> list[Item]:
+        """Items of a step that train in one pass; none where they go one by one."""
+        chosen = [self.problem.data.items[i] for i in self.problem.reference.steps[0]]
+        return chosen if len(chosen) > 1 and derivatives.stackable(self.problem.objective, chosen) else []
 
     # --- measured
 
@@ -105,12 +110,17 @@ class Footprint:
 
     @cached_property
     def gradient(self) -> int:
-        """G: bytes of one gradient of the largest item."""
-        return self._gradient_of(self.largest)
+        """G: bytes of one gradient of the largest item, or of the items of a step that train in one pass."""
+        apart = len(self._together) if self._together and not self.problem.samples.items else 1
+        return apart * self._gradient_of(self.largest)
 
     def pooled_gradient(self, pool: int) -> int:
         """Bytes of a gradient of a batch as large as `pool` of the largest items."""
-        return self.gradient if pool == 1 else self._gradient_of(tuple(torch.cat([t] * pool) for t in self.largest))
+        if pool == 1:
+            return self.gradient
+        if not self.problem.samples.items:  # no batch can be made of such items
+            return pool * self.gradient
+        return self._gradient_of(tuple(torch.cat([t] * pool) for t in self.largest))
 
     @cached_property
     def exact_product(self) -> int:
@@ -118,7 +128,12 @@ class Footprint:
         objective, theta = self.problem.objective, self.theta
         if self._scarce(ATTENDED * self.gradient):
             return ATTENDED * self.gradient
-        call = lambda: derivatives.hessian_vector(objective, theta, self.largest, theta).sum().item()  # noqa: E731
+
+        def call() -> float:
+            return derivatives.hessian_vector(objective, theta, self.largest, theta).sum().item()
+
+        if objective.exact_form is None:
+            call()  # which form of product the model has is found without the measurement
         return peak_bytes(theta.device, call)
 
     @cached_property

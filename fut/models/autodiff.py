@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jvp, vmap
+from torch.autograd.function import BackwardCFunction
+from torch.func import grad, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fut.models.objective import Item, Objective
+from fut.models.products import exact_product, stacked_product
+from fut.models.randomness import draws
 
 STACKED = 1 << 13
 """Numbers of input that one pass takes together: beyond them, stacking items saves no time and only costs memory."""
@@ -22,44 +27,132 @@ GRADIENT_BYTES = 1 << 28
 """Bytes of item gradients that one pass makes at most."""
 
 
-def _at(objective: Objective, item: Item) -> Callable[[Tensor], Tensor]:
-    """The item's loss as a function of theta alone; its seed is taken here, as a transform hides the item's bytes."""
-    seed = objective.seed(item)
-    return lambda theta: objective.loss(theta, item, seed)
+Absent = Callable[[int, frozenset[str]], object]
+"""Hears the place of an item among those that were given, and the tensors that it has no gradient of."""
+
+
+class Traced(NamedTuple):
+    """A gradient [D], its loss [nats/token], and the names of tensors that the loss does not depend on: torch's gradient of
+    them is None, where it has zeros here."""
+
+    gradient: Tensor
+    loss: float
+    absent: frozenset[str]
+
+
+def traced_gradient(objective: Objective, theta: Tensor, item: Item) -> Traced:
+    """Gradient of the item's mean loss at theta by plain autograd, as training the module itself takes it; one backward pass.
+
+    By `torch.autograd.grad`, or by `backward()` for a module that allows no other: functions that run a backward pass of their
+    own, such as checkpoints of the reentrant kind, hide parameters from the former.
+    """
+    absent: frozenset[str] | None = None
+    try:
+        found, hiding = _traced(objective, theta, item, objective.whole_backward)
+        if objective.whole_backward or not hiding:
+            return found
+        absent = found.absent
+    except RuntimeError as error:
+        if objective.whole_backward or "use_reentrant" not in str(error):
+            raise
+    found, _ = _traced(objective, theta, item, whole=True)
+    objective.whole_backward = found.absent != absent
+    return found
+
+
+def _traced(objective: Objective, theta: Tensor, item: Item, whole: bool) -> tuple[Traced, bool]:
+    """The gradient, and whether functions in Python may have hidden the tensors that it is absent of."""
+    tensors = objective.tensors
+    with objective.holding(theta, item), torch.enable_grad():
+        loss = objective.plain(item)
+        if not loss.requires_grad:
+            parts: Sequence[Tensor | None] = [None] * len(tensors)
+        elif whole:
+            parts = _whole_backward(loss, tensors)
+        else:
+            parts = torch.autograd.grad(loss, tensors, allow_unused=True)
+    absent = frozenset(n for n, g in zip(objective.names, parts, strict=True) if g is None)
+    hiding = bool(absent) and any(isinstance(node, BackwardCFunction) for node in _graph(loss))
+    return Traced(objective.flat(parts), loss.item(), absent), hiding
+
+
+def _whole_backward(loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    for tensor in tensors:
+        tensor.grad = None
+    loss.backward()
+    found = [tensor.grad for tensor in tensors]
+    for tensor in tensors:
+        tensor.grad = None
+    return found
+
+
+def reached(objective: Objective, theta: Tensor, item: Item) -> tuple[float, frozenset[str]]:
+    """Loss of an item [nats/token], and the names of tensors that it does not depend on, as in `Traced`.
+
+    By a forward pass and a walk through its graph; a backward pass decides where that finds any.
+    """
+    with objective.holding(theta, item), torch.enable_grad():
+        loss = objective.plain(item)
+        leaves, value = {id(node.variable) for node in _graph(loss) if hasattr(node, "variable")}, loss.item()
+    absent = frozenset(n for n, p in zip(objective.names, objective.tensors, strict=True) if id(p) not in leaves)
+    return value, traced_gradient(objective, theta, item).absent if absent else absent
+
+
+def _graph(loss: Tensor) -> set[Any]:
+    """All nodes of a value's graph."""
+    seen, left = set[Any](), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [following for following, _ in node.next_functions]
+    return seen
 
 
 def gradient(objective: Objective, theta: Tensor, item: Item) -> Tensor:
     """Gradient of the item's mean loss at theta: [D], nats/token per unit of parameter."""
-    slope: Tensor = grad(_at(objective, item))(theta)
-    return slope
+    return traced_gradient(objective, theta, item).gradient
 
 
-def gradient_and_loss(objective: Objective, theta: Tensor, item: Item) -> tuple[Tensor, float]:
-    """The gradient [D] and the loss [nats/token] of one item; one backward pass."""
-    g, value = grad_and_value(_at(objective, item))(theta)
-    return g, value.item()
+def gradient_and_loss(
+    objective: Objective, theta: Tensor, item: Item, absent: Absent | None = None
+) -> tuple[Tensor, float]:
+    """The gradient [D] and the loss [nats/token] of one item; one backward pass. absent: hears what had no gradient."""
+    found = traced_gradient(objective, theta, item)
+    if absent is not None:
+        absent(0, found.absent)
+    return found.gradient, found.loss
 
 
 def mean_gradient_and_loss(
-    objective: Objective, theta: Tensor, items: Sequence[Item], weights: Sequence[float]
+    objective: Objective,
+    theta: Tensor,
+    items: Sequence[Item],
+    weights: Sequence[float],
+    absent: Absent | None = None,
 ) -> tuple[Tensor, float]:
     """sum_i w_i g_i [D] and sum_i w_i loss_i [nats/token]; one backward pass where `stackable`, else item by item.
 
-    One item of weight one gives `gradient_and_loss` bit for bit.
+    One item of weight one gives `gradient_and_loss` bit for bit. absent: hears, of items that are taken one by one, what had
+    no gradient.
     """
     if len(items) == 1 and weights[0] == 1.0:
-        return gradient_and_loss(objective, theta, items[0])
+        return gradient_and_loss(objective, theta, items[0], absent)
     size = _together(objective, items)
     total, loss = torch.zeros_like(theta), 0.0
     for first in range(0, len(items), size):
         part, shares = items[first : first + size], weights[first : first + size]
         if len(part) == 1:
-            g, value = gradient_and_loss(objective, theta, part[0])
+            g, value = gradient_and_loss(objective, theta, part[0], absent and partial(_at, absent, first))
             g, value = shares[0] * g, shares[0] * value
         else:
             g, value = _stacked_mean(objective, theta, part, shares)
         total, loss = total + g, loss + value
     return total, loss
+
+
+def _at(absent: Absent, first: int, place: int, names: frozenset[str]) -> None:
+    absent(first + place, names)
 
 
 def _stacked_mean(
@@ -68,7 +161,7 @@ def _stacked_mean(
     stacked, shares = _stack(items), torch.tensor(weights, dtype=theta.dtype, device=theta.device)
 
     def value(theta: Tensor) -> Tensor:
-        return vmap(objective.loss, in_dims=(None, 0))(theta, stacked) @ shares
+        return vmap(objective.noiseless, in_dims=(None, 0))(theta, stacked) @ shares
 
     with sdpa_kernel(SDPBackend.MATH):
         g, loss = grad_and_value(value)(theta)
@@ -93,7 +186,7 @@ def _stacked_gradients(objective: Objective, theta: Tensor, items: Sequence[Item
     if len(items) == 1:
         return gradient(objective, theta, items[0])[None]
     with sdpa_kernel(SDPBackend.MATH):
-        slopes: Tensor = vmap(grad(objective.loss), in_dims=(None, 0))(theta, _stack(items))
+        slopes: Tensor = vmap(grad(objective.noiseless), in_dims=(None, 0))(theta, _stack(items))
         return slopes
 
 
@@ -117,9 +210,10 @@ def _vectorises(objective: Objective, item: Item) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a fallback that torch warns of is slower than our own
             _stacked_gradients(objective, objective.start(), [item, item])
+            devices = [objective.device] if objective.device.type == "cuda" else []
+            return not draws(lambda: objective.noiseless(objective.start(), item), devices)
     except Exception:  # whatever it is, item by item either works or says so
         return False
-    return True
 
 
 def _together(objective: Objective, items: Sequence[Item]) -> int:
@@ -134,13 +228,12 @@ def _stack(items: Sequence[Item]) -> Item:
 
 
 def hessian_vector(objective: Objective, theta: Tensor, item: Item, direction: Tensor) -> Tensor:
-    """Exact product H_i(theta) u [D] by forward-over-reverse (`torch.func.jvp` of `grad`).
+    """Exact product H_i(theta) u [D], in the form that the model has the derivatives for (`fut.models.products`).
 
-    Attention runs on the math back end, which alone has forward derivatives. Counted as two gradients.
+    By central difference for a model without second derivatives, which a warning says. Counted as two gradients.
     """
-    with sdpa_kernel(SDPBackend.MATH):
-        product: Tensor = jvp(grad(_at(objective, item)), (theta,), (direction,))[1]
-        return product
+    product = exact_product(objective, theta, item, direction)
+    return hessian_vector_difference(objective, theta, item, direction) if product is None else product
 
 
 def hessian_vector_difference(
@@ -191,13 +284,11 @@ def one_sided_difference(
 
 def hessian_vector_mean(objective: Objective, theta: Tensor, items: Sequence[Item], direction: Tensor) -> Tensor:
     """Exact product [D] with the Hessian of several items' mean loss: in one pass where `stackable`, else item by item."""
-    if len(items) == 1 or not stackable(objective, items):
-        return torch.stack([hessian_vector(objective, theta, item, direction) for item in items]).sum(0) / len(items)
-    stacked = _stack(items)
-    with sdpa_kernel(SDPBackend.MATH):
-        slope = grad(lambda at: vmap(objective.loss, in_dims=(None, 0))(at, stacked).mean())
-        product: Tensor = jvp(slope, (theta,), (direction,))[1]
-        return product
+    if len(items) > 1 and stackable(objective, items):
+        found = stacked_product(objective, theta, _stack(items), direction)
+        if found is not None:
+            return found
+    return torch.stack([hessian_vector(objective, theta, item, direction) for item in items]).sum(0) / len(items)
 
 
 def evaluate(objective: Objective, theta: Tensor, items: Sequence[Item]) -> float:
@@ -206,8 +297,19 @@ def evaluate(objective: Objective, theta: Tensor, items: Sequence[Item]) -> floa
     Summed in double precision, in the given order.
     """
     with torch.no_grad(), objective.judging():
-        values = [objective.loss(theta, item).double() for item in items]
+        values = [_loss(objective, theta, item).double() for item in items]
     return (torch.stack(values).sum() / len(values)).item()
+
+
+def item_loss(objective: Objective, theta: Tensor, item: Item) -> float:
+    """Mean loss of one item at theta [nats/token], the module in its own mode."""
+    with torch.no_grad():
+        return _loss(objective, theta, item).item()
+
+
+def _loss(objective: Objective, theta: Tensor, item: Item) -> Tensor:
+    with objective.holding(theta, item):
+        return objective.plain(item)
 
 
 def evaluate_gradient(objective: Objective, theta: Tensor, items: Sequence[Item]) -> Tensor:

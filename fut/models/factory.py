@@ -11,7 +11,8 @@ from torch import nn
 from fut.config.schema import ModelConfig
 from fut.errors import UsageError
 from fut.models.forward import ForwardLoss
-from fut.models.objective import Loss, seeded
+from fut.models.objective import Loss
+from fut.models.randomness import seeded
 from fut.models.transformer import Transformer, next_token_loss
 
 

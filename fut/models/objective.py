@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,8 @@ from torch.func import functional_call
 
 from estimators.parameters import ParameterLayout
 from fut.errors import DataError, FutError, ModelError
+from fut.models.lifting import copied, lifted
+from fut.models.randomness import seeded
 from fut.models.transformer import Transformer, next_token_loss
 
 Item = tuple[Tensor, ...]
@@ -25,42 +26,48 @@ Loss = Callable[..., Tensor]
 
 
 class _WithLoss(nn.Module):
-    """The loss as a forward pass, so that `functional_call` reaches every parameter the loss uses."""
+    """The loss as a forward pass, so that every parameter that the loss uses is one of its own."""
 
     def __init__(self, module: nn.Module, loss: Loss) -> None:
         super().__init__()
-        self.module, self._loss, self._proven = module, loss, False
-        self._own = not isinstance(module, Transformer) or loss is not next_token_loss
+        self.module, self.loss, self._proven, self.judged = module, loss, False, False
+        self.built_in = isinstance(module, Transformer) and loss is next_token_loss
 
     def forward(self, *item: Tensor) -> Tensor:
         value = self._value(*item)
         self._proven = True
-        if not isinstance(value, Tensor) or value.ndim:
-            got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        if not isinstance(value, Tensor) or value.numel() != 1 or value.ndim > 1 or not value.is_floating_point():
+            got = f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ModelError(
                 f"loss: expected a tensor holding one number, the item's mean loss, got {got}; take its mean"
             )
-        return value
+        return value if value.ndim == 0 else value.reshape(())
 
     def _value(self, *item: Tensor) -> Any:
         """What the loss returns; ModelError, with the place, for an error of the user's own code."""
         try:
-            return self._loss(self.module, *item)
+            return self.loss(self.module, *item)
         except Exception as error:
             missing = isinstance(error, NotImplementedError) and self._proven  # a derivative that torch lacks
-            if not self._own or missing or isinstance(error, (FutError, MemoryError, torch.OutOfMemoryError)):
+            if self.built_in or missing or isinstance(error, (FutError, MemoryError, torch.OutOfMemoryError)):
                 raise
             said = (str(error).splitlines() or [""])[0][:200]
             raise ModelError(
-                f"model: expected a forward pass and a loss without errors, got {type(error).__name__}: {said} "
+                f"model: expected a forward pass and a loss without errors{self._mode()}, got {type(error).__name__}: {said} "
                 f"({_place(error)}); {self._advice(said)}"
             ) from error
+
+    def _mode(self) -> str:
+        """In which mode the module is, where that is not its own."""
+        return " in evaluation mode, in which the probe is judged" if self.judged else ""
 
     def _advice(self, said: str) -> str:
         if "dtype" in said:
             held = next(self.module.parameters()).dtype
             return f"parameters are {held} here, as model.dtype says: give items of that kind, or set it"
-        own = "pass the loss= that it is trained with, or " if self._loss is next_token_loss else ""
+        if self.judged:
+            return "give a loss that serves both modes: one that needs the module's training mode can call module.train() itself"
+        own = "pass the loss= that it is trained with, or " if self.loss is next_token_loss else ""
         return f"{own}mend the forward pass"
 
 
@@ -73,23 +80,13 @@ def _place(error: Exception) -> str:
     return f"{chosen.filename}, line {chosen.lineno}"
 
 
-class _Applied(nn.Module):
-    """Any function of the module and some inputs as a forward pass."""
-
-    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.module, self._function = module, function
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self._function(self.module, *inputs)
-
-
 class Objective:
     """Loss of one item as a function of the flat parameters theta [D].
 
-    module: any `nn.Module`; its parameters are copied and never changed. loss: `loss(module, *item)` giving a scalar,
-    the mean over the item's tokens in nats/token. Randomness inside the module (dropout) is keyed by the item's own
-    content, so that the noise travels with the item when the order changes.
+    module: any `nn.Module`; it is copied and never changed. loss: `loss(module, *item)` giving a scalar, the mean over the
+    item's tokens in nats/token; if it is a module itself, its parameters are trained too. All random numbers (of torch, of
+    `random`, of numpy) are keyed by the item's own content, in training and in evaluation mode, so that the noise travels
+    with the item when the order changes.
     """
 
     def __init__(
@@ -100,19 +97,22 @@ class Objective:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.device, self.dtype = torch.device(device), dtype
-        module = copy.deepcopy(module).to(device=self.device, dtype=dtype)
-        self._call = _WithLoss(module, loss)
+        self._call = lifted(_WithLoss(*copied(module, loss)), self.device, dtype)
         named = {n: p for n, p in self._call.named_parameters() if p.requires_grad}
         if not named:
             raise ModelError("expected a module with parameters, got none to train; pass the module to be trained")
-        self.names = list(named)
-        self.shapes = [tuple(p.shape) for p in named.values()]
-        self.sizes = [p.numel() for p in named.values()]
-        self._start = torch.cat([p.detach().reshape(-1) for p in named.values()]).clone()
+        self.names, self.tensors = list(named), list(named.values())
+        self.shapes = [tuple(p.shape) for p in self.tensors]
+        self.sizes = [p.numel() for p in self.tensors]
+        self._start = torch.cat([p.detach().reshape(-1) for p in self.tensors]).clone()
         # Any layer or function may draw random numbers in training mode; the built-in model has none that does.
-        self.stochastic = not isinstance(module, Transformer) and any(m.training for m in module.modules())
+        self.stochastic = not self.built_in and any(m.training for m in self._call.module.modules())
         self.vectorises: bool | None = None  # whether `torch.func.vmap` can transform the loss; None until it is tried
-        self._refuse_running_statistics(module)
+        self.exact_form: str | None = (
+            None  # how exact products are taken (`fut.models.products`); None until it is tried
+        )
+        self.whole_backward = False  # whether gradients take `backward()`, as checkpointing of the reentrant kind does
+        self._refuse_running_statistics(self._call.module)
 
     @staticmethod
     def _refuse_running_statistics(module: nn.Module) -> None:
@@ -131,63 +131,132 @@ class Objective:
     @cached_property
     def layout(self) -> ParameterLayout:
         """The module's trained tensors, by its own names, in the order of theta."""
-        return ParameterLayout(tuple(n.removeprefix("module.") for n in self.names), tuple(self.shapes))
+        return ParameterLayout(tuple(map(self.own_name, self.names)), tuple(self.shapes))
+
+    def fresh(self) -> Objective:
+        """Another copy with the same starting parameters, of this one's module as it is now."""
+        made = Objective(self._call.module, self._call.loss, self.device, self.dtype)
+        made._start = self._start.clone()
+        return made
+
+    @property
+    def call(self) -> nn.Module:
+        """Module and loss together, as the parts `module` and `loss`."""
+        return self._call
+
+    @property
+    def module(self) -> nn.Module:
+        """The copy of the user's module; its parameters are what was held last."""
+        return self._call.module
+
+    @property
+    def built_in(self) -> bool:
+        """Whether module and loss are the built-in ones, which are known to be functions of parameters and item alone."""
+        return bool(self._call.built_in)
+
+    def own_name(self, name: str) -> str:
+        """A tensor's name as its owner has it: of the module by the module's name, of a loss with tensors under `loss.`"""
+        return (
+            name.removeprefix("module.")
+            if name.startswith("module.")
+            else self._loss_prefix + name.removeprefix("loss.")
+        )
+
+    @cached_property
+    def _loss_prefix(self) -> str:
+        taken = any(n.startswith("module.loss.") for n in self._call.state_dict())
+        return "loss_function." if taken else "loss."
 
     def start(self) -> Tensor:
         """The module's own parameters as one vector [D]."""
         return self._start.clone()
 
+    def parts(self, theta: Tensor) -> list[Tensor]:
+        """Views of theta [D], one per trained tensor, in its shape."""
+        return [part.view(shape) for part, shape in zip(theta.split(self.sizes), self.shapes, strict=True)]
+
     def parameters(self, theta: Tensor) -> dict[str, Tensor]:
-        """Views of theta [D] by the module's parameter names."""
-        parts = theta.split(self.sizes)
-        return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+        """The same by the parameters' names."""
+        return dict(zip(self.names, self.parts(theta), strict=True))
 
     def state_dict(self, theta: Tensor) -> dict[str, Tensor]:
-        """Everything `module.load_state_dict` wants: theta under the module's own names, tied aliases, and buffers."""
-        module = self._call.module
-        values = {n.removeprefix("module."): p for n, p in self.parameters(theta).items()}
-        names = {id(p): n for n, p in module.named_parameters()}
-        aliases = {n: names[id(p)] for n, p in module.named_parameters(remove_duplicate=False)}
-        stored = module.state_dict()
-        trained = {n: values[a] for n, a in aliases.items() if a in values}
-        return {n: trained.get(n, t).detach().clone() for n, t in stored.items()}
+        """Everything `module.load_state_dict` wants: theta under the module's own names, tied aliases, and buffers.
 
-    def seed(self, item: Item) -> int | None:
-        """What keys the randomness inside the module to the item's content; None for a module without any."""
-        return int.from_bytes(item_digest(item)[:7], "little") if self.stochastic else None
+        A loss that has parameters or buffers adds its own, under names that begin with `loss.`: they are state too.
+        """
+        values = self.parameters(theta)
+        names = {id(p): n for n, p in self._call.named_parameters()}
+        aliases = {n: names[id(p)] for n, p in self._call.named_parameters(remove_duplicate=False)}
+        trained = {n: values[a] for n, a in aliases.items() if a in values}
+        stored = {n: t for n, t in self._call.state_dict().items() if isinstance(t, Tensor)}
+        return {self.own_name(n): trained.get(n, t).detach().clone() for n, t in stored.items()}
+
+    @contextmanager
+    def noise(self, item: Item) -> Iterator[None]:
+        """Random numbers keyed by the item's content, whatever draws them; nothing for the built-in model, which draws none."""
+        if self.built_in:
+            yield
+            return
+        with seeded(self.seed(item), [self.device] if self.device.type == "cuda" else []):
+            yield
+
+    def seed(self, item: Item) -> int:
+        """What keys the randomness to the item's content."""
+        return int.from_bytes(item_digest(item)[:7], "little")
 
     def loss(self, theta: Tensor, item: Item, seed: int | None = None) -> Tensor:
-        """Mean loss of the item at theta [nats/token], a scalar. seed: `self.seed(item)`, needed inside a transform."""
-        chosen = self.seed(item) if seed is None else seed
-        if not self.stochastic or chosen is None:
-            return self._loss_of(theta, item)
-        with seeded(chosen, [self.device] if self.device.type == "cuda" else []):
-            return self._loss_of(theta, item)
+        """Mean loss of the item at theta [nats/token], a scalar; a function of theta that torch.func can transform.
 
-    def _loss_of(self, theta: Tensor, item: Item) -> Tensor:
+        seed: `self.seed(item)`, needed inside a transform.
+        """
+        if self.built_in:
+            return self.noiseless(theta, item)
+        with seeded(self.seed(item) if seed is None else seed, [self.device] if self.device.type == "cuda" else []):
+            return self.noiseless(theta, item)
+
+    def noiseless(self, theta: Tensor, item: Item) -> Tensor:
+        """The same for a module and a loss that draw no random numbers: items may be stacked."""
         loss: Tensor = functional_call(self._call, self.parameters(theta), item)
         return loss
+
+    @contextmanager
+    def holding(self, theta: Tensor, item: Item) -> Iterator[nn.Module]:
+        """The module itself, its parameters being theta [D], and the item's noise: what plain torch code works with.
+
+        Gradients are of `tensors`; backward passes belong inside, as some forward passes are run again there (checkpointing).
+        """
+        with torch.no_grad():
+            for own, part in zip(self.tensors, self.parts(theta), strict=True):
+                own.copy_(part)
+        with self.noise(item):
+            yield self._call.module
+
+    def plain(self, item: Item) -> Tensor:
+        """Mean loss of the item [nats/token], a scalar, as the module stands inside `holding`."""
+        loss: Tensor = self._call(*item)
+        return loss
+
+    def flat(self, parts: Sequence[Tensor | None]) -> Tensor:
+        """One vector [D] of a part per tensor, zeros for None."""
+        given = zip(self.tensors, parts, strict=True)
+        dense = [torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g for p, g in given]
+        return torch.cat([g.detach().reshape(-1) for g in dense])
 
     @property
     def loss_function(self) -> Loss:
         """The loss of (module, *item)."""
-        return self._call._loss
-
-    def apply(self, theta: Tensor, function: Callable[..., Any], *inputs: Tensor) -> Any:
-        """function(module, *inputs), the module's parameters being theta [D]; differentiable in theta."""
-        own = {n: p for n, p in self.parameters(theta).items() if n.startswith("module.")}
-        return functional_call(_Applied(self._call.module, function), own, inputs)
+        return self._call.loss
 
     @contextmanager
     def judging(self) -> Iterator[None]:
         """The module in evaluation mode (no dropout), as a model is judged; each part's own mode afterwards."""
         modes, stochastic = [(m, m.training) for m in self._call.modules()], self.stochastic
         self._call.eval()
-        self.stochastic = False
+        self.stochastic, self._call.judged, judged = False, any(training for _, training in modes), self._call.judged
         try:
             yield
         finally:
-            self.stochastic = stochastic
+            self.stochastic, self._call.judged = stochastic, judged
             for module, training in modes:
                 module.training = training
 
@@ -196,7 +265,7 @@ class Objective:
         module = self._call.module
         return {
             "class": f"{type(module).__module__}.{type(module).__qualname__}",
-            "parameters": {n.removeprefix("module."): list(s) for n, s in zip(self.names, self.shapes, strict=True)},
+            "parameters": {self.own_name(n): list(s) for n, s in zip(self.names, self.shapes, strict=True)},
             "dtype": str(self.dtype).removeprefix("torch."),
             "start": hashlib.sha256(self._start.cpu().numpy().tobytes()).hexdigest(),
         }
@@ -219,17 +288,3 @@ def _array(tensor: Tensor) -> np.ndarray:
         raise DataError(
             f"items: expected tensors of a type that numpy has, got {tensor.dtype}; convert inputs to float32 or whole numbers"
         ) from error
-
-
-@contextmanager
-def seeded(seed: int, devices: Sequence[torch.device | int]) -> Iterator[None]:
-    """Torch's random numbers drawn from a seed, on the CPU and some CUDA devices; their generators go on afterwards as before.
-
-    `torch.manual_seed` would seed every device, also one that is not in use yet.
-    """
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        for device in devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield

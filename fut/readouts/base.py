@@ -90,18 +90,19 @@ def averaged(
     """The mean over `inputs` of function(module, *input), the module in evaluation mode; summed in the given order."""
     objective = problem.objective
 
-    def called(theta: Tensor, item: Item) -> Tensor:
-        return _scalar(name, objective.apply(theta, function, *item))
-
     def value(theta: Tensor) -> float:
-        with torch.no_grad(), objective.judging():
-            return sum(called(theta, item).double().item() for item in inputs) / len(inputs)
+        total = 0.0
+        for item in inputs:
+            with torch.no_grad(), objective.judging(), objective.holding(theta, item) as module:
+                total += _scalar(name, function(module, *item)).double().item()
+        return total / len(inputs)
 
     def gradient(theta: Tensor) -> Tensor:
-        total, theta = torch.zeros_like(theta), theta.detach().requires_grad_()
-        with torch.enable_grad(), objective.judging():
-            for item in inputs:
-                total += torch.autograd.grad(_differentiable(name, called(theta, item)), theta)[0]
+        total = torch.zeros_like(theta)
+        for item in inputs:
+            with torch.enable_grad(), objective.judging(), objective.holding(theta, item) as module:
+                found = _differentiable(name, _scalar(name, function(module, *item)))
+                total += objective.flat(torch.autograd.grad(found, objective.tensors, allow_unused=True))
         return total / len(inputs)
 
     return Readout(name, unit, value, gradient, pinned)

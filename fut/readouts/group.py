@@ -24,5 +24,6 @@ class GroupLoss(ReadoutKind):
 
     def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The group's mean loss; its value is kept to recognise it, as the held-out data say which samples it has."""
+        problem.samples.require_probe("groups")
         groups = parse_group(name) or []
         return mean_loss(problem, name, group_item(problem.data, groups[0]), pinned=True)

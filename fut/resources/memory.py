@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fut.errors import ResourceError
 
@@ -34,6 +34,10 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for given in _tensors((args, kwargs)):
             self._note(given, counted=False)
+        if any(leaf._is_zerotensor() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
+            if func._schema.is_mutable:
+                raise RuntimeError(f"{func}: torch's tensors of zeros alone cannot be written to")
+            args, kwargs = tree_map_only(Tensor, _written_out, (args, kwargs))
         result = func(*args, **(kwargs or {}))
         for made in _tensors(result):
             self._note(made, counted=True)
@@ -55,8 +59,21 @@ class LiveBytes(TorchDispatchMode):
         self.now -= nbytes
 
 
+def _written_out(tensor: Tensor) -> Tensor:
+    """A tensor of zeros alone, which forward derivatives make, with its zeros: kernels below a dispatch mode read its memory, of
+    which it has none, and the process ends."""
+    if not tensor._is_zerotensor():
+        return tensor
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Tensors with a storage of their own: those of zeros alone have none, and sparse ones have parts that have."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and _stored(leaf)]
+
+
+def _stored(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor._is_zerotensor()
 
 
 def peak_bytes(device: torch.device, call: Callable[[], object]) -> int:

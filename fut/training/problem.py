@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,16 @@ from estimators.state import State
 from fut.config.training import TrainingConfig
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
+from fut.errors import DataError
 from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
-from fut.models.objective import Loss, Objective
+from fut.models.objective import Item, Loss, Objective
 from fut.resources.device import computes
+from fut.training.absent_gradients import AbsentGradients
+from fut.training.samples import DataSamples
+
+LOWER = "lower schedule.rate or warmup.rate, or set rule.options.clip"
+"""What to do where training diverges."""
 
 
 @computes
@@ -42,6 +48,21 @@ class Problem:
     def rule(self) -> Rule:
         """The update rule of all parameters; `Rule.restrict` makes it that of some."""
         return make_rule(self.config.rule.name, **self.config.rule.options).on(self.objective.layout)
+
+    @cached_property
+    def absent(self) -> AbsentGradients:
+        """Which trained tensors items gave no gradient so far."""
+        return AbsentGradients(self.rule, self.objective)
+
+    def _note_absent(self, where: str, names: frozenset[str]) -> None:
+        if names or not self.objective.built_in:
+            self.absent.note(where, names)
+            self.absent.require_none()
+
+    @cached_property
+    def samples(self) -> DataSamples:
+        """Whether the first dimension of items, and of probe chunks, is samples."""
+        return DataSamples(self.objective, self.data.items, self.data.probe)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -110,8 +131,27 @@ class Problem:
         return self.gradient_and_loss(theta, item)[0]
 
     def gradient_and_loss(self, theta: Tensor, item: int) -> tuple[Tensor, float]:
-        g, loss = derivatives.gradient_and_loss(self.objective, theta, self.data.items[item])
-        return g, finite(loss, f"item {item}")
+        return self.gradient_and_loss_of(theta, self.data.items[item], f"item {item}")
+
+    def gradient_and_loss_of(self, theta: Tensor, item: Item, where: str) -> tuple[Tensor, float]:
+        """The same of an item of any part of the data set, which messages call `where`."""
+        g, loss = derivatives.gradient_and_loss(
+            self.objective, theta, item, lambda place, names: self._note_absent(where, names)
+        )
+        finite(loss, where)
+        if not torch.isfinite(g.sum()) and not torch.isfinite(g).all():  # a sum is quick, but may overflow
+            self._refuse_gradient(item, where)
+        return g, loss
+
+    def _refuse_gradient(self, item: Item, where: str) -> NoReturn:
+        """DataError for an item whose gradient is not finite at the starting parameters either, else DivergenceError."""
+        start = self.objective.start() if self.state is None else self.state.theta
+        if not derivatives.gradient(self.objective, start, item).isfinite().all():
+            raise DataError(
+                f"{where}: expected a finite gradient at the starting parameters, got NaN or infinity, whatever the rate; look "
+                "at its numbers, and at the loss there (a square root or a logarithm at 0)"
+            )
+        raise DivergenceError(f"{where}: expected a finite gradient, got NaN or infinity; {LOWER}")
 
     def mean_gradient(self, theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
         """Weighted sum of the items' gradients [D]."""
@@ -121,7 +161,13 @@ class Problem:
         self, theta: Tensor, items: Sequence[int], weights: Sequence[float]
     ) -> tuple[Tensor, float]:
         chosen = [self.data.items[i] for i in items]
-        g, loss = derivatives.mean_gradient_and_loss(self.objective, theta, chosen, weights)
+        g, loss = derivatives.mean_gradient_and_loss(
+            self.objective,
+            theta,
+            chosen,
+            weights,
+            lambda place, names: self._note_absent(f"item {items[place]}", names),
+        )
         return g, finite(loss, f"items {', '.join(map(str, items))}")
 
     def item_gradients(self, theta: Tensor, items: Sequence[int]) -> Tensor:
@@ -194,9 +240,7 @@ def reference_order(config: TrainingConfig) -> Order:
 def finite(loss: float, where: str) -> float:
     """The loss, if it is a finite number."""
     if loss != loss or loss in (float("inf"), float("-inf")):
-        raise DivergenceError(
-            f"{where}: expected a finite loss, got {loss}; lower schedule.rate or warmup.rate, or set rule.options.clip"
-        )
+        raise DivergenceError(f"{where}: expected a finite loss, got {loss}; {LOWER}")
     return loss
 
 
@@ -214,7 +258,12 @@ def build_problem(
     state: the lifted state [D] before the window, of a training that was recorded in its course.
     """
     data = (build_dataset(config) if data is None else data).to(device)
+    module, loss = module_and_loss(config, module, loss)
+    return Problem(config, data, Objective(module, loss, device, getattr(torch, config.model.dtype)), state)
+
+
+def module_and_loss(config: TrainingConfig, module: nn.Module | None, loss: Loss | None) -> tuple[nn.Module, Loss]:
+    """What is trained: as given, else as the configuration describes it."""
     if module is None:  # not `module or`: one may have a length, even of 0
         module = build_module(config.model, config.data.vocabulary, config.data.context)
-    chosen = build_loss(config.model) if loss is None else loss
-    return Problem(config, data, Objective(module, chosen, device, getattr(torch, config.model.dtype)), state)
+    return module, build_loss(config.model) if loss is None else loss

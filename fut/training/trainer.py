@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.replay import Listener, OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.state import State
-from fut.errors import ModelError
-from fut.models import autodiff as derivatives
+from fut.models.autodiff import item_loss
 from fut.progress import Progress, silent
 from fut.training.checkpoints import attributes_of, pack, read_state
+from fut.training.divergence import named
 from fut.training.problem import Problem, finite
 from storage import CheckpointStore
 
@@ -34,13 +34,20 @@ class Retrained:
 
 
 def train_order(problem: Problem, start: State, order: Order, listener: Listener | None = None) -> Retrained:
-    """Really train in the given order from a lifted state [D]; the same order gives the same bytes."""
+    """Really train in the given order from a lifted state [D]; the same order gives the same bytes.
+
+    Raises:
+        DivergenceError: naming the order, where a loss or a gradient is not finite.
+    """
     began = time.perf_counter()
     transition = RuleTransition(problem.rule, problem.rate, TrueGradients(problem.gradient, problem.mean_gradient))
     batch = OrderBatch.pack([problem.weighed(order)], problem.device)
-    theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
-    seconds = time.perf_counter() - began
-    return Retrained(finite(problem.probe_loss(theta), "probe set after training"), theta, seconds)
+    try:
+        theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
+        seconds = time.perf_counter() - began
+        return Retrained(finite(problem.probe_loss(theta), "probe set after training"), theta, seconds)
+    except DivergenceError as error:
+        raise DivergenceError(f"order {named(order)}: it diverges: {error}") from error
 
 
 def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> State:
@@ -57,9 +64,7 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
         return state
 
     def gradient(theta: Tensor, item: int) -> Tensor:
-        g, loss = derivatives.gradient_and_loss(problem.objective, theta, items[item])
-        finite(loss, f"warm-up step {item}")
-        return g
+        return problem.gradient_and_loss_of(theta, items[item], f"warm-up step {item}")[0]
 
     def save(step: int, state: State) -> None:
         if step % WARMUP_SAVE_EVERY == 0 and step < len(items):
@@ -82,21 +87,12 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
         return replay(transition, state, batch, done, listener)
 
 
-def require_attached(problem: Problem, theta: Tensor) -> None:
-    """ModelError for a loss that does not depend on the module's parameters; one that is flat here may."""
-    at = theta.detach().clone().requires_grad_()
-    if not problem.objective.loss(at, problem.data.items[0]).requires_grad:
-        raise ModelError(
-            "loss: expected one that depends on the module's parameters, got one that is detached; mend it"
-        )
-
-
 def _recording(problem: Problem) -> tuple[TrueGradients, dict[str, float]]:
-    """The gradients that training takes, and what is recorded of the latest step: its loss, and whether it had any gradient."""
-    latest = {"train_loss": math.nan, "gradient": 1.0}
+    """The gradients that training takes, and what is recorded of the latest step: its loss."""
+    latest = {"train_loss": math.nan}
 
     def kept(found: tuple[Tensor, float]) -> Tensor:
-        latest["train_loss"], latest["gradient"] = found[1], float(found[0].any())
+        latest["train_loss"] = found[1]
         return found[0]
 
     def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
@@ -109,9 +105,8 @@ def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
     """Training loss of a step of the reference order at parameters theta [D]: that of training, but for rounding."""
     picks = OrderBatch.pack([problem.weighed(problem.reference)], problem.device).at(step)
     pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
-    with torch.no_grad():
-        loss: float = sum(w * problem.objective.loss(theta, problem.data.items[item]).item() for item, w in pairs if w)
-        return loss
+    losses = [w * item_loss(problem.objective, theta, problem.data.items[item]) for item, w in pairs if w]
+    return float(sum(losses))
 
 
 def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:
@@ -130,8 +125,6 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
     gradients, latest = _recording(problem)
 
     def save(step: int, state: State) -> None:
-        if step == 1 and not latest["gradient"]:
-            require_attached(problem, state.theta[0])
         checkpoints.write(step, pack(state), attributes_of(state, train_loss=latest["train_loss"]))
 
     with progress("reference run", problem.config.steps - done) as tick:

@@ -7,7 +7,7 @@ from fut.methods.adjoint.quadratic_directions import bend_cost
 from fut.methods.adjoint.replay_curvature import products
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.adjoint.sweep import check_cost
-from fut.methods.curvature_batches import pooled_size, small_size
+from fut.methods.curvature_batches import pooled_size, rows, small_size
 from fut.methods.stages import Cost
 from fut.readouts.readout import gradient_cost
 
@@ -20,7 +20,7 @@ def low_rank(spec: AdjointSpec) -> Cost:
     size = pooled_size(spec.problem, spec.config, places) * places
     count = 2 * len(spec.curvatures) * products(spec)
     nbytes = len(spec.curvatures) * spec.rank * spec.vector_bytes
-    return Cost(round(count * size / len(spec.problem.data.items[0][0])), 0, nbytes)
+    return Cost(round(count * size / rows(spec.problem)), 0, nbytes)
 
 
 def sweep(spec: AdjointSpec) -> Cost:
@@ -33,10 +33,10 @@ def sweep(spec: AdjointSpec) -> Cost:
     count = round(taken * spec.fine) + sum(gradient_cost(n, problem) for n in spec.names)
     count += _coarse(spec) + check_cost(spec)
     state = spec.state_vectors
-    rows = len(spec.names) * (1 + bool(spec.rank)) + spec.functionals + spec.fine * state
+    vectors = len(spec.names) * (1 + bool(spec.rank)) + spec.functionals + spec.fine * state
     control = 16 * spec.fine * problem.objective.size if spec.of_all else 0
     whole = 2 * spec.rows * state  # costates of this step and the last
-    return Cost(count, 0, (rows * (spec.steps + 1) + whole) * spec.vector_bytes + control)
+    return Cost(count, 0, (vectors * (spec.steps + 1) + whole) * spec.vector_bytes + control)
 
 
 def anchors(spec: AdjointSpec) -> Cost:
@@ -56,11 +56,11 @@ def fold(spec: AdjointSpec) -> Cost:
 def _coarse(spec: AdjointSpec) -> int:
     """Those of them that functionals and pooled read-outs take: finding functionals, and products on half a step's batch."""
     problem, m, first = spec.problem, spec.functionals, spec.names[0]
-    rows = m + len(spec.names) - spec.fine
-    swept = _drawn(spec, small_size(problem, spec.trajectory.places_count)) * (1 + rows) if rows else 0
+    coarse = m + len(spec.names) - spec.fine
+    swept = _drawn(spec, small_size(problem, spec.trajectory.places_count)) * (1 + coarse) if coarse else 0
     return round(swept) + bend_cost(problem, first, m, gradient_cost(first, problem))
 
 
 def _drawn(spec: AdjointSpec, size: int) -> float:
     """Gradients of items that batches of `size` samples come to, one for every place and step."""
-    return spec.steps * spec.trajectory.places_count * size / len(spec.problem.data.items[0][0])
+    return spec.steps * spec.trajectory.places_count * size / rows(spec.problem)

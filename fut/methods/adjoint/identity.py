@@ -8,7 +8,7 @@ from fut.artifacts.directory import ADJOINT, MANIFEST
 from fut.errors import NotCachedError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.files import Expansion
-from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.adjoint.spec import AdjointSpec, possible_spec
 from fut.methods.context import Context
 from fut.readouts.readout import PROBE, caching_command, shortened
 from storage import Manifest
@@ -30,9 +30,11 @@ def open_expansion(context: Context, config: AdjointConfig | None = None, part: 
     """
     if config is None and has_expansion(context.path, part):
         config = read_expansion_config(context.path, part)
-    chosen, directory = config or context.config.adjoint, context.path / part
+        spec = AdjointSpec(context.problem, config)
+    else:
+        spec = possible_spec(context.problem, config or context.config.adjoint)
     user, end = context.readouts.user, lambda: context.state(context.steps).theta
-    return Expansion(directory, AdjointSpec(context.problem, chosen), lambda: context.state(0), user, end)
+    return Expansion(context.path / part, spec, lambda: context.state(0), user, end)
 
 
 def expansion_of(context: Context, readout: str, name: str) -> Expansion:

@@ -8,10 +8,13 @@ scratch is deleted once the terms are folded out of it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from fut.artifacts.directory import ADJOINT, MEMORIZATION
+from fut.errors import FutWarning
 from fut.methods.adjoint import costs, memory
 from fut.methods.adjoint.anchors import (
     ANCHORED,
@@ -25,12 +28,12 @@ from fut.methods.adjoint.files import PARTS, Expansion
 from fut.methods.adjoint.identity import has_expansion, open_expansion, read_expansion_config
 from fut.methods.adjoint.replay_curvature import missing_low_rank, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
-from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.adjoint.spec import AdjointSpec, possible_spec, whole_items_note
 from fut.methods.adjoint.sweep import kept_error, missing_sweep, run_sweep
 from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates, require_metric
-from fut.methods.curvature_batches import require_alike
+from fut.methods.curvature_batches import require_samples
 from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
@@ -168,7 +171,7 @@ class ExpansionStages(Preparation[Expansion]):
     stages = (TRAJECTORY, LOW_RANK, SWEEP, CHOICE, ANCHORS, SAMPLE, SAMPLED_ANCHORS, FOLD)
 
     def planned(self, problem: Problem, config: Config) -> AdjointSpec:
-        return AdjointSpec(problem, config.adjoint)
+        return possible_spec(problem, config.adjoint)
 
     def open(self, context: Context, request: Request = Request()) -> Expansion:  # noqa: B008
         config, stored = context.config, None
@@ -182,13 +185,19 @@ class ExpansionStages(Preparation[Expansion]):
     def usual(self, context: Context) -> bool:
         return context.problem.rule.smooth
 
+    def pin_identity(self, files: Expansion, pins: dict[str, float], path: Path) -> None:
+        if files.spec.whole_items and not has_expansion(files.directory.parent, files.directory.name):
+            warnings.warn(f"{self.name}: {whole_items_note(files.problem)}", FutWarning, stacklevel=6)
+        super().pin_identity(files, pins, path)
+
     def pinned(self, files: Expansion) -> list[str]:
         return files.spec.names
 
     def notes(self, problem: Problem, config: Config) -> list[str]:
-        count = len(self.planned(problem, config).anchors)
-        said = f"anchors: planned for {count}, the most that adjoint.num_anchors = 0 can choose"
-        return [] if config.adjoint.num_anchors else [said]
+        spec = self.planned(problem, config)
+        said = f"anchors: planned for {len(spec.anchors)}, the most that adjoint.num_anchors = 0 can choose"
+        notes = [] if config.adjoint.num_anchors else [said]
+        return notes + ([whole_items_note(problem)] if spec.whole_items else [])
 
     def describe(self, context: Context) -> dict[str, Any]:
         found, begun = open_expansion(context), has_expansion(context.path)
@@ -210,10 +219,10 @@ class ExpansionStages(Preparation[Expansion]):
         _ = spec.trajectory.groups
         require_coordinates(problem, "adjoint", spec.expected_coordinates, "adjoint.coordinates")
         if config.curvature == "pooled":
-            require_alike(problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
+            require_samples(problem, 'set adjoint.curvature = "items"', "adjoint.curvature")
         if config.rank:
             require_metric(problem, "adjoint.rank", "set adjoint.rank = 0")
-            require_alike(problem, "set adjoint.rank = 0", "adjoint.rank")
+            require_samples(problem, "set adjoint.rank = 0", "adjoint.rank")
 
     def stored(self, context: Context) -> list[Expansion]:
         places = [place for place in (self.name, *self.places) if has_expansion(context.path, place)]

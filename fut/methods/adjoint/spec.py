@@ -10,8 +10,8 @@ from estimators.adjoint import spread_anchors
 from estimators.control_variates import SIGNS
 from estimators.lowrank import curvature_anchors
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.curvature_batches import alike
 from fut.methods.expansion.spec import SweptSpec, Trajectory
+from fut.training.problem import Problem
 from storage import TermSpec
 
 ENTRIES = 1 << 15
@@ -37,6 +37,11 @@ class Choice(NamedTuple):
     pilots: int
 
 
+def whole_items_note(problem: Problem) -> str:
+    """What is to be said where items are not made of samples."""
+    return f'items are taken whole, with adjoint.curvature = "items" and without functionals: {problem.samples.items.reason}'
+
+
 @dataclass(frozen=True)
 class AdjointSpec(SweptSpec):
     """Problem and configuration of one expansion, on disk or planned.
@@ -44,10 +49,12 @@ class AdjointSpec(SweptSpec):
     Args:
         config: how it is expanded.
         choice: how many anchors were found to be enough; None where that is configured, and before.
+        whole_items: whether items are taken whole although pooling them was configured.
     """
 
     config: AdjointConfig
     choice: Choice | None = None
+    whole_items: bool = False
     sampled: ClassVar[int] = 1 << 13
 
     @cached_property
@@ -58,8 +65,8 @@ class AdjointSpec(SweptSpec):
 
     @property
     def pools(self) -> bool:
-        """Whether there are products on batches drawn from all items: not where those differ in shape."""
-        return self.config.curvature == "pooled" or alike(self.problem.data.items)
+        """Whether there are products on batches drawn from all items: not where those are not made of samples."""
+        return self.config.curvature == "pooled" or bool(self.problem.samples.items)
 
     @property
     def functionals(self) -> int:
@@ -147,6 +154,13 @@ class AdjointSpec(SweptSpec):
         if self.controlled:
             specs.append(TermSpec("sampled_positions", (self.steps, self.fine * ROWS, n), dtype))
         return specs
+
+
+def possible_spec(problem: Problem, config: AdjointConfig) -> AdjointSpec:
+    """The expansion of a configuration, with the items' own products where it pools items that are not made of samples."""
+    if config.curvature == "items" or problem.samples.items:
+        return AdjointSpec(problem, config)
+    return AdjointSpec(problem, config.model_copy(update={"curvature": "items"}), whole_items=True)
 
 
 def sums_of(spec: AdjointSpec) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -12,15 +13,16 @@ from torch import Tensor
 
 from estimators.adjoint import Sweep
 from estimators.state import State
+from fut.errors import FutWarning
 from fut.methods.adjoint.files import Expansion, costate_from
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.curvature_batches import (
-    alike,
     drawn_samples,
     noise_caution,
     pooled_products,
     product_error,
+    rows,
     small_size,
 )
 from fut.methods.expansion.trajectory import state_arrays
@@ -94,7 +96,10 @@ def _start(expansion: Expansion) -> State:
     theta = expansion.trajectory.state(expansion.spec.steps).theta
     readouts = make_readouts(expansion.problem, expansion.spec.names, expansion.user)
     slopes = torch.stack([r.gradient(theta) for r in readouts])
-    arrays = {"weight": slopes, "difference_error": torch.tensor([difference_error(expansion, theta, slopes[0])])}
+    error = difference_error(expansion, theta, slopes[0])
+    if caution := noise_caution(error, EXACT, f"{expansion.directory} (remove it)"):
+        warnings.warn(f"adjoint: {caution}", FutWarning, stacklevel=2)
+    arrays = {"weight": slopes, "difference_error": torch.tensor([error])}
     if expansion.spec.functionals:
         arrays["functional"], arrays["signs"] = principal_functionals(
             expansion, readouts[0], expansion.spec.functionals
@@ -121,19 +126,20 @@ def _packed(costate: State, rows: int) -> dict[str, np.ndarray]:
 
 
 SAMPLE_KEY = 23
+EXACT = 'adjoint.products = "exact"'
 
 
 def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> float:
-    """|difference - exact| / |exact| of one Hessian-vector product [D], on half a step's samples or, where the items differ in
-    shape, on one item.
+    """|difference - exact| / |exact| of one Hessian-vector product [D], on half a step's samples or, where the items are not
+    made of samples, on one item.
 
-    NaN where the sweep takes exact products, where the product vanishes, or where the model has no forward derivative.
+    NaN where the sweep takes exact products, where the product vanishes, or where the model has no second derivatives.
     """
     if expansion.spec.config.products == "exact":
         return math.nan
     problem, items = expansion.problem, expansion.problem.data.items
     draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
-    batch = drawn_samples(items, small_size(problem), draw) if alike(items) else items[0]
+    batch = drawn_samples(items, small_size(problem), draw) if problem.samples.items else items[0]
     return product_error(problem, theta, batch, direction)
 
 
@@ -148,12 +154,11 @@ def kept_error(expansion: Expansion) -> float | None:
 
 def curvature_caution(expansion: Expansion) -> str:
     """What the expansion's check of its products says against what is read off it; empty for nothing."""
-    return noise_caution(kept_error(expansion), 'adjoint.products = "exact"', f"{expansion.directory} (remove it)")
+    return noise_caution(kept_error(expansion), EXACT, f"{expansion.directory} (remove it)")
 
 
 def check_cost(spec: AdjointSpec) -> int:
     """Gradients that the check is counted as: two products of two each."""
     if spec.config.products == "exact":
         return 0
-    items = spec.problem.data.items
-    return round(4 * small_size(spec.problem) / len(items[0][0])) if alike(items) else 4
+    return round(4 * small_size(spec.problem) / rows(spec.problem)) if spec.problem.samples.items else 4

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from estimators.errors import DivergenceError
-from estimators.orders.order import Order
 from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients
 from estimators.state import State
 from estimators.trajectory import CentreTransition, mean_state
 from fut.methods.expansion.spec import Trajectory
 from fut.training.checkpoints import attributes_of, read_state
+from fut.training.divergence import named
 from storage import CheckpointStore
 
 PARTS = ("centre", "gradients", "runs")
@@ -117,13 +117,19 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
     inner = TrueGradients(problem.gradient, problem.mean_gradient)
     seen: dict[str, Tensor] = {}
 
-    def gradients(step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+    def own(k: int, step: int, picks: Picks, theta: Tensor) -> Tensor:
         try:
-            seen["gradient"], norm = inner(step, picks, theta)
+            return inner(step, picks, theta)[0]
         except DivergenceError as error:
-            raise DivergenceError(_named(error, orders, theta)) from error
+            raise DivergenceError(
+                f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {error}, "
+                'or draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")'
+            ) from error
+
+    def gradients(step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+        seen["gradient"] = torch.cat([own(k, step, picks.row(k), theta[k : k + 1]) for k in range(len(orders))])
         seen["theta"] = theta
-        return seen["gradient"], norm
+        return seen["gradient"], None
 
     transition = RuleTransition(problem.rule, problem.rate, gradients)
     batch = OrderBatch.pack([problem.weighed(order) for order in orders], problem.device)
@@ -134,16 +140,6 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
         _save(files.runs, step + 1, state)
         files.runs.remove(step)  # only the latest are kept
         yield
-
-
-def _named(error: DivergenceError, orders: Sequence[Order], theta: Tensor) -> str:
-    """Which of the ensemble's runs diverged, and what to do. theta: where the runs stand [c, D]."""
-    far = int(theta.double().norm(dim=-1).nan_to_num(torch.inf, torch.inf).argmax())
-    return (
-        f"run {far} of the {len(orders)} that the expansion trajectory is made of, which trains in the order "
-        f"{orders[far].tolist()}: training diverged ({error}); the reference order trains at this rate and that one does not: "
-        'lower schedule.rate, or set adjoint.trajectory = "mixture", or another adjoint.seed'
-    )
 
 
 def state_arrays(state: State) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from fut.errors import UsageError
 from fut.methods.batching import batch_size
 from fut.methods.context import Context
 from fut.methods.coupling import require_metric
-from fut.methods.curvature_batches import require_alike
+from fut.methods.curvature_batches import require_samples
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About
 from fut.methods.expansion.trajectory import PARTS, missing_steps, run_trajectory
@@ -175,7 +175,7 @@ class LowRankStages(Preparation[LowRankFiles]):
             )
         _ = spec.trajectory.groups
         require_metric(spec.problem, "lowrank", "use --estimator replay-exact or retrain")
-        require_alike(spec.problem, "use --estimator retrain", "lowrank")
+        require_samples(spec.problem, "use --estimator retrain", "lowrank")
 
     def still(self, files: LowRankFiles) -> tuple[list[str], int, Cost]:
         """What is to be computed yet, less what a complete expansion lends."""

@@ -15,7 +15,7 @@ from estimators.state import State
 from fut.artifacts.directory import ADJOINT
 from fut.artifacts.identity import MANIFEST
 from fut.methods.context import Context
-from fut.methods.curvature_batches import drawn_samples, require_alike
+from fut.methods.curvature_batches import drawn_samples, require_samples
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.expansion.stored import About, StoredExpansion, configured_about
 from fut.methods.expansion.trajectory import TrajectoryFiles
@@ -60,7 +60,7 @@ class LowRankFiles(Prepared):
 
     def batch(self, key: int, step: int) -> Item:
         """The batch drawn for a step, another one for every key."""
-        require_alike(self.problem, "use --estimator retrain", "lowrank")
+        require_samples(self.problem, "use --estimator retrain", "lowrank")
         items, draw = self.problem.data.items, np.random.default_rng([self.spec.config.seed, key, step])
         return drawn_samples(items, self.spec.pooled * len(items[0][0]), draw)
 

@@ -21,8 +21,9 @@ from fut.questions.accuracy import render
 from fut.questions.accuracy.result import Verification, verify
 from fut.questions.context import QuestionContext
 from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
-from fut.questions.retraining import diverged_note, each_trained, require_trained, retraining
+from fut.questions.retraining import retraining
 from fut.readouts.readout import PROBE, suffix
+from fut.training.divergence import require_trained, trained_apart
 
 KIND, BASIS = "orders", "basis"
 """Of kept verifications; and of one, what each method's answers were made from."""
@@ -95,15 +96,15 @@ def compare(
         method.ready()  # refuse before anything is retrained
     orders = draw()
     with context.progress("retraining", len(orders) * context.run.steps) as tick:
-        trained, diverged = each_trained(orders, lambda order: truths.train_timed(order, tick))
-    require_trained("verify", trained, diverged, 2)
+        trained, diverged = trained_apart(orders, lambda order: truths.train_timed(order, tick))
+    require_trained("verify", len(trained), diverged)
+    orders = list(trained)
     answering: dict[str, Callable[[Sequence[Order]], Answers]] = dict(methods)
     if exact:
         answering[RETRAIN.name] = lambda orders: _exact([trained[order] for order in orders])
     costs = {name: context.service.costs(name) for name in answering}
-    asked = list(trained)
-    result = verify(asked, truths.reference, trained.__getitem__, answering, costs, truths.readout, truths.unit)
-    return replace(result, diverged=[order.tolist() for order in diverged], lost=diverged_note(diverged))
+    found = verify(orders, truths.reference, trained.__getitem__, answering, costs, truths.readout, truths.unit)
+    return replace(found, diverged=[order.tolist() for order in diverged])
 
 
 def kept_verification(request: VerifyRequest, context: QuestionContext) -> Verification | None:

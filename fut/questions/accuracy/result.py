@@ -16,6 +16,7 @@ from fut.display.scale import Scale
 from fut.estimation.accuracy import LEAST, accuracy
 from fut.estimation.results import Answers
 from fut.methods.registry import is_baseline
+from fut.training.divergence import divergence_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verification(Displayable):
-    """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining. diverged: orders
-    whose training diverged and that are left out, as item lists; lost: the same in words."""
+    """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining; diverged: orders
+    that were drawn and could not be trained, which nothing else counts."""
 
     orders: list[Any]
     reference_loss: float
@@ -35,7 +36,6 @@ class Verification(Displayable):
     readout: str = "probe"
     unit: str = "nats/token"
     diverged: list[Any] = field(default_factory=list)
-    lost: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable_fields(asdict(self) | {"true_sd": float(np.std(self.true_losses, ddof=1))})
@@ -61,11 +61,16 @@ class Verification(Displayable):
 
     @property
     def remarks(self) -> list[str]:
-        """What has to be said of the table: too few orders for an interval, and what estimators say against themselves."""
-        return [*([self.lost] if self.lost else []), *few_orders(len(self.true_losses)), *said_against(self.estimators)]
+        """What has to be said of the table: orders that diverged, too few for an interval, and what estimators say against
+        themselves."""
+        return [*self.divergence(), *few_orders(len(self.true_losses)), *said_against(self.estimators)]
 
     def notes(self) -> list[str]:
         return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`", *self.remarks]
+
+    def divergence(self) -> list[str]:
+        """What is to be said of orders that diverged; nothing where none did."""
+        return [divergence_note(len(self.orders), list(map(Order.of, self.diverged)))] if self.diverged else []
 
     def draw(self, axes: Axes) -> None:
         shown = {name: self.agreement(name) for name in self.estimated_losses if not is_baseline(name)}

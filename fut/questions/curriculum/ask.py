@@ -29,7 +29,7 @@ from fut.questions.curriculum.result import (
 )
 from fut.questions.curriculum.search import SearchResult, comparable, search
 from fut.questions.question import Question
-from fut.questions.retraining import diverged_note, each_trained
+from fut.training.divergence import divergence_note, trained_apart
 
 
 def ask(request: SearchRequest, context: QuestionContext) -> Curriculum:
@@ -63,7 +63,7 @@ def ask(request: SearchRequest, context: QuestionContext) -> Curriculum:
             [_finalist(order, value, trained) for order, value in result.finalists],
             {o.readout: _elsewhere(o, place, trained, best, randoms) for place, o in enumerate(others, 1) if able},
             request.maximize,
-            diverged_note(diverged),
+            divergence_note(len(trained), diverged) if diverged else "",
         ),
         SearchCourse(result.history, result.evaluations, result.seconds, **request.described()),
         SearchCost(*retraining, gradients, gradients / run.consumed),
@@ -168,7 +168,7 @@ def _searched(context: QuestionContext, request: SearchRequest, start: Order, se
 
 def _retrained(
     context: QuestionContext, readouts: Sequence[Truths], orders: Sequence[Order]
-) -> tuple[TrainedOrders, dict[Order, str]]:
+) -> tuple[TrainedOrders, list[Order]]:
     """Read-outs of every order, retrained; what has been trained before is recalled. Then the orders that diverged."""
 
     def train(order: Order) -> Trained:
@@ -176,7 +176,7 @@ def _retrained(
         return Trained([value for value, _ in timed], timed[0][1])
 
     with context.progress("retraining", len(set(orders)) * context.run.steps) as tick:
-        return each_trained(orders, train)
+        return trained_apart(dict.fromkeys(orders), train)
 
 
 def _elsewhere(

@@ -19,8 +19,9 @@ from fut.questions.domains.estimates import SHARE, DomainEstimates
 from fut.questions.domains.result import Domains, Entry, Placement, asked_orders, compare, domains
 from fut.questions.outliers import outlier_note
 from fut.questions.question import ESTIMATOR, READOUT_HELP, Question, Request, numbers, option
-from fut.questions.retraining import LEAST, diverged_note, retraining
+from fut.questions.retraining import LEAST, retraining
 from fut.readouts.readout import PROBE
+from fut.training.divergence import divergence_note
 
 SOURCE = "source"
 MOST, PLACES = 24, 5
@@ -130,7 +131,8 @@ def ask(request: DomainsRequest, context: QuestionContext) -> Domains:
     every = [*entries, *(answer for placement in placed for answer in placement.answers)]
     checked = compare(every, estimates.reference, estimates.fitted_on)
     note = _note(entries, placed) + outlier_note(run, items, method)
-    note += f"; {lost}" if (lost := diverged_note(estimates.diverged)) else ""
+    if estimates.diverged:
+        note += f"; {divergence_note(estimates.trained, estimates.diverged)}"
     about = (estimates.readout, estimates.unit, estimates.reference)
     result = Domains(method, *about, labels, entries, placed, checked, note, request.seed)
     key = [labels, sequences, items, request.places, estimates.readout, method, request.calibrate]

@@ -12,7 +12,8 @@ from estimators.orders.order import Order
 from fut.protocols import Value
 from fut.questions.context import QuestionContext
 from fut.questions.domains.result import Answer
-from fut.questions.retraining import LEAST, each_trained, require_trained
+from fut.questions.retraining import LEAST
+from fut.training.divergence import require_trained, trained_apart
 
 SHARE = 2
 """Retrained orders that move domains for every one that moves an item."""
@@ -41,7 +42,8 @@ class DomainEstimates:
         self._truths = context.service.truths(readout)
         self.readout, self.unit, self.reference = self._far.readout, self._far.unit, self._far.reference
         self._canonical_reference = self._run.canonical(self._run.reference)
-        self.diverged: dict[Order, str] = {}
+        self.diverged: list[Order] = []
+        self.trained = 0
         self._fitted: set[Order] = set()
         self._fit: Calibration | None = None
         self._guesses: dict[tuple[Order, ...], Sequence[Value]] = {}
@@ -59,10 +61,9 @@ class DomainEstimates:
     def retrain_to_fit(self, orders: Sequence[Order], count: int) -> None:
         """Really train `count` of the orders that move domains, and fit later estimates of such orders to them."""
         guesses = {self._run.canonical(o): a.value for o, a in zip(orders, self._guessed(orders), strict=True)}
-        before = dict(self.diverged)
+        before = len(self.diverged)
         retrained = self._retrain(orders, count, CALIBRATED)
-        lost = {order: reason for order, reason in self.diverged.items() if order not in before}
-        require_trained("domains", dict.fromkeys(retrained), lost, LEAST)
+        require_trained("domains", len(retrained), self.diverged[before:], LEAST)
         self._fitted = set(retrained)
         self._fit = fit([self._truths.train(order) for order in retrained], [guesses[order] for order in retrained])
 
@@ -107,8 +108,9 @@ class DomainEstimates:
         places = np.random.default_rng([self._seed, key]).permutation(len(different))[:count]
         drawn = [different[place] for place in sorted(places.tolist())]
         with self._context.progress("retraining", len(drawn) * self._run.steps) as tick:
-            trained, diverged = each_trained(drawn, lambda order: self._truths.train(order, tick))
-        self.diverged |= diverged
+            trained, diverged = trained_apart(drawn, lambda order: self._truths.train(order, tick))
+        self.diverged += diverged
+        self.trained += len(trained)
         return list(trained)
 
 

@@ -33,8 +33,9 @@ from fut.questions.memorization.maps import (
 from fut.questions.memorization.result import LossMaps, Memorization
 from fut.questions.outliers import outlier_note
 from fut.questions.question import ESTIMATOR, Question, Request, numbers, option
-from fut.questions.retraining import LEAST, diverged_note
+from fut.questions.retraining import LEAST
 from fut.readouts.readout import PROBE, shortened
+from fut.training.divergence import divergence_note
 
 MOST, GROUPS = 64, 8
 """Items of which a map is made where none are named, and groups of held-out samples."""
@@ -167,7 +168,8 @@ def _answer(
         (fit_truth, lost), (truth, more) = (
             _truth(context, request, groups, cells, tick) for cells in (fitted_on, compared)
         )
-    diverged = diverged_note(lost | more)
+    trained = len(fitted_on.rows) + len(compared.rows) - len(lost) - len(more)
+    diverged = divergence_note(trained, [*lost, *more]) if lost or more else ""
     fitted = fit_maps(maps, places, fitted_on, fit_truth)
     references = [
         [service.truths(name).reference for name in groups.readouts(item, row)] for row, item in enumerate(items)
@@ -226,18 +228,18 @@ def _truth(
     groups: ProbeGroups,
     cells: Cells,
     tick: Callable[[], object],
-) -> tuple[Floats, dict[Order, str]]:
+) -> tuple[Floats, list[Order]]:
     """Really retrained changes of the loss against the reference order, [orders, kinds], NaN where training diverged, and the
     orders that did."""
     changes: list[list[float]] = []
-    diverged: dict[Order, str] = {}
+    diverged: list[Order] = []
     orders = cells.orders(context.run.reference, request.items, request.showing)
     for row, order in zip(cells.rows, orders, strict=True):
         of_row = [context.service.truths(name) for name in groups.readouts(request.items[row], row)]
         try:
             changes.append([truths.train(order, tick) - truths.reference for truths in of_row])
-        except DivergenceError as error:
-            diverged[order] = str(error)
+        except DivergenceError:
+            diverged.append(order)
             changes.append([math.nan] * len(KINDS))
     return np.array(changes).reshape(-1, len(KINDS)), diverged
 

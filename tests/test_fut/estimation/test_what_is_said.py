@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,10 @@ def test_a_forward_pass_in_bfloat16_is_noticed(tmp_path: Path) -> None:
     for loss, warned in ((halved, True), (cross_entropy, False)):
         path = tmp_path / loss.__name__
         run = fut.train(path, config, module=module, loss=loss, data=fut.Dataset(data[:6], data[6:]), device="cpu")
-        run.cache(["adjoint", "reweighting"])
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            run.cache(["adjoint", "reweighting"])
+        assert any("its curvature is mostly rounding" in str(w.message) for w in heard) == warned
         for order, name in (("reverse", "adjoint"), ("without:2", "reweighting")):
             note = run.estimate([order], name)[0].note
             assert ("is mostly rounding" in note) == warned, (loss.__name__, name)

@@ -14,10 +14,11 @@ from torch import nn
 import fut
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
+from fut.errors import FutWarning
 from fut.questions.curriculum.evaluator import Budget
 from fut.questions.curriculum.search import search
 from fut.questions.domains.result import Domains, Entry
-from fut.questions.retraining import diverged_note, each_trained, require_trained
+from fut.training.divergence import named
 
 STEPS = 12
 
@@ -53,13 +54,13 @@ def test_verify_names_orders_that_diverge_and_compares_the_others(steep: fut.Run
     with pytest.raises(DivergenceError):
         steep.retrain(first)
     note = found.notes()[1]
-    assert note.startswith(f"training diverged in {len(found.diverged)} of the orders, which are left out: ")
-    assert str(first) in note
+    assert note.startswith(f"{len(found.diverged)} of 8 orders diverged when they were retrained, and are left out: ")
+    assert named(Order.of(first)) in note
     assert found.as_dict()["diverged"] == found.diverged
 
 
 def test_a_run_of_the_trajectory_that_diverges_is_named(steep: fut.Run) -> None:
-    with pytest.raises(DivergenceError, match=r"run \d of the 4 .* trains in the order \[\d+, .* lower schedule\.rate"):
+    with pytest.raises(DivergenceError, match=r"order .* one of the 4 runs of the trajectory, diverges in step"):
         steep.cache(["adjoint"])
 
 
@@ -75,32 +76,15 @@ def test_calibration_goes_on_without_an_order_that_diverges(make_run: Callable[.
 
     monkeypatch.setattr(type(run.context), "retrain", sometimes)
     monkeypatch.setattr("fut.estimation.calibration.DIRECTORY", "elsewhere")
-    found = run.calibrate(5, seed=77)
+    with pytest.warns(FutWarning, match="1 of 5 orders diverged"):
+        found = run.calibrate(5, seed=77)
     assert len(found.orders) == len(found.truths) == 4
-    assert [str(seen[1].tolist())] == [said.partition(" (")[0] for said in found.diverged]
+    assert found.diverged == (named(seen[1]),)
     assert "1 others diverged" in found.fitted_on
-    assert str(seen[1].tolist()) in found.notes()[1]
+    assert named(seen[1]) in found.notes()[1]
     seen.clear()
-    with pytest.raises(DivergenceError, match=r"at least 3 orders that train, got 2; training diverged in \["):
+    with pytest.raises(DivergenceError, match="calibrate: expected at least 3 orders that train, got 2"):
         run.calibrate(3, seed=78)
-
-
-def test_each_order_is_trained_once_and_the_lost_are_named() -> None:
-    orders = [Order.of([0, 1, 2]), Order.of([2, 1, 0]), Order.of([0, 1, 2])]
-
-    def train(order: Order) -> float:
-        if order.steps[0] == (2,):
-            raise DivergenceError("item 2: NaN")
-        return 1.0
-
-    trained, diverged = each_trained(orders, train)
-    assert list(trained) == orders[:1]
-    assert diverged == {orders[1]: "item 2: NaN"}
-    assert "[2, 1, 0]" in diverged_note(diverged)
-    assert diverged_note({}) == ""
-    require_trained("verify", trained, diverged, 1)
-    with pytest.raises(DivergenceError, match=r"verify: expected at least 2 orders that train, got 1; .*\[2, 1, 0\]"):
-        require_trained("verify", trained, diverged, 2)
 
 
 @pytest.mark.parametrize("maximize", [False, True])

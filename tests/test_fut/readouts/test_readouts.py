@@ -193,7 +193,9 @@ def test_costs_are_counted_for_every_readout(
     exact = derivatives.hessian_vector
     monkeypatch.setattr(derivatives, "hessian_vector", lambda o, t, i, u: (count(i), count(i), exact(o, t, i, u))[2])
     monkeypatch.setattr(derivatives, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
-    monkeypatch.setattr(derivatives, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
+    monkeypatch.setattr(
+        derivatives, "gradient_and_loss", lambda o, theta, item, *more: (count(item), both(o, theta, item, *more))[1]
+    )
     build(EXPANSION, expansion)
     assert sum(calls) == EXPANSION.cost(expansion.spec).gradients
     kept = sum(np.prod(s.shape) * (8 if s.dtype == "float64" else 4) for s in expansion.terms().specs)

@@ -103,7 +103,9 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
     both, exact = derivatives.gradient_and_loss, derivatives.hessian_vector
     monkeypatch.setattr(derivatives, "hessian_vector", lambda o, t, i, u: (count(i), count(i), exact(o, t, i, u))[2])
     monkeypatch.setattr(derivatives, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
-    monkeypatch.setattr(derivatives, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
+    monkeypatch.setattr(
+        derivatives, "gradient_and_loss", lambda o, theta, item, *more: (count(item), both(o, theta, item, *more))[1]
+    )
     build(EXPANSION, expansion)
     assert spared > 0
     assert sum(calls) == EXPANSION.cost(expansion.spec).gradients == most - spared * 5, (
