@@ -27,6 +27,7 @@ from fut.models.objective import Item, Loss, Objective
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
 from fut.training.samples import DataSamples
+from fut.training.weights import item_weights, shares
 
 LOWER = "lower schedule.rate or warmup.rate, or set rule.options.clip"
 """What to do where training diverges."""
@@ -80,32 +81,13 @@ class Problem:
     def twins(self) -> list[int]:
         """For every item, the first item of equal content and weight: exchanging the two changes nothing."""
         first: dict[tuple[str, float], int] = {}
-        weights = self.weights or [1.0] * len(self.data.items)
+        weights = item_weights(self.config) or [1.0] * len(self.data.items)
         found = zip(self.data.identity()["items"], weights, strict=True)
         return [first.setdefault(pair, item) for item, pair in enumerate(found)]
 
     def canonical(self, order: Order) -> Order:
         """The one form of all orders that train on the same content at every step; what is computed is computed for it."""
         return order.canonical(self.twins if self._has_twins else None)
-
-    @property
-    def weights(self) -> Sequence[float]:
-        """Of every item in the mean of its step (`data.weights`); empty where all are alike."""
-        return self.config.data.weights if self.config.data.per_step > 1 else ()
-
-    def weighed(self, order: Order) -> Order:
-        """The canonical form of an order with the items' own weights taken into those that it gives: what is trained on."""
-        canonical = self.canonical(order)
-        if not self.weights:
-            return canonical
-        return Order.of_entries([(i, w * self.weights[i]) for i, w in step] for step in canonical.entries)
-
-    def shares(self, items: Sequence[int]) -> list[float]:
-        """What items add to the mean of a step of theirs; they sum to 1."""
-        weights = [self.weights[i] for i in items] if self.weights else [1.0] * len(items)
-        if len(set(weights)) == 1:
-            return [1.0 / len(items)] * len(items)
-        return [weight / sum(weights) for weight in weights]
 
     @cached_property
     def _has_twins(self) -> bool:
@@ -186,14 +168,14 @@ class Problem:
 
     def mean_product(self, theta: Tensor, items: Sequence[int], direction: Tensor, exact: bool) -> Tensor:
         """Hessian-vector product [D] of a step's mean loss: exact, or by central difference of two gradients."""
-        shares = self.shares(items)
-        if exact and len(set(shares)) > 1:
-            products = (share * self.product(theta, item, direction) for share, item in zip(shares, items, strict=True))
+        of_items = shares(self.config, items)
+        if exact and len(set(of_items)) > 1:
+            products = (s * self.product(theta, item, direction) for s, item in zip(of_items, items, strict=True))
             return sum(products, torch.zeros_like(theta))
         if exact:
             chosen = [self.data.items[i] for i in items]
             return derivatives.hessian_vector_mean(self.objective, theta, chosen, direction)
-        return derivatives.central_difference(lambda at: self.mean_gradient(at, items, shares), theta, direction)
+        return derivatives.central_difference(lambda at: self.mean_gradient(at, items, of_items), theta, direction)
 
     def probe_loss(self, theta: Tensor) -> float:
         """The read-out phi: mean loss on the probe set [nats/token]."""

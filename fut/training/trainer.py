@@ -19,6 +19,7 @@ from fut.progress import Progress, silent
 from fut.training.checkpoints import attributes_of, pack, read_state
 from fut.training.divergence import named
 from fut.training.problem import Problem, finite
+from fut.training.weights import weighed
 from storage import CheckpointStore
 
 WARMUP_SAVE_EVERY = 25
@@ -41,7 +42,7 @@ def train_order(problem: Problem, start: State, order: Order, listener: Listener
     """
     began = time.perf_counter()
     transition = RuleTransition(problem.rule, problem.rate, TrueGradients(problem.gradient, problem.mean_gradient))
-    batch = OrderBatch.pack([problem.weighed(order)], problem.device)
+    batch = OrderBatch.pack([weighed(problem, order)], problem.device)
     try:
         theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
         seconds = time.perf_counter() - began
@@ -103,7 +104,7 @@ def _recording(problem: Problem) -> tuple[TrueGradients, dict[str, float]]:
 
 def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
     """Training loss of a step of the reference order at parameters theta [D]: that of training, but for rounding."""
-    picks = OrderBatch.pack([problem.weighed(problem.reference)], problem.device).at(step)
+    picks = OrderBatch.pack([weighed(problem, problem.reference)], problem.device).at(step)
     pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
     losses = [w * item_loss(problem.objective, theta, problem.data.items[item]) for item, w in pairs if w]
     return float(sum(losses))
@@ -134,5 +135,5 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
             tick()
 
         transition = RuleTransition(problem.rule, problem.rate, gradients)
-        batch = OrderBatch.pack([problem.weighed(problem.reference)], problem.device)
+        batch = OrderBatch.pack([weighed(problem, problem.reference)], problem.device)
         replay(transition, state, batch, done, listener)

@@ -27,7 +27,9 @@ from fut.methods.curvature_batches import (
 )
 from fut.methods.expansion.trajectory import state_arrays
 from fut.models.autodiff import KNOWN_STEP, one_sided_difference
+from fut.models.products import DIFFERENCE
 from fut.readouts.readout import make_readouts
+from fut.training.weights import shares as shares_of
 from storage import MissingError
 
 
@@ -65,7 +67,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         theta = places(step)[row] if expansion.spec.trajectory.ensemble else centre
         if config.products == "exact":
             return problem.mean_product(theta, items, direction, exact=True)
-        shares, sign = problem.shares(items), -1 if (step + row) % 2 else 1
+        shares, sign = shares_of(problem.config, items), -1 if (step + row) % 2 else 1
         here = gradients(step)[row]
         return one_sided_difference(
             lambda at: problem.mean_gradient(at, items, shares), theta, direction, here, sign * KNOWN_STEP
@@ -135,7 +137,7 @@ def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> 
 
     NaN where the sweep takes exact products, where the product vanishes, or where the model has no second derivatives.
     """
-    if expansion.spec.config.products == "exact":
+    if expansion.spec.config.products == "exact" and expansion.problem.objective.exact_form != DIFFERENCE:
         return math.nan
     problem, items = expansion.problem, expansion.problem.data.items
     draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])

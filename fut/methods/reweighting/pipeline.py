@@ -33,6 +33,7 @@ from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import make_readouts
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
+from fut.training.weights import item_weights
 from storage import Block, TermStore
 
 FOLDED = ("weight", "injection", "value", "gram")
@@ -87,7 +88,7 @@ def _run_sweep(files: ReweightingFiles, steps: Sequence[int]) -> Iterator[None]:
 
 def require_alike(problem: Problem) -> None:
     """UsageError where items have weights of their own, of which the derivatives here know nothing."""
-    if problem.weights:
+    if item_weights(problem.config):
         raise UsageError(
             "reweighting: expected items that weigh alike in their step's mean, got data.weights; use --estimator adjoint for "
             "`without:ITEM`, which knows them"

@@ -101,7 +101,7 @@ class Memorization(Displayable):
         return lower
 
     @property
-    def equal_rate(self) -> Floats | None:
+    def _equal_rate(self) -> Floats | None:
         """`advantage` as it would be if every step had the mean learning rate, to first order: divided by the step's rate and
         multiplied by the mean one [n, T]. NaN at a step of rate 0; None where the rates are not known, or all alike.
 
@@ -120,12 +120,12 @@ class Memorization(Displayable):
         """The loss on an item, relative to never having seen it, by how many steps before the last it was seen.
 
         mean over items; low, high: 10 % and 90 % quantiles over items, a spread and no error bar. Negative: remembered.
-        mean_at_equal_rate: the mean of `equal_rate`; empty where there is none.
+        mean_at_equal_rate: the mean of `_equal_rate`; empty where there is none.
         """
         curves = -self.advantage[:, ::-1]
         low, high = np.quantile(curves, [0.1, 0.9], axis=0)
         ago: list[float] = list(range(self.steps))
-        equal = [] if self.equal_rate is None else (-self.equal_rate[:, ::-1]).mean(0).tolist()
+        equal = [] if self._equal_rate is None else (-self._equal_rate[:, ::-1]).mean(0).tolist()
         return {
             "steps_ago": ago,
             "mean": curves.mean(0).tolist(),
@@ -139,9 +139,9 @@ class Memorization(Displayable):
         """What is remembered at the end of items seen at each step, as a share of the step best remembered.
 
         share: sum over items of the advantage at the step over that at the best step; None where nothing is remembered.
-        at_equal_rate: the same of `equal_rate`, without the steps' learning rates; None where there is none.
+        at_equal_rate: the same of `_equal_rate`, without the steps' learning rates; None where there is none.
         """
-        equal = self.equal_rate
+        equal = self._equal_rate
         return {
             "step": list(range(self.steps)),
             **_shares(self.advantage),

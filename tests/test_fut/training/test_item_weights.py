@@ -11,6 +11,7 @@ from torch import nn
 
 import fut
 from fut.errors import UsageError
+from fut.training.weights import item_weights
 
 COUNTS = [2, 7, 3, 6, 7, 2, 2, 7]
 RATE = 3e-2
@@ -47,7 +48,7 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> tuple[fut.Run, nn.Module
         model={"dtype": "float64"},
         warmup={"steps": 0},
         schedule={"kind": "constant", "rate": RATE},
-        adjoint={"functionals": 2},
+        adjoint={"functionals": 0, "curvature": "items"},
     )
     module = Net().double()
     path = tmp_path_factory.mktemp("padded") / "run"
@@ -98,7 +99,7 @@ def test_estimates_know_the_weights(padded: tuple[fut.Run, nn.Module]) -> None:
 def test_weights_are_part_of_the_run(padded: tuple[fut.Run, nn.Module], tmp_path: Path) -> None:
     run, module = padded
     again = fut.open(run.path, module=module, loss=token_loss, device="cpu")
-    assert list(again.context.problem.weights) == COUNTS
+    assert list(item_weights(again.context.config)) == COUNTS
     assert "weights" not in fut.load_config(data={"items": 4}).data.model_dump(exclude_defaults=True)
     for weights in ([1, 2], [1, 2, 3, 0], [1, 2, 3, -1]):
         with pytest.raises(UsageError, match=r"expected a number above 0 for each of data\.items=4 items"):
