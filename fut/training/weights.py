@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from estimators.orders.order import Order
+from fut.config.training import TrainingConfig
 
-if TYPE_CHECKING:
-    from fut.config.training import TrainingConfig
-    from fut.training.problem import Problem
+
+class Trained(Protocol):
+    """What is trained, as far as weights go; `fut.training.problem.Problem` is one."""
+
+    @property
+    def config(self) -> TrainingConfig:
+        """All that decides the numbers."""
+
+    def canonical(self, order: Order) -> Order:
+        """The one form of all orders that train on the same content at every step."""
 
 
 def item_weights(config: TrainingConfig) -> Sequence[float]:
@@ -17,7 +25,7 @@ def item_weights(config: TrainingConfig) -> Sequence[float]:
     return config.data.weights if config.data.per_step > 1 else ()
 
 
-def weighed(problem: Problem, order: Order) -> Order:
+def weighed(problem: Trained, order: Order) -> Order:
     """The canonical form of an order with the items' own weights taken into those that it gives: what is trained on."""
     canonical, weights = problem.canonical(order), item_weights(problem.config)
     if not weights:
