@@ -29,6 +29,7 @@ def require_states(problem: Problem) -> None:
 
 def require_training(problem: Problem) -> None:
     """ResourceError unless training fits the memory that is there; measures a gradient."""
+    require_states(problem)
     footprint = Footprint(problem)
     _require(footprint, "reference run", footprint.training(), LESS)
 
