@@ -79,7 +79,7 @@ class Displayable:
             import pandas
         except ImportError as error:
             raise ExtraError(
-                "to_pandas: expected the package pandas, got none installed; run `pip install 'fut[notebook]'`"
+                "to_pandas: expected the package pandas, got none installed; run `pip install pandas`"
             ) from error
         frame = pandas.DataFrame([dict(row) for row in self.rows()])
         frame.attrs["units"] = dict(self.units())
