@@ -15,7 +15,7 @@ from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.methods.base import Method
 from fut.methods.footprint import Footprint
-from fut.methods.registry import DEFAULT, METHODS, preparations
+from fut.methods.registry import DEFAULT, METHODS, WITHOUT_DERIVATIVE, preparations
 from fut.methods.retrain import RETRAIN
 from fut.methods.settings import Config
 from fut.methods.stages import Preparation
@@ -39,6 +39,7 @@ class Plan:
     """The costs of a run's stages, in the order they are run; each counted from its beginning, done or not.
 
     available_memory: bytes on the device now, None where unknown. notes: what the figures are, and what was left out.
+    default: the estimator that answers where none is named.
     """
 
     stages: list[StageCost]
@@ -48,6 +49,13 @@ class Plan:
     device: str
     available_memory: int | None
     notes: list[str]
+    default: str = ""
+
+    @property
+    def of_default(self) -> list[StageCost]:
+        """Stages that the default estimator takes before its first answer; none where it is left out."""
+        named = [stage for stage in self.stages if stage.stage == f"terms of {self.default}"]
+        return named or [stage for stage in self.stages if stage.stage.startswith(f"{self.default}: ")]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,6 +106,7 @@ def plan_problem(problem: Problem, config: Config, progress: Progress = silent) 
         describe(problem.device),
         available_bytes(problem.device),
         [NOTE, *costs.notes],
+        (DEFAULT if problem.rule.smooth else WITHOUT_DERIVATIVE).name,
     )
 
 

@@ -32,11 +32,27 @@ def costs(planned: Plan) -> str:
         for s in planned.stages
     ]
     return (
-        f"{planned.parameters:,} parameters, {planned.steps} steps over {planned.items} items; {planned.device}{free}\n\n"
+        f"{planned.parameters:,} parameters, {planned.steps} steps over {planned.items} items; {planned.device}{free}\n"
+        + "".join(f"{line}\n" for line in _first(planned))
+        + "\n"
         + columns([header, *rows])
         + "\n\n"
         + "\n".join(planned.notes)
     )
+
+
+def _first(planned: Plan) -> list[str]:
+    """What the default estimator costs before its first answer; nothing where it is left out."""
+    stages, trained = planned.of_default, planned.stages[0].gradients
+    if not stages:
+        return []
+    count, seconds = sum(s.gradients for s in stages), sum(s.seconds for s in stages)
+    kept, peak = sum(s.bytes_kept for s in stages), max(s.peak_memory for s in stages)
+    runs = f"{count / trained:.1f}" if trained else "–"
+    return [
+        f"before the first answer by `{planned.default}`, the default estimator (`fut cache`): {count:,} gradients "
+        f"({runs} × the reference run's), {brief(seconds)}, {nbytes(kept)} on disk, {nbytes(peak)} of memory"
+    ]
 
 
 def info(facts: dict[str, Any]) -> str:

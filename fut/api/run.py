@@ -146,12 +146,12 @@ class Run:
         """Compute what is missing of the named terms; resumes where an interrupted call stopped.
 
         names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), terms of every
-        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more);
-        all of these for None; and, on request alone, `lowrank` for what endpoints are rebuilt from (which None goes
-        on with where it was begun) and `reweighting` for what that estimator reads. readouts: what the adjoint pass
-        is computed for, in place of `adjoint.readouts`; refused where the run has an expansion without them.
-        adjoint: how the expansion is made, in place of the run's own configuration; refused where the run has one
-        that was made otherwise.
+        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more),
+        `all` for all of these; by name alone `lowrank` for what endpoints are rebuilt from, and `reweighting` for
+        what that estimator reads. None for what the default estimator reads, and for what was begun. readouts: what
+        the adjoint pass is computed for, in place of `adjoint.readouts`; refused where the run has an expansion
+        without them. adjoint: how the expansion is made, in place of the run's own configuration; refused where the
+        run has one that was made otherwise.
         """
         build.cache(self.context, Preparing(names, readouts, adjoint, config))
 

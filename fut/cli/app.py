@@ -101,8 +101,8 @@ def cache(
     terms: Annotated[
         str | None,
         typer.Option(
-            help=f"comma-separated, of {', '.join(term for of in preparations() for term in of.terms)} "
-            "(default: all except lowrank and reweighting)"
+            help=f"comma-separated, of {', '.join(term for of in preparations() for term in of.terms)}; all for those of "
+            "every method but lowrank and reweighting; default: what the default estimator reads, and what was begun"
         ),
     ] = None,
     readouts: Annotated[
@@ -126,7 +126,8 @@ def cache(
     answer({"plan": vars(plan), "repaired": repaired} | info, render.info(info), as_json)
 
 
-def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig:
+def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig | None:
+    """What --set says of the terms of pairs: changes of the stored configuration, or else of the run's own."""
     current, given = pairwise_config(run.context).model_dump(mode="json"), settings or []
     if any(not s.strip().startswith(("cache.", "adjoint.")) for s in given):
         raise UsageError(
@@ -134,7 +135,7 @@ def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig:
         )
     of_cache = [s for s in given if s.strip().startswith("cache.")]
     if not of_cache:
-        return pairwise_config(run.context)
+        return None
     changed = load_config(None, of_cache).cache.model_dump(mode="json", exclude_unset=True)
     return parse_config({"cache": current | changed}).cache
 

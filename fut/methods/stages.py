@@ -34,6 +34,7 @@ LESS = "lower data.batch, data.context or the model's size"
 """What to lower where nothing of a method's own is at fault."""
 TERMS = "terms"
 Names = Sequence[str] | None
+"""Names, or one alone as a string; None for what is usual."""
 
 
 class Cost(NamedTuple):
@@ -143,7 +144,8 @@ class Request:
     """What is asked to be computed.
 
     Args:
-        names: of preparations, and of terms of every (checkpoint, item) pair; None for the usual ones.
+        names: of preparations, and of terms of every (checkpoint, item) pair, or `all`; None for what the default estimator
+            reads, and for what was begun.
         readouts: what is estimated; None for the configured ones.
         adjoint, cache, lowrank: configurations in place of the stored or the run's own.
     """
@@ -153,6 +155,11 @@ class Request:
     adjoint: AdjointConfig | None = None
     cache: CacheConfig | None = None
     lowrank: LowRankConfig | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("names", "readouts"):
+            if isinstance(name := getattr(self, field), str):
+                object.__setattr__(self, field, [name])
 
 
 class Preparation(ABC, Generic[F]):
@@ -186,9 +193,13 @@ class Preparation(ABC, Generic[F]):
     def open(self, context: Context, request: Request = Request()) -> F:
         """The files as they are stored, as requested or as configured."""
 
-    def usual(self, context: Context) -> bool:
-        """Whether it is computed where nothing is named."""
-        return False
+    def usual(self, context: Context) -> tuple[str, ...]:
+        """Its terms that `all` stands for."""
+        return ()
+
+    def begun_terms(self, path: Path) -> tuple[str, ...]:
+        """Its terms that a run directory has, finished or not."""
+        return self.terms if self.begun(path) else ()
 
     def pinned(self, files: F) -> Sequence[str]:
         """Read-outs whose values are to be pinned."""

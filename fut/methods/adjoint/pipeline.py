@@ -182,8 +182,8 @@ class ExpansionStages(Preparation[Expansion]):
         found = for_readouts(config, self.section, stored, request.readouts, context.path / ADJOINT)
         return open_expansion(context, found)
 
-    def usual(self, context: Context) -> bool:
-        return context.problem.rule.smooth
+    def usual(self, context: Context) -> tuple[str, ...]:
+        return self.terms if context.problem.rule.smooth else ()
 
     def pin_identity(self, files: Expansion, pins: dict[str, float], path: Path) -> None:
         if files.spec.whole_items and not has_expansion(files.directory.parent, files.directory.name):

@@ -49,7 +49,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
     twin = fut.Dataset((*data.items[:4], data.items[1]), data.probe, data.warmup)
     path = tmp_path_factory.mktemp("several") / "run"
     run = fut.train(path, config, data=twin, device="cpu", readouts={"norm": squared_norm})
-    run.cache()
+    run.cache("all")
     return run
 
 
