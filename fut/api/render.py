@@ -43,15 +43,15 @@ def costs(planned: Plan) -> str:
 
 def _first(planned: Plan) -> list[str]:
     """What the default estimator costs before its first answer; nothing where it is left out."""
-    stages, trained = planned.of_default, planned.stages[0].gradients
+    stages = planned.of_default
     if not stages:
         return []
+    runs = sum(s.gradients for s in stages) / planned["query: retrain"].gradients
     count, seconds = sum(s.gradients for s in stages), sum(s.seconds for s in stages)
     kept, peak = sum(s.bytes_kept for s in stages), max(s.peak_memory for s in stages)
-    runs = f"{count / trained:.1f}" if trained else "–"
     return [
         f"before the first answer by `{planned.default}`, the default estimator (`fut cache`): {count:,} gradients "
-        f"({runs} × the reference run's), {brief(seconds)}, {nbytes(kept)} on disk, {nbytes(peak)} of memory"
+        f"(those of {runs:.1f} retrained orders), {brief(seconds)}, {nbytes(kept)} on disk, {nbytes(peak)} of memory"
     ]
 
 
