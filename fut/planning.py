@@ -11,6 +11,7 @@ from torch import nn
 
 from estimators.errors import OrderError
 from fut.artifacts.creation import checkpoint_bytes
+from fut.data.counting import counted
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.methods.base import Method
@@ -82,10 +83,10 @@ def plan(
     config = config or Config()
     if text is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"text": text})})
-    torch_device = choose_device(device)
+    config, torch_device = counted(config, data), choose_device(device)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data)
-        require_trainable(problem, *module_and_loss(config, module, loss), every_item=False)
+        require_trainable(problem, *module_and_loss(config, module, loss, problem.data.names), every_item=False)
         return plan_problem(problem, config, progress)
 
 

@@ -13,8 +13,8 @@ from fut.artifacts import creation
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
 from fut.artifacts.lock import run_lock
+from fut.data.counting import counted
 from fut.data.dataset import Dataset
-from fut.errors import UsageError
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import require_states, require_training
 from fut.methods.settings import Config, adjoint_settings, read_config
@@ -83,26 +83,17 @@ def train(
     """Train the reference run into a new directory, or finish an interrupted one of the same identity.
 
     config: what to train; the defaults make the demo's run. module: any `nn.Module` in place of the configured model
-    (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token. data: items and probe as tensors, in
-    place of a text; `config.data.items` must be their number. readouts: as in `open`. state: the lifted state [D] before the
-    window, of a training that was under way; None to begin with the module's own parameters.
-    Raises ExistsError for a finished run.
+    (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token, or `loss(module, item)` where items are
+    mappings. data: items and probe, in place of a text; their numbers are `data.items` and `warmup.steps`. readouts: as in
+    `open`. state: the lifted state [D] before the window, of a training that was under way; None to begin with the module's
+    own parameters. Raises ExistsError for a finished run.
     """
-    config, path = config or Config(), Path(out)
-    if data is not None and len(data.items) != config.data.items:
-        raise UsageError(
-            f"train: expected data.items={config.data.items} items as configured, got {len(data.items)}; make them equal"
-        )
-    if data is not None and len(data.warmup) != config.warmup.steps:
-        raise UsageError(
-            f"train: expected warmup.steps={config.warmup.steps} warm-up items as configured, got {len(data.warmup)}; make them "
-            "equal: set warmup.steps, or give the Dataset its warmup"
-        )
+    config, path = counted(config or Config(), data), Path(out)
     torch_device = choose_device(device)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state)
         require_states(problem)
-        require_trainable(problem, *module_and_loss(config, module, loss))
+        require_trainable(problem, *module_and_loss(config, module, loss, problem.data.names))
         require_training(problem)
         creation.create(path, problem, environment(torch_device))
         with run_lock(path):

@@ -46,7 +46,7 @@ def _first(planned: Plan) -> list[str]:
     stages = planned.of_default
     if not stages:
         return []
-    runs = sum(s.gradients for s in stages) / planned["query: retrain"].gradients
+    runs = sum(s.gradients for s in stages) / planned["one retraining"].gradients
     count, seconds = sum(s.gradients for s in stages), sum(s.seconds for s in stages)
     kept, peak = sum(s.bytes_kept for s in stages), max(s.peak_memory for s in stages)
     return [

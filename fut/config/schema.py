@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
@@ -26,13 +27,12 @@ class DataConfig(Section):
     heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
     seed: int = Field(0, ge=0, lt=1 << 63)
 
-    @field_validator("per_step")
-    @classmethod
-    def _divides(cls, per_step: int, info: ValidationInfo) -> int:
-        items = info.data.get("items", per_step)  # absent where it is wrong itself
-        if items % per_step:
-            raise ValueError(f"expected a divisor of data.items={items}; change one of the two")
-        return per_step
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if "items" in self.model_fields_set and self.items % self.per_step:  # else a data set says how many there are
+            about = {"key": "per_step", "items": self.items, "got": self.per_step}
+            raise PydanticCustomError("key", "expected a divisor of data.items={items}; change one of the two", about)
+        return self
 
 
 class ModelConfig(Section):

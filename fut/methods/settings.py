@@ -131,6 +131,8 @@ def adjoint_settings(current: AdjointConfig, settings: Sequence[str]) -> Adjoint
 
 def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "key":
+        return f"`{where}.{error['ctx']['key']}`: {error['msg']}, got {error['ctx']['got']}"
     if error["type"] != "extra_forbidden":
         return f"`{where}`: {error['msg'].lower()}, got {error['input']!r}"
     section = error["loc"][0] if len(error["loc"]) > 1 else None
