@@ -61,6 +61,10 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def __repr__(self) -> str:
+        named = ", ".join(f"{s.stage} {s.gradients:,}" for s in self.stages[:4])
+        return f"<Plan of {len(self.stages)} stages, gradients of each: {named}, …>"
+
     def __getitem__(self, stage: str) -> StageCost:
         """The stage of that name."""
         return next(s for s in self.stages if s.stage == stage)

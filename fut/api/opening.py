@@ -79,6 +79,7 @@ def train(
     readouts: Mapping[str, UserFunction] | None = None,
     progress: Progress = silent,
     state: State | None = None,
+    exist_ok: bool = False,
 ) -> Run:
     """Train the reference run into a new directory, or finish an interrupted one of the same identity.
 
@@ -86,18 +87,22 @@ def train(
     (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token, or `loss(module, item)` where items are
     mappings. data: items and probe, in place of a text; their numbers are `data.items` and `warmup.steps`. readouts: as in
     `open`. state: the lifted state [D] before the window, of a training that was under way; None to begin with the module's
-    own parameters. Raises ExistsError for a finished run.
+    own parameters. exist_ok: return a finished run of the same identity. Raises ExistsError for a finished run without it,
+    and IdentityError for one of another identity.
     """
     config, path = counted(config or Config(), data), Path(out)
     torch_device = choose_device(device)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state)
-        require_states(problem)
-        require_trainable(problem, *module_and_loss(config, module, loss, problem.data.names))
-        require_training(problem)
-        creation.create(path, problem, environment(torch_device))
-        with run_lock(path):
-            _finish(path, problem, progress)
+        if exist_ok and (path / files.SUMMARY).exists():
+            require_same(files.read_manifest(path).identity, problem.identity, f"run {path}")
+        else:
+            require_states(problem)
+            require_trainable(problem, *module_and_loss(config, module, loss, problem.data.names))
+            require_training(problem)
+            creation.create(path, problem, environment(torch_device))
+            with run_lock(path):
+                _finish(path, problem, progress)
     return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)
 
 

@@ -85,6 +85,13 @@ class Run:
             path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress
         )
 
+    def __dir__(self) -> list[str]:
+        """Names for completion: those that are meant to be used."""
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {self.steps} steps over {self.items} items, {self.context.parameters:,} parameters>"
+
     @property
     def path(self) -> Path:
         """The run directory."""
@@ -223,7 +230,10 @@ class Run:
         return write_report(self.context, out, samples, estimator)
 
     def retrain(self, order: OrderLike, listener: Listener | None = None) -> Retrained:
-        """The truth: retrain in this order, or recall the result if that has been done before."""
+        """The truth: retrain in this order, or recall the result if that has been done before.
+
+        Its `loss` is the probe loss [nats/token], its `theta` the parameters [D], and `state_dict()` has these by name.
+        """
         return self.context.retrain(self.order(order), listener)
 
     def endpoint(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ class Context:
         if found is None:
             found = train_order(self.problem, self.state(0), order, listener)
             self.retrained.keep(order, found)
-        return found
+        return replace(found, objective=self.problem.objective)
 
 
 class RunReadouts:
