@@ -22,7 +22,7 @@ from fut.methods.settings import Config
 from fut.methods.stages import Preparation
 from fut.methods.timings import StageCost, Timings
 from fut.models.objective import Loss
-from fut.progress import Progress, silent
+from fut.progress import Progress, terminal
 from fut.resources.device import choose_device, describe, reproducible
 from fut.resources.memory import available_bytes
 from fut.training.model_checks import require_trainable
@@ -78,7 +78,7 @@ def plan(
     loss: Loss | None = None,
     data: Dataset | None = None,
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress = terminal,
 ) -> Plan:
     """The plan of a run that has not been trained; arguments as in `fut.train`. Builds it in memory and writes nothing.
 
@@ -94,10 +94,12 @@ def plan(
         return plan_problem(problem, config, progress)
 
 
-def plan_problem(problem: Problem, config: Config, progress: Progress = silent) -> Plan:
+def plan_problem(problem: Problem, config: Config, progress: Progress = terminal) -> Plan:
     """The plan of a problem. config: of what is computed before the first order, section by section."""
-    costs = Costs(Timings(Footprint(problem)), config)
-    makers = costs.makers()
+    with progress("planning: a gradient and its memory", 1) as tick:
+        costs = Costs(Timings(Footprint(problem)), config)
+        makers = costs.makers()
+        tick()
     stages: list[StageCost] = []
     with progress("planning", len(makers)) as tick:
         for make in makers:

@@ -20,7 +20,7 @@ from fut.methods.build import require_states, require_training
 from fut.methods.settings import Config, adjoint_settings, read_config
 from fut.models.objective import Loss
 from fut.planning import Plan, plan_problem
-from fut.progress import Progress, silent
+from fut.progress import Progress, terminal
 from fut.readouts.readout import UserFunction
 from fut.resources.device import choose_device, environment, reproducible
 from fut.training.checkpoints import read_state
@@ -38,7 +38,7 @@ def open_run(
     module: nn.Module | None = None,
     loss: Loss | None = None,
     readouts: Mapping[str, UserFunction] | None = None,
-    progress: Progress = silent,
+    progress: Progress = terminal,
 ) -> Run:
     """Open a finished run directory.
 
@@ -51,7 +51,7 @@ def open_run(
 
 
 def plan_path(
-    path: Path | str, *, settings: Sequence[str] = (), device: str = "auto", progress: Progress = silent
+    path: Path | str, *, settings: Sequence[str] = (), device: str = "auto", progress: Progress = terminal
 ) -> Plan:
     """The plan of a run directory whose training may not be finished. settings: `adjoint.key=value`, of an expansion made so."""
     where = Path(path)
@@ -77,7 +77,7 @@ def train(
     data: Dataset | None = None,
     device: str = "auto",
     readouts: Mapping[str, UserFunction] | None = None,
-    progress: Progress = silent,
+    progress: Progress = terminal,
     state: State | None = None,
     exist_ok: bool = False,
 ) -> Run:

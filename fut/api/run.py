@@ -25,7 +25,7 @@ from fut.methods.stages import Request as Preparing
 from fut.models.objective import Loss
 from fut.orders.parsing import OrderLike, order_of
 from fut.planning import Plan, plan_problem
-from fut.progress import Progress, silent
+from fut.progress import Progress, terminal
 from fut.questions.accuracy.ask import VerifyRequest
 from fut.questions.accuracy.leave_out import LdsRequest
 from fut.questions.calibrate import CalibrateRequest
@@ -79,7 +79,7 @@ class Run:
         loss: Loss | None = None,
         data: Dataset | None = None,
         readouts: Mapping[str, UserFunction] | None = None,
-        progress: Progress = silent,
+        progress: Progress = terminal,
     ) -> None:
         self.context = Context(
             path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress
@@ -234,7 +234,9 @@ class Run:
 
         Its `loss` is the probe loss [nats/token], its `theta` the parameters [D], and `state_dict()` has these by name.
         """
-        return self.context.retrain(self.order(order), listener)
+        asked = self.order(order)
+        with self.context.progress("retraining", len(asked)) as tick:
+            return self.context.retrain(asked, listener or (lambda step, state: tick()))
 
     def endpoint(
         self, order: OrderLike, estimator: str | None = None, out: Path | str | None = None, **options: str

@@ -23,7 +23,7 @@ from fut.methods.settings import Config, read_config
 from fut.models.lifting import copied
 from fut.models.objective import Loss
 from fut.models.transformer import Transformer
-from fut.progress import Progress, silent
+from fut.progress import Progress, terminal
 from fut.readouts.readout import (
     PROBE,
     Readout,
@@ -63,7 +63,7 @@ class Context:
         loss: Loss | None = None,
         data: Dataset | None = None,
         readouts: Mapping[str, UserFunction] | None = None,
-        progress: Progress = silent,
+        progress: Progress = terminal,
     ) -> None:
         self.path, self.progress = Path(path), progress
         self.manifest: Manifest = files.read_manifest(self.path)

@@ -57,7 +57,9 @@ def ask(request: EstimateRequest, context: QuestionContext) -> Estimates:
         options=request.options,
     )
     orders = [context.run.order(spec, request.partial) for spec in request.orders]
-    answers = estimates.edited(orders, [only_edit(spec, ()) for spec in request.orders])
+    with context.progress(f"estimating {len(orders)} orders", 1) as tick:
+        answers = estimates.edited(orders, [only_edit(spec, ()) for spec in request.orders])
+        tick()
     asked = zip(request.orders, orders, answers, strict=True)
     return Estimates(_estimate(written(spec), order, answer) for spec, order, answer in asked)
 
