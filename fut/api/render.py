@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from fut.display.format import COARSE, brief, columns, duration, loss, nbytes
 from fut.methods.build import CachePlan
+from fut.methods.described import Setting
 from fut.planning import Plan
 from fut.readouts.readout import shortened, unit_of
 from storage import Damage
+
+WIDTH = 110
+"""Characters of a line of settings."""
 
 
 def plan(planned: CachePlan, repaired: int) -> str:
@@ -108,6 +115,20 @@ def _checks(facts: dict[str, Any]) -> list[str]:
         coarse = '; too inaccurate, set adjoint.products = "exact"' if error > COARSE else ""
         lines.append(f"Hessian-vector products: central difference is {100 * error:.2g} % off an exact one{coarse}")
     return lines
+
+
+def settings(listed: Sequence[Setting]) -> str:
+    """Every setting with its default and its meaning, section by section."""
+    lines: list[str] = []
+    wide = max(len(setting.key) for setting in listed)
+    for section, group in groupby(listed, key=lambda setting: setting.key.partition(".")[0]):
+        lines += ["", f"[{section}]"]
+        for setting in group:
+            head = f"{setting.key.ljust(wide)}  "
+            about = f"{json.dumps(setting.default)}  ({setting.values})"
+            said = wrap(setting.meaning, WIDTH - len(head), break_on_hyphens=False)
+            lines += [head + about, *(" " * len(head) + line for line in said)]
+    return "\n".join(lines[1:])
 
 
 def damages(path: Path, damaged: Sequence[Damage]) -> str:

@@ -41,6 +41,7 @@ from fut.questions.accuracy import render as accuracy_render
 from fut.questions.registry import QUESTIONS
 from fut.report import SAMPLES
 from fut.resources.device import describe
+from fut.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +49,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What would training have produced had the data come in another order? Estimates, checked by retraining.",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fut {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """What would training have produced had the data come in another order? Estimates, checked by retraining."""
 
 
 @app.command()
@@ -186,6 +202,20 @@ def info(path: RunPath, device: Device = "cpu", as_json: Json = False) -> None:
     """What a run is, and what each estimator costs."""
     facts = open_run(path, device, as_json).info()
     answer(facts, render.info(facts), as_json)
+
+
+@app.command("settings")
+def list_settings(
+    section: Annotated[str | None, typer.Argument(metavar="SECTION", help="one section; default: all")] = None,
+    as_json: Json = False,
+) -> None:
+    """Every setting of a configuration: its default, the values it may have, and what it means."""
+    from fut.methods.described import described, sections
+
+    if section is not None and section not in sections():
+        raise UsageError(f"settings: expected one of {', '.join(sections())}, got `{section}`; correct the section")
+    listed = [s for s in described() if section is None or s.key.startswith(f"{section}.")]
+    answer({s.key: s.as_dict() for s in listed}, render.settings(listed), as_json)
 
 
 @app.command()
