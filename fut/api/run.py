@@ -156,9 +156,9 @@ class Run:
         (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more),
         `all` for all of these; by name alone `lowrank` for what endpoints are rebuilt from, and `reweighting` for
         what that estimator reads. None for what the default estimator reads, and for what was begun. readouts: what
-        the adjoint pass is computed for, in place of `adjoint.readouts`; refused where the run has an expansion
-        without them. adjoint: how the expansion is made, in place of the run's own configuration; refused where the
-        run has one that was made otherwise.
+        the adjoint pass is computed for, in place of `adjoint.readouts`; those that the run's expansion lacks are
+        added to it, by an adjoint pass for them alone. adjoint: how the expansion is made, in place of the run's own
+        configuration; refused where the run has one that was made otherwise.
         """
         build.cache(self.context, Preparing(names, readouts, adjoint, config))
 

@@ -84,7 +84,7 @@ def _requested(context: Context, request: Request) -> Iterator[tuple[Preparation
     request = replace(request, names=requested_terms(context, request.names))
     for preparation in preparations():
         if set(request.names or ()) & set(preparation.terms):
-            yield preparation, preparation.open(context, request)
+            yield from ((preparation, files) for files in preparation.opened(context, request))
         elif getattr(request, preparation.section, None) is not None:
             raise UsageError(
                 f"cache: expected settings of what is computed, {', '.join(request.names or ())}, got some of the section "

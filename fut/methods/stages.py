@@ -193,6 +193,14 @@ class Preparation(ABC, Generic[F]):
     def open(self, context: Context, request: Request = Request()) -> F:
         """The files as they are stored, as requested or as configured."""
 
+    def opened(self, context: Context, request: Request = Request()) -> list[F]:
+        """All that is to be computed for a request, in that order."""
+        return [self.open(context, request)]
+
+    def places_in(self, path: Path) -> list[str]:
+        """Directories of a run directory in which it can lie."""
+        return [self.name, *self.places]
+
     def usual(self, context: Context) -> tuple[str, ...]:
         """Its terms that `all` stands for."""
         return ()
@@ -262,7 +270,7 @@ class Preparation(ABC, Generic[F]):
     def check(self, path: Path) -> list[Damage]:
         """Verify every checksum of what is below a run directory, without opening the run."""
         damages = []
-        for place in (self.name, *self.places):
+        for place in self.places_in(path):
             directory = path / place
             damages += [d for part in self.parts for d in CheckpointStore(directory / part).check()]
             damages += damaged_terms(directory / TERMS) if (directory / TERMS).exists() else []
