@@ -38,4 +38,4 @@ def read_dataset(path: Path) -> Dataset:
     def items(part: str) -> tuple[Item, ...]:
         return tuple(tuple(tensors) for _, tensors in sorted(parts[part].items()))
 
-    return Dataset(items("items"), items("probe"), items("warmup"), str(stored.attributes["source"]), names)
+    return Dataset(items("items"), items("probe"), items("warmup"), str(stored.attributes["source"]), names=names)

@@ -47,20 +47,15 @@ class Dataset:
         probe: Iterable[Any],
         warmup: Iterable[Any] = (),
         source: str = "given as tensors",
+        *,
         names: Sequence[str] = (),
     ) -> None:
-        named: dict[tuple[str, ...], str] = {}
+        own: tuple[str, ...] | None = None
         for part, given in (("items", items), ("probe", probe), ("warmup", warmup)):
-            found, own = given_items(part, given)
+            found, own = given_items(part, given, own)
             object.__setattr__(self, part, found)
-            if found:
-                named.setdefault(own, part)
-        if len(named) > 1:
-            (first, one), (second, other) = list(named.items())[:2]
-            said = [f"{', '.join(names) or 'tuples'} in `{part}`" for names, part in ((first, one), (second, other))]
-            raise DataError(f"dataset: expected items of one kind, got {' and '.join(said)}; make all parts alike")
         object.__setattr__(self, "source", source)
-        object.__setattr__(self, "names", next(iter(named), ()) or tuple(names))
+        object.__setattr__(self, "names", own or tuple(names))
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -88,7 +83,7 @@ class Dataset:
         def move(items: tuple[Item, ...]) -> tuple[Item, ...]:
             return tuple(tuple(t.to(device) for t in item) for item in items)
 
-        return Dataset(move(self.items), move(self.probe), move(self.warmup), self.source, self.names)
+        return Dataset(move(self.items), move(self.probe), move(self.warmup), self.source, names=self.names)
 
 
 def _listed(name: str, given: Any) -> Iterable[Any]:

@@ -17,31 +17,37 @@ Names = tuple[str, ...]
 """Of an item's tensors, where items are mappings; empty where they are tuples."""
 
 
-def given_items(part: str, given: Any) -> tuple[tuple[Any, ...], Names]:
+def given_items(
+    part: str, given: Any, like: Names | None = None
+) -> tuple[tuple[tuple[torch.Tensor, ...], ...], Names | None]:
     """All items of a part, each asked for once, as tuples; and the names of their tensors.
 
     Args:
         part: `items`, `probe` or `warmup`, for messages.
         given: an iterable of items, or a sequence of them by number. An item is a tuple or a list of tensors, a mapping of names
             to tensors, or one tensor. An array stands for a tensor, and a number for a tensor that holds it alone.
+        like: names of the items before, which these are to have too; None where there are none before.
+
+    Returns:
+        The items, and the names of their tensors, in the order of the very first item; None of no item at all.
 
     Raises:
         DataError: for what is none of these, and for mappings of different names.
     """
-    found: list[tuple[Any, ...]] = []
-    names: Names | None = None
+    found: list[tuple[torch.Tensor, ...]] = []
+    names = like
     for number, item in enumerate(_elements(part, given)):
         where = f"dataset: `{part}` {number}"
         own = tuple(map(str, item)) if isinstance(item, Mapping) else ()
-        if names is not None and sorted(own) != sorted(names):
+        names = own if names is None else names
+        if sorted(own) != sorted(names):
             raise DataError(
                 f"{where}: expected {_named(names)} as in the first item, got {_named(own)}; make all items alike"
             )
-        names = own if names is None else names
         values = [item[name] for name in names] if isinstance(item, Mapping) else _parts(where, item)
         labels = names or range(len(values))
         found.append(tuple(_tensor(f"{where}, {label}", value) for label, value in zip(labels, values, strict=True)))
-    return tuple(found), names or ()
+    return tuple(found), names
 
 
 def _named(names: Names) -> str:

@@ -152,8 +152,12 @@ def test_what_is_no_item_is_named(given: Any, message: str | None) -> None:
 
 
 def test_all_parts_are_of_one_kind() -> None:
-    with pytest.raises(fut.DataError, match="expected items of one kind, got x, y in `items` and tuples in `probe`"):
+    with pytest.raises(
+        fut.DataError, match="`probe` 0: expected a mapping with x, y as in the first item, got a tuple of tensors"
+    ):
         fut.Dataset(NAMED, PAIRS[:1])
+    turned = [{"y": item["y"], "x": item["x"]} for item in NAMED]
+    assert same(fut.Dataset(NAMED, turned).probe, PAIRS), "by name, whatever their order"
 
 
 @pytest.mark.parametrize("loss", [by_name, Weighted()], ids=["function", "module"])
