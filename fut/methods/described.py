@@ -51,7 +51,7 @@ def _meaning(field: FieldInfo) -> str:
 def _values(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return ", ".join(get_args(field.annotation))
-    kind = KINDS.get(field.annotation, "list") if isinstance(field.annotation, type) else "list"  # type: ignore[arg-type]
+    kind = KINDS.get(field.annotation, "list") if isinstance(field.annotation, type) else "list"
     if get_origin(field.annotation) is dict:
         kind = "table"
     bounds = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Table:
         return {name: torch.as_tensor(value) for name, value in self.rows[number].items()}
 
 
-def same(found: tuple[tuple[Tensor, ...], ...], expected: list[tuple[Tensor, ...]]) -> bool:
+def same(found: tuple[tuple[Tensor, ...], ...], expected: Sequence[tuple[Any, ...]]) -> bool:
     return len(found) == len(expected) and all(
         len(a) == len(b) and all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
         for a, b in zip(found, expected, strict=True)
@@ -83,7 +84,7 @@ def same(found: tuple[tuple[Tensor, ...], ...], expected: list[tuple[Tensor, ...
         (pair for pair in PAIRS),
         [(x.numpy(), y.numpy()) for x, y in PAIRS],
         TensorDataset(X, Y),
-        DataLoader(TensorDataset(X.flatten(0, 1), Y.flatten()), batch_size=4),  # type: ignore[arg-type]
+        DataLoader(TensorDataset(X.flatten(0, 1), Y.flatten()), batch_size=4),
         NAMED,
         [UserDict(item) for item in NAMED],
         [{"x": item["x"].numpy(), "y": item["y"].numpy()} for item in NAMED],
@@ -152,9 +153,8 @@ def test_what_is_no_item_is_named(given: Any, message: str | None) -> None:
 
 
 def test_all_parts_are_of_one_kind() -> None:
-    with pytest.raises(
-        fut.DataError, match="`probe` 0: expected a mapping with x, y as in the first item, got a tuple of tensors"
-    ):
+    message = "`probe` 0: expected a mapping with x, y as in the first item, got a tuple of tensors"
+    with pytest.raises(fut.DataError, match=message):
         fut.Dataset(NAMED, PAIRS[:1])
     turned = [{"y": item["y"], "x": item["x"]} for item in NAMED]
     assert same(fut.Dataset(NAMED, turned).probe, PAIRS), "by name, whatever their order"

@@ -214,7 +214,7 @@ def test_results_print_in_ten_lines(small_run: fut.Run) -> None:
 def test_a_table_names_orders_as_they_were_asked_for(small_run: fut.Run, tmp_path: Path) -> None:
     file = tmp_path / "order.json"
     file.write_text("[1, 0, 2, 3, 4]")
-    asked = ["random:3", [4, 3, 2, 1, 0], small_run.order("swap:0,1"), file, np.arange(5)]
+    asked: list[Any] = ["random:3", [4, 3, 2, 1, 0], small_run.order("swap:0,1"), file, np.arange(5)]
     found = small_run.estimate(asked)
     assert [row["order"] for row in found.rows()] == [
         "random:3",

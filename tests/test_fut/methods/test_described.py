@@ -7,7 +7,7 @@ from small import Cli
 
 import fut
 from fut.methods.described import described, sections
-from fut.methods.settings import Config
+from fut.methods.settings import Config, parse_config
 
 
 def test_every_setting_says_what_it_means() -> None:
@@ -53,5 +53,5 @@ def test_the_command_says_its_version(cli: Cli) -> None:
 def test_every_default_is_accepted_as_it_is_shown(key: str) -> None:
     section, _, name = key.partition(".")
     value = next(s.default for s in described() if s.key == key)
-    config = fut.load_config(**{section: {name: value}})
+    config = parse_config({section: {name: value}})
     assert getattr(config, section).model_dump(mode="json")[name] == value

@@ -73,8 +73,8 @@ def test_an_added_read_out_has_what_a_joint_adjoint_pass_gives_it(own: Path, tmp
         found, expected = deltas(run, readout), deltas(joint, readout)
         assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max(), readout
         assert np.abs(expected).max() > 0
-        tables = [r.orders.positions(readout) for r in (run, joint)]
-        assert np.allclose(*tables, rtol=1e-6, atol=1e-9 * np.abs(tables[1]).max())
+        ours, theirs = (r.orders.positions(readout) for r in (run, joint))
+        assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-9 * np.abs(theirs).max())
     assert np.array_equal(deltas(run, "probe"), deltas(joint, "probe"))
 
 
@@ -93,7 +93,7 @@ def test_it_costs_its_own_sweep_alone_and_touches_nothing(own: Path, monkeypatch
     assert sum(calls) == plan.gradients == EXPANSION.cost(new.spec).gradients
     monkeypatch.undo()
     shutil.rmtree(new.directory)
-    run.context.progress = lambda label, total: (stages.append(label), silent(label, total))[1]  # type: ignore[func-returns-value]
+    run.context.progress = lambda label, total: (stages.append(label), silent(label, total))[1]
     run.cache(readouts=["item:3"])
     assert "trajectory" not in stages
     assert stages.count("backward pass") == 1
