@@ -60,9 +60,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for name in ("items", "probe", "warmup"):
-            object.__setattr__(
-                self, name, tuple(_checked(name, i, x) for i, x in enumerate(_listed(name, getattr(self, name))))
-            )
+            for number, item in enumerate(getattr(self, name)):
+                _require_data(f"dataset: `{name}` {number}", item)
         for name in ("items", "probe"):
             if not getattr(self, name):
                 raise DataError(f"dataset: expected at least one of `{name}`, got none; give some")
@@ -86,29 +85,9 @@ class Dataset:
         return Dataset(move(self.items), move(self.probe), move(self.warmup), self.source, names=self.names)
 
 
-def _listed(name: str, given: Any) -> Iterable[Any]:
-    """All of a part, each once: what makes its items anew is asked for them once."""
-    if isinstance(given, torch.Tensor | str | bytes | dict) or not isinstance(given, Iterable):
-        raise DataError(
-            f"dataset: expected a list of `{name}`, tuples of tensors, got {type(given).__name__}; write [(x, y) for x, y in …]"
-        )
-    return given
-
-
-def _checked(name: str, number: int, item: Any) -> Item:
-    """An item as a tuple of tensors that can be kept and read again; DataError, naming the item, for another one."""
-    where = f"dataset: `{name}` {number}"
-    if not isinstance(item, tuple | list):
-        raise DataError(
-            f"{where}: expected items as tuples of tensors, got {type(item).__name__}; write (tokens,), and for a mapping "
-            '(batch["input_ids"], …), which the loss puts together again'
-        )
+def _require_data(where: str, item: Item) -> None:
+    """DataError for an item whose tensors cannot be kept and read again. where: which item, for the message."""
     for place, part in enumerate(item):
-        if not isinstance(part, torch.Tensor):
-            raise DataError(
-                f"{where}: expected items as tuples of tensors, got {type(part).__name__} in place {place}; convert it "
-                "(torch.as_tensor)"
-            )
         if part.requires_grad:
             raise DataError(
                 f"{where}: expected tensors that hold data alone, got one in place {place} that requires a gradient; detach() it "
@@ -123,7 +102,6 @@ def _checked(name: str, number: int, item: Any) -> Item:
             raise DataError(
                 f"{where}: expected dense tensors, got {part.layout} in place {place}; write tensor.to_dense()"
             )
-    return tuple(item)
 
 
 def _joint_digest(items: Sequence[Item]) -> str:
