@@ -119,7 +119,7 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
     pins: dict[str, float] = {}
     preparation.require_possible(files.spec)
     if not files.complete():
-        pins = context.readouts.pins(preparation.pinned(files))
+        pins = context.readouts.pins(files.pinned)
         require_stages(preparation, files.spec, Footprint(context.problem))
         require_free(files.directory.parent, preparation.rest(files), preparation.what)
     preparation.pin_identity(files, pins, context.path)

@@ -78,6 +78,11 @@ class Prepared(ABC):
         return TermStore.open(self.terms_path)
 
     @property
+    def pinned(self) -> Sequence[str]:
+        """Read-outs whose values are to be pinned."""
+        return ()
+
+    @property
     def readable(self) -> bool:
         """Whether there are terms, of which some may be missing."""
         return self.opened and self.terms_path.exists()
@@ -166,8 +171,8 @@ class Preparation(ABC, Generic[F]):
     """What one or more methods compute before the first order, in one directory of the run.
 
     name: of the directory, and what is asked for with `--terms`. section: of the configuration. kind: in messages.
-    what: in words, where the disk is full. parts: the checkpoint stores below the directory. places: where it can lie besides
-    its own directory. rank: what is computed first has the smaller one. needs_smooth: whether it takes a rule with a derivative.
+    what: in words, where the disk is full. parts: the checkpoint stores below the directory. rank: what is computed
+    first has the smaller one. needs_smooth: whether it takes a rule with a derivative.
     """
 
     name: ClassVar[str]
@@ -175,7 +180,6 @@ class Preparation(ABC, Generic[F]):
     kind: ClassVar[str] = "expansion"
     what: ClassVar[str] = ""
     parts: ClassVar[tuple[str, ...]] = ()
-    places: ClassVar[tuple[str, ...]] = ()
     rank: ClassVar[int] = 0
     needs_smooth: ClassVar[bool] = True
     stages: ClassVar[tuple[Stage[Any], ...]] = ()
@@ -199,7 +203,7 @@ class Preparation(ABC, Generic[F]):
 
     def places_in(self, path: Path) -> list[str]:
         """Directories of a run directory in which it can lie."""
-        return [self.name, *self.places]
+        return [self.name]
 
     def usual(self, context: Context) -> tuple[str, ...]:
         """Its terms that `all` stands for."""
@@ -207,11 +211,7 @@ class Preparation(ABC, Generic[F]):
 
     def begun_terms(self, path: Path) -> tuple[str, ...]:
         """Its terms that a run directory has, finished or not."""
-        return self.terms if self.begun(path) else ()
-
-    def pinned(self, files: F) -> Sequence[str]:
-        """Read-outs whose values are to be pinned."""
-        return ()
+        return self.terms if (path / self.name / MANIFEST).exists() else ()
 
     def require_possible(self, spec: Any) -> None:
         """OrderError or UsageError, before anything is computed, for what these items cannot make."""
@@ -221,7 +221,7 @@ class Preparation(ABC, Generic[F]):
 
         pins: values that recognise the users' own read-outs, kept as they were when a directory of the run was first claimed.
         """
-        kept = pins | (read_pins(path) if self.pinned(files) else {})
+        kept = pins | (read_pins(path) if files.pinned else {})
         pin_identity(files.directory, self.kind, files.identity, {PINS: kept} if kept else {})
 
     def cost(self, spec: Any) -> Cost:
@@ -240,13 +240,9 @@ class Preparation(ABC, Generic[F]):
         cost = self.cost(files.spec)
         return max(0, cost.kept + cost.scratch - directory_bytes(files.directory))
 
-    def begun(self, path: Path) -> bool:
-        """Whether a run directory has one, finished or not."""
-        return (path / self.name / MANIFEST).exists()
-
     def stored(self, context: Context) -> list[F]:
         """Those that a run directory has."""
-        return [self.open(context)] if self.begun(context.path) else []
+        return [self.open(context)] if self.begun_terms(context.path) else []
 
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """What each stage costs, before it is computed."""

@@ -176,7 +176,6 @@ class ExpansionStages(Preparation[Expansion]):
     section = "adjoint"
     what = "the expansion and its scratch"
     parts = PARTS
-    places = (MEMORIZATION,)
     stages = (TRAJECTORY, LOW_RANK, SWEEP, CHOICE, ANCHORS, SAMPLE, SAMPLED_ANCHORS, FOLD)
 
     def planned(self, problem: Problem, config: Config) -> AdjointSpec:
@@ -204,7 +203,7 @@ class ExpansionStages(Preparation[Expansion]):
         return [first, *added, *([new_expansion(context, lacking)] if lacking else [])]
 
     def places_in(self, path: Path) -> list[str]:
-        return [*super().places_in(path), *added_places(path)]
+        return [self.name, MEMORIZATION, *added_places(path)]
 
     def still(self, files: Expansion) -> tuple[list[str], int, Cost]:
         """What is to be computed yet; the trajectory too, where added read-outs need one that was removed."""
@@ -223,9 +222,6 @@ class ExpansionStages(Preparation[Expansion]):
         if files.spec.whole_items and not has_expansion(files.directory.parent, files.directory.name):
             warnings.warn(f"{self.name}: {whole_items_note(files.problem)}", FutWarning, stacklevel=6)
         super().pin_identity(files, pins, path)
-
-    def pinned(self, files: Expansion) -> list[str]:
-        return files.spec.names
 
     def notes(self, problem: Problem, config: Config) -> list[str]:
         spec = self.planned(problem, config)
@@ -262,7 +258,7 @@ class ExpansionStages(Preparation[Expansion]):
             require_samples(problem, "set adjoint.rank = 0", "adjoint.rank")
 
     def stored(self, context: Context) -> list[Expansion]:
-        places = [place for place in (self.name, *self.places) if has_expansion(context.path, place)]
+        places = [place for place in (self.name, MEMORIZATION) if has_expansion(context.path, place)]
         return [*(open_expansion(context, part=place) for place in places), *added_expansions(context)]
 
 

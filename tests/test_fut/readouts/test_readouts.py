@@ -198,7 +198,7 @@ def test_costs_are_counted_for_every_readout(
     )
     build(EXPANSION, expansion)
     assert sum(calls) == EXPANSION.cost(expansion.spec).gradients
-    kept: float = sum(np.prod(s.shape) * (8 if s.dtype == "float64" else 4) for s in expansion.terms().specs)
+    kept = sum(float(np.prod(s.shape)) * (8 if s.dtype == "float64" else 4) for s in expansion.terms().specs)
     kept += expansion.spec.trajectory.scratch_bytes  # which stays too
     assert EXPANSION.cost(expansion.spec).kept == pytest.approx(kept, rel=0.2)
 
