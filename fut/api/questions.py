@@ -30,6 +30,7 @@ from fut.readouts.readout import PROBE
 from fut.resources.device import computes
 
 Names = Sequence[str] | None
+"""Names, or one alone as a string; None for what is usual."""
 
 
 def question_context(context: Context) -> QuestionContext:

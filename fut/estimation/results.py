@@ -26,6 +26,8 @@ UNCALIBRATED = "no interval: this estimator is not calibrated on this run; `fut 
 BASELINE = "no interval: the baseline answers the reference order's loss whatever the order; name another estimator"
 IN_PLACE = "no interval: random orders cannot calibrate this estimator; `fut lds RUN` measures its error"
 REFERENCE = "this order trains as the reference order does, whose recorded value every estimator gives exactly"
+NAMED = 8
+"""Orders up to which a picture names them."""
 DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use another estimator"
 
 
@@ -36,7 +38,8 @@ class Estimate(Displayable):
     value: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
     delta: that minus the reference order's. interval: 90 % interval of the value, or None, and then `note` says why.
     source: `estimate`, or `retrained` where the value is the truth: by `retrain`, or where no estimator was named and the order
-    has been retrained. truth: what retraining gave, beside an estimate, where it is known; the estimate does not use it.
+    has been retrained. order: its digest; asked: its name or its list, as it was asked for. truth: what retraining gave, beside
+    an estimate, where it is known; the estimate does not use it.
     """
 
     value: float
@@ -48,6 +51,7 @@ class Estimate(Displayable):
     note: str = UNCALIBRATED
     readout: str = PROBE
     unit: str = "nats/token"
+    asked: str = ""
     truth: float | None = None
 
     @property
@@ -88,7 +92,7 @@ class Estimates(list[Estimate], Displayable):
     def rows(self) -> list[dict[str, Any]]:
         """A row per order: its value, `delta` against the reference order, and the interval `low` … `high` of the value."""
         return [
-            {"order": e.order[:12], "value": e.value, "delta": e.delta}
+            {"order": e.asked or e.order[:12], "value": e.value, "delta": e.delta}
             | dict(zip(("low", "high"), e.interval or (None, None), strict=True))
             | {"perplexity": e.perplexity, "estimator": e.estimator, "source": e.source, "retrained": e.truth}
             for e in self
@@ -118,6 +122,8 @@ class Estimates(list[Estimate], Displayable):
         ]
         if beside:
             axes.plot(*zip(*beside, strict=True), "x", color=COLOURS[1], label="retrained")
+        if 0 < len(self) <= NAMED and all(e.asked for e in self):
+            axes.set_xticks(range(len(self)), [e.asked for e in self], rotation=30, ha="right")
         axes.set(xlabel="order, as asked", ylabel=labelled("Δ against the reference order", self._unit))
         axes.legend(fontsize="small", frameon=False)
 

@@ -101,6 +101,10 @@ def test_weights_are_part_of_the_run(padded: tuple[fut.Run, nn.Module], tmp_path
     again = fut.open(run.path, module=module, loss=token_loss, device="cpu")
     assert list(item_weights(again.context.config)) == COUNTS
     assert "weights" not in fut.load_config(data={"items": 4}).data.model_dump(exclude_defaults=True)
-    for weights in ([1, 2], [1, 2, 3, 0], [1, 2, 3, -1]):
-        with pytest.raises(UsageError, match=r"expected a number above 0 for each of data\.items=4 items"):
+    for weights in ([1, 2, 3, 0], [1, 2, 3, -1]):
+        with pytest.raises(UsageError, match=r"data\.weights"):
             fut.load_config(data={"items": 4, "per_step": 2, "weights": weights})
+    config = fut.load_config(data={"items": 8, "per_step": 2, "weights": [1, 2]}, warmup={"steps": 0})
+    data = run.context.problem.data
+    with pytest.raises(UsageError, match=r"data\.weights: expected a number for each of 8 items, got 2"):
+        fut.train(tmp_path / "run", config, module=module, loss=token_loss, data=data, device="cpu")
