@@ -16,7 +16,9 @@ from estimators.adjoint import (
     DualTransition,
     Sweep,
     inclusion_probabilities,
+    partial_sums,
     poisson_sample,
+    quadratic_part,
     sampling_variance,
     spread_anchors,
 )
@@ -252,6 +254,23 @@ def test_sampled_sums_are_unbiased_with_the_stated_variance() -> None:
     assert np.mean(sums) == pytest.approx(values.sum().item(), abs=4 * (exact / 4000) ** 0.5), "biased"
     assert np.var(sums) == pytest.approx(exact, rel=0.12), "the variance is not the stated one"
     assert np.mean(stated) == pytest.approx(exact, rel=0.12), "the estimate of the variance is biased"
+
+
+@pytest.mark.parametrize("signs", [(1.0, 1.0), (1.0, -1.0), (-1.0, 0.0)])
+def test_the_quadratic_part_of_a_sample_is_unbiased(signs: tuple[float, float]) -> None:
+    """Over all samples of five coordinates, with their probabilities: not only where signs cancel."""
+    contributions = torch.tensor([[1.0, -2.0, 0.5, 3.0, -0.3], [0.2, 1.0, -1.5, 0.4, 2.0]], dtype=torch.float64)
+    p, sign = torch.tensor([0.2, 0.9, 0.5, 0.7, 1.0], dtype=torch.float64), torch.tensor(signs, dtype=torch.float64)
+    total, mean = 0.0, 0.0
+    for held in itertools.product((False, True), repeat=len(p)):
+        kept = torch.tensor(held)
+        probability = torch.where(kept, p, 1 - p).prod().item()
+        values, variances = (part.sum(-1)[0] for part in partial_sums(contributions[None, :, kept], p[kept], 2))
+        total, mean = total + probability, mean + probability * quadratic_part(values, variances, sign)
+    assert total == pytest.approx(1.0)
+    exact = 0.5 * (sign * contributions.sum(-1).square()).sum().item()
+    assert mean == pytest.approx(exact, rel=1e-12)
+    assert quadratic_part(contributions.sum(-1), torch.zeros(2), sign) == pytest.approx(exact, rel=1e-12)
 
 
 def test_all_pairs_of_steps_are_seen_by_the_reference_curvature_test() -> None:

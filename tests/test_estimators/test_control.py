@@ -29,6 +29,15 @@ def test_estimates_are_unbiased_with_the_variance_that_the_signed_sums_state() -
     assert variance < 0.1 * float((VALUES.square() * (1 - P) / P).sum()), "than without"
 
 
+def test_the_signed_weights_hold_the_variance_of_every_coordinate() -> None:
+    """Squared, (1 - p)/p², of which the mean over samples, p times that, is a coordinate's variance; signs are fair."""
+    weights = control_weights(P, 11)
+    assert torch.equal(weights[0], 1 / P)
+    torch.testing.assert_close(weights[1:].square(), ((1 - P) / P.square()).expand(SIGNS, -1), rtol=1e-12, atol=0)
+    assert abs(weights[1:].sign().mean()) < 4 / (SIGNS * len(P)) ** 0.5
+    assert len(torch.unique(weights[1:].sign(), dim=0)) == SIGNS, "no row of signs twice"
+
+
 def test_what_is_surely_kept_has_no_variance() -> None:
     weights = control_weights(torch.ones(5, dtype=torch.float64), 3)
     assert weights.shape == (1 + SIGNS, 5)
