@@ -46,6 +46,15 @@ class Began:
     earlier: tuple[dict[str, Any], ...] = field(default=())
     rows: int = 0
 
+    def keeping(self, kept: Sequence[int]) -> Began:
+        """The same where only some of the earlier rows, by their places, ascending, stay: a call whose rows all go goes too."""
+        calls, first = [], 0
+        for call in self.earlier:
+            last = first + sum(call["rows"][0] <= place < call["rows"][1] for place in kept)
+            calls += [call | {"rows": [first, last]}] if last > first else []
+            first = last
+        return Began(self.seconds, tuple(calls), first)
+
 
 def began(continued: str | None = None) -> Began:
     """Now, for `write_record`; called before anything is computed.

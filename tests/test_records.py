@@ -59,6 +59,25 @@ def test_a_record_that_goes_on_keeps_every_call_that_made_a_row(written: Path, m
     )
 
 
+def test_a_call_whose_rows_are_all_made_anew_is_no_longer_named(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for commit, rows in (("one", [1, 2, 3]), ("two", [1, 2, 3, 4, 5])):
+        called(monkeypatch, commit, commit)
+        write_record("mine", {}, rows, began("mine"))
+    called(monkeypatch, "three", "three")
+    path = write_record("mine", {}, [2, 4, 6], began("mine").keeping([1, 3]))
+    assert calls(path) == [
+        ("python one", "one", [0, 1]),
+        ("python two", "two", [1, 2]),
+        ("python three", "three", [2, 3]),
+    ]
+    path = write_record("mine", {}, [2, 6, 7], began("mine").keeping([0, 2]))
+    assert calls(path) == [
+        ("python one", "one", [0, 1]),
+        ("python three", "three", [1, 2]),
+        ("python three", "three", [2, 3]),
+    ]
+
+
 def test_a_record_without_calls_is_of_its_one_command(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As records were written before; of one that was resumed, only the last command is known."""
     old = {"command": "old", "commit": "zero", "date": "d", "seconds": 1.0, "uncommitted_changes": True}

@@ -1,0 +1,243 @@
+"""Mutation testing: do the fast tests fail where one thing in the mathematics is changed?
+
+make mutants                                           (or: python benchmarks/mutants.py --work build/mutants)
+python benchmarks/mutants.py --sample 0 --minutes 600  (every mutant)
+
+mutmut makes the mutants in an export of the commit, never in the checkout, and runs for each the fast tests that call the
+function it is in, in a forked process with a limit on its time. An interrupted call goes on where it stopped. A later call
+keeps what was killed in modules that have not changed since, and tests the survivors again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from record import COMMIT, RECORDS, Began, began, write_record
+
+ROOT = Path(__file__).resolve().parent.parent
+ACCEPTED = Path(__file__).with_name("mutants.toml")
+SCOPE = (
+    "estimators/*.py",
+    "estimators/orders/*.py",
+    "estimators/rules/*.py",
+    "fut/methods/adjoint/quadratic.py",
+    "fut/methods/adjoint/control_variate.py",
+    "fut/estimation/calibration.py",
+    "fut/estimation/accuracy.py",
+)
+"""What is mutated: the mathematics, as far as tests without a run reach it."""
+TESTS = (
+    "tests/test_estimators",
+    "tests/contracts/test_rules.py",
+    "tests/test_fut/estimation/test_accuracy.py",
+    "tests/test_fut/estimation/test_calibration.py",
+    "tests/test_fut/methods/adjoint/test_quadratic.py",
+)
+"""Fast tests, of which mutmut takes for a mutant those that call its function."""
+COPIED = (
+    "fut",
+    "storage",
+    "scripts",
+    "benchmarks",
+    "docs",
+    "README.md",
+    "CONTRIBUTING.md",
+    "constraints.txt",
+    "mkdocs.yml",
+)
+UNMUTATED = (r"^\s*raise ", r"^\s*check_(number|choice)\(")
+"""Lines whose expressions stay: the words of messages."""
+SMOKE = "estimators.control_variates.x_signed_variance__mutmut_1"
+"""One that must be killed, with which mutants are made; else the set-up is broken, and not the tests good."""
+KILLED = ("killed", "timeout", "segfault")
+
+
+class Change(NamedTuple):
+    """What a mutant changes: the file, the line there, the function, and the changed lines before and after."""
+
+    file: str
+    line: int
+    function: str
+    was: str
+    becomes: str
+
+
+def exported(work: Path) -> Path:
+    """The files of the commit in `work/tree`, as they were left where they are of it already, and mutmut's settings."""
+    tree, mark = work / "tree", work / "commit"
+    if not mark.exists() or mark.read_text() != COMMIT:
+        shutil.rmtree(tree, ignore_errors=True)
+        tree.mkdir(parents=True)
+        archive = subprocess.run(["git", "archive", COMMIT], cwd=ROOT, capture_output=True, check=True)
+        subprocess.run(["tar", "-x"], cwd=tree, input=archive.stdout, check=True)
+        mark.write_text(COMMIT)
+    lists = {
+        "source_paths": ("estimators", "fut"),
+        "only_mutate": SCOPE,
+        "do_not_mutate_patterns": UNMUTATED,
+        "also_copy": COPIED,
+        "pytest_add_cli_args": ("-m", "fast", "-p", "no:cacheprovider"),
+        "pytest_add_cli_args_test_selection": TESTS,
+    }
+    lines = ["[mutmut]", "timeout_multiplier = 5.0", "timeout_constant = 4.0", "track_dependencies = false"]
+    lines += [line for key, values in lists.items() for line in (f"{key} =", *(f"    {value}" for value in values))]
+    (tree / "setup.cfg").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return tree
+
+
+def mutmut(tree: Path, *arguments: str, seconds: float | None = None) -> str:
+    """What a command of mutmut prints. It is interrupted after so many seconds; what it found by then stays."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    command = [Path(sys.executable).with_name("mutmut"), *arguments]
+    process = subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        return process.communicate()[0]
+
+
+def statuses(tree: Path) -> dict[str, str]:
+    """Every mutant's status by its name; `not checked` where it has none yet."""
+    found = re.findall(r"^ +(\S+__mutmut_\d+): (.+)$", mutmut(tree, "results", "--all", "true"), re.MULTILINE)
+    return dict(found)
+
+
+def place(name: str) -> tuple[str, str]:
+    """The file and the function, with its class, of a mutant's name."""
+    module, _, mangled = name.rpartition(".")
+    own = mangled.rpartition("__mutmut_")[0].removeprefix("x")
+    return f"{module.replace('.', '/')}.py", own.strip("ǁ").replace("ǁ", ".") if "ǁ" in own else own.removeprefix("_")
+
+
+def function_of(source: str, function: str) -> tuple[int, str]:
+    """The first line of a function in a module, its decorators included, and its text."""
+    body: Sequence[ast.AST] = ast.parse(source).body
+    for part in function.split("."):
+        node = next(n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == part)
+        body = node.body
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return first, "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+
+
+def change_of(name: str, diff: str, source: str) -> Change:
+    """What a mutant changes, from mutmut's diff of its function and the source of its module."""
+    file, function = place(name)
+    hunk = re.search(r"^@@ -(\d+).*?@@.*\n((?:[ +\-].*\n?)*)", diff, re.MULTILINE)
+    if hunk is None:
+        raise ValueError(f"mutants: expected a diff of {name}, got {diff!r}; is this another version of mutmut?")
+    lines = hunk[2].splitlines()
+    before = next(n for n, line in enumerate(lines) if line[0] in "+-")
+    was, becomes = (" ".join(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+")
+    return Change(file, function_of(source, function)[0] + int(hunk[1]) - 1 + before, function, was, becomes)
+
+
+def accepted() -> list[dict[str, str]]:
+    """Survivors that no test should kill: file, function, was, becomes, reason."""
+    found: list[dict[str, str]] = tomllib.loads(ACCEPTED.read_text(encoding="utf-8")).get("accepted", [])
+    return found
+
+
+def reason(change: Change) -> str | None:
+    """Why a survivor is accepted, if it is."""
+    keys = ("file", "function", "was", "becomes")
+    return next((one["reason"] for one in accepted() if all(one[k] == getattr(change, k) for k in keys)), None)
+
+
+def row_of(name: str, status: str, tree: Path) -> str:
+    """A mutant's result in one line, with a digest of its module."""
+    digest = hashlib.sha256((tree / place(name)[0]).read_bytes()).hexdigest()[:12]
+    return f"{status} | {name} | {digest}"
+
+
+def summary(rows: Sequence[str], tree: Path) -> dict[str, Any]:
+    """Counts by module, survivors, accepted ones, and the share that is killed of those that are not accepted."""
+    survivors, excused, modules = list[dict[str, Any]](), list[dict[str, Any]](), dict[str, Counter[str]]()
+    for status, name, _ in (row.split(" | ") for row in rows):
+        counts = modules.setdefault(place(name)[0], Counter())
+        counts["mutants"] += 1
+        if status == "no tests":
+            counts["without fast tests"] += 1
+        elif status in KILLED:
+            counts["killed"] += 1
+        else:
+            change = change_of(name, mutmut(tree, "show", name), (tree / place(name)[0]).read_text(encoding="utf-8"))
+            why = reason(change)
+            counts["survived" if why is None else "accepted"] += 1
+            (survivors if why is None else excused).append(change._asdict() | ({"reason": why} if why else {}))
+    total: Counter[str] = sum(modules.values(), Counter())
+    judged = total["killed"] + total["survived"]
+    return {
+        "share_killed": total["killed"] / judged if judged else None,
+        "total": dict(total),
+        "modules": {name: dict(counts) for name, counts in sorted(modules.items())},
+        "survivors": sorted(survivors, key=lambda one: (one["file"], one["line"])),
+        "accepted": sorted(excused, key=lambda one: (one["file"], one["line"])),
+        "rows": list(rows),
+    }
+
+
+def earlier(call: Began, wanted: set[str], tree: Path) -> tuple[Began, list[str]]:
+    """Rows of the record that stand: killed mutants among those wanted, of modules that are as they were."""
+    path = RECORDS / "mutants.json"
+    record = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"results": {"rows": []}, "settings": {}}
+    )
+    rows: list[str] = record["results"]["rows"]
+    if record["settings"].get("mutmut") != version("mutmut"):
+        return call.keeping([]), []
+    stands = [n for n, row in enumerate(rows) if row.startswith(KILLED) and row.split(" | ")[1] in wanted]
+    stands = [n for n in stands if rows[n] == row_of(rows[n].split(" | ")[1], rows[n].split(" | ")[0], tree)]
+    return call.keeping(stands), [rows[n] for n in stands]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--work", type=Path, default=ROOT / "build" / "mutants")
+    cli.add_argument("--sample", type=int, default=1200, help="mutants that are drawn; 0 for all")
+    cli.add_argument("--seed", type=int, default=0, help="of the draw")
+    cli.add_argument("--minutes", type=float, default=40, help="after which it stops; the same command goes on")
+    arguments = cli.parse_args(argv)
+    call, tree = began("mutants"), exported(arguments.work.absolute())
+    mutmut(tree, "run", "--max-children", "1", SMOKE)
+    found = statuses(tree)
+    if found.get(SMOKE) not in KILLED:
+        cli.error(f"expected that {SMOKE} is killed, got {found.get(SMOKE)}; run `mutmut run` in {tree} to see why")
+    names = sorted(found)
+    drawn = random.Random(arguments.seed).sample(names, min(arguments.sample or len(names), len(names)))
+    call, kept = earlier(call, set(drawn), tree)
+    known = {row.split(" | ")[1] for row in kept}
+    left = [name for name in drawn if name not in known and found[name] == "not checked"]
+    if left:
+        mutmut(tree, "run", "--max-children", "1", *left, seconds=60 * arguments.minutes)
+    found = statuses(tree)
+    fresh = [row_of(name, found[name], tree) for name in drawn if name not in known and found[name] != "not checked"]
+    results = summary([*kept, *fresh], tree) | {"of": len(names), "not_run": len(drawn) - len(kept) - len(fresh)}
+    settings = vars(arguments) | {"mutmut": version("mutmut"), "scope": SCOPE, "tests": TESTS, "unmutated": UNMUTATED}
+    path = write_record("mutants", settings, results, call)
+    print(f"{path}: {results['total']}, {results['share_killed']:.1%} killed, {results['not_run']} not run")
+    for one in results["survivors"]:
+        print(f"{one['file']}:{one['line']} {one['function']}\n  - {one['was']}\n  + {one['becomes']}")
+    return 0
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):
+        sys.exit(main())
