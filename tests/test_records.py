@@ -122,10 +122,10 @@ def test_no_committed_record_is_of_uncommitted_code() -> None:
     assert {name for name, content in FOUND.items() if content["uncommitted_changes"]} == UNCOMMITTED
 
 
-@pytest.mark.parametrize("name", [name for name, content in FOUND.items() if "calls" in content])
-def test_every_row_of_a_record_has_its_call(name: str) -> None:
-    content = FOUND[name]
-    ends = [one["rows"] for one in content["calls"]]
-    assert [first for first, _ in ends] == [0, *(last for _, last in ends[:-1])]
-    assert ends[-1][1] == record._rows(content["results"])
-    assert all(one["commit"] and one["command"] for one in content["calls"])
+def test_every_row_of_a_record_has_its_call() -> None:
+    for name, content in FOUND.items():
+        if "calls" in content:  # since records keep them
+            ends = [one["rows"] for one in content["calls"]]
+            assert [first for first, _ in ends] == [0, *(last for _, last in ends[:-1])], name
+            assert ends[-1][1] == record._rows(content["results"]), name
+            assert all(one["commit"] and one["command"] for one in content["calls"]), name

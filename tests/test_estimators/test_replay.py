@@ -97,7 +97,12 @@ def test_exact_curvature_counts_items_by_their_weights(
 
     truth, trajectory = RuleTransition(rule, rate, TrueGradients(gradient)), [START]
     start, batch = rule.init(START).rows(len(orders)), OrderBatch.pack(orders)
-    replay(truth, start.rows(1), OrderBatch.pack(orders[:1]), listener=lambda t, z: trajectory.append(z.theta[0]))
+    replay(
+        truth,
+        rule.init(START).rows(1),
+        OrderBatch.pack(orders[:1]),
+        listener=lambda t, z: trajectory.append(z.theta[0]),
+    )
     curved = CurvedGradients(
         trajectory.__getitem__, gradient, lambda theta, item, u: HESSIANS[item] @ u, mean if steps_at_once else None
     )
