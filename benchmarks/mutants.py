@@ -49,6 +49,7 @@ TESTS = (
     "tests/test_fut/estimation/test_accuracy.py",
     "tests/test_fut/estimation/test_calibration.py",
     "tests/test_fut/methods/adjoint/test_quadratic.py",
+    "tests/test_fut/methods/adjoint/test_samples.py",
 )
 """Fast tests, of which mutmut takes for a mutant those that call its function."""
 COPIED = (

@@ -28,6 +28,7 @@ TIERS = {
         "test_quadratic",
         "test_rules",
         "test_runs",
+        "test_samples",
         "test_sketch",
         "test_stacking",
         "test_studies",

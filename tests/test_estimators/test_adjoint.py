@@ -16,6 +16,7 @@ from estimators.adjoint import (
     DualTransition,
     Sweep,
     inclusion_probabilities,
+    independent_halves,
     partial_sums,
     poisson_sample,
     quadratic_part,
@@ -254,6 +255,21 @@ def test_sampled_sums_are_unbiased_with_the_stated_variance() -> None:
     assert np.mean(sums) == pytest.approx(values.sum().item(), abs=4 * (exact / 4000) ** 0.5), "biased"
     assert np.var(sums) == pytest.approx(exact, rel=0.12), "the variance is not the stated one"
     assert np.mean(stated) == pytest.approx(exact, rel=0.12), "the estimate of the variance is biased"
+
+
+@pytest.mark.parametrize("p", [0.2, 0.7, 1.0])
+def test_halves_are_independent_samples_with_the_probabilities_they_state(p: float) -> None:
+    """Of coordinates that were drawn with probability p: each half holds a of all, both hold a², a = 1 - sqrt(1 - p)."""
+    count = 40_000
+    first, second, either = independent_halves(torch.full((count,), p, dtype=torch.float64), 3)
+    a = 1 - (1 - p) ** 0.5
+    assert torch.allclose(either, torch.full((count,), a, dtype=torch.float64))
+    assert (first | second).all(), "what was drawn is in one of them"
+    for held, share in ((first, a), (second, a), (first & second, a * a)):
+        found = p * held.double().mean().item()
+        assert found == pytest.approx(share, abs=4 * p / count**0.5 / 2)
+    other = independent_halves(torch.full((count,), p, dtype=torch.float64), 4)[0]
+    assert p == 1.0 or not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("signs", [(1.0, 1.0), (1.0, -1.0), (-1.0, 0.0)])

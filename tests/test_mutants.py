@@ -1,0 +1,130 @@
+"""The runner of mutation testing: what it says of a mutant, what it accepts, and what its record holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mutants
+import pytest
+from mutants import RECORDS, ROOT, SCOPE, SMOKE, TESTS, accepted, change_of, function_of, place
+from record import Began
+
+SOURCE = '''"""A module."""
+
+
+def first(x):
+    return x + 1
+
+
+class Kept:
+    @classmethod
+    def of(cls, x):
+        """One line."""
+        y = x * 2
+        return cls(
+            y,
+            x,
+        )
+'''
+DIFF = """# estimators.made.xǁKeptǁof__mutmut_3: survived
+--- estimators/made.py
++++ estimators/made.py
+@@ -1,6 +1,6 @@
+ @classmethod
+ def of(cls, x):
+     \"\"\"One line.\"\"\"
+-    y = x * 2
++    y = x / 2
+     return cls(
+         y,
+"""
+
+
+def test_a_mutant_is_found_in_its_file() -> None:
+    assert place("estimators.orders.order.x__checked__mutmut_12") == ("estimators/orders/order.py", "_checked")
+    assert place("estimators.made.xǁKeptǁ__call____mutmut_1") == ("estimators/made.py", "Kept.__call__")
+    found = change_of("estimators.made.xǁKeptǁof__mutmut_3", DIFF, SOURCE)
+    assert found == ("estimators/made.py", 12, "Kept.of", "y = x * 2", "y = x / 2")
+    assert SOURCE.splitlines()[found.line - 1].strip() == found.was
+    removed = DIFF.replace("+    y = x / 2\n", "")
+    assert change_of("estimators.made.xǁKeptǁof__mutmut_3", removed, SOURCE).becomes == ""
+    with pytest.raises(ValueError, match="another version of mutmut"):
+        change_of("estimators.made.xǁKeptǁof__mutmut_3", "", SOURCE)
+
+
+def test_what_is_mutated_and_tested_is_there() -> None:
+    for pattern in SCOPE:
+        assert list(ROOT.glob(pattern)), pattern
+    for path in TESTS:
+        assert (ROOT / path).exists(), path
+    file, function = place(SMOKE)
+    assert "def signed_variance" in function_of((ROOT / file).read_text(encoding="utf-8"), function)[1]
+
+
+def test_every_accepted_survivor_is_of_code_that_is_there_and_has_a_reason() -> None:
+    for one in accepted():
+        assert one.keys() == {"file", "function", "was", "becomes", "reason"}
+        text = function_of((ROOT / one["file"]).read_text(encoding="utf-8"), one["function"])[1]
+        flat = " ".join(line.strip() for line in text.splitlines())
+        assert one["was"] in flat, f"{one['file']}, {one['function']}: no longer has `{one['was']}`; remove the entry"
+        assert len(one["reason"]) > 10
+
+
+def test_a_summary_counts_and_names_what_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "estimators").mkdir()
+    (tmp_path / "estimators" / "made.py").write_text(SOURCE)
+    shown = {
+        "estimators.made.xǁKeptǁof__mutmut_3": DIFF,
+        "estimators.made.xǁKeptǁof__mutmut_4": DIFF.replace("/", "//"),
+    }
+    monkeypatch.setattr(mutants, "mutmut", lambda tree, command, name: shown[name])
+    excuse = {"file": "estimators/made.py", "function": "Kept.of", "was": "y = x * 2", "becomes": "y = x // 2"}
+    monkeypatch.setattr(mutants, "accepted", lambda: [excuse | {"reason": "x is 0 here"}])
+    names = [
+        *shown,
+        "estimators.made.x_first__mutmut_1",
+        "estimators.made.x_first__mutmut_2",
+        "estimators.made.x_first__mutmut_3",
+    ]
+    statuses = ["survived", "survived", "killed", "timeout", "no tests"]
+    found = mutants.summary([mutants.row_of(n, s, tmp_path) for n, s in zip(names, statuses, strict=True)], tmp_path)
+    assert found["share_killed"] == pytest.approx(2 / 3)
+    counts = {"mutants": 5, "killed": 2, "survived": 1, "accepted": 1, "without fast tests": 1}
+    assert found["modules"] == {"estimators/made.py": counts}
+    assert [(one["line"], one["becomes"]) for one in found["survivors"]] == [(12, "y = x / 2")]
+    assert [one["reason"] for one in found["accepted"]] == ["x is 0 here"]
+
+
+def test_what_was_killed_stands_while_its_module_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutants, "RECORDS", tmp_path)
+    monkeypatch.setattr(mutants, "version", lambda name: "1")
+    (tmp_path / "estimators").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "estimators" / f"{name}.py").write_text(name)
+    names = [f"estimators.{module}.x_f__mutmut_{n}" for module in ("one", "two") for n in (1, 2)]
+    rows = [
+        mutants.row_of(n, s, tmp_path) for n, s in zip(names, ["killed", "survived", "timeout", "killed"], strict=True)
+    ]
+    written = {"results": {"rows": rows}, "settings": {"mutmut": "1"}}
+    (tmp_path / "mutants.json").write_text(json.dumps(written))
+    call = Began(0.0, ({"command": "a", "rows": [0, 2]}, {"command": "b", "rows": [2, 4]}), 4)
+    later, kept = mutants.earlier(call, {*names[:3]}, tmp_path)
+    assert kept == [rows[0], rows[2]], "not the survivor, nor what is no longer drawn"
+    assert [one["rows"] for one in later.earlier] == [[0, 1], [1, 2]]
+    (tmp_path / "estimators" / "two.py").write_text("changed")
+    assert mutants.earlier(call, {*names}, tmp_path)[1] == [rows[0]]
+    (tmp_path / "mutants.json").write_text(json.dumps(written | {"settings": {"mutmut": "0"}}))
+    assert mutants.earlier(call, {*names}, tmp_path)[1] == [], "another version numbers them otherwise"
+
+
+def test_the_record_is_of_the_goal() -> None:
+    """At least 95 % of what is judged is killed, and no survivor is accepted without its reason."""
+    record = json.loads((RECORDS / "mutants.json").read_text(encoding="utf-8"))
+    found = record["results"]
+    assert found["share_killed"] >= 0.95
+    assert found["share_killed"] == pytest.approx(
+        found["total"]["killed"] / (found["total"]["killed"] + len(found["survivors"]))
+    )
+    assert sum(counts["mutants"] for counts in found["modules"].values()) == len(found["rows"])
+    assert all(one["reason"] for one in found["accepted"])
