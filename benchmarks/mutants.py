@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import filecmp
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from record import COMMIT, RECORDS, Began, began, write_record
@@ -81,13 +83,19 @@ class Change(NamedTuple):
 
 
 def exported(work: Path) -> Path:
-    """The files of the commit in `work/tree`, as they were left where they are of it already, and mutmut's settings."""
+    """The files of the commit in `work/tree`, and mutmut's settings. Of another commit's what is equal stays, with what mutmut
+    knows of it, but for the results: the record keeps those that stand."""
     tree, mark = work / "tree", work / "commit"
     if not mark.exists() or mark.read_text() != COMMIT:
-        shutil.rmtree(tree, ignore_errors=True)
-        tree.mkdir(parents=True)
-        archive = subprocess.run(["git", "archive", COMMIT], cwd=ROOT, capture_output=True, check=True)
-        subprocess.run(["tar", "-x"], cwd=tree, input=archive.stdout, check=True)
+        mark.unlink(missing_ok=True)
+        with TemporaryDirectory() as fresh:
+            archive = subprocess.run(["git", "archive", COMMIT], cwd=ROOT, capture_output=True, check=True)
+            subprocess.run(["tar", "-x"], cwd=fresh, input=archive.stdout, check=True)
+            replace_tree(Path(fresh), tree)
+        for meta in (tree / "mutants").rglob("*.meta"):
+            known = json.loads(meta.read_text(encoding="utf-8"))
+            known["exit_code_by_key"] = dict.fromkeys(known["exit_code_by_key"])
+            meta.write_text(json.dumps(known), encoding="utf-8")
         mark.write_text(COMMIT)
     lists = {
         "source_paths": ("estimators", "fut"),
@@ -101,6 +109,21 @@ def exported(work: Path) -> Path:
     lines += [line for key, values in lists.items() for line in (f"{key} =", *(f"    {value}" for value in values))]
     (tree / "setup.cfg").write_text("\n".join([*lines, ""]), encoding="utf-8")
     return tree
+
+
+def replace_tree(fresh: Path, tree: Path) -> None:
+    """Make the files of `tree` those of `fresh`; those that are equal are not touched, and `mutants/` loses what has gone."""
+    wanted = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
+    for name in sorted(wanted):
+        target = tree / name
+        if not target.exists() or not filecmp.cmp(fresh / name, target, shallow=False):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(fresh / name, target)
+    for path in [path for path in tree.rglob("*.py") if path.is_file()]:
+        name = path.relative_to(tree)
+        if (Path(*name.parts[1:]) if name.parts[0] == "mutants" else name) not in wanted:
+            path.unlink()
+            path.with_name(f"{path.name}.meta").unlink(missing_ok=True)
 
 
 def mutmut(tree: Path, *arguments: str, seconds: float | None = None) -> str:
@@ -125,7 +148,9 @@ def place(name: str) -> tuple[str, str]:
     """The file and the function, with its class, of a mutant's name."""
     module, _, mangled = name.rpartition(".")
     own = mangled.rpartition("__mutmut_")[0].removeprefix("x")
-    return f"{module.replace('.', '/')}.py", own.strip("ǁ").replace("ǁ", ".") if "ǁ" in own else own.removeprefix("_")
+    path = module.replace(".", "/")
+    file = f"{path}/__init__.py" if (ROOT / path).is_dir() else f"{path}.py"
+    return file, own.strip("ǁ").replace("ǁ", ".") if "ǁ" in own else own.removeprefix("_")
 
 
 def function_of(source: str, function: str) -> tuple[int, str]:

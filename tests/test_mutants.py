@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mutants
 import pytest
-from mutants import RECORDS, ROOT, SCOPE, SMOKE, TESTS, accepted, change_of, function_of, place
+from mutants import RECORDS, ROOT, SCOPE, SMOKE, TESTS, accepted, change_of, function_of, place, replace_tree
 from record import Began
 
 SOURCE = '''"""A module."""
@@ -44,6 +44,7 @@ DIFF = """# estimators.made.xǁKeptǁof__mutmut_3: survived
 def test_a_mutant_is_found_in_its_file() -> None:
     assert place("estimators.orders.order.x__checked__mutmut_12") == ("estimators/orders/order.py", "_checked")
     assert place("estimators.made.xǁKeptǁ__call____mutmut_1") == ("estimators/made.py", "Kept.__call__")
+    assert place("estimators.rules.x_make_rule__mutmut_1") == ("estimators/rules/__init__.py", "make_rule")
     found = change_of("estimators.made.xǁKeptǁof__mutmut_3", DIFF, SOURCE)
     assert found == ("estimators/made.py", 12, "Kept.of", "y = x * 2", "y = x / 2")
     assert SOURCE.splitlines()[found.line - 1].strip() == found.was
@@ -69,6 +70,22 @@ def test_every_accepted_survivor_is_of_code_that_is_there_and_has_a_reason() -> 
         flat = " ".join(line.strip() for line in text.splitlines())
         assert one["was"] in flat, f"{one['file']}, {one['function']}: no longer has `{one['was']}`; remove the entry"
         assert len(one["reason"]) > 10
+
+
+def test_another_commit_takes_the_place_of_a_tree_and_equal_files_stay(tmp_path: Path) -> None:
+    fresh, tree = tmp_path / "fresh", tmp_path / "tree"
+    for place, names in ((fresh, {"fut/a.py": "1", "fut/b.py": "2"}), (tree, {"fut/a.py": "1", "fut/c.py": "3"})):
+        for name, content in names.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_text(content)
+    for name in ("fut/a.py", "fut/c.py", "fut/c.py.meta"):
+        (tree / "mutants" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / "mutants" / name).write_text("mutated")
+    before = (tree / "fut/a.py").stat().st_mtime_ns
+    replace_tree(fresh, tree)
+    found = {str(path.relative_to(tree)): path.read_text() for path in tree.rglob("*") if path.is_file()}
+    assert found == {"fut/a.py": "1", "fut/b.py": "2", "mutants/fut/a.py": "mutated"}
+    assert (tree / "fut/a.py").stat().st_mtime_ns == before
 
 
 def test_a_summary_counts_and_names_what_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
