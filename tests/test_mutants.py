@@ -74,10 +74,10 @@ def test_every_accepted_survivor_is_of_code_that_is_there_and_has_a_reason() -> 
 
 def test_another_commit_takes_the_place_of_a_tree_and_equal_files_stay(tmp_path: Path) -> None:
     fresh, tree = tmp_path / "fresh", tmp_path / "tree"
-    for place, names in ((fresh, {"fut/a.py": "1", "fut/b.py": "2"}), (tree, {"fut/a.py": "1", "fut/c.py": "3"})):
+    for root, names in ((fresh, {"fut/a.py": "1", "fut/b.py": "2"}), (tree, {"fut/a.py": "1", "fut/c.py": "3"})):
         for name, content in names.items():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            (place / name).write_text(content)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(content)
     for name in ("fut/a.py", "fut/c.py", "fut/c.py.meta"):
         (tree / "mutants" / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / "mutants" / name).write_text("mutated")
