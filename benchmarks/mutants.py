@@ -82,7 +82,7 @@ class Change(NamedTuple):
     becomes: str
 
 
-def exported(work: Path) -> Path:
+def exported(work: Path, without: str) -> Path:
     """The files of the commit in `work/tree`, and mutmut's settings. Of another commit's what is equal stays, with what mutmut
     knows of it, but for the results: the record keeps those that stand."""
     tree, mark = work / "tree", work / "commit"
@@ -102,7 +102,13 @@ def exported(work: Path) -> Path:
         "only_mutate": SCOPE,
         "do_not_mutate_patterns": UNMUTATED,
         "also_copy": COPIED,
-        "pytest_add_cli_args": ("-m", "fast", "-p", "no:cacheprovider"),
+        "pytest_add_cli_args": (
+            "-m",
+            "fast",
+            "-p",
+            "no:cacheprovider",
+            *(("-k", f"not ({without})") if without else ()),
+        ),
         "pytest_add_cli_args_test_selection": TESTS,
     }
     lines = ["[mutmut]", "timeout_multiplier = 5.0", "timeout_constant = 4.0", "track_dependencies = false"]
@@ -240,8 +246,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--sample", type=int, default=1200, help="mutants that are drawn; 0 for all")
     cli.add_argument("--seed", type=int, default=0, help="of the draw")
     cli.add_argument("--minutes", type=float, default=40, help="after which it stops; the same command goes on")
+    cli.add_argument(
+        "--without", default="", help="expression of pytest's -k: tests that are no judges, as they fail anyway"
+    )
     arguments = cli.parse_args(argv)
-    call, tree = began("mutants"), exported(arguments.work.absolute())
+    call, tree = began("mutants"), exported(arguments.work.absolute(), arguments.without)
     mutmut(tree, "run", "--max-children", "1", SMOKE)
     found = statuses(tree)
     if found.get(SMOKE) not in KILLED:
