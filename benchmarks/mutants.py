@@ -135,8 +135,10 @@ def replace_tree(fresh: Path, tree: Path) -> None:
 def mutmut(tree: Path, *arguments: str, seconds: float | None = None) -> str:
     """What a command of mutmut prints. It is interrupted after so many seconds; what it found by then stays."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    command = [Path(sys.executable).with_name("mutmut"), *arguments]
-    process = subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True)
+    command = [str(Path(sys.executable).with_name("mutmut")), *arguments]
+    process: subprocess.Popen[str] = subprocess.Popen(
+        command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True
+    )
     try:
         return process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import mutants
 import pytest
-from mutants import RECORDS, ROOT, SCOPE, SMOKE, TESTS, accepted, change_of, function_of, place, replace_tree
-from record import Began
+from mutants import ROOT, SCOPE, SMOKE, TESTS, accepted, change_of, function_of, place, replace_tree
+from record import RECORDS, Began
 
 SOURCE = '''"""A module."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,9 +28,9 @@ class Named(NamedTuple):
 
 
 def calibrated(edit: str | None = None) -> Calibrated:
-    chosen: Sequence[Any] = (TRUE.tolist(), GUESS.tolist())
-    fit = calibrate(*chosen) if edit is None else calibrate_anchored(*chosen, REFERENCE)
-    return Calibrated(fit, "adjoint", [], [], *chosen, VARIANCE, 0, edit=edit, anchor=edit and REFERENCE)
+    true, guess, anchor = TRUE.tolist(), GUESS.tolist(), None if edit is None else REFERENCE
+    fit = calibrate(true, guess) if anchor is None else calibrate_anchored(true, guess, anchor)
+    return Calibrated(fit, "adjoint", [], [], true, guess, VARIANCE, 0, edit=edit, anchor=anchor)
 
 
 def answer(fit: Calibrated, variance: float, share: float) -> Any:
