@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from estimators.intervals import calibrate, calibrate_anchored
 from estimators.orders.distance import Distance
-from estimators.orders.order import Order
-from fut.estimation.calibration import Calibrated
+from estimators.orders.order import Order, random_order
+from fut.errors import UsageError
+from fut.estimation.calibration import TRIES, Calibrated, fresh_orders
 from fut.estimation.results import estimated
 
 REFERENCE, VARIANCE = 2.1, 3e-4
@@ -82,3 +84,50 @@ def test_the_share_of_an_order_is_twice_its_distance_up_to_all() -> None:
     orders = [Order.of(o) for o in ([1, 0, *range(2, 9)], [4, 1, 2, 3, 0, *range(5, 9)], range(8, -1, -1))]
     shares = [distance.share(order) for order in orders]
     assert shares == pytest.approx([2 * 2 / (80 / 3), 2 * 8 / (80 / 3), 1.0])
+
+
+def test_a_table_has_every_retrained_order_with_its_interval() -> None:
+    found = replace(calibrated(), orders=[[0, 1]] * 9, digests=[f"{i}" * 20 for i in range(9)])
+    rows = found.rows()
+    for i, row in enumerate(rows):
+        low, high = found.fit.interval(GUESS[i])
+        expected = {
+            "true": TRUE[i],
+            "estimate": GUESS[i],
+            "calibrated": found.fit.correct(GUESS[i]),
+            "low": low,
+            "high": high,
+        }
+        assert row["order"] == f"{i}" * 12
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert set(found.units()) == set(rows[0]) - {"order"}
+    assert set(found.units().values()) == {"nats/token"}
+    written = found.as_dict()
+    assert (written["offset"], written["slope"]) == (found.fit.offset, found.fit.slope)
+    assert (written["residual_sd"], written["degrees_of_freedom"], written["level"]) == (found.fit.sd, 7, 0.9)
+    assert (written["true_losses"], written["estimated_losses"]) == (found.truths, found.estimates)
+    assert (written["digests"], written["orders"], written["seed"]) == (found.digests, found.orders, 0)
+    assert (written["sampling_variance"], written["edit"], written["readout"]) == (VARIANCE, None, "probe")
+    assert f"sd {found.fit.sd:.2g} nats/token on 7 degrees of freedom" in found.notes()[0]
+    assert found.title() == f"adjoint of probe: truth = {found.fit.offset:+.5f} {found.fit.slope:+.4f} × estimate"
+    assert found.fitted_on == "9 retrained orders"
+    assert calibrated("swap").fitted_on == "9 retrained orders, each one `swap` away from the reference"
+
+
+def test_fresh_orders_are_the_first_of_a_seed_that_train_anew() -> None:
+    """Not the reference order, no two that train the same, and none that was used."""
+    reference = Order.of(range(4))
+    drawn = [random_order(reference, 3, i) for i in range(200)]
+    different = [order for order in dict.fromkeys(drawn) if order != reference]
+    assert fresh_orders(reference, Order.canonical, 6, 3, ()) == different[:6]
+    used = {different[0].digest, different[4].digest}
+    assert fresh_orders(reference, Order.canonical, 6, 3, used) == [different[k] for k in (1, 2, 3, 5, 6, 7)]
+
+    def halves(order: Order) -> Order:
+        """As if items 0 and 1 were equal, and 2 and 3."""
+        return Order.of([int(item > 1) for (item,) in order.steps])
+
+    found = fresh_orders(reference, halves, 5, 3, ())
+    assert len({halves(order) for order in found} | {halves(reference)}) == 6, "all that there are"
+    with pytest.raises(UsageError, match=f"mine: expected 6 random orders.* got 5 among {TRIES * 6}"):
+        fresh_orders(reference, halves, 6, 3, (), "mine")
