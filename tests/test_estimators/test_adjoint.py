@@ -17,6 +17,7 @@ from estimators.adjoint import (
     Sweep,
     inclusion_probabilities,
     independent_halves,
+    mean_touched,
     partial_sums,
     poisson_sample,
     quadratic_part,
@@ -28,7 +29,7 @@ from estimators.orders.order import Order
 from estimators.replay import CachedGradients, CurvedGradients, OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.rules import make_rule
 from estimators.state import State
-from estimators.trajectory import CentreTransition, balanced_mixture, ensemble_orders
+from estimators.trajectory import CentreTransition, balanced_groups, balanced_mixture, ensemble_orders
 
 D = N = 6
 draw = torch.Generator().manual_seed(0)
@@ -189,6 +190,29 @@ def test_orders_of_an_ensemble_make_batches_anew_and_keep_weights_and_lengths() 
         assert sorted(pair for step in order.entries for pair in step) == pairs
         assert [len(step) for step in order.steps] == [2, 2, 2, 2]
     assert {tuple(sorted(s)) for s in orders[0].steps} != {tuple(sorted(s)) for s in reference.steps}
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 1), (2, 3), (3, 2), (1, 6)])
+def test_groups_are_balanced_and_of_distinct_items(count: int, size: int) -> None:
+    groups = balanced_groups(REFERENCE, count, size, seed=3)
+    assert len(groups) == N
+    assert {len(step) for step in groups} == {count}
+    assert all(len(set(group)) == size == len(group) for step in groups for group in step)
+    assert set(Counter(i for step in groups for group in step for i in group).values()) == {count * size}
+    assert groups == balanced_groups(REFERENCE, count, size, seed=3)
+    if size == 1:
+        assert [[item for (item,) in step] for step in groups] == [
+            list(step) for step in balanced_mixture(REFERENCE, count, seed=3).steps
+        ]
+
+
+def test_sensitivities_are_means_over_the_items_that_touch_a_coordinate() -> None:
+    injections = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    gradients = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, -1.0], [0.0, 0.0, 3.0], [4.0, 0.0, 0.0]], dtype=torch.float64)
+    found = mean_touched(injections, gradients)
+    torch.testing.assert_close(found[:, 0], injections[[0, 1, 3], :, 0].mean(0))
+    torch.testing.assert_close(found[:, 2], injections[[1, 2], :, 2].mean(0))
+    assert not found[:, 1].any()
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 6])
