@@ -16,7 +16,6 @@ import filecmp
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -31,7 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from record import COMMIT, RECORDS, Began, began, write_record
+from record import COMMIT, RECORDS, began, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 ACCEPTED = Path(__file__).with_name("mutants.toml")
@@ -45,6 +44,11 @@ SCOPE = (
     "fut/estimation/accuracy.py",
 )
 """What is mutated: the mathematics, as far as tests without a run reach it."""
+NOT_YET = (
+    "estimators/torch_optimizers.py",
+    *(f"estimators/rules/{name}.py" for name in ("grouped", "optimizer_rule", "rates")),
+)
+"""Of those, what is left out so far."""
 TESTS = (
     "tests/test_estimators",
     "tests/contracts/test_rules.py",
@@ -100,6 +104,7 @@ def exported(work: Path, without: str) -> Path:
     lists = {
         "source_paths": ("estimators", "fut"),
         "only_mutate": SCOPE,
+        "do_not_mutate": NOT_YET,
         "do_not_mutate_patterns": UNMUTATED,
         "also_copy": COPIED,
         "pytest_add_cli_args": (
@@ -207,8 +212,8 @@ def summary(rows: Sequence[str], tree: Path) -> dict[str, Any]:
     for status, name, _ in (row.split(" | ") for row in rows):
         counts = modules.setdefault(place(name)[0], Counter())
         counts["mutants"] += 1
-        if status == "no tests":
-            counts["without fast tests"] += 1
+        if status in ("no tests", "not checked"):
+            counts["without fast tests" if status == "no tests" else "not run"] += 1
         elif status in KILLED:
             counts["killed"] += 1
         else:
@@ -228,18 +233,27 @@ def summary(rows: Sequence[str], tree: Path) -> dict[str, Any]:
     }
 
 
-def earlier(call: Began, wanted: set[str], tree: Path) -> tuple[Began, list[str]]:
-    """Rows of the record that stand: killed mutants among those wanted, of modules that are as they were."""
+def recorded(seed: int) -> list[str]:
+    """Rows of the record, if it is of this seed and version of mutmut, which numbers mutants."""
     path = RECORDS / "mutants.json"
-    record = (
-        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"results": {"rows": []}, "settings": {}}
-    )
-    rows: list[str] = record["results"]["rows"]
-    if record["settings"].get("mutmut") != version("mutmut"):
-        return call.keeping([]), []
-    stands = [n for n, row in enumerate(rows) if row.startswith(KILLED) and row.split(" | ")[1] in wanted]
-    stands = [n for n in stands if rows[n] == row_of(rows[n].split(" | ")[1], rows[n].split(" | ")[0], tree)]
-    return call.keeping(stands), [rows[n] for n in stands]
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": {}}
+    same = (record["settings"].get("mutmut"), record["settings"].get("seed")) == (version("mutmut"), seed)
+    rows: list[str] = record["results"]["rows"] if same else []
+    return rows
+
+
+def drawn(names: Sequence[str], before: Sequence[str], count: int, seed: int) -> list[str]:
+    """A sample of mutants: those that were drawn before and are still there, then others by a digest of seed and name."""
+    there, ranked = set(names), sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    first = [name for name in before if name in there]
+    return list(dict.fromkeys([*first, *ranked]))[: max(count or len(names), len(first))]
+
+
+def standing(rows: Sequence[str], names: Sequence[str], tree: Path) -> list[int]:
+    """Places of rows that need no new run: killed mutants of modules that are as they were."""
+    split = [row.split(" | ") for row in rows]
+    known = [n for n, (status, name, _) in enumerate(split) if status in KILLED and name in {*names}]
+    return [n for n in known if rows[n] == row_of(split[n][1], split[n][0], tree)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -257,19 +271,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = statuses(tree)
     if found.get(SMOKE) not in KILLED:
         cli.error(f"expected that {SMOKE} is killed, got {found.get(SMOKE)}; run `mutmut run` in {tree} to see why")
-    names = sorted(found)
-    drawn = random.Random(arguments.seed).sample(names, min(arguments.sample or len(names), len(names)))
-    call, kept = earlier(call, set(drawn), tree)
-    known = {row.split(" | ")[1] for row in kept}
-    left = [name for name in drawn if name not in known and found[name] == "not checked"]
-    if left:
+    names, rows = sorted(found), recorded(arguments.seed)
+    sample = drawn(names, [row.split(" | ")[1] for row in rows], arguments.sample, arguments.seed)
+    places = standing(rows, sample, tree)
+    kept = [rows[n] for n in places]
+    fresh = [name for name in sample if name not in {row.split(" | ")[1] for row in kept}]
+    if left := [name for name in fresh if found[name] == "not checked"]:
         mutmut(tree, "run", "--max-children", "1", *left, seconds=60 * arguments.minutes)
     found = statuses(tree)
-    fresh = [row_of(name, found[name], tree) for name in drawn if name not in known and found[name] != "not checked"]
-    results = summary([*kept, *fresh], tree) | {"of": len(names), "not_run": len(drawn) - len(kept) - len(fresh)}
+    results = summary([*kept, *(row_of(name, found[name], tree) for name in fresh)], tree) | {"of": len(names)}
+    call = call.keeping(places)
     settings = vars(arguments) | {"mutmut": version("mutmut"), "scope": SCOPE, "tests": TESTS, "unmutated": UNMUTATED}
     path = write_record("mutants", settings, results, call)
-    print(f"{path}: {results['total']}, {results['share_killed']:.1%} killed, {results['not_run']} not run")
+    print(f"{path}: {results['total']}, {results['share_killed'] or 0:.1%} killed")
     for one in results["survivors"]:
         print(f"{one['file']}:{one['line']} {one['function']}\n  - {one['was']}\n  + {one['becomes']}")
     return 0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import mutants
 import pytest
-from mutants import ROOT, SCOPE, SMOKE, TESTS, accepted, change_of, function_of, place, replace_tree
-from record import RECORDS, Began
+from mutants import ROOT, SCOPE, SMOKE, TESTS, accepted, change_of, drawn, function_of, place, replace_tree
+from record import RECORDS
 
 SOURCE = '''"""A module."""
 
@@ -104,13 +104,26 @@ def test_a_summary_counts_and_names_what_survived(tmp_path: Path, monkeypatch: p
         "estimators.made.x_first__mutmut_2",
         "estimators.made.x_first__mutmut_3",
     ]
-    statuses = ["survived", "survived", "killed", "timeout", "no tests"]
+    names += ["estimators.made.x_first__mutmut_4"]
+    statuses = ["survived", "survived", "killed", "timeout", "no tests", "not checked"]
     found = mutants.summary([mutants.row_of(n, s, tmp_path) for n, s in zip(names, statuses, strict=True)], tmp_path)
     assert found["share_killed"] == pytest.approx(2 / 3)
-    counts = {"mutants": 5, "killed": 2, "survived": 1, "accepted": 1, "without fast tests": 1}
+    counts = {"mutants": 6, "killed": 2, "survived": 1, "accepted": 1, "without fast tests": 1, "not run": 1}
     assert found["modules"] == {"estimators/made.py": counts}
     assert [(one["line"], one["becomes"]) for one in found["survivors"]] == [(12, "y = x / 2")]
     assert [one["reason"] for one in found["accepted"]] == ["x is 0 here"]
+
+
+def test_a_sample_is_continued_and_does_not_depend_on_what_else_there_is() -> None:
+    names = [f"m{n}" for n in range(50)]
+    first = drawn(names, [], 10, 0)
+    assert len(set(first)) == 10
+    assert first != drawn(names, [], 10, 1)
+    fewer = [name for name in names if name != first[3]]
+    assert drawn(fewer, [], 9, 0) == [name for name in first if name != first[3]]
+    assert drawn(names, ["m7", "gone", "m9"], 5, 0)[:2] == ["m7", "m9"]
+    assert len(drawn(names, ["m7", "m8", "m9"], 2, 0)) == 3, "what was drawn once stays"
+    assert sorted(drawn(names, [], 0, 0)) == sorted(names)
 
 
 def test_what_was_killed_stands_while_its_module_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,20 +132,21 @@ def test_what_was_killed_stands_while_its_module_does(tmp_path: Path, monkeypatc
     (tmp_path / "estimators").mkdir()
     for name in ("one", "two"):
         (tmp_path / "estimators" / f"{name}.py").write_text(name)
-    names = [f"estimators.{module}.x_f__mutmut_{n}" for module in ("one", "two") for n in (1, 2)]
-    rows = [
-        mutants.row_of(n, s, tmp_path) for n, s in zip(names, ["killed", "survived", "timeout", "killed"], strict=True)
-    ]
-    written = {"results": {"rows": rows}, "settings": {"mutmut": "1"}}
-    (tmp_path / "mutants.json").write_text(json.dumps(written))
-    call = Began(0.0, ({"command": "a", "rows": [0, 2]}, {"command": "b", "rows": [2, 4]}), 4)
-    later, kept = mutants.earlier(call, {*names[:3]}, tmp_path)
-    assert kept == [rows[0], rows[2]], "not the survivor, nor what is no longer drawn"
-    assert [one["rows"] for one in later.earlier] == [[0, 1], [1, 2]]
+    names = [f"estimators.{module}.x_f__mutmut_{n}" for module in ("one", "two") for n in (1, 2, 3)]
+    results = ["killed", "survived", "not checked", "timeout", "killed", "no tests"]
+    rows = [mutants.row_of(n, s, tmp_path) for n, s in zip(names, results, strict=True)]
+    assert mutants.standing(rows, names, tmp_path) == [0, 3, 4]
+    assert mutants.standing(rows, names[:4], tmp_path) == [0, 3], "not what is no longer drawn"
     (tmp_path / "estimators" / "two.py").write_text("changed")
-    assert mutants.earlier(call, {*names}, tmp_path)[1] == [rows[0]]
-    (tmp_path / "mutants.json").write_text(json.dumps(written | {"settings": {"mutmut": "0"}}))
-    assert mutants.earlier(call, {*names}, tmp_path)[1] == [], "another version numbers them otherwise"
+    assert mutants.standing(rows, names, tmp_path) == [0]
+    assert mutants.recorded(0) == []
+    (tmp_path / "mutants.json").write_text(
+        json.dumps({"results": {"rows": rows}, "settings": {"mutmut": "1", "seed": 0}})
+    )
+    assert mutants.recorded(0) == rows
+    assert mutants.recorded(1) == []
+    monkeypatch.setattr(mutants, "version", lambda name: "2")
+    assert mutants.recorded(0) == [], "another version numbers them otherwise"
 
 
 def test_the_record_is_of_the_goal() -> None:

@@ -68,7 +68,9 @@ def estimates(rule: Any, mixture: Order, bend: float) -> tuple[Tensor, list[Stat
     tables = [torch.stack([gradient(z.theta, i) for i in range(N)]) for z in states]
     inner = RuleTransition(rule, rate, CachedGradients(tables.__getitem__))
     dual = DualTransition(inner, lambda t: states[t].theta, weights.__getitem__)
-    end = replay(dual, dual.start(states[0].rows(len(ORDERS)), 2), OrderBatch.pack(ORDERS))
+    start = dual.start(states[0].rows(len(ORDERS)), 2)
+    assert start.memory["gathered"].dtype == START.dtype
+    end = replay(dual, start, OrderBatch.pack(ORDERS))
     return dual.contributions(end, N, SLOPES).sum(-1), states
 
 

@@ -37,7 +37,7 @@ def test_intervals_cover_nine_in_ten(count: int) -> None:
 
 
 @pytest.mark.parametrize("reference", [None, 2.0])
-@pytest.mark.parametrize("count", [4, 8])
+@pytest.mark.parametrize("count", [3, 5, 6, 8])
 def test_an_interval_is_that_of_least_squares_for_a_new_order(count: int, reference: float | None) -> None:
     """The textbook's x' (X'X)^-1 x, with the columns that are fitted: an offset unless anchored, a slope from 6 orders on."""
     draw, at, sloped = np.random.default_rng(3), reference or 0.0, count >= 6

@@ -80,6 +80,8 @@ def test_values_are_inner_products_and_attributions_their_derivatives_by_weights
 
     exact: Any = torch.autograd.functional.jacobian(read, weights)
     torch.testing.assert_close(attributions(values), exact)
+    torch.testing.assert_close(attributions(values[0]), exact[0])
+    torch.testing.assert_close(attributions(values[None])[0], exact)
     assert not attributions(values[:, :1]).any(), "a step's only item"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
-from fut.estimation.accuracy import accuracy
+from fut.estimation.accuracy import BOOTSTRAP, BOOTSTRAP_SEED, accuracy
 
 DRAW = np.random.default_rng(3)
 TRUE = 2.0 + 0.01 * DRAW.normal(size=24)
@@ -92,6 +92,19 @@ def test_the_bootstrap_interval_covers() -> None:
     assert 0.80 <= inside / 200 <= 0.97, f"covered {inside} of 200"
 
 
+@pytest.mark.parametrize("level", [0.1, 5.583629608154297, -2.3e3])
+def test_the_bootstrap_leaves_out_resamples_of_one_value(level: float) -> None:
+    """Percentiles of scipy's coefficient over the very resamples, where most losses are alike and many resamples as well."""
+    true = np.array([level] * 7 + [level + 0.3, level - 0.2])
+    guess = np.array([level + 0.01 * k for k in range(9)])
+    rows = np.random.default_rng(BOOTSTRAP_SEED).integers(9, size=(BOOTSTRAP, 9))
+    for a, b in ((true, guess), (guess, true)):
+        values = [pearsonr(a[r], b[r]).statistic for r in rows if np.ptp(a[r]) > 0 and np.ptp(b[r]) > 0]
+        assert len(values) < 0.95 * BOOTSTRAP
+        found = accuracy(a, b, level).pearson_interval
+        assert found == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])), abs=1e-6)
+
+
 def test_no_coefficient_leaves_its_range_by_rounding() -> None:
     for seed in range(20):
         true = np.random.default_rng(seed).normal(size=8)
@@ -133,3 +146,5 @@ def test_where_every_estimate_diverges_the_range_of_the_losses_is_the_measure() 
     found = accuracy(LOSSES, [np.nan] * 8, 2.3)
     assert found.mae == pytest.approx((LOSSES.max() + 10 * np.ptp(LOSSES) - LOSSES).mean())
     assert found.spearman is None
+    absent: list[Any] = [None] * 8  # as JSON has them
+    assert accuracy(LOSSES, absent, 2.3) == found

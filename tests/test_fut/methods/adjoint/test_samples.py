@@ -73,6 +73,8 @@ def test_inner_products_are_taken_in_chunks_and_in_double_precision(monkeypatch:
     found = weighted_by(injection, gradients)
     assert torch.allclose(found, injection.double() @ gradients.double().T, rtol=1e-13, atol=1e-14)
     assert weighted_by(injection[:0], gradients).shape == (0, 4)
+    with pytest.raises(ValueError, match="shorter"):
+        weighted_by(injection, gradients[:, :5])
 
 
 def test_a_control_looks_orders_up_against_the_reference() -> None:
