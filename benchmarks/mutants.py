@@ -44,11 +44,12 @@ SCOPE = (
     "fut/estimation/accuracy.py",
 )
 """What is mutated: the mathematics, as far as tests without a run reach it."""
-NOT_YET = (
+LEFT_OUT = (
+    "estimators/contract.py",
     "estimators/torch_optimizers.py",
     *(f"estimators/rules/{name}.py" for name in ("grouped", "optimizer_rule", "rates")),
 )
-"""Of those, what is left out so far."""
+"""Of those, what is not: checks that are tests themselves, and rules that torch's optimizers are made into."""
 TESTS = (
     "tests/test_estimators",
     "tests/contracts/test_rules.py",
@@ -104,7 +105,7 @@ def exported(work: Path, without: str) -> Path:
     lists = {
         "source_paths": ("estimators", "fut"),
         "only_mutate": SCOPE,
-        "do_not_mutate": NOT_YET,
+        "do_not_mutate": LEFT_OUT,
         "do_not_mutate_patterns": UNMUTATED,
         "also_copy": COPIED,
         "pytest_add_cli_args": (
@@ -138,16 +139,16 @@ def replace_tree(fresh: Path, tree: Path) -> None:
 
 
 def mutmut(tree: Path, *arguments: str, seconds: float | None = None) -> str:
-    """What a command of mutmut prints. It is interrupted after so many seconds; what it found by then stays."""
+    """What a command of mutmut prints. It is ended after so many seconds; what it found by then stays."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     command = [str(Path(sys.executable).with_name("mutmut")), *arguments]
     process: subprocess.Popen[str] = subprocess.Popen(
-        command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True
+        command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         return process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGTERM)  # with its child; SIGINT is ignored by what runs in the background
         return process.communicate()[0]
 
 
