@@ -89,7 +89,7 @@ def test_squares_are_of_responses_about_the_steps_mean() -> None:
     injection, gradients = INJECTIONS[:2], TABLES[1]
     mean = sum(gradients[j] for j in range(3)) / 3
     slow = [sum((lam * (g - mean)) ** 2 for g in gradients) for lam in injection]
-    torch.testing.assert_close(response_squares(injection, gradients), torch.stack(slow))  # type: ignore[arg-type]
+    torch.testing.assert_close(response_squares(injection, gradients), torch.stack(slow))
     torch.testing.assert_close(response_squares(injection, TABLES[2]), (injection * TABLES[2]) ** 2)
 
 
