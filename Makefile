@@ -1,4 +1,5 @@
-# `make demo` runs the main job, `make test` the tests, `make docs` builds the site. Each sets up what it needs; a second run is fast.
+# `make demo` runs the main job, `make test` the tests, `make docs` builds the site, `make dist` the wheel.
+# Each sets up what it needs; a second run is fast.
 # While you work: `make quick` lints, and runs in under a minute the tests that train no run.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 TEST_THREADS ?= 1
 TEST_WORKERS ?= auto
 
-.PHONY: demo test quick mutants docs lint format clean
+.PHONY: demo test quick mutants docs dist lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fut demo --out demo
@@ -26,6 +27,11 @@ mutants: $(VENV)/.mutation
 docs: $(VENV)/.test
 	$(BIN)/python scripts/generate_cli_docs.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# The wheel in dist/, from a build folder that holds no file of an earlier build.
+dist: | $(BIN)/python
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -53,4 +59,4 @@ $(VENV)/.mutation: $(VENV)/.test
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

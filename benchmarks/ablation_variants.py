@@ -162,7 +162,7 @@ class Workbench:
         path = self.directory / ("-".join(told + ["reference"] * about_reference) or DEFAULT)
         start = lambda: self.run.context.state(0)  # noqa: E731
         end = lambda: self.run.context.state(self.run.steps).theta  # noqa: E731
-        spec = (ReferenceSpec if about_reference else AdjointSpec)(self.run.context.problem, config)
+        spec = (ReferenceSpec if about_reference else AdjointSpec)(self.run.context.problem, config, keeps=False)
         return VariedExpansion(path, spec, start, end=end, relative=relative, about_reference=about_reference)
 
     def build(self, expansion: VariedExpansion, kind: type[Adjoint] | type[Positions] = Adjoint) -> Estimator:

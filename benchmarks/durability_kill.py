@@ -116,7 +116,9 @@ def kills(work: Path, count: int, rng: random.Random) -> dict[str, Any]:
     finish(["train", "--out", str(before), *CACHE])
     stages = (
         Stage("train", lambda p: ["train", "--out", str(p), *TRAIN], lambda p: None, trained),
-        Stage("cache", lambda p: ["cache", str(p)], lambda p: void(shutil.copytree(before, p)), cached),
+        Stage(
+            "cache", lambda p: ["cache", str(p), "--terms", "all"], lambda p: void(shutil.copytree(before, p)), cached
+        ),
     )
     results = {}
     for stage in stages:

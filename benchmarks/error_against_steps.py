@@ -110,7 +110,7 @@ def measure(kind: str, steps: int, orders: int, work: Path, settings: dict[str, 
     run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config, progress=terminal)
     run.context.progress = terminal
     began = time.perf_counter()
-    run.cache()
+    run.cache("all")
     cached = time.perf_counter() - began
     chosen = random_orders(run.reference, orders, ORDER_SEED)
     truths = [run.retrain(order) for order in chosen]

@@ -11,17 +11,18 @@ from torch import nn
 
 from estimators.errors import OrderError
 from fut.artifacts.creation import checkpoint_bytes
+from fut.data.counting import counted
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.methods.base import Method
 from fut.methods.footprint import Footprint
-from fut.methods.registry import DEFAULT, METHODS, preparations
+from fut.methods.registry import DEFAULT, METHODS, WITHOUT_DERIVATIVE, preparations
 from fut.methods.retrain import RETRAIN
 from fut.methods.settings import Config
 from fut.methods.stages import Preparation
 from fut.methods.timings import StageCost, Timings
 from fut.models.objective import Loss
-from fut.progress import Progress, silent
+from fut.progress import Progress, terminal
 from fut.resources.device import choose_device, describe, reproducible
 from fut.resources.memory import available_bytes
 from fut.training.model_checks import require_trainable
@@ -39,6 +40,7 @@ class Plan:
     """The costs of a run's stages, in the order they are run; each counted from its beginning, done or not.
 
     available_memory: bytes on the device now, None where unknown. notes: what the figures are, and what was left out.
+    default: the estimator that answers where none is named.
     """
 
     stages: list[StageCost]
@@ -48,9 +50,20 @@ class Plan:
     device: str
     available_memory: int | None
     notes: list[str]
+    default: str = ""
+
+    @property
+    def of_default(self) -> list[StageCost]:
+        """Stages that the default estimator takes before its first answer; none where it is left out."""
+        named = [stage for stage in self.stages if stage.stage == f"terms of {self.default}"]
+        return named or [stage for stage in self.stages if stage.stage.startswith(f"{self.default}: ")]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def __repr__(self) -> str:
+        named = ", ".join(f"{s.stage} {s.gradients:,}" for s in self.stages[:4])
+        return f"<Plan of {len(self.stages)} stages, gradients of each: {named}, …>"
 
     def __getitem__(self, stage: str) -> StageCost:
         """The stage of that name."""
@@ -65,7 +78,7 @@ def plan(
     loss: Loss | None = None,
     data: Dataset | None = None,
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress = terminal,
 ) -> Plan:
     """The plan of a run that has not been trained; arguments as in `fut.train`. Builds it in memory and writes nothing.
 
@@ -74,17 +87,19 @@ def plan(
     config = config or Config()
     if text is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"text": text})})
-    torch_device = choose_device(device)
+    config, torch_device = counted(config, data), choose_device(device)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data)
-        require_trainable(problem, *module_and_loss(config, module, loss), every_item=False)
+        require_trainable(problem, *module_and_loss(config, module, loss, problem.data.names), every_item=False)
         return plan_problem(problem, config, progress)
 
 
-def plan_problem(problem: Problem, config: Config, progress: Progress = silent) -> Plan:
+def plan_problem(problem: Problem, config: Config, progress: Progress = terminal) -> Plan:
     """The plan of a problem. config: of what is computed before the first order, section by section."""
-    costs = Costs(Timings(Footprint(problem)), config)
-    makers = costs.makers()
+    with progress("planning: a gradient and its memory", 1) as tick:
+        costs = Costs(Timings(Footprint(problem)), config)
+        makers = costs.makers()
+        tick()
     stages: list[StageCost] = []
     with progress("planning", len(makers)) as tick:
         for make in makers:
@@ -98,6 +113,7 @@ def plan_problem(problem: Problem, config: Config, progress: Progress = silent) 
         describe(problem.device),
         available_bytes(problem.device),
         [NOTE, *costs.notes],
+        (DEFAULT if problem.rule.smooth else WITHOUT_DERIVATIVE).name,
     )
 
 

@@ -1,16 +1,19 @@
-"""Write `docs/cli.md` from the command line itself: `python scripts/generate_cli_docs.py`.
+"""Write `docs/cli.md` and `docs/settings.md` from the program itself: `python scripts/generate_cli_docs.py`.
 
-A test compares the page with what this script makes. Run it after a change of a command or an option.
+A test compares the pages with what this script makes. Run it after a change of a command, an option or a setting.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import typer
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, SETTINGS = DOCS / "cli.md", DOCS / "settings.md"
 HEADING = """\
 # Command line
 
@@ -25,8 +28,35 @@ This page is generated from the program: `python scripts/generate_cli_docs.py` w
 - `--set section.key=value` overrides one setting of the configuration; it may be repeated.
   `fut train` takes all sections, `fut cache` the sections `cache` and `adjoint`. `fut plan` takes
   all sections for a TOML file, and `adjoint` for a run.
-- [Orders](orders.md) says how an order is written.
+- [Settings](settings.md) lists all settings. [Orders](orders.md) says how an order is written.
+- `fut --version` prints the version.
 """
+
+
+SETTINGS_HEADING = """\
+# Settings
+
+This page is generated from the program: `python scripts/generate_cli_docs.py` writes it.
+`fut settings` prints the same; `fut settings adjoint` prints one section.
+
+- A configuration is a TOML file with these sections, or `--set section.key=value`, or
+  `fut.load_config(section={"key": value})` in Python.
+- `data`, `model`, `rule`, `schedule` and `warmup` decide the reference run. They are fixed once it
+  is trained. The other sections decide what `fut cache` computes, a section per method.
+"""
+
+
+def settings_page() -> str:
+    """The page of all settings: a table for each section."""
+    from fut.methods.described import described, sections
+
+    parts = [SETTINGS_HEADING]
+    for name, model in sections().items():
+        rows = [s for s in described() if s.key.startswith(f"{name}.")]
+        cells = [f"| `{s.key}` | `{json.dumps(s.default)}` | {_cell(s.values)} | {_cell(s.meaning)} |" for s in rows]
+        table = "\n".join(["| key | default | values | meaning |", "|---|---|---|---|", *cells])
+        parts.append(f"## {name}\n\n" + "\n".join(_wrapped(inspect.getdoc(model) or "")) + f"\n\n{table}\n")
+    return "\n".join(parts)
 
 
 def page(app: typer.Typer) -> str:
@@ -94,6 +124,7 @@ def main() -> None:
     from fut.cli.app import app
 
     PAGE.write_text(page(app), encoding="utf-8")
+    SETTINGS.write_text(settings_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

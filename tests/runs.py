@@ -91,7 +91,7 @@ def made(path: Path, config: Config, cached: Cached) -> fut.Run:
     """Really train a run, and compute its terms."""
     run = fut.train(path, config, device="cpu")
     if cached:
-        run.cache(None if cached is True else [cached])
+        run.cache("all" if cached is True else cached)
     return run
 
 

@@ -65,6 +65,8 @@ def test_the_command_line_page_is_what_the_program_says() -> None:
     spec.loader.exec_module(made)
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert written == made.page(app), "run `python scripts/generate_cli_docs.py`"
+    written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert written == made.settings_page(), "run `python scripts/generate_cli_docs.py`"
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

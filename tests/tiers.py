@@ -19,7 +19,6 @@ TIERS = {
         "test_constraints",
         "test_curriculum",
         "test_data",
-        "test_datamodel",
         "test_derivatives",
         "test_editing",
         "test_maps",

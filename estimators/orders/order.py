@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -16,6 +16,8 @@ Entries = tuple[tuple[int, float], ...]
 """What a step consumes: pairs of item and weight."""
 LARGEST = 1e300
 """Weights up to this one can be summed."""
+SHOWN = 32
+"""Steps that the text of an order lists."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ class Order:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """The steps, each a tuple of item numbers."""
+        return iter(self.steps)
+
+    def __repr__(self) -> str:
+        listed = self.tolist()
+        if len(listed) > SHOWN:
+            return f"<Order of {len(listed)} steps: {', '.join(map(str, listed[:SHOWN]))}, …>"
+        return f"Order.of({listed})"
 
     def check(self, items: int, steps: int, partial: bool = False) -> Order:
         """This order, if it can be trained in a window of `steps` steps over `items` items; else an OrderError.

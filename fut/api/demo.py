@@ -37,8 +37,9 @@ def run_demo(
     source, device_name = context.summary["source"], describe(context.problem.device)
     say(f"   {context.parameters:,} parameters on {device_name}; text: {source}")
     say(f"   probe loss {present.loss(run.reference_loss)}")
-    say(f"2. caching: {render.plan(run.methods.plan_cache(), run.methods.repair())}")
-    run.cache()
+    repaired = run.methods.repair()
+    say(f"2. caching: {render.plan(run.methods.plan_cache('all'), repaired)}")
+    run.cache("all")  # of every method, which the picture compares
     reverse = run.estimate(["reverse"], run.methods.default, known=False)[0]
     say(f"3. the reverse order, without training it: {estimation_render.estimate(reverse)}")
     if read_calibration(run.context, run.methods.default) is None:

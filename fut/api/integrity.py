@@ -28,7 +28,7 @@ def check_path(path: Path) -> list[Damage]:
     if (path / files.SUMMARY).exists():
         small[files.SUMMARY] = files.read_summary
     damages += [d for name, read in small.items() if (d := _unreadable(path / name, read, path))]
-    places = [place for preparation in preparations() for place in (preparation.name, *preparation.places)]
+    places = [place for preparation in preparations() for place in preparation.places_in(path)]
     kept = [file for place in places if place != files.TERMS for file in path.glob(f"{place}/{files.MANIFEST}")]
     kept += [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.DIFFICULTY}/*.json")]
     damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]

@@ -13,14 +13,14 @@ from fut.artifacts import creation
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
 from fut.artifacts.lock import run_lock
+from fut.data.counting import counted
 from fut.data.dataset import Dataset
-from fut.errors import UsageError
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import require_states, require_training
 from fut.methods.settings import Config, adjoint_settings, read_config
 from fut.models.objective import Loss
 from fut.planning import Plan, plan_problem
-from fut.progress import Progress, silent
+from fut.progress import Progress, terminal
 from fut.readouts.readout import UserFunction
 from fut.resources.device import choose_device, environment, reproducible
 from fut.training.checkpoints import read_state
@@ -38,7 +38,7 @@ def open_run(
     module: nn.Module | None = None,
     loss: Loss | None = None,
     readouts: Mapping[str, UserFunction] | None = None,
-    progress: Progress = silent,
+    progress: Progress = terminal,
 ) -> Run:
     """Open a finished run directory.
 
@@ -51,7 +51,7 @@ def open_run(
 
 
 def plan_path(
-    path: Path | str, *, settings: Sequence[str] = (), device: str = "auto", progress: Progress = silent
+    path: Path | str, *, settings: Sequence[str] = (), device: str = "auto", progress: Progress = terminal
 ) -> Plan:
     """The plan of a run directory whose training may not be finished. settings: `adjoint.key=value`, of an expansion made so."""
     where = Path(path)
@@ -77,36 +77,32 @@ def train(
     data: Dataset | None = None,
     device: str = "auto",
     readouts: Mapping[str, UserFunction] | None = None,
-    progress: Progress = silent,
+    progress: Progress = terminal,
     state: State | None = None,
+    exist_ok: bool = False,
 ) -> Run:
     """Train the reference run into a new directory, or finish an interrupted one of the same identity.
 
     config: what to train; the defaults make the demo's run. module: any `nn.Module` in place of the configured model
-    (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token. data: items and probe as tensors, in
-    place of a text; `config.data.items` must be their number. readouts: as in `open`. state: the lifted state [D] before the
-    window, of a training that was under way; None to begin with the module's own parameters.
-    Raises ExistsError for a finished run.
+    (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token, or `loss(module, item)` where items are
+    mappings. data: items and probe, in place of a text; their numbers are `data.items` and `warmup.steps`. readouts: as in
+    `open`. state: the lifted state [D] before the window, of a training that was under way; None to begin with the module's
+    own parameters. exist_ok: return a finished run of the same identity. Raises ExistsError for a finished run without it,
+    and IdentityError for one of another identity.
     """
-    config, path = config or Config(), Path(out)
-    if data is not None and len(data.items) != config.data.items:
-        raise UsageError(
-            f"train: expected data.items={config.data.items} items as configured, got {len(data.items)}; make them equal"
-        )
-    if data is not None and len(data.warmup) != config.warmup.steps:
-        raise UsageError(
-            f"train: expected warmup.steps={config.warmup.steps} warm-up items as configured, got {len(data.warmup)}; make them "
-            "equal: set warmup.steps, or give the Dataset its warmup"
-        )
+    config, path = counted(config or Config(), data), Path(out)
     torch_device = choose_device(device)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state)
-        require_states(problem)
-        require_trainable(problem, *module_and_loss(config, module, loss))
-        require_training(problem)
-        creation.create(path, problem, environment(torch_device))
-        with run_lock(path):
-            _finish(path, problem, progress)
+        if exist_ok and (path / files.SUMMARY).exists():
+            require_same(files.read_manifest(path).identity, problem.identity, f"run {path}")
+        else:
+            require_states(problem)
+            require_trainable(problem, *module_and_loss(config, module, loss, problem.data.names))
+            require_training(problem)
+            creation.create(path, problem, environment(torch_device))
+            with run_lock(path):
+                _finish(path, problem, progress)
     return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 Names = Sequence[str] | None
+"""Names, or one alone as a string; None for what is usual."""
 
 
 def question_context(context: Context) -> QuestionContext:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from fut.display.format import COARSE, brief, columns, duration, loss, nbytes
 from fut.methods.build import CachePlan
+from fut.methods.described import Setting
 from fut.planning import Plan
 from fut.readouts.readout import shortened, unit_of
 from storage import Damage
+
+WIDTH = 110
+"""Characters of a line of settings."""
 
 
 def plan(planned: CachePlan, repaired: int) -> str:
@@ -32,11 +39,27 @@ def costs(planned: Plan) -> str:
         for s in planned.stages
     ]
     return (
-        f"{planned.parameters:,} parameters, {planned.steps} steps over {planned.items} items; {planned.device}{free}\n\n"
+        f"{planned.parameters:,} parameters, {planned.steps} steps over {planned.items} items; {planned.device}{free}\n"
+        + "".join(f"{line}\n" for line in _first(planned))
+        + "\n"
         + columns([header, *rows])
         + "\n\n"
         + "\n".join(planned.notes)
     )
+
+
+def _first(planned: Plan) -> list[str]:
+    """What the default estimator costs before its first answer; nothing where it is left out."""
+    stages = planned.of_default
+    if not stages:
+        return []
+    runs = sum(s.gradients for s in stages) / planned["one retraining"].gradients
+    count, seconds = sum(s.gradients for s in stages), sum(s.seconds for s in stages)
+    kept, peak = sum(s.bytes_kept for s in stages), max(s.peak_memory for s in stages)
+    return [
+        f"before the first answer by `{planned.default}`, the default estimator (`fut cache`): {count:,} gradients "
+        f"(those of {runs:.1f} retrained orders), {brief(seconds)}, {nbytes(kept)} on disk, {nbytes(peak)} of memory"
+    ]
 
 
 def info(facts: dict[str, Any]) -> str:
@@ -92,6 +115,20 @@ def _checks(facts: dict[str, Any]) -> list[str]:
         coarse = '; too inaccurate, set adjoint.products = "exact"' if error > COARSE else ""
         lines.append(f"Hessian-vector products: central difference is {100 * error:.2g} % off an exact one{coarse}")
     return lines
+
+
+def settings(listed: Sequence[Setting]) -> str:
+    """Every setting with its default and its meaning, section by section."""
+    lines: list[str] = []
+    wide = max(len(setting.key) for setting in listed)
+    for section, group in groupby(listed, key=lambda setting: setting.key.partition(".")[0]):
+        lines += ["", f"[{section}]"]
+        for setting in group:
+            head = f"{setting.key.ljust(wide)}  "
+            about = f"{json.dumps(setting.default)}  ({setting.values})"
+            said = wrap(setting.meaning, WIDTH - len(head), break_on_hyphens=False)
+            lines += [head + about, *(" " * len(head) + line for line in said)]
+    return "\n".join(lines[1:])
 
 
 def damages(path: Path, damaged: Sequence[Damage]) -> str:

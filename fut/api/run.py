@@ -25,7 +25,7 @@ from fut.methods.stages import Request as Preparing
 from fut.models.objective import Loss
 from fut.orders.parsing import OrderLike, order_of
 from fut.planning import Plan, plan_problem
-from fut.progress import Progress, silent
+from fut.progress import Progress, terminal
 from fut.questions.accuracy.ask import VerifyRequest
 from fut.questions.accuracy.leave_out import LdsRequest
 from fut.questions.calibrate import CalibrateRequest
@@ -79,11 +79,18 @@ class Run:
         loss: Loss | None = None,
         data: Dataset | None = None,
         readouts: Mapping[str, UserFunction] | None = None,
-        progress: Progress = silent,
+        progress: Progress = terminal,
     ) -> None:
         self.context = Context(
             path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress
         )
+
+    def __dir__(self) -> list[str]:
+        """Names for completion: those that are meant to be used."""
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {self.steps} steps over {self.items} items, {self.context.parameters:,} parameters>"
 
     @property
     def path(self) -> Path:
@@ -146,12 +153,12 @@ class Run:
         """Compute what is missing of the named terms; resumes where an interrupted call stopped.
 
         names: `adjoint` for the expansion that the adjoint estimator reads (a few training runs), terms of every
-        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more);
-        all of these for None; and, on request alone, `lowrank` for what endpoints are rebuilt from (which None goes
-        on with where it was begun) and `reweighting` for what that estimator reads. readouts: what the adjoint pass
-        is computed for, in place of `adjoint.readouts`; refused where the run has an expansion without them.
-        adjoint: how the expansion is made, in place of the run's own configuration; refused where the run has one
-        that was made otherwise.
+        (checkpoint, item) pair by name (`gradient`, `norm`, `update`, `jvp`, `second`: T training runs and more),
+        `all` for all of these; by name alone `lowrank` for what endpoints are rebuilt from, and `reweighting` for
+        what that estimator reads. None for what the default estimator reads, and for what was begun. readouts: what
+        the adjoint pass is computed for, in place of `adjoint.readouts`; those that the run's expansion lacks are
+        added to it, by an adjoint pass for them alone. adjoint: how the expansion is made, in place of the run's own
+        configuration; refused where the run has one that was made otherwise.
         """
         build.cache(self.context, Preparing(names, readouts, adjoint, config))
 
@@ -223,8 +230,13 @@ class Run:
         return write_report(self.context, out, samples, estimator)
 
     def retrain(self, order: OrderLike, listener: Listener | None = None) -> Retrained:
-        """The truth: retrain in this order, or recall the result if that has been done before."""
-        return self.context.retrain(self.order(order), listener)
+        """The truth: retrain in this order, or recall the result if that has been done before.
+
+        Its `loss` is the probe loss [nats/token], its `theta` the parameters [D], and `state_dict()` has these by name.
+        """
+        asked = self.order(order)
+        with self.context.progress("retraining", len(asked)) as tick:
+            return self.context.retrain(asked, listener or (lambda step, state: tick()))
 
     def endpoint(
         self, order: OrderLike, estimator: str | None = None, out: Path | str | None = None, **options: str

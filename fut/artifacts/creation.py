@@ -31,7 +31,8 @@ def create(path: Path, problem: Problem, environment: dict[str, Any]) -> bool:
         found = read_manifest(path)
         if (path / SUMMARY).exists():
             raise ExistsError(
-                f"run: expected a new directory, got {path}, which holds a finished run; choose another --out"
+                f"run: expected a new directory, got {path}, which holds a finished run; open it with fut.open, "
+                "or choose another --out"
             )
         _require_same_run(found, problem, path)
         require_same_environment(found, environment, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -20,7 +21,9 @@ def write_dataset(path: Path, data: Dataset) -> None:
         for i, item in enumerate(getattr(data, part))
         for j, tensor in enumerate(item)
     }
-    CheckpointStore(path / DATA).write(0, arrays, {"source": data.source})
+    CheckpointStore(path / DATA).write(
+        0, arrays, {"source": data.source} | ({"names": json.dumps(data.names)} if data.names else {})
+    )
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -30,7 +33,9 @@ def read_dataset(path: Path) -> Dataset:
         part, number, _ = name.split("/")
         parts[part].setdefault(number, []).append(torch.from_numpy(stored.arrays[name]))
 
+    names = tuple(json.loads(str(stored.attributes.get("names", "[]"))))
+
     def items(part: str) -> tuple[Item, ...]:
         return tuple(tuple(tensors) for _, tensors in sorted(parts[part].items()))
 
-    return Dataset(items("items"), items("probe"), items("warmup"), str(stored.attributes["source"]))
+    return Dataset(items("items"), items("probe"), items("warmup"), str(stored.attributes["source"]), names=names)

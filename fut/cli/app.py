@@ -41,6 +41,7 @@ from fut.questions.accuracy import render as accuracy_render
 from fut.questions.registry import QUESTIONS
 from fut.report import SAMPLES
 from fut.resources.device import describe
+from fut.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +49,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What would training have produced had the data come in another order? Estimates, checked by retraining.",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fut {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """What would training have produced had the data come in another order? Estimates, checked by retraining."""
 
 
 @app.command()
@@ -101,8 +117,8 @@ def cache(
     terms: Annotated[
         str | None,
         typer.Option(
-            help=f"comma-separated, of {', '.join(term for of in preparations() for term in of.terms)} "
-            "(default: all except lowrank and reweighting)"
+            help=f"comma-separated, of {', '.join(term for of in preparations() for term in of.terms)}; all for those of "
+            "every method but lowrank and reweighting; default: what the default estimator reads, and what was begun"
         ),
     ] = None,
     readouts: Annotated[
@@ -126,7 +142,8 @@ def cache(
     answer({"plan": vars(plan), "repaired": repaired} | info, render.info(info), as_json)
 
 
-def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig:
+def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig | None:
+    """What --set says of the terms of pairs: changes of the stored configuration, or else of the run's own."""
     current, given = pairwise_config(run.context).model_dump(mode="json"), settings or []
     if any(not s.strip().startswith(("cache.", "adjoint.")) for s in given):
         raise UsageError(
@@ -134,7 +151,7 @@ def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig:
         )
     of_cache = [s for s in given if s.strip().startswith("cache.")]
     if not of_cache:
-        return pairwise_config(run.context)
+        return None
     changed = load_config(None, of_cache).cache.model_dump(mode="json", exclude_unset=True)
     return parse_config({"cache": current | changed}).cache
 
@@ -185,6 +202,20 @@ def info(path: RunPath, device: Device = "cpu", as_json: Json = False) -> None:
     """What a run is, and what each estimator costs."""
     facts = open_run(path, device, as_json).info()
     answer(facts, render.info(facts), as_json)
+
+
+@app.command("settings")
+def list_settings(
+    section: Annotated[str | None, typer.Argument(metavar="SECTION", help="one section; default: all")] = None,
+    as_json: Json = False,
+) -> None:
+    """Every setting of a configuration: its default, the values it may have, and what it means."""
+    from fut.methods.described import described, sections
+
+    if section is not None and section not in sections():
+        raise UsageError(f"settings: expected one of {', '.join(sections())}, got `{section}`; correct the section")
+    listed = [s for s in described() if section is None or s.key.startswith(f"{section}.")]
+    answer({s.key: s.as_dict() for s in listed}, render.settings(listed), as_json)
 
 
 @app.command()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
@@ -17,32 +18,37 @@ class DataConfig(Section):
     text: str = Field("", description="file or directory; empty for the language reference inside CPython")
     tokenizer: str = Field("", description="package.module:name of a callable str -> list of ids; empty for bytes")
     vocabulary: int = Field(256, ge=2, description="number of token ids; 256 for bytes")
-    items: int = Field(32, ge=1, description="number of items the order permutes")
+    items: int = Field(32, ge=1, description="number of items the order permutes; counted where a data set is given")
     per_step: int = Field(1, ge=1, description="items that each step consumes; a divisor of items")
     epochs: int = Field(1, ge=1, description="times each item occurs in the reference order")
     batch: int = Field(16, ge=1, description="sequences per item")
     context: int = Field(64, ge=2, description="tokens per sequence")
     probe: int = Field(128, ge=1, description="held-out sequences of the probe set")
     heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the draw of items, warm-up and probe set from the text")
 
-    @field_validator("per_step")
-    @classmethod
-    def _divides(cls, per_step: int, info: ValidationInfo) -> int:
-        items = info.data.get("items", per_step)  # absent where it is wrong itself
-        if items % per_step:
-            raise ValueError(f"expected a divisor of data.items={items}; change one of the two")
-        return per_step
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if "items" in self.model_fields_set and self.items % self.per_step:  # else a data set says how many there are
+            about = {"key": "per_step", "items": self.items, "got": self.per_step}
+            raise PydanticCustomError("key", "expected a divisor of data.items={items}; change one of the two", about)
+        return self
 
 
 class ModelConfig(Section):
     """Built-in transformer, or the user's module by hook."""
 
-    width: int = Field(48, ge=1)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    factory: str = Field("", description="package.module:name called with (vocabulary, context)")
-    loss: str = Field("", description="package.module:name called with (module, *item)")
+    width: int = Field(
+        48, ge=1, description="width of the built-in transformer, numbers per token; a multiple of heads"
+    )
+    layers: int = Field(2, ge=1, description="number of blocks of the built-in transformer")
+    heads: int = Field(4, ge=1, description="attention heads of each layer")
+    factory: str = Field(
+        "", description="package.module:name called with (vocabulary, context), returns an nn.Module; empty: built-in"
+    )
+    loss: str = Field(
+        "", description="package.module:name called with (module, *item), returns nats/token; empty: next-token loss"
+    )
     forward: list[str] = Field(
         default_factory=list,
         description="arguments of a forward pass that returns its loss, one for each tensor of an item",
@@ -54,8 +60,10 @@ class ModelConfig(Section):
         default_factory=dict,
         description="further arguments in training mode alone, as the targets that a loss is divided by",
     )
-    dtype: Literal["float32", "float64"] = "float32"
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description="number format of parameters and of all that is computed with them"
+    )
+    seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the starting parameters")
 
 
 USUAL: dict[str, dict[str, Any]] = {name: {"betas": [0.9, 0.95], "eps": 1e-8} for name in ("adam", "adamw")}
@@ -65,16 +73,23 @@ USUAL: dict[str, dict[str, Any]] = {name: {"betas": [0.9, 0.95], "eps": 1e-8} fo
 class RuleConfig(Section):
     """Update rule: a name and its constants."""
 
-    name: str = "adamw"
-    options: dict[str, Any] = Field(default_factory=lambda data: dict(USUAL.get(data.get("name", ""), {})))
+    name: str = Field("adamw", description="update rule: sgd, momentum, adam, adamw, or another that is registered")
+    options: dict[str, Any] = Field(
+        default_factory=lambda data: dict(USUAL.get(data.get("name", ""), {})),
+        description="constants of the rule by name, as betas, eps, weight_decay, clip; of adam and adamw betas 0.9, 0.95",
+    )
 
 
 class ScheduleConfig(Section):
     """Learning rate over the window's steps."""
 
-    kind: Literal["constant", "linear", "cosine", "recorded"] = "cosine"
-    rate: float = Field(1e-3, gt=0)
-    warmup: int = Field(0, ge=0)
+    kind: Literal["constant", "linear", "cosine", "recorded"] = Field(
+        "cosine", description="how the learning rate goes from `rate` to `final` over the window"
+    )
+    rate: float = Field(1e-3, gt=0, description="largest learning rate, per step")
+    warmup: int = Field(
+        0, ge=0, description="steps of the window with a linear ramp to the rate, before the schedule begins"
+    )
     final: float = Field(0.0, ge=0, le=1, description="last rate as a fraction of the first")
     rates: list[float] = Field(default_factory=list, description="of kind recorded: the rate of every step")
     groups: dict[str, list[float]] = Field(
@@ -85,8 +100,8 @@ class ScheduleConfig(Section):
 class WarmupConfig(Section):
     """Training before the window, on text that no item holds; the same for every order."""
 
-    steps: int = Field(100, ge=0)
-    rate: float = Field(3e-3, gt=0)
+    steps: int = Field(100, ge=0, description="steps before the window; counted where a data set is given")
+    rate: float = Field(3e-3, gt=0, description="learning rate of the warm-up, per step, constant after the ramp")
     ramp: int = Field(20, ge=1, description="steps of linear ramp to the rate")
 
 

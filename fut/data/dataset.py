@@ -9,33 +9,66 @@ from typing import Any
 
 import torch
 
+from fut.data.given import given_items
 from fut.errors import DataError
 from fut.models.objective import Item, item_digest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Dataset:
     """What a run trains and is judged on.
 
-    items: what the orders permute, numbered from 0. probe: held-out items of equal size, whose mean loss is the
-    read-out. warmup: items for the steps before the window. source: where it came from, in words.
+    An element of a part is an item as the loss receives it: of a tuple or a list `loss(module, *item)`, of a mapping of names
+    to tensors `loss(module, item)`, with a dict; a tensor alone is a tuple of one. The first dimension of its tensors counts
+    samples: batch a data set of single samples before, as `DataLoader(samples, batch_size=16)` does. Arrays stand for tensors.
+    A part is any iterable of items, read once and kept, or a data set with a length; a data set of the package `datasets` is
+    read as tensors.
+
+    Args:
+        items: what the orders permute, numbered from 0; `data.items` of a configuration is their number.
+        probe: held-out items of equal size, whose mean loss is the read-out.
+        warmup: items for the steps before the window; `warmup.steps` of a configuration is their number.
+        source: where it came from, in words.
+        names: of the tensors of items that are given as tuples all the same, as files hold them.
+
+    Raises:
+        DataError: for an item that is none, naming it.
     """
 
     items: tuple[Item, ...]
     probe: tuple[Item, ...]
     warmup: tuple[Item, ...] = ()
     source: str = "given as tensors"
+    names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        items: Iterable[Any],
+        probe: Iterable[Any],
+        warmup: Iterable[Any] = (),
+        source: str = "given as tensors",
+        *,
+        names: Sequence[str] = (),
+    ) -> None:
+        own: tuple[str, ...] | None = None
+        for part, given in (("items", items), ("probe", probe), ("warmup", warmup)):
+            found, own = given_items(part, given, own)
+            object.__setattr__(self, part, found)
+        object.__setattr__(self, "source", source)
+        object.__setattr__(self, "names", own or tuple(names))
+        self.__post_init__()
 
     def __post_init__(self) -> None:
         for name in ("items", "probe", "warmup"):
-            object.__setattr__(
-                self, name, tuple(_checked(name, i, x) for i, x in enumerate(_listed(name, getattr(self, name))))
-            )
+            for number, item in enumerate(getattr(self, name)):
+                _require_data(f"dataset: `{name}` {number}", item)
         for name in ("items", "probe"):
             if not getattr(self, name):
                 raise DataError(f"dataset: expected at least one of `{name}`, got none; give some")
         if len({tuple(t.shape for t in item) for item in self.probe}) > 1:
-            raise DataError("dataset: expected probe items of one shape, got several; split the probe evenly")
+            raise DataError(
+                "dataset: expected probe items of one shape, got several; split the probe evenly, as with drop_last=True"
+            )
 
     def identity(self) -> dict[str, Any]:
         """Content hashes of every part, in order."""
@@ -43,38 +76,18 @@ class Dataset:
             "items": [item_digest(i).hex()[:32] for i in self.items],
             "probe": _joint_digest(self.probe),
             "warmup": _joint_digest(self.warmup),
-        }
+        } | ({"names": list(self.names)} if self.names else {})
 
     def to(self, device: torch.device | str) -> Dataset:
         def move(items: tuple[Item, ...]) -> tuple[Item, ...]:
             return tuple(tuple(t.to(device) for t in item) for item in items)
 
-        return Dataset(move(self.items), move(self.probe), move(self.warmup), self.source)
+        return Dataset(move(self.items), move(self.probe), move(self.warmup), self.source, names=self.names)
 
 
-def _listed(name: str, given: Any) -> Iterable[Any]:
-    """All of a part, each once: what makes its items anew is asked for them once."""
-    if isinstance(given, torch.Tensor | str | bytes | dict) or not isinstance(given, Iterable):
-        raise DataError(
-            f"dataset: expected a list of `{name}`, tuples of tensors, got {type(given).__name__}; write [(x, y) for x, y in …]"
-        )
-    return given
-
-
-def _checked(name: str, number: int, item: Any) -> Item:
-    """An item as a tuple of tensors that can be kept and read again; DataError, naming the item, for another one."""
-    where = f"dataset: `{name}` {number}"
-    if not isinstance(item, tuple | list):
-        raise DataError(
-            f"{where}: expected items as tuples of tensors, got {type(item).__name__}; write (tokens,), and for a mapping "
-            '(batch["input_ids"], …), which the loss puts together again'
-        )
+def _require_data(where: str, item: Item) -> None:
+    """DataError for an item whose tensors cannot be kept and read again. where: which item, for the message."""
     for place, part in enumerate(item):
-        if not isinstance(part, torch.Tensor):
-            raise DataError(
-                f"{where}: expected items as tuples of tensors, got {type(part).__name__} in place {place}; convert it "
-                "(torch.as_tensor)"
-            )
         if part.requires_grad:
             raise DataError(
                 f"{where}: expected tensors that hold data alone, got one in place {place} that requires a gradient; detach() it "
@@ -89,7 +102,6 @@ def _checked(name: str, number: int, item: Any) -> Item:
             raise DataError(
                 f"{where}: expected dense tensors, got {part.layout} in place {place}; write tensor.to_dense()"
             )
-    return tuple(item)
 
 
 def _joint_digest(items: Sequence[Item]) -> str:

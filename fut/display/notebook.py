@@ -31,6 +31,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fut.display.agreement import BASELINE, Agreement, axis_labels
+from fut.display.format import columns
 from fut.display.scale import Scale
 from fut.display.scale import labelled as labelled
 from fut.errors import ExtraError
@@ -47,8 +48,27 @@ SHOWN = 20
 """Rows of an HTML table at most."""
 
 
+PRINTED = 6
+"""Rows of a result as text at most."""
+
+
 class Displayable:
-    """A result that shows itself in a notebook; see the module for what a class says of itself."""
+    """A result that shows itself in a notebook, and in a few lines as text; see the module for what a class says of itself."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):  # before `dataclass` writes one that lists every field
+            cls.__repr__ = Displayable.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """Title, the first rows and the first note."""
+        rows, units = list(self.rows()), self.units()
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        table = [[f"{name} [{units[name]}]" if units.get(name) else name for name in names]] if names else []
+        table += [[shortened(cell(row.get(name)), 24) for name in names] for row in rows[:PRINTED]]
+        more = [f"… {len(rows) - PRINTED} more rows"] if len(rows) > PRINTED else []
+        notes = [shortened(note, 118) for note in list(self.notes())[:1]]
+        return "\n".join([self.title(), *([columns(table)] if table else []), *more, *notes])
 
     def title(self) -> str:
         """What it is, in a line."""
@@ -79,7 +99,7 @@ class Displayable:
             import pandas
         except ImportError as error:
             raise ExtraError(
-                "to_pandas: expected the package pandas, got none installed; run `pip install 'fut[notebook]'`"
+                "to_pandas: expected the package pandas, got none installed; run `pip install pandas`"
             ) from error
         frame = pandas.DataFrame([dict(row) for row in self.rows()])
         frame.attrs["units"] = dict(self.units())
@@ -120,6 +140,12 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3g}"
     return str(value)
+
+
+def shortened(text: str, width: int) -> str:
+    """A text on one line of at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def _unit(unit: str | None) -> str:

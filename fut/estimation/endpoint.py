@@ -12,6 +12,7 @@ from estimators.orders.order import Order
 from fut.errors import UsageError
 from fut.estimation.results import Endpoint
 from fut.methods.registry import method_of, open_estimator
+from fut.progress import Tick
 from storage import fingerprint, write_bytes
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ def write_endpoint(run: Context, order: Order, estimator: str, out: Path, **opti
     """Rebuild the endpoint, evaluate the probe loss there, write the parameters; names as in `module.state_dict()`."""
     if out.is_dir():
         raise UsageError(f"endpoint: expected a file to write, got the directory {out}; name a file in it with --out")
-    theta, estimated, error, theory, caution = _rebuild(run, order, estimator, **options)
-    evaluated = run.problem.probe_loss(theta)
+    with run.progress(f"endpoint by {estimator}", len(order)) as tick:
+        theta, estimated, error, theory, caution = _rebuild(run, order, estimator, tick, **options)
+        evaluated = run.problem.probe_loss(theta)
     metadata = {
         "format": "pt",
         "fut.estimator": estimator,
@@ -39,15 +41,15 @@ def write_endpoint(run: Context, order: Order, estimator: str, out: Path, **opti
 
 
 def _rebuild(
-    run: Context, order: Order, name: str, **options: str
+    run: Context, order: Order, name: str, tick: Tick, **options: str
 ) -> tuple[Tensor, float, float | None, float | None, str]:
     """Parameters [D], the estimator's loss, the sketch's measured and theoretical reconstruction errors, and what the estimator
     says against itself."""
     if method_of(name).capabilities.trains:
-        truth = run.retrain(order)
+        truth = run.retrain(order, lambda step, state: tick())
         return truth.theta, truth.loss, None, None, ""
     estimator = open_estimator(run, name, **options)
-    positions = estimator.final_states([order])
+    positions = estimator.final_states([order], lambda step, state: tick())
     loss = estimator.values(positions, len(order))[0]
     theta = estimator.endpoint(positions[0], len(order))
     measured, expected = estimator.reconstruction() or (None, None)

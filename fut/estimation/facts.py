@@ -12,7 +12,6 @@ from estimators.orders.order import Order
 from fut.data.labels import source_labels
 from fut.data.probe_groups import item_similarity, probe_groups
 from fut.methods.adjoint import identity
-from fut.methods.adjoint.identity import open_expansion
 from fut.methods.registry import METHODS, default_estimator
 from fut.orders.parsing import OrderLike, named_orders, order_of, sorted_order
 from fut.orders.scores import difficulty
@@ -61,7 +60,7 @@ class ContextFacts:
 
     def computed_readouts(self) -> list[str]:
         """Read-outs that the run has an adjoint pass of."""
-        return open_expansion(self._run).spec.names if identity.has_expansion(self._run.path) else []
+        return identity.computed_readouts(self._run)
 
     def sources(self) -> list[str]:
         """The file of a text directory that every item comes from [items]; UsageError where there is none."""

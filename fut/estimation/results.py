@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 UNCALIBRATED = "no interval: this estimator is not calibrated on this run; `fut calibrate RUN` does that"
 BASELINE = "no interval: the baseline answers the reference order's loss whatever the order; name another estimator"
 IN_PLACE = "no interval: random orders cannot calibrate this estimator; `fut lds RUN` measures its error"
+NAMED = 8
+"""Orders up to which a picture names them."""
 DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use another estimator"
 
 
@@ -34,7 +36,8 @@ class Estimate(Displayable):
 
     value: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
     delta: that minus the reference order's. interval: 90 % interval of the value, or None, and then `note` says why.
-    source: `estimate`, or `retrained` where the order has been retrained and the truth is known.
+    source: `estimate`, or `retrained` where the order has been retrained and the truth is known. order: its digest; asked: its
+    name or its list, as it was asked for.
     """
 
     value: float
@@ -46,6 +49,7 @@ class Estimate(Displayable):
     note: str = UNCALIBRATED
     readout: str = PROBE
     unit: str = "nats/token"
+    asked: str = ""
 
     @property
     def perplexity(self) -> float | None:
@@ -85,7 +89,7 @@ class Estimates(list[Estimate], Displayable):
     def rows(self) -> list[dict[str, Any]]:
         """A row per order: its value, `delta` against the reference order, and the interval `low` … `high` of the value."""
         return [
-            {"order": e.order[:12], "value": e.value, "delta": e.delta}
+            {"order": e.asked or e.order[:12], "value": e.value, "delta": e.delta}
             | dict(zip(("low", "high"), e.interval or (None, None), strict=True))
             | {"perplexity": e.perplexity, "estimator": e.estimator, "source": e.source}
             for e in self
@@ -108,6 +112,8 @@ class Estimates(list[Estimate], Displayable):
             low, high = np.array([self[place].interval or (math.nan, math.nan) for place in places]).T
             style: dict[str, Any] = {"color": COLOURS[number], "fmt": MARKERS[number], "markersize": 4, "capsize": 2}
             axes.errorbar(places, deltas, (values - low, high - values), label=source, **style)
+        if 0 < len(self) <= NAMED and all(e.asked for e in self):
+            axes.set_xticks(range(len(self)), [e.asked for e in self], rotation=30, ha="right")
         axes.set(xlabel="order, as asked", ylabel=labelled("Δ against the reference order", self._unit))
         axes.legend(fontsize="small", frameon=False)
 

@@ -175,6 +175,10 @@ class Method:
         """The method on a run, for one read-out; TypeError for an option that it does not take."""
         return self.opens(context, readout, **options)
 
+    def terms(self, context: Context) -> tuple[str, ...]:
+        """What it reads, by the names that `cache` takes."""
+        return () if self.preparation is None else self.preparation.terms
+
     def gradients_before(self, context: Context) -> int:
         """Gradient evaluations before the first order, beyond the reference run's own (a product counts two)."""
         if self.preparation is None:

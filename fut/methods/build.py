@@ -13,8 +13,8 @@ from fut.errors import UsageError
 from fut.methods import stages
 from fut.methods.context import Context
 from fut.methods.footprint import Footprint
-from fut.methods.registry import base_name, preparations
-from fut.methods.stages import LESS, Preparation, Prepared, Request, counted
+from fut.methods.registry import base_name, default_estimator, method_of, preparations
+from fut.methods.stages import LESS, Names, Preparation, Prepared, Request, counted
 from fut.methods.timings import seconds_per_gradient
 from fut.resources.device import environment
 from fut.resources.memory import require_memory
@@ -29,6 +29,7 @@ def require_states(problem: Problem) -> None:
 
 def require_training(problem: Problem) -> None:
     """ResourceError unless training fits the memory that is there; measures a gradient."""
+    require_states(problem)
     footprint = Footprint(problem)
     _require(footprint, "reference run", footprint.training(), LESS)
 
@@ -54,18 +55,42 @@ class CachePlan:
     nbytes: int
 
 
-def _requested(context: Context, request: Request) -> Iterator[tuple[Preparation[Any], Prepared]]:
-    """What is to be computed, in that order; UsageError for a term that nothing computes."""
+ALL = "all"
+"""What stands for the terms of every method but those that are computed by name alone."""
+
+
+def requested_terms(context: Context, names: Names) -> list[str]:
+    """The terms that are to be computed; UsageError for one that nothing computes.
+
+    Args:
+        context: the opened run.
+        names: as in `Request`.
+    """
+    begun = [term for preparation in preparations() for term in preparation.begun_terms(context.path)]
+    if names is None:
+        return list(dict.fromkeys([*method_of(default_estimator(context)).terms(context), *begun]))
     parts = sorted(preparations(), key=lambda preparation: -len(preparation.terms))
     known = [term for preparation in parts for term in preparation.terms]
-    if request.names is not None:  # an alias of a method stands for its name
-        request = replace(request, names=[n if n in known else base_name(n) for n in request.names])
-    if unknown := sorted(set(request.names or ()) - set(known)):
-        raise UsageError(f"terms: expected some of {', '.join(known)}, got {', '.join(unknown)}; correct the names")
+    wanted = [n if n in (*known, ALL) else base_name(n) for n in names]  # an alias of a method stands for its name
+    if unknown := sorted(set(wanted) - {*known, ALL}):
+        expected = ", ".join([ALL, *known])
+        raise UsageError(f"terms: expected some of {expected}, got {', '.join(unknown)}; correct the names")
+    if ALL in wanted:
+        wanted += [*begun, *(term for preparation in parts for term in preparation.usual(context))]
+    return [name for name in dict.fromkeys(wanted) if name != ALL]
+
+
+def _requested(context: Context, request: Request) -> Iterator[tuple[Preparation[Any], Prepared]]:
+    """What is to be computed, in that order."""
+    request = replace(request, names=requested_terms(context, request.names))
     for preparation in preparations():
-        named = set(request.names or ()) & set(preparation.terms)
-        if named or (request.names is None and preparation.usual(context)):
-            yield preparation, preparation.open(context, request)
+        if set(request.names or ()) & set(preparation.terms):
+            yield from ((preparation, files) for files in preparation.opened(context, request))
+        elif getattr(request, preparation.section, None) is not None:
+            raise UsageError(
+                f"cache: expected settings of what is computed, {', '.join(request.names or ())}, got some of the section "
+                f"`{preparation.section}`; name its terms too: {', '.join(preparation.terms)}"
+            )
 
 
 def plan(context: Context, request: Request) -> CachePlan:
@@ -95,7 +120,7 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
     pins: dict[str, float] = {}
     preparation.require_possible(files.spec)
     if not files.complete():
-        pins = context.readouts.pins(preparation.pinned(files))
+        pins = context.readouts.pins(files.pinned)
         require_stages(preparation, files.spec, Footprint(context.problem))
         require_free(files.directory.parent, preparation.rest(files), preparation.what)
     preparation.pin_identity(files, pins, context.path)

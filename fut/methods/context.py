@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fut.methods.settings import Config, read_config
 from fut.models.lifting import copied
 from fut.models.objective import Loss
 from fut.models.transformer import Transformer
-from fut.progress import Progress, silent
+from fut.progress import Progress, terminal
 from fut.readouts.readout import (
     PROBE,
     Readout,
@@ -62,7 +63,7 @@ class Context:
         loss: Loss | None = None,
         data: Dataset | None = None,
         readouts: Mapping[str, UserFunction] | None = None,
-        progress: Progress = silent,
+        progress: Progress = terminal,
     ) -> None:
         self.path, self.progress = Path(path), progress
         self.manifest: Manifest = files.read_manifest(self.path)
@@ -141,7 +142,7 @@ class Context:
         if found is None:
             found = train_order(self.problem, self.state(0), order, listener)
             self.retrained.keep(order, found)
-        return found
+        return replace(found, objective=self.problem.objective)
 
 
 class RunReadouts:

@@ -52,7 +52,7 @@ def preparations() -> list[Preparation[Any]]:
 
 def rebuilding(context: Context) -> Method:
     """What rebuilds parameters where nothing is named: the low-rank method where its terms were begun."""
-    return ENDPOINTS if LOW_RANK_TERMS.begun(context.path) else EXACT
+    return ENDPOINTS if LOW_RANK_TERMS.begun_terms(context.path) else EXACT
 
 
 def base_name(spec: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from fut.artifacts.directory import CONFIG, _sha256, read_manifest
@@ -85,7 +86,7 @@ def read_config(path: Path) -> Config:
 def parse_config(values: dict[str, Any]) -> Config:
     """A validated configuration; every unknown key and wrong value is named."""
     try:
-        return Config.model_validate(values, strict=None)
+        return Config.model_validate(_plain(values), strict=None)
     except ValidationError as error:
         lines = [_explain(e) for e in error.errors()]
         raise UsageError("configuration: " + "; ".join(lines)) from error
@@ -129,8 +130,19 @@ def adjoint_settings(current: AdjointConfig, settings: Sequence[str]) -> Adjoint
     return parse_config({"adjoint": current.model_dump(mode="json") | changed}).adjoint
 
 
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy as Python's own, at any depth."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
 def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "key":
+        return f"`{where}.{error['ctx']['key']}`: {error['msg']}, got {error['ctx']['got']}"
     if error["type"] != "extra_forbidden":
         return f"`{where}`: {error['msg'].lower()}, got {error['input']!r}"
     section = error["loc"][0] if len(error["loc"]) > 1 else None

@@ -34,6 +34,7 @@ LESS = "lower data.batch, data.context or the model's size"
 """What to lower where nothing of a method's own is at fault."""
 TERMS = "terms"
 Names = Sequence[str] | None
+"""Names, or one alone as a string; None for what is usual."""
 
 
 class Cost(NamedTuple):
@@ -75,6 +76,11 @@ class Prepared(ABC):
     def terms(self) -> TermStore:
         """The term store, opened for reading."""
         return TermStore.open(self.terms_path)
+
+    @property
+    def pinned(self) -> Sequence[str]:
+        """Read-outs whose values are to be pinned."""
+        return ()
 
     @property
     def readable(self) -> bool:
@@ -143,7 +149,8 @@ class Request:
     """What is asked to be computed.
 
     Args:
-        names: of preparations, and of terms of every (checkpoint, item) pair; None for the usual ones.
+        names: of preparations, and of terms of every (checkpoint, item) pair, or `all`; None for what the default estimator
+            reads, and for what was begun.
         readouts: what is estimated; None for the configured ones.
         adjoint, cache, lowrank: configurations in place of the stored or the run's own.
     """
@@ -154,13 +161,18 @@ class Request:
     cache: CacheConfig | None = None
     lowrank: LowRankConfig | None = None
 
+    def __post_init__(self) -> None:
+        for field in ("names", "readouts"):
+            if isinstance(name := getattr(self, field), str):
+                object.__setattr__(self, field, [name])
+
 
 class Preparation(ABC, Generic[F]):
     """What one or more methods compute before the first order, in one directory of the run.
 
     name: of the directory, and what is asked for with `--terms`. section: of the configuration. kind: in messages.
-    what: in words, where the disk is full. parts: the checkpoint stores below the directory. places: where it can lie besides
-    its own directory. rank: what is computed first has the smaller one. needs_smooth: whether it takes a rule with a derivative.
+    what: in words, where the disk is full. parts: the checkpoint stores below the directory. rank: what is computed
+    first has the smaller one. needs_smooth: whether it takes a rule with a derivative.
     """
 
     name: ClassVar[str]
@@ -168,7 +180,6 @@ class Preparation(ABC, Generic[F]):
     kind: ClassVar[str] = "expansion"
     what: ClassVar[str] = ""
     parts: ClassVar[tuple[str, ...]] = ()
-    places: ClassVar[tuple[str, ...]] = ()
     rank: ClassVar[int] = 0
     needs_smooth: ClassVar[bool] = True
     stages: ClassVar[tuple[Stage[Any], ...]] = ()
@@ -186,13 +197,21 @@ class Preparation(ABC, Generic[F]):
     def open(self, context: Context, request: Request = Request()) -> F:
         """The files as they are stored, as requested or as configured."""
 
-    def usual(self, context: Context) -> bool:
-        """Whether it is computed where nothing is named."""
-        return False
+    def opened(self, context: Context, request: Request = Request()) -> list[F]:
+        """All that is to be computed for a request, in that order."""
+        return [self.open(context, request)]
 
-    def pinned(self, files: F) -> Sequence[str]:
-        """Read-outs whose values are to be pinned."""
+    def places_in(self, path: Path) -> list[str]:
+        """Directories of a run directory in which it can lie."""
+        return [self.name]
+
+    def usual(self, context: Context) -> tuple[str, ...]:
+        """Its terms that `all` stands for."""
         return ()
+
+    def begun_terms(self, path: Path) -> tuple[str, ...]:
+        """Its terms that a run directory has, finished or not."""
+        return self.terms if (path / self.name / MANIFEST).exists() else ()
 
     def require_possible(self, spec: Any) -> None:
         """OrderError or UsageError, before anything is computed, for what these items cannot make."""
@@ -202,7 +221,7 @@ class Preparation(ABC, Generic[F]):
 
         pins: values that recognise the users' own read-outs, kept as they were when a directory of the run was first claimed.
         """
-        kept = pins | (read_pins(path) if self.pinned(files) else {})
+        kept = pins | (read_pins(path) if files.pinned else {})
         pin_identity(files.directory, self.kind, files.identity, {PINS: kept} if kept else {})
 
     def cost(self, spec: Any) -> Cost:
@@ -221,13 +240,9 @@ class Preparation(ABC, Generic[F]):
         cost = self.cost(files.spec)
         return max(0, cost.kept + cost.scratch - directory_bytes(files.directory))
 
-    def begun(self, path: Path) -> bool:
-        """Whether a run directory has one, finished or not."""
-        return (path / self.name / MANIFEST).exists()
-
     def stored(self, context: Context) -> list[F]:
         """Those that a run directory has."""
-        return [self.open(context)] if self.begun(context.path) else []
+        return [self.open(context)] if self.begun_terms(context.path) else []
 
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """What each stage costs, before it is computed."""
@@ -251,7 +266,7 @@ class Preparation(ABC, Generic[F]):
     def check(self, path: Path) -> list[Damage]:
         """Verify every checksum of what is below a run directory, without opening the run."""
         damages = []
-        for place in (self.name, *self.places):
+        for place in self.places_in(path):
             directory = path / place
             damages += [d for part in self.parts for d in CheckpointStore(directory / part).check()]
             damages += damaged_terms(directory / TERMS) if (directory / TERMS).exists() else []

@@ -65,10 +65,11 @@ class _WithLoss(nn.Module):
         if "dtype" in said:
             held = next(self.module.parameters()).dtype
             return f"parameters are {held} here, as model.dtype says: give items of that kind, or set it"
+        if self.loss is next_token_loss:
+            return "pass the loss= that it is trained with, or mend the forward pass"
         if self.judged:
             return "give a loss that serves both modes: one that needs the module's training mode can call module.train() itself"
-        own = "pass the loss= that it is trained with, or " if self.loss is next_token_loss else ""
-        return f"{own}mend the forward pass"
+        return "mend the forward pass"
 
 
 def _place(error: Exception) -> str:

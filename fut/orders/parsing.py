@@ -58,6 +58,19 @@ def named_orders(run: Context) -> dict[str, Order]:
     return orders
 
 
+WRITTEN = 6
+"""Steps of a list that its short form has."""
+
+
+def written(spec: OrderLike) -> str:
+    """An order as it was asked for, in a few words: its name, its path, or the first entries of its list."""
+    if isinstance(spec, (str, Path)):
+        text = str(spec)
+        return text if len(text) <= 40 else f"{text[:39]}…"
+    listed = spec.tolist() if hasattr(spec, "tolist") else list(spec)
+    return ",".join(map(str, listed[:WRITTEN])).replace(" ", "") + (",…" if len(listed) > WRITTEN else "")
+
+
 def read_order(path: Path) -> list[Any]:
     """A JSON list of item numbers, or of lists of item numbers; `{"order": [...]}` as `order.json` has it too."""
     try:

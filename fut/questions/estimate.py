@@ -10,6 +10,7 @@ from estimators.orders.order import Order
 from fut.estimation import render
 from fut.estimation.results import Estimate, Estimates
 from fut.orders.editing import only_edit
+from fut.orders.parsing import written
 from fut.protocols import Value
 from fut.questions.context import QuestionContext
 from fut.questions.question import ESTIMATOR, ORDER, READOUT_HELP, Question, Request, one_order, option, require_list
@@ -56,12 +57,15 @@ def ask(request: EstimateRequest, context: QuestionContext) -> Estimates:
         options=request.options,
     )
     orders = [context.run.order(spec, request.partial) for spec in request.orders]
-    answers = estimates.edited(orders, [only_edit(spec, ()) for spec in request.orders])
-    return Estimates(_estimate(order, answer) for order, answer in zip(orders, answers, strict=True))
+    with context.progress(f"estimating {len(orders)} orders", 1) as tick:
+        answers = estimates.edited(orders, [only_edit(spec, ()) for spec in request.orders])
+        tick()
+    asked = zip(request.orders, orders, answers, strict=True)
+    return Estimates(_estimate(written(spec), order, answer) for spec, order, answer in asked)
 
 
-def _estimate(order: Order, answer: Value) -> Estimate:
-    rest = (answer.estimator, order.digest, answer.source, answer.note, answer.readout, answer.unit)
+def _estimate(asked: str, order: Order, answer: Value) -> Estimate:
+    rest = (answer.estimator, order.digest, answer.source, answer.note, answer.readout, answer.unit, asked)
     return Estimate(answer.value, answer.delta, answer.interval, *rest)
 
 

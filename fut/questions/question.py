@@ -75,11 +75,11 @@ class Request(Generic[A]):
         return cls(**content)
 
     def _tuples(self, *names: str) -> None:
-        """Make sequences that were given as lists tuples, None as it is."""
+        """Make sequences that were given as lists tuples, and a string a tuple of one; None as it is."""
         for name in names:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, tuple(value))
+            if value is not None:
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
 
 
 def _plain(value: Any) -> Any:

@@ -65,8 +65,13 @@ def make_page(run: Context, samples: int, estimator: str, sections: Sequence[Sec
     """
     _check(samples, estimator)
     sections = SECTIONS if sections is None else tuple(sections)
-    record = read_record(run, Sampling(samples, estimator), sections)
-    gathered = [(section, section.gather(record)) for section in sections]
+    gathered = []
+    with run.progress("report", len(sections) + 1) as tick:
+        record = read_record(run, Sampling(samples, estimator), sections)
+        tick()
+        for section in sections:
+            gathered.append((section, section.gather(record)))
+            tick()
     common = _words(record)
     html = (
         _environment()

@@ -23,6 +23,7 @@ from fut.data.text import build_dataset
 from fut.errors import DataError
 from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
+from fut.models.named_items import by_name
 from fut.models.objective import Item, Loss, Objective
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
@@ -232,12 +233,14 @@ def build_problem(
     state: the lifted state [D] before the window, of a training that was recorded in its course.
     """
     data = (build_dataset(config) if data is None else data).to(device)
-    module, loss = module_and_loss(config, module, loss)
+    module, loss = module_and_loss(config, module, loss, data.names)
     return Problem(config, data, Objective(module, loss, device, getattr(torch, config.model.dtype)), state)
 
 
-def module_and_loss(config: TrainingConfig, module: nn.Module | None, loss: Loss | None) -> tuple[nn.Module, Loss]:
-    """What is trained: as given, else as the configuration describes it."""
+def module_and_loss(
+    config: TrainingConfig, module: nn.Module | None, loss: Loss | None, names: tuple[str, ...] = ()
+) -> tuple[nn.Module, Loss]:
+    """What is trained: as given, else as the configuration describes it. names: of an item's tensors, where it is a mapping."""
     if module is None:  # not `module or`: one may have a length, even of 0
         module = build_module(config.model, config.data.vocabulary, config.data.context)
-    return module, build_loss(config.model) if loss is None else loss
+    return module, by_name(build_loss(config.model) if loss is None else loss, names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -14,7 +14,9 @@ from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.replay import Listener, OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.state import State
+from fut.errors import UsageError
 from fut.models.autodiff import item_loss
+from fut.models.objective import Objective
 from fut.progress import Progress, silent
 from fut.training.checkpoints import attributes_of, pack, read_state
 from fut.training.divergence import named
@@ -31,6 +33,13 @@ class Retrained:
     loss: float
     theta: Tensor
     seconds: float
+    objective: Objective | None = field(default=None, repr=False, compare=False)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The endpoint as tensors by name, as `module.load_state_dict` takes them; UsageError for one that no run gave."""
+        if self.objective is None:
+            raise UsageError("retrained: expected a result of `run.retrain`, got one without its module; ask the run")
+        return self.objective.state_dict(self.theta)
 
 
 def train_order(problem: Problem, start: State, order: Order, listener: Listener | None = None) -> Retrained:

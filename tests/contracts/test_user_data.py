@@ -314,7 +314,7 @@ def test_a_data_set_may_be_made_from_whatever_gives_its_items_once() -> None:
         (map(tuple, PAIRS[:8]), zip(*zip(*PAIRS[8:], strict=True), strict=True)),
         (DataLoader(TensorDataset(*map(torch.cat, zip(*PAIRS[:8], strict=True))), 4), PAIRS[8:]),
     ):
-        made = fut.Dataset(items, probe)  # type: ignore[arg-type]
+        made = fut.Dataset(items, probe)
         assert made.identity() == listed.identity()
         assert len(made.items) == 8
 
@@ -327,11 +327,6 @@ X, Y = PAIRS[0]
     [
         ([(X.clone().requires_grad_(), Y)], r"`items` 0: .*in place 0 that requires a gradient; detach\(\)"),
         ([(X, Y), (X, Y[0])], r"`items` 1: .*a single number in place 1; write tensor\[None\]"),
-        ([(X.numpy(), Y)], r"`items` 0: .*got ndarray in place 0; convert it \(torch\.as_tensor\)"),
-        ([(X, 3)], r"`items` 0: .*got int in place 1"),
-        ([{"x": X}], r"`items` 0: .*tuples of tensors, got dict; .*for a mapping"),
-        ([X], r"`items` 0: .*got Tensor; write \(tokens,\)"),
-        (X, r"a list of `items`, tuples of tensors, got Tensor"),
         ([(X.to_sparse(), Y)], r"`items` 0: expected dense tensors"),
         ((), r"at least one of `items`, got none"),
     ],

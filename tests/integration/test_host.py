@@ -223,7 +223,7 @@ noisy = fut.Dataset(items[:3], items[3:])
 call("noise", lambda: fut.train(sys.argv[1] + "-own", free, module=net, loss=loss, data=noisy, device="cpu"))
 from fut.questions.whatif.stream import Queries
 run = call("open", lambda: fut.open(sys.argv[1], device="cpu"))
-call("cache", lambda: run.cache())
+call("cache", lambda: run.cache("all"))
 call("cache more", lambda: run.cache(["lowrank", "reweighting"]))
 call("calibrate", lambda: run.calibrate(4))
 methods = ("adjoint", "taylor1", "replay-exact")

@@ -40,7 +40,7 @@ def child(path, deadly):
     if work == "train":
         fut.train(path, small_config(), device="cpu")
     else:
-        fut.open(path, device="cpu").cache()
+        fut.open(path, device="cpu").cache("all")
     os._exit(0)
 
 for path in sys.argv[2:]:
@@ -126,7 +126,7 @@ def test_fut_train_and_fut_cache_killed_at_random_moments(start_python: StartPyt
     settings = arguments(data={"items": 9}, warmup={"steps": 60})
     draw, path = random.Random(7), tmp_path / "run"
     train = ["train", "--out", str(path), "--device", "cpu", *settings]
-    cache = ["cache", str(path), "--device", "cpu"]
+    cache = ["cache", str(path), "--terms", "all", "--device", "cpu"]
     steps = [threshold + draw.randrange(3) for threshold in (0, 3, 6)]
     commands = [[f"{path}/checkpoints/step-{step:06d}.h5", draw.uniform(0, 0.02), *train] for step in steps]
     commands += [["", 0, *train]]
@@ -138,5 +138,5 @@ def test_fut_train_and_fut_cache_killed_at_random_moments(start_python: StartPyt
     assert ends[3] == ends[6] == 0, err
     assert ends.count(-signal.SIGKILL) >= 3, f"expected most of five commands to be killed before they were done: {err}"
     whole = fut.train(tmp_path / "whole", fut.load_config(path / "config.toml"), device="cpu")
-    whole.cache()
+    whole.cache("all")
     assert contents(path) == contents(whole.path), err

@@ -231,7 +231,7 @@ def prepare(run: str, case: Case) -> Iterator[tuple[str, Any]]:
     given = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     yield "train", said("train", "--text", "text", "--out", run, *given, *CPU)
     yield "plan before", said("plan", run, *CPU)
-    yield "cache", said("cache", run, "--readouts", READOUTS, *CPU)
+    yield "cache", said("cache", run, "--terms", "all", "--readouts", READOUTS, *CPU)
     yield "cache lowrank", said("cache", run, "--terms", "lowrank", *CPU)
     yield "cache reweighting", said("cache", run, "--terms", "reweighting", *CPU)
     yield "plan", said("plan", run, *CPU)
@@ -301,7 +301,7 @@ def answers(run: Any) -> Iterator[tuple[str, Any]]:
     yield "attributions", tried(run.methods.attributions)
     yield "arranged", tried(lambda: run.orders.arranged([(5 * i) % 7 for i in range(run.items)], "folding", 2, True))
     yield "check", tried(run.check)
-    yield "plan_cache", tried(lambda: vars(run.methods.plan_cache()))
+    yield "plan_cache", tried(lambda: vars(run.methods.plan_cache("all")))
 
 
 def order_digest(run: Any, spec: str) -> str:

@@ -15,6 +15,7 @@ from patience import PATIENCE
 from small import Cli, contents, small_config, uneven_run
 
 import fut
+from fut.api import render
 from fut.errors import UsageError
 from fut.methods import build as fitting
 from fut.methods.adjoint import memory as memory_of
@@ -83,6 +84,18 @@ def measured(start_python: Started, tmp_path: Path) -> Callable[..., int]:
         return int(out.split()[-1])
 
     return measure
+
+
+def test_the_text_says_first_what_the_default_estimator_costs(small_run: fut.Run) -> None:
+    plan = small_run.plan()
+    lines = render.costs(plan).splitlines()
+    count = sum(stage.gradients for stage in plan.stages if stage.stage.startswith("adjoint: "))
+    assert count == small_run.info()["precompute_gradients"]["adjoint"]
+    assert lines[1].startswith("before the first answer by `adjoint`, the default estimator (`fut cache`): ")
+    assert f": {count:,} gradients (those of {count / 5:.1f} retrained orders)" in lines[1]
+    assert not any(stage.stage.startswith("terms of") for stage in plan.of_default), (
+        "the paper's terms are no part of it"
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")

@@ -55,9 +55,14 @@ def run_anchors(expansion: Expansion, blocks: Sequence[tuple[int, int]]) -> Iter
 
 
 def run_sampled_anchors(expansion: Expansion, blocks: Sequence[Block]) -> Iterator[None]:
-    """Write the gradients on the kept coordinates [ITEM_BLOCK, k] and norms of blocks of terms."""
+    """Write the gradients on the kept coordinates [ITEM_BLOCK, k] and norms of blocks of terms: computed, or lent."""
     terms = expansion.open_terms()
     for block in blocks:
+        if expansion.lender is not None:
+            wanted, items = terms.missing_names(block, ANCHORED), range(block.first, block.last)
+            terms.write(block, {name: expansion.lender.read_items(name, block.step, items) for name in wanted})
+            yield
+            continue
         theta = expansion.trajectory.state(expansion.spec.anchors[block.step]).theta
         found = expansion.problem.item_gradients(theta, range(block.first, block.last))
         values = {"gradient": found[:, expansion.indices], "norm": global_norm(found)[:, None]}

@@ -80,7 +80,9 @@ class AdjointConfig(Section):
         ["probe"],
         description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
     )
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    seed: int = Field(
+        0, ge=0, lt=1 << 63, description="seed of the runs' orders, of drawn batches and of the sample of coordinates"
+    )
 
     def identity(self) -> dict[str, Any]:
         """What an expansion pins, read-outs and fields without an effect aside."""

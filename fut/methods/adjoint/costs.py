@@ -12,6 +12,16 @@ from fut.methods.stages import Cost
 from fut.readouts.readout import gradient_cost
 
 
+def trajectory(spec: AdjointSpec) -> Cost:
+    """The trajectory, which stays or is scratch; nothing where another expansion has it."""
+    about = spec.trajectory
+    if spec.added:
+        return Cost()
+    return (
+        Cost(about.gradients, about.scratch_bytes, 0) if spec.keeps else Cost(about.gradients, 0, about.scratch_bytes)
+    )
+
+
 def low_rank(spec: AdjointSpec) -> Cost:
     """The replay's curvature."""
     if not spec.rank:
@@ -42,6 +52,8 @@ def sweep(spec: AdjointSpec) -> Cost:
 def anchors(spec: AdjointSpec) -> Cost:
     """Gradients at the anchors, kept on the sample, or with a control variate in scratch on all coordinates; and what choosing
     their number took. Before it is chosen, the most that it can come to."""
+    if spec.lent:
+        return Cost(0, spec.kept_bytes(["gradient"]))
     count = len(spec.anchors) * spec.problem.config.data.items
     whole = most_pilots(spec) * len(pilot_items(spec)) + (count if spec.controlled else 0)
     nbytes = whole * (spec.vector_bytes + spec.width)

@@ -21,12 +21,13 @@ from fut.methods.expansion.trajectory import TrajectoryFiles
 from fut.readouts.readout import UserFunction
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
-from storage import CheckpointStore
+from storage import CheckpointStore, TermStore
 
+TRAJECTORY = "trajectory"
 PARTS = (
     "sample",
     "anchors",
-    *(f"scratch/{part}" for part in trajectory_files.PARTS),
+    *(f"{place}/{part}" for place in (TRAJECTORY, "scratch") for part in trajectory_files.PARTS),
     *(f"scratch/{part}" for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "bounded")),
 )
 """Directories of an expansion's checkpoint stores."""
@@ -79,6 +80,7 @@ class Expansion(Sampled):
         start: the lifted state [D] that every order starts from.
         user: a user's own read-outs, by name.
         end: the reference run's parameters [D] after the last step, at which the functionals are known; needed to build them.
+        origin: the expansion that its read-outs are added to; None for one that stands alone.
     """
 
     directory: Path
@@ -86,6 +88,7 @@ class Expansion(Sampled):
     start: Callable[[], State]
     user: Mapping[str, UserFunction] = field(default_factory=dict)
     end: Callable[[], Tensor] | None = None
+    origin: Expansion | None = None
 
     @property
     def spec(self) -> AdjointSpec:
@@ -101,8 +104,16 @@ class Expansion(Sampled):
 
     @cached_property
     def trajectory(self) -> TrajectoryFiles:
-        """What is expanded about; scratch."""
-        return TrajectoryFiles(self.planned.trajectory, self.scratch, self.start)
+        """What is expanded about: kept, or scratch; of added read-outs that of the expansion they are added to."""
+        if self.origin is not None:
+            return self.origin.trajectory
+        directory = self.directory / TRAJECTORY if self.planned.keeps else self.scratch
+        return TrajectoryFiles(self.planned.trajectory, directory, self.start)
+
+    @cached_property
+    def lender(self) -> TermStore | None:
+        """The terms that item gradients at the anchors are taken from; None where they are computed."""
+        return self.origin.terms() if self.origin is not None and self.spec.lent else None
 
     @cached_property
     def sweep(self) -> SweepFiles:

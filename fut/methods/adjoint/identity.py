@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fut.artifacts.directory import ADJOINT, MANIFEST
@@ -11,7 +13,12 @@ from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import AdjointSpec, possible_spec
 from fut.methods.context import Context
 from fut.readouts.readout import PROBE, caching_command, shortened
-from storage import Manifest
+from storage import IdentityError, Manifest
+
+ADDED = "adjoint-added-"
+"""What directories of added read-outs are called, before their number."""
+OWN = {"readouts", "functionals", "num_exact_readouts", "anchor_error"}
+"""Settings in which an expansion of added read-outs may differ from that it is added to."""
 
 
 def has_expansion(path: Path, part: str = ADJOINT) -> bool:
@@ -33,8 +40,70 @@ def open_expansion(context: Context, config: AdjointConfig | None = None, part: 
         spec = AdjointSpec(context.problem, config)
     else:
         spec = possible_spec(context.problem, config or context.config.adjoint)
+    return _expansion(context, replace(spec, keeps=part == ADJOINT), part)
+
+
+def _expansion(context: Context, spec: AdjointSpec, part: str, origin: Expansion | None = None) -> Expansion:
     user, end = context.readouts.user, lambda: context.state(context.steps).theta
-    return Expansion(context.path / part, spec, lambda: context.state(0), user, end)
+    return Expansion(context.path / part, spec, lambda: context.state(0), user, end, origin)
+
+
+def added_places(path: Path) -> list[str]:
+    """Directories of a run directory that hold expansions of added read-outs, in the order in which they were added."""
+    return sorted(found.parent.name for found in path.glob(f"{ADDED}[0-9]*/{MANIFEST}"))
+
+
+def added_expansions(context: Context) -> list[Expansion]:
+    """The expansions of read-outs that were added to the run's own."""
+    return [_added(context, read_expansion_config(context.path, place), place) for place in added_places(context.path)]
+
+
+def new_expansion(context: Context, names: Sequence[str]) -> Expansion:
+    """An expansion of read-outs that the run's own lacks: with its trajectory and anchors, and an adjoint pass for them alone.
+
+    Raises:
+        NotCachedError: where the run's own is not finished.
+    """
+    first = open_expansion(context)
+    if not first.complete():
+        raise NotCachedError(
+            f"cache: expected a finished expansion, to which {shortened(names)} can be added, got {first.directory}, which is "
+            "not; repeat `fut cache RUN --terms adjoint` first"
+        )
+    changed = {"readouts": list(names), "functionals": 0, "num_exact_readouts": 0}
+    config = AdjointConfig.model_validate(first.spec.resolved.model_dump() | changed)
+    taken = [int(place.removeprefix(ADDED)) for place in added_places(context.path)]
+    return _added(context, config, f"{ADDED}{max(taken, default=0) + 1:03d}")
+
+
+def _added(context: Context, config: AdjointConfig, part: str) -> Expansion:
+    return _expansion(context, AdjointSpec(context.problem, config, added=True), part, open_expansion(context))
+
+
+def require_same_origin(expansion: Expansion, origin: Expansion) -> None:
+    """IdentityError where an unfinished expansion of added read-outs was begun about another trajectory than the run's now."""
+    ours, theirs = (of.spec.resolved.model_dump(exclude=OWN) for of in (expansion, origin))
+    differing = [f"adjoint.{name}" for name in ours if ours[name] != theirs[name]]
+    if differing and not expansion.complete():
+        raise IdentityError(
+            f"expansion {expansion.directory}: expected {', '.join(differing)} as in {origin.directory}, about which it was "
+            f"begun, got others; remove {expansion.directory}, and add {shortened(expansion.spec.names)} anew"
+        )
+
+
+def holding(context: Context, readout: str) -> Expansion:
+    """The expansion that holds a read-out; the run's own where none does."""
+    first = open_expansion(context)
+    held = (expansion for expansion in (first, *added_expansions(context)) if readout in expansion.spec.names)
+    return next(held, first)
+
+
+def computed_readouts(context: Context) -> list[str]:
+    """Read-outs that the run has an adjoint pass of, in the order in which they were asked for."""
+    if not has_expansion(context.path):
+        return []
+    added = [expansion for expansion in added_expansions(context) if expansion.complete()]
+    return [name for expansion in (open_expansion(context), *added) for name in expansion.spec.names]
 
 
 def expansion_of(context: Context, readout: str, name: str) -> Expansion:
@@ -44,7 +113,7 @@ def expansion_of(context: Context, readout: str, name: str) -> Expansion:
         raise NotCachedError(
             f"{name}: expected the run's expansion about its trajectory, got none; run `{command}` first"
         )
-    expansion = open_expansion(context)
+    expansion = holding(context, readout)
     if not expansion.readable:
         raise NotCachedError(
             f"{name}: expected the run's expansion, got {expansion.directory}, which is not finished; "
@@ -53,8 +122,7 @@ def expansion_of(context: Context, readout: str, name: str) -> Expansion:
     if readout not in expansion.spec.names:
         raise NotCachedError(
             f"{name}: expected an adjoint pass computed for the read-out `{readout}`, got one for "
-            f"{shortened(expansion.spec.names)}; remove {expansion.directory}, "
-            f"then run `{caching_command([*expansion.spec.config.readouts, readout])}`; or use "
-            "--estimator replay-exact"
+            f"{shortened(computed_readouts(context))}; run `{caching_command([readout])}`, which adds it; or use --estimator "
+            "replay-exact"
         )
     return expansion

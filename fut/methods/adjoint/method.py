@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from fut.artifacts.directory import ADJOINT, directory_bytes
 from fut.methods.adjoint import memory
 from fut.methods.adjoint.estimator import Adjoint
-from fut.methods.adjoint.identity import open_expansion
+from fut.methods.adjoint.identity import holding, open_expansion
 from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.adjoint.positions import Positions, table_name
 from fut.methods.adjoint.spec import AdjointSpec
@@ -32,7 +32,9 @@ class AdjointMethod(Method):
     note = "by the expansion about the trajectory"
 
     def table_bytes(self, estimator: Estimator, footprint: Footprint) -> int:
-        return memory.tables(AdjointSpec(footprint.problem, open_expansion(estimator.context).spec.resolved), footprint)
+        return memory.tables(
+            AdjointSpec(footprint.problem, cast("Adjoint", estimator).expansion.spec.resolved), footprint
+        )
 
     def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost:
         spec = AdjointSpec(problem, config.adjoint)
@@ -43,7 +45,7 @@ class AdjointMethod(Method):
         return StageCost("query: adjoint", 0, seconds, 0, 0, memory.query(spec, timings.footprint, orders))
 
     def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
-        spec = open_expansion(context).spec
+        spec = holding(context, readout).spec
         return {**spec.config.identity(), "readouts": spec.names}
 
 

@@ -25,7 +25,15 @@ from fut.methods.adjoint.anchors import (
     run_sampled_anchors,
 )
 from fut.methods.adjoint.files import PARTS, Expansion
-from fut.methods.adjoint.identity import has_expansion, open_expansion, read_expansion_config
+from fut.methods.adjoint.identity import (
+    added_expansions,
+    added_places,
+    has_expansion,
+    new_expansion,
+    open_expansion,
+    read_expansion_config,
+    require_same_origin,
+)
 from fut.methods.adjoint.replay_curvature import missing_low_rank, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
 from fut.methods.adjoint.spec import AdjointSpec, possible_spec, whole_items_note
@@ -38,6 +46,7 @@ from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
 from fut.methods.timings import Timings
+from fut.readouts.readout import readout_names, shortened
 from fut.training.problem import Problem
 
 TABLE = 5.0
@@ -86,8 +95,8 @@ TRAJECTORY: Stage[Expansion] = Stage(
     missing=_unless_complete,
     work=lambda e, steps: run_trajectory(e.trajectory, steps),
     stores=lambda e: (e.trajectory.stores,),
-    cost=lambda s: Cost(s.trajectory.gradients, 0, s.trajectory.scratch_bytes),
-    seconds=lambda s, t: s.trajectory.gradients * (t.item + t.step),
+    cost=costs.trajectory,
+    seconds=lambda s, t: costs.trajectory(s).gradients * (t.item + t.step),
     memory=lambda s, f: s.trajectory.memory(f),
     advice=f"lower adjoint.num_runs, or {LESS}",
 )
@@ -167,7 +176,6 @@ class ExpansionStages(Preparation[Expansion]):
     section = "adjoint"
     what = "the expansion and its scratch"
     parts = PARTS
-    places = (MEMORIZATION,)
     stages = (TRAJECTORY, LOW_RANK, SWEEP, CHOICE, ANCHORS, SAMPLE, SAMPLED_ANCHORS, FOLD)
 
     def planned(self, problem: Problem, config: Config) -> AdjointSpec:
@@ -182,16 +190,38 @@ class ExpansionStages(Preparation[Expansion]):
         found = for_readouts(config, self.section, stored, request.readouts, context.path / ADJOINT)
         return open_expansion(context, found)
 
-    def usual(self, context: Context) -> bool:
-        return context.problem.rule.smooth
+    def opened(self, context: Context, request: Request = Request()) -> list[Expansion]:  # noqa: B008
+        """The run's expansion, and those of read-outs that were or are to be added to it."""
+        if not has_expansion(context.path) or request.adjoint is not None:
+            return [self.open(context, request)]
+        first, added = open_expansion(context), added_expansions(context)
+        for expansion in added:
+            require_same_origin(expansion, first)
+        wanted = readout_names(request.readouts or (), context.config.data.items)
+        held = {name for expansion in (first, *added) for name in expansion.spec.names}
+        lacking = [name for name in wanted if name not in held]
+        return [first, *added, *([new_expansion(context, lacking)] if lacking else [])]
+
+    def places_in(self, path: Path) -> list[str]:
+        return [self.name, MEMORIZATION, *added_places(path)]
+
+    def still(self, files: Expansion) -> tuple[list[str], int, Cost]:
+        """What is to be computed yet; the trajectory too, where added read-outs need one that was removed."""
+        names, pieces, cost = super().still(files)
+        if names and files.origin is not None:
+            share = len(missing_steps(files.trajectory)) / files.spec.steps
+            about = files.spec.trajectory
+            cost = cost._replace(gradients=cost.gradients + round(share * about.gradients))
+            names = [f"{self.name} of {shortened(files.spec.names)}"]
+        return names, pieces, cost
+
+    def usual(self, context: Context) -> tuple[str, ...]:
+        return self.terms if context.problem.rule.smooth else ()
 
     def pin_identity(self, files: Expansion, pins: dict[str, float], path: Path) -> None:
         if files.spec.whole_items and not has_expansion(files.directory.parent, files.directory.name):
             warnings.warn(f"{self.name}: {whole_items_note(files.problem)}", FutWarning, stacklevel=6)
         super().pin_identity(files, pins, path)
-
-    def pinned(self, files: Expansion) -> list[str]:
-        return files.spec.names
 
     def notes(self, problem: Problem, config: Config) -> list[str]:
         spec = self.planned(problem, config)
@@ -209,7 +239,10 @@ class ExpansionStages(Preparation[Expansion]):
             "adjoint_anchor_error": anchor_error(found) if complete else None,
             "adjoint_anchor_choice": _choice(found.spec) if begun else None,
             "adjoint_difference_error": kept_error(found) if begun else None,
-            "readouts": found.spec.names,
+            "readouts": [
+                *found.spec.names,
+                *(n for e in added_expansions(context) for n in e.spec.names if e.complete()),
+            ],
         }
 
     def require_possible(self, spec: AdjointSpec) -> None:
@@ -225,8 +258,8 @@ class ExpansionStages(Preparation[Expansion]):
             require_samples(problem, "set adjoint.rank = 0", "adjoint.rank")
 
     def stored(self, context: Context) -> list[Expansion]:
-        places = [place for place in (self.name, *self.places) if has_expansion(context.path, place)]
-        return [open_expansion(context, part=place) for place in places]
+        places = [place for place in (self.name, MEMORIZATION) if has_expansion(context.path, place)]
+        return [*(open_expansion(context, part=place) for place in places), *added_expansions(context)]
 
 
 def _choice(spec: AdjointSpec) -> dict[str, Any] | None:

@@ -50,11 +50,16 @@ class AdjointSpec(SweptSpec):
         config: how it is expanded.
         choice: how many anchors were found to be enough; None where that is configured, and before.
         whole_items: whether items are taken whole although pooling them was configured.
+        keeps: whether the trajectory stays when the expansion is complete, for read-outs that are added later.
+        added: whether it is of read-outs that are added to another expansion, whose trajectory it takes; and its item gradients,
+            where all coordinates are kept.
     """
 
     config: AdjointConfig
     choice: Choice | None = None
     whole_items: bool = False
+    keeps: bool = True
+    added: bool = False
     sampled: ClassVar[int] = 1 << 13
 
     @cached_property
@@ -120,6 +125,11 @@ class AdjointSpec(SweptSpec):
     def of_all(self) -> bool:
         """Whether tables are of all coordinates, and that of positions is bounded too (`estimators.control_variates.Bounded`)."""
         return self.whole or self.controlled
+
+    @property
+    def lent(self) -> bool:
+        """Whether its item gradients at the anchors are those of another expansion."""
+        return self.added and self.whole
 
     @property
     def settings(self) -> dict[str, Any]:

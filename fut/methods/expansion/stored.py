@@ -95,6 +95,11 @@ class Sampled(Prepared):
     def opened(self) -> bool:
         return self.sampled.has(0)
 
+    @property
+    def pinned(self) -> list[str]:
+        names: list[str] = self.spec.names
+        return names
+
     def open_terms(self) -> TermStore:
         specs = self.spec.term_specs(len(self.indices))
         return TermStore.create_or_open(self.terms_path, specs, self.identity, ITEM_BLOCK)

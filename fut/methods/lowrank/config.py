@@ -27,4 +27,6 @@ class LowRankConfig(Section):
     dtype: Literal["model", "bfloat16"] = Field(
         "model", description="how item gradients and low-rank vectors are stored: as the model computes, or in 16 bits"
     )
-    seed: int = Field(0, ge=0, lt=1 << 31)
+    seed: int = Field(
+        0, ge=0, lt=1 << 31, description="seed of drawn batches and of the start of the Lanczos iteration"
+    )

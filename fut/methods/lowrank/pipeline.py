@@ -162,9 +162,6 @@ class LowRankStages(Preparation[LowRankFiles]):
     def open(self, context: Context, request: Request = Request()) -> LowRankFiles:  # noqa: B008
         return open_low_rank(context, request.lowrank)
 
-    def usual(self, context: Context) -> bool:
-        return has_low_rank(context.path)
-
     def require_possible(self, spec: LowRankSpec) -> None:
         """Refuse a trajectory, batches or a rule that cannot be expanded."""
         rule = spec.problem.rule

@@ -12,9 +12,11 @@ from fut.config.schema import Section
 class CacheConfig(Section):
     """What the cacher computes for every (checkpoint, item) pair."""
 
-    sketch: Literal["gaussian", "rademacher", "sjlt", "coordinates", "identity"] = "sjlt"
+    sketch: Literal["gaussian", "rademacher", "sjlt", "coordinates", "identity"] = Field(
+        "sjlt", description="random projection of update terms to `size` numbers; identity keeps all of them"
+    )
     size: int = Field(4096, ge=1, description="k, numbers kept of each update term")
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the sketch and of the sample of coordinates")
     coordinates: int = Field(0, ge=0, description="coordinates kept of each item gradient; 0 for all")
     derivative: Literal["jvp", "secant"] = Field("jvp", description="exact products, or the paper's diagonal secant")
     products: Literal["difference", "exact"] = Field(

@@ -43,6 +43,9 @@ class Streaming(Method):
     preparation = PAIRWISE_TERMS
     sketched = True
 
+    def terms(self, context: Context) -> tuple[str, ...]:
+        return needs(term_layout(context), self.name)
+
     def gradients_before(self, context: Context) -> int:
         layout = term_layout(context)
         return layout.gradients(needs(layout, self.name))

@@ -201,8 +201,11 @@ class PairwiseStages(Preparation[PairwiseFiles]):
             )
         return PairwiseFiles(context.path / TERMS, PairwiseSpec(context.problem, layout, names), context.state)
 
-    def usual(self, context: Context) -> bool:
-        return True
+    def usual(self, context: Context) -> tuple[str, ...]:
+        return tuple(TermLayout.of(context.problem, pairwise_config(context)).names)
+
+    def begun_terms(self, path: Path) -> tuple[str, ...]:
+        return tuple(name for name in self.terms if (path / TERMS / "ledger" / name).exists())
 
     def require_possible(self, spec: PairwiseSpec) -> None:
         _ = spec.layout.sketch

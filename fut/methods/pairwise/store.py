@@ -63,7 +63,9 @@ class Streamed(Estimator):
 
     def ready(self) -> None:
         if missing := incomplete(self.context, self.needs):
+            named = ",".join(missing)
             raise NotCachedError(
                 f"{self.name}: expected the terms {', '.join(self.needs)} for every checkpoint and item, "
-                f"got an incomplete store (missing or unfinished: {', '.join(missing)}); run `fut cache RUN` first"
+                f"got an incomplete store (missing or unfinished: {', '.join(missing)}); "
+                f"run `fut cache RUN --terms {named}` first"
             )

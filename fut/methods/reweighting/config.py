@@ -19,4 +19,4 @@ class ReweightingConfig(Section):
         0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
     )
     readouts: ReadoutNames = Field(["probe"], description="what is estimated, as adjoint.readouts")
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the sample of coordinates")

@@ -210,9 +210,6 @@ class ReweightingStages(Preparation[ReweightingFiles]):
     def require_possible(self, spec: ReweightingSpec) -> None:
         require_coordinates(spec.problem, "reweighting", spec.expected_coordinates, "reweighting.coordinates")
 
-    def pinned(self, files: ReweightingFiles) -> list[str]:
-        return files.spec.names
-
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """All stages as one: it is made on request alone."""
         rows = list(super().rows(problem, config, timings))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fut.display import agreement
 from fut.display.format import columns, number
 from fut.display.notebook import draw_agreement
 from fut.display.picture import save
+from fut.display.scale import Scale
 from fut.methods.registry import METHODS, base_name, is_baseline
 from fut.questions.accuracy.result import Verification
 from fut.readouts.readout import PROBE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = {column.brief: column.cell for column in agreement.COLUMNS}
 """The accuracy table in a terminal: head, and how a row's cell is made."""
@@ -45,26 +49,42 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda n: (METHODS.names.index(base_name(n)), n))
 
 
+ACROSS, WIDE, HIGH = 3, 2.8, 2.7
+"""Panels in a row of the picture, and inches of each: on a page of 830 pixels no text is below 11 pixels."""
+TEXT = 9
+"""Points of all text but titles."""
+
+
 def scatter(result: Verification, path: Path) -> Path:
     """Estimated against retrained losses, a panel per estimator, written as PNG."""
+    return save(picture(result), path)
+
+
+def picture(result: Verification) -> Figure:
+    """The same as a figure; the panels have common labels, and one of them the key."""
     from matplotlib.figure import Figure
 
     names = [n for n in in_order(result.estimators) if not is_baseline(n)]
-    figure = Figure(figsize=(3.3 * max(len(names), 1), 3.9), dpi=130, layout="constrained")
-    for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
-        _panel(axis, result, name)
+    across = max(1, min(ACROSS, len(names)))
+    down = max(1, -(-len(names) // across))
+    figure = Figure(figsize=(WIDE * across, HIGH * down + 0.6), dpi=200, layout="constrained")
+    scale = Scale.of((v for name in names for v in result.agreement(name).true), result.unit)
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    for axis, name in zip(axes, names, strict=False):
+        draw_agreement(axis, {name: result.agreement(name)}, scale)
+        axis.set_title(f"{name}\n{agreement.summary(result.estimators[name])}", fontsize=TEXT)
+        axis.set(xlabel="", ylabel="")
+        axis.tick_params(labelsize=TEXT)
+        axis.get_legend().remove()
+    for axis in axes[len(names) :]:
+        axis.remove()
+    if names:
+        lines, labels = axes[0].get_legend_handles_labels()
+        axes[0].legend(lines[:2], labels[:2], fontsize=TEXT, frameon=False, loc="upper left")
+    below, beside = agreement.axis_labels(scale.label)
+    figure.supxlabel(below, fontsize=TEXT + 1)
+    figure.supylabel(beside, fontsize=TEXT + 1)
     figure.suptitle(
-        f"{title(result)} of {len(result.orders)} random orders: estimated against retrained",
-        fontsize=11,
+        f"{title(result)} of {len(result.orders)} random orders: estimated against retrained", fontsize=TEXT + 2
     )
-    return save(figure, path)
-
-
-def _panel(axis: Any, result: Verification, name: str) -> None:
-    points = result.agreement(name)
-    draw_agreement(axis, {name: points}, points.scale)
-    axis.set_title(f"{name}\n{agreement.summary(result.estimators[name])}", fontsize=9)
-    axis.xaxis.label.set_size(8)
-    axis.yaxis.label.set_size(8)
-    axis.tick_params(labelsize=7)
-    axis.legend(fontsize=6.5, frameon=False)
+    return figure

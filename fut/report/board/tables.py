@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from estimators.intervals import LEVEL
 from estimators.orders.order import Order, random_steps
 from fut.estimation.calibration import Calibrated, read_calibration
-from fut.methods.adjoint.identity import open_expansion
+from fut.methods.adjoint.identity import computed_readouts
 from fut.methods.base import Estimator
 from fut.methods.registry import open_estimator
 from fut.orders.parsing import named_orders
@@ -170,7 +170,7 @@ def make_board(run: Context) -> Board | Missing:
     if run.steps > CARDS:
         instead = command(run.path, "estimate", "--order swap:3,7 --estimator positions")
         return Missing(f"the board has room for {CARDS} cards, and this run has {run.steps} steps", instead)
-    names = open_expansion(run).spec.names
+    names = computed_readouts(run)
     shown = names[: max(1, ROOM // (8 * run.steps**2))]
     tables, classes = [_table(run, name) for name in shown], _classes(run)
     places = {step: card for card, step in reversed(list(enumerate(run.problem.canonical(run.reference).steps)))}

@@ -91,7 +91,7 @@ def has_terms(record: RunRecord) -> ChecklistRow:
     """Whether estimates can be made without training."""
     run = record.run
     done = identity.has_expansion(run.path) and open_expansion(run).complete()
-    state = f"cached for {shortened(open_expansion(run).spec.names)}" if done else "not cached"
+    state = f"cached for {shortened(identity.computed_readouts(run))}" if done else "not cached"
     missing = "" if done else command(run.path, "cache", "--terms adjoint")
     return ChecklistRow("Estimates of any order", done, state, missing)
 

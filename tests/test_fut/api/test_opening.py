@@ -129,8 +129,6 @@ def test_items_that_do_not_fit_the_model_say_why(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=why):
             fut.train(tmp_path / "run", config, module=Small(), loss=loss_of, data=dataset(dtype), device="cpu")
-    with pytest.raises(fut.UsageError, match=r"expected warmup.steps=100 warm-up items as configured, got 0"):
-        fut.train(tmp_path / "run", fut.load_config(data={"items": 6}), data=dataset(), device="cpu")
     assert not (tmp_path / "run" / "summary.json").exists()
 
 

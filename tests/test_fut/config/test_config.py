@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from small import small_config
@@ -71,3 +72,15 @@ def test_a_configuration_is_frozen() -> None:
 def test_what_is_cached_does_not_decide_the_training() -> None:
     assert small_config(cache={"size": 3}).training() == small_config(cache={"size": 4}).training()
     assert small_config(data={"seed": 3}).training() != small_config(data={"seed": 4}).training()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = load_config(
+        data={"items": np.int64(12)},
+        schedule={"rate": np.float64(0.5)},
+        rule={"options": {"betas": np.array([0.5, 0.25])}},
+    )
+    assert (config.data.items, config.schedule.rate, config.rule.options["betas"]) == (12, 0.5, [0.5, 0.25])
+    assert type(config.data.items) is int
+    with pytest.raises(UsageError, match=r"`data\.items`: .*integer"):
+        load_config(data={"items": np.float64(12.0)})

@@ -168,9 +168,7 @@ def test_cells_have_the_digits_that_matter() -> None:
 def test_without_pandas_the_message_names_the_extra(small_run: fut.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     found = small_run.estimate(["reverse"])
-    with pytest.raises(
-        ExtraError, match=r"expected the package pandas, got none installed; run `pip install 'fut\[notebook\]'`"
-    ):
+    with pytest.raises(ExtraError, match=r"expected the package pandas, got none installed; run `pip install pandas`"):
         found.to_pandas()
     assert found._repr_html_()
     assert issubclass(ExtraError, ImportError)
@@ -198,3 +196,36 @@ def test_another_result_joins_with_three_methods() -> None:
     assert found.plot().get_title() == "2 orders"
     with pytest.raises(NotImplementedError):
         Displayable().rows()
+
+
+def test_results_print_in_ten_lines(small_run: fut.Run) -> None:
+    for name, result in results(small_run).items():
+        lines = repr(result).splitlines()
+        assert 1 <= len(lines) <= 10, name
+        assert result.title() == lines[0], name
+        assert max(map(len, lines)) < 240, name
+    many = Estimates(list(small_run.estimate(["reverse"])) * 30)
+    assert len(repr(many).splitlines()) == 10
+    assert "… 24 more rows" in repr(many)
+    for other in (small_run, small_run.plan(), small_run.reference, small_run.retrain("reverse")):
+        assert len(repr(other).splitlines()) <= 10
+
+
+def test_a_table_names_orders_as_they_were_asked_for(small_run: fut.Run, tmp_path: Path) -> None:
+    file = tmp_path / "order.json"
+    file.write_text("[1, 0, 2, 3, 4]")
+    asked: list[Any] = ["random:3", [4, 3, 2, 1, 0], small_run.order("swap:0,1"), file, np.arange(5)]
+    found = small_run.estimate(asked)
+    assert [row["order"] for row in found.rows()] == [
+        "random:3",
+        "4,3,2,1,0",
+        "1,0,2,3,4",
+        str(file)[:39] + "…",
+        "0,1,2,3,4",
+    ]
+    assert "random:3" in repr(found)
+    assert "random:3" in found._repr_html_()
+    assert found[0].as_dict()["order"] == small_run.order("random:3").digest
+    assert found[0].as_dict()["asked"] == "random:3"
+    axes = found.plot()
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["random:3", "4,3,2,1,0"]

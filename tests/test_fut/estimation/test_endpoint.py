@@ -129,7 +129,7 @@ def tied(tmp_path: Path) -> tuple[fut.Run, Tied]:
 
 def test_a_module_with_tied_weights_and_buffers_round_trips(tied: tuple[fut.Run, Tied], tmp_path: Path) -> None:
     run, module = tied
-    run.cache()
+    run.cache("all")
     assert run.context.parameters == 42, "36 tied weights once, and 6 biases; what is frozen is not trained"
     for name in (*NAMES, "retrain"):
         found = run.endpoint("swap:0,4", name, tmp_path / f"{name}.safetensors")

@@ -52,7 +52,7 @@ def trained(path: Path, sections: dict[str, Any], **more: Any) -> fut.Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
     """A run trained by the rule that orthogonalises matrices, with all terms cached. Read only."""
     made = trained(tmp_path_factory.mktemp("matrices"), MATRICES)
-    made.cache()
+    made.cache("all")
     made.cache(["reweighting"])
     return made
 
@@ -119,7 +119,7 @@ def test_the_table_of_positions_is_its_formula(run: fut.Run) -> None:
 
 def test_estimates_follow_real_retraining(tmp_path: Path) -> None:
     run = trained(tmp_path, MATRICES, schedule={"rate": 2e-3})
-    run.cache()
+    run.cache("all")
     orders = [f"random:{seed}" for seed in range(8)]
     truth = np.array([run.retrain(order).loss for order in orders])
     for name, most in (("adjoint", 0.1), ("replay-exact", 0.1), ("replay", 0.6)):
@@ -198,7 +198,7 @@ def test_memory_that_is_not_by_coordinate_is_trained_replayed_and_otherwise_refu
     with pytest.raises(
         UsageError, match=r"adjoint: expected a rule with one number of memory .* `trusting` with \d+ in `v`; use"
     ):
-        run.cache()
+        run.cache("all")
     with pytest.raises(UsageError, match="reweighting: expected a rule with one number of memory"):
         run.cache(["reweighting"])
     run.cache(["gradient", "norm", "update", "jvp"])

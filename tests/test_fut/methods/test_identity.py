@@ -72,7 +72,7 @@ def test_exchanging_two_equal_batches_changes_nothing(tmp_path: Any, name: str) 
     data = build_dataset(config)
     twin = Dataset((*data.items[:4], data.items[1]), data.probe, data.warmup)
     run = fut.train(tmp_path / "run", config, data=twin, device="cpu")
-    run.cache()
+    run.cache("all")
     swapped, moved = run.estimate(["swap:1,4", "swap:0,2"], name, known=False)
     assert swapped.delta == 0.0
     assert moved.delta != 0.0, "an estimator that never moves would pass the line above"

@@ -25,7 +25,7 @@ from fut.models import autodiff as derivatives
 from fut.models.transformer import next_token_loss
 from fut.readouts.readout import make_readouts, one_readout, readout_names
 from fut.training.problem import build_problem
-from storage import IdentityError, TermStore
+from storage import TermStore
 
 FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
 SEVERAL = ["probe", "item:3", "accuracy", "norm"]
@@ -49,7 +49,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
     twin = fut.Dataset((*data.items[:4], data.items[1]), data.probe, data.warmup)
     path = tmp_path_factory.mktemp("several") / "run"
     run = fut.train(path, config, data=twin, device="cpu", readouts={"norm": squared_norm})
-    run.cache()
+    run.cache("all")
     return run
 
 
@@ -198,7 +198,8 @@ def test_costs_are_counted_for_every_readout(
     )
     build(EXPANSION, expansion)
     assert sum(calls) == EXPANSION.cost(expansion.spec).gradients
-    kept = sum(np.prod(s.shape) * (8 if s.dtype == "float64" else 4) for s in expansion.terms().specs)
+    kept = sum(float(np.prod(s.shape)) * (8 if s.dtype == "float64" else 4) for s in expansion.terms().specs)
+    kept += expansion.spec.trajectory.scratch_bytes  # which stays too
     assert EXPANSION.cost(expansion.spec).kept == pytest.approx(kept, rel=0.2)
 
 
@@ -303,19 +304,12 @@ def test_a_readout_the_expansion_lacks_names_the_commands_that_help(
     make_run: MakeRun, cli: Cli, tmp_path: Path
 ) -> None:
     path = Path(shutil.copytree(make_run().path, tmp_path / "own"))
-    with pytest.raises(NotCachedError, match="--terms adjoint --readouts probe,item:3") as caught:
+    with pytest.raises(
+        NotCachedError, match=r"got one for probe; run `.* --terms adjoint --readouts item:3`, which adds"
+    ):
         fut.open(path, device="cpu").estimate(["reverse"], known=False, readout="item:3")
-    assert f"remove {path / 'adjoint'}" in str(caught.value)
-    with pytest.raises(NotCachedError, match=r"cache\(\[\"adjoint\"\], readouts=\['probe', 'norm'\]\)"):
+    with pytest.raises(NotCachedError, match=r"cache\(\[\"adjoint\"\], readouts=\['norm'\]\)"):
         own(path).estimate(["reverse"], known=False, readout="norm")
-    before = {p: p.read_bytes() for p in (path / "adjoint").rglob("*") if p.is_file()}
-    refused = cli("cache", path, "--terms", "adjoint", "--readouts", "probe,item:3")
-    assert refused.status != 0
-    assert "remove the directory" in refused.err
-    with pytest.raises(IdentityError, match="probe, item:3"):
-        fut.open(path, device="cpu").cache(["adjoint"], readouts=["probe", "item:3"])
-    assert {p: p.read_bytes() for p in (path / "adjoint").rglob("*") if p.is_file()} == before
-    shutil.rmtree(path / "adjoint")
     assert cli("cache", path, "--terms", "adjoint", "--readouts", "probe,item:3", "--json").json["readouts"] == [
         "probe",
         "item:3",

@@ -142,7 +142,7 @@ def test_exchanging_equal_items_between_steps_changes_nothing(tmp_path: Path, na
     data = build_dataset(config)
     twin = Dataset((*data.items[:5], data.items[1]), data.probe, data.warmup)
     run = fut.train(tmp_path / "run", config, data=twin, device="cpu")
-    run.cache()
+    run.cache("all")
     orders = [[[0, 5, 2], [3, 4, 1]], [[2, 1, 0], [5, 4, 3]], [[0, 3, 2], [1, 4, 5]]]
     swapped, shuffled, moved = run.estimate(orders, name, known=False)
     assert swapped.delta == shuffled.delta == 0.0

@@ -98,7 +98,8 @@ def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(
     run.context.progress = lambda label, total: (_interrupting if label == stage else silent)(label, total)
     with pytest.raises(StoppedError):
         expand(run.context, None)
-    store = CheckpointStore(tmp_path / "run/adjoint/scratch" / part)
+    place = "trajectory" if stage == "trajectory" else "scratch"
+    store = CheckpointStore(tmp_path / "run/adjoint" / place / part)
     path = store.path(store.steps()[0])
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255

@@ -14,6 +14,7 @@ from torch import Tensor
 import fut
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
+from fut.methods.build import requested_terms
 from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
 from fut.methods.pairwise.store import pairwise_config, term_layout
 from fut.models.transformer import Transformer, next_token_loss
@@ -26,6 +27,7 @@ EXACT = {
     "cache": {"sketch": "identity", "products": "exact"},
     "schedule": {"kind": "constant", "rate": 1e-3},
 }
+CPU = ("--device", "cpu")
 PAIRS = [(0, 0), (2, 3), (4, 4)]
 
 
@@ -105,7 +107,7 @@ def test_equal_items_have_bitwise_equal_terms_in_whatever_block(tmp_path: Path) 
     data = build_dataset(small_config())
     twins = Dataset((*data.items[:4], data.items[0]), data.probe, data.warmup)  # blocks of two: 0 1 | 2 3 | 4
     run = fut.train(tmp_path / "run", small_config(), data=twins, device="cpu")
-    run.cache()
+    run.cache("all")
     for spec in PAIRWISE_TERMS.open(run.context).open_terms().specs:
         for step in range(run.steps):
             table = PAIRWISE_TERMS.open(run.context).open_terms().read(spec.name, step)
@@ -127,7 +129,7 @@ def test_a_resumed_cache_leaves_complete_blocks_alone(own_run: Path, small_run: 
         store.discard(block)
     kept = [p for p in (own_run / "terms").rglob("*") if p.is_file()]
     before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in kept}
-    fut.open(own_run, device="cpu").cache()
+    fut.open(own_run, device="cpu").cache("all")
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in kept} == before
     assert contents(own_run) == contents(small_run.path)
 
@@ -148,7 +150,7 @@ def test_a_cache_killed_while_its_store_was_laid_down_is_resumed(
     if left == "half the metadata":
         (terms / "arrays/jvp").mkdir(parents=True)
         (terms / "arrays/jvp/zarr.json").write_bytes(metadata)
-    said = cli("cache", own_run, "--device", "cpu", "--json")
+    said = cli("cache", own_run, "--terms", "all", "--device", "cpu", "--json")
     assert said.status == 0, said.err
     assert contents(own_run) == contents(small_run.path)
 
@@ -157,13 +159,13 @@ def test_a_partly_cached_run_says_what_to_run(own_run: Path) -> None:
     store = PAIRWISE_TERMS.open(fut.open(own_run).context).open_terms()
     store.discard(store.blocks("jvp")[-1], ["jvp"])
     run = fut.open(own_run, device="cpu")
-    with pytest.raises(fut.NotCachedError, match=r"unfinished: jvp\); run `fut cache RUN`"):
+    with pytest.raises(fut.NotCachedError, match=r"unfinished: jvp\); run `fut cache RUN --terms jvp`"):
         run.estimate(["reverse"], "taylor1", known=False)
     assert run.estimate(["reverse"], "replay", known=False)[0].value > 0, "replay needs none of what is missing"
 
 
 def test_an_uncached_run_says_what_to_run(make_run: MakeRun) -> None:
-    with pytest.raises(fut.NotCachedError, match="run `fut cache RUN`"):
+    with pytest.raises(fut.NotCachedError, match="run `fut cache RUN --terms gradient,norm`"):
         make_run(cached=False).estimate(["reverse"], "replay", known=False)
 
 
@@ -178,7 +180,7 @@ def test_another_cache_configuration_names_the_field_and_both_values(own_run: Pa
 def test_unknown_terms_are_refused_with_the_known_ones(own_run: Path) -> None:
     with pytest.raises(
         fut.UsageError,
-        match="expected some of gradient, norm, update, jvp, second, adjoint, lowrank, reweighting, got hessian",
+        match="expected some of all, gradient, norm, update, jvp, second, adjoint, lowrank, reweighting, got hessian",
     ):
         fut.open(own_run, device="cpu").cache(["hessian"])
 
@@ -189,10 +191,61 @@ def test_a_full_disk_is_refused_before_anything_is_computed(own_run: Path, monke
     needed = term_layout(run.context).nbytes(term_layout(run.context).names)
     monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: 50_000)
     with pytest.raises(DiskFullError, match=rf"expected {needed} bytes free.*has 50000 bytes free"):
-        run.cache()
+        run.cache("all")
     with pytest.raises(DiskFullError, match=r"bytes free for the checkpoints.*has 50000 bytes free"):
         fut.train(own_run.parent / "another", small_config(), device="cpu")
     assert not (own_run.parent / "another").exists()
+
+
+# what is asked for
+
+
+def made(run: fut.Run) -> set[str]:
+    return {p.name for p in run.path.iterdir() if p.name in ("terms", "adjoint", "lowrank", "reweighting")}
+
+
+def test_without_names_what_the_default_estimator_reads_is_computed(
+    make_run: MakeRun, tmp_path: Path, cli: Cli
+) -> None:
+    path = Path(shutil.copytree(make_run(cached=False).path, tmp_path / "run"))
+    said = cli("cache", path, *CPU, "--json").json
+    run = fut.open(path, device="cpu")
+    assert (made(run), said["plan"]["terms"], said["adjoint_cached"]) == ({"adjoint"}, ["adjoint"], True)
+    assert said["plan"]["gradients"] == said["precompute_gradients"]["adjoint"]
+    assert run.estimate(["reverse"])[0].estimator == "adjoint"
+    with pytest.raises(fut.NotCachedError, match="run `fut cache RUN --terms update,jvp` first"):
+        run.estimate(["reverse"], "taylor1")
+    run.cache("all")
+    assert made(run) == {"adjoint", "terms"}
+    assert run.estimate(["reverse"], "taylor2", known=False)[0].value > 0
+
+
+def test_without_names_what_was_begun_is_gone_on_with(make_run: MakeRun, tmp_path: Path) -> None:
+    run = fut.open(shutil.copytree(make_run(cached=False).path, tmp_path / "run"), device="cpu")
+    run.cache("gradient")
+    terms = PAIRWISE_TERMS.open(run.context).open_terms()
+    terms.discard(terms.blocks("gradient")[0], ["gradient"])
+    run.cache()
+    assert (made(run), terms.missing(["gradient"])) == ({"adjoint", "terms"}, [])
+    assert terms.missing(["update"]) == terms.blocks("update"), "nobody has asked for it"
+
+
+def test_a_rule_without_a_derivative_gets_what_its_default_estimator_reads(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = make_run(cached=False).context
+    assert requested_terms(context, None) == ["adjoint"]
+    monkeypatch.setattr(type(context.problem.rule), "smooth", False)
+    assert requested_terms(context, None) == ["gradient", "norm"], "those of replay"
+    assert requested_terms(context, ["all"]) == ["gradient", "norm", "update", "jvp", "second"]
+
+
+def test_settings_of_what_is_not_computed_are_refused(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
+    path = Path(shutil.copytree(make_run(cached=False).path, tmp_path / "run"))
+    said = cli("cache", path, "--set", "cache.size=77", *CPU)
+    assert said.status == 2
+    assert "section `cache`; name its terms too: gradient" in said.err
+    assert made(fut.open(path)) == set()
 
 
 # damage
