@@ -70,7 +70,9 @@ class Rule(ABC):
     reads_theta: ClassVar[bool] = (
         False  # whether `update` looks at theta (a trust ratio does, decoupled decay does not)
     )
-    decays_itself: ClassVar[bool] = False  # whether `update` does the decay, where it is more than rate*weight_decay*theta
+    decays_itself: ClassVar[bool] = (
+        False  # whether `update` does the decay, where it is more than rate*weight_decay*theta
+    )
     only_matrices: ClassVar[bool] = False  # whether tensors of other than two dimensions are refused
     signals: ClassVar[frozenset[SignalName]] = frozenset()  # what it needs of a step beside the mean gradient
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def by_row(function: Callable[..., Sequence[Tensor]], *stacks: Tensor, trailing:
     own = [*trailing, *(1 for _ in stacks[len(trailing) :])]
     lead = torch.broadcast_shapes(*(s.shape[: s.ndim - n] for s, n in zip(stacks, own, strict=True)))
     ends = [s.shape[s.ndim - n :] for s, n in zip(stacks, own, strict=True)]
-    flat = [s.expand(*lead, *end).reshape(-1, *end) for s, end in zip(stacks, ends, strict=True)]
+    flat = [s.expand(*lead, *end).reshape(prod(lead), *end) for s, end in zip(stacks, ends, strict=True)]
     # a fresh copy begins at the same alignment whatever the stack, and kernels round by alignment
     found = [function(*(row.clone() for row in rows)) for rows in zip(*flat, strict=True)]
     return [torch.stack(parts).reshape(*lead, *parts[0].shape) for parts in zip(*found, strict=True)]

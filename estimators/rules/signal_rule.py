@@ -19,9 +19,10 @@ class SignalRule(Rule):
     and is refused."""
 
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+        names = " and ".join(f"`{name}`" for name in sorted(self.signals))
         raise RuleError(
-            f"the rule `{self.name}` reads {' and '.join(f'`{name}`' for name in sorted(self.signals))} of a step: expected these "
-            "beside the mean gradient, got the mean gradient alone; use --estimator retrain, which supplies them"
+            f"the rule `{self.name}` reads {names} of a step: expected these beside the mean gradient, got the gradient alone; "
+            "use --estimator retrain, which supplies them"
         )
 
     @abstractmethod
