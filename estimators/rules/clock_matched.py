@@ -67,7 +67,8 @@ class ClockMatched(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class ClockMatchedMomentum(ClockMatched):
-    """Momentum m' = beta m + (1-beta) g, theta' = theta - rate m', whose beta follows the rate; see `ClockMatched`.
+    """Momentum m' = beta m + (1-beta) g, theta' = theta - rate m', whose beta follows the rate, and tested as
+    `ClockMatched` says.
 
     Only the averaging form can be matched: undamped heavy ball keeps a first-order dependence on the order.
 
@@ -92,7 +93,7 @@ class ClockMatchedMomentum(ClockMatched):
 
 @dataclass(frozen=True, kw_only=True)
 class ClockMatchedAdamW(ClockMatched, Moments):
-    """AdamW whose betas, and with them the products of its bias correction, follow the rate; see `ClockMatched`.
+    """AdamW whose betas, and with them the products of its bias correction, follow the rate, and tested as `ClockMatched` says.
 
     betas: decays of m and v per step at the reference rate, 0 < beta < 1.
     """
@@ -112,7 +113,7 @@ class ClockMatchedAdamW(ClockMatched, Moments):
 
 @dataclass(frozen=True, kw_only=True)
 class ClockMatchedLion(ClockMatched):
-    """Lion whose betas follow the rate; see `ClockMatched`.
+    """Lion whose betas follow the rate, and tested as `ClockMatched` says.
 
     betas: of the step's direction and of the memory at the reference rate, 0 < beta < 1.
     """

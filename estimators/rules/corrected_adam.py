@@ -31,8 +31,9 @@ class CorrectedAdamW(CrossFitted, SignalRule, Moments):
     - `square`: I = D - b^2 Var(s) (D^3/(4u) + D^2/(8 u^1.5)), s_j = g_j^2, u = v_B/c2, b = (1-b2)/c2, which is
       f(u) = 1/(sqrt(u) + eps).
 
-    Var is that of the mean over B. I is not let below 0. Both constants are tested against automatic differentiation. m and v
-    go on from the mean of all items and its square, as AdamW's do: with `cross_fit` none and no variance the rule is AdamW.
+    Var is that of the mean over B. I is not let below 0. Both constants are tested by automatic differentiation, the rule by a
+    transcription in float64. m and v go on from the mean of all items and its square, as AdamW's do: with `cross_fit` none and
+    no variance the rule is AdamW.
 
     correction: `root` or `square`. Other constants: of `Adam` and `CrossFitted`.
     """

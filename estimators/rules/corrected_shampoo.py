@@ -25,8 +25,8 @@ class CorrectedShampoo(CrossFitted, SignalRule, Shampoo):
     The method is known here from a summary alone; this form of it is ours. An eigenvalue x of a factor of the items B (eps I
     included) gives x^(-1/q) - (1/q)(1/q + 1)/2 x^(-1/q - 2) Var(x), not below 0: 5/32 x^(-9/4) Var for a matrix. Var is that of
     the mean of x_j, what item j's own outer product gives in the eigenbasis of B's factor. Directions are averaged over folds;
-    memory goes on from the mean of all items. Tested by a transcription in float64. With `cross_fit` none and no variance the
-    rule is Shampoo.
+    memory goes on from the mean of all items. Where eigenvalues are equal, as of a vector's factor at first, that basis is any.
+    Tested by a transcription in float64. With `cross_fit` none and no variance the rule is Shampoo.
     """
 
     name: ClassVar[str] = "shampoo_corrected"
