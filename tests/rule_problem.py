@@ -33,29 +33,29 @@ def rate_at(step: int) -> float:
     return RATE * (1 - 0.01 * step)
 
 
-def item_loss(theta: Tensor, step: int, item: Tensor | slice = slice(None), layout: ParameterLayout = LAYOUT) -> Tensor:
-    """The mean cross-entropy of one item of a step, or of all six, at parameters [D]."""
+def loss_of(theta: Tensor, read: Tensor, following: Tensor, layout: ParameterLayout = LAYOUT) -> Tensor:
+    """The mean cross-entropy of the words that follow, at parameters [D]."""
     parts = dict(zip(LAYOUT.names, LAYOUT.split(START), strict=True))
     parts |= dict(zip(layout.names, layout.split(theta), strict=True))
-    hidden = torch.tanh(parts["embed.weight"][READ[step, item]] @ parts["up.weight"].mT + parts["up.bias"])
+    hidden = torch.tanh(parts["embed.weight"][read] @ parts["up.weight"].mT + parts["up.bias"])
     hidden = torch.nn.functional.layer_norm(hidden, (INNER,), parts["norm.weight"], parts["norm.bias"])
     logits = hidden @ parts["head.weight"].mT
-    return torch.nn.functional.cross_entropy(logits.reshape(-1, WORDS), NEXT[step, item].flatten())
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, WORDS), following.flatten())
 
 
 def gradient_at(theta: Tensor, step: int, layout: ParameterLayout = LAYOUT) -> Tensor:
     """The mean gradient [D] of a step's items."""
-    found: Tensor = torch.func.grad(lambda at: item_loss(at, step, layout=layout))(theta)
+    found: Tensor = torch.func.grad(lambda at: loss_of(at, READ[step], NEXT[step], layout))(theta)
     return found
 
 
 def items_at(theta: Tensor, step: int, layout: ParameterLayout = LAYOUT) -> Tensor:
     """The gradients [6, D] of a step's items."""
 
-    def loss(at: Tensor, item: Tensor) -> Tensor:
-        return item_loss(at, step, item, layout)
+    def loss(at: Tensor, read: Tensor, following: Tensor) -> Tensor:
+        return loss_of(at, read, following, layout)
 
-    found: Tensor = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(theta, torch.arange(6))
+    found: Tensor = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(theta, READ[step], NEXT[step])
     return found
 
 
@@ -106,7 +106,7 @@ def trained_by(
             group["lr"] = rate_at(step)
         optimizer.zero_grad()
         theta = torch.cat([p.flatten() for p in parameters])
-        item_loss(theta, step, layout=layout).backward()
+        loss_of(theta, READ[step], NEXT[step], layout).backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(parameters, clip)
         if step_with is None:
