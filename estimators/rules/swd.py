@@ -35,7 +35,7 @@ class ScheduledDecayAdamW(Moments):
         square = memory["v"] / (1.0 - clock["p2"])
         delta = (-rate / (1.0 - clock["p1"])) * (memory["m"] / self._denominator(square))
         if self.weight_decay and self.decay == "decoupled":
-            self._require_fit(gradient)
+            self._fitting(gradient.shape[-1])
             size = by_row(lambda row: (root(row.mean(0, keepdim=True)),), square)[0]
             alive = size > 0
             shrink = torch.where(alive, 1.0 / torch.where(alive, size + self.eps, 1.0), 0.0)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWa
 
 RATE = 0.05
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {  # rule, constants, steps lived before
+    "amsgrad": ("adamw", {"amsgrad": True, "betas": (0.9, 0.5)}, 5),
     "nadam": ("nadam", {}, 3),
     "radam, not rectified": ("radam", {"betas": (0.9, 0.95)}, 2),
     "radam, rectified": ("radam", {"betas": (0.9, 0.95)}, 12),

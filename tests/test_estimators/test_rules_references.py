@@ -35,6 +35,16 @@ def counters_in_double_precision() -> Iterator[None]:
 
 BY_TORCH: dict[str, tuple[str, dict[str, Any], Optimizer]] = {
     "adamw": ("adamw", {"betas": (0.9, 0.95)}, lambda p: torch.optim.AdamW(p, betas=(0.9, 0.95), weight_decay=0)),
+    "adam, amsgrad": (
+        "adam",
+        {"betas": (0.9, 0.7), "amsgrad": True, "weight_decay": 0.1, "eps": 1e-3},
+        lambda p: torch.optim.Adam(p, betas=(0.9, 0.7), amsgrad=True, weight_decay=0.1, eps=1e-3),
+    ),
+    "adamw, amsgrad": (
+        "adamw",
+        {"betas": (0.9, 0.7), "amsgrad": True, "weight_decay": 0.1},
+        lambda p: torch.optim.AdamW(p, betas=(0.9, 0.7), amsgrad=True, weight_decay=0.1),
+    ),
     "nadam": ("nadam", {}, lambda p: torch.optim.NAdam(p)),
     "nadam, fast": (
         "nadam",
