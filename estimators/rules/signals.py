@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,13 +28,17 @@ class Signals(NamedTuple):
     micro_batches: Float[Tensor, "*n M D"] | None = None
     curvature: Float[Tensor, "*n M D"] | None = None
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Signals:
+        """The same with every signal that is there changed."""
+        return Signals(*(None if s is None else change(s) for s in self))
+
     def restrict(self, coordinates: Coordinates) -> Signals:
         """The same on some of the coordinates."""
-        return Signals(*(None if s is None else s[..., coordinates] for s in self))
+        return self.each(lambda s: s[..., coordinates])
 
     def row(self, i: int) -> Signals:
         """Those of run i of a stack."""
-        return Signals(*(None if s is None else s[i] for s in self))
+        return self.each(lambda s: s[i])
 
     def given(self) -> frozenset[str]:
         """The names of those that are there."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from estimators import contract
 from estimators.contract import CHECKS, ContractError, check_rule, layouts_of
 from estimators.parameters import ParameterLayout
-from estimators.rules import RULES, SGD, AdamW, Momentum
+from estimators.rules import RULES, SGD, AdamW, Momentum, make_rule
 from estimators.rules.base import Rule
 from estimators.state import State
 
@@ -32,13 +32,21 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
+def made(name: str, options: dict[str, Any]) -> Rule:
+    if name == "grouped":  # decay belongs to its groups
+        own = {key: value for key, value in options.items() if key != "clip"}
+        groups = [{"name": "decayed", "tensors": ["*.weight"], "options": own}, {"name": "plain", "options": own}]
+        return make_rule(name, groups=groups, clip=options.get("clip"))
+    return EVERY[name](**options, **OWN.get(name, {}))
+
+
 @pytest.mark.parametrize(("name", "layout"), [(name, layout) for name in EVERY for layout in layouts_of(EVERY[name])])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_every_rule_keeps_the_contract(
     check: Callable[[Rule, ParameterLayout], None], name: str, options: str, layout: str
 ) -> None:
-    rule = EVERY[name](**OPTIONS[options], **OWN.get(name, {}))
+    rule = made(name, OPTIONS[options])
     check(rule, layouts_of(rule)[layout])
 
 

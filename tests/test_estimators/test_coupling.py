@@ -23,6 +23,8 @@ EVERY = [*RULES, *OWN]
 
 
 def made(name: str) -> Rule:
+    if name == "grouped":
+        return make_rule(name, groups=[{"name": "all"}])
     return OWN[name]() if name in OWN else make_rule(name)
 
 
