@@ -105,6 +105,10 @@ def check_purity(rule: Rule, layout: ParameterLayout) -> None:
     kept = _same(_bits(state), before) and state.clock == clock and torch.equal(gradient, given)
     _require(rule, kept, "expected `update` to leave the state and the gradient as they are")
     _require(rule, _same(_bits(once), _bits(again)), "expected the same bits of the same step")
+    backwards = State(state.theta, dict(reversed(state.memory.items())), state.clock)  # as a checkpoint may give it
+    other, _ = stepped(bound, backwards, gradient)
+    kept = _same(_bits(once), [other.theta, *(other.memory[name] for name in once.memory)])
+    _require(rule, kept, "expected memory by its names, in whatever order")
     _require(rule, torch.equal(once.theta, state.theta + moved), "expected theta' = theta + displacement")
     _require(rule, all(type(c) is float for c in once.clock.values()), "expected a clock of Python floats")
     counted = once.clock.get("step") == clock.get("step", 0.0) + 1.0

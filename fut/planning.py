@@ -14,6 +14,7 @@ from fut.artifacts.creation import checkpoint_bytes
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.methods.base import Method
+from fut.methods.coupling import condition_of
 from fut.methods.footprint import Footprint
 from fut.methods.registry import DEFAULT, METHODS, preparations
 from fut.methods.retrain import RETRAIN
@@ -164,6 +165,8 @@ class Costs:
 
     def _query(self, method: Method, orders: int) -> StageCost | None:
         if method.preparation is not None and method.preparation not in self.possible:
+            return None
+        if condition_of(method.capabilities, self.problem.rule) is None:
             return None
         try:
             return method.query(self.problem, self.config, self.timings, orders)

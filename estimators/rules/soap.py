@@ -59,7 +59,7 @@ class SOAP(Moments):
         return State(theta, memory, {"step": 0.0, "p1": 1.0, "p2": 1.0})
 
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
-        names, steps = list(state.memory), state.clock["step"]
+        names, steps = ("m", "v", "factors", "bases"), state.clock["step"]
         clock = self._tick(state.clock) if steps else state.clock | {"step": 1.0}
         scale = rate * math.sqrt(1.0 - clock["p2"]) / (1.0 - clock["p1"]) if steps else 0.0
 
