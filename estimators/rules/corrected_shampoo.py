@@ -15,7 +15,7 @@ from .roots import corrected_inverse_root
 from .rows import by_row, joined, tensors
 from .shampoo import Shampoo
 from .signal_rule import SignalRule
-from .signals import SignalName, Signals, mean_over_items, stacked, variance_of_mean
+from .signals import SignalName, Signals, mean_over_items, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,9 @@ class CorrectedShampoo(CrossFitted, SignalRule, Shampoo):
     """Shampoo with m of some items between the factors of others, and roots less the bias that noise gives them.
 
     The method is known here from a summary alone; this form of it is ours. An eigenvalue x of a factor of the items B (eps I
-    included) gives x^(-1/q) - (1/q)(1/q + 1)/2 x^(-1/q - 2) Var(x), not below 0: 5/32 x^(-9/4) Var for a matrix. Var is that of
-    the mean of x_j, what item j's own outer product gives in the eigenbasis of B's factor. Directions are averaged over folds;
-    memory goes on from the mean of all items. Where eigenvalues are equal, as of a vector's factor at first, that basis is any.
-    Tested by a transcription in float64. With `cross_fit` none and no variance the rule is Shampoo.
+    included) gives x^(-1/q) - (1/q)(1/q + 1)/2 x^(-1/q - 2) Var(x), not below 0: 5/32 x^(-9/4) Var for a matrix. Var is
+    `eigenvalue_noise`, of the outer products of B's items. Directions are averaged over folds; memory goes on from the mean of
+    all items. Tested by a transcription in float64. With `cross_fit` none and no variance the rule is Shampoo.
     """
 
     name: ClassVar[str] = "shampoo_corrected"
@@ -61,8 +60,25 @@ class CorrectedShampoo(CrossFitted, SignalRule, Shampoo):
             values, vectors = torch.linalg.eigh(factor / share + self.eps * eye_like(factor))
             noise = torch.zeros_like(values)
             if self.correct_variance:
-                each = [add * (vectors * (outer(item[place], axis) @ vectors)).sum(0) for item in own]
-                noise = variance_of_mean(torch.stack(each))
+                noise = eigenvalue_noise(values, vectors, [add * outer(item[place], axis) for item in own])
             root = (vectors * corrected_inverse_root(values, noise, order)) @ vectors.mT
             parts[place] = applied(parts[place], root, axis)
         return joined(parts, numerator)
+
+
+def eigenvalue_noise(values: Tensor, vectors: Tensor, items: list[Tensor]) -> Tensor:
+    """The variance of the eigenvalues [d] of a matrix that noise in the mean of several matrices gives.
+
+    Of an eigenvalue that stands alone it is that of the mean of v^T A_j v. Where several are equal any basis will do, and it is
+    the mean of the eigenvalues of E (P dA P)^2 over them, P their projector, which no choice of a basis changes.
+
+    Args:
+        values: ascending [d]. vectors: eigenvectors, as columns [d, d]. items: at least two matrices A_j [d, d].
+    """
+    count, near = len(items), values[-1].abs() * torch.finfo(values.dtype).eps ** 0.5
+    place = torch.cat([values.new_zeros(1), (values.diff() > near).to(values).cumsum(0)])
+    alike = (place[:, None] == place[None, :]).to(values)
+    mean = sum(items[1:], items[0]) / count
+    squares = [(vectors.mT @ (item - mean) @ vectors).square() * alike for item in items]
+    rows = sum(squares[1:], squares[0]).sum(1) / (count * (count - 1))
+    return (alike @ rows) / alike.sum(1)

@@ -270,7 +270,7 @@ def test_corrected_sophia(cross_fit: Any, correct: bool) -> None:
 @pytest.mark.parametrize("correct", [True, False])
 @pytest.mark.parametrize("cross_fit", FOLDS)
 def test_corrected_shampoo(cross_fit: Any, correct: bool) -> None:
-    """Of matrices: the factor of a vector has equal eigenvalues at first, whose vectors are any."""
+    """Of matrices, whose factors have no two equal eigenvalues; for others see `test_rules_properties.py`."""
     b1, b2, eps, m, factors = 0.8, 0.7, 0.05, zeros(MATRICES), {}
 
     def step(parts: list[Tensor], theta: Tensor, t: int) -> list[Tensor]:

@@ -16,6 +16,7 @@ from estimators.parameters import ParameterLayout
 from estimators.rules import make_rule
 from estimators.rules.clipping import clip_gradient, global_norm
 from estimators.rules.corrected_adam import corrected_inverse, corrected_inverse_of_root
+from estimators.rules.corrected_shampoo import eigenvalue_noise
 from estimators.rules.cross_fitting import folds
 from estimators.rules.mols import ModuleScaledAdamW, modules_of
 from estimators.rules.roots import corrected_inverse_root
@@ -241,3 +242,38 @@ def test_sophia_reads_curvature_when_it_is_due() -> None:
     assert torch.allclose(state.memory["h"], torch.full((LAYOUT.size,), 0.01).double())
     later = rule.step(state, gradient_at(start(), 1), 0.1)[0]
     assert torch.equal(later.memory["h"], state.memory["h"])
+
+
+def test_noise_of_equal_eigenvalues_does_not_depend_on_their_basis() -> None:
+    items = [normal(5, 5, seed=seed) for seed in range(4)]
+    items = [item @ item.mT for item in items]
+    values = torch.tensor([0.1, 0.1, 0.1, 2.0, 3.0], dtype=torch.float64)
+    turn = torch.block_diag(torch.linalg.qr(normal(3, 3, seed=9))[0], torch.eye(2).double())
+    basis = torch.linalg.qr(normal(5, 5, seed=8))[0]
+    one, other = (eigenvalue_noise(values, vectors, items) for vectors in (basis, basis @ turn))
+    assert torch.allclose(one, other, rtol=1e-12)
+    assert one[:3].unique().numel() == 1
+    for i in (3, 4):
+        own = torch.stack([basis[:, i] @ item @ basis[:, i] for item in items])
+        assert float(one[i]) == pytest.approx(float(own.var() / 4), rel=1e-12)
+    split = eigenvalue_noise(values + torch.arange(5).double() * 1e-3, basis, items)
+    lone = torch.stack([(basis.mT @ item @ basis).diagonal() for item in items]).var(0) / 4
+    assert torch.allclose(split, lone, rtol=1e-12)
+
+
+def test_noise_of_equal_eigenvalues_is_the_second_order_of_the_root() -> None:
+    """The mean over many draws of (I x + noise)^(-1/4) against the correction, for all eigenvalues equal."""
+    draws = 0.05 * normal(8, 20_000, 3, 3, seed=1)
+    draws = draws + draws.mT
+    at = 0.5 * torch.eye(3).double()
+    mean = draws.mean(0)
+    values, vectors = torch.linalg.eigh(at + mean)
+    plain = ((vectors * values.pow(-0.25).unsqueeze(-2)) @ vectors.mT).mean(0)
+    bias = float(plain.diagonal().mean()) - 0.5**-0.25
+    noise = torch.stack(
+        [
+            eigenvalue_noise(torch.full((3,), 0.5).double(), torch.eye(3).double(), list(d))
+            for d in draws[:, :300].unbind(1)
+        ]
+    )
+    assert bias == pytest.approx(5 / 32 * 0.5**-2.25 * float(noise.mean()), rel=0.1)
