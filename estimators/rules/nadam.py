@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,4 +48,4 @@ class NAdam(Moments):
         return -(fresh + kept) / denominator, memory, {"step": step, "p2": p2, "mu_product": product}
 
     def _mu(self, step: float) -> float:
-        return self.betas[0] * (1.0 - 0.5 * 0.96 ** (step * self.momentum_decay))
+        return self.betas[0] * (1.0 - 0.5 * math.pow(0.96, step * self.momentum_decay))

@@ -46,7 +46,8 @@ class _InverseRoot(torch.autograd.Function):
     @staticmethod
     def forward(matrix: Tensor, order: int) -> Tensor:
         values, vectors = torch.linalg.eigh(matrix)
-        return (vectors * values.pow(-1.0 / order)) @ vectors.mT
+        found: Tensor = (vectors * values.pow(-1.0 / order)) @ vectors.mT
+        return found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
@@ -66,7 +67,8 @@ class _InverseRoot(torch.autograd.Function):
 def _along(matrix: Tensor, order: int, direction: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
     inner = vectors.mT @ direction @ vectors
-    return vectors @ (divided_differences(values, order) * inner) @ vectors.mT
+    found: Tensor = vectors @ (divided_differences(values, order) * inner) @ vectors.mT
+    return found
 
 
 def corrected_inverse_root(value: Tensor, variance: Tensor, order: int) -> Tensor:

@@ -107,7 +107,7 @@ def turned(part: Tensor, axis: int, matrix: Tensor) -> Tensor:
 
 
 def test_shampoo_with_means_and_momentum() -> None:
-    m, factors = zeros(), {}
+    m, factors = zeros(), dict[tuple[int, int], Any]()
 
     def step(parts: list[Tensor], theta: Tensor, t: int) -> list[Tensor]:
         after = []
@@ -125,7 +125,7 @@ def test_shampoo_with_means_and_momentum() -> None:
 
 
 def test_soap_across_refreshes() -> None:
-    m, v, factors, bases = zeros(), zeros(), {}, {}
+    m, v, factors, bases = zeros(), zeros(), dict[tuple[int, int], Any](), dict[tuple[int, int], Any]()
 
     def step(parts: list[Tensor], theta: Tensor, t: int) -> list[Tensor]:
         after = []
@@ -271,7 +271,7 @@ def test_corrected_sophia(cross_fit: Any, correct: bool) -> None:
 @pytest.mark.parametrize("cross_fit", FOLDS)
 def test_corrected_shampoo(cross_fit: Any, correct: bool) -> None:
     """Of matrices, whose factors have no two equal eigenvalues; for others see `test_rules_properties.py`."""
-    b1, b2, eps, m, factors = 0.8, 0.7, 0.05, zeros(MATRICES), {}
+    b1, b2, eps, m, factors = 0.8, 0.7, 0.05, zeros(MATRICES), dict[tuple[int, int], Any]()
 
     def step(parts: list[Tensor], theta: Tensor, t: int) -> list[Tensor]:
         items, after = [MATRICES.split(g) for g in items_at(theta, t, MATRICES)], []

@@ -150,7 +150,7 @@ def _run(files: PairwiseFiles, blocks: Sequence[Block]) -> Iterator[None]:
 
 def _usual(problem: Problem, layout: TermLayout) -> tuple[str, ...]:
     """The terms of all methods that take the rule: of one without a derivative those that are replayed."""
-    return layout.names if problem.rule.smooth else needs(layout, "replay")
+    return tuple(layout.names) if problem.rule.smooth else needs(layout, "replay")
 
 
 def terms_memory(layout: TermLayout, f: Footprint, names: Sequence[str]) -> int:
