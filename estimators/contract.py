@@ -16,6 +16,7 @@ from .errors import RuleError
 from .parameters import Coordinates, Coupling, ParameterLayout
 from .rules.base import Rule
 from .rules.clipping import global_norm
+from .rules.kinds import DecayingRule, MatrixRule
 from .rules.signals import NONE, Signals
 from .state import State
 
@@ -45,7 +46,8 @@ class ContractError(AssertionError):
 
 def layouts_of(rule: Rule | type[Rule]) -> dict[str, ParameterLayout]:
     """The layouts on which a rule is checked, by name."""
-    return ONLY_MATRICES if rule.only_matrices else LAYOUTS
+    kind = rule if isinstance(rule, type) else type(rule)
+    return ONLY_MATRICES if issubclass(kind, MatrixRule) else LAYOUTS
 
 
 def check_rule(rule: Rule, layouts: Iterable[ParameterLayout] | None = None) -> None:
@@ -171,7 +173,7 @@ def check_reads_theta(rule: Rule, layout: ParameterLayout) -> None:
     other, signals = State(2 * state.theta, state.memory, state.clock), signals_of(bound, gradient)
     here, there = (bound.update_with(at, gradient, 0.1, signals)[0] for at in (state, other))
     looks = not torch.equal(here, there)
-    idle = rule.decays_itself and not (rule.weight_decay and rule.decay == "decoupled")
+    idle = isinstance(rule, DecayingRule) and not (rule.weight_decay and rule.decay == "decoupled")
     found = "looks" if looks else "does not look"
     fits = looks is rule.reads_theta or (idle and not looks)
     _require(rule, fits, f"`update` {found} at theta, got reads_theta = {rule.reads_theta}")

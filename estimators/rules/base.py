@@ -70,10 +70,6 @@ class Rule(ABC):
     reads_theta: ClassVar[bool] = (
         False  # whether `update` looks at theta (a trust ratio does, decoupled decay does not)
     )
-    decays_itself: ClassVar[bool] = (
-        False  # whether `update` does the decay, where it is more than rate*weight_decay*theta
-    )
-    only_matrices: ClassVar[bool] = False  # whether tensors of other than two dimensions are refused
     signals: ClassVar[frozenset[SignalName]] = frozenset()  # what it needs of a step beside the mean gradient
 
     def __post_init__(self) -> None:
@@ -84,14 +80,7 @@ class Rule(ABC):
             check_number("clip", self.clip, positive, "a number > 0, or None for no clipping")
 
     def on(self, layout: ParameterLayout) -> Self:
-        """The same rule for the parameters of a layout; RuleError where it knows no step for one of the tensors."""
-        other = [(n, s) for n, s in zip(layout.names, layout.shapes, strict=True) if self.only_matrices and len(s) != 2]
-        if other:
-            raise RuleError(
-                f"the rule `{self.name}`: expected matrices alone, got `{other[0][0]}` of shape {other[0][1]}"
-                f"{f' and {len(other) - 1} more' if len(other) > 1 else ''}; give such tensors a rule of their own, in the rule "
-                "`grouped`, as AdamW"
-            )
+        """The same rule for the parameters of a layout."""
         return replace(self, layout=layout)
 
     def restrict(self, coordinates: Coordinates) -> Self:
@@ -128,10 +117,6 @@ class Rule(ABC):
         """The numbers in each memory buffer of one run, by name, read off `init` without computing anything."""
         empty = torch.empty(layout.size, device="meta")
         return {name: buffer.shape[-1] for name, buffer in self.on(layout).init(empty).memory.items()}
-
-    def state_size(self, layout: ParameterLayout) -> int:
-        """Numbers in one lifted state: parameters and memory."""
-        return layout.size + sum(self.buffers(layout).values())
 
     def _fitting(self, size: int) -> ParameterLayout | None:
         """The layout of `size` coordinates; None where the rule may act on any. RuleError if it is bound to another number."""
@@ -193,8 +178,7 @@ class Rule(ABC):
     def _decays(self) -> tuple[float, float]:
         """The decay that is added to the gradient, and that by which theta shrinks beside `update`."""
         coupled = self.decay == "coupled"
-        beside = 0.0 if coupled or self.decays_itself else self.weight_decay
-        return (self.weight_decay if coupled else 0.0), beside
+        return (self.weight_decay, 0.0) if coupled else (0.0, self.weight_decay)
 
     def tangent(self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor) -> State:
         """Directional derivative of `step`'s state along (dstate, dgradient); the clock does not vary.
@@ -246,7 +230,7 @@ class Rule(ABC):
         if coupled or decoupled:
             theta = theta + (coupled * dgradient if coupled else -(rate * decoupled) * theta)
         if self.reads_theta:
-            theta = theta + self.theta_pullback(state, clipped, rate, costate)
+            theta = theta + self._theta_pullback(state, clipped, rate, costate)
         return State(theta, memory, state.clock), clip_tangent(self.clip, gradient, dgradient)
 
     def _require_smooth(self) -> None:
@@ -263,14 +247,14 @@ class Rule(ABC):
         """Adjoint of `update_tangent`: sensitivities to the memory before the step and to the clipped gradient.
 
         Here by `torch.func.vjp`; rules with square roots override it. What `update` does with theta itself is for
-        `theta_pullback`.
+        `_theta_pullback`.
         """
         theta, *primals = _in_rows(costate.theta, state, gradient)
         after = (costate.theta, *(costate.memory[k] for k in state.memory))
         pulled = torch.func.vjp(lambda *given: self._flat(state, rate, theta, *given), *primals)[1](after)
         return dict(zip(state.memory, pulled[1:], strict=True)), pulled[0]
 
-    def theta_pullback(self, state: State, gradient: Tensor, rate: float, costate: State) -> Tensor:
+    def _theta_pullback(self, state: State, gradient: Tensor, rate: float, costate: State) -> Tensor:
         """Sensitivity [..., D] to the theta that `update` looks at, for the clipped gradient; asked where `reads_theta`."""
         theta, *rest = _in_rows(costate.theta, state, gradient)
         after = (costate.theta, *(costate.memory[k] for k in state.memory))
@@ -319,6 +303,11 @@ def _in_rows(like: Tensor, state: State, gradient: Tensor) -> list[Tensor]:
     return [t.expand(*like.shape[:-1], t.shape[-1]) for t in (state.theta, gradient, *state.memory.values())]
 
 
+def state_size(rule: Rule, layout: ParameterLayout) -> int:
+    """Numbers in one lifted state: parameters and memory."""
+    return layout.size + sum(rule.buffers(layout).values())
+
+
 def state_vectors(rule: Rule, layout: ParameterLayout) -> int:
-    """`Rule.state_size` in vectors [D], rounded up."""
-    return -(-rule.state_size(layout) // max(layout.size, 1))
+    """`state_size` in vectors [D], rounded up."""
+    return -(-state_size(rule, layout) // max(layout.size, 1))

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..state import State
 from .base import Decay, check_choice
 from .cross_fitting import CrossFitted, Fold
+from .kinds import SignalRule
 from .moments import Moments
 from .roots import root
-from .signal_rule import SignalRule
 from .signals import SignalName, Signals, mean_over_items, stacked, variance_of_mean
 
 Correction = Literal["root", "square"]

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..state import State
 from .cross_fitting import CrossFitted
 from .factors import applied, eye_like, outer
+from .kinds import SignalRule
 from .roots import corrected_inverse_root
 from .rows import by_row, joined, tensors
 from .shampoo import Shampoo
-from .signal_rule import SignalRule
 from .signals import SignalName, Signals, mean_over_items, stacked
 
 

@@ -11,13 +11,14 @@ from torch import Tensor
 from ..parameters import Coupling
 from ..state import State
 from .base import check_number, in_range
+from .kinds import DecayingRule
 from .moments import Moments
 from .roots import norm
 from .rows import by_row, joined, tensors
 
 
 @dataclass(frozen=True, kw_only=True)
-class LAMB(Moments):
+class LAMB(DecayingRule, Moments):
     """u = (m'/c1)/(sqrt(v'/c2) + eps) + weight_decay theta; theta' = theta - rate (|theta|/|u|) u, tensor by tensor.
 
     The ratio is 1 where one of the norms is 0. Decay (decoupled) is part of u, as published; coupled decay stands in the
@@ -37,7 +38,6 @@ class LAMB(Moments):
     name: ClassVar[str] = "lamb"
     coupling: ClassVar[Coupling] = "matrix"
     reads_theta: ClassVar[bool] = True
-    decays_itself: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

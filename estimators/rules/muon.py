@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import RuleError
 from ..parameters import Coupling
 from ..state import State
-from .base import Rule, check_choice, check_number, in_range
+from .base import check_choice, check_number, in_range
+from .kinds import MatrixRule
 from .roots import norm
 from .rows import by_row, joined, tensors
 
@@ -22,7 +23,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon(Rule):
+class Muon(MatrixRule):
     """m' = beta m + (1-beta) g; B = beta m' + (1-beta) g (or m'); theta' = theta - rate s NS(B), matrix by matrix.
 
     NS iterates X' = a X + (b A + c A A) X with A = X X^T from X = B/|B|, in the type of the parameters (the published code
@@ -50,7 +51,6 @@ class Muon(Rule):
 
     name: ClassVar[str] = "muon"
     coupling: ClassVar[Coupling] = "matrix"
-    only_matrices: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..state import State
 from .base import check_number, in_range
+from .kinds import SignalRule
 from .moments import checked_pair
-from .signal_rule import SignalRule
 from .signals import SignalName, Signals, mean_over_items
 
 

@@ -11,13 +11,14 @@ from torch import Tensor
 from ..parameters import Coupling
 from ..state import State
 from .base import Decay
+from .kinds import DecayingRule
 from .moments import Moments
 from .roots import root
 from .rows import by_row
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduledDecayAdamW(Moments):
+class ScheduledDecayAdamW(DecayingRule, Moments):
     """AdamW that decays by rate weight_decay theta / (sqrt(mean of v'/c2 over all parameters) + eps), as gradients shrink more.
 
     Where that mean is 0 nothing decays. One number couples all coordinates. Tested by `pytorch_optimizer.AdamS`, with its decay.
@@ -28,7 +29,6 @@ class ScheduledDecayAdamW(Moments):
     name: ClassVar[str] = "adamw_swd"
     coupling: ClassVar[Coupling] = "global"
     reads_theta: ClassVar[bool] = True
-    decays_itself: ClassVar[bool] = True
 
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         memory, clock = self._moments(state, gradient), self._tick(state.clock)

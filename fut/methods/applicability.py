@@ -7,6 +7,7 @@ from typing import Any
 
 from estimators.rules import RULES, make_rule
 from estimators.rules.base import Rule
+from estimators.rules.kinds import MatrixRule
 from fut.methods.coupling import MATRIX, condition_of
 from fut.methods.registry import METHODS
 
@@ -56,6 +57,6 @@ def _info(rule: Rule) -> RuleInfo:
         coupling=rule.coupling,
         smooth=rule.smooth,
         signals=tuple(sorted(rule.signals)),
-        matrices=rule.only_matrices,
+        matrices=isinstance(rule, MatrixRule),
         estimators=found,
     )

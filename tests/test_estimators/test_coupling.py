@@ -14,7 +14,7 @@ from estimators.errors import RuleError
 from estimators.parameters import ParameterLayout
 from estimators.position_table import StepStates, chunked_values, item_values
 from estimators.rules import RULES, make_rule
-from estimators.rules.base import Rule, state_vectors
+from estimators.rules.base import Rule, state_size, state_vectors
 from estimators.rules.clipping import global_norm
 from estimators.state import State
 
@@ -47,7 +47,7 @@ def test_buffers_are_counted_as_init_makes_them(name: str) -> None:
     memory = rule.on(layout).init(torch.zeros(layout.size)).memory
     assert rule.buffers(layout) == {k: len(b) for k, b in memory.items()}
     expected = NUMBERS.get(name, layout.size * (1 if name in ONE_BUFFER else 2))
-    assert rule.state_size(layout) == layout.size + expected
+    assert state_size(rule, layout) == layout.size + expected
     assert state_vectors(rule, layout) == 1 + -(-expected // layout.size)
 
 

@@ -13,6 +13,7 @@ import fut
 from estimators.errors import RuleError
 from estimators.orders.order import Order
 from estimators.rules import RULES, make_rule
+from estimators.rules.kinds import MatrixRule
 from estimators.rules.signals import Signals
 from fut.errors import UsageError
 from fut.methods.applicability import rule_table
@@ -34,7 +35,7 @@ MUON = {
     },
 }
 FLOAT64 = {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}
-ALONE = [name for name, rule in RULES.items() if not rule.only_matrices and name != "grouped"]
+ALONE = [name for name, rule in RULES.items() if not issubclass(rule, MatrixRule) and name != "grouped"]
 
 
 def config(name: str, **sections: Any) -> Config:
