@@ -48,6 +48,12 @@ class Signals(NamedTuple):
 NONE = Signals()
 
 
+def alike(gradient: Float[Tensor, "*n D"], count: int = 4) -> Signals:
+    """The signals of so many items with the same gradient [..., D], which is their curvature too: for what only tries a rule."""
+    items = gradient.unsqueeze(-2).expand(*gradient.shape[:-1], count, gradient.shape[-1])
+    return Signals(items, items)
+
+
 def prepared(
     signals: Signals, clip: float | None, gradient: Tensor, norm: Tensor | None, pull: Tensor | float
 ) -> Signals:

@@ -26,7 +26,6 @@ from fut.models.factory import build_loss, build_module
 from fut.models.objective import Item, Loss, Objective
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
-from fut.training.curvature import probed_diagonal
 from fut.training.samples import DataSamples
 
 LOWER = "lower schedule.rate or warmup.rate, or set rule.options.clip"
@@ -163,10 +162,6 @@ class Problem:
         """Hessian-vector product [D] of one item's loss: exact, or by central difference of two gradients."""
         form = derivatives.hessian_vector if exact else derivatives.hessian_vector_difference
         return form(self.objective, theta, self.data.items[item], direction)
-
-    def curvature(self, theta: Tensor, item: int) -> Tensor:
-        """Estimated diagonal [D] of the Hessian of one item's loss, with random signs of the item."""
-        return probed_diagonal(lambda u: self.product(theta, item, u), theta, self.config.data.seed, item)
 
     def mean_product(self, theta: Tensor, items: Sequence[int], direction: Tensor, exact: bool) -> Tensor:
         """Hessian-vector product [D] of several items' mean loss: exact, or by central difference of two gradients."""

@@ -14,17 +14,15 @@ from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.replay import Listener, OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.state import State
-from fut.models.autodiff import hessian_vector, item_loss
+from fut.models.autodiff import item_loss
 from fut.progress import Progress, silent
 from fut.training.checkpoints import attributes_of, pack, read_state
-from fut.training.curvature import probed_diagonal
+from fut.training.curvature import item_curvature, warmup_curvature
 from fut.training.divergence import named
 from fut.training.problem import Problem, finite
 from storage import CheckpointStore
 
 WARMUP_SAVE_EVERY = 25
-WARMUP_KEY = 1 << 32
-"""Keeps the random signs of warm-up items apart from those of the window's."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def train_order(problem: Problem, start: State, order: Order, listener: Listener
         DivergenceError: naming the order, where a loss or a gradient is not finite.
     """
     began = time.perf_counter()
-    gradients = TrueGradients(problem.gradient, problem.mean_gradient, problem.curvature)
+    gradients = TrueGradients(problem.gradient, problem.mean_gradient, item_curvature(problem))
     transition = RuleTransition(problem.rule, problem.rate, gradients)
     batch = OrderBatch.pack([problem.canonical(order)], problem.device)
     try:
@@ -70,12 +68,6 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
     def gradient(theta: Tensor, item: int) -> Tensor:
         return problem.gradient_and_loss_of(theta, items[item], f"warm-up step {item}")[0]
 
-    def curvature(theta: Tensor, item: int) -> Tensor:
-        def product(u: Tensor) -> Tensor:
-            return hessian_vector(problem.objective, theta, items[item], u)
-
-        return probed_diagonal(product, theta, problem.config.data.seed, WARMUP_KEY, item)
-
     def save(step: int, state: State) -> None:
         if step % WARMUP_SAVE_EVERY == 0 and step < len(items):
             store.write(step, pack(state), attributes_of(state))
@@ -92,7 +84,7 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
             save(step, state)
             tick()
 
-        transition = RuleTransition(problem.rule, rate, TrueGradients(gradient, curvature=curvature))
+        transition = RuleTransition(problem.rule, rate, TrueGradients(gradient, curvature=warmup_curvature(problem)))
         batch = OrderBatch.pack([warmup_order(problem)], problem.device)
         return replay(transition, state, batch, done, listener)
 
@@ -119,7 +111,7 @@ def _recording(problem: Problem) -> tuple[TrueGradients, list[float]]:
     def one(theta: Tensor, item: int) -> Tensor:
         return kept(problem.gradient_and_loss(theta, item))
 
-    return TrueGradients(one, mean, problem.curvature), losses
+    return TrueGradients(one, mean, item_curvature(problem)), losses
 
 
 def step_loss(problem: Problem, theta: Tensor, step: int) -> float:

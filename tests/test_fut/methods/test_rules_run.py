@@ -23,6 +23,7 @@ from fut.methods.pairwise.terms import TermLayout, needs
 from fut.methods.registry import METHODS, default_estimator
 from fut.methods.settings import Config
 from fut.planning import plan
+from fut.training.curvature import item_curvature
 from fut.training.problem import build_problem
 
 MUON = {
@@ -98,7 +99,7 @@ def test_sophia_trains_on_curvature_that_goes_with_the_item(tmp_path: Path) -> N
     run = fut.train(tmp_path / "run", config("sophia", rule=rule), device="cpu")
     problem = run.context.problem
     theta = run.context.state(0).theta
-    one, again, other = (problem.curvature(theta, item) for item in (0, 0, 1))
+    one, again, other = (item_curvature(problem)(theta, item) for item in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     expected = 0.99 * run.context.state(0).memory["h"] + (1 - 0.99) * one
