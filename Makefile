@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TEST_THREADS ?= 1
 TEST_WORKERS ?= auto
 
-.PHONY: demo test quick docs dist lint format clean
+.PHONY: demo test quick mutants docs dist lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fut demo --out demo
@@ -18,6 +18,10 @@ test: lint
 
 quick: lint
 	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m fast -q
+
+# Mutation testing of the mathematics, at low priority; goes on where it was stopped. benchmarks/pages/mutants.md says how to read it.
+mutants: $(VENV)/.mutation
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python benchmarks/mutants.py
 
 # The documentation site in build/site; a broken link or a docstring that cannot be read is an error.
 docs: $(VENV)/.test
@@ -49,6 +53,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.mutation: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

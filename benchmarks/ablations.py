@@ -33,7 +33,7 @@ import torch
 from ablation_report import picture, table
 from ablation_variants import Variant, Workbench
 from adjoint_table import CALIBRATION, SPLITS, resplit
-from record import RECORDS, write_record
+from record import RECORDS, Began, began, write_record
 
 import fut
 from estimators.orders.order import random_orders
@@ -109,7 +109,7 @@ def say(row: dict[str, Any]) -> None:
     )
 
 
-def measured(setting: str, arguments: argparse.Namespace, results: dict[str, Any], started: float) -> None:
+def measured(setting: str, arguments: argparse.Namespace, results: dict[str, Any], started: Began) -> None:
     """Every variant of a setting that the record lacks, written as it comes."""
     run = opened(setting, arguments)
     orders = random_orders(run.reference, arguments.orders, ORDER_SEED)
@@ -145,10 +145,11 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parsed(argv)
-    started, path = time.time(), RECORDS / f"{arguments.name}.json"
+    path = RECORDS / f"{arguments.name}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     results = record.get("results") or {"settings": {}, "rows": []}
     if arguments.table is None:
+        started = began(arguments.name)
         for setting in arguments.settings:
             measured(setting, arguments, results, started)
             if not arguments.keep:

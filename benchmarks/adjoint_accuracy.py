@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import resumed, write_record
+from record import began, resumed, write_record
 
 import fut
 from fut.artifacts.directory import directory_bytes
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="adjoint-accuracy")
     arguments = cli.parse_args(argv)
     kept = ("steps", "schedule", "items", "rate")
-    started, (rows, done) = time.time(), resumed(arguments.name, kept)
+    started, (rows, done) = began(arguments.name), resumed(arguments.name, kept)
     for values in itertools.product(arguments.steps, arguments.schedules, arguments.items, arguments.rates):
         if values not in done:
             rows.append(measure(dict(zip(kept, values, strict=True)), arguments))

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
+from record import began, write_record
 from scipy.stats import spearmanr
 
 import fut
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="adjoint-decomposition")
     arguments = cli.parse_args(argv)
-    started, rows = time.time(), []
+    started, rows = began(), []
     for setting in itertools.product(arguments.steps, arguments.schedules, arguments.items):
         rows.append(measure(*setting, arguments.orders, arguments.work, arguments.settings))
         print(rows[-1], file=sys.stderr, flush=True)

@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from record import write_record
+from record import began, write_record
 from scipy.stats import spearmanr
 from small import expand
 from torch import Tensor
@@ -100,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="cold")
     arguments = cli.parse_args(argv)
     sys.path.insert(0, str(Path(__file__).parent))  # the tokenizer's
-    started, rows = time.time(), list[dict[str, Any]]()
+    started, rows = began(), list[dict[str, Any]]()
     for vocabulary in ("words", "bytes"):
         for warmup in arguments.warmups:
             rows.append(measure(vocabulary, warmup, arguments))

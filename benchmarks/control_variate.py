@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ablation_variants import Workbench
-from record import write_record
+from record import began, write_record
 from scipy.stats import spearmanr
 
 import fut
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--orders", type=int, default=48)
     cli.add_argument("--work", type=Path, required=True)
     arguments = cli.parse_args(argv)
-    started, rows = time.time(), list[dict[str, Any]]()
+    started, rows = began(), list[dict[str, Any]]()
     for items in arguments.items:
         rows += measure(items, arguments)
         write_record("control-variate", vars(arguments) | {"order_seed": ORDER_SEED}, rows, started)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import resumed, write_record
+from record import began, resumed, write_record
 from scipy.stats import norm, spearmanr
 
 import fut
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="curriculum")
     arguments = cli.parse_args(argv)
-    started, (rows, done) = time.time(), resumed(arguments.name, KEPT)
+    started, (rows, done) = began(arguments.name), resumed(arguments.name, KEPT)
     for values in [(steps, seed) for steps in arguments.steps for seed in range(arguments.first, arguments.seeds)]:
         if values not in done:
             rows.append(measure(dict(zip(KEPT, values, strict=True)), arguments))

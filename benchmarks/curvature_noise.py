@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from ablation_variants import Workbench
 from ablations import ORDER_SEED, opened
-from record import write_record
+from record import began, write_record
 
 from estimators.orders.order import random_orders
 from fut.methods.adjoint.positions import Positions
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="curvature-noise")
     arguments = cli.parse_args(argv)
-    started, results = time.time(), []
+    started, results = began(), []
     for setting in arguments.settings:
         results.append(measured(setting, arguments))
         write_record(arguments.name, vars(arguments) | {"order_seed": ORDER_SEED} | CENTRE, results, started)

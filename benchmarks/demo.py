@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from record import write_record
+from record import began, write_record
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,9 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse_args(argv)
     kept = sorted((arguments.run / "verification").glob("orders-*.json"))
     found = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
-    write_record(
-        "demo", {"configuration": (arguments.run / "config.toml").read_text(encoding="utf-8")}, found, time.time()
-    )
+    write_record("demo", {"configuration": (arguments.run / "config.toml").read_text(encoding="utf-8")}, found, began())
     return 0
 
 

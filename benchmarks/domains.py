@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
+from record import began, write_record
 
 import fut
 from fut.data.dataset import Dataset
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="domains")
     arguments = cli.parse_args(argv)
-    started, rows = time.time(), []
+    started, rows = began(), []
     for poisoned in (False, True):
         rows.append(measure(arguments, poisoned))
         for kind, of in rows[-1]["accuracy"].items():

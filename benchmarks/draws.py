@@ -12,13 +12,12 @@ import argparse
 import itertools
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from adjoint_table import resplit
-from record import resumed, write_record
+from record import began, resumed, write_record
 
 import fut
 from fut.artifacts.directory import directory_bytes
@@ -93,12 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="draws")
     cli.add_argument("--table", action="store_true", help="print the record's table; nothing is computed")
     arguments = cli.parse_args(argv)
-    started, (rows, done) = time.time(), resumed(arguments.name, KEYS)
+    rows, done = resumed(arguments.name, KEYS)
     if arguments.table:
         print(table(rows))
         return 0
     if arguments.work is None:
         cli.error("expected --work DIR, an empty directory or one of an interrupted call")
+    started = began(arguments.name)
     for steps, items in itertools.product(arguments.steps, arguments.items):
         wanted = [(steps, items, *rest) for rest in itertools.product(arguments.variants, arguments.seeds)]
         if done.issuperset(wanted):

@@ -15,7 +15,6 @@ import argparse
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import torch
 from durability_flip import flips
 from durability_kill import CACHE, TRAIN, kills
 from durability_progress import say
-from record import write_record
+from record import began, write_record
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="durability", help="name of the record")
     arguments = cli.parse_args(argv)
     torch.set_num_threads(1)
-    rng, started = random.Random(arguments.seed), time.time()
+    rng, started = random.Random(arguments.seed), began()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         killed_runs = kills(work, arguments.kills, rng)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import resumed, write_record
+from record import began, resumed, write_record
 from scipy.stats import spearmanr
 
 import fut
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default=NAME)
     arguments = cli.parse_args(argv)
-    started, (rows, done) = time.time(), resumed(arguments.name, KEPT)
+    started, (rows, done) = began(arguments.name), resumed(arguments.name, KEPT)
     settings = [v for v in itertools.product(arguments.steps, arguments.items, arguments.rates) if v not in done]
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         measured = [pool.submit(measure, dict(zip(KEPT, values, strict=True)), arguments) for values in settings]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import write_record
+from record import began, write_record
 from torch import Tensor
 
 import fut
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--keep", action="store_true")
     cli.add_argument("--name", default="error-against-steps")
     arguments = cli.parse_args(argv)
-    started, rows = time.time(), []
+    started, rows = began(), []
     settings = {"rate": arguments.rate}
     for steps in sorted(arguments.steps):
         for kind in arguments.schedules:

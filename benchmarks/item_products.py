@@ -14,7 +14,6 @@ import argparse
 import itertools
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from own_derivatives import judged
-from record import write_record
+from record import began, write_record
 from torch import Tensor
 
 import fut
@@ -119,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="item-products")
     arguments = cli.parse_args(argv)
-    started, rows = time.time(), list[dict[str, Any]]()
+    started, rows = began(), list[dict[str, Any]]()
     for steps, items in itertools.product(arguments.steps, arguments.items):
         rows += measure(steps, items, arguments)
         write_record(arguments.name, vars(arguments) | {"order_seed": ORDER_SEED}, rows, started)

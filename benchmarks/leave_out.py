@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import resumed, write_record
+from record import began, resumed, write_record
 
 import fut
 from fut.artifacts.directory import directory_bytes
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="leave-out")
     arguments = cli.parse_args(argv)
     kept = ("steps", "items", "rate")
-    started, (rows, done) = time.time(), resumed(arguments.name, kept)
+    started, (rows, done) = began(arguments.name), resumed(arguments.name, kept)
     for values in itertools.product(arguments.steps, arguments.items, arguments.rates):
         if values not in done:
             rows.append(measure(dict(zip(kept, values, strict=True)), arguments))

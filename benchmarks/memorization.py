@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from memorization_picture import draw
-from record import RECORDS, write_record
+from record import RECORDS, began, write_record
 
 import fut
 from fut.api.questions import question_context
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--remove", action="store_true", help="remove a setting's run once it is measured")
     cli.add_argument("--name", default="memorization")
     arguments = cli.parse_args(argv)
-    started, path = time.time(), RECORDS / f"{arguments.name}.json"
+    started, path = began(arguments.name), RECORDS / f"{arguments.name}.json"
     rows = json.loads(path.read_text())["results"] if path.exists() else []
     kept = ("steps", "items", "rate")
     done = {tuple(row[k] for k in kept) for row in rows}

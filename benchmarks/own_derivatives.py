@@ -23,14 +23,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
+from record import began, write_record
 from scipy.stats import spearmanr
 
 import fut
@@ -156,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="own-derivatives")
     arguments = cli.parse_args(argv)
-    started, found = time.time(), measure(arguments)
+    started, found = began(), measure(arguments)
     for name, row in found["readings"].items():
         print(name, {k: f"{v:.3g}" for k, v in row.items()}, file=sys.stderr)
     write_record(arguments.name, vars(arguments) | {"order_seed": ORDER_SEED, "own_seed": OWN_SEED}, found, started)

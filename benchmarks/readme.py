@@ -15,12 +15,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from record import write_record
+from record import began, write_record
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("run", type=Path, help="directory of the demo's run; it is copied, and stays as it is")
     arguments = cli.parse_args(argv)
-    started, text, results = time.time(), README.read_text(encoding="utf-8"), list[dict[str, Any]]()
+    started, text, results = began(), README.read_text(encoding="utf-8"), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as directory:
         shutil.copytree(arguments.run, Path(directory) / "demo")
         for command in commands(text):

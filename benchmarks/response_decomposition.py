@@ -22,14 +22,13 @@ import argparse
 import itertools
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
+from record import began, write_record
 
 import fut
 from estimators.adjoint import StreamedAnchors
@@ -164,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="response-decomposition")
     arguments = cli.parse_args(argv)
-    started, rows = time.time(), list[dict[str, Any]]()
+    started, rows = began(), list[dict[str, Any]]()
     for setting in itertools.product(arguments.steps, arguments.schedules, arguments.items):
         rows.append(measure(*setting, arguments))
         print(rows[-1], file=sys.stderr, flush=True)

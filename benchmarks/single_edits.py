@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write_record
+from record import began, write_record
 
 import fut
 from estimators.orders.order import Order
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--orders", type=int, default=24)
     cli.add_argument("--calibration", type=int, default=8)
     cli.add_argument("--name", default="single-edits")
-    arguments, started = cli.parse_args(argv), time.time()
+    arguments, started = cli.parse_args(argv), began()
     run, rows = fut.open(arguments.run), []
     assert not (set(range(HELD_OUT, HELD_OUT + max(SEVERAL) + 1)) & {SEED}), "held-out seeds are not calibrated on"
     for name in CALIBRATED:

@@ -14,14 +14,13 @@ import json
 import math
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import write_record
+from record import began, write_record
 from torch import Tensor
 
 import fut
@@ -216,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 0
     torch.set_num_threads(arguments.threads)
-    started, rows = time.time(), []
+    started, rows = began(), []
     with tempfile.TemporaryDirectory() as work:
         run = fut.train(Path(work) / "run")
         vectors = real_vectors(run)

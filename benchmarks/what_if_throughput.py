@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write_record
+from record import began, write_record
 
 import fut
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--positions", type=int, nargs="*", default=[10_000, 100_000])
     cli.add_argument("--adjoint", type=int, nargs="*", default=[500, 2000])
     cli.add_argument("--name", default="what-if-throughput")
-    arguments, started = cli.parse_args(argv), time.time()
+    arguments, started = cli.parse_args(argv), began()
     run = fut.open(arguments.run)
     rows = []
     for estimator, sizes in (("positions", arguments.positions), ("adjoint", arguments.adjoint)):

@@ -16,6 +16,8 @@ from .errors import RuleError
 from .parameters import Coordinates, Coupling, ParameterLayout
 from .rules.base import Rule
 from .rules.clipping import global_norm
+from .rules.kinds import DecayingRule, MatrixRule
+from .rules.signals import NONE, Signals
 from .state import State
 
 RATES = (0.1, 0.05, 0.2)
@@ -29,23 +31,36 @@ LAYOUTS = {
     "groups": ParameterLayout(_MATRICES.names, _MATRICES.shapes, ("decayed", "plain", "decayed")),
 }
 """Parameters on which rules are checked: one vector; two matrices and a vector; the same, labelled."""
+ONLY_MATRICES = {
+    "matrices": ParameterLayout(("a.weight", "b.weight"), ((4, 5), (8, 4))),
+    "groups": ParameterLayout(("a.weight", "b.weight", "c.weight"), ((4, 5), (8, 4), (1, 5)), ("slow", "fast", "slow")),
+}
+"""Those of rules that update matrices alone."""
+ITEMS = 4
+"""Items of a step, for rules that need their gradients."""
 
 
 class ContractError(AssertionError):
     """A rule that breaks what methods presume of every rule."""
 
 
-def check_rule(rule: Rule, layouts: Iterable[ParameterLayout] = tuple(LAYOUTS.values())) -> None:
+def layouts_of(rule: Rule | type[Rule]) -> dict[str, ParameterLayout]:
+    """The layouts on which a rule is checked, by name."""
+    kind = rule if isinstance(rule, type) else type(rule)
+    return ONLY_MATRICES if issubclass(kind, MatrixRule) else LAYOUTS
+
+
+def check_rule(rule: Rule, layouts: Iterable[ParameterLayout] | None = None) -> None:
     """Run every check on a rule.
 
     Args:
         rule: with the constants that it is to be checked with; it is bound to the layouts here.
-        layouts: of the parameters to check it on.
+        layouts: of the parameters to check it on; those of `layouts_of` if None.
 
     Raises:
         ContractError: at the first check that fails.
     """
-    for layout in layouts:
+    for layout in layouts_of(rule).values() if layouts is None else layouts:
         for check in CHECKS:
             check(rule, layout)
 
@@ -55,6 +70,10 @@ def check_declarations(rule: Rule, layout: ParameterLayout) -> None:
     _require(rule, bool(getattr(rule, "name", "")), "expected a name")
     known = get_args(Coupling)
     _require(rule, rule.coupling in known, f"expected a coupling among {', '.join(known)}, got {rule.coupling!r}")
+    signals = set(Signals._fields)
+    _require(
+        rule, rule.signals <= signals, f"expected signals among {', '.join(sorted(signals))}, got {set(rule.signals)}"
+    )
     try:
         equal = rule.on(layout) == rule.on(layout) and hash(rule.on(layout)) == hash(rule.on(layout))
     except TypeError:
@@ -69,7 +88,7 @@ def check_buffers(rule: Rule, layout: ParameterLayout) -> None:
             theta = normal(*rows, layout.size, seed=9).to(dtype)
             fresh = rule.on(layout).init(theta)
             _require(rule, torch.equal(fresh.theta, theta), "expected `init` to keep theta")
-            after, moved = rule.on(layout).step(fresh, normal(*rows, layout.size, seed=4).to(dtype), RATES[0])
+            after, moved = stepped(rule.on(layout), fresh, normal(*rows, layout.size, seed=4).to(dtype))
             wanted = {name: (*rows, count) for name, count in rule.buffers(layout).items()}
             for state in (fresh, after):
                 actual = {name: tuple(buffer.shape) for name, buffer in state.memory.items()}
@@ -83,11 +102,15 @@ def check_purity(rule: Rule, layout: ParameterLayout) -> None:
     bound = rule.on(layout)
     state, gradient = trained(bound, layout), normal(2, layout.size, seed=4)
     before, clock, given = [b.clone() for b in _bits(state)], dict(state.clock), gradient.clone()
-    once, moved = bound.step(state, gradient, RATES[0])
-    again, _ = bound.step(state, gradient, RATES[0])
+    once, moved = stepped(bound, state, gradient)
+    again, _ = stepped(bound, state, gradient)
     kept = _same(_bits(state), before) and state.clock == clock and torch.equal(gradient, given)
     _require(rule, kept, "expected `update` to leave the state and the gradient as they are")
     _require(rule, _same(_bits(once), _bits(again)), "expected the same bits of the same step")
+    backwards = State(state.theta, dict(reversed(state.memory.items())), state.clock)  # as a checkpoint may give it
+    other, _ = stepped(bound, backwards, gradient)
+    kept = _same(_bits(once), [other.theta, *(other.memory[name] for name in once.memory)])
+    _require(rule, kept, "expected memory by its names, in whatever order")
     _require(rule, torch.equal(once.theta, state.theta + moved), "expected theta' = theta + displacement")
     _require(rule, all(type(c) is float for c in once.clock.values()), "expected a clock of Python floats")
     counted = once.clock.get("step") == clock.get("step", 0.0) + 1.0
@@ -123,8 +146,9 @@ def check_permutations(rule: Rule, layout: ParameterLayout) -> None:
 
 
 def check_derivatives_of_blocks(rule: Rule, layout: ParameterLayout) -> None:
-    """`tangent` and `pullback` of blocks are those of the whole, where memory is by coordinate and nothing is clipped."""
-    if rule.clip is not None or any(count != layout.size for count in rule.buffers(layout).values()):
+    """`tangent` and `pullback` of blocks are those of the whole, where memory is by coordinate, nothing is clipped, and there are
+    derivatives."""
+    if rule.signals or rule.clip is not None or any(count != layout.size for count in rule.buffers(layout).values()):
         return
     whole, (gradient, along, _) = rule.on(layout), gradients(layout.size)
     state = trained(whole, layout)
@@ -143,19 +167,24 @@ def check_derivatives_of_blocks(rule: Rule, layout: ParameterLayout) -> None:
 
 
 def check_reads_theta(rule: Rule, layout: ParameterLayout) -> None:
-    """`reads_theta` says whether `update` looks at theta."""
+    """`reads_theta` says whether `update` looks at theta; one that looks for the sake of its decay may have none to do."""
     bound = rule.on(layout)
     state, gradient = trained(bound, layout), normal(2, layout.size, seed=4)
-    other = State(2 * state.theta, state.memory, state.clock)
-    same = torch.equal(bound.update(state, gradient, 0.1)[0], bound.update(other, gradient, 0.1)[0])
-    verb = "does not look" if same else "looks"
-    _require(rule, same is not rule.reads_theta, f"`update` {verb} at theta, got reads_theta = {rule.reads_theta}")
+    other, signals = State(2 * state.theta, state.memory, state.clock), signals_of(bound, gradient)
+    here, there = (bound.update_with(at, gradient, 0.1, signals)[0] for at in (state, other))
+    looks = not torch.equal(here, there)
+    idle = isinstance(rule, DecayingRule) and not (rule.weight_decay and rule.decay == "decoupled")
+    found = "looks" if looks else "does not look"
+    fits = looks is rule.reads_theta or (idle and not looks)
+    _require(rule, fits, f"`update` {found} at theta, got reads_theta = {rule.reads_theta}")
 
 
 def check_tangent(rule: Rule, layout: ParameterLayout) -> None:
-    """`tangent` is the derivative of `step`, against central differences."""
+    """`tangent` is the derivative of `step`, against central differences; refused for a rule that needs signals."""
     bound, width = rule.on(layout), 1e-6
     state, direction, gradient, dgradient = _setting(bound, layout)
+    if rule.signals:
+        return _require_refused(rule, "tangent", lambda: bound.tangent(state, gradient, 0.1, direction, dgradient))
     derivative = bound.tangent(state, gradient, 0.1, direction, dgradient)
 
     def ahead(by: float) -> State:
@@ -165,7 +194,7 @@ def check_tangent(rule: Rule, layout: ParameterLayout) -> None:
 
     for ours, up, down in zip(_bits(derivative), _bits(ahead(width)), _bits(ahead(-width)), strict=True):
         expected = (up - down) / (2 * width)
-        error = (ours - expected).abs().max().item() / max(expected.abs().max().item(), 1e-3)
+        error = _worst([*(ours - expected).abs().tolist(), 0.0]) / _worst([*expected.abs().tolist(), 1e-3])
         _require(rule, error < 1e-6, f"expected `tangent` to equal central differences, got an error of {error:.3g}")
 
 
@@ -174,12 +203,8 @@ def check_pullback(rule: Rule, layout: ParameterLayout) -> None:
     bound = rule.on(layout)
     state, direction, gradient, dgradient = _setting(bound, layout)
     costate = State(normal(layout.size, seed=40), _like(state.memory, seed=41), state.clock)
-    if not rule.smooth:
-        try:
-            bound.pullback(state, gradient, 0.1, costate)
-        except RuleError:
-            return
-        raise ContractError(f"the rule `{rule.name}`: expected RuleError from `pullback` of a rule that is not smooth")
+    if rule.signals or not rule.smooth:
+        return _require_refused(rule, "pullback", lambda: bound.pullback(state, gradient, 0.1, costate))
     before, sensitivity = bound.pullback(state, gradient, 0.1, costate)
     forward = _inner(costate, bound.tangent(state, gradient, 0.1, direction, dgradient))
     backward = _inner(before, direction) + float(sensitivity @ dgradient)
@@ -207,6 +232,22 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def signals_of(rule: Rule, gradient: Tensor) -> Signals:
+    """The signals that a rule needs, for a mean gradient [..., D]: items whose gradients differ, and their curvature."""
+    if not rule.signals:
+        return NONE
+    lead, size = gradient.shape[:-1], gradient.shape[-1]
+    noise = normal(ITEMS, size, seed=50).to(gradient)
+    curvature = normal(ITEMS, size, seed=51).abs().to(gradient).expand(*lead, ITEMS, size)
+    items = gradient.unsqueeze(-2) + (noise - noise.mean(0))
+    return Signals(items, curvature)
+
+
+def stepped(rule: Rule, state: State, gradient: Tensor, rate: float = RATES[0]) -> tuple[State, Tensor]:
+    """A step of a bound rule, with the signals that it needs."""
+    return rule.step(state, gradient, rate, signals=signals_of(rule, gradient))
+
+
 def gradients(size: int) -> list[Tensor]:
     """Gradients [2, D] of two runs, step by step."""
     return [normal(2, size, seed=step) for step in range(len(RATES))]
@@ -228,7 +269,9 @@ def trained(rule: Rule, layout: ParameterLayout, part: Coordinates | None = None
     kept: Coordinates = slice(None) if part is None else part
     state = rule.init(normal(2, layout.size, seed=9)[runs][..., kept])
     for rate, gradient in zip(RATES, gradients(layout.size), strict=True):
-        state = rule.step(state, gradient[runs][..., kept], rate, global_norm(gradient)[runs])[0]
+        signals = signals_of(rule, gradient).restrict(kept)
+        signals = signals if row is None else signals.row(row)
+        state = rule.step(state, gradient[runs][..., kept], rate, global_norm(gradient)[runs], signals)[0]
     return state
 
 
@@ -281,6 +324,16 @@ def _bits(state: State) -> list[Tensor]:
 
 def _same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def _require_refused(rule: Rule, what: str, call: Callable[[], object]) -> None:
+    """ContractError unless a derivative that the rule does not have is refused."""
+    try:
+        call()
+    except RuleError:
+        return
+    why = "that needs signals" if rule.signals else "that is not smooth"
+    raise ContractError(f"the rule `{rule.name}`: expected RuleError from `{what}` of a rule {why}")
 
 
 def _require(rule: Rule, holds: bool, expected: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .errors import DivergenceError
+from .errors import DivergenceError, RuleError
 from .orders.order import Order
 from .rules.base import Rule
+from .rules.signals import SignalName, Signals, stacked
 from .shapes import Bool, Float, Int
 from .state import State
 
@@ -136,6 +137,16 @@ Gradients = Callable[[int, Picks, Tensor], GradientsAndNorms]
 """Mean gradients of what n runs consume: (step, what they consume, theta [n, k]) -> gradients and norms."""
 
 
+@runtime_checkable
+class ItemSignals(Protocol):
+    """Gradients that also say what a rule with `signals` needs: of one run at its theta [D], the mean gradient [D] of what it
+    consumes, and the signals; RuleError for what it does not supply."""
+
+    def signals(
+        self, step: int, picks: Picks, theta: Float[Tensor, " D"], needed: frozenset[SignalName]
+    ) -> tuple[Float[Tensor, " D"], Signals]: ...
+
+
 @dataclass(frozen=True)
 class RuleTransition:
     """The true update rule on the lifted state; only where the gradient comes from differs between its users."""
@@ -145,9 +156,31 @@ class RuleTransition:
     gradients: Gradients
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
+        if needed := self.rule.needs(state.clock):
+            return self._with_signals(step, picks, state, needed)
         gradient, norm = self.gradients(step, picks, state.theta)
         require_finite(step, gradient)
         return self.rule.step(state, gradient, self.rate(step), norm)[0]
+
+    def _with_signals(self, step: int, picks: Picks, state: State, needed: frozenset[SignalName]) -> State:
+        """A step of a rule that needs more than the mean gradient, run by run."""
+        if not isinstance(self.gradients, ItemSignals):
+            raise RuleError(
+                f"the rule `{self.rule.name}` needs {', '.join(sorted(needed))} of a step: expected gradients of its items, got "
+                "their mean as it was cached; use --estimator retrain, which takes them"
+            )
+        rows = []
+        for n, theta in enumerate(state.theta):
+            gradient, signals = self.gradients.signals(step, picks.row(n), theta, needed)
+            require_finite(step, gradient)
+            rows.append(self.rule.step(state.row(n), gradient, self.rate(step), signals=signals)[0])
+        return rows[0].rows(1) if len(rows) == 1 else _stacked(rows)
+
+
+def _stacked(rows: Sequence[State]) -> State:
+    """The states of single runs as one."""
+    memory = {name: torch.stack([row.memory[name] for row in rows]) for name in rows[0].memory}
+    return State(torch.stack([row.theta for row in rows]), memory, rows[0].clock)
 
 
 def require_finite(step: int, gradient: Tensor) -> None:
@@ -239,17 +272,68 @@ class CurvedGradients:
                     gradient[n] += weight * self.product(base, item, delta)
         return gradient, None
 
+    def signals(
+        self, step: int, picks: Picks, theta: Float[Tensor, " D"], needed: frozenset[SignalName]
+    ) -> tuple[Float[Tensor, " D"], Signals]:
+        """As `TrueGradients`; no curvature, whose own change along delta no product gives."""
+        base = self.reference(step)
+        delta = theta - base
+
+        def moved(_: Tensor, item: int) -> Tensor:
+            own = self.gradient(base, item)
+            return own + self.product(base, item, delta) if delta.any() else own
+
+        return item_signals(picks, theta, needed, moved)
+
 
 @dataclass(frozen=True)
 class TrueGradients:
     """Training: gradients at the runs' own parameters. gradient: (theta, item) -> [D].
 
     mean: (theta, items, weights) -> their weighted sum [D], for steps of several items; None takes them one by one.
+    curvature: (theta, item) -> [D], an estimated diagonal of the item's Hessian, for rules that need one; None refuses these.
     """
 
     gradient: ItemGradient
     mean: MeanGradient | None = None
+    curvature: ItemGradient | None = None
 
     def __call__(self, step: int, picks: Picks, theta: Float[Tensor, "n k"]) -> GradientsAndNorms:
         rows = [consumed(theta[n], picks.row(n), self.gradient, self.mean) for n in range(len(theta))]
         return torch.cat(rows), None
+
+    def signals(
+        self, step: int, picks: Picks, theta: Float[Tensor, " D"], needed: frozenset[SignalName]
+    ) -> tuple[Float[Tensor, " D"], Signals]:
+        """The step's items one by one: their mean, and of each what is needed."""
+        return item_signals(picks, theta, needed, self.gradient, self.curvature)
+
+
+def item_signals(
+    picks: Picks,
+    theta: Float[Tensor, " D"],
+    needed: frozenset[SignalName],
+    gradient: ItemGradient,
+    curvature: ItemGradient | None = None,
+) -> tuple[Float[Tensor, " D"], Signals]:
+    """Mean gradient [D] of one run's step at theta [D], and the signals of its items.
+
+    Raises:
+        RuleError: for items of different weight, or a curvature that nothing supplies.
+    """
+    kept = picks.weights[0] != 0
+    items, weights = picks.items[0][kept].tolist(), picks.weights[0][kept].tolist()
+    if not items or len(set(weights)) > 1:
+        raise RuleError(
+            f"a rule that needs the items of a step: expected items of equal weight, got weights {weights}; use orders without "
+            "weights and empty steps"
+        )
+    if "curvature" in needed and curvature is None:
+        raise RuleError(
+            "a rule that needs the curvature of a step's items: expected a source of it, got gradients alone; use --estimator "
+            "retrain, or TrueGradients(..., curvature=...)"
+        )
+    table = [gradient(theta, item) for item in items]
+    mean = picks.combine(torch.stack(table), {item: row for row, item in enumerate(items)})[0]
+    probed = curvature if "curvature" in needed else None
+    return mean, Signals(stacked(table), None if probed is None else stacked([probed(theta, item) for item in items]))

@@ -22,6 +22,7 @@ from .rules.adam import Adam, AdamW
 from .rules.base import Rule
 from .rules.grouped import Group, Grouped
 from .rules.momentum import Momentum
+from .rules.radam import RAdam
 from .rules.rates import GroupRates
 from .rules.sgd import SGD
 from .state import State
@@ -65,18 +66,34 @@ class Translated(NamedTuple):
 
 
 def _adam(constants: Constants) -> Rule:
-    _refuse(constants, amsgrad=False, maximize=False, differentiable=False)
-    decoupled = constants.get("decoupled_weight_decay", False)
+    _refuse(constants, maximize=False, differentiable=False)
+    kind = AdamW if constants.get("decoupled_weight_decay", False) else Adam
+    return kind(**_moments(constants), amsgrad=bool(constants["amsgrad"]))
+
+
+def _moments(constants: Constants) -> dict[str, Any]:
     betas = (float(constants["betas"][0]), float(constants["betas"][1]))
-    kind = AdamW if decoupled else Adam
-    return kind(betas=betas, eps=constants["eps"], weight_decay=float(constants["weight_decay"]))
+    return {"betas": betas, "eps": constants["eps"], "weight_decay": float(constants["weight_decay"])}
 
 
 def _adam_constants(rule: Adam) -> dict[str, Any]:
-    return {"betas": rule.betas, "eps": rule.eps, "weight_decay": rule.weight_decay}
+    if rule.decay != type(rule)().decay:
+        other = AdamW.name if rule.decay == "decoupled" else Adam.name
+        raise RuleError(f"the rule `{rule.name}`: expected its usual decay, got {rule.decay}; use `{other}`")
+    return {"betas": rule.betas, "eps": rule.eps, "weight_decay": rule.weight_decay, "amsgrad": rule.amsgrad}
 
 
-def _adam_clock(rule: Adam, steps: int) -> dict[str, float]:
+def _radam(constants: Constants) -> Rule:
+    _refuse(constants, maximize=False, differentiable=False)
+    return RAdam(**_moments(constants), decay="decoupled" if constants["decoupled_weight_decay"] else "coupled")
+
+
+def _radam_constants(rule: RAdam) -> dict[str, Any]:
+    own = {"betas": rule.betas, "eps": rule.eps, "weight_decay": rule.weight_decay}
+    return own | {"decoupled_weight_decay": rule.decay == "decoupled"}
+
+
+def _adam_clock(rule: Adam | RAdam, steps: int) -> dict[str, float]:
     b1, b2 = rule.betas
     return {"step": float(steps), "p1": b1**steps, "p2": b2**steps}
 
@@ -101,10 +118,11 @@ def _count(rule: Rule, steps: int) -> dict[str, float]:
     return {"step": float(steps)}
 
 
-_MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}
+_MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "largest": "max_exp_avg_sq"}
 TRANSLATIONS: tuple[Translation, ...] = (
     Translation(torch.optim.Adam, (Adam,), _adam, _adam_constants, _MOMENTS, _adam_clock),
     Translation(torch.optim.AdamW, (AdamW,), _adam, _adam_constants, _MOMENTS, _adam_clock),
+    Translation(torch.optim.RAdam, (RAdam,), _radam, _radam_constants, _MOMENTS, _adam_clock),
     Translation(torch.optim.SGD, (SGD, Momentum), _sgd, _sgd_constants, {"m": "momentum_buffer"}, _count),
 )
 """The optimizers that are rules, a line each."""

@@ -15,6 +15,7 @@ from fut.data.counting import counted
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.methods.base import Method
+from fut.methods.coupling import condition_of
 from fut.methods.footprint import Footprint
 from fut.methods.registry import DEFAULT, METHODS, WITHOUT_DERIVATIVE, preparations
 from fut.methods.retrain import RETRAIN
@@ -180,6 +181,8 @@ class Costs:
 
     def _query(self, method: Method, orders: int) -> StageCost | None:
         if method.preparation is not None and method.preparation not in self.possible:
+            return None
+        if condition_of(method.capabilities, self.problem.rule) is None:
             return None
         try:
             return method.query(self.problem, self.config, self.timings, orders)

@@ -6,11 +6,26 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import RuleError
+from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .base import Rule
+from .clock_matched import ClockMatchedAdamW, ClockMatchedLion, ClockMatchedMomentum
+from .corrected_adam import CorrectedAdamW
+from .corrected_shampoo import CorrectedShampoo
+from .corrected_sophia import CorrectedSophia
 from .grouped import Group, Grouped
+from .lamb import LAMB
+from .lion import Lion
+from .mols import ModuleScaledAdamW
 from .momentum import Momentum
+from .muon import Muon
+from .nadam import NAdam
+from .radam import RAdam
 from .sgd import SGD
+from .shampoo import Shampoo
+from .soap import SOAP
+from .sophia import Sophia
+from .swd import ScheduledDecayAdamW
 
 __all__ = ["RULES", "SGD", "Adam", "AdamW", "Group", "Grouped", "Momentum", "described", "make_rule"]
 
@@ -19,6 +34,23 @@ REGISTERED: tuple[type[Rule], ...] = (
     Momentum,
     Adam,
     AdamW,
+    NAdam,
+    RAdam,
+    LAMB,
+    Lion,
+    Adafactor,
+    Muon,
+    Shampoo,
+    SOAP,
+    Sophia,
+    ScheduledDecayAdamW,
+    ModuleScaledAdamW,
+    ClockMatchedMomentum,
+    ClockMatchedAdamW,
+    ClockMatchedLion,
+    CorrectedAdamW,
+    CorrectedSophia,
+    CorrectedShampoo,
     Grouped,
 )
 """All rules, one line each. To add one: a file beside this one that passes `estimators/contract.py`, and a line here."""

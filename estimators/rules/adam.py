@@ -10,47 +10,46 @@ from torch import Tensor
 
 from ..errors import RuleError
 from ..state import State
-from .base import Decay, Rule, check_number, in_range
+from .base import Decay
+from .moments import Moments
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adam(Rule):
+class Adam(Moments):
     """Adam with memory m, v [..., D] and clock step, p1, p2 (running products of the betas).
 
     m' = b1*m + (1-b1)*g; v' = b2*v + (1-b2)*g^2; c_i = 1 - p_i'; r = sqrt(v'/c2);
     theta' = theta - (rate/c1) * m'/(r + eps), as `torch.optim.Adam` (with coupled decay by default).
 
     betas: decays of m and v per step, 0 <= beta < 1. eps: >= 0; at eps = 0, r + eps is taken as 1 where it vanishes,
-    so that coordinates without a gradient so far stay where they are.
+    so that coordinates without a gradient so far stay where they are. amsgrad: r is of the largest v so far (Reddi et al. 2018),
+    kept in memory `largest`.
 
     Only plain elementwise products, sums, quotients and roots are used, each rounded once: fused kernels (addcmul, lerp,
     foreach) may round differently in a vectorised body and its tail, and a coordinate's bits depend on its neighbours.
 
+    Tested by `torch.optim.Adam`, with every flag that changes its numbers.
+
     Raises RuleError for betas or eps out of range.
     """
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     decay: Decay = "coupled"
+    amsgrad: bool = False
 
     name: ClassVar[str] = "adam"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
-            raise RuleError(f"`betas`: expected a pair of numbers, got {self.betas!r}; write for example (0.9, 0.999)")
-        object.__setattr__(self, "betas", tuple(self.betas))  # a list, as TOML gives it, would not hash
-        for i, beta in enumerate(self.betas):
-            check_number(f"betas[{i}]", beta, in_range(beta, 0.0, 1.0), "a number with 0 <= beta < 1")
-        check_number("eps", self.eps, in_range(self.eps, 0.0), "a number >= 0")
+        if not isinstance(self.amsgrad, bool):
+            raise RuleError(f"`amsgrad`: expected true or false, got {self.amsgrad!r}; write one of them")
 
     def init(self, theta: Tensor) -> State:
-        memory = {"m": torch.zeros_like(theta), "v": torch.zeros_like(theta)}
-        return State(theta, memory, {"step": 0.0, "p1": 1.0, "p2": 1.0})
+        began = super().init(theta)
+        return began._replace(memory=began.memory | {"largest": torch.zeros_like(theta)}) if self.amsgrad else began
 
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         memory, clock = self._moments(state, gradient), self._tick(state.clock)
-        _, denominator = self._root(memory["v"], clock)
+        _, denominator = self._root(memory, clock)
         delta = (-rate / (1.0 - clock["p1"])) * (memory["m"] / denominator)
         return delta, memory, clock
 
@@ -62,11 +61,14 @@ class Adam(Rule):
         b1, b2 = self.betas
         dm = b1 * dstate.memory["m"] + (1.0 - b1) * dgradient
         dv = b2 * dstate.memory["v"] + (2.0 * (1.0 - b2)) * (gradient * dgradient)
-        r, denominator = self._root(memory["v"], clock)
-        slope = dv / (2.0 * (1.0 - clock["p2"]) * r)
+        along = {"m": dm, "v": dv}
+        if self.amsgrad:
+            along["largest"] = torch.where(self._grows(state, memory), dv, dstate.memory["largest"])
+        r, denominator = self._root(memory, clock)
+        slope = (along["largest"] if self.amsgrad else dv) / (2.0 * (1.0 - clock["p2"]) * r)
         dr = torch.where(r > 0, slope, torch.zeros_like(slope))
         ddelta = (-rate / (1.0 - clock["p1"])) * (dm / denominator - memory["m"] / denominator * (dr / denominator))
-        return ddelta, {"m": dm, "v": dv}
+        return ddelta, along
 
     def update_pullback(
         self, state: State, gradient: Tensor, rate: float, costate: State
@@ -77,29 +79,34 @@ class Adam(Rule):
         """
         memory, clock = self._moments(state, gradient), self._tick(state.clock)
         b1, b2 = self.betas
-        r, denominator = self._root(memory["v"], clock)
+        r, denominator = self._root(memory, clock)
         scaled = (rate / (1.0 - clock["p1"])) * (costate.theta / denominator)
         bend = scaled * (memory["m"] / denominator) / (2.0 * (1.0 - clock["p2"]) * r)
         a = costate.memory["m"] - scaled
-        b = costate.memory["v"] + torch.where(r > 0, bend, torch.zeros_like(bend))
-        return {"m": b1 * a, "v": b2 * b}, (1.0 - b1) * a + (2.0 * (1.0 - b2)) * (gradient * b)
+        bend = torch.where(r > 0, bend, torch.zeros_like(bend))
+        before, b = {}, costate.memory["v"]
+        if self.amsgrad:
+            largest, grows = costate.memory["largest"] + bend, self._grows(state, memory)
+            before["largest"] = torch.where(grows, torch.zeros_like(largest), largest)
+            bend = torch.where(grows, largest, torch.zeros_like(largest))
+        b = b + bend
+        sensitivity = (1.0 - b1) * a + (2.0 * (1.0 - b2)) * (gradient * b)
+        return {"m": b1 * a, "v": b2 * b} | before, sensitivity
 
     def linear_momentum(self, state: State, rate: float) -> tuple[float, float]:
         """b1 and rate/(1 - p1'), for a momentum difference in units of the preconditioned gradient."""
         return self.betas[0], rate / (1.0 - state.clock["p1"] * self.betas[0])
 
     def _moments(self, state: State, gradient: Tensor) -> dict[str, Tensor]:
-        b1, b2 = self.betas
-        m = b1 * state.memory["m"] + (1.0 - b1) * gradient
-        v = b2 * state.memory["v"] + (1.0 - b2) * (gradient * gradient)
-        return {"m": m, "v": v}
+        memory = super()._moments(state, gradient)
+        return memory | {"largest": torch.maximum(state.memory["largest"], memory["v"])} if self.amsgrad else memory
 
-    def _tick(self, clock: dict[str, float]) -> dict[str, float]:
-        b1, b2 = self.betas
-        return {"step": clock["step"] + 1.0, "p1": clock["p1"] * b1, "p2": clock["p2"] * b2}
+    def _grows(self, state: State, memory: dict[str, Tensor]) -> Tensor:
+        """Where the largest v so far is the newest."""
+        return memory["v"] > state.memory["largest"]
 
-    def _root(self, v: Tensor, clock: dict[str, float]) -> tuple[Tensor, Tensor]:
-        r = torch.sqrt(v / (1.0 - clock["p2"]))
+    def _root(self, memory: dict[str, Tensor], clock: dict[str, float]) -> tuple[Tensor, Tensor]:
+        r = torch.sqrt(memory["largest" if self.amsgrad else "v"] / (1.0 - clock["p2"]))
         if self.eps == 0:
             return r, torch.where(r > 0, r, torch.ones_like(r))
         return r, r + self.eps

@@ -19,6 +19,7 @@ from ..parameters import Coordinates, Coupling, ParameterLayout
 from ..shapes import Float
 from ..state import State
 from .clipping import clip_gradient, clip_tangent
+from .signals import NONE, SignalName, Signals, prepared, require_signals
 
 Decay = Literal["decoupled", "coupled"]
 
@@ -69,6 +70,7 @@ class Rule(ABC):
     reads_theta: ClassVar[bool] = (
         False  # whether `update` looks at theta (a trust ratio does, decoupled decay does not)
     )
+    signals: ClassVar[frozenset[SignalName]] = frozenset()  # what it needs of a step beside the mean gradient
 
     def __post_init__(self) -> None:
         check_number("weight_decay", self.weight_decay, in_range(self.weight_decay, 0.0), "a number >= 0")
@@ -116,10 +118,6 @@ class Rule(ABC):
         empty = torch.empty(layout.size, device="meta")
         return {name: buffer.shape[-1] for name, buffer in self.on(layout).init(empty).memory.items()}
 
-    def state_size(self, layout: ParameterLayout) -> int:
-        """Numbers in one lifted state: parameters and memory."""
-        return layout.size + sum(self.buffers(layout).values())
-
     def _fitting(self, size: int) -> ParameterLayout | None:
         """The layout of `size` coordinates; None where the rule may act on any. RuleError if it is bound to another number."""
         if self.layout is None and self.coupling == "coordinate":
@@ -139,22 +137,48 @@ class Rule(ABC):
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         """Displacement of theta (without decoupled decay), new memory and new clock, for a clipped gradient."""
 
+    def update_with(
+        self, state: State, gradient: Tensor, rate: float, signals: Signals
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+        """`update` of a rule with `signals`, for those of a clipped gradient."""
+        return self.update(state, gradient, rate)
+
+    def needs(self, clock: dict[str, float]) -> frozenset[SignalName]:
+        """Which of its `signals` the rule reads at a step; clock: of the state before the step."""
+        return self.signals
+
     def step(
-        self, state: State, gradient: Float[Tensor, "*n D"], rate: float, norm: Float[Tensor, "*n"] | None = None
+        self,
+        state: State,
+        gradient: Float[Tensor, "*n D"],
+        rate: float,
+        norm: Float[Tensor, "*n"] | None = None,
+        signals: Signals = NONE,
     ) -> tuple[State, Float[Tensor, "*n D"]]:
         """One step: the next state and the displacement theta' - theta [..., D].
 
         gradient: [..., D], the mean gradient of the step's items. rate: learning rate of the step.
         norm: [...], global norm of the gradient where `gradient` holds only some coordinates of it; computed if None.
+        signals: what the rule `needs` beside it; RuleError where that is missing.
         """
         self._fitting(state.theta.shape[-1])
+        require_signals(self.name, self.needs(state.clock), signals)
+        coupled, decoupled = self._decays
+        pull = coupled * state.theta if coupled else 0.0
+        signals = prepared(signals, self.clip, gradient, norm, pull)
         gradient = clip_gradient(self.clip, gradient, norm)
-        if self.weight_decay and self.decay == "coupled":
-            gradient = gradient + self.weight_decay * state.theta
-        delta, memory, clock = self.update(state, gradient, rate)
-        if self.weight_decay and self.decay == "decoupled":
-            delta = delta - (rate * self.weight_decay) * state.theta
+        if coupled:
+            gradient = gradient + pull
+        delta, memory, clock = self.update_with(state, gradient, rate, signals)
+        if decoupled:
+            delta = delta - (rate * decoupled) * state.theta
         return State(state.theta + delta, memory, clock), delta
+
+    @property
+    def _decays(self) -> tuple[float, float]:
+        """The decay that is added to the gradient, and that by which theta shrinks beside `update`."""
+        coupled = self.decay == "coupled"
+        return (self.weight_decay, 0.0) if coupled else (0.0, self.weight_decay)
 
     def tangent(self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor) -> State:
         """Directional derivative of `step`'s state along (dstate, dgradient); the clock does not vary.
@@ -164,12 +188,13 @@ class Rule(ABC):
         self._fitting(state.theta.shape[-1])
         dgradient = clip_tangent(self.clip, gradient, dgradient)
         gradient = clip_gradient(self.clip, gradient)
-        if self.weight_decay and self.decay == "coupled":
-            gradient = gradient + self.weight_decay * state.theta
-            dgradient = dgradient + self.weight_decay * dstate.theta
+        coupled, decoupled = self._decays
+        if coupled:
+            gradient = gradient + coupled * state.theta
+            dgradient = dgradient + coupled * dstate.theta
         ddelta, dmemory = self.update_tangent(state, gradient, rate, dstate, dgradient)
-        if self.weight_decay and self.decay == "decoupled":
-            ddelta = ddelta - (rate * self.weight_decay) * dstate.theta
+        if decoupled:
+            ddelta = ddelta - (rate * decoupled) * dstate.theta
         return State(dstate.theta + ddelta, dmemory, state.clock)
 
     def update_tangent(
@@ -197,23 +222,23 @@ class Rule(ABC):
         self._require_smooth()
         self._fitting(state.theta.shape[-1])
         clipped = clip_gradient(self.clip, gradient)
-        decay = self.weight_decay
-        if decay and self.decay == "coupled":
-            clipped = clipped + decay * state.theta
+        coupled, decoupled = self._decays
+        if coupled:
+            clipped = clipped + coupled * state.theta
         memory, dgradient = self.update_pullback(state, clipped, rate, costate)
         theta = costate.theta
-        if decay:
-            theta = theta + (decay * dgradient if self.decay == "coupled" else -(rate * decay) * theta)
+        if coupled or decoupled:
+            theta = theta + (coupled * dgradient if coupled else -(rate * decoupled) * theta)
         if self.reads_theta:
-            theta = theta + self.theta_pullback(state, clipped, rate, costate)
+            theta = theta + self._theta_pullback(state, clipped, rate, costate)
         return State(theta, memory, state.clock), clip_tangent(self.clip, gradient, dgradient)
 
     def _require_smooth(self) -> None:
         """RuleError for a rule without a derivative."""
         if not self.smooth:
             raise RuleError(
-                f"the rule `{self.name}` has a derivative that is zero almost everywhere: expected a smooth rule for a "
-                "adjoint pass; use the `replay` estimator, which never differentiates the rule"
+                f"the rule `{self.name}` has no derivative that says how it answers its gradient: expected a smooth rule for an "
+                "adjoint pass; use the `replay` or `replay-exact` estimator, which never differentiates the rule, or retrain"
             )
 
     def update_pullback(
@@ -222,14 +247,14 @@ class Rule(ABC):
         """Adjoint of `update_tangent`: sensitivities to the memory before the step and to the clipped gradient.
 
         Here by `torch.func.vjp`; rules with square roots override it. What `update` does with theta itself is for
-        `theta_pullback`.
+        `_theta_pullback`.
         """
         theta, *primals = _in_rows(costate.theta, state, gradient)
         after = (costate.theta, *(costate.memory[k] for k in state.memory))
         pulled = torch.func.vjp(lambda *given: self._flat(state, rate, theta, *given), *primals)[1](after)
         return dict(zip(state.memory, pulled[1:], strict=True)), pulled[0]
 
-    def theta_pullback(self, state: State, gradient: Tensor, rate: float, costate: State) -> Tensor:
+    def _theta_pullback(self, state: State, gradient: Tensor, rate: float, costate: State) -> Tensor:
         """Sensitivity [..., D] to the theta that `update` looks at, for the clipped gradient; asked where `reads_theta`."""
         theta, *rest = _in_rows(costate.theta, state, gradient)
         after = (costate.theta, *(costate.memory[k] for k in state.memory))
@@ -278,6 +303,11 @@ def _in_rows(like: Tensor, state: State, gradient: Tensor) -> list[Tensor]:
     return [t.expand(*like.shape[:-1], t.shape[-1]) for t in (state.theta, gradient, *state.memory.values())]
 
 
+def state_size(rule: Rule, layout: ParameterLayout) -> int:
+    """Numbers in one lifted state: parameters and memory."""
+    return layout.size + sum(rule.buffers(layout).values())
+
+
 def state_vectors(rule: Rule, layout: ParameterLayout) -> int:
-    """`Rule.state_size` in vectors [D], rounded up."""
-    return -(-rule.state_size(layout) // max(layout.size, 1))
+    """`state_size` in vectors [D], rounded up."""
+    return -(-state_size(rule, layout) // max(layout.size, 1))

@@ -33,10 +33,15 @@ def clip_gradient(
     Returns:
         The clipped gradient [..., D].
     """
-    if clip is None:
-        return gradient
+    return gradient if clip is None else gradient * clip_scale(clip, gradient, norm).unsqueeze(-1)
+
+
+def clip_scale(
+    clip: float, gradient: Float[Tensor, "*n D"], norm: Float[Tensor, "*n"] | None = None
+) -> Float[Tensor, "*n"]:
+    """What `clip_gradient` scales by, min(1, clip / (norm + 1e-6)), row by row: [..., D] -> [...]."""
     norm = global_norm(gradient) if norm is None else norm
-    return gradient * (clip / (norm + NORM_FLOOR)).clamp(max=1.0).unsqueeze(-1)
+    return (clip / (norm + NORM_FLOOR)).clamp(max=1.0)
 
 
 def clip_tangent(clip: float | None, gradient: Tensor, dgradient: Tensor) -> Tensor:

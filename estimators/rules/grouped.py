@@ -19,6 +19,7 @@ from .base import Rule, check_number, in_range
 from .clipping import clip_gradient, clip_tangent
 from .rates import GroupRates
 from .sgd import SGD
+from .signals import NONE, SignalName, Signals
 
 PROBE = ParameterLayout(("weight",), ((5, 7),))
 """A matrix that tells memory by coordinate from other memory: no usual statistic of it has as many numbers."""
@@ -111,9 +112,12 @@ class _Part:
             own: state.memory[name] if "/" in name else self.take(state.memory[name])
             for name, own in self.group.buffers
         }
+        return State(self.take(state.theta), memory, self.clock(state.clock))
+
+    def clock(self, clock: Mapping[str, float]) -> dict[str, float]:
+        """The rule's own counters of those of a whole state."""
         prefix = f"{self.group.name}/"
-        clock = {k.removeprefix(prefix): count for k, count in state.clock.items() if k.startswith(prefix)}
-        return State(self.take(state.theta), memory, clock)
+        return {k.removeprefix(prefix): count for k, count in clock.items() if k.startswith(prefix)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +174,14 @@ class Grouped(Rule):
     @property
     def reads_theta(self) -> bool:  # type: ignore[override]
         return any(group.rule.reads_theta or group.rule.weight_decay for group in self.groups)
+
+    @property
+    def signals(self) -> frozenset[SignalName]:  # type: ignore[override]
+        """Those of any group."""
+        return frozenset().union(*(group.rule.signals for group in self.groups))
+
+    def needs(self, clock: dict[str, float]) -> frozenset[SignalName]:
+        return frozenset().union(*(part.rule.needs(part.clock(clock)) for part in self._parts))
 
     def on(self, layout: ParameterLayout) -> Self:
         """The rule for the parameters of a layout, each tensor labelled by its group."""
@@ -244,7 +256,17 @@ class Grouped(Rule):
         return self._whole([part.rule.init(part.take(theta)) for part in self._parts])
 
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
-        steps = [part.rule.step(part.share(state), part.take(gradient), part.group.rate(rate)) for part in self._parts]
+        return self.update_with(state, gradient, rate, NONE)
+
+    def update_with(
+        self, state: State, gradient: Tensor, rate: float, signals: Signals
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+        steps = [
+            part.rule.step(
+                part.share(state), part.take(gradient), part.group.rate(rate), signals=signals.each(part.take)
+            )
+            for part in self._parts
+        ]
         after = self._whole([share for share, _ in steps])
         moved = _joined(zip(self._parts, (delta for _, delta in steps), strict=True))
         return moved, after.memory, after.clock

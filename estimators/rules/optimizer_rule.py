@@ -17,6 +17,7 @@ from ..state import State
 from .base import Rule
 from .clipping import clip_gradient
 from .rates import GroupRates
+from .signals import NONE, Signals
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,7 +112,9 @@ class OptimizerRule(Rule):
         after, moved = self.step(state, gradient, rate)
         return moved, after.memory, after.clock
 
-    def step(self, state: State, gradient: Tensor, rate: float, norm: Tensor | None = None) -> tuple[State, Tensor]:
+    def step(
+        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None = None, signals: Signals = NONE
+    ) -> tuple[State, Tensor]:
         self._fitting(state.theta.shape[-1])
         gradient = clip_gradient(self.clip, gradient, norm)
         width = state.theta.shape[-1]

@@ -11,9 +11,11 @@ from typing import Any
 
 from fut.display.format import COARSE, brief, columns, duration, loss, nbytes
 from fut.estimation.calibration import KnownCalibration
+from fut.methods.applicability import RuleInfo
 from fut.methods.build import CachePlan
 from fut.methods.curvature_batches import NOISE
 from fut.methods.described import Setting
+from fut.methods.registry import is_baseline
 from fut.planning import Plan
 from fut.readouts.readout import shortened, unit_of
 from storage import Damage
@@ -62,6 +64,36 @@ def _first(planned: Plan) -> list[str]:
         f"before the first answer by `{planned.default}`, the default estimator (`fut cache`): {count:,} gradients "
         f"(those of {runs:.1f} retrained orders), {brief(seconds)}, {nbytes(kept)} on disk, {nbytes(peak)} of memory"
     ]
+
+
+def rules(table: Sequence[RuleInfo]) -> str:
+    """Every update rule, a line each."""
+    rows = [
+        [
+            rule.name,
+            f"{rule.memory:.2f}",
+            rule.coupling + ", matrices alone" * rule.matrices,
+            "yes" if rule.smooth else "no",
+            ", ".join(rule.signals) or "-",
+            _taking(rule),
+        ]
+        for rule in table
+    ]
+    header = ["rule", "memory", "coupling", "smooth", "needs", "estimators"]
+    wide = [max(len(row[c]) for row in [header, *rows]) for c in range(len(header))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in [header, *rows]]
+    notes = [
+        "memory: numbers kept for every parameter of a large matrix. coupling: what the update of a number reads.",
+        "needs: what a step gives beside its mean gradient. *: with all coordinates kept.",
+        "`grouped` gives groups of tensors rules of their own; all of this is that of its groups.",
+    ]
+    return "\n".join([*lines, "", *notes])
+
+
+def _taking(rule: RuleInfo) -> str:
+    """The estimators that take a rule, a star after those under a condition."""
+    named = [name + "*" * bool(condition) for name, condition in rule.estimators.items()]
+    return ", ".join(name for name in named if not is_baseline(name))
 
 
 def info(facts: dict[str, Any]) -> str:

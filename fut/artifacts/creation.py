@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from estimators.rules.base import state_size
 from fut.artifacts.dataset import write_dataset
 from fut.artifacts.directory import CONFIG, DATA, MANIFEST, ORDER, SUMMARY, WARMUP, _sha256, read_manifest
 from fut.training.problem import Problem
@@ -59,7 +60,7 @@ def _require_same_run(found: Manifest, problem: Problem, path: Path) -> None:
 
 def checkpoint_bytes(problem: Problem) -> int:
     """Bytes of all checkpoints: parameters and memory, before every step and after the last."""
-    numbers = problem.rule.state_size(problem.objective.layout)
+    numbers = state_size(problem.rule, problem.objective.layout)
     return numbers * problem.objective.start().element_size() * (problem.config.steps + 1)
 
 

@@ -219,6 +219,15 @@ def list_settings(
 
 
 @app.command()
+def rules(as_json: Json = False) -> None:
+    """The update rules by name: their memory, what they couple and need, and the estimators that take them."""
+    from fut.methods.applicability import rule_table
+
+    table = rule_table()
+    answer({"rules": [rule.as_dict() for rule in table]}, render.rules(table), as_json)
+
+
+@app.command()
 def check(path: RunPath, as_json: Json = False) -> None:
     """Verify every checksum of a run and name what is damaged; exit status 1 if anything is."""
     from fut.api.integrity import check_path

@@ -125,7 +125,9 @@ class Capabilities:
         any_length: orders of other lengths than the window's.
         rebuilds: parameters at the end of an order.
         needs_smooth: it takes a rule with a derivative.
-        coupling: the widest coupling of a rule's coordinates that it treats as it stands.
+        coupling: the widest coupling of a rule's coordinates that it treats as it stands, on a sample of coordinates too.
+        by_coordinate: it takes rules whose memory is a number for every parameter.
+        metric: it takes rules whose step per unit of gradient is a number for every parameter.
         trains: it gives the truth, by training.
         baseline: it says the same of every order.
         exact_curvature: it takes curvature at query time, and is trusted where first-order figures err.
@@ -138,6 +140,8 @@ class Capabilities:
     rebuilds: bool = False
     needs_smooth: bool = False
     coupling: Coupling = "global"
+    by_coordinate: bool = False
+    metric: bool = False
     trains: bool = False
     baseline: bool = False
     exact_curvature: bool = False

@@ -10,6 +10,7 @@ from fut.methods.adjoint.method import ADJOINT_METHOD, POSITIONS
 from fut.methods.base import Estimator, Method
 from fut.methods.baseline import REFERENCE
 from fut.methods.context import Context
+from fut.methods.coupling import condition_of
 from fut.methods.footprint import Footprint
 from fut.methods.lowrank.estimator import LOW_RANK_METHOD
 from fut.methods.lowrank.pipeline import LOW_RANK_TERMS
@@ -39,7 +40,7 @@ METHODS: Registry[Method] = Registry(
     UsageError,
 )
 DEFAULT, WITHOUT_DERIVATIVE = ADJOINT_METHOD, REPLAY
-"""What answers where nothing is named: of a rule with a derivative, and of one without."""
+"""What answers where nothing is named: of a rule that it takes, and of others."""
 ENDPOINTS, EXACT = LOW_RANK_METHOD, REPLAY_EXACT
 """What answers shorter orders and rebuilds parameters: where its terms are cached, and where they are not."""
 
@@ -119,8 +120,10 @@ def make_estimator(context: Context, spec: str, readout: str = PROBE, **options:
 
 
 def default_estimator(context: Context) -> str:
-    """The name of the method that answers when none is named: one for a rule with a derivative, one without."""
-    return (DEFAULT if context.problem.rule.smooth else WITHOUT_DERIVATIVE).name
+    """The name of the method that answers when none is named: the first that takes the run's rule."""
+    rule = context.problem.rule
+    taking = (m for m in (DEFAULT, WITHOUT_DERIVATIVE, EXACT) if condition_of(m.capabilities, rule) is not None)
+    return next(taking, RETRAIN).name
 
 
 def open_estimator(context: Context, spec: str, readout: str = PROBE, **options: str) -> Estimator:

@@ -10,6 +10,7 @@ import torch
 from estimators.adjoint import Anchored, AnchoredGradients, DualTransition
 from estimators.orders.order import random_orders
 from estimators.replay import OrderBatch, RuleTransition
+from estimators.rules.signals import NONE, alike
 from estimators.state import State
 from fut.methods.footprint import Footprint, numbers, timed
 from fut.models import autodiff as derivatives
@@ -62,7 +63,8 @@ class Timings:
         """Seconds of one step of the rule on all parameters."""
         theta, rule = self.footprint.theta, self.problem.rule
         state = rule.init(theta)
-        return timed(lambda: rule.step(state, theta, self.problem.rate(0))[0].theta.sum().item())
+        signals = alike(theta) if rule.signals else NONE
+        return timed(lambda: rule.step(state, theta, self.problem.rate(0), signals=signals)[0].theta.sum().item())
 
     @cached_property
     def flop(self) -> float:

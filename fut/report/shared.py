@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fut.display.agreement import Row
 from fut.errors import NotCachedError
+from fut.methods.coupling import condition_of
+from fut.methods.registry import method_of
 from fut.questions.accuracy.result import Verification
 from fut.readouts.readout import PROBE
 from fut.report.board.tables import Board, make_board
@@ -16,6 +18,10 @@ def page_board(record: RunRecord) -> Board | Missing:
     run = record.run
     if not run.problem.rule.smooth:
         return Missing(f"the update rule {run.config.rule.name} has no derivative, which the board's table needs")
+    if condition_of(method_of("positions").capabilities, run.problem.rule) is None:
+        return Missing(
+            f"`positions`, of whose table the board is made, does not take the update rule {run.config.rule.name}"
+        )
     try:
         return make_board(run)
     except NotCachedError:

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from estimators.rules.base import Rule
+from estimators.rules.signals import alike
 from fut.errors import ModelError
 from fut.models.objective import Objective
 
@@ -74,9 +75,11 @@ class AbsentGradients:
         """Tensors that a gradient of zeros moves: in the first step, by decay, and after a step with a gradient, by memory."""
         ones = torch.ones(1, self._layout.size)
         zeros, start = torch.zeros_like(ones), self._rule.init(ones)
-        after = self._rule.step(start, ones, 1.0)[0]
-        return self._nonzero(self._rule.step(start, zeros, 1.0)[1]), self._nonzero(
-            self._rule.step(after, zeros, 1.0)[1]
+        after = start
+        for _ in range(2):  # as the first step of some rules moves nothing and remembers no gradient
+            after = self._rule.step(after, ones, 1.0, signals=alike(ones))[0]
+        return self._nonzero(self._rule.step(start, zeros, 1.0, signals=alike(zeros))[1]), self._nonzero(
+            self._rule.step(after, zeros, 1.0, signals=alike(zeros))[1]
         )
 
     def _nonzero(self, moved: torch.Tensor) -> set[str]:

@@ -19,6 +19,7 @@ from fut.models.autodiff import item_loss
 from fut.models.objective import Objective
 from fut.progress import Progress, silent
 from fut.training.checkpoints import attributes_of, pack, read_state
+from fut.training.curvature import item_curvature, warmup_curvature
 from fut.training.divergence import named
 from fut.training.problem import Problem, finite
 from fut.training.weights import weighed
@@ -50,7 +51,8 @@ def train_order(problem: Problem, start: State, order: Order, listener: Listener
         DivergenceError: naming the order, where a loss or a gradient is not finite.
     """
     began = time.perf_counter()
-    transition = RuleTransition(problem.rule, problem.rate, TrueGradients(problem.gradient, problem.mean_gradient))
+    gradients = TrueGradients(problem.gradient, problem.mean_gradient, item_curvature(problem))
+    transition = RuleTransition(problem.rule, problem.rate, gradients)
     batch = OrderBatch.pack([weighed(problem, order)], problem.device)
     try:
         theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
@@ -92,23 +94,34 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
             save(step, state)
             tick()
 
-        transition = RuleTransition(problem.rule, rate, TrueGradients(gradient))
-        batch = OrderBatch.pack([Order.of(range(len(items)))], problem.device)
+        transition = RuleTransition(problem.rule, rate, TrueGradients(gradient, curvature=warmup_curvature(problem)))
+        batch = OrderBatch.pack([warmup_order(problem)], problem.device)
         return replay(transition, state, batch, done, listener)
 
 
-def _recording(problem: Problem) -> tuple[TrueGradients, dict[str, float]]:
-    """The gradients that training takes, and what is recorded of the latest step: its loss."""
-    latest = {"train_loss": math.nan}
+def warmup_order(problem: Problem) -> Order:
+    """One item a step; for a rule that needs several items in a step as many as a step of the window has, so that each stands in
+    as many steps in a row."""
+    count = len(problem.data.warmup)
+    width = min(problem.config.data.per_step, count) if "micro_batches" in problem.rule.signals else 1
+    return Order.of([[(step + i) % count for i in range(width)] for step in range(count)])
+
+
+def _recording(problem: Problem) -> tuple[TrueGradients, list[float]]:
+    """The gradients that training takes, and the losses of those of the latest step: of their mean, or of each of its items."""
+    losses: list[float] = []
 
     def kept(found: tuple[Tensor, float]) -> Tensor:
-        latest["train_loss"] = found[1]
+        losses.append(found[1])
         return found[0]
 
     def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
         return kept(problem.mean_gradient_and_loss(theta, items, weights))
 
-    return TrueGradients(lambda theta, item: kept(problem.gradient_and_loss(theta, item)), mean), latest
+    def one(theta: Tensor, item: int) -> Tensor:
+        return kept(problem.gradient_and_loss(theta, item))
+
+    return TrueGradients(one, mean, item_curvature(problem)), losses
 
 
 def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
@@ -132,10 +145,12 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
         done = 0
     else:
         state = read_state(checkpoints, done, problem.device).rows(1)
-    gradients, latest = _recording(problem)
+    gradients, losses = _recording(problem)
 
     def save(step: int, state: State) -> None:
-        checkpoints.write(step, pack(state), attributes_of(state, train_loss=latest["train_loss"]))
+        loss = sum(losses) / len(losses) if losses else math.nan
+        losses.clear()
+        checkpoints.write(step, pack(state), attributes_of(state, train_loss=loss))
 
     with progress("reference run", problem.config.steps - done) as tick:
 

@@ -16,7 +16,11 @@ from estimators.adjoint import (
     DualTransition,
     Sweep,
     inclusion_probabilities,
+    independent_halves,
+    mean_touched,
+    partial_sums,
     poisson_sample,
+    quadratic_part,
     sampling_variance,
     spread_anchors,
 )
@@ -25,7 +29,7 @@ from estimators.orders.order import Order
 from estimators.replay import CachedGradients, CurvedGradients, OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.rules import make_rule
 from estimators.state import State
-from estimators.trajectory import CentreTransition, balanced_mixture, ensemble_orders
+from estimators.trajectory import CentreTransition, balanced_groups, balanced_mixture, ensemble_orders
 
 D = N = 6
 draw = torch.Generator().manual_seed(0)
@@ -64,7 +68,9 @@ def estimates(rule: Any, mixture: Order, bend: float) -> tuple[Tensor, list[Stat
     tables = [torch.stack([gradient(z.theta, i) for i in range(N)]) for z in states]
     inner = RuleTransition(rule, rate, CachedGradients(tables.__getitem__))
     dual = DualTransition(inner, lambda t: states[t].theta, weights.__getitem__)
-    end = replay(dual, dual.start(states[0].rows(len(ORDERS)), 2), OrderBatch.pack(ORDERS))
+    start = dual.start(states[0].rows(len(ORDERS)), 2)
+    assert start.memory["gathered"].dtype == START.dtype
+    end = replay(dual, start, OrderBatch.pack(ORDERS))
     return dual.contributions(end, N, SLOPES).sum(-1), states
 
 
@@ -188,6 +194,29 @@ def test_orders_of_an_ensemble_make_batches_anew_and_keep_weights_and_lengths() 
     assert {tuple(sorted(s)) for s in orders[0].steps} != {tuple(sorted(s)) for s in reference.steps}
 
 
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 1), (2, 3), (3, 2), (1, 6)])
+def test_groups_are_balanced_and_of_distinct_items(count: int, size: int) -> None:
+    groups = balanced_groups(REFERENCE, count, size, seed=3)
+    assert len(groups) == N
+    assert {len(step) for step in groups} == {count}
+    assert all(len(set(group)) == size == len(group) for step in groups for group in step)
+    assert set(Counter(i for step in groups for group in step for i in group).values()) == {count * size}
+    assert groups == balanced_groups(REFERENCE, count, size, seed=3)
+    if size == 1:
+        assert [[item for (item,) in step] for step in groups] == [
+            list(step) for step in balanced_mixture(REFERENCE, count, seed=3).steps
+        ]
+
+
+def test_sensitivities_are_means_over_the_items_that_touch_a_coordinate() -> None:
+    injections = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    gradients = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, -1.0], [0.0, 0.0, 3.0], [4.0, 0.0, 0.0]], dtype=torch.float64)
+    found = mean_touched(injections, gradients)
+    torch.testing.assert_close(found[:, 0], injections[[0, 1, 3], :, 0].mean(0))
+    torch.testing.assert_close(found[:, 2], injections[[1, 2], :, 2].mean(0))
+    assert not found[:, 1].any()
+
+
 @pytest.mark.parametrize("count", [1, 2, 4, 6])
 def test_mixtures_are_balanced_distinct_and_seeded(count: int) -> None:
     mixture = balanced_mixture(REFERENCE, count, seed=3)
@@ -252,6 +281,38 @@ def test_sampled_sums_are_unbiased_with_the_stated_variance() -> None:
     assert np.mean(sums) == pytest.approx(values.sum().item(), abs=4 * (exact / 4000) ** 0.5), "biased"
     assert np.var(sums) == pytest.approx(exact, rel=0.12), "the variance is not the stated one"
     assert np.mean(stated) == pytest.approx(exact, rel=0.12), "the estimate of the variance is biased"
+
+
+@pytest.mark.parametrize("p", [0.2, 0.7, 1.0])
+def test_halves_are_independent_samples_with_the_probabilities_they_state(p: float) -> None:
+    """Of coordinates that were drawn with probability p: each half holds a of all, both hold a², a = 1 - sqrt(1 - p)."""
+    count = 40_000
+    first, second, either = independent_halves(torch.full((count,), p, dtype=torch.float64), 3)
+    a = 1 - (1 - p) ** 0.5
+    assert torch.allclose(either, torch.full((count,), a, dtype=torch.float64))
+    assert (first | second).all(), "what was drawn is in one of them"
+    for held, share in ((first, a), (second, a), (first & second, a * a)):
+        found = p * held.double().mean().item()
+        assert found == pytest.approx(share, abs=4 * p / count**0.5 / 2)
+    other = independent_halves(torch.full((count,), p, dtype=torch.float64), 4)[0]
+    assert p == 1.0 or not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("signs", [(1.0, 1.0), (1.0, -1.0), (-1.0, 0.0)])
+def test_the_quadratic_part_of_a_sample_is_unbiased(signs: tuple[float, float]) -> None:
+    """Over all samples of five coordinates, with their probabilities: not only where signs cancel."""
+    contributions = torch.tensor([[1.0, -2.0, 0.5, 3.0, -0.3], [0.2, 1.0, -1.5, 0.4, 2.0]], dtype=torch.float64)
+    p, sign = torch.tensor([0.2, 0.9, 0.5, 0.7, 1.0], dtype=torch.float64), torch.tensor(signs, dtype=torch.float64)
+    total, mean = 0.0, 0.0
+    for held in itertools.product((False, True), repeat=len(p)):
+        kept = torch.tensor(held)
+        probability = torch.where(kept, p, 1 - p).prod().item()
+        values, variances = (part.sum(-1)[0] for part in partial_sums(contributions[None, :, kept], p[kept], 2))
+        total, mean = total + probability, mean + probability * quadratic_part(values, variances, sign)
+    assert total == pytest.approx(1.0)
+    exact = 0.5 * (sign * contributions.sum(-1).square()).sum().item()
+    assert mean == pytest.approx(exact, rel=1e-12)
+    assert quadratic_part(contributions.sum(-1), torch.zeros(2), sign) == pytest.approx(exact, rel=1e-12)
 
 
 def test_all_pairs_of_steps_are_seen_by_the_reference_curvature_test() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from estimators.adjoint import poisson_sample
+from estimators.adjoint import poisson_sample, weighted_sums
 from estimators.control_variates import SIGNS, Bounded, control_weights, signed_variance
 
 draw = torch.Generator().manual_seed(7)
@@ -27,6 +28,27 @@ def test_estimates_are_unbiased_with_the_variance_that_the_signed_sums_state() -
     assert abs(errors.var() / variance - 1) < 0.25
     assert abs(torch.tensor(stated).mean() / variance - 1) < 0.1
     assert variance < 0.1 * float((VALUES.square() * (1 - P) / P).sum()), "than without"
+
+
+@pytest.mark.parametrize("run", [1, 3, 8])
+def test_weighted_sums_are_of_runs_of_coordinates(run: int) -> None:
+    """The last run is as long as what is left; each weight has a row of its own."""
+    contributions = torch.randn(2, 1, 7, dtype=torch.float64, generator=draw)
+    weights = torch.randn(3, 7, dtype=torch.float64, generator=draw)
+    found = weighted_sums(contributions, weights, run)
+    parts = [slice(first, first + run) for first in range(0, 7, run)]
+    slow = [[[(c[0] * w)[part].sum() for part in parts] for w in weights] for c in contributions]
+    torch.testing.assert_close(found, torch.tensor(slow), rtol=1e-12, atol=1e-14)
+    assert weighted_sums(contributions.float(), weights, run).dtype == torch.float32
+
+
+def test_the_signed_weights_hold_the_variance_of_every_coordinate() -> None:
+    """Squared, (1 - p)/p², of which the mean over samples, p times that, is a coordinate's variance; signs are fair."""
+    weights = control_weights(P, 11)
+    assert torch.equal(weights[0], 1 / P)
+    torch.testing.assert_close(weights[1:].square(), ((1 - P) / P.square()).expand(SIGNS, -1), rtol=1e-12, atol=0)
+    assert abs(weights[1:].sign().mean()) < 4 / (SIGNS * len(P)) ** 0.5
+    assert len(torch.unique(weights[1:].sign(), dim=0)) == SIGNS, "no row of signs twice"
 
 
 def test_what_is_surely_kept_has_no_variance() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from coupled import MATRICES, Orthogonal, Trusting
 
-from estimators.contract import gradients, normal, trained
+from estimators.contract import ONLY_MATRICES, gradients, normal, trained
 from estimators.errors import RuleError
 from estimators.parameters import ParameterLayout
 from estimators.position_table import StepStates, chunked_values, item_values
 from estimators.rules import RULES, make_rule
-from estimators.rules.base import Rule, state_vectors
+from estimators.rules.base import Rule, state_size, state_vectors
 from estimators.rules.clipping import global_norm
 from estimators.state import State
 
@@ -23,16 +23,32 @@ EVERY = [*RULES, *OWN]
 
 
 def made(name: str) -> Rule:
+    if name == "grouped":
+        return make_rule(name, groups=[{"name": "all"}])
     return OWN[name]() if name in OWN else make_rule(name)
+
+
+ONE_BUFFER = {"momentum", "momentum_clock_matched", "lion", "lion_clock_matched", "muon", "orthogonal", "trusting"}
+NUMBERS = {  # of memory, for matrices [4, 5], [8, 4] and a vector [5]; where it is not that of one buffer or of Adam
+    "sgd": 0,
+    "adafactor": (4 + 8) + (5 + 4) + 5,
+    "shampoo": 57 + (16 + 25) + (64 + 16) + 25,
+    "shampoo_corrected": 57 + (16 + 25) + (64 + 16) + 25,
+    "soap": 2 * 57 + 2 * ((16 + 25) + (64 + 16)),
+    "adamw_mols": 3 * 57,
+    "sophia_corrected": 3 * 57,
+    "trusting": 3,
+}
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_buffers_are_counted_as_init_makes_them(name: str) -> None:
-    rule = made(name)
-    memory = rule.on(MATRICES).init(torch.zeros(57)).memory
-    assert rule.buffers(MATRICES) == {k: len(b) for k, b in memory.items()}
-    assert rule.state_size(MATRICES) == 57 + sum(len(b) for b in memory.values())
-    assert state_vectors(rule, MATRICES) == {"sgd": 1, "adam": 3, "adamw": 3}.get(name, 2)
+    rule, layout = made(name), MATRICES if name != "muon" else ONLY_MATRICES["matrices"]
+    memory = rule.on(layout).init(torch.zeros(layout.size)).memory
+    assert rule.buffers(layout) == {k: len(b) for k, b in memory.items()}
+    expected = NUMBERS.get(name, layout.size * (1 if name in ONE_BUFFER else 2))
+    assert state_size(rule, layout) == layout.size + expected
+    assert state_vectors(rule, layout) == 1 + -(-expected // layout.size)
 
 
 def test_a_coupled_rule_never_takes_part_of_a_block_and_says_so() -> None:

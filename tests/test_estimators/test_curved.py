@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators.adjoint import Anchored, StreamedAnchors, anchors_around
+from estimators.adjoint import Anchored, AnchoredGradients, StreamedAnchors, anchors_around
 from estimators.errors import DivergenceError
 from estimators.lanczos import RitzPairs
 from estimators.lowrank import (
+    BentGradients,
     Curvature,
     LowRankTransition,
     curvature_anchors,
@@ -211,3 +212,51 @@ def test_streamed_rows_are_those_of_whole_tables_and_no_others_are_read() -> Non
         assert asked == [(index, sorted({t, 1, N - 1 - t})) for index in ([low] if low == high else [low, high])]
     nothing = OrderBatch.pack([Order.of([[]])]).at(0)
     assert not streamed.pick(0, nothing).any()
+
+
+def bent_gradients(
+    kept: Tensor, norm: float | None, weight: Tensor | float, delta: Tensor, response: Tensor
+) -> BentGradients:
+    """Gradients about the centre on some coordinates, to which curvature answers with `response` [k] at a displacement [k]."""
+    table, k = torch.stack([gradient(CENTRE[0], i) for i in range(N)])[:, kept], len(kept)
+    norms = None if norm is None else Anchored([0], lambda a: torch.full((N, 1), norm, dtype=torch.float64))
+    pairs = RitzPairs(1 / (response @ delta)[None], response[None])
+    return BentGradients(
+        AnchoredGradients(Anchored([0], lambda a: table), norms, weight),
+        lambda step: CENTRE[0, kept],
+        Curvature([0], lambda index: pairs),
+        lambda anchor: torch.ones(k, dtype=torch.float64),
+        lambda step: torch.ones(k, dtype=torch.bool),
+    )
+
+
+FIRST = OrderBatch.pack([Order.of([0])]).at(0)
+
+
+def test_the_norm_of_a_sample_has_what_curvature_changes_on_its_coordinates() -> None:
+    """On all coordinates it is the norm; on a sample what changes of the square is weighted by 1/p."""
+    response, delta, plain = torch.linspace(0.5, 1.5, D).double(), torch.ones(D).double(), gradient(CENTRE[0], 0)
+    whole = bent_gradients(torch.arange(D), plain.norm().item(), 1.0, delta, response)
+    bent, norm = whole(0, FIRST, (CENTRE[0] + delta)[None])
+    torch.testing.assert_close(bent[0], plain + response, rtol=1e-12, atol=0)
+    assert norm is not None
+    assert norm.item() == pytest.approx((plain + response).norm().item(), rel=1e-12)
+    kept, weight = torch.arange(0, D, 2), 1 + torch.rand(D // 2, dtype=torch.float64, generator=draw)
+    sampled = (kept, plain.norm().item(), weight, delta[kept], response[kept])
+    norm = bent_gradients(*sampled)(0, FIRST, (CENTRE[0] + delta)[None, kept])[1]
+    change = (weight * ((plain + response).square() - plain.square())[kept]).sum()
+    assert norm is not None
+    assert norm.item() == pytest.approx((plain.square().sum() + change).sqrt().item(), rel=1e-12)
+    unclipped = bent_gradients(kept, None, weight, delta[kept], response[kept])
+    assert unclipped(0, FIRST, (CENTRE[0] + delta)[None, kept])[1] is None
+
+
+def test_the_norm_of_a_sample_is_at_least_that_of_its_own_coordinates() -> None:
+    """Weighted changes may take off more than there is: the square would be negative, and the root no number."""
+    kept, plain = torch.arange(0, D, 4), gradient(CENTRE[0], 0)
+    own, delta = plain[kept], torch.ones(len(kept), dtype=torch.float64)
+    made = bent_gradients(kept, plain.norm().item(), 100.0, delta, -0.9 * own)
+    bent, norm = made(0, FIRST, (CENTRE[0, kept] + delta)[None])
+    torch.testing.assert_close(bent[0], 0.1 * own, rtol=1e-9, atol=0)
+    assert norm is not None
+    assert norm.item() == pytest.approx(0.1 * own.norm().item(), rel=1e-9)

@@ -123,6 +123,11 @@ def test_what_cannot_be_arranged_is_refused() -> None:
     ]:
         with pytest.raises(OrderError, match=said):
             arranged(REFERENCE, SCORES, family, number)
-    for scores, said in [(SCORES[:8], r"shape \[8\]"), ([*SCORES[:8], np.nan], "NaN"), ([SCORES], r"shape \[1, 9\]")]:
+    for scores, said in [
+        (SCORES[:8], r"shape \[8\]"),
+        ([*SCORES[:8], np.nan], "NaN"),
+        ([*SCORES[:8], None], "NaN"),
+        ([SCORES], r"shape \[1, 9\]"),
+    ]:
         with pytest.raises(OrderError, match=said):
             arranged(REFERENCE, scores)  # type: ignore[arg-type]

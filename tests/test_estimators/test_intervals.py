@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from estimators.intervals import CalibrationError, calibrate, calibrate_anchored
 
@@ -33,6 +34,34 @@ def test_intervals_cover_nine_in_ten(count: int) -> None:
         low, high = calibrate(list(true[:-1]), list(guess[:-1])).interval(guess[-1])
         inside.append(low <= true[-1] <= high)
     assert np.mean(inside) == pytest.approx(0.9, abs=0.022), "four standard errors of 3000 draws"
+
+
+@pytest.mark.parametrize("reference", [None, 2.0])
+@pytest.mark.parametrize("count", [3, 5, 6, 8])
+def test_an_interval_is_that_of_least_squares_for_a_new_order(count: int, reference: float | None) -> None:
+    """The textbook's x' (X'X)^-1 x, with the columns that are fitted: an offset unless anchored, a slope from 6 orders on."""
+    draw, at, sloped = np.random.default_rng(3), reference or 0.0, count >= 6
+    guess = 2.1 + 0.1 * draw.normal(size=count)
+    true = 0.4 + 0.8 * guess + 0.02 * draw.normal(size=count)
+
+    def columns(estimates: np.ndarray) -> np.ndarray:
+        fitted = [np.ones_like(estimates)] * (reference is None) + [estimates - at] * sloped
+        return np.array(fitted).reshape(len(fitted), len(estimates)).T
+
+    def unfitted(estimates: np.ndarray) -> np.ndarray:
+        return at + (estimates - at) * (not sloped)
+
+    X, left = columns(guess), true - unfitted(guess)
+    found, freedom = np.linalg.pinv(X) @ left, count - X.shape[1]
+    variance = ((left - X @ found) ** 2).sum() / freedom
+    chosen = (true.tolist(), guess.tolist())
+    fit = calibrate(*chosen) if reference is None else calibrate_anchored(*chosen, reference)
+    for new in (2.05, 2.6):
+        x = columns(np.array([new]))[0]
+        half = student.ppf(0.95, freedom) * np.sqrt(variance * (1 + x @ np.linalg.pinv(X.T @ X) @ x) + 0.003)
+        centre = x @ found + unfitted(np.array([new]))[0]
+        assert fit.correct(new) == pytest.approx(centre, rel=1e-9)
+        assert fit.interval(new, 0.003) == pytest.approx((centre - half, centre + half), rel=1e-9)
 
 
 def test_sampling_variance_widens_the_interval() -> None:

@@ -46,6 +46,13 @@ def test_a_few_products_find_the_leading_pairs() -> None:
     torch.testing.assert_close(vectors @ vectors.T, torch.eye(12).double(), atol=1e-12, rtol=0)
 
 
+def test_in_single_precision_vectors_are_single_and_values_double() -> None:
+    A = symmetric(torch.linspace(1, 9, D, dtype=torch.float64)).float()
+    found, vectors = lanczos(lambda u: A @ u, lambda n: seeded_draw(D, 0)(n).float(), D)
+    assert (found.dtype, vectors.dtype) == (torch.float64, torch.float32)
+    torch.testing.assert_close(vectors @ A @ vectors.T, torch.diag(found).float(), atol=1e-4, rtol=0)
+
+
 def test_a_rank_beyond_the_dimension_is_the_dimension() -> None:
     A = symmetric(torch.arange(5.0, dtype=torch.float64))
     assert lanczos(lambda u: A @ u, seeded_draw(5, 0), 9).values.shape == (5,)

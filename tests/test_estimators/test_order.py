@@ -218,6 +218,8 @@ def test_without_takes_any_number_of_items() -> None:
     assert named_order("without:1", REFERENCE).canonical() == Order.of([[0], [], [2], [3], [4], [5]])
     with pytest.raises(OrderError, match="an item that the order holds, got 9"):
         named_order("without:3,9", REBATCHED)
+    with pytest.raises(OrderError, match="expected `swap:N,N` with whole numbers from 0, got `swap:3`"):
+        named_order("swap:3", REFERENCE)
     for spec in ("without", "without:", "without:a", "without:-1"):
         with pytest.raises(OrderError, match="expected `without:N,N,…` with whole numbers"):
             named_order(spec, REBATCHED)

@@ -90,14 +90,17 @@ def test_it_is_its_definition_for_adamw() -> None:
         assert torch.allclose(found[r, i], sum(c[r] * (a - b) for c, a, b in pairs), rtol=1e-12, atol=0)  # type: ignore[arg-type]
 
 
-def test_chunks_are_parts_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = make_rule("adamw", betas=(0.9, 0.95))
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_chunks_are_parts_of_the_whole(monkeypatch: pytest.MonkeyPatch, clip: float | None) -> None:
+    """Clipped by the norm of all coordinates, not of the chunk's."""
+    rule = make_rule("adamw", betas=(0.9, 0.95), clip=clip)
     before = State(
         START, {"m": 0.1 * SLOPES[0], "v": SLOPES[1].square()}, rule.step(rule.init(START), SHIFTS[0], 0.1)[0].clock
     )
     after = rule.step(before, SLOPES[1], 0.1)[0]
     here = StepStates(before, after, State(SLOPES, {"m": 2 * SLOPES, "v": -SLOPES.flip(-1)}, {}))
     every = item_values(rule, 0.1, here, SHIFTS, SHIFTS.norm(dim=-1))
+    assert SHIFTS.norm(dim=-1).min() > 1, "every gradient is clipped, and the largest by more"
     monkeypatch.setattr("estimators.position_table.CACHED", 2 * N)
     places, parts = zip(*chunked_values(rule, 0.1, here, SHIFTS, SHIFTS.norm(dim=-1)), strict=True)
     assert [place.start for place in places] == [0, 2, 4]

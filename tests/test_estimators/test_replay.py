@@ -82,6 +82,36 @@ def test_exact_curvature_is_exact_on_quadratic_losses(name: str, options: dict[s
     assert not torch.allclose(flat[1], expected[1], rtol=0, atol=1e-6), "order 0 cannot be exact here"
 
 
+@pytest.mark.parametrize("steps_at_once", [False, True])
+@pytest.mark.parametrize(("name", "options"), RULES)
+def test_exact_curvature_counts_items_by_their_weights(
+    name: str, options: dict[str, object], steps_at_once: bool
+) -> None:
+    """Steps of several items, of equal and of different weights, and of none: exact on quadratic losses."""
+    rule = make_rule(name, **options)
+    steps: list[Any] = [[0, 1], {"items": [2, 3, 4], "weights": [1, 3, 0]}, [], [3, 3, 4]]
+    orders = [Order.of(o) for o in ([[0, 1], [2, 3], [], [4, 0]], steps, list(reversed(steps)))]
+
+    def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
+        return sum(w * gradient(theta, i) for i, w in zip(items, weights, strict=True))  # type: ignore[return-value]
+
+    truth, trajectory = RuleTransition(rule, rate, TrueGradients(gradient)), [START]
+    start, batch = rule.init(START).rows(len(orders)), OrderBatch.pack(orders)
+    replay(
+        truth,
+        rule.init(START).rows(1),
+        OrderBatch.pack(orders[:1]),
+        listener=lambda t, z: trajectory.append(z.theta[0]),
+    )
+    curved = CurvedGradients(
+        trajectory.__getitem__, gradient, lambda theta, item, u: HESSIANS[item] @ u, mean if steps_at_once else None
+    )
+    found = replay(RuleTransition(rule, rate, curved), start, batch).theta
+    expected = replay(truth, start, batch).theta
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(expected[1:], expected[:1], rtol=0, atol=1e-2), "the orders differ"
+
+
 def test_a_step_of_several_items_takes_their_mean_gradient() -> None:
     order = Order.of([[0, 1], [2], [], [3, 3, 4]])
     rule = make_rule("sgd")

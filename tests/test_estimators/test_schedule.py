@@ -72,3 +72,15 @@ def test_a_wrong_schedule_says_what_would_be_right(change: dict[str, Any], says:
     usual: dict[str, Any] = {"kind": "cosine", "rate": 1.0, "steps": 10}
     with pytest.raises(RuleError, match=says):
         Schedule(**usual | change)
+
+
+def test_lists_of_rates_are_of_recorded_schedules_and_as_long_as_the_run() -> None:
+    assert rates(Schedule("recorded", 1.0, 3, rates=(0.5, 0.0, 2.0))) == [0.5, 0.0, 2.0]
+    wrong: list[tuple[ScheduleKind, tuple[float, ...], str]] = [
+        ("recorded", (0.5, 0.1), r"^`rates`: expected a rate for each of 3 steps, got 2"),
+        ("recorded", (0.5, -0.1, 1.0), r"^`rates\[1\]`: expected a rate >= 0, got -0\.1"),
+        ("constant", (0.5, 0.1, 1.0), r"^`rates`: expected no list of rates with kind constant"),
+    ]
+    for kind, listed, said in wrong:
+        with pytest.raises(RuleError, match=said):
+            Schedule(kind, 1.0, 3, rates=listed)

@@ -92,6 +92,14 @@ def test_the_matrix_is_its_definition(kind: SketchKind, dimension: int, size: in
     assert float((matrix(s) - expected).abs().max()) < 1e-15
 
 
+@pytest.mark.parametrize(("size", "nonzeros"), [(8, 8), (9, 3), (10, 5), (11, 1), (12, 6), (32, 8)])
+def test_a_sparse_sketch_has_as_many_numbers_a_coordinate_as_divide_its_size_up_to_eight(
+    size: int, nonzeros: int
+) -> None:
+    found = matrix(Sketch("sjlt", 2, 30, size))
+    assert found.count_nonzero(dim=0).tolist() == [nonzeros] * 30
+
+
 def test_quantiles_are_symmetric_of_unit_variance_and_normal() -> None:
     table, grid = _quantiles().double(), (torch.arange(65536).double() + 0.5) / 65536
     assert torch.equal(table, -table.flip(0))
@@ -317,6 +325,11 @@ def test_a_vector_that_does_not_fit_says_why() -> None:
             call(wrong)
     with pytest.raises(SketchError, match=r"expected float32 or float64, got torch\.bfloat16; convert"):
         s.project(x.bfloat16())
+    for name in ("project", "restrict"):
+        with pytest.raises(SketchError, match=f"^{name}: expected a last axis of 24"):
+            getattr(sketch("coordinates"), name)(normal(23))
+    with pytest.raises(SketchError, match=r"^lift: expected a last axis of 8"):
+        s.lift(x)
     with pytest.raises(SketchError, match="one vector"):
         s.inner_variance(normal(2, 24), x)
     with pytest.raises(SketchError, match="expected kind 'coordinates', got 'gaussian'"):

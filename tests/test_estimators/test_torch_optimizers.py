@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
 
 from estimators.errors import RuleError
 from estimators.rules.grouped import Grouped
@@ -71,6 +71,8 @@ MAKERS: dict[str, Callable[[Net], list[Optimizer]]] = {
     "adamw": lambda m: [AdamW(m.parameters(), lr=0.02, weight_decay=0.05)],
     "adam": lambda m: [Adam(m.parameters(), lr=0.02, weight_decay=0.05)],
     "adam, decoupled": lambda m: [Adam(m.parameters(), lr=0.02, weight_decay=0.05, decoupled_weight_decay=True)],
+    "amsgrad": lambda m: [AdamW(m.parameters(), lr=0.02, betas=(0.9, 0.7), weight_decay=0.05, amsgrad=True)],
+    "radam": lambda m: [RAdam(m.parameters(), lr=0.02, betas=(0.9, 0.95), weight_decay=0.05)],
     "sgd": lambda m: [SGD(m.parameters(), lr=0.1, weight_decay=0.05)],
     "momentum": lambda m: [SGD(m.parameters(), lr=0.1, momentum=0.9)],
     "nesterov": lambda m: [SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True)],

@@ -26,7 +26,7 @@ class AdjointMethod(Method):
 
     name = "adjoint"
     opens: type[Estimator] = Adjoint
-    capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True)
+    capabilities = Capabilities(needs_smooth=True, coupling="coordinate", by_coordinate=True, swept=True)
     preparation = EXPANSION
     advice = "lower adjoint.coordinates or adjoint.num_anchors"
     note = "by the expansion about the trajectory"
@@ -53,7 +53,9 @@ class PositionsMethod(AdjointMethod):
     """First order in every single placement: a look-up for every step."""
 
     name, opens = "positions", Positions
-    capabilities = Capabilities(needs_smooth=True, coupling="coordinate", swept=True, empty_steps=False)
+    capabilities = Capabilities(
+        needs_smooth=True, coupling="coordinate", by_coordinate=True, swept=True, empty_steps=False
+    )
 
     def read_bytes(self, context: Context) -> int:
         table = table_name(open_expansion(context).spec)

@@ -172,7 +172,7 @@ class LowRank(Method):
     """Rebuilds the endpoint: replay about a trajectory of mixtures with curvature, a few gradients per order."""
 
     name, aliases, opens = "lowrank", ("curved",), LowRankReplay
-    capabilities = Capabilities(any_length=True, rebuilds=True, needs_smooth=True, coupling="coordinate")
+    capabilities = Capabilities(any_length=True, rebuilds=True, needs_smooth=True, coupling="coordinate", metric=True)
     preparation = LOW_RANK_TERMS
     advice = "lower lowrank.rank or adjoint.num_anchors"
 

@@ -88,7 +88,7 @@ class Taylor1(Streaming):
     """First order in the update's own displacement."""
 
     name, aliases, opens = "taylor1", ("fut",), FirstOrderTaylor
-    capabilities = Capabilities(any_length=True, rebuilds=True, empty_steps=False)
+    capabilities = Capabilities(any_length=True, rebuilds=True, empty_steps=False, needs_smooth=True)
     advice = "lower cache.size or data.items"
 
 

@@ -16,7 +16,7 @@ from estimators.state import State
 from fut.artifacts.directory import TERMS
 from fut.errors import UsageError
 from fut.methods.context import Context
-from fut.methods.coupling import UNCUT, cut_apart, require_uncut
+from fut.methods.coupling import UNCUT, cut_apart, require_mean_gradient, require_smooth, require_uncut
 from fut.methods.footprint import TEMPORARIES, Footprint, hashes
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.pairwise.store import has_terms, pairwise_config, renew_term_metadata
@@ -152,6 +152,11 @@ def _run(files: PairwiseFiles, blocks: Sequence[Block]) -> Iterator[None]:
             yield
 
 
+def _usual(problem: Problem, layout: TermLayout) -> tuple[str, ...]:
+    """The terms of all methods that take the rule: of one without a derivative those that are replayed."""
+    return tuple(layout.names) if problem.rule.smooth else needs(layout, "replay")
+
+
 def terms_memory(layout: TermLayout, f: Footprint, names: Sequence[str]) -> int:
     """Gradients, states and updates of a block of items, then products of its updates one by one."""
     rows, s = min(layout.config.item_block, layout.items), f.state
@@ -193,11 +198,17 @@ class PairwiseStages(Preparation[PairwiseFiles]):
     def planned(self, problem: Problem, config: Config) -> PairwiseSpec:
         layout = TermLayout.of(problem, config.cache)
         cut = cut_apart(problem, layout.sample.size)
-        return PairwiseSpec(problem, layout, tuple(n for n in layout.names if not (cut and n in NEEDS["replay"])))
+        return PairwiseSpec(
+            problem, layout, tuple(n for n in _usual(problem, layout) if not (cut and n in NEEDS["replay"]))
+        )
 
     def open(self, context: Context, request: Request = Request()) -> PairwiseFiles:  # noqa: B008
         layout = TermLayout.of(context.problem, request.cache or pairwise_config(context))
-        names = tuple(name for name in layout.names if request.names is None or name in request.names)
+        names = (
+            _usual(context.problem, layout)
+            if request.names is None
+            else tuple(n for n in layout.names if n in request.names)
+        )
         if lacking := sorted(set(request.names or ()) & set(self.terms) - set(layout.names)):
             raise UsageError(
                 f"terms: expected some of {', '.join(layout.names)}, got {', '.join(lacking)}; "
@@ -213,6 +224,9 @@ class PairwiseStages(Preparation[PairwiseFiles]):
 
     def require_possible(self, spec: PairwiseSpec) -> None:
         _ = spec.layout.sketch
+        require_mean_gradient(spec.problem, "terms")
+        if not {"update", "jvp"}.isdisjoint(spec.names):
+            require_smooth(spec.problem, "terms")
         if "gradient" in spec.names:
             require_uncut(spec.problem, "replay", spec.layout.sample.size, UNCUT)
 
@@ -239,7 +253,9 @@ class PairwiseStages(Preparation[PairwiseFiles]):
         """What the terms of each method cost, each by itself."""
         layout = TermLayout.of(problem, config.cache)
         cut = cut_apart(problem, layout.sample.size)
-        for name in (n for n in NEEDS if not (cut and n == "replay")):
+        for name in (
+            n for n in NEEDS if not (cut and n == "replay") and set(needs(layout, n)) <= set(_usual(problem, layout))
+        ):
             streamed = needs(layout, name)
             count, pairs = layout.gradients(streamed), layout.steps * layout.items
             seconds = count * timings.item + pairs * timings.step

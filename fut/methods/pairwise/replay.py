@@ -13,7 +13,7 @@ from estimators.sketch import Sketch
 from fut.errors import UsageError
 from fut.methods.base import Estimator, Reading, one_of
 from fut.methods.context import Context
-from fut.methods.coupling import UNCUT, require_uncut
+from fut.methods.coupling import UNCUT, require_mean_gradient, require_uncut
 from fut.methods.pairwise.store import Streamed, term_layout
 from fut.methods.pairwise.terms import NEEDS
 from fut.readouts.readout import PROBE
@@ -23,6 +23,11 @@ class ReplayExact(Estimator):
     """Replay of order 1 with exact Hessian-vector products at query time: the oracle, slower than retraining."""
 
     name = "replay-exact"
+
+    def __init__(self, context: Context, readout: str = PROBE) -> None:
+        super().__init__(context, readout)
+        if "curvature" in self.problem.rule.signals:
+            require_mean_gradient(self.problem, self.name)
 
     def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         problem, state = self.problem, self.context.state
@@ -46,6 +51,7 @@ class Replay(Streamed):
 
     def __init__(self, context: Context, readout: str = PROBE, reading: Reading | None = None) -> None:
         super().__init__(context, readout)
+        require_mean_gradient(self.problem, self.name)
         self.sample: Sketch = term_layout(context).sample
         self.full = self.rebuilds = self.sample.kind == "identity"
         require_uncut(self.problem, "replay", self.sample.size, UNCUT)

@@ -14,6 +14,7 @@ from estimators.sketch import Sketch
 from estimators.taylor import DirectionalDerivative, Moments, PaperTransition, SecantDerivative
 from fut.methods.base import Reading, one_of
 from fut.methods.context import Context
+from fut.methods.coupling import require_mean_gradient, require_smooth
 from fut.methods.pairwise.store import Streamed, term_layout
 from fut.methods.pairwise.terms import TermLayout, needs
 from fut.readouts.readout import PROBE
@@ -41,6 +42,8 @@ class FirstOrderTaylor(Streamed):
     ) -> None:
         """layout: of the terms, in place of what the run's store has."""
         super().__init__(context, readout)
+        require_smooth(self.problem, self.name)
+        require_mean_gradient(self.problem, self.name)
         self.layout = layout or term_layout(context)
         self.sketch: Sketch = self.layout.sketch
         one_of("moments", moments, Moments)

@@ -140,7 +140,9 @@ class ReweightingMethod(Method):
     """Leave-out effects about the reference run itself; no gradient per order."""
 
     name, opens = "reweighting", Reweighting
-    capabilities = Capabilities(moves_items=False, needs_smooth=True, coupling="coordinate", swept=True)
+    capabilities = Capabilities(
+        moves_items=False, needs_smooth=True, coupling="coordinate", by_coordinate=True, swept=True
+    )
     preparation = REWEIGHTING_TERMS
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from estimators.errors import OrderError
 from estimators.orders.order import Order
@@ -144,6 +145,25 @@ def test_a_fit_through_the_origin_is_least_squares_on_scaled_cells() -> None:
     assert fit_cells([np.nan] * 4, [1.0] * 4, [1.0] * 4) is None
     lost = fit_cells([np.nan, *true[:5]], [1.0, *guess[:5]], [1.0, *scales[:5]])
     assert lost == few, "a cell whose training diverged is left out"
+
+
+def test_half_widths_are_those_of_weighted_least_squares() -> None:
+    """Student's quantile times the standard error of a new cell, the fitted slope's own uncertainty in it."""
+    draw, scales = np.random.default_rng(4), np.sqrt([1.0, 2, 3, 5, 8, 13, 2, 7])
+    guess = draw.normal(size=8) * scales
+    true = 1.2 * guess + 0.3 * scales * draw.normal(size=8)
+    fit = fit_cells(true, guess, scales)
+    assert fit is not None
+    new, scale = np.array([0.0, 5.0, -20.0]), np.array([1.0, 2.0, 3.0])
+    information = np.sum(guess**2 / scales**2)
+    expected = student.ppf(0.95, 7) * fit.sd * np.sqrt(scale**2 + new**2 / information)
+    assert fit.half_widths(new, scale) == pytest.approx(expected, rel=1e-12)
+    assert expected[2] > 1.2 * student.ppf(0.95, 7) * fit.sd * scale[2], "far from the fitted cells it counts"
+    few = fit_cells(true[:5], guess[:5], scales[:5])
+    assert few is not None
+    assert few.half_widths(new, scale) == pytest.approx(student.ppf(0.95, 5) * few.sd * scale, rel=1e-12), (
+        "a slope that is not fitted has no uncertainty"
+    )
 
 
 def test_intervals_cover_nine_in_ten_new_cells() -> None:
