@@ -16,14 +16,13 @@ import argparse
 import itertools
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from record import RECORDS, write_record
+from record import RECORDS, began, write_record
 from scipy.stats import t as student
 
 import fut
@@ -132,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--draws", type=int, default=200)
     cli.add_argument("--work", type=Path, required=True)
     arguments = cli.parse_args(argv)
-    started, keys = time.time(), ("steps", "seed", "rate")
+    started, keys = began(), ("steps", "seed", "rate")
     kept = _rows()
     done = {tuple(row[k] for k in keys) for row in kept}
     for values in itertools.product(arguments.steps, arguments.seeds, arguments.rates):
