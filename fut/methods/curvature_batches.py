@@ -24,7 +24,7 @@ FINE, FUNCTIONAL = 11, 17
 """Kinds of batches, drawn apart: of read-outs' products, and of functionals'."""
 LONGER = 3.0
 """How many times longer another step is, by which a difference is judged where there is no exact product."""
-NOISE = 0.1
+NOISE = 0.25
 """Relative error of a product by differences above which estimates that rest on such products are warned of."""
 FEWER = 2
 """How many times smaller than a step's the batch is on which functionals' products are taken."""
