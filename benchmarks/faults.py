@@ -218,15 +218,20 @@ def start(before: Path | None, path: Path) -> None:
 
 
 def kills(
-    folder: Path, count: int, until: float, rng: random.Random, done: Callable[[dict[str, Any]], object]
+    folder: Path,
+    names: Sequence[str],
+    count: int,
+    until: float,
+    rng: random.Random,
+    done: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
-    """Kill all stages in turn, until there are so many kills or it is that late; `done` hears of every round."""
+    """Kill the named stages in turn, until there are so many kills or it is that late; `done` hears of every round."""
     bare, cached = folder / "trained", folder / "cached"
     for path, work in ((bare, STAGES["train"]), (cached, STAGES["cache"])):
         start(bare if path == cached else None, path)
         if forked(work, path, None):
             raise RuntimeError((folder / "error.txt").read_text())
-    stages = [Killed(name, None if name == "train" else bare if name == "cache" else cached, folder) for name in STAGES]
+    stages = [Killed(name, None if name == "train" else bare if name == "cache" else cached, folder) for name in names]
     for stage in stages:
         stage.uninterrupted()
         say(f"{stage.name}: {stage.seconds:.1f} s uninterrupted")
@@ -245,6 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--inputs", type=int, default=110_000, help="odd inputs in all")
     cli.add_argument("--kills", type=int, default=1_000, help="kills in all")
+    cli.add_argument("--stages", default=",".join(STAGES), help="comma-separated: what is killed")
     cli.add_argument("--hours", type=float, default=10.0, help="after which no further kills are begun")
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--name", default="faults", help="name of the record")
@@ -261,7 +267,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.kills:
         until = time.time() + 3600 * arguments.hours
         with tempfile.TemporaryDirectory() as folder:
-            keep(kills(Path(folder), arguments.kills, until, random.Random(arguments.seed), keep))
+            keep(
+                kills(
+                    Path(folder),
+                    arguments.stages.split(","),
+                    arguments.kills,
+                    until,
+                    random.Random(arguments.seed),
+                    keep,
+                )
+            )
     return 1 if reported(results, path) else 0
 
 
