@@ -24,6 +24,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,13 @@ UNCOMPARED = ("seconds", "retrain_seconds", "query_seconds", "estimate_seconds")
 """Fields that say how long something took."""
 
 
-def fuzzed(inputs: int, first: int) -> dict[str, Any]:
-    """Draw that many inputs, evenly over all kinds; what came out that must not."""
-    each, results = -(-inputs // len(PROPERTIES)), {}
+def fuzzed(inputs: int, first: int, done: Callable[[dict[str, Any]], object]) -> None:
+    """Draw that many inputs, evenly over all kinds; `done` hears after each kind what came out that must not."""
+    each, results = -(-inputs // len(PROPERTIES)), dict[str, Any]()
     for number, (name, prop) in enumerate(PROPERTIES.items()):
         results[name] = found = drawn(prop, each, first + number)
+        done(results)
         say(f"{name}: {found['inputs']} inputs, {found['failed']} failures")
-    return results
 
 
 def drawn(prop: Property, count: int, first: int) -> dict[str, Any]:
@@ -224,7 +225,7 @@ def kills(
     until: float,
     rng: random.Random,
     done: Callable[[dict[str, Any]], object],
-) -> dict[str, Any]:
+) -> None:
     """Kill the named stages in turn, until there are so many kills or it is that late; `done` hears of every round."""
     bare, cached = folder / "trained", folder / "cached"
     for path, work in ((bare, STAGES["train"]), (cached, STAGES["cache"])):
@@ -235,15 +236,13 @@ def kills(
     for stage in stages:
         stage.uninterrupted()
         say(f"{stage.name}: {stage.seconds:.1f} s uninterrupted")
-    results = {stage.name: stage.as_dict() for stage in stages}
+    done({stage.name: stage.as_dict() for stage in stages})
     while sum(stage.kills for stage in stages) < count and time.time() < until:
         for stage in stages:
             stage.kill(rng)
-        results = {stage.name: stage.as_dict() for stage in stages}
-        done(results)
+        done({stage.name: stage.as_dict() for stage in stages})
         landed, failed = sum(stage.kills for stage in stages), sum(stage.failed for stage in stages)
         say(f"{landed} of {count} kills, {failed} failures")
-    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -258,25 +257,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     started, results = time.time(), dict[str, Any]()
 
-    def keep(stages: dict[str, Any]) -> Path:
-        results["kills"] = stages
+    def keep(kind: str, found: dict[str, Any]) -> Path:
+        results[kind] = found
         return write_record(arguments.name, vars(arguments), results, started)
 
-    results["inputs"] = fuzzed(arguments.inputs, arguments.seed) if arguments.inputs else {}
-    path = keep({})
+    path = keep("inputs", {})
+    if arguments.inputs:
+        fuzzed(arguments.inputs, arguments.seed, partial(keep, "inputs"))
     if arguments.kills:
         until = time.time() + 3600 * arguments.hours
         with tempfile.TemporaryDirectory() as folder:
-            keep(
-                kills(
-                    Path(folder),
-                    arguments.stages.split(","),
-                    arguments.kills,
-                    until,
-                    random.Random(arguments.seed),
-                    keep,
-                )
-            )
+            stages, rng = arguments.stages.split(","), random.Random(arguments.seed)
+            kills(Path(folder), stages, arguments.kills, until, rng, partial(keep, "kills"))
     return 1 if reported(results, path) else 0
 
 
