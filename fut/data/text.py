@@ -120,7 +120,8 @@ def build_dataset(config: TrainingConfig) -> Dataset:
     probe = _probe(held_out, data, np.random.default_rng([data.seed, 1]))
     source = data.text or "CPython's language reference (pydoc_data.topics)"
     known = data.text and not data.tokenizer and len(texts) > 1
-    return Dataset(tuple(items), probe, tuple(warmup), source, _files_of(dealt, texts, length) if known else ())
+    files = _files_of(dealt, texts, length) if known else ()
+    return Dataset(tuple(items), probe, tuple(warmup), source, files=files)
 
 
 def _files_of(dealt: np.ndarray, texts: Sequence[tuple[str, str]], length: int) -> tuple[str, ...]:
