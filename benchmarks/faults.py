@@ -32,7 +32,7 @@ import torch
 from durability_compare import file_content, files_of
 from durability_progress import say
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from record import write_record
+from record import began, write_record
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from fuzzing import PROPERTIES, Property
@@ -189,10 +189,10 @@ class Killed:
     def uninterrupted(self) -> None:
         """Do the work once, in full."""
         start(self.before, self.whole)
-        began = time.perf_counter()
+        first = time.perf_counter()
         if forked(STAGES[self.name], self.whole, None):
             raise RuntimeError(f"{self.name}: expected it to end, got {(self.folder / 'error.txt').read_text()}")
-        self.seconds = time.perf_counter() - began
+        self.seconds = time.perf_counter() - first
 
     def kill(self, rng: random.Random) -> None:
         """Kill it at a random moment, go on, and compare."""
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="faults", help="name of the record")
     arguments = cli.parse_args(argv)
     torch.set_num_threads(1)
-    started, results = time.time(), dict[str, Any]()
+    started, results = began(), dict[str, Any]()
 
     def keep(kind: str, found: dict[str, Any]) -> Path:
         results[kind] = found
