@@ -53,6 +53,10 @@ class Value(Protocol):
     def unit(self) -> str:
         """The read-out's unit; empty for a function of the user's own."""
 
+    @property
+    def truth(self) -> float | None:
+        """The value after retraining, where it is known [`unit`]."""
+
 
 class Estimates(Protocol):
     """One read-out under any number of orders, by one method, without training."""
@@ -76,6 +80,10 @@ class Estimates(Protocol):
     @property
     def fitted_to(self) -> str | None:
         """What the intervals are fitted to: `random` orders, or a kind of edit; None without a calibration."""
+
+    @property
+    def caution(self) -> str:
+        """What the method says against its estimates on this run; empty for nothing."""
 
     def __call__(self, orders: Sequence[Order]) -> Sequence[Value]:
         """A value per checked order."""
@@ -153,6 +161,10 @@ class RunFacts(Protocol):
     @property
     def consumed(self) -> int:
         """Items consumed in the window: gradients that one training costs."""
+
+    @property
+    def rates(self) -> Sequence[float]:
+        """The learning rate of every step [T]."""
 
     @property
     def reference(self) -> Order:

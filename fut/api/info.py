@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fut.artifacts import dataset as dataset_file
@@ -9,6 +10,7 @@ from fut.artifacts import directory as files
 from fut.artifacts.directory import directory_bytes
 from fut.data.text import detokenize
 from fut.errors import FutError, UsageError
+from fut.estimation.calibration import known_calibrations
 from fut.methods.context import Context
 from fut.methods.registry import METHODS, default_estimator, open_estimator, preparations
 from fut.orders.parsing import order_of
@@ -34,6 +36,7 @@ def info(run: Context) -> dict[str, Any]:
         "query_gradients": {m.name: m.gradients_per_order(run, {}) for m in METHODS},
         "term_bytes": {m.name: m.read_bytes(run) for m in METHODS},
         "store_bytes": directory_bytes(run.path),
+        "calibrations": [asdict(calibration) for calibration in known_calibrations(run)],
         "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
         "environment": run.manifest.environment,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from estimators.orders.families import arranged
 from estimators.orders.order import Order
 from estimators.position_table import best_assignment
 from fut.artifacts.archive import RunArchive
+from fut.estimation.attributions import Attributions, attributions
 from fut.estimation.facts import ContextFacts
 from fut.estimation.service import EstimationService
 from fut.methods import build
@@ -28,10 +28,6 @@ from fut.orders.scores import Difficulty, difficulty
 from fut.questions.context import QuestionContext
 from fut.readouts.readout import PROBE
 from fut.resources.device import computes
-
-if TYPE_CHECKING:
-    from fut.methods.reweighting.estimator import Reweighting
-
 
 Names = Sequence[str] | None
 """Names, or one alone as a string; None for what is usual."""
@@ -97,9 +93,14 @@ class RunMethods:
         self.context.readouts.admit([readout])
         return open_estimator(self.context, name, readout, **options)
 
-    def attributions(self, readout: str = PROBE) -> np.ndarray:
-        """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit."""
-        return cast("Reweighting", self.open("reweighting", readout=readout)).attributions.cpu().numpy()
+    def attributions(self, readout: str = PROBE) -> Attributions:
+        """Derivative of a read-out by the weight of every item in every step [T, items per step], in its unit.
+
+        Where every step has one item, whose weight changes nothing, the derivative is by a factor on the item's gradient. The
+        result's `by` and `note` say which. In both cases leaving an item out changes the read-out by about minus this, summed
+        over its steps: a negative number of a loss means that the item helps.
+        """
+        return attributions(self.context, readout)
 
     def plan_cache(
         self,

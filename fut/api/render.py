@@ -10,8 +10,10 @@ from textwrap import wrap
 from typing import Any
 
 from fut.display.format import COARSE, brief, columns, duration, loss, nbytes
+from fut.estimation.calibration import KnownCalibration
 from fut.methods.applicability import RuleInfo
 from fut.methods.build import CachePlan
+from fut.methods.curvature_batches import NOISE
 from fut.methods.described import Setting
 from fut.methods.registry import is_baseline
 from fut.planning import Plan
@@ -107,6 +109,7 @@ def info(facts: dict[str, Any]) -> str:
         + (f"{terms['done']} of {terms['total']} blocks of pairs" if terms["total"] else "none of pairs")
         + f"; adjoint: {_expanded(facts)}",
         *_checks(facts),
+        *(KnownCalibration(**of).words for of in facts["calibrations"]),
     ]
     rows = [
         [n, f"{facts['precompute_gradients'][n]:,}", f"{facts['query_gradients'][n]:,}", nbytes(facts["term_bytes"][n])]
@@ -132,7 +135,8 @@ def _checks(facts: dict[str, Any]) -> list[str]:
     if (error := facts["adjoint_own_error"]) is not None:
         lines.append(
             f"adjoint: off by {error:.2g} nats/token (standard deviation) on the {facts['adjoint']['num_runs']} runs that it is "
-            "made of, a common offset aside; `fut calibrate` gives intervals"
+            "made of, a common offset aside"
+            + ("" if any(of["holds"] for of in facts["calibrations"]) else "; `fut calibrate` gives intervals")
         )
     if (choice := facts["adjoint_anchor_choice"]) is not None:
         tried = ", ".join(f"{100 * t['error']:.2g} % between {t['anchors']}" for t in choice["tried"])
@@ -144,7 +148,8 @@ def _checks(facts: dict[str, Any]) -> list[str]:
         unit = unit_of(facts["readouts"][0]) or f"in the unit of `{facts['readouts'][0]}`"
         lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} {unit}")
     if (error := facts["adjoint_difference_error"]) is not None:
-        coarse = '; too inaccurate, set adjoint.products = "exact"' if error > COARSE else ""
+        coarse = '; inaccurate, set adjoint.products = "exact"' if error > COARSE else ""
+        coarse = '; mostly rounding: every answer says so, set adjoint.products = "exact"' if error > NOISE else coarse
         lines.append(f"Hessian-vector products: central difference is {100 * error:.2g} % off an exact one{coarse}")
     return lines
 

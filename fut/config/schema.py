@@ -68,6 +68,10 @@ class DataConfig(Section):
     probe: int = Field(128, ge=1, le=MANY, description="held-out sequences of the probe set")
     heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
     seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the draw of items, warm-up and probe set from the text")
+    weights: list[Annotated[float, Field(gt=0, le=1e30)]] = Field(
+        default_factory=list,
+        description="weight of every item in the mean of a step that holds several, as its number of counted tokens; none: alike",
+    )
 
     @field_validator("epochs")
     @classmethod

@@ -15,17 +15,18 @@ Floats = NDArray[np.float64]
 BOOTSTRAP, BOOTSTRAP_SEED = 2000, 20_220
 
 
-LEAST = 8
-"""Orders below which a bootstrap interval is not stated: of a few orders it shrinks to a point."""
+LEAST = 12
+"""Orders below which a bootstrap interval is not stated: of a few orders it shrinks to a point, as [1.00, 1.00]."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """One estimator against n retrained orders. Losses (values of the read-out) and MAE in the read-out's unit.
 
-    spearman, pearson: correlation with the retrained losses (None where the estimates do not vary), with 90 % percentile
-    bootstrap intervals. skill: 1 - mae / mae_reference, above 0 exactly if the estimate beats the answer "every order ends
-    like the reference". coverage: share of retrained losses within the 90 % intervals, None without intervals.
+    orders: n. spearman, pearson: correlation with the retrained losses (None where the estimates do not vary), with 90 %
+    percentile bootstrap intervals (None below LEAST orders). skill: 1 - mae / mae_reference, above 0 exactly if the estimate
+    beats the answer "every order ends like the reference". coverage: share of retrained losses within the 90 % intervals, None
+    without intervals.
     endpoint_error: mean of |estimate - truth| / |truth - reference| over endpoints [D].
     bias, residual_sd: mean and standard deviation of estimate minus truth. diverged: estimates that were not finite, which
     count as the largest finite error times ten in mae, and as last in rank.
@@ -43,6 +44,7 @@ class Accuracy:
     coverage: float | None
     diverged: int
     endpoint_error: float | None = None
+    orders: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable_fields(asdict(self))
@@ -79,6 +81,7 @@ def accuracy(
         inside,
         int(diverged.sum()),
         endpoint_error,
+        len(true),
     )
 
 
@@ -95,10 +98,10 @@ def _correlation(a: Floats, b: Floats) -> tuple[float | None, tuple[float, float
     value = _coefficient(a[None], b[None])[0]
     if not np.isfinite(value):
         return None, None
-    rows = np.random.default_rng(BOOTSTRAP_SEED).integers(len(a), size=(BOOTSTRAP, len(a)))
-    values = _coefficient(a[rows], b[rows])
     if len(a) < LEAST:
         return float(value), None
+    rows = np.random.default_rng(BOOTSTRAP_SEED).integers(len(a), size=(BOOTSTRAP, len(a)))
+    values = _coefficient(a[rows], b[rows])
     low, high = np.quantile(values[np.isfinite(values)], [0.05, 0.95])
     return float(value), (float(low), float(high))
 

@@ -18,12 +18,12 @@ from estimators.orders.order import Order, random_order
 from fut.artifacts.directory import OWNER, require_owned
 from fut.artifacts.kept import keeping
 from fut.display.notebook import COLOURS, Displayable, labelled
-from fut.errors import FutWarning, UsageError
+from fut.errors import FutError, FutWarning, UsageError
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
 from fut.orders.editing import random_edits
 from fut.readouts.readout import PROBE, Readout, require_same_value, suffix
-from fut.training.divergence import divergence_note, require_trained, trained_apart
+from fut.training.divergence import divergence_note, named, require_trained, trained_apart
 from storage import FORMAT, DamagedError, Manifest
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ TRIES = 20
 SMALL = 20
 """Items whose orders can be counted."""
 VALUE = "reference_value"
+LEAST = 3
+"""Retrained orders that a fit needs."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Calibrated(Displayable):
 
     variance: mean sampling variance of those estimates. edit: the kind of edit of the reference order that each of the
     orders is one of, or None for random orders; anchor: then, the reference order's value, which the fit passes through.
+    diverged: orders that were drawn too and whose training diverged, in words.
     """
 
     fit: Calibration
@@ -61,12 +64,15 @@ class Calibrated(Displayable):
     unit: str = "nats/token"
     edit: str | None = None
     anchor: float | None = None
+    diverged: tuple[str, ...] = ()
 
     @property
     def fitted_on(self) -> str:
         """What it was fitted on, in words."""
-        return f"{self.fit.count} retrained orders" + (
-            f", each one `{self.edit}` away from the reference" if self.edit else ""
+        return (
+            f"{self.fit.count} retrained orders"
+            + (f", each one `{self.edit}` away from the reference" if self.edit else "")
+            + (f" ({len(self.diverged)} others diverged and are left out)" if self.diverged else "")
         )
 
     def nearer(self, reference: float, share: float) -> Calibrated:
@@ -98,6 +104,7 @@ class Calibrated(Displayable):
             "sampling_variance": self.variance,
             "seed": self.seed,
             "edit": self.edit,
+            "diverged": list(self.diverged),
         }
 
     def title(self) -> str:
@@ -119,7 +126,8 @@ class Calibrated(Displayable):
     def notes(self) -> list[str]:
         spread = f"{self.fit.sd:.2g} {self.unit}".rstrip()
         return [
-            f"residual sd {spread} on {self.fit.freedom} degrees of freedom; low … high: 90 % interval of a new order"
+            f"residual sd {spread} on {self.fit.freedom} degrees of freedom; low … high: 90 % interval of a new order",
+            *(f"training diverged in the order {order}, which is left out" for order in self.diverged),
         ]
 
     def draw(self, axes: Axes) -> None:
@@ -146,14 +154,14 @@ def calibrate_run(
     estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
         trained, diverged = trained_apart(orders, lambda order: run.retrain(order, lambda step, state: tick()))
-    require_trained("calibrate", len(trained), diverged)
+    require_trained("calibrate", len(trained), diverged, LEAST)
     if diverged:
         warnings.warn(f"calibrate: {divergence_note(len(trained), diverged)}", FutWarning, stacklevel=2)
         kept = [i for i, order in enumerate(orders) if order in trained]
         orders, estimates = [orders[i] for i in kept], [estimates[i] for i in kept]
         variances = [variances[i] for i in kept]
     truths = [run.readouts.truth(about, trained[order]) for order in orders]
-    content = {
+    content: dict[str, Any] = {
         "estimator": estimator,
         "orders": [o.tolist() for o in orders],
         "digests": [o.digest for o in orders],
@@ -162,6 +170,7 @@ def calibrate_run(
         "variance": sum(variances) / len(orders),
         "seed": seed,
     } | _asked(about)
+    content |= {"diverged": list(map(named, diverged))} if diverged else {}
     content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(about)}
     calibrated = _fitted(content)  # refuses what cannot be fitted before anything is written
     path = _path(run.path, estimator, about.name, edit)
@@ -208,6 +217,42 @@ def read_calibration(run: Context, estimator: str, readout: str = PROBE, edit: s
         raise DamagedError(
             f"{path}: expected a calibration, got one that fails with {error!r}; remove the file"
         ) from error
+
+
+@dataclass(frozen=True)
+class KnownCalibration:
+    """A calibration that is kept with a run. edit: None for random orders. holds: whether estimates still use it; they do not
+    where terms have been made anew since, or where its read-out cannot be opened here."""
+
+    estimator: str
+    readout: str
+    edit: str | None
+    orders: int
+    residual_sd: float
+    unit: str
+    holds: bool
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        of = "" if self.readout == PROBE else f" of {self.readout}"
+        kind = "random orders" if self.edit is None else f"orders one `{self.edit}` away from the reference"
+        sd = f"residual sd {self.residual_sd:.2g} {self.unit}".rstrip()
+        again = "" if self.holds else "; of other terms than the run has now: not used, repeat `fut calibrate`"
+        return f"{self.estimator}{of}: calibrated on {self.orders} {kind}, {sd}{again}"
+
+
+def known_calibrations(run: Context) -> list[KnownCalibration]:
+    """Every calibration that is kept with the run, by file name."""
+    found = []
+    for path in sorted((run.path / DIRECTORY).glob("*.json")):
+        fit = _fitted(Manifest.read(path).identity)
+        try:
+            holds = read_calibration(run, fit.estimator, fit.readout, fit.edit) is not None
+        except FutError:
+            holds = False
+        found.append(KnownCalibration(fit.estimator, fit.readout, fit.edit, fit.fit.count, fit.fit.sd, fit.unit, holds))
+    return found
 
 
 def answers_from(run: Context, estimator: str, readout: str) -> str:
@@ -270,7 +315,7 @@ def fresh_orders(
 def _fitted(content: dict[str, Any]) -> Calibrated:
     true, guess, anchor = content["truths"], content["estimates"], content.get("anchor")
     fit = calibrate(true, guess) if anchor is None else calibrate_anchored(true, guess, anchor)
-    return Calibrated(fit, **content)
+    return Calibrated(fit, **content | {"diverged": tuple(content.get("diverged", ()))})
 
 
 def _path(run_path: Path, estimator: str, readout: str, edit: str | None) -> Path:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from fut.methods.build import prepare
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.footprint import Footprint
 from fut.methods.timings import seconds_per_gradient
-from fut.readouts.readout import shortened
+from fut.readouts.readout import PROBE, shortened
 from fut.resources.memory import require_memory
 from storage import IdentityError
 
@@ -40,8 +40,17 @@ if TYPE_CHECKING:
 
 ONE_PASS = ADJOINT_METHOD.name
 """The method that reads every read-out off one adjoint pass."""
-ReadoutChanges = Callable[[Sequence[Order], Sequence[str]], Changes]
-"""(orders, names of read-outs) -> changes."""
+
+
+class ReadoutChanges(Protocol):
+    """(orders, names of read-outs) -> changes."""
+
+    @property
+    def caution(self) -> str:
+        """What the method says against its estimates on this run; empty for nothing."""
+
+    def __call__(self, orders: Sequence[Order], names: Sequence[str]) -> Changes:
+        """Changes of the named read-outs [orders, names]."""
 
 
 def open_changes(run: Context, method: str, shared: Sequence[str], items: Sequence[int]) -> ReadoutChanges:
@@ -125,6 +134,11 @@ class OneByOne:
     def __init__(self, run: Context, method: str) -> None:
         self._run, self._method = run, method
 
+    @property
+    def caution(self) -> str:
+        """As of the probe loss."""
+        return ReadoutEstimates(self._run, self._method, PROBE, known=False, calibrated=False).caution
+
     def __call__(self, orders: Sequence[Order], names: Sequence[str]) -> Changes:
         """Changes of the named read-outs [orders, names]."""
         rows = [ReadoutEstimates(self._run, self._method, n, known=False, calibrated=False)(orders) for n in names]
@@ -146,6 +160,11 @@ class OnePass:
         self._run, self._expansion, self._shared = run, expansion, list(shared)
         self._blocks = {f"item:{item}": row // ITEM_BLOCK for row, item in enumerate(items)}
         self._block, self._in_memory = -1, MultiReadout(run, self._shared, expansion)
+
+    @property
+    def caution(self) -> str:
+        """Of the expansion that all read-outs are read off."""
+        return self._in_memory.caution()
 
     def _holding(self, names: Sequence[str]) -> MultiReadout:
         """The read-outs in memory, after those of a block of items have taken the place of the last one's where asked for."""

@@ -9,15 +9,16 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from estimators.orders.distance import Distance
 from estimators.orders.order import Order
 from fut.errors import NotCachedError
 from fut.estimation.calibration import Calibrated, read_calibration
-from fut.estimation.results import Estimate, estimated, known_truth
+from fut.estimation.nearness import Nearness
+from fut.estimation.results import Estimate, estimated, exact_reference, known_truth
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
-from fut.methods.registry import canonical, method_of, open_estimator
+from fut.methods.registry import canonical, default_estimator, method_of, open_estimator
 from fut.orders.editing import CALIBRATED, edits_between
+from fut.readouts.readout import PROBE
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -27,6 +28,7 @@ OTHER_ITEMS = (
     "this order trains on other items than the reference, or on some more often, unlike the random orders that the interval "
     "was fitted on"
 )
+EDIT = "`fut calibrate RUN --edit {}` fits it to single edits, which are estimated better"
 
 
 class ReadoutEstimates:
@@ -36,7 +38,8 @@ class ReadoutEstimates:
         context: the opened run.
         method: its name; `retrain` trains every order that has not been trained yet.
         readout: the read-out's name.
-        known: answer orders that have been retrained on this run by their truth.
+        known: look for orders that have been retrained on this run: their truth is the answer.
+        named: the method was named, so that it answers every order itself; what is known of the truth stands beside.
         calibrated: apply the method's calibration, if there is one.
         beside: another read-out's estimates by the same method; what both read is then held in memory once.
         options: of the method; they go without a calibration.
@@ -52,17 +55,18 @@ class ReadoutEstimates:
         readout: str,
         *,
         known: bool = True,
+        named: bool = False,
         calibrated: bool = True,
         beside: ReadoutEstimates | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
         self._run, self.method, self._known_counts, self._options = context, canonical(method), known, options or {}
-        self._trains = method_of(method).capabilities.trains
+        self._trains, self._named = method_of(method).capabilities.trains, named
         self._about = context.readouts.get(readout)
         self.readout, self.unit = self._about.name, self._about.unit
         self.reference = context.readouts.at_reference(self._about)
         self._calibrated = calibrated and not options and not self._trains
-        self._beside = beside
+        self._beside, self._near = beside, Nearness(context)
 
     @property
     def fitted_to(self) -> str | None:
@@ -95,10 +99,6 @@ class ReadoutEstimates:
                 made.share(self._beside.estimator)
         return made
 
-    @cached_property
-    def _canonical_reference(self) -> Order:
-        return self._run.problem.canonical(self._run.reference)
-
     def ready(self) -> None:
         """NotCachedError, naming the command to run, if the store lacks what the estimator reads."""
         if not self._trains:
@@ -108,24 +108,41 @@ class ReadoutEstimates:
         """An answer per checked order."""
         about, reference = self._about, self.reference
         if self._trains:
-            truths = [self._run.readouts.truth(about, self._run.retrain(o)) for o in orders]
-            return [known_truth(o, self.method, t, reference, about) for o, t in zip(orders, truths, strict=True)]
-        known = self._known(orders)
-        rest = [i for i in range(len(orders)) if i not in known]
-        values, variances = self._raw([orders[i] for i in rest])
-        figures = dict(zip(rest, zip(values, variances, strict=True), strict=True))
-        own_error = self.estimator.own_error() if rest and self.calibration is None else None
-        return [
-            known_truth(order, self.method, known[i], reference, about)
-            if i in known
-            else self._remarked(
-                order,
-                estimated(
-                    order, self.method, *figures[i], reference, self.calibration, about, own_error, self._share(order)
-                ),
-            )
-            for i, order in enumerate(orders)
-        ]
+            trained = [self._run.readouts.truth(about, self._run.retrain(o)) for o in orders]
+            return [known_truth(o, self.method, t, reference, about) for o, t in zip(orders, trained, strict=True)]
+        truths = self._truths(orders)
+        if self._named:
+            self.ready()  # even where the reference order alone is asked about
+            if self._known_counts:
+                truths |= {i: reference for i, order in enumerate(orders) if self._is_reference(order)}
+            return [
+                replace(answer, truth=truths.get(i))
+                for i, answer in enumerate(self._estimated(orders, range(len(orders))))
+            ]
+        truths |= self._exact(orders)
+        rest = [i for i in range(len(orders)) if i not in truths]
+        answers = {i: known_truth(orders[i], self.method, truth, reference, about) for i, truth in truths.items()}
+        answers |= zip(rest, self._estimated(orders, rest), strict=True)
+        return [answers[i] for i in range(len(orders))]
+
+    def _estimated(self, orders: Sequence[Order], places: Sequence[int]) -> list[Estimate]:
+        """The method's own answers about the orders at some places, whatever is known of the truth."""
+        about, reference, fit = self._about, self.reference, self.calibration
+        exact = self._exact(orders)
+        asked = [i for i in places if i not in exact]
+        values, variances = self._raw([orders[i] for i in asked])
+        figures = dict(zip(asked, zip(values, variances, strict=True), strict=True))
+        own_error = self.estimator.own_error() if asked and fit is None else None
+        answers = []
+        for i in places:
+            order = orders[i]
+            if i in exact:
+                answers.append(exact_reference(order, self.method, reference, about))
+                continue
+            share = self._near.share(fit, order)
+            answer = estimated(order, self.method, *figures[i], reference, fit, about, own_error, share)
+            answers.append(self._remarked(order, answer))
+        return answers
 
     def edited(self, orders: Sequence[Order], edits: Sequence[str | None]) -> list[Estimate]:
         """The same of orders that each may be one edit of the reference order, which a calibration on such edits then answers.
@@ -145,10 +162,10 @@ class ReadoutEstimates:
 
     def _kind(self, order: Order, written: str | None) -> str | None:
         """The kind of edit by whose calibration an order is answered: as it was asked for, else as its steps say."""
-        if written in self._fitted_edits or not self._fitted_edits:
+        if written in self._fitted_edits or (self.calibration is None and not self._fitted_edits):
             return written
-        between = edits_between(self._canonical_reference, self._run.problem.canonical(order))
-        return next((kind for kind in between if kind in self._fitted_edits), written)
+        between = edits_between(self._near.reference, self._run.problem.canonical(order))
+        return next((kind for kind in between if kind in self._fitted_edits), written or next(iter(between), None))
 
     @cached_property
     def _fitted_edits(self) -> set[str]:
@@ -157,43 +174,47 @@ class ReadoutEstimates:
             return set()
         return {kind for kind in CALIBRATED if read_calibration(self._run, self.method, self.readout, kind)}
 
-    def _known(self, orders: Sequence[Order]) -> dict[int, float]:
-        """The read-out's true value by the place of every order that it is known for."""
+    def _truths(self, orders: Sequence[Order]) -> dict[int, float]:
+        """The read-out's true value by the place of every order that has been retrained, where that is looked for."""
         trained = self._run.retrained.among(orders) if self._known_counts else {}
-        known = {i: self._run.readouts.truth(self._about, truth) for i, truth in trained.items()}
-        if self.calibration is not None:
-            # a fit would move the reference order's value, which every estimator gives exactly
-            known |= {i: self.reference for i, order in enumerate(orders) if self._is_reference(order)}
-        return known
+        return {i: self._run.readouts.truth(self._about, truth) for i, truth in trained.items()}
+
+    def _exact(self, orders: Sequence[Order]) -> dict[int, float]:
+        """The reference order's value by place, under a calibration, whose fit would move what every estimator gives exactly."""
+        if self.calibration is None:
+            return {}
+        return {i: self.reference for i, order in enumerate(orders) if self._is_reference(order)}
 
     def _remarked(self, order: Order, answer: Estimate) -> Estimate:
-        """With what the estimator says against itself, and where random orders consume other items than the order does, with the
-        word that the interval is of such orders."""
-        if self._caution:
-            answer = replace(answer, note=f"{answer.note}; {self._caution}")
-        if answer.interval is None or (self.calibration is not None and self.calibration.edit):
-            return answer
-        return answer if _consumed(order) == self._items else replace(answer, note=f"{answer.note}; {OTHER_ITEMS}")
+        """With what the estimator says against itself, and where the interval was fitted to orders unlike this one, with the word
+        that it was."""
+        said = [answer.note, self.caution]
+        if answer.interval is not None and (self.calibration is None or not self.calibration.edit):
+            said.append(self._unlike(order))
+        return replace(answer, note="; ".join(part for part in said if part))
+
+    def _unlike(self, order: Order) -> str:
+        """How an order differs from the random ones that a calibration is of."""
+        other = "" if _consumed(order) == self._items else OTHER_ITEMS
+        command = self._edit or ""
+        if command and self.method != default_estimator(self._run):
+            command += f" --estimator {self.method}"
+        if command and self.readout != PROBE:
+            command += f" --readout {self.readout}"
+        return "; ".join(part for part in (other, command and EDIT.format(command)) if part)
 
     @cached_property
-    def _caution(self) -> str:
-        return self.estimator.caution()
+    def caution(self) -> str:
+        """What the estimator says against its estimates on this run; empty for nothing."""
+        return "" if self._trains else self.estimator.caution()
 
     @cached_property
     def _items(self) -> list[tuple[int, float]]:
         return _consumed(self._run.reference)
 
-    @cached_property
-    def _distance(self) -> Distance:
-        return Distance(self._canonical_reference)
-
-    def _share(self, order: Order) -> float:
-        fit = self.calibration
-        return 1.0 if fit is None or fit.edit else self._distance.share(self._run.problem.canonical(order))
-
     def _is_reference(self, order: Order) -> bool:
         """Whether the order consumes the reference order's very content at every step: equal items are one."""
-        return self._run.problem.canonical(order) == self._canonical_reference
+        return self._run.problem.canonical(order) == self._near.reference
 
     def _raw(self, orders: Sequence[Order]) -> tuple[list[float], list[float]]:
         if orders:

@@ -30,6 +30,11 @@ class ContextFacts:
         self.methods: Sequence[str] = METHODS.names
 
     @property
+    def rates(self) -> Sequence[float]:
+        """The learning rate of every step [T]."""
+        return [self._run.problem.rate(step) for step in range(self.steps)]
+
+    @property
     def default_method(self) -> str:
         """The method that answers where none is named."""
         return default_estimator(self._run)

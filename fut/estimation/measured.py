@@ -11,6 +11,7 @@ from torch import Tensor
 from estimators.orders.order import Order
 from estimators.replay import batches
 from fut.estimation.calibration import read_calibration
+from fut.estimation.nearness import Nearness
 from fut.estimation.results import Answers
 from fut.methods.batching import batch_size
 from fut.methods.registry import open_estimator
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class Measured:
-    """Answers of one method about one read-out, with the time that they take and the errors of rebuilt endpoints.
+    """Answers of one method about one read-out, calibrated as `estimate` has them, with the time that they take and the errors of
+    rebuilt endpoints.
 
     Args:
         context: the opened run.
@@ -33,6 +35,7 @@ class Measured:
         self._run, self.method = context, method
         self._estimator = open_estimator(context, method, readout=readout)
         self._fit = read_calibration(context, method, readout) if calibrated else None
+        self._near = Nearness(context)
 
     def ready(self) -> None:
         """NotCachedError, naming the command to run, where the store lacks what the method reads."""
@@ -61,11 +64,13 @@ class Measured:
                     values[place], variances[place] = batch_values[i], spreads[i]
                     if estimator.rebuilds:
                         errors += self._endpoint_error(order, estimator.endpoint(state, len(order)))
-        error = sum(errors) / len(errors) if errors else None
+        error, caution = sum(errors) / len(errors) if errors else None, estimator.caution()
         if fit is None:
-            return Answers(values, None, error, seconds)
-        intervals = [fit.interval(value, v) for value, v in zip(values, variances, strict=True)]
-        return Answers([fit.fit.correct(value) for value in values], intervals, error, seconds, values)
+            return Answers(values, None, error, seconds, caution=caution)
+        fits = [self._near.applied(fit, order, estimator.reference_value) for order in orders]
+        intervals = [near.interval(value, v) for near, value, v in zip(fits, values, variances, strict=True)]
+        corrected = [near.fit.correct(value) for near, value in zip(fits, values, strict=True)]
+        return Answers(corrected, intervals, error, seconds, values, caution)
 
     def _endpoint_error(self, order: Order, estimate: Tensor) -> list[float]:
         """|estimate - truth| / |truth - reference| over all parameters; nothing for an order that ends at the reference."""

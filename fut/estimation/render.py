@@ -19,7 +19,15 @@ def estimate(answer: Estimate) -> str:
     named = "" if answer.readout == PROBE else f"{answer.readout}: "
     better = " (negative is better)" if unit == "nats/token" else ""
     delta = amount(answer.delta, unit, "+.5f")
-    return f"{named}{value}, {source}\n{delta} against the reference order{better}\n{interval}"
+    lines = [f"{named}{value}, {source}", f"{delta} against the reference order{better}", interval]
+    if answer.source == "retrained":
+        lines[-1] = answer.note
+    elif answer.interval is not None:
+        lines.append(answer.note)
+    if answer.truth is not None and answer.source == "estimate":
+        error = amount(answer.value - answer.truth, unit, "+.5f")
+        lines.append(f"retrained: {amount(answer.truth, unit)}; estimate minus retrained {error}")
+    return "\n".join(lines)
 
 
 def calibration(calibrated: Calibrated) -> str:

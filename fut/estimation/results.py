@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 UNCALIBRATED = "no interval: this estimator is not calibrated on this run; `fut calibrate RUN` does that"
 BASELINE = "no interval: the baseline answers the reference order's loss whatever the order; name another estimator"
 IN_PLACE = "no interval: random orders cannot calibrate this estimator; `fut lds RUN` measures its error"
+REFERENCE = "this order trains as the reference order does, whose recorded value every estimator gives exactly"
 NAMED = 8
 """Orders up to which a picture names them."""
 DIVERGED = "no interval: the estimate is not finite, the recursion diverged; use another estimator"
@@ -36,8 +37,9 @@ class Estimate(Displayable):
 
     value: the read-out's value at the end of training, in its unit; by default the mean probe loss [nats/token].
     delta: that minus the reference order's. interval: 90 % interval of the value, or None, and then `note` says why.
-    source: `estimate`, or `retrained` where the order has been retrained and the truth is known. order: its digest; asked: its
-    name or its list, as it was asked for.
+    source: `estimate`, or `retrained` where the value is the truth: by `retrain`, or where no estimator was named and the order
+    has been retrained. order: its digest; asked: its name or its list, as it was asked for. truth: what retraining gave, beside
+    an estimate, where it is known; the estimate does not use it.
     """
 
     value: float
@@ -50,6 +52,7 @@ class Estimate(Displayable):
     readout: str = PROBE
     unit: str = "nats/token"
     asked: str = ""
+    truth: float | None = None
 
     @property
     def perplexity(self) -> float | None:
@@ -91,12 +94,12 @@ class Estimates(list[Estimate], Displayable):
         return [
             {"order": e.asked or e.order[:12], "value": e.value, "delta": e.delta}
             | dict(zip(("low", "high"), e.interval or (None, None), strict=True))
-            | {"perplexity": e.perplexity, "estimator": e.estimator, "source": e.source}
+            | {"perplexity": e.perplexity, "estimator": e.estimator, "source": e.source, "retrained": e.truth}
             for e in self
         ]
 
     def units(self) -> dict[str, str]:
-        return dict.fromkeys(("value", "delta", "low", "high"), self._unit)
+        return dict.fromkeys(("value", "delta", "low", "high", "retrained"), self._unit)
 
     def notes(self) -> list[str]:
         return list(dict.fromkeys(e.note for e in self))
@@ -112,6 +115,13 @@ class Estimates(list[Estimate], Displayable):
             low, high = np.array([self[place].interval or (math.nan, math.nan) for place in places]).T
             style: dict[str, Any] = {"color": COLOURS[number], "fmt": MARKERS[number], "markersize": 4, "capsize": 2}
             axes.errorbar(places, deltas, (values - low, high - values), label=source, **style)
+        beside = [
+            (place, e.truth - e.value + e.delta)
+            for place, e in enumerate(self)
+            if e.truth is not None and e.source == "estimate"
+        ]
+        if beside:
+            axes.plot(*zip(*beside, strict=True), "x", color=COLOURS[1], label="retrained")
         if 0 < len(self) <= NAMED and all(e.asked for e in self):
             axes.set_xticks(range(len(self)), [e.asked for e in self], rotation=30, ha="right")
         axes.set(xlabel="order, as asked", ylabel=labelled("Δ against the reference order", self._unit))
@@ -154,7 +164,8 @@ class Answers:
     """What a method said about n orders.
 
     values, intervals: [n] in the read-out's unit, 90 % intervals if it has any. endpoint_error: mean over the orders, relative,
-    if it rebuilds parameters. seconds: in all. uncalibrated: values before calibration, if it is calibrated.
+    if it rebuilds parameters. seconds: in all. uncalibrated: values before calibration, if it is calibrated. caution: what it
+    says against itself.
     """
 
     values: list[float]
@@ -162,6 +173,7 @@ class Answers:
     endpoint_error: float | None
     seconds: float
     uncalibrated: list[float] | None = None
+    caution: str = ""
 
 
 class Changes(NamedTuple):
@@ -187,7 +199,7 @@ def estimated(
     share: how much an order has of what random ones, which the calibration is of, have in common (`estimators.orders.distance`).
     own_error: what the estimator errs by on runs that it is made of (standard deviation), where it is made of real ones.
     """
-    about = {"readout": readout.name, "unit": readout.unit}
+    about: dict[str, Any] = {"readout": readout.name, "unit": readout.unit}
     if not math.isfinite(value):
         return Estimate(value, value, None, estimator, order.digest, note=DIVERGED, **about)
     if calibration is None:
@@ -222,8 +234,14 @@ def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float |
 def known_truth(order: Order, estimator: str, value: float, reference: float, readout: Readout) -> Estimate:
     """The value after retraining, whose interval is a point."""
     note = "this order has been retrained on this run; the figure is the truth, not an estimate"
-    about = {"readout": readout.name, "unit": readout.unit}
+    about: dict[str, Any] = {"readout": readout.name, "unit": readout.unit}
     return Estimate(value, value - reference, (value, value), estimator, order.digest, "retrained", note, **about)
+
+
+def exact_reference(order: Order, estimator: str, reference: float, readout: Readout) -> Estimate:
+    """The reference order's recorded value, which an estimator answers exactly whatever it was fitted to."""
+    about: dict[str, Any] = {"readout": readout.name, "unit": readout.unit}
+    return Estimate(reference, 0.0, (reference, reference), estimator, order.digest, "estimate", REFERENCE, **about)
 
 
 def percent(share: float) -> str:

@@ -12,6 +12,7 @@ from estimators.errors import EstimatorError
 from estimators.orders.order import Order
 from fut.errors import FutError, NotCachedError
 from fut.estimation.calibration import Calibrated, read_calibration
+from fut.estimation.nearness import Nearness
 from fut.estimation.results import estimated
 from fut.methods.adjoint.positions import position_table
 from fut.methods.base import Estimator
@@ -66,10 +67,12 @@ class Searching:
         values, variances = raw_estimates(self._judge, [order])
         fit = read_calibration(self._run, method, about.name)
         reference = self._run.readouts.at_reference(about)
-        answer = estimated(order, method, values[0], variances[0], reference, fit, about)
+        share = Nearness(self._run).share(fit, order)
+        answer = estimated(order, method, values[0], variances[0], reference, fit, about, share=share)
         beyond = "" if fit is None else _beyond(fit, values[0])
         half = f"{SECOND_HALF}; " if self._judge.half == "second" else ""
-        note = f"{answer.note}{beyond}; {half}{CURSE}"
+        caution = self._judge.caution()
+        note = f"{answer.note}{beyond}; {half}{caution + '; ' if caution else ''}{CURSE}"
         return {"estimated_loss": answer.value, "interval": answer.interval, "note": note} | self._again(order)
 
     def _again(self, order: Order) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class EstimationService:
         readout: str,
         *,
         known: bool = True,
+        named: bool = False,
         calibrated: bool = True,
         beside: Estimates | None = None,
         options: Mapping[str, str] | None = None,
@@ -76,7 +77,14 @@ class EstimationService:
         """One read-out by one method; arguments as in `ReadoutEstimates`."""
         like = cast("ReadoutEstimates | None", beside)
         return ReadoutEstimates(
-            self.context, method, readout, known=known, calibrated=calibrated, beside=like, options=options
+            self.context,
+            method,
+            readout,
+            known=known,
+            named=named,
+            calibrated=calibrated,
+            beside=like,
+            options=options,
         )
 
     def truths(self, readout: str) -> RunTruths:

@@ -23,6 +23,7 @@ from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import PROBE, Readout
 from fut.resources.device import computes
 from fut.training.problem import Problem
+from fut.training.weights import weighed
 
 Reading = Literal["linear", "evaluated"]
 """How a read-out is taken off a position: by its gradient at the reference, or really evaluated."""
@@ -111,7 +112,7 @@ class Estimator(ABC):
         return self.final_states([self.problem.reference])[0]
 
     def batch(self, orders: Sequence[Order]) -> OrderBatch:
-        return OrderBatch.pack([self.problem.canonical(order) for order in orders], self.problem.device)
+        return OrderBatch.pack([weighed(self.problem, order) for order in orders], self.problem.device)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ balanced: over consecutive batches every sample of the items occurs once, in a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,10 +17,15 @@ from fut.errors import UsageError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
+from fut.models.products import DIFFERENCE
 from fut.training.problem import Problem
 
 FINE, FUNCTIONAL = 11, 17
 """Kinds of batches, drawn apart: of read-outs' products, and of functionals'."""
+LONGER = 3.0
+"""How many times longer another step is, by which a difference is judged where there is no exact product."""
+NOISE = 0.1
+"""Relative error of a product by differences above which estimates that rest on such products are warned of."""
 FEWER = 2
 """How many times smaller than a step's the batch is on which functionals' products are taken."""
 
@@ -53,6 +59,39 @@ def pooled_products(
             products += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
         total += torch.stack(products)
     return total / count
+
+
+def product_error(problem: Problem, theta: Tensor, batch: Item, direction: Tensor) -> float:
+    """|difference - exact| / |exact| of one Hessian-vector product [D] on a batch; NaN where the product vanishes.
+
+    Of a model that has no exact products the difference is compared with one over a step `LONGER` times as long, from which
+    rounding differs and curvature hardly does.
+    """
+    exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
+    if problem.objective.exact_form == DIFFERENCE:
+        exact = derivatives.hessian_vector_difference(
+            problem.objective, theta, batch, direction, LONGER * derivatives.STEP
+        )
+    found = derivatives.hessian_vector_difference(problem.objective, theta, batch, direction)
+    scale = exact.norm().item()
+    return (found - exact).norm().item() / scale if scale else math.nan
+
+
+def noise_caution(error: float | None, setting: str, redo: str) -> str:
+    """What is said against estimates whose products by differences are noise; empty where they are not.
+
+    Args:
+        error: `product_error`; None or NaN where it is not known.
+        setting: what asks for exact products, as a configuration has it.
+        redo: what has to be removed and made anew.
+    """
+    if error is None or not error > NOISE:
+        return ""
+    return (
+        f"its curvature is mostly rounding: a Hessian-vector product by differences is {100 * error:.0f} % off an exact one "
+        f"(limit {100 * NOISE:.0f} %), so that estimates may be worse than none; set {setting}, or compute the loss in "
+        f"float32 without autocast, and make {redo} anew"
+    )
 
 
 def _batch(problem: Problem, config: AdjointConfig, kind: int, at: tuple[int, int, int], size: int) -> Item:

@@ -58,6 +58,8 @@ DIGITS = 20
 FORM = '`swap:3,7`, ["swap", 3, 7] or ["sort", "loss"]'
 CALIBRATED = ("swap", "move", "repeat", "replace", "without")
 """Edits that keep the number of steps, to a single one of which an estimator can be calibrated."""
+Consumed = dict[int, float]
+"""Weights of a step's items."""
 Sort = Callable[[Order, str], Order]
 """(order, key) -> that order's items sorted by the key."""
 
@@ -171,8 +173,9 @@ def only_edit(start: Any, edits: Sequence[Edit]) -> str | None:
 
 
 def edits_between(reference: Order, order: Order) -> list[str]:
-    """Which of `swap` and `move`, once, make the order from the reference order: both where neighbours change places, none for
-    any other order, the reference order included. Orders are compared by what their steps consume: give canonical ones."""
+    """Which of `swap`, `move`, `repeat`, `replace` and `without`, once, make the order from the reference order: several where
+    neighbours change places or where an item has one place, none for any other order, the reference order included. Orders are
+    compared by what their steps consume: give canonical ones."""
     old, new = reference.entries, order.entries
     if len(old) != len(new):
         return []
@@ -184,4 +187,25 @@ def edits_between(reference: Order, order: Order) -> list[str]:
     before, after = old[first : last + 1], new[first : last + 1]
     if after in (before[1:] + before[:1], before[-1:] + before[:-1]):  # all between close up
         kinds.append("move")
-    return kinds
+    return kinds or _exchanged([(dict(old[step]), dict(new[step])) for step in changed], old)
+
+
+def _exchanged(
+    changed: Sequence[tuple[Consumed, Consumed]], reference: Sequence[Sequence[tuple[int, float]]]
+) -> list[str]:
+    """Which of `repeat`, `replace` and `without` gave steps another content, from their items and weights before and after."""
+    shown = {item for step in reference for item, weight in step if weight > 0}
+    gone, come = set[int](), set[int]()
+    for before, after in changed:
+        left, added = ({i for i, w in (a.items() - b.items()) if w > 0} for a, b in ((before, after), (after, before)))
+        if not left or (added and [before[i] for i in left] != [after[i] for i in added]):
+            return []
+        gone, come = gone | left, come | added
+    if len(gone) != 1 or len(come) > 1 or not come <= shown:
+        return []
+    (item,), everywhere = gone, sum(any(i == next(iter(gone)) for i, _ in step) for step in reference)
+    if not come:
+        return ["without"] if len(changed) == everywhere else []
+    alone = len(changed) == 1 and len(changed[0][0]) == 1
+    whole = not any(i == item for step in changed for i in step[1])
+    return (["repeat"] if alone else []) + (["replace"] if whole and len(changed) == everywhere else [])

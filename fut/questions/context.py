@@ -26,11 +26,12 @@ class Service(Protocol):
         readout: str,
         *,
         known: bool = True,
+        named: bool = False,
         calibrated: bool = True,
         beside: Estimates | None = None,
         options: Mapping[str, str] | None = None,
     ) -> Estimates:
-        """One read-out by one method."""
+        """One read-out by one method. named: it was named, so that it answers even orders whose truth is known."""
 
     def truths(self, readout: str) -> Truths:
         """One read-out of orders that are retrained."""

@@ -13,7 +13,17 @@ from fut.orders.editing import only_edit
 from fut.orders.parsing import written
 from fut.protocols import Value
 from fut.questions.context import QuestionContext
-from fut.questions.question import ESTIMATOR, ORDER, READOUT_HELP, Question, Request, one_order, option, require_list
+from fut.questions.question import (
+    ESTIMATOR,
+    KNOWN,
+    ORDER,
+    READOUT_HELP,
+    Question,
+    Request,
+    one_order,
+    option,
+    require_list,
+)
 from fut.readouts.readout import PROBE
 
 
@@ -23,9 +33,10 @@ class EstimateRequest(Request[Estimates]):
 
     Args:
         orders: each a name, a list with one entry per step, a path to a JSON list, or an `Order`.
-        estimator: the method's name; None for the default, `retrain` trains.
+        estimator: the method's name, which then estimates every order; `retrain` trains. None for the default.
         partial: accept orders shorter than the window.
-        known: answer orders that have been retrained by their truth.
+        known: say what is known of orders that have been retrained: in `truth` beside the answer of an estimator that was
+            named, as the answer itself where none was.
         readout: what is asked for.
         calibrated: apply the method's calibration, if there is one.
         options: of the method, by name; estimates with options go without a calibration.
@@ -37,7 +48,7 @@ class EstimateRequest(Request[Estimates]):
     orders: Sequence[Any] = option(help=ORDER, name="--order", read=one_order)
     estimator: str | None = option(None, help=ESTIMATOR)
     partial: bool = option(False, help="accept a list shorter than the window")
-    known: bool = option(True, help="answer orders that have been retrained by their truth")
+    known: bool = option(True, help=KNOWN)
     readout: str = option(PROBE, help=READOUT_HELP)
     calibrated: bool = option(True, help="apply the estimator's calibration, if there is one")
     options: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +65,7 @@ def ask(request: EstimateRequest, context: QuestionContext) -> Estimates:
         request.estimator or context.run.default_method,
         request.readout,
         known=request.known,
+        named=request.estimator is not None or bool(request.options),
         calibrated=request.calibrated,
         options=request.options,
     )
@@ -66,7 +78,16 @@ def ask(request: EstimateRequest, context: QuestionContext) -> Estimates:
 
 
 def _estimate(asked: str, order: Order, answer: Value) -> Estimate:
-    rest = (answer.estimator, order.digest, answer.source, answer.note, answer.readout, answer.unit, asked)
+    rest = (
+        answer.estimator,
+        order.digest,
+        answer.source,
+        answer.note,
+        answer.readout,
+        answer.unit,
+        asked,
+        answer.truth,
+    )
     return Estimate(answer.value, answer.delta, answer.interval, *rest)
 
 

@@ -179,6 +179,7 @@ def require_list(question: str, orders: Any) -> None:
 
 
 READOUT_HELP = "probe, accuracy, item:I, or package.module:name of a function of the module"
+KNOWN = "say what retraining gave of an order, beside a named estimator's answer, as the answer where none is named"
 ESTIMATOR = "estimator"
 """Stands for the help of a method's flag, which lists all methods."""
 

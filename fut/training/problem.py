@@ -20,7 +20,7 @@ from estimators.state import State
 from fut.config.training import TrainingConfig
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
-from fut.errors import DataError
+from fut.errors import DataError, UsageError
 from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
 from fut.models.named_items import by_name
@@ -28,6 +28,7 @@ from fut.models.objective import Item, Loss, Objective
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
 from fut.training.samples import DataSamples
+from fut.training.weights import item_weights, shares
 from storage import fingerprint
 
 LOWER = "lower schedule.rate or warmup.rate, or set rule.options.clip"
@@ -80,9 +81,11 @@ class Problem:
 
     @cached_property
     def twins(self) -> list[int]:
-        """For every item, the first item of equal content: exchanging the two changes nothing."""
-        first: dict[str, int] = {}
-        return [first.setdefault(found, item) for item, found in enumerate(self.data.identity()["items"])]
+        """For every item, the first item of equal content and weight: exchanging the two changes nothing."""
+        first: dict[tuple[str, float], int] = {}
+        weights = item_weights(self.config) or [1.0] * len(self.data.items)
+        found = zip(self.data.identity()["items"], weights, strict=True)
+        return [first.setdefault(pair, item) for item, pair in enumerate(found)]
 
     def canonical(self, order: Order) -> Order:
         """The one form of all orders that train on the same content at every step; what is computed is computed for it."""
@@ -166,12 +169,15 @@ class Problem:
         return form(self.objective, theta, self.data.items[item], direction)
 
     def mean_product(self, theta: Tensor, items: Sequence[int], direction: Tensor, exact: bool) -> Tensor:
-        """Hessian-vector product [D] of several items' mean loss: exact, or by central difference of two gradients."""
+        """Hessian-vector product [D] of a step's mean loss: exact, or by central difference of two gradients."""
+        of_items = shares(self.config, items)
+        if exact and len(set(of_items)) > 1:
+            products = (s * self.product(theta, item, direction) for s, item in zip(of_items, items, strict=True))
+            return sum(products, torch.zeros_like(theta))
         if exact:
             chosen = [self.data.items[i] for i in items]
             return derivatives.hessian_vector_mean(self.objective, theta, chosen, direction)
-        shares = [1.0 / len(items)] * len(items)
-        return derivatives.central_difference(lambda at: self.mean_gradient(at, items, shares), theta, direction)
+        return derivatives.central_difference(lambda at: self.mean_gradient(at, items, of_items), theta, direction)
 
     def probe_loss(self, theta: Tensor) -> float:
         """The read-out phi: mean loss on the probe set [nats/token]."""
@@ -185,6 +191,8 @@ class Problem:
     def identity(self) -> dict[str, Any]:
         """What a run directory pins, field by field."""
         training = self.config.training()
+        if not training["data"]["weights"]:
+            training["data"].pop("weights")
         training["data"].pop("text")  # the content hashes below pin the text, wherever the file lies now
         return {
             "config": training,
@@ -239,6 +247,10 @@ def build_problem(
     state: the lifted state [D] before the window, of a training that was recorded in its course.
     """
     data = (build_dataset(config) if data is None else data).to(device)
+    if config.data.weights and len(config.data.weights) != len(data.items):
+        raise UsageError(
+            f"data.weights: expected a number for each of {len(data.items)} items, got {len(config.data.weights)}; give as many"
+        )
     module, loss = module_and_loss(config, module, loss, data.names)
     return Problem(config, data, Objective(module, loss, device, getattr(torch, config.model.dtype)), state)
 

@@ -22,6 +22,7 @@ from fut.training.checkpoints import attributes_of, pack, read_state
 from fut.training.curvature import item_curvature, warmup_curvature
 from fut.training.divergence import named
 from fut.training.problem import Problem, finite
+from fut.training.weights import weighed
 from storage import CheckpointStore
 
 WARMUP_SAVE_EVERY = 25
@@ -52,7 +53,7 @@ def train_order(problem: Problem, start: State, order: Order, listener: Listener
     began = time.perf_counter()
     gradients = TrueGradients(problem.gradient, problem.mean_gradient, item_curvature(problem))
     transition = RuleTransition(problem.rule, problem.rate, gradients)
-    batch = OrderBatch.pack([problem.canonical(order)], problem.device)
+    batch = OrderBatch.pack([weighed(problem, order)], problem.device)
     try:
         theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
         seconds = time.perf_counter() - began
@@ -125,7 +126,7 @@ def _recording(problem: Problem) -> tuple[TrueGradients, list[float]]:
 
 def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
     """Training loss of a step of the reference order at parameters theta [D]: that of training, but for rounding."""
-    picks = OrderBatch.pack([problem.canonical(problem.reference)], problem.device).at(step)
+    picks = OrderBatch.pack([weighed(problem, problem.reference)], problem.device).at(step)
     pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
     losses = [w * item_loss(problem.objective, theta, problem.data.items[item]) for item, w in pairs if w]
     return float(sum(losses))
@@ -158,5 +159,5 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
             tick()
 
         transition = RuleTransition(problem.rule, problem.rate, gradients)
-        batch = OrderBatch.pack([problem.canonical(problem.reference)], problem.device)
+        batch = OrderBatch.pack([weighed(problem, problem.reference)], problem.device)
         replay(transition, state, batch, done, listener)

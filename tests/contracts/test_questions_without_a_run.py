@@ -23,7 +23,7 @@ def value_of(order: Order) -> float:
 class Table:
     """Estimates of any order, exact."""
 
-    method, readout, unit, reference, fitted_to = "table", "probe", "", value_of(REFERENCE), None
+    method, readout, unit, reference, fitted_to, caution = "table", "probe", "", value_of(REFERENCE), None, ""
 
     def __call__(self, orders: Sequence[Order]) -> list[Estimate]:
         return [Estimate(v := value_of(o), v - self.reference, None, "table", o.digest, unit="") for o in orders]

@@ -15,6 +15,7 @@ from estimators.position_table import summed
 from estimators.replay import OrderBatch
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import SAMPLES, SUMS
+from fut.training.weights import weighed
 
 Half = Literal["first", "second"]
 HALVES, SIGNED = 2, 3
@@ -79,4 +80,4 @@ def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | 
     table = -expansion.table("sampled_positions", range(first, first + SUMS), expected).double()
     table[:, 0] += expansion.table("controlled_positions", [row], expected)[:, 0].double()
     problem = expansion.problem
-    return Control(weights_of(expansion, sample)[1][1:], table, problem.canonical(problem.reference))
+    return Control(weights_of(expansion, sample)[1][1:], table, weighed(problem, problem.reference))

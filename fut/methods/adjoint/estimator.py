@@ -25,6 +25,7 @@ from fut.methods.adjoint.identity import expansion_of
 from fut.methods.adjoint.quadratic import Bend, bend_of
 from fut.methods.adjoint.replay_curvature import curved_gradients
 from fut.methods.adjoint.spec import SUMS
+from fut.methods.adjoint.sweep import curvature_caution
 from fut.methods.adjoint.tables import RITZ
 from fut.methods.base import Estimator, one_of
 from fut.methods.context import Context
@@ -283,6 +284,9 @@ class Adjoint(Estimator):
         ends = self.final_states(self.expansion.spec.trajectory.members)
         errors = np.array(self.values(ends, self.problem.config.steps)) - self.expansion.own_values
         return float(errors.std(ddof=1))
+
+    def caution(self) -> str:
+        return curvature_caution(self.expansion)
 
     def variances(self, states: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept.

@@ -18,6 +18,7 @@ from fut.errors import NotCachedError
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import expansion_of
 from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.adjoint.sweep import curvature_caution
 from fut.methods.base import Estimator
 from fut.methods.context import Context
 from fut.readouts.readout import PROBE
@@ -56,6 +57,9 @@ class Positions(Estimator):
 
     def ready(self) -> None:
         _ = self.table
+
+    def caution(self) -> str:
+        return curvature_caution(self.expansion)
 
     def width(self) -> int:
         return self.problem.config.steps

@@ -28,6 +28,7 @@ from estimators.position_table import summed
 from estimators.replay import OrderBatch
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import FUNCTIONAL_SIGNS, SAMPLES, SUMS, sums_of
+from fut.training.weights import weighed
 
 CHUNK = 1 << 16
 """Coordinates that are summed at once, in double precision."""
@@ -131,7 +132,7 @@ def bend_of(expansion: Expansion, sample: str | None) -> Bend:
     table = expansion.table("functionals", rows, "adjoint: expected a complete table of functionals")
     (known, signs), members, own = known_functionals(expansion), list[Order](), torch.zeros(0, m, dtype=torch.float64)
     if expansion.spec.trajectory.ensemble:
-        members = [problem.canonical(order) for order in expansion.spec.trajectory.members]
+        members = [weighed(problem, order) for order in expansion.spec.trajectory.members]
         own = torch.from_numpy(expansion.sampled.read_array(0, "own")).to(problem.device)
-    reference = problem.canonical(problem.reference)
+    reference = weighed(problem, problem.reference)
     return Bend(table.unflatten(1, (m, count)), reference, signs, known, members, own)

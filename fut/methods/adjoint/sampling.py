@@ -19,6 +19,7 @@ from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.replay_curvature import curvature_of
 from fut.readouts.readout import make_readouts
 from fut.training.checkpoints import read_state
+from fut.training.weights import weighed
 
 SIMULATED = 1 << 20
 """Added to the expansion's seed for the random orders that are simulated."""
@@ -153,7 +154,7 @@ def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Ten
     """Gradients [n, D] of what random orders consume at a step, from the anchors."""
     problem = expansion.problem
     orders = random_orders(problem.reference, simulated, expansion.spec.config.seed + SIMULATED)
-    batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
+    batch = OrderBatch.pack([weighed(problem, order) for order in orders], problem.device)
     rows = AnchoredItems(expansion).rows
     if expansion.spec.whole:  # the terms have them on all coordinates
         read = expansion.terms().read_items

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -12,15 +13,23 @@ from torch import Tensor
 
 from estimators.adjoint import Sweep
 from estimators.state import State
+from fut.errors import FutWarning
 from fut.methods.adjoint.files import Expansion, costate_from
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
-from fut.methods.curvature_batches import drawn_samples, pooled_products, rows, small_size
+from fut.methods.curvature_batches import (
+    drawn_samples,
+    noise_caution,
+    pooled_products,
+    product_error,
+    rows,
+    small_size,
+)
 from fut.methods.expansion.trajectory import state_arrays
-from fut.models import autodiff as derivatives
 from fut.models.autodiff import KNOWN_STEP, one_sided_difference
 from fut.models.products import DIFFERENCE
 from fut.readouts.readout import make_readouts
+from fut.training.weights import shares as shares_of
 from storage import MissingError
 
 
@@ -58,7 +67,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         theta = places(step)[row] if expansion.spec.trajectory.ensemble else centre
         if config.products == "exact":
             return problem.mean_product(theta, items, direction, exact=True)
-        shares, sign = [1.0 / len(items)] * len(items), -1 if (step + row) % 2 else 1
+        shares, sign = shares_of(problem.config, items), -1 if (step + row) % 2 else 1
         here = gradients(step)[row]
         return one_sided_difference(
             lambda at: problem.mean_gradient(at, items, shares), theta, direction, here, sign * KNOWN_STEP
@@ -89,7 +98,10 @@ def _start(expansion: Expansion) -> State:
     theta = expansion.trajectory.state(expansion.spec.steps).theta
     readouts = make_readouts(expansion.problem, expansion.spec.names, expansion.user)
     slopes = torch.stack([r.gradient(theta) for r in readouts])
-    arrays = {"weight": slopes, "difference_error": torch.tensor([difference_error(expansion, theta, slopes[0])])}
+    error = difference_error(expansion, theta, slopes[0])
+    if caution := noise_caution(error, EXACT, f"{expansion.directory} (remove it)"):
+        warnings.warn(f"adjoint: {caution}", FutWarning, stacklevel=2)
+    arrays = {"weight": slopes, "difference_error": torch.tensor([error])}
     if expansion.spec.functionals:
         arrays["functional"], arrays["signs"] = principal_functionals(
             expansion, readouts[0], expansion.spec.functionals
@@ -116,6 +128,7 @@ def _packed(costate: State, rows: int) -> dict[str, np.ndarray]:
 
 
 SAMPLE_KEY = 23
+EXACT = 'adjoint.products = "exact"'
 
 
 def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> float:
@@ -124,17 +137,12 @@ def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> 
 
     NaN where the sweep takes exact products, where the product vanishes, or where the model has no second derivatives.
     """
-    if expansion.spec.config.products == "exact":
+    if expansion.spec.config.products == "exact" and expansion.problem.objective.exact_form != DIFFERENCE:
         return math.nan
     problem, items = expansion.problem, expansion.problem.data.items
     draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
     batch = drawn_samples(items, small_size(problem), draw) if problem.samples.items else items[0]
-    exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
-    if problem.objective.exact_form == DIFFERENCE:
-        return math.nan
-    found = derivatives.hessian_vector_difference(problem.objective, theta, batch, direction)
-    scale = exact.norm().item()
-    return (found - exact).norm().item() / scale if scale else math.nan
+    return product_error(problem, theta, batch, direction)
 
 
 def kept_error(expansion: Expansion) -> float | None:
@@ -144,6 +152,11 @@ def kept_error(expansion: Expansion) -> float | None:
     except MissingError:
         return None
     return found if math.isfinite(found) else None
+
+
+def curvature_caution(expansion: Expansion) -> str:
+    """What the expansion's check of its products says against what is read off it; empty for nothing."""
+    return noise_caution(kept_error(expansion), EXACT, f"{expansion.directory} (remove it)")
 
 
 def check_cost(spec: AdjointSpec) -> int:

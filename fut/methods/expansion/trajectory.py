@@ -18,6 +18,7 @@ from estimators.trajectory import CentreTransition, mean_state
 from fut.methods.expansion.spec import Trajectory
 from fut.training.checkpoints import attributes_of, read_state
 from fut.training.divergence import named
+from fut.training.weights import shares, weighed
 from storage import CheckpointStore
 
 PARTS = ("centre", "gradients", "runs")
@@ -96,7 +97,7 @@ def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]
 
     def gradient(step: int, theta: Tensor, number: int) -> Tensor:
         items = spec.groups[number]
-        latest[number] = problem.mean_gradient(theta, items, [1.0 / len(items)] * len(items))
+        latest[number] = problem.mean_gradient(theta, items, shares(problem.config, items))
         return latest[number]
 
     transition = CentreTransition(problem.rule, problem.rate, gradient)
@@ -134,7 +135,7 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
         return seen["gradient"], None
 
     transition = RuleTransition(problem.rule, problem.rate, gradients)
-    batch = OrderBatch.pack([problem.canonical(order) for order in orders], problem.device)
+    batch = OrderBatch.pack([weighed(problem, order) for order in orders], problem.device)
     for step in steps:
         state = transition(step, batch.at(step), state)
         files.mixed.write(step, {k: v.cpu().numpy() for k, v in seen.items()}, {}, replace=True)

@@ -26,6 +26,7 @@ from fut.methods.settings import Config
 from fut.methods.stages import LESS, Cost, Preparation, Prepared, Request, Stage, damaged_terms
 from fut.methods.timings import StageCost, Timings
 from fut.training.problem import Problem
+from fut.training.weights import shares as shares_of
 from storage import Block, Damage, IdentityError, StorageError, TermSpec, TermStore
 
 
@@ -65,10 +66,13 @@ class ReferenceUpdate:
         self.here = problem.rule.step(state, self.gradient, self.rate)[1]
 
     def _mean(self, of: Callable[[int], Tensor]) -> Tensor:
-        return sum((of(i) for i in self.items), torch.zeros_like(self.state.theta)) / len(self.items)
+        shares = shares_of(self.problem.config, self.items)
+        if len(set(shares)) == 1:
+            return sum((of(i) for i in self.items), torch.zeros_like(self.state.theta)) / len(self.items)
+        return sum((s * of(i) for s, i in zip(shares, self.items, strict=True)), torch.zeros_like(self.state.theta))
 
     def _gradient(self, theta: Tensor) -> Tensor:
-        return self.problem.mean_gradient(theta, self.items, [1.0 / len(self.items)] * len(self.items))
+        return self.problem.mean_gradient(theta, self.items, shares_of(self.problem.config, self.items))
 
     def product(self, direction: Tensor) -> Tensor:
         """J_t u [D]: the rule's exact tangent, fed with the Hessian-vector product of the step's loss."""

@@ -23,6 +23,7 @@ from estimators.reweighting import (
 from fut.errors import NotCachedError
 from fut.methods.base import Capabilities, Estimator, Method, one_of
 from fut.methods.context import Context
+from fut.methods.curvature_batches import noise_caution, product_error
 from fut.methods.reweighting.pipeline import REWEIGHTING_TERMS
 from fut.methods.reweighting.terms import ReweightingFiles, open_reweighting, stored_config
 from fut.readouts.readout import PROBE, shortened
@@ -53,6 +54,16 @@ class Reweighting(Estimator):
         self.row = self.terms_of.spec.names.index(self.readout.name)
         self.rows = own_rows(self.problem.reference, self.problem.twins)
 
+    def caution(self) -> str:
+        """Says so where a product by differences, at the last step along the read-out's slope, is noise."""
+        files, problem = self.terms_of, self.problem
+        if files.spec.config.products == "exact":
+            return ""
+        theta = files.state(files.spec.steps).theta
+        item = problem.data.items[next(step for step in reversed(problem.reference.steps) if step)[0]]
+        error = product_error(problem, theta, item, self.readout.gradient(theta))
+        return noise_caution(error, 'reweighting.products = "exact"', f"{files.directory} (remove it)")
+
     def ready(self) -> None:
         _ = self.first_order
 
@@ -76,8 +87,11 @@ class Reweighting(Estimator):
 
     @cached_property
     def attributions(self) -> Tensor:
-        """d phi / d w_j at w = 1 of every item of every step [T, n items], in the read-out's unit; they sum to 0 in a
-        step. Leaving an item out changes the read-out by about minus this, summed over its steps."""
+        """d phi / d w_j at w = 1 of every item of every step [T, n items], in the read-out's unit.
+
+        They sum to 0 in a step, so that those of a step's only item are 0: `first_order` is what it contributes. Leaving an item
+        out changes the read-out by about minus this, summed over its steps.
+        """
         return attributions(self.first_order)
 
     @cached_property

@@ -20,6 +20,7 @@ from estimators.adjoint import Sensitivity, Sweep, inclusion_probabilities, pois
 from estimators.orders.order import Order
 from estimators.reweighting import first_order_values, response_squares
 from estimators.state import State
+from fut.errors import UsageError
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates
 from fut.methods.expansion.trajectory import state_arrays
@@ -32,6 +33,7 @@ from fut.methods.timings import StageCost, Timings
 from fut.readouts.readout import make_readouts
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
+from fut.training.weights import item_weights
 from storage import Block, TermStore
 
 FOLDED = ("weight", "injection", "value", "gram")
@@ -61,6 +63,7 @@ def _missing_sweep(files: ReweightingFiles) -> Sequence[int]:
 
 def _run_sweep(files: ReweightingFiles, steps: Sequence[int]) -> Iterator[None]:
     problem, latest = files.problem, dict[int, Tensor]()
+    require_alike(problem)
 
     def gradient(step: int, number: int) -> Tensor:
         latest[step] = files.item_gradients(step)
@@ -81,6 +84,15 @@ def _run_sweep(files: ReweightingFiles, steps: Sequence[int]) -> Iterator[None]:
         _save_step(files, sensitivity, gradients)
         _save_costate(files, sensitivity.step, sensitivity.costate, squares)
         yield
+
+
+def require_alike(problem: Problem) -> None:
+    """UsageError where items have weights of their own, of which the derivatives here know nothing."""
+    if item_weights(problem.config):
+        raise UsageError(
+            "reweighting: expected items that weigh alike in their step's mean, got data.weights; use --estimator adjoint for "
+            "`without:ITEM`, which knows them"
+        )
 
 
 def _start(files: ReweightingFiles, sweep: Sweep) -> tuple[State, Tensor]:

@@ -18,7 +18,7 @@ from fut.errors import NotCachedError, UsageError
 from fut.methods.baseline import REFERENCE
 from fut.methods.registry import method_of
 from fut.questions.accuracy.ask import compare, with_baseline
-from fut.questions.accuracy.render import COLUMNS, in_order, title
+from fut.questions.accuracy.render import COLUMNS, in_order, remarks, title
 from fut.questions.accuracy.result import Verification
 from fut.questions.context import QuestionContext
 from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
@@ -77,7 +77,7 @@ class Datamodel(Verification):
         return [{renamed.get(k, k): v for k, v in row.items() if k != "coverage"} for row in super().rows()]
 
     def notes(self) -> list[str]:
-        return ["low … high: 90 % bootstrap interval of lds; skill: 1 − mae / mae of `reference`"]
+        return ["low … high: 90 % bootstrap interval of lds; skill: 1 − mae / mae of `reference`", *self.remarks]
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,12 @@ def ask(request: LdsRequest, context: QuestionContext) -> Datamodel:
     truths = service.truths(request.readout)
     readout = truths.readout
     methods = {name: service.measured(name, readout, calibrated=False) for name in _methods(request, context, readout)}
-    compared = compare(context, truths, methods, lambda: [run.reference.without(left_out) for left_out in subsets])
-    result = Datamodel(**vars(compared), subsets=subsets, share=request.share, seed=request.seed)
+    orders = [run.reference.without(left_out) for left_out in subsets]
+    compared = compare(context, truths, methods, lambda: orders)
+    kept = [
+        left_out for left_out, order in zip(subsets, orders, strict=True) if order.tolist() not in compared.diverged
+    ]
+    result = Datamodel(**vars(compared), subsets=kept, share=request.share, seed=request.seed)
     key = f"{request.subsets}-share-{request.share:g}-seed-{request.seed}{suffix(readout)}"
     context.archive.keep("lds", key, result)
     return result
@@ -164,6 +168,7 @@ def datamodel(result: Datamodel) -> str:
         f"reference order {result.reference_loss:.5f}\n"
         f"LDS: Spearman correlation over subsets; MAE in {result.unit or 'the unit of the read-out'}\n\n"
         + columns([header, *rows])
+        + remarks(result)
     )
 
 

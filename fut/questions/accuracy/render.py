@@ -35,8 +35,13 @@ def table(result: Verification) -> str:
         "and before calibration;\n"
         "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"
         + columns([["estimator", *COLUMNS], *rows])
-        + "".join(f"\n\n{said}" for said in result.divergence())
+        + remarks(result)
     )
+
+
+def remarks(result: Verification) -> str:
+    """What has to be said beneath the table; empty for nothing."""
+    return "".join(f"\n{remark}" for remark in result.remarks)
 
 
 def title(result: Verification) -> str:

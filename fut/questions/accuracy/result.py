@@ -13,7 +13,7 @@ from fut.display.agreement import Agreement, table_row, table_units
 from fut.display.notebook import Displayable, draw_agreement
 from fut.display.numbers import from_fields, jsonable_fields
 from fut.display.scale import Scale
-from fut.estimation.accuracy import accuracy
+from fut.estimation.accuracy import LEAST, accuracy
 from fut.estimation.results import Answers
 from fut.methods.registry import is_baseline
 from fut.training.divergence import divergence_note
@@ -59,9 +59,14 @@ class Verification(Displayable):
         """What an estimator's scatter shows."""
         return Agreement.of(self.true_losses, self.estimated_losses[name], self.reference_loss, self.unit)
 
+    @property
+    def remarks(self) -> list[str]:
+        """What has to be said of the table: orders that diverged, too few for an interval, and what estimators say against
+        themselves."""
+        return [*self.divergence(), *few_orders(len(self.true_losses)), *said_against(self.estimators)]
+
     def notes(self) -> list[str]:
-        said = "low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`"
-        return [said, *self.divergence()]
+        return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`", *self.remarks]
 
     def divergence(self) -> list[str]:
         """What is to be said of orders that diverged; nothing where none did."""
@@ -70,6 +75,17 @@ class Verification(Displayable):
     def draw(self, axes: Axes) -> None:
         shown = {name: self.agreement(name) for name in self.estimated_losses if not is_baseline(name)}
         draw_agreement(axes, shown, Scale(self.unit, 0))
+
+
+def few_orders(count: int) -> list[str]:
+    """That a correlation has no interval, where it is of too few orders."""
+    few = f"Spearman of {count} orders has no interval: below {LEAST} orders a bootstrap interval shrinks to a point"
+    return [few] if count < LEAST else []
+
+
+def said_against(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What estimators say against themselves, by their rows of the table."""
+    return [f"{name}: {row['caution']}" for name, row in rows.items() if row.get("caution")]
 
 
 def verify(
@@ -95,6 +111,7 @@ def verify(
             raw = accuracy(losses, answers.uncalibrated, reference_loss)
             row |= {"mae_uncalibrated": raw.mae, "skill_uncalibrated": raw.skill}
             row |= {"interval_width": float(np.mean([high - low for low, high in answers.intervals or []]))}
+        row |= {"caution": answers.caution} if answers.caution else {}
         rows[name] = row | {"seconds_per_order": answers.seconds / len(orders)} | dict((costs or {}).get(name, {}))
         estimated[name] = answers.values
     seconds = float(np.mean([s for _, s in truths]))

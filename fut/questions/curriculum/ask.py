@@ -13,6 +13,7 @@ import numpy as np
 from estimators.errors import EstimatorError, OrderError
 from estimators.orders.order import Order, random_orders
 from fut.errors import FutError, NotCachedError, UsageError
+from fut.estimation.ranking import best as best_of
 from fut.estimation.searching import Searching
 from fut.protocols import RunFacts, Truths
 from fut.questions.context import QuestionContext
@@ -28,6 +29,7 @@ from fut.questions.curriculum.result import (
 )
 from fut.questions.curriculum.search import SearchResult, comparable, search
 from fut.questions.question import Question
+from fut.training.divergence import divergence_note, trained_apart
 
 
 def ask(request: SearchRequest, context: QuestionContext) -> Curriculum:
@@ -44,22 +46,24 @@ def ask(request: SearchRequest, context: QuestionContext) -> Curriculum:
     result = _searched(context, request, start, searching)
     finalists = [order for order, _ in result.finalists]
     orders = [*finalists, *rivals.randoms, *rivals.named.values()] if request.verify else []
-    trained = _retrained(context, [truths, *others], orders)
-    sign = -1.0 if request.maximize else 1.0
-    best = min(finalists, key=lambda order: sign * trained[order].value) if trained else result.best
+    trained, diverged = _retrained(context, [truths, *others], orders)
+    able = [order for order in finalists if order in trained]
+    best = able[best_of([trained[order].value for order in able], request.maximize)] if able else result.best
+    randoms = [order for order in rivals.randoms if order in trained]
     gradients, seconds = service.costs(name)["precompute_gradients"], [of.seconds for of in trained.values()]
     retraining = float(np.mean(seconds)) if seconds else None, float(np.sum(seconds))
     answer = Curriculum(
         best.tolist(),
         OrderEstimate(**searching.judged(best)),
         RetrainedOrders(
-            trained[best].value if trained else None,
+            trained[best].value if best in trained else None,
             truths.reference,
-            [trained[order].value for order in rivals.randoms if trained],
-            {name: trained[order].value for name, order in rivals.named.items() if trained},
+            [trained[order].value for order in randoms],
+            {name: trained[order].value for name, order in rivals.named.items() if order in trained},
             [_finalist(order, value, trained) for order, value in result.finalists],
-            {o.readout: _elsewhere(o, place, trained, best, rivals.randoms) for place, o in enumerate(others, 1)},
+            {o.readout: _elsewhere(o, place, trained, best, randoms) for place, o in enumerate(others, 1) if able},
             request.maximize,
+            divergence_note(len(trained), diverged) if diverged else "",
         ),
         SearchCourse(result.history, result.evaluations, result.seconds, **request.described()),
         SearchCost(*retraining, gradients, gradients / run.consumed),
@@ -99,7 +103,7 @@ TrainedOrders = dict[Order, Trained]
 
 
 def _finalist(order: Order, value: float, trained: TrainedOrders) -> dict[str, Any]:
-    retrained = trained[order].value if trained else None
+    retrained = trained[order].value if order in trained else None
     return {"order": order.tolist(), "searched_loss": value, "retrained_loss": retrained}
 
 
@@ -162,14 +166,17 @@ def _searched(context: QuestionContext, request: SearchRequest, start: Order, se
             raise error if isinstance(error, (FutError, EstimatorError)) else UsageError(str(error)) from error
 
 
-def _retrained(context: QuestionContext, readouts: Sequence[Truths], orders: Sequence[Order]) -> TrainedOrders:
-    """Read-outs of every order, retrained; what has been trained before is recalled."""
-    trained = {}
+def _retrained(
+    context: QuestionContext, readouts: Sequence[Truths], orders: Sequence[Order]
+) -> tuple[TrainedOrders, list[Order]]:
+    """Read-outs of every order, retrained; what has been trained before is recalled. Then the orders that diverged."""
+
+    def train(order: Order) -> Trained:
+        timed = [truths.train_timed(order, tick) for truths in readouts]
+        return Trained([value for value, _ in timed], timed[0][1])
+
     with context.progress("retraining", len(set(orders)) * context.run.steps) as tick:
-        for order in dict.fromkeys(orders):
-            timed = [truths.train_timed(order, tick) for truths in readouts]
-            trained[order] = Trained([value for value, _ in timed], timed[0][1])
-    return trained
+        return trained_apart(dict.fromkeys(orders), train)
 
 
 def _elsewhere(

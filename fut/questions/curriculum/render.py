@@ -34,6 +34,9 @@ def text(answer: Curriculum) -> str:
 def _truths(answer: Curriculum, value: Callable[[float], str]) -> list[str]:
     """What retraining says, a row per loss, the best first."""
     truths = answer.truths
+    lost = [truths.lost] if truths.lost else []
+    if truths.retrained_loss is None and lost:
+        return lost
     if truths.retrained_loss is None:
         return ["nothing was retrained: --verify K retrains the found order beside K random and the named ones"]
     rows = [["retrained", "loss", "gain", "in perplexity"]]
@@ -44,7 +47,7 @@ def _truths(answer: Curriculum, value: Callable[[float], str]) -> list[str]:
     spread = (
         [] if truths.random_sd is None else [f"order noise (sd of random orders): {truths.random_sd:.2g} {answer.unit}"]
     )
-    return ["", present.columns(rows), *spread, *_elsewhere(answer)]
+    return ["", present.columns(rows), *spread, *lost, *_elsewhere(answer)]
 
 
 def _elsewhere(answer: Curriculum) -> list[str]:

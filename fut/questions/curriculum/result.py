@@ -49,6 +49,7 @@ class RetrainedOrders:
         finalists: good orders that differ, the best by estimate first; the best of them retrained is the order found.
         also: other read-outs of the retrained orders, each with its unit: of the found order, the reference, the random ones.
         maximize: the greatest value is the best.
+        lost: orders whose training diverged and that are left out, in words.
     """
 
     retrained_loss: float | None
@@ -58,6 +59,7 @@ class RetrainedOrders:
     finalists: list[dict[str, Any]]
     also: dict[str, dict[str, Any]] = field(default_factory=dict)
     maximize: bool = False
+    lost: str = ""
 
     @property
     def best_random_loss(self) -> float | None:
@@ -245,7 +247,8 @@ class Curriculum(Displayable):
         return rows
 
     def notes(self) -> list[str]:
-        return [self.estimate.note, self.estimate.reevaluated_note, f"order: {self.order}"]
+        lost = [self.truths.lost] if self.truths.lost else []
+        return [self.estimate.note, self.estimate.reevaluated_note, *lost, f"order: {self.order}"]
 
     def draw(self, axes: Axes) -> None:
         """Retrained losses in rows: the found order with its estimate and interval, named orders, random orders."""

@@ -64,9 +64,9 @@ def search(
     if method not in METHODS:
         raise ValueError(f"search: expected a method among {', '.join(METHODS)}, got `{method}`; correct the name")
     space, sign = Arrangements(start, constraints or Constraints()), -1.0 if maximize else 1.0
-    values = _checked(table, len(start), int(space.items.max()) + 1)
+    costs_by_item = _checked(table, len(start), int(space.items.max()) + 1, sign)
     evaluator = Evaluator(space, lambda orders: [sign * v for v in estimate(orders)], budget)
-    draw, costs = np.random.default_rng([seed, 41]), space.costs(sign * values)
+    draw, costs = np.random.default_rng([seed, 41]), space.costs(costs_by_item)
     if method == "assignment":
         evaluator.values([assign(space, costs)])
     elif method == "genetic":
@@ -81,15 +81,18 @@ def search(
     return _result(evaluator, evaluator.best, sign, finalists)
 
 
-def _checked(table: ArrayLike | None, steps: int, items: int) -> Floats:
-    """The table [T, items], of zeros where there is none."""
+def _checked(table: ArrayLike | None, steps: int, items: int, sign: float) -> Floats:
+    """Costs [T, items] from a table, of zeros where there is none; entries that are not finite cost more than all others."""
     values = np.zeros((steps, items)) if table is None else np.asarray(table, dtype=float)
-    if values.ndim != 2 or len(values) != steps or values.shape[1] < items or not np.isfinite(values).all():
+    if values.ndim != 2 or len(values) != steps or values.shape[1] < items or not np.isfinite(values).any():
         raise ValueError(
             f"search: expected a finite table of {steps} steps and {items} items at least, got one of shape "
             f"{list(values.shape)}; take it from the same run"
         )
-    return values
+    costs, finite = sign * values, np.isfinite(values)
+    if finite.all():
+        return costs
+    return np.where(finite, costs, costs[finite].max() + np.ptp(costs[finite]) + 1.0)
 
 
 def _result(evaluator: Evaluator, arrangement: Units, sign: float, count: int) -> SearchResult:

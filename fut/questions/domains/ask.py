@@ -20,6 +20,7 @@ from fut.questions.outliers import outlier_note
 from fut.questions.question import ESTIMATOR, READOUT_HELP, Question, Request, numbers, option
 from fut.questions.retraining import LEAST, retraining
 from fut.readouts.readout import PROBE
+from fut.training.divergence import divergence_note
 
 SOURCE = "source"
 MOST, PLACES = 24, 5
@@ -118,6 +119,8 @@ def ask(request: DomainsRequest, context: QuestionContext) -> Domains:
     every = [*entries, *(answer for placement in placed for answer in placement.answers)]
     checked = compare(every, estimates.reference, estimates.fitted_on)
     note = _note(entries, placed) + outlier_note(run, items, method)
+    if estimates.diverged:
+        note += f"; {divergence_note(estimates.trained, estimates.diverged)}"
     about = (estimates.readout, estimates.unit, estimates.reference)
     result = Domains(method, *about, labels, entries, placed, checked, note, request.seed)
     key = [labels, sequences, items, request.places, estimates.readout, method, request.calibrate]

@@ -12,6 +12,8 @@ from estimators.orders.order import Order
 from fut.protocols import Value
 from fut.questions.context import QuestionContext
 from fut.questions.domains.result import Answer
+from fut.questions.retraining import LEAST
+from fut.training.divergence import require_trained, trained_apart
 
 SHARE = 2
 """Retrained orders that move domains for every one that moves an item."""
@@ -22,8 +24,7 @@ RANDOM = (
     "`fut domains --calibrate 8` fits it to orders like these"
 )
 
-KNOWN = "this order has been retrained on this run; the figure is the truth, not an estimate"
-MOVES = "`fut calibrate RUN --edit move` fits it to orders like this one"
+REFERENCE = "the reference order's recorded value, which every estimator gives exactly"
 
 
 class DomainEstimates:
@@ -41,6 +42,8 @@ class DomainEstimates:
         self._truths = context.service.truths(readout)
         self.readout, self.unit, self.reference = self._far.readout, self._far.unit, self._far.reference
         self._canonical_reference = self._run.canonical(self._run.reference)
+        self.diverged: list[Order] = []
+        self.trained = 0
         self._fitted: set[Order] = set()
         self._fit: Calibration | None = None
         self._guesses: dict[tuple[Order, ...], Sequence[Value]] = {}
@@ -58,7 +61,9 @@ class DomainEstimates:
     def retrain_to_fit(self, orders: Sequence[Order], count: int) -> None:
         """Really train `count` of the orders that move domains, and fit later estimates of such orders to them."""
         guesses = {self._run.canonical(o): a.value for o, a in zip(orders, self._guessed(orders), strict=True)}
+        before = len(self.diverged)
         retrained = self._retrain(orders, count, CALIBRATED)
+        require_trained("domains", len(retrained), self.diverged[before:], LEAST)
         self._fitted = set(retrained)
         self._fit = fit([self._truths.train(order) for order in retrained], [guesses[order] for order in retrained])
 
@@ -79,16 +84,15 @@ class DomainEstimates:
     def _corrected(self, calibration: Calibration, order: Order, answer: Value) -> Answer:
         """An estimate by the fit to orders of domains; the reference order's own value as it is known."""
         if self._run.canonical(order) == self._canonical_reference:
-            return Answer(self.reference, 0.0, (self.reference, self.reference), KNOWN)
+            return Answer(self.reference, 0.0, (self.reference, self.reference), REFERENCE)
         value, interval = calibration.correct(answer.value), calibration.interval(answer.value)
         note = f"calibrated on {len(self._fitted)} retrained orders of domains; interval of level 0.9"
+        note += f"; {self._plain.caution}" if self._plain.caution else ""
         return Answer(value, value - self.reference, interval, note)
 
     def estimate_close(self, orders: Sequence[Order]) -> list[Answer]:
         """Of orders that move one item: by a calibration on such orders where there is one, which is said where there is not."""
-        answers = self._close(orders)
-        advice = f"; {MOVES}" if self._close.fitted_to == "random" else ""
-        return [_noted(answer, advice if _has_fit(answer) else "") for answer in answers]
+        return [_noted(answer, "") for answer in self._close(orders)]
 
     def truth(self, order: Order) -> float | None:
         """The read-out's value, if the order, or the reference order with the same content, has been retrained."""
@@ -98,15 +102,16 @@ class DomainEstimates:
 
     def _retrain(self, orders: Sequence[Order], count: int, key: int) -> list[Order]:
         """`count` of the orders that train otherwise than the reference order does, drawn from the seed, in canonical form;
-        all where they are fewer."""
+        all where they are fewer. Those whose training diverges go to `diverged`."""
         forms = (self._run.canonical(order) for order in orders)
         different = list(dict.fromkeys(form for form in forms if form != self._canonical_reference))
         places = np.random.default_rng([self._seed, key]).permutation(len(different))[:count]
         drawn = [different[place] for place in sorted(places.tolist())]
         with self._context.progress("retraining", len(drawn) * self._run.steps) as tick:
-            for order in drawn:
-                self._truths.train(order, tick)
-        return drawn
+            trained, diverged = trained_apart(drawn, lambda order: self._truths.train(order, tick))
+        self.diverged += diverged
+        self.trained += len(trained)
+        return list(trained)
 
 
 def _noted(answer: Value, more: str) -> Answer:

@@ -11,6 +11,7 @@ import numpy as np
 from fut.display.format import columns, interval, number
 from fut.display.notebook import COLOURS, GREY, MARKERS, labelled
 from fut.display.picture import save
+from fut.estimation.ranking import best, ranked
 from fut.questions.domains.result import Domains, Entry, Placement
 
 SHOWN = 12
@@ -20,9 +21,9 @@ def domains(answer: Domains) -> str:
     """Domain orders from the best estimate to the worst, then early against late for every domain and item."""
     unit = answer.unit or "the unit of the read-out"
     sizes = ", ".join(f"{label} ({len(items)})" for label, items in answer.labels.items())
-    ranked = sorted(answer.orders, key=lambda entry: entry.value)
+    by_value = [answer.orders[place] for place in ranked([entry.value for entry in answer.orders])]
     half = SHOWN // 2
-    shown = ranked if len(ranked) <= SHOWN else [*ranked[:half], *ranked[-half:]]
+    shown = by_value if len(by_value) <= SHOWN else [*by_value[:half], *by_value[-half:]]
     rows = [["domain order", "value", "delta", "90 % interval", "retrained"], *map(_row, shown)]
     lines = [
         f"domains and their items: {sizes}; {answer.readout} by {answer.estimator}, {unit}; reference order "
@@ -30,8 +31,8 @@ def domains(answer: Domains) -> str:
         "",
         columns(rows),
     ]
-    if len(shown) < len(ranked):
-        lines.append(f"the best {half} and the worst {half} of {len(ranked)}")
+    if len(shown) < len(by_value):
+        lines.append(f"the best {half} and the worst {half} of {len(by_value)}")
     header = ["late minus early", "delta", "90 % interval", "retrained", "best at"]
     lines += ["", columns([header, *map(_placement, answer.placements)]), "", answer.note]
     return "\n".join([*lines, *_checked(answer)])
@@ -49,8 +50,8 @@ def _row(entry: Entry) -> list[str]:
 
 def _placement(placed: Placement) -> list[str]:
     difference = placed.late_minus_early
-    best = min(zip(placed.places, placed.answers, strict=True), key=lambda pair: pair[1].value)[0]
-    where = f"step {best}" if placed.kind == "item" else f"after {best} others"
+    at = placed.places[best([answer.value for answer in placed.answers])]
+    where = f"step {at}" if placed.kind == "item" else f"after {at} others"
     return [
         placed.name,
         f"{difference.delta:+.5f}",

@@ -32,6 +32,7 @@ from fut.data.labels import Labels
 from fut.display.notebook import COLOURS, GREY, Displayable, labelled
 from fut.display.numbers import from_fields, jsonable_fields
 from fut.estimation.accuracy import accuracy
+from fut.estimation.ranking import best, ranked, worst
 from fut.questions.domains.blocks import Moved
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ class Entry:
     interval: tuple[float, float] | None
     note: str
     truth: float | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Entry:
+        """From its fields in JSON; a value that was not finite comes back as NaN."""
+        lost = {name: float("nan") for name in ("value", "delta") if content[name] is None}
+        return cls(**{**content, **lost})
 
 
 @dataclass(frozen=True)
@@ -105,12 +112,12 @@ class Domains(Displayable):
 
     @property
     def best(self) -> Entry:
-        """The domain order of the least estimate."""
-        return min(self.orders, key=lambda entry: entry.value)
+        """The domain order of the least estimate; one that is not finite comes last."""
+        return self.orders[best([entry.value for entry in self.orders])]
 
     @property
     def worst(self) -> Entry:
-        return max(self.orders, key=lambda entry: entry.value)
+        return self.orders[worst([entry.value for entry in self.orders])]
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable_fields(asdict(self))
@@ -122,13 +129,13 @@ class Domains(Displayable):
             Placement(
                 **p
                 | {
-                    "answers": [Entry(**answer) for answer in p["answers"]],
+                    "answers": [Entry.from_dict(answer) for answer in p["answers"]],
                     "late_minus_early": Difference(**p["late_minus_early"]),
                 }
             )
             for p in content["placements"]
         ]
-        orders = [Entry(**entry) for entry in content["orders"]]
+        orders = [Entry.from_dict(entry) for entry in content["orders"]]
         return from_fields(cls, {**content, "orders": orders, "placements": placements})
 
     def title(self) -> str:
@@ -149,18 +156,18 @@ class Domains(Displayable):
 
     def draw(self, axes: Axes) -> None:
         """Domain orders from the best estimate, on top, to the worst, with their intervals and what is known of their truth."""
-        ranked = sorted(self.orders, key=lambda entry: -entry.value)
-        places = range(len(ranked))
-        for y, entry in zip(places, ranked, strict=True):
+        places = range(len(self.orders))
+        shown = [self.orders[place] for place in reversed(ranked([entry.value for entry in self.orders]))]
+        for y, entry in zip(places, shown, strict=True):
             if entry.interval is not None:
                 ends = [value - self.reference_loss for value in entry.interval]
                 axes.plot(ends, [y, y], color=COLOURS[0], linewidth=1.5, alpha=0.5)
-        axes.plot([e.value - self.reference_loss for e in ranked], places, "o", color=COLOURS[0], label="estimated")
-        known = [(e.truth - self.reference_loss, y) for y, e in zip(places, ranked, strict=True) if e.truth is not None]
+        axes.plot([e.value - self.reference_loss for e in shown], places, "o", color=COLOURS[0], label="estimated")
+        known = [(e.truth - self.reference_loss, y) for y, e in zip(places, shown, strict=True) if e.truth is not None]
         if known:
             axes.plot(*zip(*known, strict=True), "x", color=COLOURS[1], label="retrained")
         axes.axvline(0, color=GREY, linewidth=1, linestyle="--")
-        axes.set_yticks(list(places), [entry.name for entry in ranked], fontsize="x-small")
+        axes.set_yticks(list(places), [entry.name for entry in shown], fontsize="x-small")
         axes.set_xlabel(labelled(f"{self.readout} − reference", self.unit))
         axes.legend(fontsize="small", frameon=False)
 

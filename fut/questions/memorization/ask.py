@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from estimators.errors import DivergenceError
+from estimators.orders.order import Order
 from fut.data.probe_groups import Group
 from fut.display.format import brief, nbytes
 from fut.errors import UsageError
@@ -32,6 +35,7 @@ from fut.questions.outliers import outlier_note
 from fut.questions.question import ESTIMATOR, Question, Request, numbers, option
 from fut.questions.retraining import LEAST
 from fut.readouts.readout import PROBE, shortened
+from fut.training.divergence import divergence_note
 
 MOST, GROUPS = 64, 8
 """Items of which a map is made where none are named, and groups of held-out samples."""
@@ -148,24 +152,31 @@ def ask(request: MemorizeRequest, context: QuestionContext) -> Memorization:
     )
     with context.progress("maps", len(resolved.items)) as tick:
         maps = estimate_maps(changes, run.reference, resolved.items, groups, resolved.showing, tick)
-    result = _answer(context, resolved, groups, maps)
+    result = _answer(context, resolved, groups, maps, changes.caution)
     key = {name: value for name, value in vars(resolved).items() if name != "most"}
     context.archive.keep("memorization", key, result)
     return result
 
 
-def _answer(context: QuestionContext, request: ResolvedRequest, groups: ProbeGroups, maps: Maps) -> Memorization:
+def _answer(
+    context: QuestionContext, request: ResolvedRequest, groups: ProbeGroups, maps: Maps, caution: str
+) -> Memorization:
     """The maps with their intervals and what verification says of them."""
     run, items, service = context.run, list(request.items), context.service
     places = [place_of(run.reference, item, request.showing)[0] for item in items]
     fitted_on, compared = _cells(run.steps, request, places)
     with context.progress("retraining", (len(fitted_on.rows) + len(compared.rows)) * run.steps) as tick:
-        fit_truth, truth = (_truth(context, request, groups, cells, tick) for cells in (fitted_on, compared))
+        (fit_truth, lost), (truth, more) = (
+            _truth(context, request, groups, cells, tick) for cells in (fitted_on, compared)
+        )
+    trained = len(fitted_on.rows) + len(compared.rows) - len(lost) - len(more)
+    diverged = divergence_note(trained, [*lost, *more]) if lost or more else ""
     fitted = fit_maps(maps, places, fitted_on, fit_truth)
     references = [
         [service.truths(name).reference for name in groups.readouts(item, row)] for row, item in enumerate(items)
     ]
     note = TRUTH if method_of(request.estimator).capabilities.trains else _note(fitted, fitted_on) + _sampled(maps)
+    note += f"; {caution}" if caution else ""
     return Memorization(
         request.estimator,
         run.steps,
@@ -181,9 +192,10 @@ def _answer(context: QuestionContext, request: ResolvedRequest, groups: ProbeGro
             {kind: float(np.sqrt(maps.variances[k]).mean()) for k, kind in enumerate(KINDS)},
         ),
         groups,
-        note + outlier_note(run, items, request.estimator),
+        note + outlier_note(run, items, request.estimator) + (f"; {diverged}" if diverged else ""),
         fitted.fits or None,
         fitted.check(items, compared, truth),
+        list(run.rates),
         request.showing,
     )
 
@@ -217,14 +229,20 @@ def _truth(
     groups: ProbeGroups,
     cells: Cells,
     tick: Callable[[], object],
-) -> Floats:
-    """Really retrained changes of the loss against the reference order, [orders, kinds]."""
-    changes = []
+) -> tuple[Floats, list[Order]]:
+    """Really retrained changes of the loss against the reference order, [orders, kinds], NaN where training diverged, and the
+    orders that did."""
+    changes: list[list[float]] = []
+    diverged: list[Order] = []
     orders = cells.orders(context.run.reference, request.items, request.showing)
     for row, order in zip(cells.rows, orders, strict=True):
         of_row = [context.service.truths(name) for name in groups.readouts(request.items[row], row)]
-        changes.append([truths.train(order, tick) - truths.reference for truths in of_row])
-    return np.array(changes).reshape(-1, len(KINDS))
+        try:
+            changes.append([truths.train(order, tick) - truths.reference for truths in of_row])
+        except DivergenceError:
+            diverged.append(order)
+            changes.append([math.nan] * len(KINDS))
+    return np.array(changes).reshape(-1, len(KINDS)), diverged
 
 
 def _costs(request: MemorizeRequest, context: QuestionContext) -> Sequence[str]:

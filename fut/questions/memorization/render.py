@@ -52,10 +52,22 @@ def _kept(answer: Memorization) -> str:
     kept = answer.retention
     if kept["share"] is None:
         return "nothing is remembered of the items: the loss on them is lower without them"
-    return (
+    line = (
         f"the loss on an item gains most when step {kept['best_step']} of 0..{answer.steps - 1} trains on it; "
         f"step 0 gives {kept['share'][0]:.0%} of that gain, the last step {kept['share'][-1]:.0%}"
     )
+    equal = kept["at_equal_rate"]
+    if equal is None or equal["share"] is None:
+        return line
+    first, last = (_percent(equal["share"][place]) for place in (0, -1))
+    return (
+        f"{line}, at the learning rates as they were\nat equal learning rates (each step's gain over its rate): most at step "
+        f"{equal['best_step']}, step 0 {first}, the last step {last}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if np.isfinite(share) else "unknown (its rate is 0)"
 
 
 def _checked(answer: Memorization) -> list[str]:
@@ -101,11 +113,28 @@ def picture(answer: Memorization, path: Path) -> Path:
     """The maps side by side, retrained cells outlined, written as PNG; blue is better, red worse than the reference order."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.6 * len(KINDS), 3.9), dpi=130, layout="constrained")
-    for axis, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
+    panels = len(KINDS) + 1
+    figure = Figure(figsize=(3.6 * panels, 3.9), dpi=130, layout="constrained")
+    *maps, curves = figure.subplots(1, panels)
+    for axis, kind in zip(maps, KINDS, strict=True):
         _map(figure, axis, answer, kind)
+    _retention(curves, answer)
     figure.suptitle("loss with item i at step j minus the loss in the reference order [10⁻³ nats/token]", fontsize=10)
     return save(figure, path)
+
+
+def _retention(axis: Any, answer: Memorization) -> None:
+    """What is left of an item by the step that trains on it, at the rates as they were and at equal ones."""
+    kept = answer.retention
+    for name, of in (("at the rates as they were", kept), ("at equal rates", kept["at_equal_rate"])):
+        if of is not None and of["share"] is not None:
+            axis.plot(kept["step"], 100 * np.asarray(of["share"], dtype=float), label=name)
+    axis.set_title("gain on the item itself", fontsize=9)
+    axis.set_xlabel("step j", fontsize=8)
+    axis.set_ylabel("% of the best step's", fontsize=8)
+    axis.tick_params(labelsize=7)
+    if axis.lines:
+        axis.legend(fontsize=6.5, frameon=False)
 
 
 def _map(figure: Any, axis: Any, answer: Memorization, kind: str) -> None:

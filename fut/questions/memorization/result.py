@@ -24,8 +24,9 @@ expectation over runs), positive where having the item lowers the loss.
     sampling_sd      {kind: number} mean standard deviation of the effects over a sample of coordinates; 0 where all are kept
     fits             {kind: {slope, sd, ...}, "absent " + kind: ...} or null
     checked          {kind: {cells, truth, estimates, measures}, "absent " + kind: ...}; empty without verification
-    forgetting       {steps_ago [T], mean [T], low [T], high [T]}, see `forgetting`
-    retention        {step [T], share [T], best_step}, see `retention`
+    rates            [T] learning rate of every step, by which curves are also shown; empty in answers of earlier versions
+    forgetting       {steps_ago [T], mean [T], low [T], high [T], mean_at_equal_rate [T]}, see `forgetting`
+    retention        {step [T], share [T], best_step, at_equal_rate: {share [T], best_step}}, see `retention`
     generalization   see `generalization`
 """
 
@@ -41,6 +42,8 @@ from scipy.stats import spearmanr
 
 from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.display.numbers import flat_fields, from_fields, jsonable_fields
+from fut.estimation.ranking import best as best_of
+from fut.estimation.ranking import worst as worst_of
 from fut.questions.memorization.maps import CellFit, Checked, Floats, ProbeGroups
 
 if TYPE_CHECKING:
@@ -72,6 +75,7 @@ class Memorization(Displayable):
         probe_groups: the held-out samples in groups, and how like every item is to them.
         note: what the intervals rest on.
         fits, checked: by retrained cells.
+        rates: the learning rate of every step [T]; empty where it is not known.
         showing, unit, question: as in the module's text.
     """
 
@@ -85,6 +89,7 @@ class Memorization(Displayable):
     note: str
     fits: dict[str, CellFit] | None = None
     checked: dict[str, Checked] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
     showing: int = -1
     unit: str = "nats/token"
     question: str = "memorization"
@@ -96,26 +101,52 @@ class Memorization(Displayable):
         return lower
 
     @property
+    def _equal_rate(self) -> Floats | None:
+        """`advantage` as it would be if every step had the mean learning rate, to first order: divided by the step's rate and
+        multiplied by the mean one [n, T]. NaN at a step of rate 0; None where the rates are not known, or all alike.
+
+        A step changes parameters in proportion to its rate. What a schedule that ends near 0 leaves of an item seen at the last
+        step says more of the rate than of memory.
+        """
+        rates = np.asarray(self.rates, dtype=float)
+        if not len(rates) or np.ptp(rates) <= 1e-9 * rates.max():
+            return None
+        factors = np.divide(rates.mean(), rates, out=np.full(len(rates), np.nan), where=rates > 0)
+        equal: Floats = self.advantage * factors
+        return equal
+
+    @property
     def forgetting(self) -> dict[str, list[float]]:
         """The loss on an item, relative to never having seen it, by how many steps before the last it was seen.
 
         mean over items; low, high: 10 % and 90 % quantiles over items, a spread and no error bar. Negative: remembered.
+        mean_at_equal_rate: the mean of `_equal_rate`; empty where there is none.
         """
         curves = -self.advantage[:, ::-1]
         low, high = np.quantile(curves, [0.1, 0.9], axis=0)
         ago: list[float] = list(range(self.steps))
-        return {"steps_ago": ago, "mean": curves.mean(0).tolist(), "low": low.tolist(), "high": high.tolist()}
+        equal = [] if self._equal_rate is None else (-self._equal_rate[:, ::-1]).mean(0).tolist()
+        return {
+            "steps_ago": ago,
+            "mean": curves.mean(0).tolist(),
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "mean_at_equal_rate": equal,
+        }
 
     @property
     def retention(self) -> dict[str, Any]:
         """What is remembered at the end of items seen at each step, as a share of the step best remembered.
 
         share: sum over items of the advantage at the step over that at the best step; None where nothing is remembered.
+        at_equal_rate: the same of `_equal_rate`, without the steps' learning rates; None where there is none.
         """
-        total = self.advantage.sum(0)
-        best = int(total.argmax())
-        share = (total / total[best]).tolist() if total[best] > 0 else None
-        return {"step": list(range(self.steps)), "share": share, "best_step": best}
+        equal = self._equal_rate
+        return {
+            "step": list(range(self.steps)),
+            **_shares(self.advantage),
+            "at_equal_rate": None if equal is None else _shares(equal),
+        }
 
     @property
     def generalization(self) -> dict[str, Any]:
@@ -163,7 +194,7 @@ class Memorization(Displayable):
         for row, item in enumerate(self.items):
             effects, absence = self.maps.effects["own"][row], self.maps.absence["own"][row]
             spread = (None, None) if half is None else (absence - half["own"][row], absence + half["own"][row])
-            best, worst = int(np.argmin(effects)), int(np.argmax(effects))
+            best, worst = best_of(effects), worst_of(effects)
             rows.append(
                 {"item": item, "step": self.places[row], "loss": self.reference_losses["own"][row], "absence": absence}
                 | {"low": spread[0], "high": spread[1]}
@@ -186,6 +217,13 @@ class Memorization(Displayable):
         axes.plot(self.places, range(len(self.items)), ".", color=COLOURS[-1], markersize=2)
         axes.figure.colorbar(shown, ax=axes, label=labelled("change of the loss", self.unit))
         axes.set(xlabel="step j", ylabel="item i (row)")
+
+
+def _shares(advantage: Floats) -> dict[str, Any]:
+    """By step, the sum over items as a share of that at the best step, and that step; of what is not finite, none is best."""
+    total = advantage.sum(0)
+    best = best_of(total.tolist(), maximize=True)
+    return {"share": (total / total[best]).tolist() if total[best] > 0 else None, "best_step": best}
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:

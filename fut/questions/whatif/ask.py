@@ -15,7 +15,7 @@ from fut.methods.registry import ENDPOINTS, EXACT, method_of
 from fut.orders.editing import Edit, edited, only_edit
 from fut.protocols import Estimates, Value
 from fut.questions.context import QuestionContext
-from fut.questions.question import ESTIMATOR, ORDER, Question, Request, option
+from fut.questions.question import ESTIMATOR, KNOWN, ORDER, Question, Request, option
 from fut.questions.whatif import render
 from fut.questions.whatif.query import Query
 from fut.questions.whatif.result import Change, WhatIf
@@ -35,7 +35,8 @@ class WhatIfOptions(Request[A]):
         estimator: the method's name; None for the default, and for an order shorter than the window one that can
             answer it, which the answer says.
         verify: retrain in that order, and give the truth beside the estimate.
-        known: answer orders that have been retrained by their truth.
+        known: say what is known of orders that have been retrained: in `truth` beside the answer of an estimator that was
+            named, as the answer itself where none was.
         partial: accept lists shorter than the window.
 
     Raises:
@@ -53,7 +54,7 @@ class WhatIfOptions(Request[A]):
     )
     estimator: str | None = option(None, help=ESTIMATOR)
     verify: bool = option(False, help="retrain in that order, and say what came out")
-    known: bool = option(True, help="answer orders that have been retrained by their truth")
+    known: bool = option(True, help=KNOWN)
     partial: bool = option(False, help="accept a list shorter than the window")
 
     def __post_init__(self) -> None:
@@ -153,26 +154,19 @@ class WhatIfs:
         return self._opened[key]
 
     def _open(self, readout: str, method: str) -> Estimates:
-        known = self._request.known and not self._request.verify
+        known, named = self._request.known and not self._request.verify, self._request.estimator is not None
         like = next((opened for (_, name, _), opened in self._opened.items() if name == method), None)
-        return self._context.service.estimates(method, readout, known=known, beside=like)
+        return self._context.service.estimates(method, readout, known=known, named=named, beside=like)
 
-    def _remark(self, order: Order, answer: Value, estimates: Estimates, edit: str | None) -> str:
-        """What an answer does not say of itself: that another method gave it, for which orders its interval holds."""
-        remarks, steps, default = [], self._run.steps, self._run.default_method
+    def _remark(self, order: Order, answer: Value) -> str:
+        """What an answer does not say of itself: that another method gave it."""
+        steps, default = self._run.steps, self._run.default_method
         if len(order) != steps and not self._request.estimator and answer.source == "estimate":
-            remarks.append(
+            return (
                 f"{default} answers orders of exactly {steps} steps, so {answer.estimator} answered "
                 f"this one of {len(order)}; `without` leaves an item out and keeps its step, --verify retrains"
             )
-        of_edits = estimates.fitted_to not in (None, "random")
-        if edit and answer.source == "estimate" and answer.interval is not None and not of_edits:
-            named = "" if estimates.method == default else f" --estimator {estimates.method}"
-            named += "" if estimates.readout == PROBE else f" --readout {estimates.readout}"
-            remarks.append(
-                f"`fut calibrate RUN --edit {edit}{named}` fits it to single edits, which are estimated better"
-            )
-        return "; ".join(remarks)
+        return ""
 
     def changes(
         self, orders: Sequence[Order], readouts: Sequence[str], edits: Sequence[str | None] = ()
@@ -194,7 +188,7 @@ class WhatIfs:
         truth = self._truth(readout) if self._request.verify else lambda order: None
         answers = estimates(orders) if edit else estimates.edited(orders, [None] * len(orders))
         return [
-            Change.of(answer, estimates.reference, self._remark(order, answer, estimates, edit), truth(order))
+            Change.of(answer, estimates.reference, self._remark(order, answer), truth(order))
             for order, answer in zip(orders, answers, strict=True)
         ]
 

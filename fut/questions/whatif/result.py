@@ -21,8 +21,8 @@ class Change:
     for a loss.
 
     value: the read-out's. reference: its value in the reference order. interval: 90 % interval of the value, or None,
-    and then `note` says why. source: `estimate`, or `retrained` where the truth was known. truth: the value after really
-    training in this order, where that was asked for.
+    and then `note` says why. source: `estimate`, or `retrained` where the value is the truth. truth: the value after really
+    training in this order, beside an estimate, where that was asked for or is known.
     """
 
     readout: str
@@ -47,7 +47,7 @@ class Change:
         """
         note = f"{answer.note}; {remark}" if remark else answer.note
         about = (answer.readout, answer.unit, answer.value, reference, answer.interval)
-        return cls(*about, answer.estimator, answer.source, note, truth)
+        return cls(*about, answer.estimator, answer.source, note, answer.truth if truth is None else truth)
 
     @property
     def delta(self) -> float:
@@ -70,7 +70,7 @@ class Change:
 
     @property
     def error(self) -> float | None:
-        """Estimate minus truth, where the truth was asked for."""
+        """Estimate minus truth, where the truth is known."""
         return None if self.truth is None else self.value - self.truth
 
     def as_dict(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def compared(result: Verification, drawn: bool) -> Comparison:
         f"{len(true)} random orders were retrained ({result.retrain_seconds:.2g} s each) and estimated, by estimators "
         f"that had not seen them. Retrained: {amount(sum(true) / len(true), result.unit)} on average, standard deviation "
         f"{minus(amount(result.as_dict()['true_sd'], result.unit, '.2g'))}; reference order "
-        f"{amount(result.reference_loss, result.unit)}."
+        f"{amount(result.reference_loss, result.unit)}." + _remarks(result)
     )
     header, rows = _table(result)
     named = f"{len(true)} random orders, {title(result)}"
@@ -96,12 +96,16 @@ def left_out(result: Datamodel, drawn: bool) -> Comparison:
         f"{len(result.subsets)} random subsets of {size} item{'' if size == 1 else 's'} ({100 * result.share:g} % of all) were "
         "left out in place, every other item in its step, and "
         f"retrained ({result.retrain_seconds:.2g} s each). LDS, the linear datamodeling score, is the Spearman correlation of "
-        "estimated with retrained values over the subsets."
+        "estimated with retrained values over the subsets." + _remarks(result)
     )
     header, rows = _table(result)
     header = [head.replace("Spearman", "LDS").replace("order", "subset") for head in header]
     named = f"{len(result.subsets)} subsets left out, {title(result)}"
     return Comparison(named, words, result.unit, header, rows, _charts(result, "LDS") if drawn else [])
+
+
+def _remarks(result: Verification) -> str:
+    return "".join(f" {remark[0].upper()}{remark[1:]}." for remark in result.remarks)
 
 
 def _charts(result: Verification, rank: str = "Spearman") -> list[tuple[str, str, Chart]]:

@@ -12,6 +12,7 @@ from fut.display.scale import Scale, minus
 from fut.estimation.calibration import read_calibration
 from fut.methods.adjoint import identity
 from fut.methods.adjoint.identity import open_expansion
+from fut.methods.adjoint.sweep import curvature_caution
 from fut.methods.registry import default_estimator
 from fut.readouts.readout import shortened
 from fut.report.board.embedded import embedded
@@ -78,6 +79,8 @@ def _trust(record: RunRecord) -> str:
 
 def _warning(record: RunRecord) -> str:
     """That the board misleads on this run; empty where it does not, or where nobody has measured it."""
+    if caution := curvature_caution(open_expansion(record.run)):
+        return f"Do not trust the board on this run: {caution}."
     row, count = measured(record, ESTIMATOR)
     if not row or row["skill"] > 0:
         return ""

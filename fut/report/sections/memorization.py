@@ -130,7 +130,16 @@ def _kept(answer: Memorization, one: str) -> str:
     left = [
         f"at the {name} step, {minus(f'{100 * s:.0f}')} % of that" for name, (step, s) in ends.items() if step != best
     ]
-    return f"{one.capitalize()} is remembered best when it stands at step {best}; {', and '.join(left)}."
+    said = f"{one.capitalize()} is remembered best when it stands at step {best}; {', and '.join(left)}"
+    equal = answer.retention["at_equal_rate"]
+    if equal is None or equal["share"] is None:
+        return f"{said}."
+    last = equal["share"][-1]
+    at_last = f"{minus(f'{100 * last:.0f}')} %" if np.isfinite(last) else "unknown, since its rate is 0,"
+    return (
+        f"{said}, at the learning rates as they were. At equal rates, each step's gain over its rate, the best step is "
+        f"{equal['best_step']}, and at the last step {at_last} of that is left."
+    )
 
 
 def _forgetting(answer: Memorization, one: str) -> tuple[str, Chart]:
@@ -142,14 +151,24 @@ def _forgetting(answer: Memorization, one: str) -> tuple[str, Chart]:
     )
 
 
+AS_THEY_WERE = "at the learning rates as they were"
+EQUAL = "at equal learning rates: each step's gain over its rate"
+
+
 def _retention(answer: Memorization, one: str) -> list[tuple[str, Chart]]:
     """Nothing where nothing is remembered."""
     retention = answer.retention
     if retention["share"] is None:
         return []
     title = f"Retention: what is left at the end of {one} seen at each step, in percent of the best step"
-    shares = [100 * s for s in retention["share"]]
-    return [(title, curve(Curve(retention["step"], shares, "%", "step", "retained")))]
+    equal = retention["at_equal_rate"]
+    shown = [(f"{title}, {AS_THEY_WERE}" if equal else title, retention["share"])]
+    if equal and equal["share"] is not None:
+        shown.append((f"{title}, {EQUAL}", equal["share"]))
+    return [
+        (name, curve(Curve(retention["step"], [100 * s for s in shares], "%", "step", "retained")))
+        for name, shares in shown
+    ]
 
 
 def _generalization(answer: Memorization, one: str) -> tuple[str, Chart]:

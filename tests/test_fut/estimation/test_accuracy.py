@@ -108,7 +108,7 @@ def test_the_bootstrap_leaves_out_resamples_of_one_value(level: float) -> None:
 
 def test_no_coefficient_leaves_its_range_by_rounding() -> None:
     for seed in range(20):
-        true = np.random.default_rng(seed).normal(size=8)
+        true = np.random.default_rng(seed).normal(size=12)
         found = accuracy(list(true), list(3 * true), 0.0)
         assert found.pearson is not None
         assert found.pearson_interval is not None

@@ -171,6 +171,8 @@ def test_the_truth_of_a_weighted_order_is_found_again(tmp_path: Path, cli: Cli) 
     (tmp_path / "order.json").write_text(json.dumps(weighted.tolist()))
     for spec in ("without:3,5", tmp_path / "order.json"):
         said = cli("estimate", tmp_path / "run", "--order", spec, "--estimator", "reference", "--json").json
+        assert (said["source"], said["truth"], said["order"]) == ("estimate", truth.loss, weighted.digest)
+        said = cli("estimate", tmp_path / "run", "--order", spec, "--json").json
         assert (said["source"], said["value"], said["order"]) == ("retrained", truth.loss, weighted.digest)
 
 

@@ -22,14 +22,18 @@ from fut.questions.memorization.maps import (
     ProbeGroups,
     by_kind,
     check_cells,
+    conformal_quantile,
     distance_scales,
     draw_cells,
+    effect_scales,
     estimate_maps,
     fit_cells,
     fit_maps,
     heatmap_error,
 )
+from fut.questions.memorization.render import memorization
 from fut.questions.memorization.result import LossMaps, Memorization
+from fut.report.sections.memorization import EQUAL, remembered
 
 ITEMS, STEPS = 5, 5
 REFERENCE = Order.of(range(STEPS))
@@ -139,6 +143,8 @@ def test_a_fit_through_the_origin_is_least_squares_on_scaled_cells() -> None:
     assert few.slope == 1.0
     assert fit_cells(true[:2], guess[:2], scales[:2]) is None
     assert fit_cells([np.nan] * 4, [1.0] * 4, [1.0] * 4) is None
+    lost = fit_cells([np.nan, *true[:5]], [1.0, *guess[:5]], [1.0, *scales[:5]])
+    assert lost == few, "a cell whose training diverged is left out"
 
 
 def test_half_widths_are_those_of_weighted_least_squares() -> None:
@@ -171,6 +177,40 @@ def test_intervals_cover_nine_in_ten_new_cells() -> None:
         half = fit.half_widths(guess[8:], scales[8:])[0]
         inside.append(abs(true[8] - fit.correct(guess[8:])[0]) <= half)
     assert np.mean(inside) == pytest.approx(0.9, abs=0.045)
+
+
+def test_intervals_of_absence_cover_nine_in_ten_where_errors_are_heavy_and_grow_with_the_effect() -> None:
+    draw, inside, alike = np.random.default_rng(2), [], []
+    for _ in range(600):
+        guess = np.exp(draw.normal(size=32))
+        true = guess + 0.2 * guess * draw.standard_t(2.5, size=32)
+        scales = effect_scales(guess)
+        fit = fit_cells(true[:8], guess[:8], scales[:8])
+        assert fit is not None
+        inside.append((np.abs(true[8:] - fit.correct(guess[8:])) <= fit.half_widths(guess[8:], scales[8:])).mean())
+        old = fit_cells(true[:8], guess[:8], np.ones(8))
+        assert old is not None
+        half = replace(old, reach=0.0).half_widths(guess[8:], np.ones(24))
+        alike.append((np.abs(true[8:] - old.correct(guess[8:])) <= half).mean())
+    assert np.mean(alike) < 0.865, "normal errors of one size are not enough"
+    assert np.mean(inside) > 0.885
+
+
+def test_the_conformal_quantile_holds_the_next_of_exchangeable_errors() -> None:
+    assert conformal_quantile([3.0, -1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0]) == 9.0, "rank 0.9 (9 + 1)"
+    assert conformal_quantile(np.arange(1.0, 20.0)) == pytest.approx(18.0)
+    assert conformal_quantile([1.0, 2.0, 3.0]) > 3.0, "the largest of three holds three in four alone"
+    draw = np.random.default_rng(3)
+    for count in (9, 14, 25):
+        errors = draw.standard_cauchy(size=(3000, count + 1))
+        held = [abs(row[-1]) <= conformal_quantile(row[:-1]) for row in errors]
+        assert 0.885 < np.mean(held) < 0.935, "between ranks it is on the wide side"
+
+
+def test_errors_of_absence_are_held_to_grow_with_the_effect() -> None:
+    assert effect_scales([0.0, 2.0]) == pytest.approx(np.sqrt([2.0, 6.0]))
+    assert effect_scales([0.0, 0.0]).tolist() == [1.0, 1.0]
+    assert np.isfinite(effect_scales([np.nan, 2.0])).all()
 
 
 def test_errors_are_held_to_grow_with_the_steps_that_differ() -> None:
@@ -263,6 +303,42 @@ def test_curves_follow_from_the_maps() -> None:
     forgotten = replace(found.maps, absence={**found.maps.absence, "own": [-100.0] * ITEMS})
     worse = replace(found, maps=forgotten)
     assert worse.retention["share"] is None, "nothing is remembered where absence is better"
+
+
+def test_curves_are_shown_at_equal_learning_rates_too() -> None:
+    found = made()[1]
+    assert found.retention["at_equal_rate"] is None, "where rates are not known"
+    rates = np.array([1.0, 0.8, 0.5, 0.2, 0.0])
+    learned = np.array([[0.1 * (i + 1) * rate for rate in rates] for i in range(ITEMS)])
+    maps = replace(
+        found.maps,
+        effects={**found.maps.effects, "own": (-learned).tolist()},
+        absence=dict.fromkeys(KINDS, [0.0] * ITEMS),
+    )
+    falling = replace(found, maps=maps, rates=rates.tolist())
+    assert falling.retention["share"] == pytest.approx(rates), "memory seems to fall with the rate"
+    equal = falling.retention["at_equal_rate"]
+    assert equal["share"][:4] == pytest.approx([1.0] * 4), "it is the rate that falls"
+    assert np.isnan(equal["share"][4]), "nothing is known of a step of rate 0"
+    assert falling.forgetting["mean_at_equal_rate"][1:] == pytest.approx([-0.3 * 0.5] * 4)
+    assert Memorization.from_dict(falling.as_dict()) == falling
+    said = memorization(falling)
+    assert "at the learning rates as they were" in said
+    assert "at equal learning rates (each step's gain over its rate): most at step" in said
+    assert "step 0 100%, the last step unknown (its rate is 0)" in said
+    assert replace(falling, rates=[0.5] * STEPS).retention["at_equal_rate"] is None, "nothing to say of a constant rate"
+    shown = remembered(falling, 0)
+    assert "At equal rates" in shown.kept
+    assert [EQUAL in title for title, _ in shown.curves] == [False, False, True, False]
+
+
+def test_an_effect_that_is_not_finite_is_never_the_best() -> None:
+    found = made()[1]
+    effects = np.array(found.maps.effects["own"])
+    effects[2, 0] = np.nan
+    broken = replace(found, maps=replace(found.maps, effects={**found.maps.effects, "own": effects.tolist()}))
+    assert [row["best_step"] for row in broken.rows()] == [0, 0, 1, 0, 0]
+    assert broken.retention["best_step"] == 1
 
 
 def test_generalization_is_over_pairs_of_item_and_group() -> None:

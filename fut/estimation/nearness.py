@@ -1,0 +1,42 @@
+"""How much of a calibration on random orders applies to an order: one answer for every question."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from estimators.orders.distance import Distance
+from estimators.orders.order import Order
+from fut.estimation.calibration import Calibrated
+
+if TYPE_CHECKING:
+    from fut.methods.context import Context
+
+
+class Nearness:
+    """Orders of a run beside its reference order.
+
+    Args:
+        context: the opened run.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._run = context
+
+    @cached_property
+    def reference(self) -> Order:
+        """The reference order, in canonical form."""
+        return self._run.problem.canonical(self._run.reference)
+
+    @cached_property
+    def _distance(self) -> Distance:
+        return Distance(self.reference)
+
+    def share(self, fit: Calibrated | None, order: Order) -> float:
+        """How much of a calibration applies to the order: from 0 for the reference order to 1 for orders at least half as far
+        from it as random ones; 1 where the calibration is of single edits."""
+        return 1.0 if fit is None or fit.edit else self._distance.share(self._run.problem.canonical(order))
+
+    def applied(self, fit: Calibrated, order: Order, reference: float) -> Calibrated:
+        """The calibration as it applies to the order. reference: the read-out's value in the reference order."""
+        return fit.nearer(reference, self.share(fit, order))
