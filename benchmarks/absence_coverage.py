@@ -131,15 +131,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--draws", type=int, default=200)
     cli.add_argument("--work", type=Path, required=True)
     arguments = cli.parse_args(argv)
-    call, keys = began(NAME), ("steps", "seed", "rate")
+    started, keys = began(), ("steps", "seed", "rate")
     kept = _rows()
     done = {tuple(row[k] for k in keys) for row in kept}
     for values in itertools.product(arguments.steps, arguments.seeds, arguments.rates):
         if values not in done:
             kept.append(measure(dict(zip(keys, values, strict=True)), arguments.work))
-            write_record(NAME, vars(arguments), {"runs": kept}, call)
+            write_record(NAME, vars(arguments), {"runs": kept}, started)
     held_by = {"small": judged(kept, arguments.draws), "large": judged(large(), arguments.draws)}
-    write_record(NAME, vars(arguments), {**held_by, "runs": kept}, call)
+    write_record(NAME, vars(arguments), {**held_by, "runs": kept}, started)
     for size, of_size in held_by.items():
         for name, of in of_size.items():
             print(size, name, {k: round(v, 3) for k, v in of.items()}, file=sys.stderr)
