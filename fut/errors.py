@@ -14,6 +14,10 @@ class UsageError(FutError, ValueError):
     """A request that cannot be meant: unknown option, unreadable configuration, unknown estimator."""
 
 
+class UntrustedError(UsageError):
+    """A run directory names code that would have to run, and the caller has not said that it may."""
+
+
 class DataError(FutError, ValueError):
     """A text that cannot be read or is too short, or items of the wrong form."""
 

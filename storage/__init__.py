@@ -16,6 +16,7 @@ from .errors import (
 )
 from .layout import Block, TermSpec
 from .manifest import FORMAT, Manifest, fingerprint, require_same
+from .plain import irregular, open_plain, parse_json, read_plain, require_plain
 from .terms import TermStore
 
 __all__ = [
@@ -38,10 +39,15 @@ __all__ = [
     "TermStore",
     "fingerprint",
     "from_bfloat16",
+    "irregular",
+    "open_plain",
+    "parse_json",
     "read_json",
+    "read_plain",
     "remove_parts",
     "replacing",
     "require_free",
+    "require_plain",
     "require_same",
     "to_bfloat16",
     "write_bytes",

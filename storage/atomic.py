@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ContentError, DamagedError, DiskFullError, MissingError
+from .plain import parse_json, read_plain
 
 _TOKEN = secrets.token_hex(4)
 _COUNTER = itertools.count()
@@ -70,7 +71,11 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Creates `path` and its parents where absent, durably."""
+    """Creates `path` and its parents where absent, durably. DamagedError where `path` is a link."""
+    if path.is_symlink():
+        raise DamagedError(
+            f"expected a directory in {path}; got a link, which is not followed; put the directory there"
+        )
     if path.is_dir():
         return
     make_directory(path.parent)
@@ -111,8 +116,8 @@ def remove_parts(directory: Path | str) -> list[Path]:
 
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Writes `data` to `path`, whole or not at all."""
-    with replacing(path) as part:
-        part.write_bytes(data)
+    with replacing(path) as part, open(part, "xb") as file:  # a link of that name would be written through
+        file.write(data)
 
 
 def write_json(path: Path | str, obj: Any) -> None:
@@ -128,14 +133,14 @@ def write_json(path: Path | str, obj: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """The JSON value in `path`. Raises MissingError if there is no such file, DamagedError if it holds no JSON."""
+    """The JSON value in `path`, a regular file. Raises MissingError if there is none, DamagedError if it holds no JSON."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
     except FileNotFoundError as error:
         raise MissingError(f"expected a JSON file {path}; there is none; check the path, or write it first") from error
     try:
-        return json.loads(data)
+        return parse_json(data)
     except ValueError as error:
         raise DamagedError(
             f"expected JSON in {path}; reading {len(data)} bytes failed with: {error}; "

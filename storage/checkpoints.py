@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,10 @@ import numpy as np
 
 from .atomic import make_directory, remove_parts, replacing, require_free, sync_directory
 from .deferring import DeferringFile
-from .errors import ContentError, Damage, DamagedError, ExistsError, MissingError, StorageError
+from .errors import ContentError, Damage, DamagedError, ExistsError, IdentityError, MissingError, StorageError
+from .hdf5 import datasets, member
+from .manifest import FORMAT
+from .plain import open_plain, parse_json
 
 Attributes = dict[str, int | float | str]
 
@@ -34,10 +38,16 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints in a directory. One process writes at a time; any number read."""
+    """The checkpoints in a directory. One process writes at a time; any number read.
 
-    def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
+    Args:
+        directory: where they are.
+        owner: what they belong to, as a digest. It is written into every file, and a file of another owner is refused.
+        most: bytes that one file may have at most, as what it belongs to implies; None where nothing says.
+    """
+
+    def __init__(self, directory: Path | str, owner: str = "", most: int | None = None) -> None:
+        self.directory, self.owner, self.most = Path(directory), owner, most
         self._swept = False
 
     def path(self, step: int) -> Path:
@@ -47,8 +57,8 @@ class CheckpointStore:
         return self.directory / f"step-{step:06d}.h5"
 
     def has(self, step: int) -> bool:
-        """Whether a whole checkpoint of `step` exists."""
-        return self.path(step).is_file()
+        """Whether a whole checkpoint of `step` exists; what is no file under its name is refused when it is read."""
+        return os.path.lexists(self.path(step))
 
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, ascending."""
@@ -83,7 +93,8 @@ class CheckpointStore:
             self._swept = True
         require_free(self.directory, sum(array.nbytes for array in arrays.values()), f"the checkpoint of step {step}")
         with replacing(path) as part, DeferringFile(part) as target, h5py.File(target, "w", libver="latest") as file:
-            header = json.dumps({"step": int(step), "attributes": dict(attributes)}, sort_keys=True)
+            content = {"step": int(step), "attributes": dict(attributes), "owner": self.owner, "format": FORMAT}
+            header = json.dumps(content, sort_keys=True)
             _store(file, "header", np.frombuffer(header.encode(), np.uint8))
             for name in sorted(arrays):
                 _store(file, f"arrays/{name}", arrays[name])
@@ -91,13 +102,13 @@ class CheckpointStore:
     def read(self, step: int) -> Checkpoint:
         """The checkpoint of `step`. Raises MissingError if absent, DamagedError if it is not what was written."""
         with self._opened(step) as (file, attributes):
-            arrays = {name: dataset[()] for name, dataset in _datasets(file)}
+            arrays = {name: dataset[()] for name, dataset in datasets(file)}
         return Checkpoint(int(step), arrays, attributes)
 
     def read_array(self, step: int, name: str) -> np.ndarray:
         """One array of `step`. Raises MissingError if there is no such step or array, DamagedError as `read`."""
         with self._opened(step) as (file, _):
-            found = dict(_datasets(file))
+            found = dict(datasets(file))
             if name not in found:
                 raise MissingError(
                     f"expected an array {name!r} in {self.path(step)}; it has {sorted(found)}; ask for one of these"
@@ -111,14 +122,14 @@ class CheckpointStore:
             return attributes
 
     def check(self) -> list[Damage]:
-        """Reads every byte of content of every checkpoint; returns the damaged files."""
+        """Reads every byte of content of every checkpoint; returns the files that are damaged or of another owner."""
         damages = []
         for step in self.steps():
             try:
                 with self._opened(step) as (file, _):
-                    for _, dataset in _datasets(file):
+                    for _, dataset in datasets(file):
                         dataset[()]
-            except DamagedError as error:
+            except (DamagedError, IdentityError) as error:
                 damages.append(Damage(str(self.path(step)), str(error.__cause__ or error)))
         return damages
 
@@ -140,18 +151,34 @@ class CheckpointStore:
             "ask for one of steps(), or run the training that writes it"
         )
 
+    def _require_owned(self, header: dict[str, Any], path: Path) -> None:
+        if (found := header.get("format")) != FORMAT:
+            raise IdentityError(
+                f"expected a checkpoint of format {FORMAT} in {path}; it has format {found!r}; use the version of fut that wrote "
+                "it, or make it again"
+            )
+        if self.owner and header.get("owner") != self.owner:
+            raise IdentityError(
+                f"expected a file of this run in {path} (owner {self.owner[:12]}…); it belongs to another "
+                f"(owner {str(header.get('owner'))[:12]}…); put the run's own file back, or remove it"
+            )
+
     @contextmanager
     def _opened(self, step: int) -> Iterator[tuple[h5py.File, Attributes]]:
         path = self.path(step)
         try:
             # Opened here first, so that a file that is absent or not ours to read is not taken for a damaged one.
-            path.open("rb").close()
+            with open_plain(path) as found:
+                size = os.fstat(found.fileno()).st_size
         except FileNotFoundError as error:
             raise self._missing(step) from error
         try:
+            if self.most is not None and size > self.most:
+                raise ValueError(f"it has {size} bytes where what it belongs to implies at most {self.most}")
             # Files are never modified in place, so locks would only fail on network disks.
             with h5py.File(path, "r", locking=False) as file:
-                header = json.loads(file["header"][()].tobytes())
+                header = parse_json(member(file, "header", size)[()].tobytes())
+                self._require_owned(header, path)
                 if header["step"] != step:
                     raise ValueError(f"the file says that it is step {header['step']}")
                 yield file, header["attributes"]
@@ -182,19 +209,6 @@ def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
         chunk.append(max(1, -(-length // max(parts, 1))))
         room //= chunk[-1] if chunk[-1] == length else room
     return tuple(reversed(chunk))
-
-
-def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    def walk(group: Any, prefix: str) -> Iterator[tuple[str, h5py.Dataset]]:
-        for key in sorted(group):
-            member = group[key]
-            if isinstance(member, h5py.Dataset):
-                yield prefix + key, member
-            else:
-                yield from walk(member, f"{prefix}{key}/")
-
-    if "arrays" in file:
-        yield from walk(file["arrays"], "")
 
 
 def _require_storable(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, int | float | str]) -> None:

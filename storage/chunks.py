@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,11 @@ from .bfloat16 import NAN_BITS
 from .errors import Damage, DamagedError
 from .layout import Block, Layout, TermSpec
 from .ledger import ChunkRecord
+from .plain import MOST_BYTES, memory_bytes, open_plain, read_plain
 
 _TRAILER_BYTES = 4
+_MOST_CHUNK_BYTES = 1 << 40
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _DAMAGE = {None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
 _COMPARED = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs", "storage_transformers")
 
@@ -121,7 +125,7 @@ class TermArray:
         for key, expected in records.items():
             path = self.directory / key
             try:
-                data = path.read_bytes()
+                data = read_plain(path, self._most_bytes)
             except OSError as error:
                 yield Damage(str(path), _reason(error))
                 continue
@@ -154,6 +158,18 @@ class TermArray:
                 continue
             if found != expected:
                 yield Damage(str(path), f"{found} where the ledger has {expected}")
+            elif (declared := _declared_bytes(path)) != self._chunk_bytes:
+                yield Damage(str(path), f"a chunk of {declared} bytes where the layout asks for {self._chunk_bytes}")
+
+    @property
+    def _chunk_bytes(self) -> int:
+        """Bytes of every chunk once it is decompressed."""
+        return math.prod(self._layout.chunk_shape(self._spec.name)) * self._spec.stored_dtype.itemsize
+
+    @property
+    def _most_bytes(self) -> int:
+        """Bytes that a chunk file may have: what is compressed is hardly larger than it was."""
+        return min(self._chunk_bytes + self._chunk_bytes // 64 + MOST_BYTES, memory_bytes())
 
     def _damaged(self, damage: Damage) -> DamagedError:
         return DamagedError(
@@ -192,12 +208,28 @@ def _open(directory: Path) -> zarr.Array[Any]:
 
 
 def _record(path: Path) -> ChunkRecord:
-    data = path.read_bytes()
+    data = read_plain(path, _MOST_CHUNK_BYTES)
     return ChunkRecord(len(data), google_crc32c.value(data[:-_TRAILER_BYTES]))
 
 
 def _quick_record(path: Path) -> ChunkRecord:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         length = os.fstat(file.fileno()).st_size
         file.seek(max(0, length - _TRAILER_BYTES))
         return ChunkRecord(length, int.from_bytes(file.read(), "little"))
+
+
+def _declared_bytes(path: Path) -> int | None:
+    """How many bytes a chunk says that it has once it is decompressed, which the decoder would allocate; None where it does not
+    say (RFC 8878, 3.1.1)."""
+    with open_plain(path) as file:
+        head = file.read(18)
+    if len(head) < 6 or head[:4] != _ZSTD_MAGIC:
+        return None
+    descriptor = head[4]
+    size_flag, single = descriptor >> 6, bool(descriptor & 0x20)
+    width = (1 if single else 0, 2, 4, 8)[size_flag]
+    start = 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3]
+    if not width or len(head) < start + width:
+        return None
+    return int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)

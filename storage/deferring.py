@@ -16,7 +16,7 @@ class DeferringFile(io.RawIOBase):
     """A new file at `path`, for h5py's file-object driver. `close` raises the OSError of the first failed write."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         self._position = 0
         self._failure: OSError | None = None
 

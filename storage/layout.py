@@ -68,16 +68,19 @@ class Block:
 
 
 class Layout:
-    """The terms of a store by name, and their blocks of `item_block` items (the last of a step may be shorter)."""
+    """The terms of a store by name, and their blocks of `item_block` items (the last of a step may be shorter).
 
-    def __init__(self, specs: Sequence[TermSpec], item_block: int) -> None:
+    owner: digest of what the blocks belong to, for backends to write beside them and to compare; "" for none.
+    """
+
+    def __init__(self, specs: Sequence[TermSpec], item_block: int, owner: str = "") -> None:
         if type(item_block) is not int or item_block < 1:
             raise ContentError(f"expected item_block as a positive integer; got {item_block!r}; 64 is a usual choice")
         names = [spec.name for spec in specs]
         if not names or len(set(names)) < len(names):
             raise ContentError(f"expected at least one term and no name twice; got {names}; name each term once")
         self.specs = tuple(sorted(specs, key=lambda spec: spec.name))
-        self.item_block = item_block
+        self.item_block, self.owner = item_block, owner
         self._by_name = {spec.name: spec for spec in self.specs}
 
     def describe(self) -> dict[str, Any]:
@@ -86,10 +89,10 @@ class Layout:
         return {"item_block": self.item_block, "terms": terms}
 
     @classmethod
-    def described(cls, description: Mapping[str, Any]) -> Layout:
+    def described(cls, description: Mapping[str, Any], owner: str = "") -> Layout:
         """The layout that `describe` described."""
         specs = [TermSpec(name, tuple(term["shape"]), term["dtype"]) for name, term in description["terms"].items()]
-        return cls(specs, description["item_block"])
+        return cls(specs, description["item_block"], owner)
 
     def spec(self, name: str) -> TermSpec:
         """The term `name`. Raises ContentError if there is none."""
@@ -103,7 +106,8 @@ class Layout:
 
     def chunk_shape(self, name: str) -> tuple[int, int, int]:
         """Shape of one chunk: one checkpoint index, one block of items, at most 262,144 coordinates."""
-        return (1, self.item_block, min(self.spec(name).shape[2], _CHUNK_COORDINATES))
+        _, items, coordinates = self.spec(name).shape
+        return (1, min(self.item_block, items), min(coordinates, _CHUNK_COORDINATES))
 
     def step_blocks(self, name: str, step: int) -> list[Block]:
         """The blocks of one checkpoint index of `name`, ascending. Raises ContentError if there is none such."""

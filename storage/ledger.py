@@ -24,10 +24,10 @@ class ChunkRecord:
 
 
 class Ledger:
-    """One small JSON file per term and complete block, under `directory/<name>/<step>-<first>.json`."""
+    """One small JSON file per term and complete block, under `directory/<name>/<step>-<first>.json`; each says whose it is."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, owner: str = "") -> None:
+        self.directory, self.owner = directory, owner
         self._swept: set[str] = set()
 
     def marker(self, name: str, block: Block) -> Path:
@@ -54,7 +54,8 @@ class Ledger:
             remove_parts(marker.parent)
             self._swept.add(name)
         document = {key: {"length": chunk.length, "crc32c": chunk.crc32c} for key, chunk in chunks.items()}
-        write_json(marker, {"name": name, "block": [block.step, block.first, block.last], "chunks": document})
+        about = {"name": name, "block": [block.step, block.first, block.last], "owner": self.owner}
+        write_json(marker, about | {"chunks": document})
 
     def load(self, name: str, block: Block, keys: list[str]) -> dict[str, ChunkRecord]:
         """The records of the chunk files `keys` of `block`.
@@ -69,11 +70,14 @@ class Ledger:
         try:
             described = (document["name"], document["block"], sorted(document["chunks"]))
             records = {key: ChunkRecord(**chunk) for key, chunk in document["chunks"].items()}
+            owner = document["owner"]
         except (TypeError, KeyError, AttributeError) as error:
             raise _damaged(marker, f"a file without {error}") from error
         expected = (name, [block.step, block.first, block.last], sorted(keys))
         if described != expected:
             raise _damaged(marker, f"one of {described}, not of {expected}")
+        if owner != self.owner:
+            raise _damaged(marker, f"one of another store (owner {str(owner)[:12]}…, not {self.owner[:12]}…)")
         return records
 
     def drop(self, name: str, block: Block) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from .atomic import read_json, write_json
 from .errors import DamagedError, IdentityError
 
-FORMAT = 2
+FORMAT = 3
 _SHOWN_FIELDS = 5
 _SHOWN_CHARACTERS = 160
 
@@ -21,7 +21,7 @@ def canonical(obj: Any) -> str:
     """The one JSON text of `obj`: sorted keys, no spaces. Raises IdentityError for what JSON cannot hold, as NaN."""
     try:
         return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise IdentityError(
             f"expected numbers, strings, lists and dicts, without NaN or infinity; got one that fails with: {error}; "
             "describe it by values that JSON holds"
@@ -76,10 +76,13 @@ class Manifest:
                 f"expected manifest format {FORMAT} in {path}; it has format {document.get('format')!r}; "
                 "use the version of fut that wrote it, or make the artefact again"
             )
+        objects = all(isinstance(document.get(field), dict) for field in ("identity", "environment"))
         try:
-            return cls(**document)
-        except TypeError as error:
-            raise _damaged(path, f"the fields {sorted(document)}") from error
+            if objects:
+                return cls(**document)
+        except TypeError:
+            pass
+        raise _damaged(path, f"the fields {sorted(document)}, of which identity and environment have to be objects")
 
 
 def _damaged(path: Path | str, found: str) -> DamagedError:

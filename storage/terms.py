@@ -13,10 +13,10 @@ import zarr
 
 from .atomic import make_directory
 from .backends import DEFAULT, backend_named
-from .errors import Damage, DamagedError, IdentityError, MissingError
+from .errors import ContentError, Damage, DamagedError, IdentityError, MissingError
 from .layout import Block, Layout, TermSpec
 from .ledger import incomplete
-from .manifest import FORMAT, Manifest, require_same
+from .manifest import FORMAT, Manifest, fingerprint, require_same
 
 _KIND = "terms"
 _BACKEND = "backend"
@@ -62,7 +62,8 @@ class TermStore:
             IdentityError: naming the fields that differ, with both values.
             DamagedError: for damaged metadata.
         """
-        path, layout, chosen = Path(path), Layout(specs, item_block), backend_named(backend)
+        path, chosen = Path(path), backend_named(backend)
+        layout = Layout(specs, item_block, fingerprint(identity))
         environment = {"python": platform.python_version(), "numpy": np.__version__, "zarr": zarr.__version__}
         # The default goes unsaid, as in stores that were made before there was another.
         elsewhere = {} if backend == DEFAULT else {_BACKEND: backend}
@@ -80,14 +81,30 @@ class TermStore:
         return cls(path, found, layout, writable=True)
 
     @classmethod
-    def open(cls, path: Path | str) -> TermStore:
-        """Opens the store in `path`, whatever its identity, for everything but `write`.
+    def open(
+        cls, path: Path | str, identity: dict[str, Any] | None = None, specs: Sequence[TermSpec] | None = None
+    ) -> TermStore:
+        """Opens the store in `path` for everything but `write`.
 
-        Raises MissingError if there is none, DamagedError for damaged metadata.
+        Args:
+            path: the store's directory.
+            identity: what it must belong to; None to take any.
+            specs: the terms that it must have, which bound what is allocated; None to take any.
+
+        Raises:
+            MissingError: if there is none.
+            IdentityError: naming the fields that differ, with both values.
+            DamagedError: for damaged metadata.
         """
         path = Path(path)
         manifest = _read_manifest(path)
-        return cls(path, manifest, Layout.described(manifest.identity["layout"]), writable=False)
+        if identity is not None:
+            require_same(manifest.identity["identity"], identity, f"the term store {path}")
+        layout = _described(manifest, path)
+        if specs is not None:
+            expected = Layout(specs, layout.item_block).describe()
+            require_same(layout.describe(), expected, f"the layout of the term store {path}")
+        return cls(path, manifest, layout, writable=False)
 
     @property
     def specs(self) -> tuple[TermSpec, ...]:
@@ -204,6 +221,16 @@ class TermStore:
 def _backend_of(manifest: Manifest) -> str:
     name: str = manifest.identity.get(_BACKEND, DEFAULT)
     return name
+
+
+def _described(manifest: Manifest, path: Path) -> Layout:
+    try:
+        return Layout.described(manifest.identity["layout"], fingerprint(manifest.identity["identity"]))
+    except (AttributeError, KeyError, TypeError, ContentError) as error:
+        raise DamagedError(
+            f"expected the layout of a term store in {path / 'manifest.json'}; got one that fails with {error!r}; restore the "
+            "file from a copy"
+        ) from error
 
 
 def _read_manifest(path: Path) -> Manifest:

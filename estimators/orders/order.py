@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
 
 from ..errors import OrderError
+from ..numbers import LARGEST as WIDEST
+from ..numbers import as_int, cut, shown, whole
 
 Entries = tuple[tuple[int, float], ...]
 """What a step consumes: pairs of item and weight."""
@@ -18,6 +21,10 @@ LARGEST = 1e300
 """Weights up to this one can be summed."""
 SHOWN = 32
 """Steps that the text of an order lists."""
+LONGEST = 10**8
+"""Steps of an order, or items of a step, at most."""
+UNORDERED = (str, bytes, bytearray, Mapping, Set, np.ma.MaskedArray)
+"""What can be iterated over and is no list of numbers."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,15 @@ class Order:
     weights: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        self._check_items()
         if self.weights is None:
             return
-        plain = all(type(w) is float and w == 1.0 for given in self.weights for w in given)
+        plain = self._are_ones()
         if plain and [len(given) for given in self.weights] == [len(step) for step in self.steps]:
             object.__setattr__(self, "weights", None)  # what most orders are, without a closer look
             return
+        if not isinstance(self.weights, (tuple, list)):
+            raise OrderError(f"order: expected a tuple of weights per step, got {shown(self.weights)}; use Order.of")
         if len(self.weights) != len(self.steps):
             raise OrderError(
                 f"order: expected weights for {len(self.steps)} steps, got {len(self.weights)}; give one list per step"
@@ -49,10 +59,25 @@ class Order:
         plain = all(w == 1.0 for step in weights for w in step)
         object.__setattr__(self, "weights", None if plain else weights)
 
+    def _are_ones(self) -> bool:
+        """Whether all weights are ones, as they are in most orders."""
+        lists = isinstance(self.weights, tuple) and set(map(type, self.weights)) <= {tuple}
+        return lists and all(type(w) is float and w == 1.0 for given in self.weights or () for w in given)
+
+    def _check_items(self) -> None:
+        """Plain item numbers, step by step; what is none is refused, and numbers of numpy or torch become plain ones."""
+        if type(self.steps) is tuple and set(map(type, self.steps)) <= {tuple}:
+            items = list(chain.from_iterable(self.steps))
+            if set(map(type, items)) <= {int} and (not items or -WIDEST < min(items) <= max(items) < WIDEST):
+                return
+        if not isinstance(self.steps, (tuple, list)):
+            raise OrderError(f"order: expected a tuple of items per step, got {shown(self.steps)}; use Order.of")
+        object.__setattr__(self, "steps", tuple(_items(t, step) for t, step in enumerate(self.steps)))
+
     @classmethod
     def of(cls, sequence: Iterable[int | Iterable[int] | Mapping[str, Any]]) -> Order:
         """From item numbers, lists of item numbers, or `{"items": [3, 7], "weights": [1, 0.5]}`, one entry per step."""
-        entries: list[Any] = sequence.tolist() if hasattr(sequence, "tolist") else list(sequence)  # numpy, torch
+        entries = _listed(sequence)
         if set(map(type, entries)) == {int}:
             return cls(tuple(zip(cast("list[int]", entries), strict=True)))
         read = [_step(position, entry) for position, entry in enumerate(entries)]
@@ -141,27 +166,24 @@ class Order:
 
     def drop(self, item: int) -> Order:
         """Without the item: a step left empty is removed, so that the run ends that much earlier."""
-        self._holds(item)
+        item = self._holds(item)
         kept = [tuple((i, w) for i, w in step if i != item) for step in self.entries]
         return Order.of_entries(new for new, old in zip(kept, self.steps, strict=True) if new or not old)
 
     def without(self, items: Iterable[int]) -> Order:
         """The items weighted 0 wherever they occur: their steps train on what else they hold, and none is removed."""
-        left_out = set(items)
-        for item in sorted(left_out):
-            self._holds(item)
+        left_out = {self._holds(item) for item in _listed(items)}
         return Order.of_entries([(i, 0.0 if i in left_out else w) for i, w in step] for step in self.entries)
 
     def repeat(self, item: int, position: int) -> Order:
         """The item consumed at step `position` in place of what that step consumed: 0,1,2,3 with (0, 3) is 0,1,2,0."""
-        position = self._position(position)
-        self._holds(item)
+        position, item = self._position(position), self._holds(item)
         entries = self.entries
         return Order.of_entries((*entries[:position], ((item, 1.0),), *entries[position + 1 :]))
 
     def replace(self, old: int, new: int) -> Order:
         """Every occurrence of item `old` replaced by item `new`."""
-        self._holds(old)
+        old, new = self._holds(old), _item(new)
         return Order.of_entries([(new if i == old else i, w) for i, w in step] for step in self.entries)
 
     @cached_property
@@ -189,13 +211,16 @@ class Order:
         return [list(step) for step in self.steps]
 
     def _position(self, position: int) -> int:
+        position = whole(position, "a whole number of a step", "correct that position")
         if not 0 <= position < len(self.steps):
             raise OrderError(f"order: expected a step 0..{len(self.steps) - 1}, got {position}; correct that position")
         return position
 
-    def _holds(self, item: int) -> None:
+    def _holds(self, item: int) -> int:
+        item = _item(item)
         if not any(item in step for step in self.steps):
             raise OrderError(f"order: expected an item that the order holds, got {item}; correct that item")
+        return item
 
 
 def _sha256(words: Sequence[int], weights: Sequence[float]) -> str:
@@ -217,22 +242,46 @@ def _step(position: int, entry: int | Iterable[int] | Mapping[str, Any]) -> tupl
     return items, _checked_weights(position, items, given.get("weights", (1.0,) * len(items)))
 
 
-def _items(position: int, entry: object) -> tuple[int, ...]:
-    items: Sequence[object] = (entry,) if isinstance(entry, (int, np.integer)) else _listed(position, entry)
-    for item in items:
-        if isinstance(item, bool) or not isinstance(item, (int, np.integer)):
-            raise OrderError(f"order: expected whole item numbers, got {item!r} at step {position}; write [3, 1, 2, 0]")
-    return tuple(int(item) for item in items)  # type: ignore[call-overload]
+def _items(position: int, entry: Any) -> tuple[int, ...]:
+    single = not isinstance(entry, Iterable) or isinstance(entry, (str, bytes)) or getattr(entry, "ndim", 1) == 0
+    items = (entry,) if single else _listed(entry, f" at step {position}")
+    where = f" at step {position}"
+    return tuple(whole(item, "whole item numbers", "write [3, 1, 2, 0]", where) for item in items)
+
+
+def _length(sequence: Sized) -> int:
+    try:
+        return len(sequence)
+    except (TypeError, OverflowError):  # an array without a dimension; a range beyond 64 bits
+        return 0 if hasattr(sequence, "tolist") else LONGEST + 1
+
+
+def _item(item: Any) -> int:
+    return whole(item, "a whole number of an item", "correct that item")
+
+
+def _listed(sequence: Any, where: str = "") -> list[Any]:
+    """The entries of a sequence. Sets have no order, texts and times are no numbers, and a masked array may lack entries."""
+    odd = isinstance(sequence, UNORDERED) or getattr(getattr(sequence, "dtype", None), "kind", "") in ("m", "M")
+    if odd or not isinstance(sequence, Iterable) or (isinstance(sequence, Sized) and _length(sequence) > LONGEST):
+        raise OrderError(f"order: expected whole item numbers, got {shown(sequence)}{where}; write [3, 1, 2, 0]")
+    if not hasattr(sequence, "tolist"):
+        return list(sequence)
+    plain = sequence.tolist()  # numpy, torch, pandas
+    return plain if isinstance(plain, list) else [plain]
 
 
 def _checked_weights(position: int, step: Sequence[int], weights: object) -> tuple[float, ...]:
     """A step's weights as numbers, if they are finite, not negative, and one per item."""
-    given = tuple(weights) if isinstance(weights, Iterable) and not isinstance(weights, (str, bytes)) else (weights,)
+    single = not isinstance(weights, Iterable) or isinstance(weights, UNORDERED) or getattr(weights, "ndim", 1) == 0
+    given = (weights,) if single else tuple(_listed(weights))
     for weight in given:
-        number = isinstance(weight, (int, float, np.integer, np.floating)) and not isinstance(weight, bool)
+        number = isinstance(weight, (int, float, np.integer, np.floating)) and not isinstance(
+            weight, (bool, np.timedelta64)
+        )
         if not number or not 0 <= weight <= LARGEST:
             raise OrderError(
-                f"order: expected finite weights >= 0, got {weight!r} at step {position}; write 0 to leave an item out"
+                f"order: expected finite weights >= 0, got {shown(weight)} at step {position}; write 0 to leave an item out"
             )
     if len(given) != len(step):
         raise OrderError(
@@ -240,12 +289,6 @@ def _checked_weights(position: int, step: Sequence[int], weights: object) -> tup
             "make the lists equally long"
         )
     return tuple(float(weight) + 0.0 for weight in given)  # -0.0 is 0.0
-
-
-def _listed(position: int, entry: object) -> Sequence[object]:
-    if isinstance(entry, (str, bytes, Mapping)) or not isinstance(entry, Iterable):
-        raise OrderError(f"order: expected whole item numbers, got {entry!r} at step {position}; write [3, 1, 2, 0]")
-    return tuple(entry)
 
 
 NAMES = (
@@ -269,7 +312,7 @@ def named_order(spec: str, reference: Order) -> Order:
     if name in ("identity", "reverse") and not text:
         return reference if name == "identity" else Order.of_entries(reference.entries[::-1])
     if name not in (*draws, *edits, "without"):
-        raise OrderError(f"order: expected a file, a list like 3,1,2,0, or one of {NAMES}; got `{spec}`")
+        raise OrderError(f"order: expected a file, a list like 3,1,2,0, or one of {NAMES}; got {cut(spec)}")
     numbers = _numbers(spec, text, None if name == "without" else edits.get(name, 1))
     if name in draws:
         return draws[name](reference, numbers[0])
@@ -284,7 +327,9 @@ def _numbers(spec: str, text: str, count: int | None) -> list[int]:
         numbers = []
     if not numbers or len(numbers) != (count or len(numbers)) or min(numbers) < 0:
         form = ",".join("N" * count) if count else "N,N,…"
-        raise OrderError(f"order: expected `{spec.partition(':')[0]}:{form}` with whole numbers from 0, got `{spec}`")
+        raise OrderError(
+            f"order: expected `{spec.partition(':')[0]}:{form}` with whole numbers from 0, got {cut(spec)}"
+        )
     return numbers
 
 
@@ -308,9 +353,10 @@ def random_steps(reference: Order, *seed: int) -> Order:
 
 
 def _permutation(seed: tuple[int, ...], length: int) -> list[int]:
-    if min(seed, default=0) < 0:
-        raise OrderError(f"random order: expected a seed of 0 or more, got {min(seed)}; correct it")
-    found: list[int] = np.random.default_rng(list(seed)).permutation(length).tolist()
+    numbers = [number for number in map(as_int, seed) if number is not None and number >= 0]
+    if len(numbers) < len(seed):
+        raise OrderError(f"random order: expected a seed of 0 or more, got {', '.join(map(shown, seed))}; correct it")
+    found: list[int] = np.random.default_rng(numbers).permutation(length).tolist()
     return found
 
 

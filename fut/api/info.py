@@ -60,7 +60,7 @@ def show_step(run: Context, step: int, order: Any = "identity") -> list[dict[str
     steps = order_of(run, order).entries
     if not 0 <= step < len(steps):
         raise UsageError(f"show-batch: expected a step 0..{len(steps) - 1}, got {step}; correct STEP")
-    data = dataset_file.read_dataset(run.path)
+    data = dataset_file.read_dataset(run.path, run.owner)
     hashes = run.manifest.identity["data"]["items"]
     return [
         {"item": i, "weight": w, "hash": hashes[i], "sequences": detokenize(data.items[i], run.config.data)}

@@ -11,15 +11,19 @@ from fut.estimation.calibration import DIRECTORY
 from fut.methods.registry import preparations
 from fut.methods.settings import read_config
 from fut.training.retrained import RetrainedOrders
-from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError
+from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, irregular
 
 
 def check_path(path: Path) -> list[Damage]:
     """Verify every checksum under a run directory, without needing the run to open; what is damaged, by file."""
     if not path.is_dir() or not any(path.iterdir()):
         raise MissingError(f"check: expected a run directory, got {path}; make one with `fut train --out {path}`")
-    damages = [d for part in (files.DATA, files.CHECKPOINTS) for d in CheckpointStore(path / part).check()]
-    damages += RetrainedOrders(path / files.RETRAINED).check()
+    if damages := list(irregular(path)):  # nothing is opened beside what would not end, or lies elsewhere
+        return damages
+    owner = _owner(path)
+    parts = (files.DATA, files.START, files.CHECKPOINTS)
+    damages += [d for part in parts for d in CheckpointStore(path / part, owner).check()]
+    damages += RetrainedOrders(path / files.RETRAINED, owner=owner).check()
     small = {
         files.MANIFEST: files.read_manifest,
         files.CONFIG: read_config,
@@ -30,10 +34,26 @@ def check_path(path: Path) -> list[Damage]:
     damages += [d for name, read in small.items() if (d := _unreadable(path / name, read, path))]
     places = [place for preparation in preparations() for place in preparation.places_in(path)]
     kept = [file for place in places if place != files.TERMS for file in path.glob(f"{place}/{files.MANIFEST}")]
-    kept += [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.DIFFICULTY}/*.json")]
     damages += [d for file in kept if (d := _unreadable(file, Manifest.read, file))]
+    owned = [*path.glob(f"{DIRECTORY}/*.json"), *path.glob(f"{files.DIFFICULTY}/*.json")]
+    damages += [d for file in owned if (d := _unreadable(file, lambda f: _require_owned(f, owner), file))]
     damages += _missing_checkpoints(path)
-    return damages + [d for preparation in preparations() for d in preparation.check(path)]
+    damages += [d for preparation in preparations() for d in preparation.check(path, owner)]
+    return list({(d.path, d.reason): d for d in damages}.values())
+
+
+def _owner(path: Path) -> str:
+    """The run's digest; "" where its manifest cannot be read, which is named as damage itself."""
+    try:
+        return files.owner_of(files.read_manifest(path))
+    except StorageError:
+        return ""
+
+
+def _require_owned(file: Path, owner: str) -> None:
+    found = Manifest.read(file)
+    if owner:
+        files.require_owned(found.environment.get(files.OWNER, ""), owner, file)
 
 
 def _missing_checkpoints(path: Path) -> list[Damage]:
@@ -41,6 +61,9 @@ def _missing_checkpoints(path: Path) -> list[Damage]:
         expected = range(read_config(path).steps + 1) if (path / files.SUMMARY).exists() else range(0)
     except (UsageError, StorageError):
         return []
+    start = CheckpointStore(path / files.START)
+    if len(expected) and not start.has(0):
+        return [Damage(str(start.path(0)), "absent from a finished run")]
     store = CheckpointStore(path / files.CHECKPOINTS)
     return [Damage(str(store.path(t)), "absent from a finished run") for t in expected if not store.has(t)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from fut.artifacts import creation
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
 from fut.artifacts.lock import run_lock
+from fut.artifacts.trust import require_trust
 from fut.data.counting import counted
 from fut.data.dataset import Dataset
 from fut.methods.adjoint.identity import open_expansion
@@ -39,27 +41,56 @@ def open_run(
     loss: Loss | None = None,
     readouts: Mapping[str, UserFunction] | None = None,
     progress: Progress = terminal,
+    trust: bool = False,
 ) -> Run:
     """Open a finished run directory.
 
-    device: auto, cpu or cuda[:N]. module, loss: what the run was trained with, if it was given as objects and not by
-    the configuration; checked against the run. readouts: functions of your own by name, `f(module)` -> a
-    tensor holding one number, differentiable in the module's parameters.
-    Raises MissingError, IdentityError, DamagedError, ModelError.
+    Args:
+        path: the run directory. It may come from somebody else: it is data, and nothing that it names is executed.
+        device: `auto`, `cpu` or `cuda[:N]`.
+        module: what the run was trained with, where it was given as an object. Its structure, its frozen parameters and its
+            buffers are compared with the run's; its trained parameters may have any values, as the run holds their own.
+        loss: the same of the loss.
+        readouts: functions of your own by name, `f(module)` -> a tensor holding one number, differentiable in the module's
+            parameters.
+        progress: hears of long work.
+        trust: whether code may run that the directory names as `package.module:name`: its model, its loss, its read-outs.
+
+    Raises:
+        MissingError, IdentityError, DamagedError, ModelError: naming what does not fit.
+        UsageError: where code would have to run that is named in the directory alone.
     """
-    return Run(path, device=device, module=module, loss=loss, readouts=readouts, progress=progress)
+    return Run(path, device=device, module=module, loss=loss, readouts=readouts, progress=progress, trust=trust)
 
 
 def plan_path(
-    path: Path | str, *, settings: Sequence[str] = (), device: str = "auto", progress: Progress = terminal
+    path: Path | str,
+    *,
+    settings: Sequence[str] = (),
+    device: str = "auto",
+    progress: Progress = terminal,
+    trust: bool = False,
 ) -> Plan:
-    """The plan of a run directory whose training may not be finished. settings: `adjoint.key=value`, of an expansion made so."""
+    """The plan of a run directory whose training may not be finished.
+
+    Args:
+        path: the run directory.
+        settings: `adjoint.key=value`, of an expansion made so.
+        device: `auto`, `cpu` or `cuda[:N]`.
+        progress: hears of long work.
+        trust: as in `open_run`.
+    """
     where = Path(path)
     if (where / files.SUMMARY).exists():
-        run = open_run(where, device=device, progress=progress)
+        run = open_run(where, device=device, progress=progress, trust=trust)
         return run.plan(adjoint_settings(open_expansion(run.context).spec.config, settings))
     manifest, config = files.read_manifest(where), read_config(where)
-    data = dataset_file.read_dataset(where) if CheckpointStore(where / files.DATA).has(0) else None
+    owner, data = files.owner_of(manifest), None
+    if CheckpointStore(where / files.DATA).has(0):
+        data = dataset_file.read_dataset(where, owner)
+    named = {"model.factory": config.model.factory, "model.loss": config.model.loss}
+    outside = {"data.text": config.data.text, "data.tokenizer": config.data.tokenizer} if data is None else {}
+    require_trust(where, trust, named | outside)
     torch_device = choose_device(device)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, data=data)
@@ -103,12 +134,15 @@ def train(
             creation.create(path, problem, environment(torch_device))
             with run_lock(path):
                 _finish(path, problem, progress)
-    return Run(path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress)
+        del problem
+    # What the configuration names, the caller has named.
+    given: dict[str, Any] = {"module": module, "loss": loss, "data": data, "readouts": readouts}
+    return Run(path, device=device, progress=progress, trust=True, **given)
 
 
 def _finish(path: Path, problem: Problem, progress: Progress) -> None:
     """Train what is missing of a reference run whose directory is claimed."""
-    checkpoints = CheckpointStore(path / files.CHECKPOINTS)
+    checkpoints = CheckpointStore(path / files.CHECKPOINTS, problem.digest)
     for directory in (path, path / files.CHECKPOINTS, path / files.DATA):
         remove_parts(directory)
     require_same_training(problem, checkpoints, max(checkpoints.steps(), default=0), f"run {path}, to be finished")
@@ -123,4 +157,4 @@ def _finish(path: Path, problem: Problem, progress: Progress) -> None:
         "source": problem.data.source,
         "unit": "nats/token",
     }
-    creation.finish(path, summary)
+    creation.finish(path, summary, problem.digest)

@@ -36,7 +36,7 @@ Names = Sequence[str] | None
 def question_context(context: Context) -> QuestionContext:
     """What questions about an opened run are asked of."""
     return QuestionContext(
-        ContextFacts(context), EstimationService(context), RunArchive(context.path), context.progress
+        ContextFacts(context), EstimationService(context), RunArchive(context.path, context.owner), context.progress
     )
 
 
@@ -68,6 +68,7 @@ class RunOrders:
     def positions(self, readout: str = PROBE) -> np.ndarray:
         """What putting an item at a step does to a read-out, to first order: [T, items], in its unit; entries of one step compare
         with one another."""
+        self.context.readouts.admit([readout])
         return position_table(self.context, readout)
 
     def best(self, readout: str = PROBE) -> Order:
@@ -89,6 +90,7 @@ class RunMethods:
 
     def open(self, name: str, *, readout: str = PROBE, **options: str) -> Estimator:
         """A method opened on this run for one read-out; options as in the name, after colons."""
+        self.context.readouts.admit([readout])
         return open_estimator(self.context, name, readout, **options)
 
     def attributions(self, readout: str = PROBE) -> Attributions:
@@ -108,6 +110,7 @@ class RunMethods:
         adjoint: AdjointConfig | None = None,
     ) -> CachePlan:
         """What `cache` would still cost."""
+        self.context.readouts.admit(readouts or ())
         return build.plan(self.context, Request(names, readouts, adjoint, config))
 
     def repair(self) -> int:

@@ -61,6 +61,12 @@ def asks(request: Callable[P, Request[A]]) -> Callable[Concatenate[Run, P], A]:
     return method
 
 
+def _named(request: Request[Any]) -> list[str]:
+    """The read-outs that a request names: what the caller names may be imported."""
+    given = [getattr(request, "readout", None), *(getattr(request, "readouts", None) or ())]
+    return [name for name in given if isinstance(name, str)]
+
+
 @computes
 class Run:
     """A reference run and everything cached about it. Open one with `fut.open(path)`.
@@ -81,10 +87,10 @@ class Run:
         data: Dataset | None = None,
         readouts: Mapping[str, UserFunction] | None = None,
         progress: Progress = terminal,
+        trust: bool = False,
     ) -> None:
-        self.context = Context(
-            path, device=device, module=module, loss=loss, data=data, readouts=readouts, progress=progress
-        )
+        given: dict[str, Any] = {"module": module, "loss": loss, "data": data, "readouts": readouts}
+        self.context = Context(path, device=device, progress=progress, trust=trust, **given)
 
     def __dir__(self) -> list[str]:
         """Names for completion: those that are meant to be used."""
@@ -161,6 +167,7 @@ class Run:
         added to it, by an adjoint pass for them alone. adjoint: how the expansion is made, in place of the run's own
         configuration; refused where the run has one that was made otherwise.
         """
+        self.context.readouts.admit(readouts or ())
         build.cache(self.context, Preparing(names, readouts, adjoint, config))
 
     # --- answers
@@ -179,6 +186,7 @@ class Run:
             UsageError: for a request of no question in `fut.questions.registry`.
         """
         question, context = question_of(request), question_context(self.context)
+        self.context.readouts.admit(_named(request))
         if say is not None:
             for line in question.costs(request, context):
                 say(line)

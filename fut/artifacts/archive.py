@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fut.artifacts.directory import ANSWERS, VERIFICATION
+from fut.artifacts.directory import ANSWERS, OWNER, VERIFICATION, require_owned
+from fut.artifacts.kept import keeping
 from fut.protocols import Answer
 from storage import fingerprint, read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 """Of a kept answer's JSON. A change of its keys raises it; answers of another schema are not read: ask again."""
 FOLDERS = {"orders": VERIFICATION, "lds": VERIFICATION}
 """Kinds that do not lie in `answers/`."""
@@ -21,10 +22,11 @@ class RunArchive:
 
     Args:
         path: the run directory.
+        owner: the run's digest, which every answer holds.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, owner: str) -> None:
+        self._path, self._owner = path, owner
 
     def keep(self, kind: str, key: Any, answer: Answer, **beside: Any) -> None:
         """Keep an answer, in place of an earlier one of the same kind and key.
@@ -36,18 +38,19 @@ class RunArchive:
             beside: more that is to stand in the file.
         """
         path = self.file(kind, key)
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, answer.as_dict() | beside | {"schema": SCHEMA})
+        with keeping("the answer", path):
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, answer.as_dict() | beside | {"schema": SCHEMA, OWNER: self._owner})
 
     def find(self, kind: str, key: Any) -> dict[str, Any] | None:
-        """The kept answer; None where there is none, or one of another schema."""
+        """The kept answer; None where there is none, or one of another schema. IdentityError for one of another run."""
         path = self.file(kind, key)
-        return _current(path) if path.exists() else None
+        return read_answer(path, self._owner) if path.exists() else None
 
     def read(self, kind: str) -> Iterator[dict[str, Any]]:
         """All kept answers of a kind, by file name; those of another schema are left out."""
         for path in sorted(self.file(kind, "*").parent.glob(f"{kind}-*.json")):
-            content = _current(path)
+            content = read_answer(path, self._owner)
             if content is not None:
                 yield content
 
@@ -57,8 +60,10 @@ class RunArchive:
         return self._path / FOLDERS.get(kind, ANSWERS) / f"{kind}-{name}.json"
 
 
-def _current(path: Path) -> dict[str, Any] | None:
+def read_answer(path: Path, owner: str) -> dict[str, Any] | None:
+    """The answer in a file; None for one of another schema, IdentityError for one of another run than the owner."""
     content = read_json(path)
     if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
         return None
+    require_owned(content.pop(OWNER, ""), owner, path)
     return content

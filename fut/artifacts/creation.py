@@ -8,7 +8,19 @@ from typing import Any
 
 from estimators.rules.base import state_size
 from fut.artifacts.dataset import write_dataset
-from fut.artifacts.directory import CONFIG, DATA, MANIFEST, ORDER, SUMMARY, WARMUP, _sha256, read_manifest
+from fut.artifacts.directory import (
+    CONFIG,
+    DATA,
+    MANIFEST,
+    MODEL,
+    ORDER,
+    OWNER,
+    START,
+    SUMMARY,
+    WARMUP,
+    _sha256,
+    read_manifest,
+)
 from fut.training.problem import Problem
 from storage import (
     FORMAT,
@@ -17,6 +29,7 @@ from storage import (
     IdentityError,
     Manifest,
     require_free,
+    require_plain,
     require_same,
     write_bytes,
     write_json,
@@ -28,6 +41,7 @@ BITWISE = ("torch", "device", "threads", "machine")
 
 def create(path: Path, problem: Problem, environment: dict[str, Any]) -> bool:
     """Lay down a new run directory, or accept an interrupted one of the same identity; True if anything is left to do."""
+    require_plain(path)
     if (path / MANIFEST).exists():
         found = read_manifest(path)
         if (path / SUMMARY).exists():
@@ -43,11 +57,15 @@ def create(path: Path, problem: Problem, environment: dict[str, Any]) -> bool:
     path.mkdir(parents=True, exist_ok=True)
     if not (path / CONFIG).exists():
         text = problem.config.toml().encode()
-        Manifest("run", FORMAT, problem.identity, environment | {CONFIG: _sha256(text)}).write(path / MANIFEST)
+        about = {CONFIG: _sha256(text), MODEL: problem.objective.module_class}
+        Manifest("run", FORMAT, problem.identity, environment | about).write(path / MANIFEST)
         write_bytes(path / CONFIG, text)
     write_json(path / ORDER, {"order": problem.reference.tolist(), "digest": problem.reference.digest})
+    start = CheckpointStore(path / START, problem.digest)
+    if not start.has(0):
+        start.write(0, {"theta": problem.objective.start().cpu().numpy()}, {})
     if not CheckpointStore(path / DATA).has(0):
-        write_dataset(path, problem.data)
+        write_dataset(path, problem.data, problem.digest)
     return True
 
 
@@ -75,7 +93,7 @@ def require_same_environment(manifest: Manifest, now: dict[str, Any], path: Path
         )
 
 
-def finish(path: Path, summary: dict[str, Any]) -> None:
-    """Mark the reference run as whole."""
+def finish(path: Path, summary: dict[str, Any], owner: str) -> None:
+    """Mark the reference run as whole. owner: the run's digest."""
     shutil.rmtree(path / WARMUP, ignore_errors=True)
-    Manifest("summary", FORMAT, summary, {}).write(path / SUMMARY)
+    Manifest("summary", FORMAT, summary, {OWNER: owner}).write(path / SUMMARY)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from storage import FORMAT, IdentityError, Manifest, require_same
+from fut.artifacts.directory import require_owned
+from storage import FORMAT, DamagedError, IdentityError, Manifest, fingerprint, require_same
 
+T = TypeVar("T")
 MANIFEST = "manifest.json"
 PINS = "readout_values"
 
@@ -15,7 +17,26 @@ PINS = "readout_values"
 def read_pins(path: Path) -> dict[str, float]:
     """Values at the reference endpoint of those read-outs of a run directory's stores that nothing else would recognise again."""
     held = [Manifest.read(file).environment for file in sorted(path.glob(f"*/{MANIFEST}"))]
-    return {name: value for environment in held for name, value in environment.get(PINS, {}).items()}
+    pins = [found for environment in held if isinstance(found := environment.get(PINS), dict)]
+    return {name: value for found in pins for name, value in found.items() if isinstance(value, (int, float))}
+
+
+def read_identity(directory: Path, owner: str) -> dict[str, Any]:
+    """What a store's directory pins. IdentityError where that belongs to another run than the owner, which a digest names."""
+    file = directory / MANIFEST
+    identity = Manifest.read(file).identity
+    pinned = identity.get("identity", identity)  # of a term store that has no directory around it
+    require_owned(fingerprint(pinned.get("run")) if isinstance(pinned, dict) else "", owner, file)
+    return dict(pinned)
+
+
+def read_settings(made: Callable[[], T], directory: Path) -> T:
+    """What a function makes of what a store's directory pins; DamagedError where that is not in the form that it reads."""
+    try:
+        return made()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        said = str(error).splitlines()[0][:200]
+        raise DamagedError(f"{directory / MANIFEST}: expected its settings, got {said}; restore the file") from error
 
 
 def pin_identity(directory: Path, kind: str, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> None:

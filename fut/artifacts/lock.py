@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from fut.errors import BusyError
+from storage import require_plain
 
 try:
     import fcntl
@@ -15,6 +17,13 @@ except ImportError:  # not a POSIX system: nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
+_LONGEST = 32
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+
+
+def _opened(path: Path) -> TextIO:
+    """The lock's file, never one that a link of its name leads to."""
+    return os.fdopen(os.open(path / LOCK, _FLAGS, 0o666), "r+", encoding="ascii", errors="replace")
 
 
 @contextmanager
@@ -23,19 +32,22 @@ def run_lock(path: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with (path / LOCK).open("a+") as file:
+    require_plain(path)
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
+            holder = file.read(_LONGEST).strip() or "?"
             raise BusyError(
-                f"run {path}: expected to be alone, got another command at work on it (process {file.read().strip() or '?'}); "
+                f"run {path}: expected to be alone, got another command at work on it (process {holder}); "
                 "wait for it, or stop it: what it has computed is kept"
             ) from error
         except OSError:  # a file system without locks
             yield
             return
-        file.truncate(0)
+        file.seek(0)
+        file.truncate()
         file.write(str(os.getpid()))
         file.flush()
         yield

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+import warnings
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -22,6 +22,7 @@ from fut.cli.options import (
     RunPath,
     Settings,
     Spec,
+    Trust,
     answer,
     open_run,
     progress,
@@ -29,7 +30,7 @@ from fut.cli.options import (
 )
 from fut.cli.questions import command
 from fut.cli.whatif import InOrder, whatif
-from fut.errors import EXPECTED, UsageError, exit_status
+from fut.errors import EXPECTED, FutWarning, UsageError, exit_status
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import CachePlan
@@ -94,6 +95,7 @@ def plan(
     what: Annotated[Path, typer.Argument(metavar="RUN|CONFIG.toml", help="directory of a run, or a TOML file")],
     text: Annotated[str | None, typer.Option("--text", help="text file or directory, for a TOML file")] = None,
     settings: PlanSettings = None,
+    trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -107,7 +109,7 @@ def plan(
     elif text is not None:
         raise UsageError(f"plan: expected --text with a TOML file, got {what}; a run's text is fixed")
     else:
-        result = plan_path(what, settings=settings or (), device=device, progress=progress(as_json))
+        result = plan_path(what, settings=settings or (), device=device, progress=progress(as_json), trust=trust)
     answer(result.as_dict(), render.costs(result), as_json)
 
 
@@ -126,11 +128,12 @@ def cache(
         typer.Option(help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name"),
     ] = None,
     settings: CacheSettings = None,
+    trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Compute the terms that the estimators replay; resumes, and recomputes what `fut check` found damaged."""
-    run = open_run(path, device, as_json)
+    run = open_run(path, device, as_json, trust)
     config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
     names, readout_list = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
     repaired = run.methods.repair()
@@ -179,11 +182,12 @@ def report(
     ] = SAMPLES,
     estimator: Annotated[str, typer.Option(help="the estimator of those orders")] = "positions",
     show: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
+    trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Write what the run says as one HTML page, with a board on which its batches are put into another order."""
-    written = open_run(path, device, as_json).report(out, samples, estimator)
+    written = open_run(path, device, as_json, trust).report(out, samples, estimator)
     lines = [f"wrote {written.path} ({written.nbytes / 1000:.0f} kB); it needs no network"]
     if written.missing:
         wide = max(map(len, written.missing))
@@ -198,9 +202,9 @@ app.command(cls=InOrder)(whatif)
 
 
 @app.command()
-def info(path: RunPath, device: Device = "cpu", as_json: Json = False) -> None:
+def info(path: RunPath, trust: Trust = False, device: Device = "cpu", as_json: Json = False) -> None:
     """What a run is, and what each estimator costs."""
-    facts = open_run(path, device, as_json).info()
+    facts = open_run(path, device, as_json, trust).info()
     answer(facts, render.info(facts), as_json)
 
 
@@ -244,12 +248,13 @@ def show_batch(
     path: RunPath,
     step: Annotated[int, typer.Argument(metavar="STEP", help="step of the window, from 0")],
     order: Spec = "identity",
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Print which text was in a step."""
     from fut.api.info import show_step
 
-    entries = show_step(open_run(path, "cpu", as_json).context, step, order)
+    entries = show_step(open_run(path, "cpu", as_json, trust).context, step, order)
     answer({"step": step, "items": entries}, render.batch(step, entries), as_json)
 
 
@@ -272,34 +277,74 @@ INTERRUPTED = 130
 """Exit status of a command that was interrupted by a key."""
 
 
-@contextmanager
-def working_directory_importable() -> Iterator[None]:
-    """Hooks as `package.module:name` are looked for in the working directory too: last, so that a file there which is called
-    `torch.py` or `queue.py` stands for no library."""
-    here = os.getcwd()
-    added = here not in sys.path
-    if added:
-        sys.path.append(here)
+UNEXPECTED = 70
+"""Exit status of a command that failed in a way that nobody foresaw."""
+TRACEBACK = "FUT_TRACEBACK"
+"""The environment variable that shows where an unforeseen error comes from."""
+
+
+def _show_warning(message: Warning | str, *about: Any, **more: Any) -> None:
+    """A warning as a note on standard error, without the place in the sources."""
+    say(f"fut: note: {message}")
+
+
+def _unexpected(error: BaseException) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    said = (str(error).splitlines() or [""])[0][:300]
+    return (
+        f"fut: unexpected {type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno}); if the run "
+        f"directory is damaged, `fut check RUN` says where; set {TRACEBACK}=1 to see where the error comes from"
+    )
+
+
+def _flush() -> None:
+    """Bring out what standard output still holds: a full disk shows here at the latest."""
     try:
-        yield
-    finally:
-        if added and here in sys.path:
-            sys.path.remove(here)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run_command() -> None:
+    """The command of the arguments, until all that it says is out."""
+    try:
+        app()
+    except SystemExit as stop:
+        if not stop.code:
+            _flush()
+        raise
 
 
 def main() -> None:
     """Entry point: expected errors as one message on standard error, exit status 2 (usage) or 1, no traceback."""
     try:
-        with working_directory_importable():
-            app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            warnings.simplefilter("default", FutWarning)
+            run_command()
     except EXPECTED as error:
-        typer.echo(f"fut: {error}", err=True)
+        say(f"fut: {error}")
         sys.exit(exit_status(error))
     except (KeyboardInterrupt, SystemExit) as stop:  # typer turns the former into the latter
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
-        typer.echo("fut: interrupted; what is computed is kept, repeat the command to go on", err=True)
+        say("fut: interrupted; what is computed is kept, repeat the command to go on")
         sys.exit(INTERRUPTED)
     except OSError as error:
-        typer.echo(f"fut: {error.strerror or error}: {error.filename or ''}; check the path and the disk", err=True)
-        sys.exit(1)
+        where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "standard output"
+        say(f"fut: {error.strerror or error}: {where}; check the path and the disk")
+        _give_up(1)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        say(_unexpected(error))
+        _give_up(UNEXPECTED)
+
+
+def _give_up(status: int) -> NoReturn:
+    """End with a status, whatever standard output still holds that cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from estimators.orders.order import NAMES as ORDERS
+from fut.config.schema import printable
 from fut.display import format as present
 from fut.display.numbers import jsonable
 from fut.methods.registry import METHODS
@@ -25,6 +26,9 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
 ORDER_HELP = f"JSON file, list 3,1,2,0, or {ORDERS}"
 Spec = Annotated[str, typer.Option("--order", help=ORDER_HELP)]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="run code that the run directory names: its model, its loss, its read-outs")
+]
 METHOD_HELP = f"one of {', '.join(METHODS.names)}; options after colons, as in taylor1:moments=replayed"
 SET = "section.key=value, as in the TOML file; again for more"
 Settings = Annotated[list[str] | None, typer.Option("--set", help=f"{SET}; all sections")]
@@ -42,16 +46,16 @@ def progress(quiet: bool) -> Progress:
 def say(text: str, quiet: bool = False) -> None:
     """A line for people, on standard error."""
     if not quiet:
-        typer.echo(text, err=True)
+        typer.echo(printable(text), err=True)
 
 
 def answer(result: dict[str, Any], text: str, as_json: bool) -> None:
     """The result on standard output: one JSON object, or text."""
-    typer.echo(present.dumps(jsonable(result)) if as_json else text)
+    typer.echo(present.dumps(jsonable(result)) if as_json else printable(text))
 
 
-def open_run(path: Path, device: str, quiet: bool) -> Run:
-    """The opened run."""
+def open_run(path: Path, device: str, quiet: bool, trust: bool = False) -> Run:
+    """The opened run. trust: whether code that its directory names may run."""
     from fut.api.opening import open_run as opened
 
-    return opened(path, device=device, progress=progress(quiet))
+    return opened(path, device=device, progress=progress(quiet), trust=trust)

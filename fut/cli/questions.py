@@ -10,7 +10,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fut.cli.options import METHOD_HELP, ORDER_HELP, Device, Json, RunPath, answer, open_run, say
+from fut.artifacts.kept import keeping
+from fut.cli.options import METHOD_HELP, ORDER_HELP, Device, Json, RunPath, Trust, answer, open_run, say
 from fut.questions.question import ESTIMATOR, ORDER, Flag, Question
 
 HELP = {ORDER: ORDER_HELP, ESTIMATOR: METHOD_HELP}
@@ -25,15 +26,18 @@ def command(question: Question[Any, Any]) -> Callable[..., None]:
     """
 
     def run_command(**given: Any) -> None:
-        path, device, as_json, plot = (given.pop(name, None) for name in ("path", "device", "as_json", "plot"))
-        run = open_run(path, device, as_json)
+        shared = ("path", "trust", "device", "as_json", "plot")
+        path, trust, device, as_json, plot = (given.pop(name, None) for name in shared)
+        run = open_run(path, device, as_json, trust)
         request = question.request(**read_fields(question.request, given))
         result = run.ask(request, lambda line: say(line, as_json))
         content, text = question.content(result), question.text(result)
         if question.draw is not None:
             default = "" if question.picture is None else question.picture(result, request)
-            picture = question.draw(result, plot or path / default)
-            content, text = content | {"plot": str(picture)}, f"{text}\npicture: {picture}"
+            file = plot or path / default
+            with keeping("the picture", file):
+                picture = question.draw(result, file)
+                content, text = content | {"plot": str(picture)}, f"{text}\npicture: {picture}"
         answer(content, text, as_json)
 
     run_command.__doc__ = question.help
@@ -41,7 +45,7 @@ def command(question: Question[Any, Any]) -> Callable[..., None]:
     shared = [parameter("path", RunPath), *parameters(question.request)]
     if question.draw is not None:
         shared.append(parameter("plot", Annotated[Path | None, typer.Option(help=question.picture_help)], None))
-    shared += [parameter("device", Device, "auto"), parameter("as_json", Json, False)]
+    shared += [parameter("trust", Trust, False), parameter("device", Device, "auto"), parameter("as_json", Json, False)]
     run_command.__signature__ = inspect.Signature(shared)  # type: ignore[attr-defined]
     return run_command
 

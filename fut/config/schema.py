@@ -4,32 +4,81 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+MANY = 10**8
+"""The most of anything that is counted: items, sequences, tokens, steps."""
+FEW = 10**4
+"""The most of what takes a training run, a sweep or a layer each."""
+LARGEST = 1e300
+"""The largest number of an option."""
+WIDE = 10**6
+"""The most numbers of a vector inside the model, or of a sketch."""
+
+
+def printable(path: str) -> str:
+    """A text that can be written down: bytes of paths that are no UTF-8 as `\\xNN`, by which `fut.data.text` finds a file."""
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # no bytes of a path
+        return path.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def plain_values(value: Any) -> Any:
+    """What TOML and JSON both hold: texts, truth values, finite numbers, and lists and tables of them."""
+    if isinstance(value, dict):
+        return {key: plain_values(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(part) for part in value]
+    number = type(value) in (int, float) and -LARGEST <= value <= LARGEST
+    if number or type(value) in (bool, str):
+        return value
+    raise ValueError("expected finite numbers, texts and lists of them")
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _python_numbers(cls, values: Any) -> Any:
+        """Numbers of numpy as Python's own."""
+        if not isinstance(values, dict):
+            return values
+        return {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+
 
 class DataConfig(Section):
     """Text and how it is cut into items. Lengths in tokens."""
 
-    text: str = Field("", description="file or directory; empty for the language reference inside CPython")
+    text: Annotated[str, AfterValidator(printable)] = Field(
+        "", description="file or directory; empty for the language reference inside CPython"
+    )
     tokenizer: str = Field("", description="package.module:name of a callable str -> list of ids; empty for bytes")
-    vocabulary: int = Field(256, ge=2, description="number of token ids; 256 for bytes")
-    items: int = Field(32, ge=1, description="number of items the order permutes; counted where a data set is given")
-    per_step: int = Field(1, ge=1, description="items that each step consumes; a divisor of items")
-    epochs: int = Field(1, ge=1, description="times each item occurs in the reference order")
-    batch: int = Field(16, ge=1, description="sequences per item")
-    context: int = Field(64, ge=2, description="tokens per sequence")
-    probe: int = Field(128, ge=1, description="held-out sequences of the probe set")
+    vocabulary: int = Field(256, ge=2, le=MANY, description="number of token ids; 256 for bytes")
+    items: int = Field(
+        32, ge=1, le=MANY, description="number of items the order permutes; counted where a data set is given"
+    )
+    per_step: int = Field(1, ge=1, le=MANY, description="items that each step consumes; a divisor of items")
+    epochs: int = Field(1, ge=1, le=FEW, description="times each item occurs in the reference order")
+    batch: int = Field(16, ge=1, le=MANY, description="sequences per item")
+    context: int = Field(64, ge=2, le=MANY, description="tokens per sequence")
+    probe: int = Field(128, ge=1, le=MANY, description="held-out sequences of the probe set")
     heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
     seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the draw of items, warm-up and probe set from the text")
     weights: list[Annotated[float, Field(gt=0, le=1e30)]] = Field(
         default_factory=list,
         description="weight of every item in the mean of a step that holds several, as its number of counted tokens; none: alike",
     )
+
+    @field_validator("epochs")
+    @classmethod
+    def _countable(cls, epochs: int, info: ValidationInfo) -> int:
+        if epochs * info.data.get("items", 1) > MANY:
+            raise ValueError(f"expected data.items × data.epochs of at most {MANY}; lower one of the two")
+        return epochs
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -43,10 +92,10 @@ class ModelConfig(Section):
     """Built-in transformer, or the user's module by hook."""
 
     width: int = Field(
-        48, ge=1, description="width of the built-in transformer, numbers per token; a multiple of heads"
+        48, ge=1, le=WIDE, description="width of the built-in transformer, numbers per token; a multiple of heads"
     )
-    layers: int = Field(2, ge=1, description="number of blocks of the built-in transformer")
-    heads: int = Field(4, ge=1, description="attention heads of each layer")
+    layers: int = Field(2, ge=1, le=FEW, description="number of blocks of the built-in transformer")
+    heads: int = Field(4, ge=1, le=WIDE, description="attention heads of each layer")
     factory: str = Field(
         "", description="package.module:name called with (vocabulary, context), returns an nn.Module; empty: built-in"
     )
@@ -78,7 +127,7 @@ class RuleConfig(Section):
     """Update rule: a name and its constants."""
 
     name: str = Field("adamw", description="update rule: sgd, momentum, adam, adamw, or another that is registered")
-    options: dict[str, Any] = Field(
+    options: Annotated[dict[str, Any], AfterValidator(plain_values)] = Field(
         default_factory=lambda data: dict(USUAL.get(data.get("name", ""), {})),
         description="constants of the rule by name, as betas, eps, weight_decay, clip; of adam and adamw betas 0.9, 0.95",
     )
@@ -92,7 +141,7 @@ class ScheduleConfig(Section):
     )
     rate: float = Field(1e-3, gt=0, description="largest learning rate, per step")
     warmup: int = Field(
-        0, ge=0, description="steps of the window with a linear ramp to the rate, before the schedule begins"
+        0, ge=0, le=MANY, description="steps of the window with a linear ramp to the rate, before the schedule begins"
     )
     final: float = Field(0.0, ge=0, le=1, description="last rate as a fraction of the first")
     rates: list[float] = Field(default_factory=list, description="of kind recorded: the rate of every step")
@@ -104,9 +153,9 @@ class ScheduleConfig(Section):
 class WarmupConfig(Section):
     """Training before the window, on text that no item holds; the same for every order."""
 
-    steps: int = Field(100, ge=0, description="steps before the window; counted where a data set is given")
+    steps: int = Field(100, ge=0, le=WIDE, description="steps before the window; counted where a data set is given")
     rate: float = Field(3e-3, gt=0, description="learning rate of the warm-up, per step, constant after the ramp")
-    ramp: int = Field(20, ge=1, description="steps of linear ramp to the rate")
+    ramp: int = Field(20, ge=1, le=MANY, description="steps of linear ramp to the rate")
 
 
 def _distinct(names: list[str]) -> list[str]:

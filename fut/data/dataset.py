@@ -29,6 +29,7 @@ class Dataset:
         probe: held-out items of equal size, whose mean loss is the read-out.
         warmup: items for the steps before the window; `warmup.steps` of a configuration is their number.
         source: where it came from, in words.
+        files: of a text directory, the file of every item, "" for an item that mixes files; empty where that is not known.
         names: of the tensors of items that are given as tuples all the same, as files hold them.
 
     Raises:
@@ -40,6 +41,7 @@ class Dataset:
     warmup: tuple[Item, ...] = ()
     source: str = "given as tensors"
     names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Dataset:
         source: str = "given as tensors",
         *,
         names: Sequence[str] = (),
+        files: Sequence[str] = (),
     ) -> None:
         own: tuple[str, ...] | None = None
         for part, given in (("items", items), ("probe", probe), ("warmup", warmup)):
@@ -56,6 +59,7 @@ class Dataset:
             object.__setattr__(self, part, found)
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "names", own or tuple(names))
+        object.__setattr__(self, "files", tuple(files))
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -82,7 +86,8 @@ class Dataset:
         def move(items: tuple[Item, ...]) -> tuple[Item, ...]:
             return tuple(tuple(t.to(device) for t in item) for item in items)
 
-        return Dataset(move(self.items), move(self.probe), move(self.warmup), self.source, names=self.names)
+        parts = (move(self.items), move(self.probe), move(self.warmup))
+        return Dataset(*parts, self.source, names=self.names, files=self.files)
 
 
 def _require_data(where: str, item: Item) -> None:

@@ -5,15 +5,16 @@ They are given, or follow from scores, or from the file of a text directory that
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fut.config.training import TrainingConfig
-from fut.data.text import TRAIN_SHARE, build_dataset, deal, read_texts
+from estimators.numbers import as_int, shown
+from fut.data.dataset import Dataset
 from fut.errors import UsageError
+from storage import parse_json
 
 Labels = dict[str, list[int]]
 """Label -> its items, ascending; labels in the order in which they are given."""
@@ -26,24 +27,29 @@ def checked_labels(given: Any, items: int) -> Labels:
 
     UsageError, naming labels and items, for an unknown item, one with two labels, or one without.
     """
+    if hasattr(given, "tolist"):  # of numpy, torch, pandas
+        given = given.tolist()
     if isinstance(given, Mapping):
-        pairs = [(str(label), item) for label, listed in given.items() for item in _listed(label, listed)]
+        pairs = [(_name(label), item) for label, listed in given.items() for item in _listed(label, listed)]
     elif isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
         if len(given) != items:
             raise UsageError(
                 f"labels: expected one label for each of {items} items, got {len(given)}; give a list of {items}, or a mapping "
                 "of label to items"
             )
-        pairs = [(str(label), item) for item, label in enumerate(given)]
+        pairs = [(_name(label), item) for item, label in enumerate(given)]
     else:
         raise UsageError(
             f'labels: expected {{"web": [0, 1], "books": [2, 3]}} or ["web", "web", "books", "books"], got '
             f"{type(given).__name__}; give one of both"
         )
     owner: dict[int, str] = {}
-    for label, item in pairs:
-        if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item < items:
-            raise UsageError(f"labels: expected items 0..{items - 1}, got {item!r} under `{label}`; correct that item")
+    for label, named in pairs:
+        item = as_int(named)
+        if item is None or not 0 <= item < items:
+            raise UsageError(
+                f"labels: expected items 0..{items - 1}, got {shown(named)} under `{label}`; correct that item"
+            )
         if item in owner:
             raise UsageError(
                 f"labels: expected one label per item, got item {item} under `{owner[item]}` and `{label}`; keep one of both"
@@ -51,8 +57,8 @@ def checked_labels(given: Any, items: int) -> Labels:
         owner[item] = label
     missing = [i for i in range(items) if i not in owner]
     if missing:
-        shown = ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        raise UsageError(f"labels: expected a label for every item, got none for item {shown}; add them")
+        names = ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise UsageError(f"labels: expected a label for every item, got none for item {names}; add them")
     labels: Labels = {label: [] for label in owner.values()}
     for item in sorted(owner):
         labels[owner[item]].append(item)
@@ -61,10 +67,28 @@ def checked_labels(given: Any, items: int) -> Labels:
     return labels
 
 
+def read_labels(path: Path, known: str) -> Any:
+    """Labels as a JSON file has them, not checked yet; UsageError for no such file. known: what else could be given."""
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"labels: expected a readable JSON file or one of {known}, got {path} ({error.strerror}); check the path"
+        ) from error
+    except ValueError as error:  # no JSON, no UTF-8, or no possible path
+        raise UsageError(f"labels: expected JSON, got {shown(str(path))}: {error}; mend the file") from error
+
+
+def _name(label: object) -> str:
+    return label if isinstance(label, str) else shown(label)
+
+
 def _listed(label: object, listed: Any) -> Sequence[Any]:
+    if hasattr(listed, "tolist"):
+        listed = listed.tolist()
     if isinstance(listed, Sequence) and not isinstance(listed, (str, bytes)):
         return listed
-    raise UsageError(f"labels: expected a list of items under `{label}`, got {listed!r}; write [0, 1, 2]")
+    raise UsageError(f"labels: expected a list of items under `{label}`, got {shown(listed)}; write [0, 1, 2]")
 
 
 def quantile_labels(key: str, scores: Sequence[float], parts: int) -> Labels:
@@ -83,38 +107,19 @@ def quantile_labels(key: str, scores: Sequence[float], parts: int) -> Labels:
     return {f"{key}-{n}": sorted(map(int, part)) for n, part in zip(names, np.array_split(order, parts), strict=True)}
 
 
-def source_labels(config: TrainingConfig, source: str, digest: Mapping[str, Any]) -> list[str]:
-    """The file of every item: the one that holds more than half of its segments, each by its middle byte.
+def source_labels(data: Dataset) -> list[str]:
+    """The file of every item, as it was found when the run was trained; the text need not be there any more.
 
-    UsageError where the run's text is no directory of several files or not the one it was trained on, where a tokenizer hides
-    where a file ends, and where an item mixes files.
-
-    source: what the run was trained on. digest: the identity of the data that it was trained on.
+    UsageError where the run's text is no directory of several files, where a tokenizer hides where a file ends, and where an item
+    mixes files.
     """
-    data = config.data
-    if data.tokenizer or source != data.text:
-        got = f"the tokenizer {data.tokenizer}" if data.tokenizer else source
-        raise UsageError(f"labels: expected a run on text as bytes for `source`, got {got}; {OTHERWISE}")
-    if build_dataset(config).identity() != digest:
+    if not data.files:
         raise UsageError(
-            f"labels: expected the text that the run was trained on in {data.text}, got another; {OTHERWISE}"
+            f"labels: expected a directory of several files, read as bytes, for `source`, got {data.source}; {OTHERWISE}"
         )
-    texts = read_texts(data.text)
-    if len(texts) < 2:
-        raise UsageError(f"labels: expected a directory of several files for `source`, got {data.text}; {OTHERWISE}")
-    ends = np.cumsum([len(text.encode("utf-8")) + 1 for _, text in texts])  # each is followed by a line end
-    length = data.context + 1
-    segments = int(TRAIN_SHARE * (int(ends[-1]) - 1)) // length
-    rows, _ = deal(segments, data, np.random.default_rng([data.seed, 0]))
-    owners = np.searchsorted(ends, rows * length + length // 2, side="right")
-    return [_majority(item, [texts[k][0] for k in files]) for item, files in enumerate(owners.tolist())]
-
-
-def _majority(item: int, names: list[str]) -> str:
-    name, count = Counter(names).most_common(1)[0]
-    if 2 * count <= len(names):
+    if "" in data.files:
         raise UsageError(
-            f"labels: expected items of one file for `source`, got item {item}, of whose {len(names)} segments {count} come from "
-            f"{name}; train with data.heterogeneous=true, or {OTHERWISE}"
+            f"labels: expected items of one file for `source`, got item {data.files.index('')}, of whose segments no file has "
+            f"more than half; train with data.heterogeneous=true, or {OTHERWISE}"
         )
-    return name
+    return list(data.files)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fut.config.schema import DataConfig
+from fut.config.schema import DataConfig, printable
 from fut.config.training import TrainingConfig
 from fut.data.dataset import Dataset
 from fut.errors import DataError
 from fut.models.factory import load_hook
 from fut.models.objective import Item
 
+ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
+"""A byte that is no UTF-8, as it is written down."""
 TRAIN_SHARE = 0.9
 """The first nine tenths of the text are for training; probe sequences come from the rest."""
 
@@ -30,16 +35,38 @@ def read_texts(source: str) -> list[tuple[str, str]]:
         from pydoc_data.topics import topics
 
         return [(name, topics[name]) for name in sorted(topics)]
-    path = Path(source)
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    path = text_path(source)
+    files = (
+        sorted(p for p in path.rglob("*") if p.is_file() and not hidden(p.relative_to(path)))
+        if path.is_dir()
+        else [path]
+    )
     if not files:
-        raise DataError(f"text: expected files in {path}, got an empty directory; give another --text")
-    return [(str(p.relative_to(path)) if path.is_dir() else p.name, _read_file(p)) for p in files]
+        raise DataError(
+            f"text: expected files in {path}, got a directory without any (hidden ones aside); give another --text"
+        )
+    names = [str(p.relative_to(path)) if path.is_dir() else p.name for p in files]
+    return [(printable(name), _read_file(p)) for name, p in zip(names, files, strict=True)]
+
+
+def text_path(source: str) -> Path:
+    """The file or directory behind a name as a configuration writes it: bytes that are no UTF-8 may stand as `\\xNN`."""
+    try:
+        if ESCAPED.search(source) and not os.path.lexists(source):
+            return Path(ESCAPED.sub(lambda found: os.fsdecode(bytes([int(found[1], 16)])), source))
+        return Path(source)
+    except ValueError as error:
+        raise DataError(f"text: expected a path, got {source!r} ({error}); check --text") from error
+
+
+def hidden(path: Path) -> bool:
+    """Whether a path within a directory is hidden, or in a hidden directory, as what desktops and editors leave there is."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _read_file(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")  # line ends as they are, those of Windows too
     except OSError as error:
         raise DataError(
             f"text: expected a readable file, got {error.filename} ({error.strerror}); check --text"
@@ -77,7 +104,8 @@ def build_dataset(config: TrainingConfig) -> Dataset:
     zones. Warm-up batches, as large as what a step consumes, use segments that no item holds.
     """
     data = config.data
-    tokens = tokenize(read_text(data.text), data)
+    texts = read_texts(data.text)
+    tokens = tokenize("\n".join(text for _, text in texts), data)
     length = data.context + 1
     split = int(TRAIN_SHARE * len(tokens))
     train, held_out = (
@@ -90,7 +118,20 @@ def build_dataset(config: TrainingConfig) -> Dataset:
     size = data.batch * data.per_step
     warmup = [_item(train, draw.choice(rest, size, replace=False)) for _ in range(config.warmup.steps)]
     probe = _probe(held_out, data, np.random.default_rng([data.seed, 1]))
-    return Dataset(tuple(items), probe, tuple(warmup), data.text or "CPython's language reference (pydoc_data.topics)")
+    source = data.text or "CPython's language reference (pydoc_data.topics)"
+    known = data.text and not data.tokenizer and len(texts) > 1
+    files = _files_of(dealt, texts, length) if known else ()
+    return Dataset(tuple(items), probe, tuple(warmup), source, files=files)
+
+
+def _files_of(dealt: np.ndarray, texts: Sequence[tuple[str, str]], length: int) -> tuple[str, ...]:
+    """The file that holds more than half of an item's segments, each by its middle byte, for every item; "" for none."""
+    ends = np.cumsum([len(text.encode("utf-8")) + 1 for _, text in texts])  # each is followed by a line end
+    files = []
+    for owners in np.searchsorted(ends, dealt * length + length // 2, side="right").tolist():
+        owner, count = Counter(owners).most_common(1)[0]
+        files.append(texts[owner][0] if 2 * count > len(owners) else "")
+    return tuple(files)
 
 
 def deal(segments: int, data: DataConfig, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ import numpy as np
 
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
 from estimators.orders.order import Order, random_order
+from fut.artifacts.directory import OWNER, require_owned
+from fut.artifacts.kept import keeping
 from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.errors import FutError, FutWarning, UsageError
 from fut.methods.batching import raw_estimates
@@ -21,7 +24,7 @@ from fut.methods.registry import canonical, method_of, open_estimator, require_m
 from fut.orders.editing import random_edits
 from fut.readouts.readout import PROBE, Readout, require_same_value, suffix
 from fut.training.divergence import divergence_note, named, require_trained, trained_apart
-from storage import FORMAT, Manifest
+from storage import FORMAT, DamagedError, Manifest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +36,8 @@ DIRECTORY = "calibration"
 SEED = 1_000_003
 """Default seed of calibration orders, apart from the seeds that anybody verifies with."""
 TRIES = 20
+SMALL = 20
+"""Items whose orders can be counted."""
 VALUE = "reference_value"
 LEAST = 3
 """Retrained orders that a fit needs."""
@@ -169,9 +174,14 @@ def calibrate_run(
     content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(about)}
     calibrated = _fitted(content)  # refuses what cannot be fitted before anything is written
     path = _path(run.path, estimator, about.name, edit)
-    path.parent.mkdir(exist_ok=True)
-    environment = {"basis": _basis(run, estimator, about.name), VALUE: run.readouts.at_reference(about)}
-    Manifest("calibration", FORMAT, content, environment).write(path)
+    environment = {
+        "basis": _basis(run, estimator, about.name),
+        VALUE: run.readouts.at_reference(about),
+        OWNER: run.owner,
+    }
+    with keeping("the calibration", path):
+        path.parent.mkdir(exist_ok=True)
+        Manifest("calibration", FORMAT, content, environment).write(path)
     return calibrated
 
 
@@ -196,11 +206,17 @@ def read_calibration(run: Context, estimator: str, readout: str = PROBE, edit: s
     if not path.exists():
         return None
     manifest, about = Manifest.read(path), run.readouts.get(readout)
+    require_owned(manifest.environment.get(OWNER, ""), run.owner, path)
     if manifest.environment.get("basis") != _basis(run, estimator, readout):
         return None
     if about.pinned:
         require_same_value(readout, manifest.environment[VALUE], run.readouts.at_reference(about), str(path))
-    return _fitted(manifest.identity)
+    try:
+        return _fitted(manifest.identity)
+    except (TypeError, KeyError, ValueError) as error:
+        raise DamagedError(
+            f"{path}: expected a calibration, got one that fails with {error!r}; remove the file"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -275,6 +291,12 @@ def fresh_orders(
     Raises:
         UsageError: for too few.
     """
+    items = sum(map(len, reference.steps))
+    if items <= SMALL and count >= math.factorial(items):
+        raise UsageError(
+            f"{question}: expected at most {math.factorial(items) - 1} random orders, as many as {items} items have other than "
+            f"the reference order, got {count}; ask for fewer --orders"
+        )
     seen, fresh = {canonical(reference)}, list[Order]()
     for i in range(TRIES * count):
         order = random_order(reference, seed, i)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,6 +15,7 @@ import numpy as np
 from estimators.orders.order import Order
 from estimators.replay import batches
 from fut.artifacts import directory as files
+from fut.artifacts.kept import say_not_kept
 from fut.estimation.estimates import ReadoutEstimates
 from fut.estimation.results import Changes
 from fut.methods.adjoint import identity, memory
@@ -61,8 +66,20 @@ def open_changes(run: Context, method: str, shared: Sequence[str], items: Sequen
         return OneByOne(run, method)
     expansion = expansion_for(run, shared, items)
     if not expansion.complete():
+        expansion = _writable(run, expansion)
         prepare(run, EXPANSION, expansion)
     return OnePass(run, expansion, shared, items)
+
+
+def _writable(run: Context, expansion: Expansion) -> Expansion:
+    """The expansion where it can be computed: in the run, or in a directory that ends with it where the run is read-only."""
+    if os.access(run.path, os.W_OK):
+        return expansion
+    place = TemporaryDirectory(prefix="fut-")
+    say_not_kept("the adjoint pass", expansion.directory)
+    moved = replace(expansion, directory=Path(place.name) / files.MEMORIZATION)
+    weakref.finalize(moved, place.cleanup)
+    return moved
 
 
 def expansion_for(run: Context, shared: Sequence[str], items: Sequence[int]) -> Expansion:

@@ -69,8 +69,7 @@ class ContextFacts:
 
     def sources(self) -> list[str]:
         """The file of a text directory that every item comes from [items]; UsageError where there is none."""
-        run = self._run
-        return source_labels(run.config, run.summary["source"], run.manifest.identity["data"])
+        return source_labels(self._run.problem.data)
 
     def probe_groups(self, count: int) -> list[list[int]]:
         """Held-out samples in groups of like ones; UsageError for more groups than samples."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from estimators.orders.order import Order
@@ -17,18 +18,23 @@ from estimators.state import State
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
 from fut.artifacts.identity import read_pins
+from fut.artifacts.kept import keeping
+from fut.artifacts.trust import require_trust
 from fut.data.dataset import Dataset
 from fut.errors import ModelError
 from fut.methods.settings import Config, read_config
 from fut.models.lifting import copied
 from fut.models.objective import Loss
+from fut.models.structure import SHOWN, differences
 from fut.models.transformer import Transformer
 from fut.progress import Progress, terminal
 from fut.readouts.readout import (
     PROBE,
+    Functions,
     Readout,
     UserFunction,
     check_registered,
+    is_built_in,
     make_readouts,
     one_readout,
     require_same_value,
@@ -39,7 +45,7 @@ from fut.training.fidelity import require_same_loss, require_same_training
 from fut.training.problem import Problem, build_problem, reference_order
 from fut.training.retrained import RetrainedOrders
 from fut.training.trainer import Retrained, train_order
-from storage import CheckpointStore, IdentityError, Manifest, require_same
+from storage import IdentityError, Manifest, require_same
 
 
 @computes
@@ -52,6 +58,7 @@ class Context:
         module, loss, data: what the run was trained with, where the configuration does not name them; checked.
         readouts: a user's own read-outs by name.
         progress: hears of long work.
+        trust: whether code that the directory names (`model.factory`, `model.loss`, read-outs) may run.
     """
 
     def __init__(
@@ -64,24 +71,31 @@ class Context:
         data: Dataset | None = None,
         readouts: Mapping[str, UserFunction] | None = None,
         progress: Progress = terminal,
+        trust: bool = False,
     ) -> None:
-        self.path, self.progress = Path(path), progress
+        self.path, self.progress, self.trust = Path(path), progress, trust
         self.manifest: Manifest = files.read_manifest(self.path)
+        self.owner = files.owner_of(self.manifest)
         self.config: Config = read_config(self.path)
         self.device = choose_device(device)
         self._module, self._loss, self._data = None if module is None else copied(module)[0], loss, data
-        self.checkpoints = CheckpointStore(self.path / files.CHECKPOINTS)
+        self.checkpoints = files.open_checkpoints(self.path, self.manifest)
         self.summary: dict[str, Any] = files.read_summary(self.path)
-        self.readouts = RunReadouts(self, readouts)
+        self.readouts = RunReadouts(self, readouts, trust)
+        if module is not None:  # what does not fit is said here, not at the first question
+            _ = self.problem
 
     @cached_property
     def problem(self) -> Problem:
         """Model, data and rule, rebuilt and compared field by field with what the run was made with."""
-        data = self._data or dataset_file.read_dataset(self.path)
+        data = self._data or dataset_file.read_dataset(self.path, self.owner)
         self._require_module()
-        problem = build_problem(
-            self.config, self.device, module=self._module, loss=self._loss, data=data, state=self._recorded_state()
-        )
+        model = self.config.model
+        named = {"model.factory": model.factory if self._module is None else ""}
+        require_trust(self.path, self.trust, named | {"model.loss": model.loss if self._loss is None else ""})
+        state = self._recorded_state()
+        problem = build_problem(self.config, self.device, module=self._module, loss=self._loss, data=data, state=state)
+        self._fit(problem)
         require_same(self.manifest.identity, problem.identity, f"run {self.path}")
         end = read_state(self.checkpoints, self.steps, problem.device).theta
         require_same_loss(problem, end, self.reference_loss, f"run {self.path}")
@@ -92,9 +106,27 @@ class Context:
         """The state before the window, for a training that was recorded in its course."""
         return read_state(self.checkpoints, 0, self.device) if "state" in self.manifest.identity else None
 
+    def _fit(self, problem: Problem) -> None:
+        """Give the module the run's starting values, whatever its own are; IdentityError, naming each tensor, where it is
+        another module, or what training does not change has other numbers."""
+        held, found = self.manifest.identity["model"], problem.objective.identity()
+        lines = differences(held, found)
+        if lines:
+            more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+            raise IdentityError(
+                f"run {self.path}: expected the module that it was trained with; {'; '.join(lines[:SHOWN])}{more}; give a "
+                "module of that structure, with the frozen parameters and buffers that it was trained with"
+            )
+        if found["start"] != held["start"]:
+            start = files.open_checkpoints(self.path, self.manifest, files.START).read_array(0, "theta")
+            problem.objective.begin_at(torch.from_numpy(start))
+
     def _require_module(self) -> None:
         """IdentityError for a run whose module came as an object, and is not given again."""
-        stored, built = self.manifest.identity["model"]["class"], f"{Transformer.__module__}.{Transformer.__qualname__}"
+        stored, built = (
+            self.manifest.environment.get(files.MODEL),
+            f"{Transformer.__module__}.{Transformer.__qualname__}",
+        )
         if self._module is None and not self.config.model.factory and stored != built:
             raise IdentityError(
                 f"run {self.path}: expected the module that it was trained with, an object of `{stored}`, got none; pass it: "
@@ -134,22 +166,29 @@ class Context:
     @cached_property
     def retrained(self) -> RetrainedOrders:
         """Every order that has been retrained on this run."""
-        return RetrainedOrders(self.path / files.RETRAINED, self.problem.device, self.problem.canonical)
+        return RetrainedOrders(self.path / files.RETRAINED, self.problem.device, self.problem.canonical, self.owner)
 
     def retrain(self, order: Order, listener: Listener | None = None) -> Retrained:
         """The truth: retrain in this order, or recall the result if that has been done before."""
         found = self.retrained.find(order)
         if found is None:
             found = train_order(self.problem, self.state(0), order, listener)
-            self.retrained.keep(order, found)
+            with keeping("the retrained order", self.retrained.directory):
+                self.retrained.keep(order, found)
         return replace(found, objective=self.problem.objective)
 
 
 class RunReadouts:
-    """The read-outs that a run can be asked about. user: a user's own functions by name."""
+    """The read-outs that a run can be asked about.
 
-    def __init__(self, run: Context, user: Mapping[str, UserFunction] | None = None) -> None:
-        self._run, self.user = run, check_registered(user or {})
+    Args:
+        run: whose they are.
+        user: a user's own functions by name.
+        trust: whether functions that the directory names may be imported.
+    """
+
+    def __init__(self, run: Context, user: Mapping[str, UserFunction] | None = None, trust: bool = False) -> None:
+        self._run, self.user = run, Functions(check_registered(user or {}), trust)
         self._made: dict[str, Readout] = {}
         self._values: dict[str, float] = {}
 
@@ -163,6 +202,10 @@ class RunReadouts:
         if found.pinned and (pins := read_pins(self._run.path)).get(name) is not None:
             require_same_value(name, pins[name], self.at_reference(found), f"run {self._run.path}")
         return found
+
+    def admit(self, names: Iterable[str]) -> None:
+        """Take what the caller names as `package.module:name`, and import it; built-in read-outs stay as they are."""
+        self.user.admit(name for name in names if isinstance(name, str) and not is_built_in(name))
 
     def at_reference(self, readout: Readout) -> float:
         """Its value at the end of the reference run, in its unit; the probe loss as it was recorded there."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from estimators.numbers import shown
 from fut.artifacts.directory import CONFIG, _sha256, read_manifest
 from fut.config.training import TrainingConfig
 from fut.errors import UsageError
@@ -19,6 +20,9 @@ from fut.methods.pairwise.config import CacheConfig
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.readouts.readout import readout_names, shortened
 from storage import DamagedError, IdentityError
+
+SHOWN = 8
+"""Wrong settings that a message names."""
 
 
 class Config(TrainingConfig):
@@ -40,10 +44,10 @@ def load_config(
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values = _toml(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"configuration: expected a readable TOML file, got {path} ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise UsageError(f"configuration: expected TOML, got {path}: {error}; mend the file") from error
     overrides = list(overrides)
     for text in overrides:
@@ -58,6 +62,14 @@ def load_config(
         _require_agreement(steps, data, meant, {text.partition("=")[0].strip() for text in overrides})
         data |= meant
     return parse_config(values)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text. ValueError for none: also for numbers of thousands of digits, and lists in lists in lists."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("too many levels of lists and tables") from error
 
 
 def _require_agreement(steps: int, data: dict[str, Any], meant: dict[str, int], given: set[str]) -> None:
@@ -88,8 +100,9 @@ def parse_config(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(_plain(values), strict=None)
     except ValidationError as error:
-        lines = [_explain(e) for e in error.errors()]
-        raise UsageError("configuration: " + "; ".join(lines)) from error
+        errors = error.errors()
+        more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+        raise UsageError("configuration: " + "; ".join(map(_explain, errors[:SHOWN])) + more) from error
 
 
 def for_readouts(config: Config, section: str, stored: Any, readouts: Sequence[str] | None, directory: Path) -> Any:
@@ -144,7 +157,7 @@ def _explain(error: Any) -> str:
     if error["type"] == "key":
         return f"`{where}.{error['ctx']['key']}`: {error['msg']}, got {error['ctx']['got']}"
     if error["type"] != "extra_forbidden":
-        return f"`{where}`: {error['msg'].lower()}, got {error['input']!r}"
+        return f"`{where}`: {error['msg'].lower()}, got {shown(error['input'])}"
     section = error["loc"][0] if len(error["loc"]) > 1 else None
     model = Config.model_fields[section].annotation if section in Config.model_fields else Config
     known = ", ".join(getattr(model, "model_fields", {}))
@@ -157,8 +170,8 @@ def _override(values: dict[str, Any], text: str) -> None:
     if not equals or not all(parts) or len(parts) < 2:
         raise UsageError(f"--set: expected section.key=value, got `{text}`; for example schedule.rate=1e-3")
     try:
-        value = tomllib.loads(f"v = {raw}")["v"]
-    except tomllib.TOMLDecodeError:
+        value = _toml(f"v = {raw}")["v"]
+    except ValueError:
         value = raw.strip()
     for part in parts[:-1]:
         values = values.setdefault(part, {})

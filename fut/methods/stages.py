@@ -12,14 +12,15 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from fut.artifacts.directory import directory_bytes
-from fut.artifacts.identity import MANIFEST, PINS, pin_identity, read_pins
+from fut.artifacts.identity import MANIFEST, PINS, pin_identity, read_identity, read_pins
 from fut.methods.timings import StageCost, Timings
 from fut.progress import Progress, silent
-from storage import CheckpointStore, Damage, StorageError, TermSpec, TermStore
+from storage import CheckpointStore, Damage, StorageError, TermSpec, TermStore, fingerprint
 
 if TYPE_CHECKING:
     from fut.methods.adjoint.config import AdjointConfig
@@ -73,9 +74,23 @@ class Prepared(ABC):
     def open_terms(self) -> TermStore:
         """The term store, created or compared in full."""
 
+    @cached_property
+    def owner(self) -> str:
+        """The digest of what the directory pins, which every file in it holds."""
+        return fingerprint(self.identity)
+
+    def store(self, part: str) -> CheckpointStore:
+        """A store of checkpoints in the directory."""
+        return CheckpointStore(self.directory / part, self.owner)
+
+    def term_specs(self) -> list[TermSpec]:
+        """The terms of the store, and their shapes."""
+        specs: list[TermSpec] = self.spec.term_specs()
+        return specs
+
     def terms(self) -> TermStore:
-        """The term store, opened for reading."""
-        return TermStore.open(self.terms_path)
+        """The term store, opened for reading; IdentityError where it is another's, or has other shapes."""
+        return TermStore.open(self.terms_path, self.identity, self.term_specs())
 
     @property
     def pinned(self) -> Sequence[str]:
@@ -263,13 +278,19 @@ class Preparation(ABC, Generic[F]):
         """What `fut info` says of it, ready for JSON."""
         return {}
 
-    def check(self, path: Path) -> list[Damage]:
-        """Verify every checksum of what is below a run directory, without opening the run."""
+    def check(self, path: Path, owner: str) -> list[Damage]:
+        """Verify every checksum of what is below a run directory, without opening the run. owner: the run's digest."""
         damages = []
         for place in self.places_in(path):
             directory = path / place
-            damages += [d for part in self.parts for d in CheckpointStore(directory / part).check()]
-            damages += damaged_terms(directory / TERMS) if (directory / TERMS).exists() else []
+            try:
+                pinned = read_identity(directory, owner) if (directory / MANIFEST).exists() else None
+            except StorageError as error:
+                damages.append(Damage(str(directory / MANIFEST), str(error)))
+                continue
+            held = "" if pinned is None else fingerprint(pinned)
+            damages += [d for part in self.parts for d in CheckpointStore(directory / part, held).check()]
+            damages += damaged_terms(directory / TERMS, pinned) if (directory / TERMS).exists() else []
         return damages
 
 
@@ -320,9 +341,9 @@ def repair(preparation: Preparation[F], files: F) -> int:
     return count
 
 
-def damaged_terms(path: Path) -> list[Damage]:
-    """What is damaged of a term store."""
+def damaged_terms(path: Path, identity: dict[str, Any] | None = None) -> list[Damage]:
+    """What is damaged of a term store. identity: what it must belong to; None for any."""
     try:
-        return TermStore.open(path).check()
+        return TermStore.open(path, identity).check()
     except StorageError as error:
         return [Damage(str(path), str(error))]

@@ -19,6 +19,7 @@ from estimators.parameters import ParameterLayout
 from fut.errors import DataError, FutError, ModelError
 from fut.models.lifting import copied, lifted
 from fut.models.randomness import seeded
+from fut.models.structure import fixed_tensors
 from fut.models.transformer import Transformer, next_token_loss
 
 Item = tuple[Tensor, ...]
@@ -261,13 +262,31 @@ class Objective:
             for module, training in modes:
                 module.training = training
 
-    def identity(self) -> dict[str, Any]:
-        """What pins the model: class, parameter names and shapes, dtype, and the digest of its starting values."""
+    @cached_property
+    def _fixed(self) -> dict[str, list[Any]]:
+        return fixed_tensors(self._call, self.own_name)
+
+    @property
+    def module_class(self) -> str:
+        """The module's class by its import path, which says nothing of its numbers."""
         module = self._call.module
+        return f"{type(module).__module__}.{type(module).__qualname__}"
+
+    def begin_at(self, theta: Tensor) -> None:
+        """Take other starting values: theta [D], on any device."""
+        if tuple(theta.shape) != tuple(self._start.shape):
+            raise ModelError(
+                f"model: expected {self.size} starting values, got {list(theta.shape)}; give those of this module"
+            )
+        self._start = theta.to(self._start.device, self._start.dtype).clone()
+
+    def identity(self) -> dict[str, Any]:
+        """What pins the model: trained parameters by name and shape in the order of theta, dtype, the digest of their starting
+        values, and the digests of what is not trained. Not the class: where it is imported from changes no number."""
         return {
-            "class": f"{type(module).__module__}.{type(module).__qualname__}",
-            "parameters": {self.own_name(n): list(s) for n, s in zip(self.names, self.shapes, strict=True)},
+            "parameters": [[self.own_name(n), list(s)] for n, s in zip(self.names, self.shapes, strict=True)],
             "dtype": str(self.dtype).removeprefix("torch."),
+            "fixed": self._fixed,
             "start": hashlib.sha256(self._start.cpu().numpy().tobytes()).hexdigest(),
         }
 

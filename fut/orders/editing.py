@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from estimators.errors import OrderError
+from estimators.numbers import LARGEST, as_int, shown, whole
 from estimators.orders.order import Order
 
 
 def place_of(reference: Order, item: int, showing: int = -1) -> tuple[int, int]:
     """Step and place in the step of an item's first (0), second (1) …, last (-1) showing; OrderError where it has none."""
+    item, showing = whole(item, "a whole number of an item"), whole(showing, "a whole number of a showing")
     places = [(s, k) for s, step in enumerate(reference.steps) for k, shown in enumerate(step) if shown == item]
     if not -len(places) <= showing < len(places):
         raise OrderError(
@@ -31,6 +34,7 @@ def with_item_at(reference: Order, item: int, step: int, showing: int = -1) -> O
     With several the item keeps its place within the step, as far as the step has it. An item shown several times has the
     others of its showings stay in line.
     """
+    item, step = whole(item, "a whole number of an item"), whole(step, "a whole number of a step")
     if not 0 <= step < len(reference) or not reference.steps[step]:
         raise OrderError(f"map: expected a step 0..{len(reference) - 1} that holds items, got {step}; correct it")
     starts = np.cumsum([0, *map(len, reference.steps)]).tolist()
@@ -49,6 +53,8 @@ that it leaves empty. repeat: an item, at a step, in place of what that consumed
 left out of their steps. sort: by `SCORE`, `SCORE:desc`, or a family as `folding:SCORE:4`.
 """
 TRIES = 40
+DIGITS = 20
+"""Digits that no number of an item or a step has."""
 FORM = '`swap:3,7`, ["swap", 3, 7] or ["sort", "loss"]'
 CALIBRATED = ("swap", "move", "repeat", "replace", "without")
 """Edits that keep the number of steps, to a single one of which an estimator can be calibrated."""
@@ -76,22 +82,10 @@ class Edit:
         elif isinstance(written, Sequence) and written and isinstance(written[0], str):
             name, parts = written[0], list(written[1:])
         else:
-            raise OrderError(f"edit: expected {FORM}, got {written!r}; correct the edit")
+            raise OrderError(f"edit: expected {FORM}, got {shown(written)}; correct the edit")
         if name not in EDITS:
-            raise OrderError(f"edit: expected one of {', '.join(EDITS)}, got {name!r}; write {FORM}")
-        return cls(name, tuple(parts))._checked(written)
-
-    def _checked(self, written: object) -> Edit:
-        count, given = EDITS[self.name], self.arguments
-        if self.name == "sort":
-            if len(given) != 1 or not isinstance(given[0], str) or not given[0]:
-                raise OrderError(f'edit: expected a key to sort by, got {written!r}; write ["sort", "loss"]')
-        elif not all(type(n) is int and n >= 0 for n in given) or len(given) != (count or max(len(given), 1)):
-            form = ",".join("N" * count) if count else "N,N,…"
-            raise OrderError(
-                f"edit: expected `{self.name}:{form}` with whole numbers from 0, got {written!r}; correct it"
-            )
-        return self
+            raise OrderError(f"edit: expected one of {', '.join(EDITS)}, got {shown(name)}; write {FORM}")
+        return cls(name, _arguments(name, parts, written))
 
     def apply(self, order: Order, sort: Sort) -> Order:
         """The edited order."""
@@ -106,9 +100,25 @@ class Edit:
         return f"{self.name}:{','.join(map(str, self.arguments))}"
 
 
+def _arguments(name: str, given: Sequence[Any], written: object) -> tuple[int | str, ...]:
+    """What an edit takes: whole numbers, or a key. written: the edit, for the message."""
+    if name == "sort":
+        if len(given) != 1 or not isinstance(given[0], str) or not given[0]:
+            raise OrderError(f'edit: expected a key to sort by, got {shown(written)}; write ["sort", "loss"]')
+        return (given[0],)
+    count, numbers = (
+        EDITS[name],
+        [number for number in map(as_int, given) if number is not None and 0 <= number < LARGEST],
+    )
+    if len(numbers) < len(given) or len(given) != (count or max(len(given), 1)):
+        form = ",".join("N" * count) if count else "N,N,…"
+        raise OrderError(f"edit: expected `{name}:{form}` with whole numbers from 0, got {shown(written)}; correct it")
+    return tuple(numbers)
+
+
 def _number(text: str) -> int | str:
     """A whole number, or the text itself, which is refused later."""
-    return int(text) if text.strip().isdecimal() else text
+    return int(text) if text.strip().isdecimal() and len(text) < DIGITS else text
 
 
 def edited(order: Order, edits: Sequence[Edit], sort: Sort) -> Order:
@@ -128,6 +138,9 @@ def random_edits(order: Order, name: str, count: int, seed: int) -> list[Edit]:
     draw, items = np.random.default_rng([seed, 57]), sorted({item for step in order.steps for item in step})
     places = range(len(order))
     choices = {"repeat": (items, places), "replace": (items, items), "without": (items,)}.get(name, (places, places))
+    most = math.prod(map(len, choices))
+    if count > most:
+        raise OrderError(f"edit: expected at most {most} different edits `{name}`, got {count}; ask for fewer")
     edits: dict[Edit, None] = {}
     for _ in range(TRIES * count):
         arguments = tuple(int(draw.choice(of)) for of in choices)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from estimators.errors import OrderError
+from estimators.numbers import cut, shown
 from estimators.orders.families import FAMILIES, FamilyName, arranged, family_name
 from estimators.orders.order import Order, named_order
 from fut.orders.scores import MEASURES, difficulty
+from storage import parse_json
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -71,15 +72,20 @@ def written(spec: OrderLike) -> str:
     return ",".join(map(str, listed[:WRITTEN])).replace(" ", "") + (",…" if len(listed) > WRITTEN else "")
 
 
+def json_value(text: str) -> Any:
+    """What a JSON text stands for; ValueError for none, for NaN, and for what is too large or too deep: see `storage`."""
+    return parse_json(text)
+
+
 def read_order(path: Path) -> list[Any]:
     """A JSON list of item numbers, or of lists of item numbers; `{"order": [...]}` as `order.json` has it too."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OrderError(
             f"order: expected a readable JSON file, got {path} ({error.strerror}); check the path"
         ) from error
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or no possible path
+    except ValueError as error:  # no JSON, no UTF-8, or no possible path
         raise OrderError(
             f"order: expected a JSON list like [3, 1, 2, 0], got {path}: {error}; mend the file"
         ) from error
@@ -107,7 +113,7 @@ def _parsed(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise OrderError(f"order: expected whole numbers like 3,1,2,0, got `{text}`; correct the list") from error
+        raise OrderError(f"order: expected whole numbers like 3,1,2,0, got {cut(text)}; correct the list") from error
 
 
 def order_of(context: Context, spec: OrderLike, partial: bool = False) -> Order:
@@ -117,7 +123,7 @@ def order_of(context: Context, spec: OrderLike, partial: bool = False) -> Order:
         return spec.check(items, steps, partial=True)
     if not isinstance(spec, (str, Path, Iterable)):
         raise OrderError(
-            f"order: expected a name, a path, a list of items or an Order, got {spec!r}; write [3, 1, 2, 0] or `reverse`"
+            f"order: expected a name, a path, a list of items or an Order, got {shown(spec)}; write [3, 1, 2, 0] or `reverse`"
         )
     if not isinstance(spec, (str, Path)):
         return Order.of(cast("Iterable[Any]", spec)).check(items, steps, partial)

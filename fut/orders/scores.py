@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fut.artifacts.directory import DIFFICULTY
+from fut.artifacts.directory import DIFFICULTY, OWNER, require_owned
+from fut.artifacts.kept import keeping
 from fut.display.numbers import perplexity
 from fut.errors import UsageError
 from fut.models import autodiff as derivatives
-from storage import FORMAT, Manifest, fingerprint
+from storage import FORMAT, DamagedError, Manifest
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -100,13 +102,26 @@ def difficulty(run: Context, key: str) -> Difficulty:
     """
     if key not in MEASURES:
         raise UsageError(f"difficulty: expected one of {', '.join(MEASURES)}, got `{key}`; correct the key")
-    path, owner = run.path / DIFFICULTY / f"{key}.json", {"run": fingerprint(run.manifest.identity)}
-    if path.exists() and (kept := Manifest.read(path)).environment == owner:
-        return Difficulty(**kept.identity)
+    path = run.path / DIFFICULTY / f"{key}.json"
+    if path.exists():
+        kept = Manifest.read(path)
+        require_owned(kept.environment.get(OWNER, ""), run.owner, path)
+        return _kept(kept.identity, key, run.items, path)
     measured = _measured(run, key)
-    path.parent.mkdir(exist_ok=True)
-    Manifest("difficulty", FORMAT, measured.as_dict(), owner).write(path)
+    with keeping(f"the {key} of the items", path):
+        path.parent.mkdir(exist_ok=True)
+        Manifest("difficulty", FORMAT, measured.as_dict(), {OWNER: run.owner}).write(path)
     return measured
+
+
+def _kept(content: dict[str, Any], key: str, items: int, path: Path) -> Difficulty:
+    try:
+        kept = Difficulty(**content)
+        if kept.key == key and len(kept.scores) == items and all(map(math.isfinite, kept.scores)):
+            return kept
+    except (TypeError, ValueError):
+        pass
+    raise DamagedError(f"{path}: expected {items} finite scores by {key}, got something else; remove the file")
 
 
 def _measured(run: Context, key: str) -> Difficulty:

@@ -42,6 +42,7 @@ class CalibrateRequest(Request[Calibrated]):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.estimator is not None and not method_of(self.estimator).capabilities.calibrates:
             raise UsageError(
                 f"calibrate: expected an estimator, got `{self.estimator}`, which has nothing to calibrate; name another"

@@ -54,6 +54,7 @@ class EstimateRequest(Request[Estimates]):
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_list("estimate", self.orders)
         self._tuples("orders")
 

@@ -11,13 +11,17 @@ help, and where its flag is not plain, how the flag is written:
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from estimators.errors import OrderError
+from estimators.numbers import as_int, cut, shown
 from estimators.orders.order import Order
 from fut.display.numbers import jsonable
 from fut.errors import UsageError
@@ -34,7 +38,7 @@ class Flag:
 
     help: a line. name: in place of the field's own. read: (flag, text) -> value; None for plain values. metavar: what stands for
     the text. many: whether it may be repeated; `read` then gets each. parts: several flags that make one value, by name;
-    `join`: (values by name) -> value.
+    `join`: (values by name) -> value. largest: a whole number that may be asked for.
     """
 
     help: str = ""
@@ -43,6 +47,7 @@ class Flag:
     metavar: str | None = None
     many: bool = False
     parts: Mapping[str, Flag] = field(default_factory=dict)
+    largest: int = 10**6
     join: Callable[[Mapping[str, Any]], Any] | None = None
 
 
@@ -52,9 +57,57 @@ def option(default: Any = MISSING, **flag: Any) -> Any:
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
+DIGITS = 20
+"""Digits that no number of an item has."""
+LARGEST_SEED = (1 << 63) - 1
+
+
+def _whole(name: str, value: Any, largest: int) -> int:
+    number = as_int(value)
+    if number is None or not -largest <= number <= largest:
+        raise UsageError(f"{name}: expected a whole number of at most {largest}, got {shown(value)}; correct it")
+    return number
+
+
+def _real(name: str, value: Any, largest: int) -> float:
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64)):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise UsageError(f"{name}: expected a finite number, got {shown(value)}; correct it")
+
+
+def _wholes(name: str, value: Any, largest: int) -> tuple[int, ...]:
+    listed = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(listed, (str, bytes, Mapping, Set)) or not isinstance(listed, Iterable):
+        raise UsageError(f"{name}: expected a list of whole numbers, got {shown(value)}; write [0, 3, 7]")
+    return tuple(_whole(name, part, largest) for part in listed)
+
+
+NUMBERS: Mapping[str, Callable[[str, Any, int], Any]] = {
+    "int": _whole,
+    "float": _real,
+    "Sequence[int]": _wholes,
+    "tuple[int, ...]": _wholes,
+}
+"""What makes the value of a field a plain one, by the field's type: (name, value, largest) -> value."""
+
+
 @dataclass(frozen=True)
 class Request(Generic[A]):
     """What is asked of a run, and answered with an `A`. `__post_init__` refuses what cannot be meant, with a UsageError."""
+
+    def __post_init__(self) -> None:
+        """Make numbers of numpy and torch plain ones. UsageError, with the bound, for what is no number or beyond it."""
+        for f in fields(self):
+            value, kind = getattr(self, f.name), str(f.type).removesuffix(" | None")
+            if kind in NUMBERS and value is not None:
+                largest = f.metadata["flag"].largest if "flag" in f.metadata else LARGEST_SEED
+                plain = NUMBERS[kind](f.name, value, LARGEST_SEED if f.name == "seed" else largest)
+                object.__setattr__(self, f.name, plain)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -99,8 +152,8 @@ def _plain(value: Any) -> Any:
 def numbers(flag: str, text: str) -> tuple[int, ...]:
     """A comma-separated list of whole numbers from 0."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"{flag}: expected whole numbers from 0 like 0,3,7, got `{text}`; correct the list")
+    if not all(part.isdecimal() and len(part) <= DIGITS for part in parts):
+        raise UsageError(f"{flag}: expected whole numbers from 0 like 0,3,7, got {cut(text)}; correct the list")
     return tuple(int(part) for part in parts)
 
 

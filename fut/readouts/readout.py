@@ -13,18 +13,20 @@ from fut.readouts.base import PROBE, Readout, ReadoutKind, UserFunction, require
 from fut.readouts.group import GroupLoss
 from fut.readouts.item import ItemLoss
 from fut.readouts.probe import Probe
-from fut.readouts.user import UserReadout
+from fut.readouts.user import Functions, UserReadout
 from fut.training.problem import Problem
 
 __all__ = [
     "BUILT_IN",
     "PROBE",
     "READOUTS",
+    "Functions",
     "Readout",
     "UserFunction",
     "caching_command",
     "check_registered",
     "gradient_cost",
+    "is_built_in",
     "make_readouts",
     "one_readout",
     "readout_names",
@@ -48,6 +50,11 @@ READOUTS: tuple[ReadoutKind, ...] = (*BUILT_IN, UserReadout(BUILT_IN))
 def kind_of(spec: str) -> ReadoutKind:
     """The kind of read-outs that a specification is of."""
     return next(kind for kind in READOUTS if kind.matches(spec))
+
+
+def is_built_in(spec: str) -> bool:
+    """Whether a specification is of a kind that has names of its own."""
+    return any(kind.matches(spec) for kind in BUILT_IN)
 
 
 def unit_of(name: str) -> str:

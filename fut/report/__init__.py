@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,17 @@ def write_report(
     from fut.report.page import make_page
 
     path = Path(out) if out is not None else run.path / NAME
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"report: expected a file in an existing directory, got {path}; correct --out")
+    _require_writable(path)
     page = make_page(run, samples, estimator)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, page.html)
     return Report(path, len(page.html), page.missing)
+
+
+def _require_writable(path: Path) -> None:
+    """UsageError, before the page is made, where it could not be written."""
+    if path.is_dir():
+        raise UsageError(f"report: expected a file to write, got the directory {path}; correct --out")
+    place = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UsageError(f"report: expected a place that can be written to, got {path}; name another with --out")

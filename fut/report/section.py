@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fut.artifacts import directory as files
-from fut.artifacts.archive import SCHEMA
+from fut.artifacts.archive import read_answer
 from fut.errors import EXPECTED
 from fut.estimation.calibration import DIRECTORY, Calibrated, read_calibration
 from fut.estimation.service import EstimationService
@@ -27,7 +27,7 @@ from fut.questions.accuracy.result import Verification
 from fut.readouts.readout import suffix
 from fut.report.entries import ChecklistRow, Missing, Tile, command
 from fut.report.words import with_article
-from storage import StorageError, read_json
+from storage import StorageError
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -178,7 +178,7 @@ def read_record(run: Context, sampling: Sampling, sections: tuple[Section, ...] 
                 record.left_out.append(Datamodel.from_dict(content))
             else:
                 record.verified.append(Verification.from_dict(without_stale(content, service.basis)))
-        except (TypeError, KeyError) as error:
+        except BAD as error:
             record.unreadable[_named(path, file)] = f"no result of `fut verify` or `fut lds`: {error}"
     for file, content in _objects(path, files.ANSWERS, record):
         if isinstance(kind := content.get("question"), str):
@@ -194,13 +194,11 @@ def _objects(path: Path, directory: str, record: RunRecord) -> Iterator[tuple[Pa
     """The JSON objects of a directory, by file name."""
     for file in sorted((path / directory).glob("*.json")):
         try:
-            content = read_json(file)
+            content = read_answer(file, record.run.owner)
         except (StorageError, OSError) as error:
             record.unreadable[_named(path, file)] = str(error)
             continue
-        if not isinstance(content, dict):
-            record.unreadable[_named(path, file)] = f"expected a JSON object, got {type(content).__name__}"
-        elif content.get("schema", SCHEMA) != SCHEMA:  # those from before there was one are tried
+        if content is None:
             record.unreadable[_named(path, file)] = "kept by another version; ask again"
         else:
             yield file, content

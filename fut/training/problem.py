@@ -29,6 +29,7 @@ from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
 from fut.training.samples import DataSamples
 from fut.training.weights import item_weights, shares
+from storage import fingerprint
 
 LOWER = "lower schedule.rate or warmup.rate, or set rule.options.clip"
 """What to do where training diverges."""
@@ -199,6 +200,11 @@ class Problem:
             "model": self.objective.identity(),
             "order": self.reference.digest,
         } | ({} if self.state is None else {"state": state_digest(self.state)})
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the identity: every file of a run holds it, so that one of another run is not taken for its own."""
+        return fingerprint(self.identity)
 
 
 def _tupled(groups: dict[str, list[float]]) -> tuple[tuple[str, tuple[float, ...]], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,13 +10,14 @@ import torch
 
 from estimators.orders.order import Order
 from fut.training.trainer import Retrained
-from storage import CheckpointStore, Damage
+from storage import CheckpointStore, Damage, parse_json
 
 
 class RetrainedOrders:
     """One directory per order, named by its canonical form's digest, holding one checksummed file.
 
     canonical: the form that orders share which train on the same content, so that the truth about one is that of all.
+    owner: the run's digest.
     """
 
     def __init__(
@@ -24,14 +25,15 @@ class RetrainedOrders:
         directory: Path,
         device: torch.device | str = "cpu",
         canonical: Callable[[Order], Order] = Order.canonical,
+        owner: str = "",
     ) -> None:
-        self.directory, self.device, self.canonical = directory, device, canonical
+        self.directory, self.device, self.canonical, self.owner = directory, device, canonical, owner
 
     def _name(self, order: Order) -> str:
         return self.canonical(order).digest[:32]
 
     def _store(self, order: Order) -> CheckpointStore:
-        return CheckpointStore(self.directory / self._name(order))
+        return CheckpointStore(self.directory / self._name(order), self.owner)
 
     def find(self, order: Order) -> Retrained | None:
         """The truth about this order, if known."""
@@ -52,7 +54,7 @@ class RetrainedOrders:
         attributes: dict[str, int | float | str] = {
             "loss": result.loss,
             "seconds": result.seconds,
-            "order": str(order.tolist()),
+            "order": json.dumps(order.tolist()),
         }
         self._store(order).write(len(order), {"theta": result.theta.cpu().numpy()}, attributes)
 
@@ -61,11 +63,11 @@ class RetrainedOrders:
         for store in self._stores():
             for step in store.steps():
                 held = store.read_attributes(step)
-                yield Order.of(ast.literal_eval(str(held["order"]))), float(held["loss"])
+                yield Order.of(parse_json(str(held["order"]))), float(held["loss"])
 
     def check(self) -> list[Damage]:
         return [damage for store in self._stores() for damage in store.check()]
 
     def _stores(self) -> list[CheckpointStore]:
         found = sorted(self.directory.iterdir()) if self.directory.exists() else []
-        return [CheckpointStore(path) for path in found]
+        return [CheckpointStore(path, self.owner) for path in found if path.is_dir()]

@@ -67,7 +67,7 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
     if problem.state is not None:
         return problem.state.rows(1)
     config, items = problem.config.warmup, problem.data.warmup
-    store = CheckpointStore(directory)
+    store = CheckpointStore(directory, problem.digest)
     done = max(store.steps(), default=0)
     state = (
         read_state(store, done, problem.device).rows(1) if done else problem.rule.init(problem.objective.start()[None])

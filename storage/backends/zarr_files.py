@@ -26,7 +26,7 @@ class ZarrFiles(Backend):
 
     def __init__(self, directory: Path, layout: Layout) -> None:
         super().__init__(directory, layout)
-        self._ledger = Ledger(directory / "ledger")
+        self._ledger = Ledger(directory / "ledger", layout.owner)
         self._arrays = {spec.name: TermArray(directory / "arrays", layout, spec.name) for spec in layout.specs}
 
     @classmethod
@@ -34,8 +34,9 @@ class ZarrFiles(Backend):
         create_metadata(directory / "arrays", layout)
 
     def completed(self, name: str) -> set[Block]:
-        marked = self._ledger.completed(name)
-        return {block for block in self.layout.blocks(name) if (block.step, block.first) in marked}
+        items, size = self.layout.spec(name).shape[1], self.layout.item_block
+        marked = (Block(step, first, min(first + size, items)) for step, first in self._ledger.completed(name))
+        return {block for block in marked if self.layout.has(name, block)}
 
     def has(self, name: str, block: Block) -> bool:
         return self._ledger.has(name, block)

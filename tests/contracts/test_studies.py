@@ -96,7 +96,7 @@ def test_fewer_than_two_orders_are_refused() -> None:
 
 def test_order_noise_of_a_run_is_that_of_its_retrained_orders(small_run: Run) -> None:
     truths = EstimationService(small_run.context).truths("probe")
-    archive = RunArchive(small_run.path)
+    archive = RunArchive(small_run.path, small_run.context.owner)
     context = StudyContext(small_run.reference, truths, archive, silent)
     found = ORDER_NOISE.ask(OrderNoiseRequest(2), context)
     values = [small_run.retrain(order).loss for order in random_orders(small_run.reference, 2, 0)]

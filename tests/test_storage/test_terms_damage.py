@@ -187,14 +187,14 @@ def test_a_damaged_block_can_be_written_over(tmp_path, disk):
 
 
 def failing_to_open(monkeypatch, file, code):
-    whole = type(file).open
+    whole = os.open
 
     def fail(path, *arguments, **options):
         if path == file:
             raise OSError(code, os.strerror(code))
         return whole(path, *arguments, **options)
 
-    monkeypatch.setattr(type(file), "open", fail)
+    monkeypatch.setattr(os, "open", fail)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE])

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fut.config.schema import ReadoutNames, Section
+from fut.config.schema import FEW, MANY, ReadoutNames, Section
 
 
 class AdjointConfig(Section):
@@ -18,19 +18,25 @@ class AdjointConfig(Section):
         "trajectory of which every step averages transitions",
     )
     num_runs: int = Field(
-        4, ge=1, description="how many runs, or transitions in every step, each of as many items as a step consumes"
+        4,
+        ge=1,
+        le=FEW,
+        description="how many runs, or transitions in every step, each of as many items as a step consumes",
     )
     curvature: Literal["items", "pooled"] = Field(
         "pooled",
         description="Hessian-vector products of the trajectory's own items, or of one batch drawn from all items",
     )
-    pool: int = Field(2, ge=1, description="size of that batch, in steps (items per step each)")
+    pool: int = Field(2, ge=1, le=FEW, description="size of that batch, in steps (items per step each)")
     draw: Literal["balanced", "independent"] = Field(
         "balanced",
         description="whether every sample occurs once in consecutive batches before any occurs again, or each step draws anew",
     )
     functionals: int = Field(
-        8, ge=0, description="directions along which the first read-out is read quadratically; 0 for a linear reading"
+        8,
+        ge=0,
+        le=FEW,
+        description="directions along which the first read-out is read quadratically; 0 for a linear reading",
     )
     products: Literal["difference", "exact"] = Field(
         "difference",
@@ -40,21 +46,24 @@ class AdjointConfig(Section):
     num_exact_readouts: int = Field(
         0,
         ge=0,
+        le=MANY,
         description="how many of the read-outs, the first ones, have products on the whole pool; the others have theirs as "
         "functionals do, at an eighth of the cost; 0 for all",
     )
     rank: int = Field(
         0,
         ge=0,
+        le=FEW,
         description="Ritz pairs of curvature with which orders are replayed, at each of `curvatures` checkpoints of the "
         "trajectory; what they do to first order is in the adjoint pass already, and is taken off (of a linear rule without "
         "clipping that is all); "
         "0 for a replay without curvature",
     )
-    curvatures: int = Field(4, ge=1, description="checkpoints of the trajectory at which those are taken")
+    curvatures: int = Field(4, ge=1, le=FEW, description="checkpoints of the trajectory at which those are taken")
     num_anchors: int = Field(
         3,
         ge=0,
+        le=FEW,
         description="checkpoints of the trajectory at which item gradients are taken; 0 for 3, 5 or 9, whichever is enough for "
         "`anchor_error`",
     )
@@ -68,9 +77,9 @@ class AdjointConfig(Section):
         "rate", description="whether anchors are spread evenly over the sum of learning rates, or over steps"
     )
     coordinates: int = Field(
-        0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
+        0, ge=0, le=MANY, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
     )
-    simulated: int = Field(4, ge=1, description="simulated orders behind the sampling probabilities")
+    simulated: int = Field(4, ge=1, le=FEW, description="simulated orders behind the sampling probabilities")
     control: Literal["auto", "always", "never"] = Field(
         "auto",
         description="whether the table of positions is taken on all coordinates as a control variate of a sample of them; auto: "

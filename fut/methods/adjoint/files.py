@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,20 +36,21 @@ PARTS = (
 
 @dataclass(frozen=True)
 class SweepFiles:
-    """What the backward sweep writes; scratch."""
+    """What the backward sweep writes; scratch. owner: the digest that every file holds."""
 
     directory: Path
     problem: Problem
+    owner: str
 
     @cached_property
     def swept(self) -> CheckpointStore:
         """Weights w_t [r, D] of every step, and of the end, and costates of the exact read-outs."""
-        return CheckpointStore(self.directory / "sweep")
+        return CheckpointStore(self.directory / "sweep", self.owner)
 
     @cached_property
     def latest(self) -> CheckpointStore:
         """The whole costate of the latest step that is swept."""
-        return CheckpointStore(self.directory / "costate")
+        return CheckpointStore(self.directory / "costate", self.owner)
 
     def weight(self, step: int) -> Tensor:
         """w_t [r, D], and the read-outs' slopes for step T."""
@@ -91,6 +93,15 @@ class Expansion(Sampled):
     origin: Expansion | None = None
 
     @property
+    def problem(self) -> Problem:
+        return self.planned.problem
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the directory pins; the number of anchors as configured, which files are opened by before it is chosen."""
+        return {"run": self.problem.identity, **self.planned.settings}
+
+    @property
     def spec(self) -> AdjointSpec:
         """What it is made of, with the number of anchors that was chosen, once it is."""
         return self._chosen if not self.planned.config.num_anchors and self.chosen.has(0) else self.planned
@@ -108,7 +119,7 @@ class Expansion(Sampled):
         if self.origin is not None:
             return self.origin.trajectory
         directory = self.directory / TRAJECTORY if self.planned.keeps else self.scratch
-        return TrajectoryFiles(self.planned.trajectory, directory, self.start)
+        return TrajectoryFiles(self.planned.trajectory, directory, self.start, self.owner)
 
     @cached_property
     def lender(self) -> TermStore | None:
@@ -118,32 +129,32 @@ class Expansion(Sampled):
     @cached_property
     def sweep(self) -> SweepFiles:
         """Weights and costates; scratch."""
-        return SweepFiles(self.scratch, self.problem)
+        return SweepFiles(self.scratch, self.problem, self.owner)
 
     @cached_property
     def anchored(self) -> CheckpointStore:
         """Gradients [ITEM_BLOCK, D] of blocks of items at the anchors, and their norms; scratch."""
-        return CheckpointStore(self.scratch / "anchors")
+        return self.store("scratch/anchors")
 
     @cached_property
     def pilots(self) -> CheckpointStore:
         """Gradients [n, D] of a few items, by step, from which the number of anchors is chosen; scratch."""
-        return CheckpointStore(self.scratch / "pilots")
+        return self.store("scratch/pilots")
 
     @cached_property
     def ritz(self) -> CheckpointStore:
         """Ritz values [r] and vectors [r, D] of mean curvature at a few checkpoints of the trajectory; scratch."""
-        return CheckpointStore(self.scratch / "lowrank")
+        return self.store("scratch/lowrank")
 
     @cached_property
     def bounded(self) -> CheckpointStore:
         """How the control variates of the exact read-outs take the table of positions: shares and bounds [fine, D]; scratch."""
-        return CheckpointStore(self.scratch / "bounded")
+        return self.store("scratch/bounded")
 
     @cached_property
     def chosen(self) -> CheckpointStore:
         """At step 0, the anchors where they are chosen, and what was found of each number that was tried."""
-        return CheckpointStore(self.directory / "anchors")
+        return self.store("anchors")
 
     def around(self, step: int) -> StepStates:
         """The trajectory before and after a step, and the exact read-outs' costate after it, on all coordinates; scratch."""

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from fut.artifacts.directory import ADJOINT, MANIFEST
+from fut.artifacts.identity import read_identity, read_settings
 from fut.errors import NotCachedError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import AdjointSpec, possible_spec
 from fut.methods.context import Context
 from fut.readouts.readout import PROBE, caching_command, shortened
-from storage import IdentityError, Manifest
+from storage import IdentityError
 
 ADDED = "adjoint-added-"
 """What directories of added read-outs are called, before their number."""
@@ -25,9 +26,13 @@ def has_expansion(path: Path, part: str = ADJOINT) -> bool:
     return (path / part / MANIFEST).exists()
 
 
-def read_expansion_config(path: Path, part: str = ADJOINT) -> AdjointConfig:
-    identity = Manifest.read(path / part / MANIFEST).identity
-    return AdjointConfig.model_validate(identity["adjoint"] | {"readouts": identity["readouts"]})
+def read_expansion_config(context: Context, part: str = ADJOINT) -> AdjointConfig:
+    """How a run's expansion was made; IdentityError for one of another run."""
+    identity = read_identity(context.path / part, context.owner)
+    return read_settings(
+        lambda: AdjointConfig.model_validate(identity["adjoint"] | {"readouts": identity["readouts"]}),
+        context.path / part,
+    )
 
 
 def open_expansion(context: Context, config: AdjointConfig | None = None, part: str = ADJOINT) -> Expansion:
@@ -36,8 +41,7 @@ def open_expansion(context: Context, config: AdjointConfig | None = None, part: 
     part: the directory of the run that holds it; `adjoint`, or `memorization` for that of a memorization map.
     """
     if config is None and has_expansion(context.path, part):
-        config = read_expansion_config(context.path, part)
-        spec = AdjointSpec(context.problem, config)
+        spec = AdjointSpec(context.problem, read_expansion_config(context, part))
     else:
         spec = possible_spec(context.problem, config or context.config.adjoint)
     return _expansion(context, replace(spec, keeps=part == ADJOINT), part)
@@ -55,7 +59,7 @@ def added_places(path: Path) -> list[str]:
 
 def added_expansions(context: Context) -> list[Expansion]:
     """The expansions of read-outs that were added to the run's own."""
-    return [_added(context, read_expansion_config(context.path, place), place) for place in added_places(context.path)]
+    return [_added(context, read_expansion_config(context, place), place) for place in added_places(context.path)]
 
 
 def new_expansion(context: Context, names: Sequence[str]) -> Expansion:

@@ -186,7 +186,7 @@ class ExpansionStages(Preparation[Expansion]):
         if request.adjoint is not None:
             config = config.model_copy(update={"adjoint": request.adjoint})
         elif has_expansion(context.path):
-            stored = read_expansion_config(context.path)
+            stored = read_expansion_config(context)
         found = for_readouts(config, self.section, stored, request.readouts, context.path / ADJOINT)
         return open_expansion(context, found)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from estimators.adjoint import spread_anchors
 from fut.artifacts.directory import ADJOINT, MANIFEST
-from storage import CheckpointStore, Manifest, TermStore
+from fut.artifacts.identity import read_identity
+from storage import CheckpointStore, TermSpec, TermStore, fingerprint
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -41,34 +42,48 @@ class About(NamedTuple):
 
 def configured_about(context: Context) -> About:
     """That of the run's expansion, as it is stored; as configured where there is none."""
-    stored = StoredExpansion(context.path / ADJOINT)
+    stored = StoredExpansion(context.path / ADJOINT, context.owner)
     return About.of(stored.fields if stored.begun else context.config.adjoint.model_dump())
 
 
 @dataclass(frozen=True)
 class StoredExpansion:
-    """An expansion on disk, read alone."""
+    """An expansion on disk, read alone.
+
+    Args:
+        directory: where it is.
+        run: the digest of the run that it must belong to.
+    """
 
     directory: Path
+    run: str
 
     @property
     def begun(self) -> bool:
         return (self.directory / MANIFEST).exists()
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What it pins."""
+        return read_identity(self.directory, self.run)
+
     @property
     def fields(self) -> dict[str, Any]:
         """The configuration that it pins."""
-        found: dict[str, Any] = Manifest.read(self.directory / MANIFEST).identity["adjoint"]
+        found: dict[str, Any] = self.identity["adjoint"]
         return found
+
+    def _store(self, part: str) -> CheckpointStore:
+        return CheckpointStore(self.directory / part, fingerprint(self.identity))
 
     def lender(self, problem: Problem, about: About, anchors: list[int]) -> TermStore | None:
         """Its terms, if it is complete, about the same trajectory of mixtures with the same anchors, and has all coordinates."""
         if not self.begun or About.of(self.fields) != about or self.fields["trajectory"] != "mixture":
             return None
-        sample = CheckpointStore(self.directory / "sample")
+        sample = self._store("sample")
         if not (self.directory / "terms").exists() or not sample.has(0):
             return None
-        terms = TermStore.open(self.directory / "terms")
+        terms = TermStore.open(self.directory / "terms", self.identity)
         if self._anchors(problem) != anchors or len(sample.read_array(0, "indices")) < problem.objective.size:
             return None
         return terms if terms.item_block == ITEM_BLOCK and not terms.missing() else None
@@ -78,7 +93,7 @@ class StoredExpansion:
         if self.fields["num_anchors"]:
             rate = problem.rate if self.fields["spacing"] == "rate" else None
             return spread_anchors(problem.config.steps, self.fields["num_anchors"], rate)
-        chosen = CheckpointStore(self.directory / "anchors")
+        chosen = self._store("anchors")
         found: list[int] = chosen.read_array(0, "anchors").tolist() if chosen.has(0) else []
         return found
 
@@ -89,7 +104,7 @@ class Sampled(Prepared):
     @cached_property
     def sampled(self) -> CheckpointStore:
         """Indices and probabilities, at step 0."""
-        return CheckpointStore(self.directory / "sample")
+        return self.store("sample")
 
     @property
     def opened(self) -> bool:
@@ -100,9 +115,12 @@ class Sampled(Prepared):
         names: list[str] = self.spec.names
         return names
 
+    def term_specs(self) -> list[TermSpec]:
+        specs: list[TermSpec] = self.spec.term_specs(len(self.indices))
+        return specs
+
     def open_terms(self) -> TermStore:
-        specs = self.spec.term_specs(len(self.indices))
-        return TermStore.create_or_open(self.terms_path, specs, self.identity, ITEM_BLOCK)
+        return TermStore.create_or_open(self.terms_path, self.term_specs(), self.identity, ITEM_BLOCK)
 
     @cached_property
     def indices(self) -> Tensor:

@@ -33,26 +33,28 @@ class TrajectoryFiles:
         spec: what it is averaged from.
         directory: of scratch.
         start: the lifted state [D] that every order starts from.
+        owner: the digest that every file holds.
     """
 
     spec: Trajectory
     directory: Path
     start: Callable[[], State]
+    owner: str
 
     @cached_property
     def centre(self) -> CheckpointStore:
         """Its lifted states."""
-        return CheckpointStore(self.directory / "centre")
+        return CheckpointStore(self.directory / "centre", self.owner)
 
     @cached_property
     def mixed(self) -> CheckpointStore:
         """Gradients [c, D] of every step's mixture; of an ensemble also the parameters [c, D] at which they are taken."""
-        return CheckpointStore(self.directory / "gradients")
+        return CheckpointStore(self.directory / "gradients", self.owner)
 
     @cached_property
     def runs(self) -> CheckpointStore:
         """The latest lifted states [c, D] of an ensemble's runs."""
-        return CheckpointStore(self.directory / "runs")
+        return CheckpointStore(self.directory / "runs", self.owner)
 
     @property
     def stores(self) -> tuple[CheckpointStore, ...]:

@@ -6,19 +6,24 @@ from typing import Literal
 
 from pydantic import Field
 
-from fut.config.schema import Section
+from fut.config.schema import FEW, MANY, Section
 
 
 class LowRankConfig(Section):
     """Low-rank curvature of the mean loss about the trajectory, which the lowrank estimator reads beside item gradients; the
     centre and its anchors are as in `adjoint`."""
 
-    rank: int = Field(32, ge=1, description="Ritz pairs at every curvature anchor, a Hessian-vector product each")
-    num_anchors: int = Field(4, ge=1, description="checkpoints of the trajectory at which they are taken")
-    pool: int = Field(2, ge=1, description="size of a batch drawn from all items, in steps (items per step each)")
+    rank: int = Field(
+        32, ge=1, le=FEW, description="Ritz pairs at every curvature anchor, a Hessian-vector product each"
+    )
+    num_anchors: int = Field(4, ge=1, le=FEW, description="checkpoints of the trajectory at which they are taken")
+    pool: int = Field(
+        2, ge=1, le=FEW, description="size of a batch drawn from all items, in steps (items per step each)"
+    )
     refresh: int = Field(
         16,
         ge=0,
+        le=MANY,
         description="steps between true mean gradients of an order, which put back what low rank leaves out; 0: none",
     )
     clamp: float = Field(

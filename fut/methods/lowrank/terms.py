@@ -13,7 +13,7 @@ from torch import Tensor
 
 from estimators.state import State
 from fut.artifacts.directory import ADJOINT
-from fut.artifacts.identity import MANIFEST
+from fut.artifacts.identity import MANIFEST, read_identity, read_settings
 from fut.methods.context import Context
 from fut.methods.curvature_batches import drawn_samples, require_samples
 from fut.methods.expansion.spec import ITEM_BLOCK
@@ -24,7 +24,7 @@ from fut.methods.lowrank.spec import LowRankSpec
 from fut.methods.stages import Prepared
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
-from storage import Manifest, TermStore
+from storage import TermStore
 
 DIRECTORY = "lowrank"
 LOW_RANK_KEY, REFRESH_KEY = 13, 17
@@ -47,7 +47,7 @@ class LowRankFiles(Prepared):
     @cached_property
     def trajectory(self) -> TrajectoryFiles:
         """What is expanded about; scratch."""
-        return TrajectoryFiles(self.spec.trajectory, self.scratch, self.start)
+        return TrajectoryFiles(self.spec.trajectory, self.scratch, self.start, self.owner)
 
     def open_terms(self) -> TermStore:
         return TermStore.create_or_open(self.terms_path, self.spec.term_specs(), self.identity, ITEM_BLOCK)
@@ -55,7 +55,7 @@ class LowRankFiles(Prepared):
     @cached_property
     def lender(self) -> TermStore | None:
         """Terms of a complete expansion about the same trajectory, with the same anchors and all coordinates."""
-        source = StoredExpansion(self.directory.parent / ADJOINT)
+        source = StoredExpansion(self.directory.parent / ADJOINT, self.problem.digest)
         return source.lender(self.problem, self.spec.about, self.spec.anchors)
 
     def batch(self, key: int, step: int) -> Item:
@@ -86,8 +86,11 @@ class LowRankFiles(Prepared):
 def open_low_rank(context: Context, config: LowRankConfig | None = None) -> LowRankFiles:
     """What the low-rank method reads, as it is stored; as configured where it is not."""
     if has_low_rank(context.path):
-        identity = Manifest.read(context.path / DIRECTORY / MANIFEST).identity
-        stored, about = LowRankConfig.model_validate(identity["lowrank"]), About.of(identity["adjoint"])
+        identity = read_identity(context.path / DIRECTORY, context.owner)
+        stored, about = read_settings(
+            lambda: (LowRankConfig.model_validate(identity["lowrank"]), About.of(identity["adjoint"])),
+            context.path / DIRECTORY,
+        )
     else:
         stored, about = context.config.lowrank, configured_about(context)
     spec = LowRankSpec(context.problem, config or stored, about)

@@ -14,19 +14,20 @@ from torch import Tensor
 from estimators.rules.clipping import global_norm
 from estimators.state import State
 from fut.artifacts.directory import TERMS
+from fut.artifacts.identity import MANIFEST, read_identity
 from fut.errors import UsageError
 from fut.methods.context import Context
 from fut.methods.coupling import UNCUT, cut_apart, require_mean_gradient, require_smooth, require_uncut
 from fut.methods.footprint import TEMPORARIES, Footprint, hashes
 from fut.methods.pairwise.config import CacheConfig
-from fut.methods.pairwise.store import has_terms, pairwise_config, renew_term_metadata
+from fut.methods.pairwise.store import has_terms, pairwise_config, renew_term_metadata, stored_terms
 from fut.methods.pairwise.terms import NEEDS, TermLayout, needs
 from fut.methods.settings import Config
 from fut.methods.stages import LESS, Cost, Preparation, Prepared, Request, Stage, damaged_terms
 from fut.methods.timings import StageCost, Timings
 from fut.training.problem import Problem
 from fut.training.weights import shares as shares_of
-from storage import Block, Damage, IdentityError, TermStore
+from storage import Block, Damage, IdentityError, StorageError, TermSpec, TermStore
 
 
 def block_terms(
@@ -125,6 +126,9 @@ class PairwiseFiles(Prepared):
     @property
     def terms_path(self) -> Path:
         return self.directory
+
+    def term_specs(self) -> list[TermSpec]:
+        return self.spec.layout.specs()
 
     def open_terms(self) -> TermStore:
         """The store, created if absent; IdentityError if it was made with another configuration."""
@@ -271,11 +275,17 @@ class PairwiseStages(Preparation[PairwiseFiles]):
         return []
 
     def describe(self, context: Context) -> dict[str, Any]:
-        done, total = TermStore.open(context.path / TERMS).progress() if has_terms(context.path) else (0, None)
+        done, total = stored_terms(context).progress() if has_terms(context.path) else (0, None)
         return {"term_blocks": {"done": done, "total": total}, "cache": pairwise_config(context).model_dump()}
 
-    def check(self, path: Path) -> list[Damage]:
-        return damaged_terms(path / TERMS) if has_terms(path) else []
+    def check(self, path: Path, owner: str) -> list[Damage]:
+        if not has_terms(path):
+            return []
+        try:
+            read_identity(path / TERMS, owner)
+        except StorageError as error:
+            return [Damage(str(path / TERMS / MANIFEST), str(error))]
+        return damaged_terms(path / TERMS)
 
 
 PAIRWISE_TERMS = PairwiseStages()

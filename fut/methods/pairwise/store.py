@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fut.artifacts.directory import MANIFEST, TERMS
+from fut.artifacts.identity import read_identity, read_settings
 from fut.errors import NotCachedError
 from fut.methods.base import Estimator
 from fut.methods.context import Context
@@ -33,8 +34,8 @@ def renew_term_metadata(path: Path) -> None:
 def pairwise_config(context: Context) -> CacheConfig:
     """The configuration of the terms in the store; the run's own where nothing is cached yet."""
     if has_terms(context.path):
-        stored = Manifest.read(context.path / TERMS / MANIFEST).identity["identity"]
-        return CacheConfig.model_validate(stored["cache"])
+        stored = read_identity(context.path / TERMS, context.owner)
+        return read_settings(lambda: CacheConfig.model_validate(stored["cache"]), context.path / TERMS)
     return context.config.cache
 
 
@@ -43,9 +44,16 @@ def term_layout(context: Context) -> TermLayout:
     return TermLayout.of(context.problem, pairwise_config(context))
 
 
+def stored_terms(context: Context) -> TermStore:
+    """The store of a run's terms, opened for reading; IdentityError where it is another run's, or has other shapes."""
+    layout = term_layout(context)
+    identity = {"run": context.problem.identity, "cache": layout.config.model_dump(mode="json")}
+    return TermStore.open(context.path / TERMS, identity, layout.specs())
+
+
 def incomplete(context: Context, needs: Sequence[str]) -> list[str]:
     """Those of the named terms of which blocks are missing."""
-    terms = TermStore.open(context.path / TERMS) if has_terms(context.path) else None
+    terms = stored_terms(context) if has_terms(context.path) else None
     stored = set() if terms is None else {spec.name for spec in terms.specs}
     return [name for name in needs if terms is None or name not in stored or terms.missing([name])]
 
@@ -59,7 +67,7 @@ class Streamed(Estimator):
     def tables(self) -> TermTables:
         """The terms that it replays; NotCachedError where some are missing."""
         self.ready()
-        return TermTables(TermStore.open(self.context.path / TERMS), self.context.problem.device)
+        return TermTables(stored_terms(self.context), self.context.problem.device)
 
     def ready(self) -> None:
         if missing := incomplete(self.context, self.needs):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fut.config.schema import ReadoutNames, Section
+from fut.config.schema import MANY, ReadoutNames, Section
 
 
 class ReweightingConfig(Section):
@@ -16,7 +16,7 @@ class ReweightingConfig(Section):
         "difference", description="Hessian-vector products by central difference (2 gradients) or torch.func"
     )
     coordinates: int = Field(
-        0, ge=0, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
+        0, ge=0, le=MANY, description="expected number of sampled coordinates; 0 for all of up to 131072, else 32768"
     )
     readouts: ReadoutNames = Field(["probe"], description="what is estimated, as adjoint.readouts")
     seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the sample of coordinates")

@@ -151,7 +151,7 @@ REWEIGHTING_METHOD = ReweightingMethod()
 
 def sensitivities_of(context: Context, wanted: str) -> ReweightingFiles:
     """The run's expansion about its reference run, if its adjoint pass was for the read-out; else NotCachedError."""
-    files, name = open_reweighting(context) if stored_config(context.path) else None, Reweighting.name
+    files, name = open_reweighting(context) if stored_config(context) else None, Reweighting.name
     option = "" if wanted == PROBE else f" --readouts {wanted}"
     command = f"fut cache RUN --terms reweighting{option}"
     if files is None:

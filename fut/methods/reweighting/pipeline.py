@@ -215,7 +215,7 @@ class ReweightingStages(Preparation[ReweightingFiles]):
         return ReweightingSpec(problem, config.reweighting)
 
     def open(self, context: Context, request: Request = Request()) -> ReweightingFiles:  # noqa: B008
-        stored, directory = stored_config(context.path), context.path / DIRECTORY
+        stored, directory = stored_config(context), context.path / DIRECTORY
         config = for_readouts(context.config, self.section, stored, request.readouts, directory)
         return open_reweighting(context, config)
 
@@ -231,7 +231,7 @@ class ReweightingStages(Preparation[ReweightingFiles]):
 
     def describe(self, context: Context) -> dict[str, Any]:
         config = open_reweighting(context).spec.config
-        return {"reweighting": config.model_dump(), "reweighting_cached": stored_config(context.path) is not None}
+        return {"reweighting": config.model_dump(), "reweighting_cached": stored_config(context) is not None}
 
 
 REWEIGHTING_TERMS = ReweightingStages()

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from estimators.state import State
 from fut.artifacts.directory import MANIFEST
+from fut.artifacts.identity import read_identity, read_settings
 from fut.methods.context import Context
 from fut.methods.expansion.stored import Sampled
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
 from fut.readouts.readout import UserFunction
-from storage import CheckpointStore, Manifest
+from storage import CheckpointStore
 
 DIRECTORY = "reweighting"
 
@@ -40,29 +41,32 @@ class ReweightingFiles(Sampled):
     @cached_property
     def swept(self) -> CheckpointStore:
         """Weights and injections [r, D] of every step, values and Gram matrices; scratch."""
-        return CheckpointStore(self.scratch / "sweep")
+        return self.store("scratch/sweep")
 
     @cached_property
     def costates(self) -> CheckpointStore:
         """The costate before the last step swept, and the sum of squared responses so far [r, D]; scratch."""
-        return CheckpointStore(self.scratch / "costate")
+        return self.store("scratch/costate")
 
     def item_gradients(self, step: int) -> Tensor:
         """Gradients [n, D] of a step's own items at the reference run's parameters, always all in one call."""
         return self.problem.item_gradients(self.state(step).theta, self.problem.reference.steps[step])
 
 
-def stored_config(path: Path) -> ReweightingConfig | None:
+def stored_config(context: Context) -> ReweightingConfig | None:
     """The configuration of a run's expansion about its reference run; None where there is none yet."""
-    manifest = path / DIRECTORY / MANIFEST
-    if not manifest.exists():
+    directory = context.path / DIRECTORY
+    if not (directory / MANIFEST).exists():
         return None
-    identity = Manifest.read(manifest).identity
-    return ReweightingConfig.model_validate(identity["reweighting"] | {"readouts": identity["readouts"]})
+    identity = read_identity(directory, context.owner)
+    return read_settings(
+        lambda: ReweightingConfig.model_validate(identity["reweighting"] | {"readouts": identity["readouts"]}),
+        directory,
+    )
 
 
 def open_reweighting(context: Context, config: ReweightingConfig | None = None) -> ReweightingFiles:
     """The expansion about the reference run, as it is stored; with the run's own configuration where there is none."""
-    chosen = config or stored_config(context.path) or context.config.reweighting
+    chosen = config or stored_config(context) or context.config.reweighting
     spec = ReweightingSpec(context.problem, chosen)
     return ReweightingFiles(context.path / DIRECTORY, spec, context.state, context.readouts.user)

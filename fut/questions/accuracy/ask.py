@@ -51,6 +51,7 @@ class VerifyRequest(Request[Verification]):
     readout: str = option(PROBE, help=READOUT_HELP)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._tuples("estimators")
         if self.orders < 2:
             raise UsageError(

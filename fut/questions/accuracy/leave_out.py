@@ -104,6 +104,7 @@ class LdsRequest(Request[Datamodel]):
     readout: str = option(PROBE, help=READOUT_HELP)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._tuples("estimators")
         if self.subsets < 2:
             raise UsageError(

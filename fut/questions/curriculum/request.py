@@ -75,7 +75,7 @@ class SearchRequest(Request[Curriculum]):
 
     seconds: float | None = option(None, name="--budget", help="seconds of searching, by the wall clock")
     evaluations: int | None = option(
-        None, help=f"orders to estimate: the same result every time; default: {EVALUATIONS}"
+        None, help=f"orders to estimate: the same result every time; default: {EVALUATIONS}", largest=10**9
     )
     start: Any = option(
         None, help="order to begin at; default: the best under the table of positions", read=lambda flag, text: text
@@ -100,6 +100,7 @@ class SearchRequest(Request[Curriculum]):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._tuples("heuristics", "also")
         if not isinstance(self.constraints, Constraints):  # as JSON has them, or None
             object.__setattr__(self, "constraints", Constraints.of(**(self.constraints or {})))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fut.data.labels import Labels, checked_labels, quantile_labels
+from fut.data.labels import Labels, checked_labels, quantile_labels, read_labels
 from fut.errors import UsageError
 from fut.orders.scores import MEASURES
 from fut.protocols import RunFacts
@@ -72,6 +71,7 @@ class DomainsRequest(Request[Domains]):
     estimator: str | None = option(None, help=ESTIMATOR)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._tuples("orders", "items")
         counts = (self.calibrate, self.verify)
         if self.places < 2 or self.most < 2 or any(count < 0 or 0 < count < LEAST for count in counts):
@@ -97,20 +97,8 @@ def labels_of(run: RunFacts, given: Any) -> Labels:
             if not (parts or "3").isdecimal():
                 raise UsageError(f"labels: expected a number of parts, got `{text}`; write {key}:3")
             return quantile_labels(key, run.scores(key), int(parts or "3"))
-        given = _read(Path(given))
+        given = read_labels(Path(given), f"{SOURCE}, {', '.join(f'{key}:3' for key in MEASURES)}")
     return checked_labels(given, run.items)
-
-
-def _read(path: Path) -> Any:
-    known = f"{SOURCE}, {', '.join(f'{key}:3' for key in MEASURES)}"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"labels: expected a readable JSON file or one of {known}, got {path} ({error.strerror}); check the path"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"labels: expected JSON, got {path}: {error}; mend the file") from error
 
 
 def ask(request: DomainsRequest, context: QuestionContext) -> Domains:

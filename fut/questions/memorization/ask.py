@@ -78,6 +78,7 @@ class MemorizeRequest(Request[Memorization]):
     estimator: str | None = option(None, help=ESTIMATOR)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._tuples("items")
         if self.groups < 1 or any(count < 0 or 0 < count < LEAST for count in (self.calibrate, self.verify)):
             raise UsageError(

@@ -58,6 +58,7 @@ class WhatIfOptions(Request[A]):
     partial: bool = option(False, help="accept a list shorter than the window")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._tuples("edits", "readouts")
         for edit in self.edits:
             Edit.of(edit)  # refuses what is no edit

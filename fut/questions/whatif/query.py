@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from estimators.errors import OrderError
 from estimators.orders.order import Order
 from fut.orders.editing import FORM, Edit
+from fut.orders.parsing import json_value
 
 FIELDS = ("id", "order", "edits", "readouts")
 
@@ -36,14 +36,10 @@ def read_query(line: str) -> Query:
     if text[:1] not in ("[", "{", '"'):
         return Query(text)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = json_value(text)
+    except ValueError as error:
         raise OrderError(f"query: expected a name, a JSON list or a JSON object, got {error}; mend the line") from error
     return as_query(value)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def as_query(value: Any) -> Query:

@@ -40,7 +40,7 @@ class ItemText:
 def item_texts(run: Context) -> list[ItemText]:
     """What every item holds."""
     hashes = run.manifest.identity["data"]["items"]
-    data = dataset_file.read_dataset(run.path)
+    data = dataset_file.read_dataset(run.path, run.owner)
     if not is_text(data.items, run.config.data):
         return [ItemText(h, []) for h in hashes]
     room = max(200, ROOM // len(hashes))

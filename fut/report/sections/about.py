@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fut.artifacts.directory import MODEL
 from fut.data.dataset import Dataset
 from fut.methods.settings import Config
 from fut.report.section import Section
@@ -44,7 +45,7 @@ def describe_run(run: Context) -> About:
 
 
 def _model(run: Context) -> str:
-    model, made = run.config.model, run.manifest.identity["model"]["class"]
+    model, made = run.config.model, run.manifest.environment.get(MODEL, "")
     size = f"{run.parameters:,} parameters"
     if made == BUILT_IN:
         layers, heads = _counted(model.layers, "layer"), _counted(model.heads, "head")
@@ -92,7 +93,7 @@ def _facts(run: Context) -> list[tuple[str, str]]:
     options = ", ".join(f"{k} {v}" for k, v in sorted(rule.options.items()))
     facts = [
         ("directory", str(run.path)),
-        ("model", f"{identity['model']['class']}, {identity['model']['dtype']}"),
+        ("model", f"{environment.pop(MODEL, 'unknown')}, {identity['model']['dtype']}"),
         ("update rule", f"{rule.name} ({options})" if options else rule.name),
         ("schedule", _schedule(run)),
         ("reference order, SHA-256", identity["order"]),

@@ -175,7 +175,7 @@ def has_left_out(record: RunRecord) -> ChecklistRow:
     if counts:
         state = f"{' and '.join(map(str, counts))} subsets left out, retrained and compared"
         return ChecklistRow(question, True, state, "")
-    if stored_config(path) is None:
+    if stored_config(record.run) is None:
         return ChecklistRow(question, False, "not computed yet", command(path, "cache", "--terms reweighting"))
     return ChecklistRow(question, False, "terms cached, not compared with the truth yet", command(path, "lds"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +63,112 @@ def trained(path: Path, module: nn.Module | None = None, loss: Any = loss_of, **
 
 @pytest.mark.parametrize(
     ("module", "loss"),
-    [(Small(drop=0.5), loss_of), (Small().eval(), loss_of), (Small(), smoothed), (Small(frozen=1.01), loss_of)],
-    ids=["dropout", "eval", "smoothing", "frozen"],
+    [(Small(drop=0.5), loss_of), (Small().eval(), loss_of), (Small(), smoothed)],
+    ids=["dropout", "eval", "smoothing"],
 )
 def test_what_only_training_shows_is_compared_too(tmp_path: Path, module: nn.Module, loss: Any) -> None:
     run = trained(tmp_path / "run", Small())
     assert run.context.parameters == 4 * 8 + 8 + 8 * 2 + 2, "a module whose length is 0 is trained all the same"
     assert fut.open(tmp_path / "run", module=Small(), loss=loss_of).retrain("identity").loss == run.reference_loss
-    other = fut.open(tmp_path / "run", module=module, loss=loss)
     with pytest.raises(fut.ModelError, match=r"expected the training loss .* in step 5"):
-        other.retrain("reverse")
+        fut.open(tmp_path / "run", module=module, loss=loss)
     assert len(list((tmp_path / "run" / "retrained").glob("*/*.h5"))) == 1, "no wrong truth is kept"
+
+
+class Lookup(nn.Module):
+    """A frozen table and a buffer beneath a trained head: rows that no probe holds can differ without a word."""
+
+    def __init__(self, seed: int = 0, rows: int = 12, width: int = 6, classes: int = 12) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.base, self.head = nn.Embedding(rows, width).requires_grad_(False), nn.Linear(width, classes)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(width), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.base(ids) * self.scale)
+
+
+def next_word(module: nn.Module, ids: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(module(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+
+
+def looked_up(path: Path, **warmup: Any) -> fut.Run:
+    """A run of `Lookup` whose first items alone hold the last rows of the table."""
+    ids = torch.randint(0, 5, (10, 4, 7), generator=torch.Generator().manual_seed(3))
+    ids[:2] += 5
+    items = tuple((part,) for part in ids)
+    data = fut.Dataset(items[:6], items[6:8], items[8:] if warmup else ())
+    config = fut.load_config(data={"items": 6}, warmup={"steps": 2 if warmup else 0}, schedule={"rate": 1e-2})
+    return fut.train(path, config, module=Lookup(), loss=next_word, data=data, device="cpu")
+
+
+def changed(what: str) -> nn.Module:
+    """A module that differs from the one of `looked_up` in one thing."""
+    module = Lookup(rows=13 if what == "rows" else 12, classes=13 if what == "classes" else 12)
+    with torch.no_grad():
+        if what == "base.weight":
+            module.base.weight[7] += 1
+        elif what == "scale":
+            module.scale[0] = 2.0
+        elif what == "trained":
+            module.base.requires_grad_(True)
+        elif what == "name":
+            module.tail = module.head
+            del module.head
+    return module
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    {
+        "base.weight": r"`base.weight` \(frozen or a buffer\): expected the numbers that the run was trained with",
+        "scale": r"`scale` \(frozen or a buffer\): expected the numbers",
+        "rows": r"`base.weight` \(frozen or a buffer\): expected float32 \[12, 6\], got float32 \[13, 6\]",
+        "classes": r"`head.weight`: expected float32 \[12, 6\], got float32 \[13, 6\]",
+        "trained": r"`base.weight`: expected no trained parameter, got float32 \[12, 6\]",
+        "name": r"`head.weight`: expected a trained parameter, float32 \[12, 6\], got none",
+    }.items(),
+)
+def test_what_does_not_fit_is_named_when_it_is_opened(tmp_path: Path, what: str, says: str) -> None:
+    run = looked_up(tmp_path / "run")
+    with pytest.raises(fut.IdentityError, match=says):
+        fut.open(run.path, module=changed(what), loss=next_word, device="cpu")
+    assert list((run.path / "retrained").glob("*/*.h5")) == [], "no truth of another model joins the run"
+
+
+@pytest.mark.parametrize("warmup", [{}, {"steps": 2}])
+def test_a_fresh_module_gets_the_runs_starting_values(tmp_path: Path, warmup: dict[str, int]) -> None:
+    """Other starting values, the same structure and the same frozen table: the numbers are those of the run."""
+    run = looked_up(tmp_path / "run", **warmup)
+    truth = run.retrain("reverse").loss
+    fresh = Lookup(seed=1)
+    fresh.base = Lookup().base
+    shutil.rmtree(run.path / "retrained")
+    again = fut.open(run.path, module=fresh, loss=next_word, device="cpu")
+    assert again.retrain("reverse").loss == truth
+    assert again.retrain("identity").loss == run.reference_loss
+    assert torch.equal(again.context.problem.objective.start(), run.context.problem.objective.start())
+
+
+def test_where_a_class_is_imported_from_is_not_compared(tmp_path: Path) -> None:
+    """Trained in a script, where the class is `__main__.Lookup`, opened from a module of that name."""
+    run = looked_up(tmp_path / "run")
+    other = type("Net", (Lookup,), {"__module__": "somewhere.else"})
+    assert (
+        fut.open(run.path, module=other(), loss=next_word, device="cpu").retrain("identity").loss == run.reference_loss
+    )
+
+
+def test_a_run_moves_and_has_any_bytes_in_its_path(tmp_path: Path, cli: Cli, small_run: fut.Run) -> None:
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \n ru\xff")
+    shutil.copytree(small_run.path, place)
+    assert fut.open(place, device="cpu").estimate(["reverse"])[0].value == small_run.estimate(["reverse"])[0].value
+    for words in (["info"], ["check"], ["whatif", "--swap", "0,1"], ["report", "--samples", "0"]):
+        said = cli(words[0], place, *words[1:])
+        assert said.status == 0, said.err
+        assert cli(words[0], place, *words[1:], "--json").json
 
 
 def test_an_interrupted_run_goes_on_with_the_same_loss_alone(tmp_path: Path) -> None:

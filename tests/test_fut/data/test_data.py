@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from small import small_config
 
 import fut.data.text
 from fut.data.dataset import Dataset
-from fut.data.text import build_dataset, detokenize, read_text
+from fut.data.text import build_dataset, detokenize, read_text, read_texts
 from fut.errors import DataError, UsageError
 from fut.models.objective import Item, item_digest
 
@@ -84,7 +85,7 @@ def test_without_a_text_there_is_cpythons_own() -> None:
 
 
 def test_unreadable_texts_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="got an empty directory"):
+    with pytest.raises(DataError, match="got a directory without any"):
         read_text(str(tmp_path))
     with pytest.raises(DataError, match=r"nowhere\.txt"):
         read_text(str(tmp_path / "nowhere.txt"))
@@ -92,6 +93,19 @@ def test_unreadable_texts_are_named(tmp_path: Path) -> None:
     (tmp_path / "wrong.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"expected UTF-8 in .*wrong\.txt"):
         read_text(str(tmp_path))
+
+
+def test_line_ends_and_bytes_of_names_stay_as_they_are(tmp_path: Path) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    os.mkdir(folder)
+    (Path(folder) / "a.txt").write_bytes(b"one\r\ntwo\rthree\n")
+    (Path(folder) / ".DS_Store").write_bytes(b"\0\1Bud1\xff\xfe")
+    (Path(folder) / ".hidden").mkdir()
+    (Path(folder) / ".hidden" / "b.txt").write_text("no")
+    written = small_config(data={"text": folder}).data.text
+    assert written.endswith("caf\\xe9"), "as a configuration can hold it"
+    for source in (folder, written):
+        assert read_texts(source) == [("a.txt", "one\r\ntwo\rthree\n")]
 
 
 def test_a_short_text_gives_both_numbers_and_the_first_is_enough(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_mapping_is_given_to_the_loss_as_a_dict(tmp_path: Path, loss: Any) -> 
     shuffled = [{"y": item["y"], "x": item["x"]} if i % 2 else item for i, item in enumerate(NAMED)]
     run = trained(tmp_path / "named", fut.Dataset(shuffled[:8], shuffled[8:]), loss)
     assert run.reference_loss == plain.reference_loss
-    assert read_dataset(run.path).names == ("x", "y")
+    assert read_dataset(run.path, run.context.owner).names == ("x", "y")
     again = fut.open(run.path, module=linear(), loss=loss, device="cpu")
     assert again.retrain("reverse").loss == plain.retrain("reverse").loss
     again.cache()

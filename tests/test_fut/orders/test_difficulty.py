@@ -16,7 +16,7 @@ import fut
 from estimators.errors import OrderError
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
-from storage import FORMAT, DamagedError, Manifest
+from storage import FORMAT, DamagedError, IdentityError, Manifest
 
 FINE = {"data": {"items": 12, "per_step": 4, "batch": 1}}
 
@@ -77,6 +77,9 @@ def test_scores_are_kept_and_belong_to_their_run(own_run: Path, make_run: MakeRu
     other = Path(shutil.copytree(make_run(cached=False, data={"seed": 3}).path, tmp_path / "other"))
     (other / "difficulty").mkdir(exist_ok=True)
     shutil.copy(kept, other / "difficulty" / "loss.json")
+    with pytest.raises(IdentityError, match=r"loss\.json: expected a file of this run"):
+        fut.open(other, device="cpu").orders.difficulty("loss")
+    (other / "difficulty" / "loss.json").unlink()
     theirs = fut.open(other, device="cpu").orders.difficulty("loss").scores
     assert theirs[0] not in (4.0, found.scores[0])
     assert theirs == make_run(cached=False, data={"seed": 3}).orders.difficulty("loss").scores

@@ -285,7 +285,7 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
     assert (own_run / "report.html").exists()
     assert "it needs no network" in text.out
     refusals: list[tuple[list[Any], str]] = [
-        (["--out", tmp_path], "expected a file in an existing directory"),
+        (["--out", tmp_path], "expected a file to write, got the directory"),
         (["--out", tmp_path / "no" / "page.html"], "correct --out"),
         (["--samples", -1], "expected --samples of 0 or more"),
         (["--estimator", "guess"], "estimator: expected one of"),

@@ -44,7 +44,7 @@ def test_what_is_found_is_really_retrained_beside_the_others(own_run: Path) -> N
     assert (found.estimate.reevaluated_by, found.estimate.reevaluated_loss) == ("replay-exact", again)
     assert found.search.evaluations <= 60
     assert found.cost.retrain_seconds is not None
-    (kept,) = RunArchive(own_run).read("search")
+    (kept,) = RunArchive(own_run, run.context.owner).read("search")
     assert kept == json.loads(json.dumps(found.as_dict()))
     assert Curriculum.from_dict(kept).as_dict() == kept
     repeated = run.search(evaluations=60, verify=5, seed=3, finalists=2)
