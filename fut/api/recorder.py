@@ -167,11 +167,6 @@ class Recorder:
                 f"recorder: expected steps of equally many micro-batches, got {', '.join(map(str, counts))}; choose a window "
                 "that does not cross the end of an epoch, or drop the last incomplete step"
             )
-        if self._first and self._first.weighting != "equal":
-            raise DataError(
-                "recorder: expected items of equal weight in a step, got items weighted by their targets; give every micro-batch "
-                "as many targets, or accumulate by the mean"
-            )
         return window
 
     def _objective(self, window: Window) -> Objective:
@@ -203,9 +198,10 @@ class Recorder:
         norms = [float(step.norm) for step in window.steps]
         clip = self.clip or (self._first.clip if self._first else None) or clip_of(norms)
         name, options = described(replace(window.rule, clip=clip))
-        items = sum(len(step.items) for step in window.steps)
+        items = [item for step in window.steps for item in step.items]
+        weights = self._first.weights(window.form, items) if self._first else []
         own = {
-            "data": {"items": items, "per_step": window.per_step},
+            "data": {"items": len(items), "per_step": window.per_step, "weights": weights},
             "model": {"dtype": str(window.start.theta.dtype).removeprefix("torch.")} | self._forward(window),
             "rule": {"name": name, "options": options},
             "schedule": {

@@ -11,7 +11,7 @@ from torch import Tensor
 from fut.errors import ModelError
 from fut.models.autodiff import gradient_and_loss
 from fut.models.objective import Objective
-from fut.recording.items import target_count
+from fut.recording.items import Form, Item, target_count
 from fut.recording.window import Window
 
 FIRST_STEP = 1e-3
@@ -24,13 +24,20 @@ UNCLIPPED = 1e-4
 class FirstStep:
     """What the first step shows.
 
-    weighting: `equal`, or `targets` where an item counts by its targets. error: of the gradient, as a fraction of its norm.
-    clip: bound on the norm that the gradient shows; None where it was not clipped.
+    weighting: `equal`; or `targets`, where an item counts by its targets, or by those after the first of each row
+    (`shifted targets`). error: of the gradient, as a fraction of its norm. clip: bound on the norm that the gradient shows; None
+    where it was not clipped.
     """
 
     weighting: str
     error: float
     clip: float | None
+
+    def weights(self, form: Form, items: Sequence[Item]) -> list[float]:
+        """What every item counts in its step; empty where all count alike."""
+        if self.weighting == "equal":
+            return []
+        return [float(target_count(form, item, self.weighting != "targets")) for item in items]
 
 
 def first_step(window: Window, objective: Objective) -> FirstStep:
@@ -76,7 +83,8 @@ def _weightings(window: Window) -> list[tuple[str, list[float]]]:
     for shifted in (True, False):
         counts = [target_count(window.form, item, shifted) for item in items]
         if len(set(counts)) > 1 and all(counts):
-            readings.append(("targets", [count / sum(counts) for count in counts]))
+            name = "shifted targets" if shifted else "targets"
+            readings.append((name, [count / sum(counts) for count in counts]))
     return readings
 
 

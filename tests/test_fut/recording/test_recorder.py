@@ -395,3 +395,29 @@ def test_losses_divided_by_the_targets_of_a_step(tmp_path: Path, divisors: tuple
     with torch.no_grad():
         expected = torch.stack([model(**batch) for batch in PROBE]).mean().item()
     assert run.reference_loss == pytest.approx(expected, abs=1e-6)
+
+
+class Masked(Net):
+    """Means over the labels that count, as of token models."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        out = super().forward(x)
+        return out if labels is None else nn.functional.cross_entropy(out, labels)
+
+
+def test_items_count_by_their_targets_where_the_loop_counts_so(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Masked()
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    recorder = fut.Recorder(tmp_path / "run", steps=4)
+    given = [(x, y.where(torch.arange(5) < 1 + i % 5, -100)) for i, (x, y) in enumerate(batches(8))]
+    with recorder.watch(model, optimizer):
+        for first in range(0, 8, 2):
+            counts = [int((y != -100).sum()) for _, y in given[first : first + 2]]
+            for (x, y), count in zip(given[first : first + 2], counts, strict=True):
+                (model(x, y) * count / sum(counts)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    run = recorder.finish([{"x": b["x"], "labels": b["y"]} for b in PROBE], device="cpu")
+    assert replay_error(run) <= 1e-5
+    assert run.context.config.data.weights == [1.0 + i % 5 for i in range(8)]
