@@ -243,6 +243,17 @@ def limits_by_size() -> Iterable[tuple[str, str]]:
 
 
 @of(LIMITS)
+def limits_of_absence() -> Iterable[tuple[str, str]]:
+    small, large = (results("absence-coverage")[size]["now 8"] for size in ("small", "large"))
+    yield (
+        "absence-coverage",
+        f"they held {small['coverage']:.2f} in small runs and {large['coverage']:.2f} at 84,288 parameters, "
+        f"{min(small['worst'], large['worst']):.2f} in the worst run and kind of text. One calibration in ten on 8 orders holds "
+        f"less than {small['tenth']:.2f} in small runs",
+    )
+
+
+@of(LIMITS)
 def limits_of_wikitext() -> Iterable[tuple[str, str]]:
     for label, name, items in (
         ("T = 32, mixed, after 100 warm-up steps | mixture", "wikitext", "iid"),

@@ -68,7 +68,7 @@ class Problem:
         return DataSamples(self.objective, self.data.items, self.data.probe)
 
     @cached_property
-    def schedule(self) -> Schedule:
+    def _schedule(self) -> Schedule:
         s = self.config.schedule
         if s.kind == "recorded":
             return Schedule(s.kind, s.rate, self.config.steps, rates=tuple(s.rates), groups=_tupled(s.groups))
@@ -108,7 +108,7 @@ class Problem:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step of the window."""
-        return self.schedule.rate_at(step)
+        return self._schedule.rate_at(step)
 
     def gradient(self, theta: Tensor, item: int) -> Tensor:
         """Gradient [D] of one item's mean loss; DivergenceError where the loss is not finite."""
