@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +111,7 @@ class Recorder:
 
     def finish(
         self,
-        probe: Sequence[Any],
+        probe: Iterable[Any],
         *,
         device: str = "auto",
         progress: Progress = silent,
@@ -134,6 +134,8 @@ class Recorder:
             UsageError: where less than two steps were recorded.
         """
         window = self._recorded()
+        if isinstance(probe, Mapping | Tensor) or not isinstance(probe, Iterable):
+            raise DataError(f"probe: expected a list of held-out batches, got {type(probe).__name__}; write [batch]")
         data = Dataset(
             tuple(item for step in window.steps for item in step.items),
             tuple(self._probe(window.form, batch) for batch in probe),
@@ -190,7 +192,12 @@ class Recorder:
                 raise DataError(
                     f"probe: expected {', '.join(form.names)} in every batch, got none of `{missing[0]}`; add it"
                 )
-            return tuple(copied(batch[name]) for name in form.names)
+            batch = [batch[name] for name in form.names]
+        if not isinstance(batch, tuple | list) or len(batch) != len(form.names):
+            got = f"{len(batch)} of them" if isinstance(batch, tuple | list) else type(batch).__name__
+            raise DataError(
+                f"probe: expected batches as mappings or tuples of {', '.join(form.names)}, got {got}; give each as recorded"
+            )
         return tuple(map(copied, batch))
 
     def _config(self, window: Window, settings: dict[str, Any]) -> Config:

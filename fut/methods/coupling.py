@@ -104,7 +104,8 @@ def condition_of(can: Capabilities, rule: Rule) -> str | None:
         return None
     if can.needs_smooth and not rule.smooth:
         return None
-    if can.by_coordinate and any(numbers != MATRIX.size for numbers in rule.buffers(MATRIX).values()):
+    layout = rule.layout or MATRIX  # groups of tensors know the tensors that they are bound to alone
+    if can.by_coordinate and any(numbers != layout.size for numbers in rule.buffers(layout).values()):
         return None
     if can.coupling == "coordinate" and rule.coupling != "coordinate":
         return None if can.metric else ALL

@@ -93,7 +93,9 @@ class Watch:
             self._open()
 
     def detach(self) -> None:
-        """See no more."""
+        """See no more. A training that ended inside the window stands where its last step left it."""
+        if self.window is not None and self.window.steps:
+            self.window.snapshots.setdefault(len(self.window.steps), flat_parameters(self.model))
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Top first. Rooms of one line stand beside one another and do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("benchmarks", "scripts"),
+    ("fut.__main__",),
     ("fut.cli", "fut.__init__"),
     ("fut.api",),
     ("fut.report",),

@@ -421,3 +421,32 @@ def test_items_count_by_their_targets_where_the_loop_counts_so(tmp_path: Path) -
     run = recorder.finish([{"x": b["x"], "labels": b["y"]} for b in PROBE], device="cpu")
     assert replay_error(run) <= 1e-5
     assert run.context.config.data.weights == [1.0 + i % 5 for i in range(8)]
+
+
+def test_a_training_that_ends_inside_the_window(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", count=FIRST + STEPS - 1)
+    assert run.steps == STEPS - 1
+    assert replay_error(run) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "probe", [PROBE[0], [PROBE[0]["x"]], [(PROBE[0]["x"],)], 3], ids=["one", "tensor", "part", "none"]
+)
+def test_probes_that_are_none(tmp_path: Path, probe: Any) -> None:
+    model = net()
+    optimizer = adamw(model)
+    recorder = fut.Recorder(tmp_path / "run", steps=2)
+    with recorder.watch(model, optimizer):
+        trained(model, [optimizer], count=2)
+    with pytest.raises(DataError, match=r"probe: expected"):
+        recorder.finish(probe, device="cpu")
+
+
+def test_questions_need_no_estimator_named_where_tensors_have_groups(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run")
+    run.cache()
+    [answer] = run.estimate(["reverse"])
+    assert answer.value == run.estimate(["reverse"], "adjoint")[0].value
+    assert run.whatif(edits=["swap:1,4"])
+    assert run.search(evaluations=20, verify=2, heuristics=["reverse"]).order
+    assert run.report().path.exists()
