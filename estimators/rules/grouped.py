@@ -129,6 +129,8 @@ class Grouped(Rule):
     [D] for all groups together, zero where a group's rule keeps none; others are kept by group, as "group/buffer". So are the
     counters; `step` is the largest of the groups'.
 
+    Tested against `torch.optim` with parameter groups, and against two optimizers at once.
+
     Args:
         groups: at least one, with names that differ.
 

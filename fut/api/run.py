@@ -15,7 +15,6 @@ from fut.api import info
 from fut.api import integrity as inspection
 from fut.api.questions import Names, RunMethods, RunOrders, question_context
 from fut.data.dataset import Dataset
-from fut.estimation.attributions import Attributions
 from fut.estimation.results import Endpoint, Estimates
 from fut.methods import build
 from fut.methods.adjoint.config import AdjointConfig
@@ -233,10 +232,6 @@ class Run:
     """What the order of whole domains does, and the place of one of them or of one item. Fields of `DomainsRequest`."""
     lds = asks(LdsRequest)
     """Retrain without random subsets and score how methods rank them. Fields of `LdsRequest`."""
-
-    def attributions(self, readout: str = PROBE) -> Attributions:
-        """What every item of every step contributes to a read-out, [T, items per step]: see `RunMethods.attributions`."""
-        return self.methods.attributions(readout)
 
     def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
         """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""

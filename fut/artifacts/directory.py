@@ -27,7 +27,7 @@ RETRAINED, ENDPOINTS, VERIFICATION = "retrained", "endpoints", "verification"
 DIFFICULTY, MEMORIZATION, ANSWERS = "difficulty", "memorization", "answers"
 OWNER, MODEL = "run", "model"
 """Fields of an environment: the digest of the run that a file belongs to, and the class of the module that was trained."""
-VECTORS = 16
+VECTORS = 64
 """Vectors of whole size, in double precision, that a lifted state has at most."""
 
 

@@ -57,6 +57,10 @@ class Attributions(np.ndarray):
         for name in ("by", "unit", "note"):
             setattr(self, name, getattr(origin, name, ""))
 
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        """A single number of all of them is a number."""
+        return array[()] if return_scalar or array.ndim == 0 else super().__array_wrap__(array, context, return_scalar)
+
 
 def attributions(context: Context, readout: str = PROBE) -> Attributions:
     """What every item of every step contributes to a read-out: see `Attributions`."""

@@ -18,12 +18,12 @@ from estimators.orders.order import Order, random_order
 from fut.artifacts.directory import OWNER, require_owned
 from fut.artifacts.kept import keeping
 from fut.display.notebook import COLOURS, Displayable, labelled
+from fut.divergence import divergence_note, named, require_trained, trained_apart
 from fut.errors import FutError, FutWarning, UsageError
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
 from fut.orders.editing import random_edits
 from fut.readouts.readout import PROBE, Readout, require_same_value, suffix
-from fut.training.divergence import divergence_note, named, require_trained, trained_apart
 from storage import FORMAT, DamagedError, Manifest
 
 if TYPE_CHECKING:

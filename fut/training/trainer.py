@@ -14,13 +14,13 @@ from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.replay import Listener, OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.state import State
+from fut.divergence import named
 from fut.errors import UsageError
 from fut.models.autodiff import item_loss
 from fut.models.objective import Objective
 from fut.progress import Progress, silent
 from fut.training.checkpoints import attributes_of, pack, read_state
 from fut.training.curvature import item_curvature, warmup_curvature
-from fut.training.divergence import named
 from fut.training.problem import Problem, finite
 from fut.training.weights import weighed
 from storage import CheckpointStore

@@ -148,7 +148,7 @@ def test_what_has_no_derivative_says_what_to_use(name: str) -> None:
         rule.pullback(state, state.theta, RATE, state)
 
 
-@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.signals])
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.signals and name != "grouped"])
 def test_rules_with_signals_are_smooth_in_them_but_are_not_linearised_in_the_mean(name: str) -> None:
     options = {"eps": 0.1} if name != "adamw_corrected" else {}
     rule = make_rule(name, **options).on(layouts_of(RULES[name])["matrices"])
@@ -234,4 +234,5 @@ def test_a_layout_of_the_parameters_is_what_matrices_are_read_from() -> None:
         muon.on(ParameterLayout(("w", "u"), ((2, 3), (2, 2)))).restrict(slice(2, 10))
     for name in ("shampoo", "soap", "lamb", "adafactor", "adamw_mols", "adamw_swd"):
         with pytest.raises(RuleError, match=r"expected a layout of the parameters"):
-            make_rule(name, weight_decay=0.1).init(torch.ones(4))
+            rule = make_rule(name, weight_decay=0.1)
+            rule.step(rule.init(torch.ones(4)), torch.ones(4), 0.1)

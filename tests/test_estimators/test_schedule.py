@@ -55,7 +55,7 @@ def test_a_step_outside_the_run_is_an_error(step: int) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"kind": "poly"}, "`kind`: expected one of constant, linear, cosine, got 'poly'"),
+        ({"kind": "poly"}, "`kind`: expected one of constant, linear, cosine, recorded, got 'poly'"),
         ({"rate": 0.0}, "`rate`: expected a number > 0, got 0.0"),
         ({"rate": math.inf}, "`rate`"),
         ({"rate": math.nan}, "`rate`"),

@@ -15,9 +15,9 @@ from estimators.errors import DivergenceError
 from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients
 from estimators.state import State
 from estimators.trajectory import CentreTransition, mean_state
+from fut.divergence import named
 from fut.methods.expansion.spec import Trajectory
 from fut.training.checkpoints import attributes_of, read_state
-from fut.training.divergence import named
 from fut.training.weights import shares, weighed
 from storage import CheckpointStore
 

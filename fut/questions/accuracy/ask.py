@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from estimators.orders.order import Order
+from fut.divergence import require_trained, trained_apart
 from fut.errors import UsageError
 from fut.estimation.calibration import fresh_orders
 from fut.estimation.measured import Measured
@@ -23,7 +24,6 @@ from fut.questions.context import QuestionContext
 from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
 from fut.questions.retraining import retraining
 from fut.readouts.readout import PROBE, suffix
-from fut.training.divergence import require_trained, trained_apart
 
 KIND, BASIS = "orders", "basis"
 """Of kept verifications; and of one, what each method's answers were made from."""

@@ -13,10 +13,10 @@ from fut.display.agreement import Agreement, table_row, table_units
 from fut.display.notebook import Displayable, draw_agreement
 from fut.display.numbers import from_fields, jsonable_fields
 from fut.display.scale import Scale
+from fut.divergence import divergence_note
 from fut.estimation.accuracy import LEAST, accuracy
 from fut.estimation.results import Answers
 from fut.methods.registry import is_baseline
-from fut.training.divergence import divergence_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

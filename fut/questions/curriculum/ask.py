@@ -12,6 +12,7 @@ import numpy as np
 
 from estimators.errors import EstimatorError, OrderError
 from estimators.orders.order import Order, random_orders
+from fut.divergence import divergence_note, trained_apart
 from fut.errors import FutError, NotCachedError, UsageError
 from fut.estimation.ranking import best as best_of
 from fut.estimation.searching import Searching
@@ -29,7 +30,6 @@ from fut.questions.curriculum.result import (
 )
 from fut.questions.curriculum.search import SearchResult, comparable, search
 from fut.questions.question import Question
-from fut.training.divergence import divergence_note, trained_apart
 
 
 def ask(request: SearchRequest, context: QuestionContext) -> Curriculum:

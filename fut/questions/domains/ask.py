@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fut.data.labels import Labels, checked_labels, quantile_labels, read_labels
+from fut.divergence import divergence_note
 from fut.errors import UsageError
 from fut.orders.scores import MEASURES
 from fut.protocols import RunFacts
@@ -20,7 +21,6 @@ from fut.questions.outliers import outlier_note
 from fut.questions.question import ESTIMATOR, READOUT_HELP, Question, Request, numbers, option
 from fut.questions.retraining import LEAST, retraining
 from fut.readouts.readout import PROBE
-from fut.training.divergence import divergence_note
 
 SOURCE = "source"
 MOST, PLACES = 24, 5

@@ -9,11 +9,11 @@ import numpy as np
 from estimators.intervals import Calibration
 from estimators.intervals import calibrate as fit
 from estimators.orders.order import Order
+from fut.divergence import require_trained, trained_apart
 from fut.protocols import Value
 from fut.questions.context import QuestionContext
 from fut.questions.domains.result import Answer
 from fut.questions.retraining import LEAST
-from fut.training.divergence import require_trained, trained_apart
 
 SHARE = 2
 """Retrained orders that move domains for every one that moves an item."""

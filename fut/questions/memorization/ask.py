@@ -12,6 +12,7 @@ from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from fut.data.probe_groups import Group
 from fut.display.format import brief, nbytes
+from fut.divergence import divergence_note
 from fut.errors import UsageError
 from fut.estimation.changes import PassPlan
 from fut.methods.registry import method_of
@@ -35,7 +36,6 @@ from fut.questions.outliers import outlier_note
 from fut.questions.question import ESTIMATOR, Question, Request, numbers, option
 from fut.questions.retraining import LEAST
 from fut.readouts.readout import PROBE, shortened
-from fut.training.divergence import divergence_note
 
 MOST, GROUPS = 64, 8
 """Items of which a map is made where none are named, and groups of held-out samples."""

@@ -166,7 +166,7 @@ def test_items_that_are_no_bytes_are_shown_as_numbers() -> None:
     [
         ((), ((torch.ones(1),),), "at least one of `items`"),
         (((torch.ones(1),),), (), "at least one of `probe`"),
-        ((torch.ones(1),), ((torch.ones(1),),), r"write \(tokens,\)"),
+        (("text",), ((torch.ones(1),),), "expected items as"),
         (((torch.ones(1),),), ((torch.ones(1),), (torch.ones(2),)), "probe items of one shape"),
     ],
 )

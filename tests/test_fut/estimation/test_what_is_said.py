@@ -71,7 +71,7 @@ def plainly_trained(run: fut.Run, module: nn.Module, item: int, factor: float) -
 
 def test_attributions_of_one_item_a_step_are_not_zero_and_say_what_they_are(alone: tuple[fut.Run, nn.Module]) -> None:
     run, module = alone
-    found, h = run.attributions(), 1e-4
+    found, h = run.methods.attributions(), 1e-4
     assert found.shape == (ITEMS, 1)
     for item in range(ITEMS):
         up, down = (plainly_trained(run, module, item, 1 + sign * h) for sign in (1, -1))

@@ -164,7 +164,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str] | None, str]] = {
         ["adjoint", "reweighting"],
         r"reweighting: expected all \d+ coordinates .* set reweighting.coordinates",
     ),
-    "replay": ({"cache": {"coordinates": 200}}, None, "got a sample of 200; set cache.coordinates = 0 and cache again"),
+    "replay": (
+        {"cache": {"coordinates": 200}},
+        ["gradient", "norm"],
+        "got a sample of 200; set cache.coordinates = 0 and cache again",
+    ),
     "lowrank": ({}, ["adjoint", "lowrank"], "lowrank: expected a rule that updates every coordinate by itself"),
     "rank": ({"adjoint": {"rank": 4}}, None, r"adjoint.rank: expected a rule that .* set adjoint.rank = 0"),
 }

@@ -14,11 +14,11 @@ from torch import nn
 import fut
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
+from fut.divergence import named
 from fut.errors import FutWarning
 from fut.questions.curriculum.evaluator import Budget
 from fut.questions.curriculum.search import search
 from fut.questions.domains.result import Domains, Entry
-from fut.training.divergence import named
 
 STEPS = 12
 

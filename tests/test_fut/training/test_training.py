@@ -117,7 +117,7 @@ def test_warm_up_batches_share_no_segment_with_items() -> None:
 
 def test_a_finished_run_is_refused_and_left_untouched(own_run: Path) -> None:
     before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in own_run.rglob("*")}
-    with pytest.raises(ExistsError, match="holds a finished run; choose another"):
+    with pytest.raises(ExistsError, match=r"holds a finished run; open it with fut\.open"):
         fut.train(own_run, small_config(), device="cpu")
     assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in own_run.rglob("*")} == before
 
@@ -180,6 +180,6 @@ def test_a_diverging_run_says_so_and_keeps_its_checkpoints(tmp_path: Path, steps
 
 def test_a_number_of_items_that_is_not_the_configured_one_is_refused(tmp_path: Path) -> None:
     data = build_dataset(small_config())
-    with pytest.raises(fut.UsageError, match=r"data\.items=7 items as configured, got 5"):
+    with pytest.raises(fut.UsageError, match=r"data\.items=7, as configured, got 5"):
         fut.train(tmp_path / "run", small_config(data={"items": 7}), data=data, device="cpu")
     assert not (tmp_path / "run").exists()
