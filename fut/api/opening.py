@@ -17,6 +17,7 @@ from fut.artifacts.lock import run_lock
 from fut.artifacts.trust import require_trust
 from fut.data.counting import counted
 from fut.data.dataset import Dataset
+from fut.errors import UsageError
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import require_states, require_training
 from fut.methods.settings import Config, adjoint_settings, read_config
@@ -121,6 +122,10 @@ def train(
     own parameters. exist_ok: return a finished run of the same identity. Raises ExistsError for a finished run without it,
     and IdentityError for one of another identity.
     """
+    if data is not None and not isinstance(data, Dataset):
+        raise UsageError(
+            f"train: expected data as fut.Dataset(items, probe), got {type(data).__name__}; wrap it, with held-out batches"
+        )
     config, path = counted(config or Config(), data), Path(out)
     torch_device = choose_device(device)
     with reproducible(torch_device):

@@ -76,6 +76,8 @@ def caching_command(specs: Sequence[str]) -> str:
 
 def one_readout(spec: str, items: int) -> str:
     """The name of the single read-out that a question is about."""
+    if not isinstance(spec, str):
+        raise UsageError(f'readout: expected the name of one read-out, got {spec!r}; write readout="probe", say')
     names = readout_names([spec], items)
     if len(names) > 1 or spec == "items":
         raise UsageError(f"readout: expected one read-out, got `{spec}`, which is {len(names)}; ask for item:0, say")

@@ -288,3 +288,15 @@ def test_every_error_is_caught_by_what_is_exported(make_run: MakeRun) -> None:
             run.estimate([asked])
     with pytest.raises(fut.OrderError):
         run.order([0])
+
+
+@pytest.mark.parametrize("given", [[(torch.ones(1),)], ([], []), {"x": torch.ones(1)}], ids=["list", "pair", "mapping"])
+def test_data_that_is_no_data_set_is_refused(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(fut.UsageError, match=r"expected data as fut.Dataset\(items, probe\), got"):
+        fut.train(tmp_path / "run", small_config(), data=given)
+
+
+@pytest.mark.parametrize("readout", [["probe"], 5, None])
+def test_a_read_out_that_is_no_name_is_refused(small_run: fut.Run, readout: Any) -> None:
+    with pytest.raises(fut.UsageError, match="expected the name of one read-out"):
+        small_run.estimate(["reverse"], readout=readout)
