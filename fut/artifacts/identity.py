@@ -41,11 +41,17 @@ def read_settings(made: Callable[[], T], directory: Path) -> T:
 
 def pin_identity(directory: Path, kind: str, identity: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
     """Write the directory's manifest; IdentityError, naming field and both values, if it holds another identity."""
-    target = directory / MANIFEST
-    if target.exists():
-        try:
-            require_same(Manifest.read(target).identity, dict(identity), f"{kind} {directory}")
-        except IdentityError as error:
-            raise IdentityError(f"{error}; or remove {directory} to compute it anew") from error
+    require_identity(directory, kind, identity)
     directory.mkdir(exist_ok=True)
-    Manifest(kind, FORMAT, dict(identity), dict(environment)).write(target)
+    Manifest(kind, FORMAT, dict(identity), dict(environment)).write(directory / MANIFEST)
+
+
+def require_identity(directory: Path, kind: str, identity: Mapping[str, Any]) -> None:
+    """IdentityError, naming field and both values, where a directory is claimed for another identity."""
+    target = directory / MANIFEST
+    if not target.exists():
+        return
+    try:
+        require_same(Manifest.read(target).identity, dict(identity), f"{kind} {directory}")
+    except IdentityError as error:
+        raise IdentityError(f"{error}; or remove {directory} to compute it anew") from error

@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 
 MANY = 10**8
 """The most of anything that is counted: items, sequences, tokens, steps."""
+ALL = 10**12
+"""The most of what is cut to as much as there is, so that a large number stands for all: coordinates, directions."""
 FEW = 10**4
 """The most of what takes a training run, a sweep or a layer each."""
 LARGEST = 1e300

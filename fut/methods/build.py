@@ -85,7 +85,9 @@ def _requested(context: Context, request: Request) -> Iterator[tuple[Preparation
     request = replace(request, names=requested_terms(context, request.names))
     for preparation in preparations():
         if set(request.names or ()) & set(preparation.terms):
-            yield from ((preparation, files) for files in preparation.opened(context, request))
+            for files in preparation.opened(context, request):
+                preparation.require_own(files)
+                yield preparation, files
         elif getattr(request, preparation.section, None) is not None:
             raise UsageError(
                 f"cache: expected settings of what is computed, {', '.join(request.names or ())}, got some of the section "
@@ -118,6 +120,7 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
     """Compute what is missing of one preparation, refused beforehand where it does not fit."""
     creation.require_same_environment(context.manifest, environment(context.problem.device), context.path)
     pins: dict[str, float] = {}
+    preparation.require_own(files)
     preparation.require_possible(files.spec)
     if not files.complete():
         pins = context.readouts.pins(files.pinned)

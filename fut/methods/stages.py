@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from fut.artifacts.directory import directory_bytes
-from fut.artifacts.identity import MANIFEST, PINS, pin_identity, read_identity, read_pins
+from fut.artifacts.identity import MANIFEST, PINS, pin_identity, read_identity, read_pins, require_identity
 from fut.methods.timings import StageCost, Timings
 from fut.progress import Progress, silent
 from storage import CheckpointStore, Damage, StorageError, TermSpec, TermStore, fingerprint
@@ -230,6 +230,11 @@ class Preparation(ABC, Generic[F]):
 
     def require_possible(self, spec: Any) -> None:
         """OrderError or UsageError, before anything is computed, for what these items cannot make."""
+
+    def require_own(self, files: F) -> None:
+        """IdentityError, naming field and both values, where the directory is made of something else: before a file of it is
+        read, of which only a digest could be compared."""
+        require_identity(files.directory, self.kind, files.identity)
 
     def pin_identity(self, files: F, pins: dict[str, float], path: Path) -> None:
         """Pin what a directory is made of before its first number; IdentityError if it holds another one.

@@ -158,7 +158,7 @@ def test_what_is_planned_is_what_is_taken(
     monkeypatch.setattr("fut.methods.build.require_stages", lambda *given: None)  # which measures a gradient's memory
     monkeypatch.setattr(autodiff, "hessian_vector", lambda o, t, i, u: (count(i), count(i), product(o, t, i, u))[2])
     monkeypatch.setattr(autodiff, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
-    monkeypatch.setattr(autodiff, "gradient_and_loss", lambda o, theta, item: (count(item), both(o, theta, item))[1])
+    monkeypatch.setattr(autodiff, "gradient_and_loss", lambda o, t, i, *more: (count(i), both(o, t, i, *more))[1])
     run.cache(list(preparation.terms))
     planned = preparation.cost(spec).gradients
     beside = run.steps * -(-run.items // run.context.config.cache.item_block) if preparation is PAIRWISE_TERMS else 0

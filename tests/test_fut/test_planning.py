@@ -233,7 +233,7 @@ def test_caching_is_refused_with_what_to_lower(
 
 
 def test_loading_tables_is_refused(own_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 10)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1 << 16)  # a model fits
     said = cli("estimate", own_run, "--order", "reverse", "--device", "cpu")
     assert said.status == 1
     assert "tables of adjoint: expected at least" in said.err

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fut.config.schema import FEW, MANY, ReadoutNames, Section
+from fut.config.schema import ALL, FEW, MANY, ReadoutNames, Section
 
 
 class AdjointConfig(Section):
@@ -53,7 +53,7 @@ class AdjointConfig(Section):
     rank: int = Field(
         0,
         ge=0,
-        le=FEW,
+        le=ALL,
         description="Ritz pairs of curvature with which orders are replayed, at each of `curvatures` checkpoints of the "
         "trajectory; what they do to first order is in the adjoint pass already, and is taken off (of a linear rule without "
         "clipping that is all); "
@@ -77,7 +77,7 @@ class AdjointConfig(Section):
         "rate", description="whether anchors are spread evenly over the sum of learning rates, or over steps"
     )
     coordinates: int = Field(
-        0, ge=0, le=MANY, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
+        0, ge=0, le=ALL, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
     )
     simulated: int = Field(4, ge=1, le=FEW, description="simulated orders behind the sampling probabilities")
     control: Literal["auto", "always", "never"] = Field(

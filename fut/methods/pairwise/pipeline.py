@@ -234,6 +234,9 @@ class PairwiseStages(Preparation[PairwiseFiles]):
         if "gradient" in spec.names:
             require_uncut(spec.problem, "replay", spec.layout.sample.size, UNCUT)
 
+    def require_own(self, files: PairwiseFiles) -> None:
+        """The store compares itself."""
+
     def pin_identity(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
         """The store pins itself what it is made of."""
         files.open_terms()

@@ -25,7 +25,7 @@ def test_every_section_says_what_it_is_for() -> None:
 
 def test_defaults_and_values_are_those_of_the_fields() -> None:
     found = {s.key: s for s in described()}
-    assert (found["data.items"].default, found["data.items"].values) == (32, "whole number, ≥ 1")
+    assert (found["data.items"].default, found["data.items"].values) == (32, "whole number, ≥ 1, ≤ 1e+08")
     assert found["schedule.final"].values == "number, ≥ 0, ≤ 1"
     assert found["model.dtype"].values == "float32, float64"
     assert found["data.seed"].values == "whole number, ≥ 0, < 2^63"

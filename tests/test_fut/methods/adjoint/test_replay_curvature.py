@@ -198,6 +198,9 @@ def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
     assert sum(s.bytes_kept for s in stages) == EXPANSION.cost(expansion.spec).kept
     assert sum(s.bytes_scratch for s in stages) == EXPANSION.cost(expansion.spec).scratch
     kept = sum(np.prod(spec.shape) * 8 for spec in expansion.terms().specs) + 16 * run.context.parameters
+    about = expansion.spec.trajectory.scratch_bytes  # stays too, at its height while it is made
+    assert 0.75 * about < directory_bytes(run.path / "adjoint" / "trajectory") < about
+    kept += about
     assert EXPANSION.cost(expansion.spec).kept == kept, "all coordinates are kept, in double precision"
     assert "adjoint: low rank" in cli("plan", run.path).out
 
