@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 import fut
+from fut.artifacts.archive import SCHEMA
+from fut.artifacts.directory import OWNER
 
 HOSTILE = '<img src=x onerror=alert(1)></script>&"'
 
@@ -112,9 +114,14 @@ def whatif(edits: list[str]) -> dict[str, Any]:
     }
 
 
+def kept(run: fut.Run, content: dict[str, Any]) -> str:
+    """The text of a file of the run that holds this: with its version, and whose it is."""
+    return json.dumps(content | {"schema": SCHEMA, OWNER: run.context.owner})
+
+
 def page_with(run: fut.Run, path: Path, *answers: dict[str, Any]) -> str:
     """The page of a run with these answers."""
     (run.path / "answers").mkdir(exist_ok=True)
     for i, answer in enumerate(answers):
-        (run.path / "answers" / f"{answer['question']}-{i}.json").write_text(json.dumps(answer))
+        (run.path / "answers" / f"{answer['question']}-{i}.json").write_text(kept(run, answer))
     return run.report(path / "page.html", samples=0).path.read_text(encoding="utf-8")

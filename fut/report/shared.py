@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fut.display.agreement import Row
 from fut.errors import NotCachedError
+from fut.methods.adjoint.identity import computed_readouts
 from fut.methods.coupling import condition_of
 from fut.methods.registry import method_of
 from fut.questions.accuracy.result import Verification
@@ -22,10 +23,11 @@ def page_board(record: RunRecord) -> Board | Missing:
         return Missing(
             f"`positions`, of whose table the board is made, does not take the update rule {run.config.rule.name}"
         )
+    not_cached = Missing("what the board predicts from is not cached", command(run.path, "cache", "--terms adjoint"))
     try:
-        return make_board(run)
+        return make_board(run) if computed_readouts(run) else not_cached
     except NotCachedError:
-        return Missing("what the board predicts from is not cached", command(run.path, "cache", "--terms adjoint"))
+        return not_cached
 
 
 def page_readout(record: RunRecord) -> str:

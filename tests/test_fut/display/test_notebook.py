@@ -198,16 +198,17 @@ def test_another_result_joins_with_three_methods() -> None:
         Displayable().rows()
 
 
-def test_results_print_in_ten_lines(small_run: fut.Run) -> None:
-    for name, result in results(small_run).items():
+def test_results_print_in_ten_lines(own_run: Path) -> None:
+    run = fut.open(own_run, device="cpu")
+    for name, result in results(run).items():
         lines = repr(result).splitlines()
         assert 1 <= len(lines) <= 10, name
         assert result.title() == lines[0], name
         assert max(map(len, lines)) < 240, name
-    many = Estimates(list(small_run.estimate(["reverse"])) * 30)
+    many = Estimates(list(run.estimate(["reverse"])) * 30)
     assert len(repr(many).splitlines()) == 10
     assert "… 24 more rows" in repr(many)
-    for other in (small_run, small_run.plan(), small_run.reference, small_run.retrain("reverse")):
+    for other in (run, run.plan(), run.reference, run.retrain("reverse")):
         assert len(repr(other).splitlines()) <= 10
 
 

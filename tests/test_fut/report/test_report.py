@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kept_answers import kept
 from small import ASKED, Cli, MakeRun, small_config
 from torch import nn
 
@@ -239,13 +240,18 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_shown(asked: fut.Run) 
     answers = asked.path / "answers"
     (answers / "broken.json").write_text("{")
     (answers / "list.json").write_text("[1]")
-    (answers / "unknown.json").write_text(json.dumps({"order": [1]}))
-    (answers / "later.json").write_text(json.dumps({"question": "of a later version"}))
-    (answers / "partial.json").write_text(json.dumps({"question": "search", "order": [1]}))
-    (asked.path / "verification/other.json").write_text(json.dumps({"x": 1}))
+    (answers / "earlier.json").write_text(json.dumps({"question": "search", "order": [1]}))
+    (answers / "unknown.json").write_text(kept(asked, {"order": [1]}))
+    (answers / "later.json").write_text(kept(asked, {"question": "of a later version"}))
+    (answers / "partial.json").write_text(kept(asked, {"question": "search", "order": [1]}))
+    (asked.path / "verification/other.json").write_text(kept(asked, {"x": 1}))
     said = words(asked.report().path)
-    for name in ("answers/broken", "answers/list", "answers/unknown", "answers/partial", "verification/other"):
+    names = [f"answers/{name}" for name in ("broken", "list", "earlier", "unknown", "partial")]
+    for name in (*names, "verification/other"):
         assert f"Left out: {name}.json" in said
+    assert "answers/earlier.json : kept by another version; ask again" in said
+    assert "answers/unknown.json : expected the kind of its question" in said
+    assert "answers/partial.json : no answer that this version reads" in said
     assert "answers/later.json" not in said
     assert "The best order found" in said
 
@@ -284,9 +290,11 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
     text = cli("report", own_run, "--device", "cpu")
     assert (own_run / "report.html").exists()
     assert "it needs no network" in text.out
+    cli("report", own_run, "--out", tmp_path / "new" / "page.html", "--device", "cpu")
+    assert (tmp_path / "new" / "page.html").read_bytes() == (tmp_path / "page.html").read_bytes()
     refusals: list[tuple[list[Any], str]] = [
         (["--out", tmp_path], "expected a file to write, got the directory"),
-        (["--out", tmp_path / "no" / "page.html"], "correct --out"),
+        (["--out", tmp_path / "page.html" / "page.html"], "expected a place that can be written to"),
         (["--samples", -1], "expected --samples of 0 or more"),
         (["--estimator", "guess"], "estimator: expected one of"),
         (["--estimator", "retrain"], "expected an estimator that does not train"),
