@@ -1,7 +1,7 @@
 """The variants that `ablations.py` compares: estimators that differ from the default in one thing, on one reference run.
 
 Every variant of the adjoint has a directory of its own; centres and sweeps that several have in common are computed once,
-kept under `shared`, and linked into each variant's scratch, where a resumed build finds them done.
+kept under `shared`, beside the variants, where a resumed build finds them done.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from estimators.taylor import Moments
 from fut.methods.adjoint import sweep
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.adjoint.estimator import ALL, Adjoint, Rows
-from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.files import Expansion, SweepFiles
 from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.adjoint.positions import Positions
 from fut.methods.adjoint.spec import AdjointSpec
@@ -33,11 +33,13 @@ from fut.methods.base import Estimator
 from fut.methods.context import Context
 from fut.methods.curvature_batches import pooled_batch, pooled_products
 from fut.methods.expansion.spec import Trajectory
+from fut.methods.expansion.trajectory import TrajectoryFiles
 from fut.methods.pairwise.replay import Replay, ReplayExact
 from fut.methods.pairwise.store import term_layout
 from fut.methods.pairwise.taylor import FirstOrderTaylor
 from fut.methods.stages import build
 from fut.models.autodiff import hessian_vector, hessian_vector_difference
+from storage import fingerprint
 
 EXACT_ORDERS, SEEDS = 16, (0, 1, 2)
 DIFFERENCE_STEPS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
@@ -91,26 +93,32 @@ class VariedExpansion(Expansion):
         config, places = self.spec.config.model_copy(update={"seed": self.batches}), self.trajectory.places(step)
         return pooled_products(self.problem, config, step, places, directions, len(self.spec.names), self.relative)
 
-    def share(self, shared: Path) -> None:
-        """Link the trajectory and the sweep of all expansions that have them in common into the scratch."""
-        c = self.spec.config
-        kind = "-ensemble" * self.spec.trajectory.ensemble
-        centre = f"centre-{'reference' if self.about_reference else c.num_runs}{kind}"
-        swept = (
-            f"{centre}-{c.curvature}-{c.pool}-{c.draw}-{c.products}-{self.relative:g}-{c.functionals}-{self.batches}"
-        )
-        for name, where in (
-            ("centre", centre),
-            ("gradients", centre),
-            ("runs", centre),
-            ("sweep", swept),
-            ("costate", swept),
-        ):
-            target, link = shared / where / name, self.scratch / name
-            target.mkdir(parents=True, exist_ok=True)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(target.resolve())
+    @property
+    def centre(self) -> str:
+        """What the trajectory is called, which all expansions about it have in common."""
+        kind = "-ensemble" * self.planned.trajectory.ensemble
+        return f"centre-{'reference' if self.about_reference else self.planned.config.num_runs}{kind}"
+
+    @property
+    def swept(self) -> str:
+        """What the sweep is called, which all expansions that differ in what comes after it have in common."""
+        c = self.planned.config
+        parts = (c.curvature, c.pool, c.draw, c.products, f"{self.relative:g}", c.functionals, self.batches)
+        return "-".join(map(str, (self.centre, *parts)))
+
+    @cached_property
+    def trajectory(self) -> TrajectoryFiles:
+        return TrajectoryFiles(self.planned.trajectory, self._shared(self.centre), self.start, self._owner(self.centre))
+
+    @cached_property
+    def sweep(self) -> SweepFiles:
+        return SweepFiles(self._shared(self.swept), self.problem, self._owner(self.swept))
+
+    def _shared(self, name: str) -> Path:
+        return self.directory.parent / "shared" / name
+
+    def _owner(self, name: str) -> str:
+        return fingerprint({"run": self.problem.identity, "shared": name})
 
 
 class Unweighted(Adjoint):
@@ -166,13 +174,10 @@ class Workbench:
         return VariedExpansion(path, spec, start, end=end, relative=relative, about_reference=about_reference)
 
     def build(self, expansion: VariedExpansion, kind: type[Adjoint] | type[Positions] = Adjoint) -> Estimator:
-        """Compute it, and an estimator on it; its scratch stays readable."""
-        shared = self.directory / "shared"
-        expansion.share(shared)
+        """Compute it, and an estimator on it; its trajectory and sweep stay readable."""
         if not expansion.complete():
             with patch.object(sweep, "drawn_products", lambda of, step, directions: of.products(step, directions)):
                 build(EXPANSION, expansion)
-        expansion.share(shared)
         return kind(self.run.context, expansion=expansion)
 
     def varied(
