@@ -22,6 +22,7 @@ from scipy.stats import t as student
 
 from estimators.intervals import LEVEL
 from estimators.orders.order import Order, random_steps
+from fut.errors import UntrustedError
 from fut.estimation.calibration import Calibrated, read_calibration
 from fut.methods.adjoint.identity import computed_readouts
 from fut.methods.base import Estimator
@@ -113,6 +114,7 @@ class Board:
     Args:
         tables: of the read-outs that the page has room for, the first of which the board shows in large.
         left_out: the other read-outs.
+        untrusted: read-outs that are code which the directory alone names, and which nobody has allowed to run.
         arrangements: orders with names.
         random: random orders.
         classes: of the cards; those of equal class hold the same content.
@@ -123,6 +125,7 @@ class Board:
 
     tables: list[Table]
     left_out: list[str]
+    untrusted: list[str]
     arrangements: list[Arrangement]
     random: list[Arrangement]
     classes: list[int]
@@ -170,7 +173,12 @@ def make_board(run: Context) -> Board | Missing:
     if run.steps > CARDS:
         instead = command(run.path, "estimate", "--order swap:3,7 --estimator positions")
         return Missing(f"the board has room for {CARDS} cards, and this run has {run.steps} steps", instead)
-    names = computed_readouts(run)
+    names, untrusted = _by_trust(run, computed_readouts(run))
+    if not names:
+        again = command(run.path, "report", "--trust")
+        return Missing(
+            "its read-outs are code that the run directory alone names, which runs where you trust it", again
+        )
     shown = names[: max(1, ROOM // (8 * run.steps**2))]
     tables, classes = [_table(run, name) for name in shown], _classes(run)
     places = {step: card for card, step in reversed(list(enumerate(run.problem.canonical(run.reference).steps)))}
@@ -178,6 +186,7 @@ def make_board(run: Context) -> Board | Missing:
     return Board(
         tables,
         names[len(shown) :],
+        untrusted,
         arrangements,
         _random(run.steps),
         classes,
@@ -185,6 +194,19 @@ def make_board(run: Context) -> Board | Missing:
         list(run.problem.canonical(run.reference).steps),
         dict(_truths(run, places)) if names[0] == PROBE else {},
     )
+
+
+def _by_trust(run: Context, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Read-outs that may be evaluated, and those that are code which nobody has allowed to run."""
+    allowed, untrusted = [], []
+    for name in names:
+        try:
+            run.readouts.get(name)
+        except UntrustedError:
+            untrusted.append(name)
+        else:
+            allowed.append(name)
+    return allowed, untrusted
 
 
 def _table(run: Context, readout: str) -> Table:

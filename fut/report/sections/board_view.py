@@ -49,6 +49,7 @@ def gather(record: RunRecord) -> dict[str, Any] | Missing:
             "estimate": command(run.path, "estimate", "--estimator positions"),
             "by_default": command(run.path, "estimate", "--order swap:3,7"),
             "calibrate": command(run.path, "calibrate", "--estimator positions"),
+            "trusting": command(run.path, "report", "--trust"),
             "every_item": command(run.path, "cache", "--terms adjoint --readouts probe,items"),
         },
     }

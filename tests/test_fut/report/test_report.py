@@ -306,6 +306,29 @@ def test_the_command(own_run: Path, cli: Cli, tmp_path: Path) -> None:
     assert cli("report", tmp_path / "none").status == 1
 
 
+def test_what_the_directory_alone_names_is_left_out_and_said(
+    own_run: Path, make_run: MakeRun, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is of the other read-outs; where there are none, the board says what would show it."""
+    hook = "report_hook:norm"
+    (tmp_path / "report_hook.py").write_text(
+        "def norm(module):\n    return sum((p**2).sum() for p in module.parameters())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    alone = Path(shutil.copytree(make_run(cached=False).path, tmp_path / "alone", ignore=ASKED))
+    for run, names, shown in [(own_run, f"probe,{hook}", ["probe"]), (alone, hook, [])]:
+        assert cli("cache", run, "--terms", "adjoint", "--readouts", names, "--device", "cpu").status == 0
+        page = run / "report.html"
+        assert cli("report", run, "--samples", 0, "--device", "cpu").status == 0
+        assert f"fut report {run} --trust" in words(page)
+        if shown:
+            assert [table["readout"] for table in embedded(page)["tables"]] == shown
+            assert f"Not shown: {hook} , code that the run directory alone names" in words(page)
+        assert cli("report", run, "--samples", 0, "--device", "cpu", "--trust").status == 0
+        assert [table["readout"] for table in embedded(page)["tables"]] == [*shown, hook]
+        assert "--trust" not in words(page)
+
+
 def test_random_orders_are_told_from_chosen_ones(asked: fut.Run) -> None:
     from fut.report.effects import gather_effects
     from fut.report.section import Sampling, read_record
