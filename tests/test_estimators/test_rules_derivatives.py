@@ -232,7 +232,11 @@ def test_a_layout_of_the_parameters_is_what_matrices_are_read_from() -> None:
         muon.on(ParameterLayout(("bias", "w", "scale"), ((3,), (2, 3), ())))
     with pytest.raises(RuleError, match="the rule `muon`: expected all 6 coordinates of `w` or none"):
         muon.on(ParameterLayout(("w", "u"), ((2, 3), (2, 2)))).restrict(slice(2, 10))
+
+    def stepped(name: str) -> None:
+        rule = make_rule(name, weight_decay=0.1)
+        rule.step(rule.init(torch.ones(4)), torch.ones(4), 0.1)
+
     for name in ("shampoo", "soap", "lamb", "adafactor", "adamw_mols", "adamw_swd"):
         with pytest.raises(RuleError, match=r"expected a layout of the parameters"):
-            rule = make_rule(name, weight_decay=0.1)
-            rule.step(rule.init(torch.ones(4)), torch.ones(4), 0.1)
+            stepped(name)
