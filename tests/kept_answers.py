@@ -115,8 +115,8 @@ def whatif(edits: list[str]) -> dict[str, Any]:
 
 
 def kept(run: fut.Run, content: dict[str, Any]) -> str:
-    """The text of a file of the run that holds this: with its version, and whose it is."""
-    return json.dumps(content | {"schema": SCHEMA, OWNER: run.context.owner})
+    """The text of a file of the run that holds this: with its version, unless it has one, and whose it is."""
+    return json.dumps({"schema": SCHEMA, OWNER: run.context.owner} | content)
 
 
 def page_with(run: fut.Run, path: Path, *answers: dict[str, Any]) -> str:
