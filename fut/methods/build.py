@@ -86,7 +86,7 @@ def _requested(context: Context, request: Request) -> Iterator[tuple[Preparation
     for preparation in preparations():
         if set(request.names or ()) & set(preparation.terms):
             for files in preparation.opened(context, request):
-                preparation.require_own(files)
+                files.require_own(preparation.kind)
                 yield preparation, files
         elif getattr(request, preparation.section, None) is not None:
             raise UsageError(
@@ -120,7 +120,7 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
     """Compute what is missing of one preparation, refused beforehand where it does not fit."""
     creation.require_same_environment(context.manifest, environment(context.problem.device), context.path)
     pins: dict[str, float] = {}
-    preparation.require_own(files)
+    files.require_own(preparation.kind)
     preparation.require_possible(files.spec)
     if not files.complete():
         pins = context.readouts.pins(files.pinned)

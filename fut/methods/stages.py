@@ -121,6 +121,11 @@ class Prepared(ABC):
         """Where the term store is."""
         return self.directory / TERMS
 
+    def require_own(self, kind: str) -> None:
+        """IdentityError, naming field and both values, where the directory is made of something else: before a file of it is
+        read, of which only a digest could be compared. kind: of the preparation, in messages."""
+        require_identity(self.directory, kind, self.identity)
+
 
 F = TypeVar("F", bound=Prepared)
 
@@ -230,11 +235,6 @@ class Preparation(ABC, Generic[F]):
 
     def require_possible(self, spec: Any) -> None:
         """OrderError or UsageError, before anything is computed, for what these items cannot make."""
-
-    def require_own(self, files: F) -> None:
-        """IdentityError, naming field and both values, where the directory is made of something else: before a file of it is
-        read, of which only a digest could be compared."""
-        require_identity(files.directory, self.kind, files.identity)
 
     def pin_identity(self, files: F, pins: dict[str, float], path: Path) -> None:
         """Pin what a directory is made of before its first number; IdentityError if it holds another one.

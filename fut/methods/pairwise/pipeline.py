@@ -145,6 +145,9 @@ class PairwiseFiles(Prepared):
     def complete(self) -> bool:
         return not self.missing()
 
+    def require_own(self, kind: str) -> None:
+        """The store compares itself."""
+
 
 def _run(files: PairwiseFiles, blocks: Sequence[Block]) -> Iterator[None]:
     terms, spec = files.open_terms(), files.spec
@@ -233,9 +236,6 @@ class PairwiseStages(Preparation[PairwiseFiles]):
             require_smooth(spec.problem, "terms")
         if "gradient" in spec.names:
             require_uncut(spec.problem, "replay", spec.layout.sample.size, UNCUT)
-
-    def require_own(self, files: PairwiseFiles) -> None:
-        """The store compares itself."""
 
     def pin_identity(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
         """The store pins itself what it is made of."""
