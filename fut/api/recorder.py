@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,19 +15,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from estimators.rules import described
-from fut.api.opening import train
+from fut.api.opening import open_run, train
 from fut.api.run import Run
 from fut.data.dataset import Dataset
 from fut.errors import DataError, ModelError, UsageError
 from fut.methods.settings import Config, load_config
 from fut.models.objective import Loss, Objective
-from fut.progress import Progress, silent
+from fut.progress import Progress, terminal
 from fut.recording.items import Form, Item, copied, of_mapping
 from fut.recording.proof import FirstStep, clip_of, first_step
 from fut.recording.watch import Watch
 from fut.recording.window import Window
 from fut.training.checkpoints import read_state
-from storage import write_json
+from storage import IdentityError, write_json
 
 REPLAY = 1e-3
 """Largest difference of the replayed window's parameters, as a fraction of how far they moved."""
@@ -59,7 +61,7 @@ class Recorder:
         if start < 0 or steps < 2:
             raise UsageError(f"recorder: expected start >= 0 and steps >= 2, got start={start}, steps={steps}")
         self.path, self.start, self.steps, self.clip = Path(path), start, steps, clip
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UsageError(f"recorder: expected a new or empty directory, got {self.path}; choose another")
         self._loss = loss
         self._watch: Watch | None = None
@@ -78,6 +80,8 @@ class Recorder:
         """
         if not optimizers:
             raise UsageError("recorder: expected the optimizers that train the model, got none; pass them after it")
+        if self._watch is not None and self._watch.window is not None:
+            raise UsageError("recorder: expected one window, got a second `watch` after it; make a recorder for each")
         self._watch = Watch(model, optimizers, self.start, self.steps, self.clip, self._check_first)
         self._watch.attach()
         try:
@@ -103,18 +107,17 @@ class Recorder:
         """
         if self._watch is None:
             raise UsageError("recorder: expected `item` inside `with recorder.watch(...)`, got it outside")
-        self._watch.explicit = True
         if named:
-            self._watch.take(*of_mapping(named))
+            self._watch.say(*of_mapping(named))
         else:
-            self._watch.take(Form(tuple(str(i) for i in range(len(tensors)))), tuple(map(copied, tensors)))
+            self._watch.say(Form(tuple(str(i) for i in range(len(tensors)))), tuple(map(copied, tensors)))
 
     def finish(
         self,
         probe: Iterable[Any],
         *,
         device: str = "auto",
-        progress: Progress = silent,
+        progress: Progress = terminal,
         settings: Mapping[str, Any] | None = None,
     ) -> Run:
         """Train the recorded window anew, compare it with what was recorded, and open it.
@@ -124,14 +127,15 @@ class Recorder:
                 `loss` takes them.
             device: where the run is computed: `auto`, `cpu` or `cuda[:N]`.
             progress: hears of the training.
-            settings: further sections of the configuration, as `adjoint`.
+            settings: sections of the configuration that the recording does not decide, as `adjoint`.
 
         Returns:
-            The run.
+            The run. Its directory appears when the window is shown to be repeatable, and not before.
 
         Raises:
-            ModelError: where the window cannot be repeated to `REPLAY` of how far the parameters moved.
-            UsageError: where less than two steps were recorded.
+            ModelError: where the window cannot be repeated to `REPLAY` of how far the parameters moved. `finish` may then be
+                called again, with another `clip` of the recorder, say.
+            UsageError: where less than two steps were recorded, or for settings that the recording decides.
         """
         window = self._recorded()
         if isinstance(probe, Mapping | Tensor) or not isinstance(probe, Iterable):
@@ -141,19 +145,17 @@ class Recorder:
             tuple(self._probe(window.form, batch) for batch in probe),
             source=f"recorded steps {window.first} to {window.first + len(window.steps) - 1} of a training",
         )
-        config = self._config(window, dict(settings or {}))
-        run = train(
-            self.path,
-            config,
-            module=window.module,
-            loss=self._loss,
-            data=data,
-            device=device,
-            progress=progress,
-            state=window.start,
-        )
+        given: dict[str, Any] = {"module": window.module, "loss": self._loss, "device": device, "progress": progress}
+        unproved = self.path.with_name(f"{self.path.name}.unproved")
+        config, about = self._config(window, dict(settings or {})), {"data": data, "state": window.start, **given}
+        try:
+            run = train(unproved, config, exist_ok=True, **about)
+        except IdentityError:  # what a killed call left of another recording
+            shutil.rmtree(unproved)
+            run = train(unproved, config, **about)
         self._require_replayed(run, window)
-        return run
+        os.replace(unproved, self.path)
+        return open_run(self.path, trust=True, **given)  # what its configuration names, the caller has named
 
     def _recorded(self) -> Window:
         """The window, if all of it can be used."""
@@ -181,8 +183,7 @@ class Recorder:
                 f"recorder: expected parameters in float32 or float64, got {window.start.theta.dtype}: their rounding cannot be "
                 "repeated; keep the parameters in float32"
             )
-        with torch.random.fork_rng(devices=[]):
-            self._first = first_step(window, self._objective(window))
+        self._first = first_step(window, self._objective(window))
 
     def _probe(self, form: Form, batch: Any) -> Item:
         """A held-out batch as an item of the recorded form."""
@@ -202,9 +203,7 @@ class Recorder:
 
     def _config(self, window: Window, settings: dict[str, Any]) -> Config:
         """The configuration of a run that trains the window."""
-        norms = [float(step.norm) for step in window.steps]
-        clip = self.clip or (self._first.clip if self._first else None) or clip_of(norms)
-        name, options = described(replace(window.rule, clip=clip))
+        name, options = described(replace(window.rule, clip=self._clip_of(window)))
         items = [item for step in window.steps for item in step.items]
         weights = self._first.weights(window.form, items) if self._first else []
         own = {
@@ -218,7 +217,16 @@ class Recorder:
             },
             "warmup": {"steps": 0},
         }
-        return load_config(None, (), **{key: own.get(key, {}) | settings.get(key, {}) for key in {*own, *settings}})
+        if decided := sorted(own.keys() & settings.keys()):
+            raise UsageError(
+                f"recorder: expected settings that the recording does not decide, got `{decided[0]}`; remove it from `settings`"
+            )
+        return load_config(None, (), **own, **settings)
+
+    def _clip_of(self, window: Window) -> float | None:
+        """The bound on the gradient's norm: as said, or as the first step or the norms of all show it."""
+        shown = self._first.clip if self._first else None
+        return self.clip or shown or clip_of([float(step.norm) for step in window.steps])
 
     def _forward(self, window: Window) -> dict[str, Any]:
         """The loss of the forward pass, as the configuration has it; nothing where a loss was given."""
@@ -228,7 +236,7 @@ class Recorder:
         return {"forward": list(loss.names), "constants": dict(loss.constants), "training": dict(loss.training)}
 
     def _require_replayed(self, run: Run, window: Window) -> None:
-        """ModelError unless the window, trained anew, went where the training went; written beside the run in any case."""
+        """Write how the window, trained anew, went; remove it, with ModelError, unless it is where the training went."""
         checkpoints = run.context.checkpoints
         moved = window.snapshots[len(window.steps)] - window.start.theta.cpu()
         errors = {}
@@ -241,6 +249,8 @@ class Recorder:
             {
                 "first_step": window.first,
                 "steps": len(window.steps),
+                "clip": self._clip_of(window),
+                "weighting": None if first is None else first.weighting,
                 "gradient_error": None if first is None else first.error,
                 "replay_errors": {str(step): error for step, error in errors.items()},
                 "facts": window.facts,
@@ -248,6 +258,7 @@ class Recorder:
         )
         worst = max(errors.values())
         if worst > REPLAY:
+            shutil.rmtree(run.path)
             step = next(step for step, error in errors.items() if error > REPLAY)
             raise ModelError(
                 f"recorder: expected the window, trained anew, to end where the training did, got parameters that differ by "

@@ -114,16 +114,7 @@ class Objective:
             None  # how exact products are taken (`fut.models.products`); None until it is tried
         )
         self.whole_backward = False  # whether gradients take `backward()`, as checkpointing of the reentrant kind does
-        self._refuse_running_statistics(self._call.module)
-
-    @staticmethod
-    def _refuse_running_statistics(module: nn.Module) -> None:
-        for name, m in module.named_modules():
-            if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats and m.training:
-                raise ModelError(
-                    f"expected a module whose forward pass changes nothing, got running statistics in `{name}` "
-                    f"({type(m).__name__}), which are memory outside the lifted state; put it into eval() or use another norm"
-                )
+        refuse_running_statistics(self._call.module)
 
     @property
     def size(self) -> int:
@@ -289,6 +280,16 @@ class Objective:
             "fixed": self._fixed,
             "start": hashlib.sha256(self._start.cpu().numpy().tobytes()).hexdigest(),
         }
+
+
+def refuse_running_statistics(module: nn.Module) -> None:
+    """ModelError for norms that keep statistics in training mode."""
+    for name, m in module.named_modules():
+        if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats and m.training:
+            raise ModelError(
+                f"expected a module whose forward pass changes nothing, got running statistics in `{name}` "
+                f"({type(m).__name__}), which are memory outside the lifted state; put it into eval() or use another norm"
+            )
 
 
 def item_digest(item: Item) -> bytes:

@@ -14,16 +14,15 @@ from torch.optim import Optimizer
 
 from estimators.torch_optimizers import Translated, from_optimizer, group_rates, learning_rates
 from fut.errors import ModelError
+from fut.models.objective import refuse_running_statistics
 from fut.recording.items import Form, Item, forwarded
 from fut.recording.window import Step, Window
 
 
 def innermost(optimizer: Any) -> Optimizer:
     """The torch optimizer inside wrappers such as accelerate's, whose own hooks are never called."""
-    while not isinstance(getattr(optimizer, "optimizer", None), (type(None), type(optimizer))) or (
-        isinstance(getattr(optimizer, "optimizer", None), Optimizer)
-    ):
-        optimizer = optimizer.optimizer
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
     if not isinstance(optimizer, Optimizer):
         raise ModelError(
             f"recorder: expected an optimizer of torch, got {type(optimizer).__name__}; pass the optimizer itself"
@@ -76,6 +75,7 @@ class Watch:
         self._rates: list[list[float]] = [[] for _ in optimizers]
         self._form: Form | None = None
         self._translated: Translated | None = None
+        self._seeing: Any = None  # the handle of the forward hook
         self._handles: list[Any] = []
 
     @property
@@ -86,28 +86,37 @@ class Watch:
     def attach(self) -> None:
         """Begin to see; ModelError for a model whose training cannot be repeated."""
         refuse_changing_forward(self.model)
-        self._handles.append(self.model.register_forward_pre_hook(self._forward, with_kwargs=True))
         for number, optimizer in enumerate(self.optimizers):
             self._handles.append(optimizer.register_step_post_hook(self._stepping(number)))
         if not self.first:
             self._open()
 
+    def _see_forward(self) -> None:
+        """Hear of every forward pass, before hooks of the user's own may change its arguments."""
+        self._seeing = self.model.register_forward_pre_hook(self._forward, with_kwargs=True, prepend=True)
+
     def detach(self) -> None:
         """See no more. A training that ended inside the window stands where its last step left it."""
         if self.window is not None and self.window.steps:
             self.window.snapshots.setdefault(len(self.window.steps), flat_parameters(self.model))
-        for handle in self._handles:
+        for handle in (*self._handles, *([self._seeing] if self._seeing else [])):
             handle.remove()
         self._handles.clear()
 
     def take(self, form: Form, item: Item) -> None:
-        """An item of the coming step. Raises DataError where items differ in form."""
+        """An item of the coming step; ModelError where items differ in form."""
         if self.window is None or self.done:
             return
         if self._form is not None and form != self._form:
             raise ModelError(_other_form(self._form, form))
         self._form = self.window.form = form
         self._items.append(item)
+
+    def say(self, form: Form, item: Item) -> None:
+        """An item that the user names; what is forwarded is none from then on."""
+        if not self.explicit:
+            self.explicit, self._items, self._form = True, [], None
+        self.take(form, item)
 
     def _forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self.window is None or self.done or self.explicit or not (module.training and torch.is_grad_enabled()):
@@ -139,12 +148,9 @@ class Watch:
     def _open(self) -> None:
         """The state before the window."""
         self._translated = from_optimizer(self.optimizers, self.model, self.clip)
-        module = copy.deepcopy(self.model)
-        for part in module.modules():
-            part._forward_pre_hooks.clear()  # the copy is watched by nobody
-            part._forward_pre_hooks_with_kwargs.clear()
         rule, _, state, _ = self._translated
-        self.window = Window(self.first, Form(()), module, rule, state, facts=_facts(self.model))
+        self.window = Window(self.first, Form(()), copy.deepcopy(self.model), rule, state, facts=_facts(self.model))
+        self._see_forward()  # from here on, and not in the copy
 
     def _stepped(self) -> None:
         """All optimizers have taken a step."""
@@ -199,12 +205,8 @@ def held(optimizer: Optimizer) -> list[Tensor]:
 
 def refuse_changing_forward(model: nn.Module) -> None:
     """ModelError for layers whose forward pass depends on more than parameters and item."""
+    refuse_running_statistics(model)
     for name, part in model.named_modules():
-        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats and part.training:
-            raise ModelError(
-                f"recorder: expected a forward pass that changes nothing, got running statistics in `{name}` "
-                f"({type(part).__name__}); freeze it with .eval(), or use another norm"
-            )
         if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p:
             raise ModelError(
                 f"recorder: expected a training without random numbers, got dropout {part.p} in `{name}`: its noise belongs to "

@@ -38,7 +38,7 @@ class Window:
         steps: as they were taken.
         snapshots: parameters [D] after so many steps of the window.
         consumed: the gradients that the first step's optimizers were given, by the tensor's name.
-        facts: provenance: versions, autocast, random states.
+        facts: provenance: versions, device, attention back end.
     """
 
     first: int
