@@ -221,7 +221,8 @@ class Recorder:
             raise UsageError(
                 f"recorder: expected settings that the recording does not decide, got `{decided[0]}`; remove it from `settings`"
             )
-        return load_config(None, (), **own, **settings)
+        sections: dict[str, Any] = own | settings
+        return load_config(None, (), **sections)
 
     def _clip_of(self, window: Window) -> float | None:
         """The bound on the gradient's norm: as said, or as the first step or the norms of all show it."""

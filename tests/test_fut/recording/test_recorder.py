@@ -112,12 +112,16 @@ def test_the_training_is_left_alone(tmp_path: Path) -> None:
     alone, watched = net(), net()
     own, seen = adamw(alone), adamw(watched)
     trained(alone, [own], clip=0.2)
-    state, python, arrays = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    state, python, arrays = (
+        torch.get_rng_state(),
+        random.getstate(),
+        np.random.get_state(legacy=False)["state"]["key"].tolist(),
+    )
     recorder = fut.Recorder(tmp_path / "run", start=FIRST, steps=STEPS)
     with recorder.watch(watched, seen):
         trained(watched, [seen], clip=0.2)
     assert torch.equal(torch.get_rng_state(), state)
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == (python, arrays)
+    assert (random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()) == (python, arrays)
     for p, q in zip(alone.parameters(), watched.parameters(), strict=True):
         assert torch.equal(p, q)
     assert not watched._forward_pre_hooks
