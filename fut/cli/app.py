@@ -39,9 +39,11 @@ from fut.methods.pairwise.store import pairwise_config
 from fut.methods.registry import preparations
 from fut.methods.settings import adjoint_settings, load_config, parse_config
 from fut.questions.accuracy import render as accuracy_render
+from fut.questions.question import Request
 from fut.questions.registry import QUESTIONS
 from fut.report import SAMPLES
 from fut.resources.device import describe
+from fut.studies.registry import STUDIES
 from fut.version import __version__
 
 app = typer.Typer(
@@ -169,6 +171,9 @@ def _adjoint_config(run: Run, settings: list[str] | None) -> AdjointConfig | Non
 for question in QUESTIONS:
     if question.command:
         app.command(question.name)(command(question))
+for study in STUDIES:
+    if issubclass(study.request, Request):  # its fields have flags
+        app.command(study.name)(command(study))
 
 
 @app.command()
