@@ -81,7 +81,8 @@ class TableOfBranches:
         for seed, order in enumerate(orders):
             both = (order, order.move(0, self.steps - 1))
             control, treated = ({"loss": self.truths.train(of, tick)} for of in both)
-            digests = dict.fromkeys(("branch", "treated", "end control", "repeated control"), {"theta": order.digest})
+            moments = ("branch", "treated", "end control", "repeated control")
+            digests = {moment: {"theta": order.digest} for moment in moments}
             yield BranchPair(seed, both, (Reading(self.steps, control, treated, {}),), digests)
 
 

@@ -37,14 +37,9 @@ def by_hand(run: Run, order: fut.Order, treat: str = "") -> float:
     """The probe loss after training with `torch.optim.AdamW` from the run's state before the window."""
     problem, state = run.context.problem, run.context.state(0)
     theta = state.theta.clone().requires_grad_()
-    rule = problem.rule
-    optimizer = torch.optim.AdamW(
-        [theta],
-        lr=1.0,
-        betas=rule.betas,
-        eps=rule.eps,
-        weight_decay=rule.weight_decay,  # type: ignore[attr-defined]
-    )
+    rule: Any = problem.rule
+    constants = {"betas": rule.betas, "eps": rule.eps, "weight_decay": rule.weight_decay}
+    optimizer = torch.optim.AdamW([theta], lr=1.0, **constants)
     began = {"step": torch.tensor(state.clock["step"]), "exp_avg": state.memory["m"], "exp_avg_sq": state.memory["v"]}
     optimizer.state[theta] = {name: value.clone() for name, value in began.items()}
     for step, items in enumerate(order.steps):
@@ -208,6 +203,7 @@ def test_the_command_says_the_same_as_python_and_draws(run: Run, cli: Cli, tmp_p
 
 
 def test_half_lives_are_those_of_the_rule(run: Run) -> None:
-    b1, b2 = run.context.problem.rule.betas  # type: ignore[attr-defined]
+    rule: Any = run.context.problem.rule
+    b1, b2 = rule.betas
     found = asked(run, treatment="nothing").half_lives
     assert found == pytest.approx({"m": np.log(0.5) / np.log(b1), "v": np.log(0.5) / np.log(b2)})
