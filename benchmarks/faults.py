@@ -23,8 +23,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,10 @@ from small import small_config
 import fut
 
 Work = Callable[[Path], object]
-UNCOMPARED = ("seconds", "retrain_seconds", "query_seconds", "estimate_seconds")
-"""Fields that say how long something took."""
+UNCOMPARED = "seconds"
+"""Fields that say how long something took have this word in their names, as `query_seconds` and `seconds_per_order`."""
+LOADED = "loaded.json"
+"""Beside the runs: the modules that a finished piece of work had loaded."""
 
 
 def fuzzed(inputs: int, first: int, done: Callable[[dict[str, Any]], object]) -> None:
@@ -117,6 +121,7 @@ def forked(work: Work, path: Path, seconds: float | None) -> int:
                 os.dup2(quiet.fileno(), 2)
             warnings.simplefilter("ignore")
             work(path)
+            (path.parent / LOADED).write_text(json.dumps(sorted(sys.modules)))
             os._exit(0)
         except BaseException:
             (path.parent / "error.txt").write_text(traceback.format_exc())
@@ -127,10 +132,18 @@ def forked(work: Work, path: Path, seconds: float | None) -> int:
     return os.waitpid(child, 0)[1]
 
 
+def load_what_it_loads(folder: Path) -> None:
+    """Import what the last finished work imported: the next is then killed at its work, and not at its imports."""
+    for name in json.loads((folder / LOADED).read_text()):
+        if name not in sys.modules:
+            with suppress(ImportError):
+                import_module(name)
+
+
 def plain(content: Any) -> Any:
     """A file's content without what says how long something took."""
     if isinstance(content, dict):
-        return {key: plain(part) for key, part in content.items() if key not in UNCOMPARED}
+        return {key: plain(part) for key, part in content.items() if UNCOMPARED not in key}
     if isinstance(content, list):
         return [plain(part) for part in content]
     return content
@@ -187,12 +200,14 @@ class Killed:
         return self.folder / f"whole-{self.name.replace(' ', '-')}"
 
     def uninterrupted(self) -> None:
-        """Do the work once, in full."""
-        start(self.before, self.whole)
-        first = time.perf_counter()
-        if forked(STAGES[self.name], self.whole, None):
-            raise RuntimeError(f"{self.name}: expected it to end, got {(self.folder / 'error.txt').read_text()}")
-        self.seconds = time.perf_counter() - first
+        """Do the work in full: once to import what it imports, and once to see how long it takes."""
+        for _ in range(2):
+            start(self.before, self.whole)
+            first = time.perf_counter()
+            if forked(STAGES[self.name], self.whole, None):
+                raise RuntimeError(f"{self.name}: expected it to end, got {(self.folder / 'error.txt').read_text()}")
+            self.seconds = time.perf_counter() - first
+            load_what_it_loads(self.folder)
 
     def kill(self, rng: random.Random) -> None:
         """Kill it at a random moment, go on, and compare."""
