@@ -4,8 +4,9 @@ python benchmarks/faults.py --inputs 110000 --kills 1000
 
 Inputs: texts, documents, settings and arguments of the tests' own kinds (`tests/fuzzing.py`), drawn from a seed. Each must give
 an answer or an error that is raised on purpose. Kills: each command works on a small run in a forked process, which is killed
-(SIGKILL) at a random moment of its work; the same command is then run to its end, and the run is compared with one that was
-not interrupted, file by file. Files that say how long something took, and pictures, are compared by their being there.
+(SIGKILL) at a random moment of its work, and killed again, up to four times, as it goes on; the same command is then run to its
+end, and the run is compared with one that was not interrupted, file by file. Every command gets the same time, so short ones are
+killed more often. Files that say how long something took, and pictures, are compared by their being there.
 Exit status 1 unless all is answered, refused, or equal. Meant for the night: it runs as long as it is asked to.
 """
 
@@ -47,6 +48,8 @@ UNCOMPARED = "seconds"
 """Fields that say how long something took have this word in their names, as `query_seconds` and `seconds_per_order`."""
 LOADED = "loaded.json"
 """Beside the runs: the modules that a finished piece of work had loaded."""
+CHAIN = 4
+"""Kills in a row at most, before what is left is finished and compared."""
 
 
 def fuzzed(inputs: int, first: int, done: Callable[[dict[str, Any]], object]) -> None:
@@ -180,7 +183,8 @@ class Killed:
         name: of the stage.
         before: what it begins from; None for nothing.
         folder: where the runs lie.
-        kills: how often it was killed.
+        kills: how often it was killed; comparisons: how often what was killed, once or more, was finished and compared.
+        ended: how often it ended before it could be killed. spent: seconds on all that.
         failures: what differed afterwards, or could not go on.
         failed: how many of them.
     """
@@ -190,7 +194,9 @@ class Killed:
     folder: Path
     seconds: float = 0.0
     kills: int = 0
+    comparisons: int = 0
     ended: int = 0
+    spent: float = 0.0
     failed: int = 0
     failures: list[Any] = field(default_factory=list)
 
@@ -210,20 +216,26 @@ class Killed:
             load_what_it_loads(self.folder)
 
     def kill(self, rng: random.Random) -> None:
-        """Kill it at a random moment, go on, and compare."""
-        path, moment = self.folder / "killed", rng.uniform(0, self.seconds)
+        """Kill it at random moments, as often as it goes on, up to a few times; then finish it, and compare."""
+        path, began, moments = self.folder / "killed", time.perf_counter(), list[float]()
         start(self.before, path)
-        landed = os.WIFSIGNALED(forked(STAGES[self.name], path, moment))
-        self.kills, self.ended = self.kills + landed, self.ended + (not landed)
+        for left in range(rng.randint(1, CHAIN), 0, -1):
+            moments.append(rng.uniform(0, self.seconds / left))
+            landed = os.WIFSIGNALED(forked(STAGES[self.name], path, moments[-1]))
+            self.kills, self.ended = self.kills + landed, self.ended + (not landed)
+            if not landed:
+                break
         again = forked(STAGES[self.name], path, None)
         wrong = (self.folder / "error.txt").read_text()[-800:] if again else differences(self.whole, path)
+        self.comparisons += 1
         if wrong:
             self.failed += 1
-            self.failures = [*self.failures, {"moment": moment, "wrong": wrong}][:20]
+            self.failures = [*self.failures, {"moments": moments, "wrong": wrong}][:20]
+        self.spent += time.perf_counter() - began
 
     def as_dict(self) -> dict[str, Any]:
         """For the record."""
-        names = ("seconds", "kills", "ended", "failed", "failures")
+        names = ("seconds", "kills", "comparisons", "ended", "spent", "failed", "failures")
         return {name: getattr(self, name) for name in names}
 
 
@@ -241,7 +253,10 @@ def kills(
     rng: random.Random,
     done: Callable[[dict[str, Any]], object],
 ) -> None:
-    """Kill the named stages in turn, until there are so many kills or it is that late; `done` hears of every round."""
+    """Kill the named stages, the one with the least time yet first, until there are so many kills or it is that late.
+
+    `done` hears of every round.
+    """
     bare, cached = folder / "trained", folder / "cached"
     for path, work in ((bare, STAGES["train"]), (cached, STAGES["cache"])):
         start(bare if path == cached else None, path)
@@ -253,8 +268,8 @@ def kills(
         say(f"{stage.name}: {stage.seconds:.1f} s uninterrupted")
     done({stage.name: stage.as_dict() for stage in stages})
     while sum(stage.kills for stage in stages) < count and time.time() < until:
-        for stage in stages:
-            stage.kill(rng)
+        for _ in stages:
+            min(stages, key=lambda stage: stage.spent).kill(rng)
         done({stage.name: stage.as_dict() for stage in stages})
         landed, failed = sum(stage.kills for stage in stages), sum(stage.failed for stage in stages)
         say(f"{landed} of {count} kills, {failed} failures")
