@@ -138,6 +138,8 @@ def _checks(facts: dict[str, Any]) -> list[str]:
             "made of, a common offset aside"
             + ("" if any(of["holds"] for of in facts["calibrations"]) else "; `fut calibrate` gives intervals")
         )
+    if lost := facts["adjoint_left_out"]:
+        lines.append(f"adjoint: {lost}")
     if (choice := facts["adjoint_anchor_choice"]) is not None:
         tried = ", ".join(f"{100 * t['error']:.2g} % between {t['anchors']}" for t in choice["tried"])
         lines.append(

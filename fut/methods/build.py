@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from estimators.errors import DivergenceError
 from fut.artifacts import creation
 from fut.artifacts.directory import TERMS
 from fut.artifacts.lock import run_lock
@@ -20,6 +21,8 @@ from fut.resources.device import environment
 from fut.resources.memory import require_memory
 from fut.training.problem import Problem
 from storage import remove_parts, require_free
+
+P = TypeVar("P", bound=Prepared)
 
 
 def require_states(problem: Problem) -> None:
@@ -116,8 +119,12 @@ def cache(context: Context, request: Request) -> None:
             prepare(context, preparation, files)
 
 
-def prepare(context: Context, preparation: Preparation[Any], files: Prepared) -> None:
-    """Compute what is missing of one preparation, refused beforehand where it does not fit."""
+def prepare(context: Context, preparation: Preparation[Any], files: P) -> P:
+    """Compute what is missing of one preparation, refused beforehand where it does not fit.
+
+    Returns:
+        The files that were made: others than the given ones where what these name diverges.
+    """
     creation.require_same_environment(context.manifest, environment(context.problem.device), context.path)
     pins: dict[str, float] = {}
     files.require_own(preparation.kind)
@@ -127,7 +134,12 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
         require_stages(preparation, files.spec, Footprint(context.problem))
         require_free(files.directory.parent, preparation.rest(files), preparation.what)
     preparation.pin_identity(files, pins, context.path)
-    stages.build(preparation, files, context.progress)
+    try:
+        stages.build(preparation, files, context.progress)
+    except DivergenceError as error:
+        instead: P = preparation.instead(files, error)
+        return prepare(context, preparation, instead)
+    return files
 
 
 def repair(context: Context) -> int:

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
+from estimators.errors import DivergenceError
 from fut.artifacts.directory import directory_bytes
 from fut.artifacts.identity import MANIFEST, PINS, pin_identity, read_identity, read_pins, require_identity
 from fut.methods.timings import StageCost, Timings
@@ -235,6 +236,10 @@ class Preparation(ABC, Generic[F]):
 
     def require_possible(self, spec: Any) -> None:
         """OrderError or UsageError, before anything is computed, for what these items cannot make."""
+
+    def instead(self, files: F, error: DivergenceError) -> F:
+        """Files to go on with after an error, in place of those that cannot be made; raises the error where there are none."""
+        raise error
 
     def pin_identity(self, files: F, pins: dict[str, float], path: Path) -> None:
         """Pin what a directory is made of before its first number; IdentityError if it holds another one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,11 @@ class AdjointConfig(Section):
         ge=1,
         le=FEW,
         description="how many runs, or transitions in every step, each of as many items as a step consumes",
+    )
+    left_out: list[Annotated[int, Field(ge=0, le=MANY)]] = Field(
+        [],
+        max_length=2 * FEW,
+        description="numbers of runs in whose place others stand, as their training diverges; `fut cache` finds and keeps them",
     )
     curvature: Literal["items", "pooled"] = Field(
         "pooled",
@@ -99,4 +104,5 @@ class AdjointConfig(Section):
 
     def idle(self) -> set[str]:
         """Names of fields that have no effect, the others being what they are."""
-        return (set() if self.rank else {"curvatures"}) | ({"anchor_error"} if self.num_anchors else set())
+        idle = {"curvatures": not self.rank, "anchor_error": self.num_anchors, "left_out": not self.left_out}
+        return {name for name, without_effect in idle.items() if without_effect}

@@ -119,7 +119,7 @@ class Expansion(Sampled):
         if self.origin is not None:
             return self.origin.trajectory
         directory = self.directory / TRAJECTORY if self.planned.keeps else self.scratch
-        return TrajectoryFiles(self.planned.trajectory, directory, self.start, self.owner)
+        return TrajectoryFiles(self.planned.trajectory, directory, self.start, self.owner, self.end)
 
     @cached_property
     def lender(self) -> TermStore | None:

@@ -8,12 +8,16 @@ scratch is deleted once the terms are folded out of it.
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from estimators.errors import DivergenceError
 from fut.artifacts.directory import ADJOINT, MEMORIZATION
+from fut.divergence import listed, named
 from fut.errors import FutWarning
 from fut.methods.adjoint import costs, memory
 from fut.methods.adjoint.anchors import (
@@ -42,7 +46,7 @@ from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_table
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates, require_metric
 from fut.methods.curvature_batches import require_samples
-from fut.methods.expansion.trajectory import missing_steps, run_trajectory
+from fut.methods.expansion.trajectory import RunDivergedError, missing_steps, run_trajectory
 from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
 from fut.methods.timings import Timings
@@ -51,6 +55,8 @@ from fut.training.problem import Problem
 
 TABLE = 5.0
 """Steps of the rule on all parameters that one entry of the table of positions takes as long as, in double precision."""
+MOST_LOST = 3
+"""Orders that may diverge, for every one that trains and that the trajectory is made of."""
 
 
 def _lacks(e: Expansion, *names: str) -> bool:
@@ -223,6 +229,24 @@ class ExpansionStages(Preparation[Expansion]):
             warnings.warn(f"{self.name}: {whole_items_note(files.problem)}", FutWarning, stacklevel=6)
         super().pin_identity(files, pins, path)
 
+    def instead(self, files: Expansion, error: DivergenceError) -> Expansion:
+        """The same expansion with another run in place of one that diverges, while at least a quarter of them trains."""
+        config = files.planned.config
+        if not isinstance(error, RunDivergedError) or files.origin is not None or files.settled:
+            raise error
+        if len(config.left_out) >= MOST_LOST * config.num_runs:
+            all_lost = [files.planned.trajectory.run(number) for number in [*config.left_out, error.number]]
+            raise DivergenceError(
+                f"cache: expected at least a quarter of the orders to train, got {listed(all_lost)}, which "
+                f"diverge; {error}"
+            ) from error
+        others = replace(files.planned, config=config.model_copy(update={"left_out": [*config.left_out, error.number]}))
+        shutil.rmtree(files.directory)  # files of the trajectory alone, which are of the run that diverges too
+        lost = named(files.planned.trajectory.run(error.number))
+        said = f"cache: order {lost} diverges where it is trained for the adjoint's trajectory; another stands in its place"
+        warnings.warn(said, FutWarning, stacklevel=5)
+        return replace(files, planned=others)
+
     def notes(self, problem: Problem, config: Config) -> list[str]:
         spec = self.planned(problem, config)
         said = f"anchors: planned for {len(spec.anchors)}, the most that adjoint.num_anchors = 0 can choose"
@@ -238,6 +262,7 @@ class ExpansionStages(Preparation[Expansion]):
             "adjoint_begun": begun,
             "adjoint_anchor_error": anchor_error(found) if complete else None,
             "adjoint_anchor_choice": _choice(found.spec) if begun else None,
+            "adjoint_left_out": left_out_note(found.spec),
             "adjoint_difference_error": kept_error(found) if begun else None,
             "readouts": [
                 *found.spec.names,
@@ -260,6 +285,18 @@ class ExpansionStages(Preparation[Expansion]):
     def stored(self, context: Context) -> list[Expansion]:
         places = [place for place in (self.name, MEMORIZATION) if has_expansion(context.path, place)]
         return [*(open_expansion(context, part=place) for place in places), *added_expansions(context)]
+
+
+def left_out_note(spec: AdjointSpec) -> str:
+    """What is to be said of runs that diverged and in whose place others stand; empty where there are none."""
+    about = spec.trajectory
+    if not about.left_out:
+        return ""
+    lost = listed([about.run(number) for number in about.left_out])
+    return (
+        f"{len(about.left_out)} of {about.count + len(about.left_out)} orders diverged when they were trained for the adjoint's "
+        f"trajectory, and others stand in their place: {lost}; the average is of orders that train alone"
+    )
 
 
 def _choice(spec: AdjointSpec) -> dict[str, Any] | None:

@@ -66,7 +66,10 @@ class AdjointSpec(SweptSpec):
     def trajectory(self) -> Trajectory:
         """What is expanded about."""
         config = self.config
-        return Trajectory(self.problem, config.trajectory == "ensemble", config.num_runs, config.seed)
+        ensemble = config.trajectory == "ensemble"
+        return Trajectory(
+            self.problem, ensemble, config.num_runs, config.seed, tuple(config.left_out) if ensemble else ()
+        )
 
     @property
     def pools(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +19,22 @@ from estimators.trajectory import CentreTransition, mean_state
 from fut.divergence import named
 from fut.methods.expansion.spec import Trajectory
 from fut.training.checkpoints import attributes_of, read_state
+from fut.training.problem import LOWER
 from fut.training.weights import shares, weighed
 from storage import CheckpointStore
 
 PARTS = ("centre", "gradients", "runs")
 """Directories of its stores, below the scratch directory."""
+FAR = 1000.0
+"""Times as far as the reference run moves: where a run of an ensemble has moved that far, it diverges."""
+
+
+class RunDivergedError(DivergenceError):
+    """One of an ensemble's runs diverges. number: of the run, as it was drawn."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -34,12 +46,14 @@ class TrajectoryFiles:
         directory: of scratch.
         start: the lifted state [D] that every order starts from.
         owner: the digest that every file holds.
+        end: the reference run's parameters [D] after the last step, by which a run that goes far is told; None for no such check.
     """
 
     spec: Trajectory
     directory: Path
     start: Callable[[], State]
     owner: str
+    end: Callable[[], Tensor] | None = None
 
     @cached_property
     def centre(self) -> CheckpointStore:
@@ -64,6 +78,11 @@ class TrajectoryFiles:
     def state(self, step: int) -> State:
         """The lifted state [D] before step `step`."""
         return read_state(self.centre, step, self.spec.problem.device)
+
+    @cached_property
+    def reach(self) -> float:
+        """How far a run may move; infinite where nothing says how far the reference run does."""
+        return math.inf if self.end is None else FAR * float((self.end() - self.start().theta).norm())
 
     def gradients_of(self, step: int) -> Tensor:
         """Gradients of the step's mixture [c, D]."""
@@ -112,22 +131,26 @@ def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]
 
 def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
     """Real training under every order, side by side; the trajectory is the mean of their lifted states."""
-    problem, orders = files.spec.problem, files.spec.members
+    spec, problem, orders = files.spec, files.spec.problem, files.spec.members
     if not files.runs.has(steps[0]):
         _save(files.centre, 0, files.start())
         _save(files.runs, 0, files.start().rows(len(orders)))
     state = read_state(files.runs, steps[0], problem.device)
     inner = TrueGradients(problem.gradient, problem.mean_gradient)
-    seen: dict[str, Tensor] = {}
+    seen, origin = dict[str, Tensor](), files.start().theta
 
     def own(k: int, step: int, picks: Picks, theta: Tensor) -> Tensor:
         try:
             return inner(step, picks, theta)[0]
         except DivergenceError as error:
-            raise DivergenceError(
-                f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {error}, "
-                'or draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")'
-            ) from error
+            raise diverged(k, step, str(error)) from error
+
+    def diverged(k: int, step: int, why: str) -> RunDivergedError:
+        return RunDivergedError(
+            f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {why}, or "
+            'draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")',
+            spec.numbers[k],
+        )
 
     def gradients(step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         seen["gradient"] = torch.cat([own(k, step, picks.row(k), theta[k : k + 1]) for k in range(len(orders))])
@@ -138,6 +161,9 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
     batch = OrderBatch.pack([weighed(problem, order) for order in orders], problem.device)
     for step in steps:
         state = transition(step, batch.at(step), state)
+        moved = (state.theta - origin).norm(dim=-1)
+        if (far := ~(moved <= files.reach)).any():
+            raise diverged(int(far.nonzero()[0]), step, f"it moves {FAR:g} times as far as the reference run; {LOWER}")
         files.mixed.write(step, {k: v.cpu().numpy() for k, v in seen.items()}, {}, replace=True)
         _save(files.centre, step + 1, mean_state([state.row(k) for k in range(len(orders))]))
         _save(files.runs, step + 1, state)
