@@ -4,9 +4,10 @@ python benchmarks/faults.py --inputs 110000 --kills 1000
 
 Inputs: texts, documents, settings and arguments of the tests' own kinds (`tests/fuzzing.py`), drawn from a seed. Each must give
 an answer or an error that is raised on purpose. Kills: each command works on a small run in a forked process, which is killed
-(SIGKILL) at a random moment of its work, and killed again, up to four times, as it goes on; the same command is then run to its
+(SIGKILL) at a random moment of its work, and killed again, up to seven times, as it goes on; the same command is then run to its
 end, and the run is compared with one that was not interrupted, file by file. Every command gets the same time, so short ones are
-killed more often. Files that say how long something took, and pictures, are compared by their being there.
+killed more often. A call goes on from the record of that name: kinds of inputs that it has are not drawn again, and its kills
+count. Files that say how long something took, and pictures, are compared by their being there.
 Exit status 1 unless all is answered, refused, or equal. Meant for the night: it runs as long as it is asked to.
 """
 
@@ -26,7 +27,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ import torch
 from durability_compare import file_content, files_of
 from durability_progress import say
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from record import began, write_record
+from record import RECORDS, began, write_record
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from fuzzing import PROPERTIES, Property
@@ -44,21 +44,23 @@ from small import small_config
 import fut
 
 Work = Callable[[Path], object]
+Row = dict[str, Any]
 UNCOMPARED = "seconds"
 """Fields that say how long something took have this word in their names, as `query_seconds` and `seconds_per_order`."""
 LOADED = "loaded.json"
 """Beside the runs: the modules that a finished piece of work had loaded."""
-CHAIN = 4
+CHAIN = 8
 """Kills in a row at most, before what is left is finished and compared."""
 
 
-def fuzzed(inputs: int, first: int, done: Callable[[dict[str, Any]], object]) -> None:
+def fuzzed(rows: list[Row], inputs: int, first: int, done: Callable[[list[Row]], object]) -> None:
     """Draw that many inputs, evenly over all kinds; `done` hears after each kind what came out that must not."""
-    each, results = -(-inputs // len(PROPERTIES)), dict[str, Any]()
+    each, known = -(-inputs // len(PROPERTIES)), {row["name"] for row in rows if row["kind"] == "inputs"}
     for number, (name, prop) in enumerate(PROPERTIES.items()):
-        results[name] = found = drawn(prop, each, first + number)
-        done(results)
-        say(f"{name}: {found['inputs']} inputs, {found['failed']} failures")
+        if name not in known:
+            rows.append({"kind": "inputs", "name": name} | drawn(prop, each, first + number))
+            done(rows)
+            say(f"{name}: {rows[-1]['inputs']} inputs, {rows[-1]['failed']} failures")
 
 
 def drawn(prop: Property, count: int, first: int) -> dict[str, Any]:
@@ -245,18 +247,8 @@ def start(before: Path | None, path: Path) -> None:
         shutil.copytree(before, path)
 
 
-def kills(
-    folder: Path,
-    names: Sequence[str],
-    count: int,
-    until: float,
-    rng: random.Random,
-    done: Callable[[dict[str, Any]], object],
-) -> None:
-    """Kill the named stages, the one with the least time yet first, until there are so many kills or it is that late.
-
-    `done` hears of every round.
-    """
+def prepared(folder: Path, names: Sequence[str]) -> list[Killed]:
+    """The stages, each done once in full."""
     bare, cached = folder / "trained", folder / "cached"
     for path, work in ((bare, STAGES["train"]), (cached, STAGES["cache"])):
         start(bare if path == cached else None, path)
@@ -266,12 +258,24 @@ def kills(
     for stage in stages:
         stage.uninterrupted()
         say(f"{stage.name}: {stage.seconds:.1f} s uninterrupted")
-    done({stage.name: stage.as_dict() for stage in stages})
-    while sum(stage.kills for stage in stages) < count and time.time() < until:
+    return stages
+
+
+def killed(
+    rows: list[Row], stages: Sequence[Killed], count: int, until: float, done: Callable[[list[Row]], object]
+) -> None:
+    """Kill the stages, the one with the least time yet first, until there are so many kills or it is that late.
+
+    Drawn from how many kills there were before, so that a call that goes on does not repeat them. `done` hears of every round.
+    """
+    before = sum(row.get("kills", 0) for row in rows)
+    rng, earlier, landed = random.Random(before), list(rows), before
+    while landed < count and time.time() < until:
         for _ in stages:
             min(stages, key=lambda stage: stage.spent).kill(rng)
-        done({stage.name: stage.as_dict() for stage in stages})
-        landed, failed = sum(stage.kills for stage in stages), sum(stage.failed for stage in stages)
+        rows[:] = [*earlier, *({"kind": "kills", "name": stage.name} | stage.as_dict() for stage in stages)]
+        done(rows)
+        landed, failed = (sum(row.get(field, 0) for row in rows) for field in ("kills", "failed"))
         say(f"{landed} of {count} kills, {failed} failures")
 
 
@@ -281,32 +285,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--kills", type=int, default=1_000, help="kills in all")
     cli.add_argument("--stages", default=",".join(STAGES), help="comma-separated: what is killed")
     cli.add_argument("--hours", type=float, default=10.0, help="after which no further kills are begun")
-    cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--seed", type=int, default=0, help="of the inputs")
     cli.add_argument("--name", default="faults", help="name of the record")
     arguments = cli.parse_args(argv)
     torch.set_num_threads(1)
-    started, results = began(), dict[str, Any]()
+    began_at, until = began(arguments.name), time.time() + 3600 * arguments.hours
+    rows = earlier(arguments.name)
 
-    def keep(kind: str, found: dict[str, Any]) -> Path:
-        results[kind] = found
-        return write_record(arguments.name, vars(arguments), results, started)
+    def keep(rows: list[Row]) -> Path:
+        return write_record(arguments.name, vars(arguments), {"rows": rows}, began_at)
 
-    path = keep("inputs", {})
     if arguments.inputs:
-        fuzzed(arguments.inputs, arguments.seed, partial(keep, "inputs"))
+        fuzzed(rows, arguments.inputs, arguments.seed, keep)
     if arguments.kills:
-        until = time.time() + 3600 * arguments.hours
         with tempfile.TemporaryDirectory() as folder:
-            stages, rng = arguments.stages.split(","), random.Random(arguments.seed)
-            kills(Path(folder), stages, arguments.kills, until, rng, partial(keep, "kills"))
-    return 1 if reported(results, path) else 0
+            killed(rows, prepared(Path(folder), arguments.stages.split(",")), arguments.kills, until, keep)
+    failed = sum(row["failed"] for row in rows)
+    say(f"{keep(rows)}: {failed} failures")
+    return 1 if failed else 0
 
 
-def reported(results: dict[str, Any], path: Path) -> int:
-    """Say how many failures there were."""
-    failed = sum(part["failed"] for kind in results.values() for part in kind.values())
-    say(f"{path}: {failed} failures")
-    return int(failed)
+def earlier(name: str) -> list[Row]:
+    """The rows of the record of that name; none where there is none."""
+    path = RECORDS / f"{name}.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["results"]["rows"]) if path.exists() else []
 
 
 if __name__ == "__main__":

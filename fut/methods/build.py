@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from estimators.errors import DivergenceError
@@ -112,6 +113,7 @@ def plan(context: Context, request: Request) -> CachePlan:
 def cache(context: Context, request: Request) -> None:
     """Compute what is missing of the named terms."""
     with run_lock(context.path):
+        _remove_half_written(context.path)
         requested = list(_requested(context, request))
         for preparation, files in requested:  # before anything is computed of any
             preparation.require_possible(files.spec)
@@ -137,16 +139,20 @@ def prepare(context: Context, preparation: Preparation[Any], files: P) -> P:
     try:
         stages.build(preparation, files, context.progress)
     except DivergenceError as error:
-        instead: P = preparation.instead(files, error)
-        return prepare(context, preparation, instead)
+        return prepare(context, preparation, files.instead(error))
     return files
 
 
 def repair(context: Context) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
     with run_lock(context.path):
-        for store in (context.path / TERMS, *context.path.glob("*/terms")):  # what killed commands left half-written
-            for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
-                remove_parts(directory)
+        _remove_half_written(context.path)
         found = [(preparation, files) for preparation in preparations() for files in preparation.stored(context)]
         return sum(stages.repair(preparation, files) for preparation, files in found)
+
+
+def _remove_half_written(path: Path) -> None:
+    """Remove what killed commands left half-written in the term stores of a run directory."""
+    for store in (path / TERMS, *path.glob("*/terms")):
+        for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
+            remove_parts(directory)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from estimators.errors import DivergenceError
 from fut.artifacts.directory import directory_bytes
@@ -127,6 +127,10 @@ class Prepared(ABC):
         read, of which only a digest could be compared. kind: of the preparation, in messages."""
         require_identity(self.directory, kind, self.identity)
 
+    def instead(self, error: DivergenceError) -> Self:
+        """Files to go on with after an error, in place of these, which cannot be made; raises the error where there are none."""
+        raise error
+
 
 F = TypeVar("F", bound=Prepared)
 
@@ -236,10 +240,6 @@ class Preparation(ABC, Generic[F]):
 
     def require_possible(self, spec: Any) -> None:
         """OrderError or UsageError, before anything is computed, for what these items cannot make."""
-
-    def instead(self, files: F, error: DivergenceError) -> F:
-        """Files to go on with after an error, in place of those that cannot be made; raises the error where there are none."""
-        raise error
 
     def pin_identity(self, files: F, pins: dict[str, float], path: Path) -> None:
         """Pin what a directory is made of before its first number; IdentityError if it holds another one.

@@ -8,16 +8,13 @@ scratch is deleted once the terms are folded out of it.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from estimators.errors import DivergenceError
 from fut.artifacts.directory import ADJOINT, MEMORIZATION
-from fut.divergence import listed, named
+from fut.divergence import listed
 from fut.errors import FutWarning
 from fut.methods.adjoint import costs, memory
 from fut.methods.adjoint.anchors import (
@@ -46,7 +43,7 @@ from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_table
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates, require_metric
 from fut.methods.curvature_batches import require_samples
-from fut.methods.expansion.trajectory import RunDivergedError, missing_steps, run_trajectory
+from fut.methods.expansion.trajectory import missing_steps, run_trajectory
 from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
 from fut.methods.timings import Timings
@@ -55,8 +52,6 @@ from fut.training.problem import Problem
 
 TABLE = 5.0
 """Steps of the rule on all parameters that one entry of the table of positions takes as long as, in double precision."""
-MOST_LOST = 3
-"""Orders that may diverge, for every one that trains and that the trajectory is made of."""
 
 
 def _lacks(e: Expansion, *names: str) -> bool:
@@ -228,24 +223,6 @@ class ExpansionStages(Preparation[Expansion]):
         if files.spec.whole_items and not has_expansion(files.directory.parent, files.directory.name):
             warnings.warn(f"{self.name}: {whole_items_note(files.problem)}", FutWarning, stacklevel=6)
         super().pin_identity(files, pins, path)
-
-    def instead(self, files: Expansion, error: DivergenceError) -> Expansion:
-        """The same expansion with another run in place of one that diverges, while at least a quarter of them trains."""
-        config = files.planned.config
-        if not isinstance(error, RunDivergedError) or files.origin is not None or files.settled:
-            raise error
-        if len(config.left_out) >= MOST_LOST * config.num_runs:
-            all_lost = [files.planned.trajectory.run(number) for number in [*config.left_out, error.number]]
-            raise DivergenceError(
-                f"cache: expected at least a quarter of the orders to train, got {listed(all_lost)}, which "
-                f"diverge; {error}"
-            ) from error
-        others = replace(files.planned, config=config.model_copy(update={"left_out": [*config.left_out, error.number]}))
-        shutil.rmtree(files.directory)  # files of the trajectory alone, which are of the run that diverges too
-        lost = named(files.planned.trajectory.run(error.number))
-        said = f"cache: order {lost} diverges where it is trained for the adjoint's trajectory; another stands in its place"
-        warnings.warn(said, FutWarning, stacklevel=5)
-        return replace(files, planned=others)
 
     def notes(self, problem: Problem, config: Config) -> list[str]:
         spec = self.planned(problem, config)

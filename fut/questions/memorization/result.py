@@ -38,7 +38,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import spearmanr
 
 from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.display.numbers import flat_fields, from_fields, jsonable_fields
@@ -230,4 +229,6 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
     """Spearman's; None where one of both does not vary."""
     if np.ptp(np.asarray(a)) == 0 or np.ptp(np.asarray(b)) == 0:
         return None
+    from scipy.stats import spearmanr
+
     return float(spearmanr(a, b).statistic)

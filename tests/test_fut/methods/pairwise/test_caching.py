@@ -155,6 +155,14 @@ def test_a_cache_killed_while_its_store_was_laid_down_is_resumed(
     assert contents(own_run) == contents(small_run.path)
 
 
+def test_what_a_kill_left_half_written_is_removed_by_python_too(own_run: Path, small_run: fut.Run) -> None:
+    (own_run / "terms" / "manifest.json.1-abc-0.part").write_text("{")
+    fut.open(own_run, device="cpu").cache(["gradient"])
+    assert sorted(p.name for p in (own_run / "terms").iterdir()) == sorted(
+        p.name for p in (small_run.path / "terms").iterdir()
+    )
+
+
 def test_a_partly_cached_run_says_what_to_run(own_run: Path) -> None:
     store = PAIRWISE_TERMS.open(fut.open(own_run).context).open_terms()
     store.discard(store.blocks("jvp")[-1], ["jvp"])
