@@ -101,7 +101,7 @@ class Prepared(ABC):
     @property
     def readable(self) -> bool:
         """Whether there are terms, of which some may be missing."""
-        return self.opened and self.terms_path.exists()
+        return self.opened and TermStore.created(self.terms_path)
 
     def complete(self) -> bool:
         """Whether every stage is done."""

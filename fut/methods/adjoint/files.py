@@ -207,7 +207,7 @@ class Expansion(Sampled):
 
     @property
     def readable(self) -> bool:
-        return self.settled and self.terms_path.exists()
+        return self.settled and TermStore.created(self.terms_path)
 
 
 def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:
