@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
+from estimators.errors import DivergenceError
 from fut.artifacts.directory import directory_bytes
 from fut.artifacts.identity import MANIFEST, PINS, pin_identity, read_identity, read_pins, require_identity
 from fut.methods.timings import StageCost, Timings
@@ -100,7 +101,7 @@ class Prepared(ABC):
     @property
     def readable(self) -> bool:
         """Whether there are terms, of which some may be missing."""
-        return self.opened and self.terms_path.exists()
+        return self.opened and TermStore.created(self.terms_path)
 
     def complete(self) -> bool:
         """Whether every stage is done."""
@@ -125,6 +126,10 @@ class Prepared(ABC):
         """IdentityError, naming field and both values, where the directory is made of something else: before a file of it is
         read, of which only a digest could be compared. kind: of the preparation, in messages."""
         require_identity(self.directory, kind, self.identity)
+
+    def instead(self, error: DivergenceError) -> Self:
+        """Files to go on with after an error, in place of these, which cannot be made; raises the error where there are none."""
+        raise error
 
 
 F = TypeVar("F", bound=Prepared)

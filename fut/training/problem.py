@@ -20,11 +20,13 @@ from estimators.state import State
 from fut.config.training import TrainingConfig
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
+from fut.display.scale import LOSS, NATS
 from fut.errors import DataError, UsageError
 from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
 from fut.models.named_items import by_name
 from fut.models.objective import Item, Loss, Objective
+from fut.models.transformer import next_token_loss
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
 from fut.training.samples import DataSamples
@@ -105,6 +107,11 @@ class Problem:
     @property
     def device(self) -> torch.device:
         return self.objective.device
+
+    @property
+    def unit(self) -> str:
+        """Of the loss: as configured, else nats/token for the built-in one, and `loss` for one of the user's own."""
+        return self.config.model.unit or (NATS if self.objective.loss_function is next_token_loss else LOSS)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step of the window."""
@@ -188,6 +195,7 @@ class Problem:
         training = self.config.training()
         if not training["data"]["weights"]:
             training["data"].pop("weights")
+        training["model"].pop("unit")  # which changes no number
         training["data"].pop("text")  # the content hashes below pin the text, wherever the file lies now
         return {
             "config": training,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,11 @@ class AdjointConfig(Section):
         ge=1,
         le=FEW,
         description="how many runs, or transitions in every step, each of as many items as a step consumes",
+    )
+    left_out: list[Annotated[int, Field(ge=0, le=MANY)]] = Field(
+        [],
+        max_length=2 * FEW,
+        description="numbers of runs in whose place others stand, as their training diverges; `fut cache` finds and keeps them",
     )
     curvature: Literal["items", "pooled"] = Field(
         "pooled",
@@ -119,7 +124,6 @@ class AdjointConfig(Section):
 
     def idle(self) -> set[str]:
         """Names of fields that have no effect, the others being what they are."""
-        idle = (
-            set(STORED) | (set() if self.rank else {"curvatures"}) | ({"anchor_error"} if self.num_anchors else set())
-        )
-        return idle if self.drawn == "before" else idle | {"drawn"}
+        idle = {"curvatures": not self.rank, "anchor_error": self.num_anchors, "left_out": not self.left_out}
+        without_effect = {name for name, idles in idle.items() if idles}
+        return set(STORED) | without_effect | (set() if self.drawn == "before" else {"drawn"})

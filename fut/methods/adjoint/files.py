@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,14 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators.errors import DivergenceError
 from estimators.position_table import StepStates
 from estimators.state import State
-from fut.errors import NotCachedError
+from fut.divergence import listed, named
+from fut.errors import FutWarning, NotCachedError
 from fut.methods.adjoint.spec import AdjointSpec, Choice
 from fut.methods.expansion import trajectory as trajectory_files
 from fut.methods.expansion.segments import SegmentedFiles
 from fut.methods.expansion.stored import Sampled
-from fut.methods.expansion.trajectory import TrajectoryFiles
+from fut.methods.expansion.trajectory import RunDivergedError, TrajectoryFiles
 from fut.readouts.readout import UserFunction
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
@@ -38,6 +42,8 @@ PARTS = (
     ),
 )
 """Directories of an expansion's checkpoint stores."""
+MOST_LOST = 3
+"""Orders that may diverge, for every one that trains and that the trajectory is made of."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +146,8 @@ class Expansion(Sampled):
         directory = self.directory / TRAJECTORY if self.planned.keeps else self.scratch
         spec = self.planned.trajectory
         if not spec.segment:
-            return TrajectoryFiles(spec, directory, self.start, self.owner)
-        return SegmentedFiles(spec, directory, self.start, self.owner, self.scratch / SEGMENT)
+            return TrajectoryFiles(spec, directory, self.start, self.owner, self.end)
+        return SegmentedFiles(spec, directory, self.start, self.owner, self.end, self.scratch / SEGMENT)
 
     @cached_property
     def lender(self) -> TermStore | None:
@@ -208,6 +214,24 @@ class Expansion(Sampled):
         read = [torch.from_numpy(terms.read_items(name, step, rows)) for step in range(self.spec.steps)]
         return torch.stack(read).to(self.problem.device)
 
+    def instead(self, error: DivergenceError) -> Expansion:
+        """The same with another run in place of one that diverges, while at least a quarter of them trains."""
+        about, config = self.planned.trajectory, self.planned.config
+        if not isinstance(error, RunDivergedError) or self.origin is not None or self.settled:
+            raise error
+        lost = [*config.left_out, error.number]
+        if len(lost) > MOST_LOST * config.num_runs:
+            raise DivergenceError(
+                f"cache: expected at least a quarter of the orders to train, got {listed([about.run(n) for n in lost])}, which "
+                f"diverge; {error}"
+            ) from error
+        shutil.rmtree(self.directory)  # files of the trajectory alone, which are of the run that diverges too
+        said = (
+            f"cache: order {named(about.run(error.number))} diverges where it is trained for the adjoint's trajectory"
+        )
+        warnings.warn(f"{said}; another stands in its place", FutWarning, stacklevel=5)
+        return replace(self, planned=replace(self.planned, config=config.model_copy(update={"left_out": lost})))
+
     @property
     def settled(self) -> bool:
         """Whether coordinates are drawn, and anchors chosen."""
@@ -215,7 +239,7 @@ class Expansion(Sampled):
 
     @property
     def readable(self) -> bool:
-        return self.settled and self.terms_path.exists()
+        return self.settled and TermStore.created(self.terms_path)
 
 
 def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:

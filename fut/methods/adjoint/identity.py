@@ -45,8 +45,16 @@ def open_expansion(context: Context, config: AdjointConfig | None = None, part: 
     if config is None and has_expansion(context.path, part):
         spec = AdjointSpec(context.problem, read_expansion_config(context, part))
     else:
-        spec = possible_spec(context.problem, config or context.config.adjoint)
+        config = config or context.config.adjoint
+        spec = possible_spec(context.problem, _left_out_as_stored(context, config, part))
     return _expansion(context, replace(spec, keeps=part == ADJOINT), part)
+
+
+def _left_out_as_stored(context: Context, config: AdjointConfig, part: str) -> AdjointConfig:
+    """A configuration that leaves no run out, with those that the stored expansion was found to leave out."""
+    if config.left_out or not has_expansion(context.path, part):
+        return config
+    return config.model_copy(update={"left_out": read_expansion_config(context, part).left_out})
 
 
 def _expansion(context: Context, spec: AdjointSpec, part: str, origin: Expansion | None = None) -> Expansion:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fut.artifacts.directory import ADJOINT, MEMORIZATION
+from fut.divergence import listed
 from fut.errors import FutWarning, UsageError
 from fut.methods.adjoint import costs, memory
 from fut.methods.adjoint.anchors import (
@@ -282,6 +283,7 @@ class ExpansionStages(Preparation[Expansion]):
             "adjoint_begun": begun,
             "adjoint_anchor_error": anchor_error(found) if complete else None,
             "adjoint_anchor_choice": _choice(found.spec) if begun else None,
+            "adjoint_left_out": left_out_note(found.spec),
             "adjoint_difference_error": kept_error(found) if begun else None,
             "readouts": [
                 *found.spec.names,
@@ -309,6 +311,18 @@ class ExpansionStages(Preparation[Expansion]):
     def stored(self, context: Context) -> list[Expansion]:
         places = [place for place in (self.name, MEMORIZATION) if has_expansion(context.path, place)]
         return [*(open_expansion(context, part=place) for place in places), *added_expansions(context)]
+
+
+def left_out_note(spec: AdjointSpec) -> str:
+    """What is to be said of runs that diverged and in whose place others stand; empty where there are none."""
+    about = spec.trajectory
+    if not about.left_out:
+        return ""
+    lost = listed([about.run(number) for number in about.left_out])
+    return (
+        f"{len(about.left_out)} of {about.count + len(about.left_out)} orders diverged when they were trained for the adjoint's "
+        f"trajectory, and others stand in their place: {lost}; the average is of orders that train alone"
+    )
 
 
 def _choice(spec: AdjointSpec) -> dict[str, Any] | None:

@@ -208,7 +208,9 @@ def possible_spec(problem: Problem, config: AdjointConfig) -> AdjointSpec:
 def stored_trajectory(spec: AdjointSpec) -> Trajectory:
     """What is expanded about, stored step by step."""
     config = spec.config
-    return Trajectory(spec.problem, config.trajectory == "ensemble", config.num_runs, config.seed)
+    ensemble = config.trajectory == "ensemble"
+    left_out = tuple(config.left_out) if ensemble else ()
+    return Trajectory(spec.problem, ensemble, config.num_runs, config.seed, left_out=left_out)
 
 
 def stored_bytes(spec: AdjointSpec) -> int:

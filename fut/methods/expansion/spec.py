@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any, ClassVar
 
 from estimators.orders.order import Order
 from estimators.rules.base import state_vectors
-from estimators.trajectory import balanced_groups, ensemble_orders
+from estimators.trajectory import balanced_groups, ensemble_orders, standing_in
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.stages import bytes_of
 from fut.readouts.readout import readout_names
@@ -100,6 +101,7 @@ class Trajectory(Spec):
         seed: of the expansion; the orders are drawn apart from it.
         segment: steps between stored runs, in which these are trained again when they are asked for; 0 to store every step.
         pinned: steps before which the lifted state is stored even so.
+        left_out: numbers of an ensemble's runs in whose place others stand, those of number `count` and further.
     """
 
     ensemble: bool
@@ -107,10 +109,26 @@ class Trajectory(Spec):
     seed: int
     segment: int = 0
     pinned: frozenset[int] = frozenset()
+    left_out: tuple[int, ...] = ()
 
     @cached_property
     def members(self) -> list[Order]:
         """The orders of an ensemble's runs."""
+        return [self.run(number) for number in self.numbers]
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """The number of each of an ensemble's runs, as they are drawn."""
+        further = (number for number in count(self.count) if number not in self.left_out)
+        return [next(further) if number in self.left_out else number for number in range(self.count)]
+
+    def run(self, number: int) -> Order:
+        """The order of the run of a number, whether it is one of the ensemble's or left out."""
+        reference, seed = self.problem.reference, self.seed + APART
+        return self._design[number] if number < self.count else standing_in(reference, seed, number)
+
+    @cached_property
+    def _design(self) -> list[Order]:
         return ensemble_orders(self.problem.reference, self.count, self.seed + APART)
 
     @cached_property

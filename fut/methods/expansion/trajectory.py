@@ -22,6 +22,7 @@ from estimators.trajectory import CentreTransition, mean_state
 from fut.divergence import named
 from fut.methods.expansion.spec import Trajectory
 from fut.training.checkpoints import attributes_of, read_state
+from fut.training.problem import LOWER
 from fut.training.weights import shares, weighed
 from storage import CheckpointStore
 
@@ -29,6 +30,23 @@ PARTS = ("centre", "gradients", "runs", "snapshots", "pinned")
 """Directories of its stores, below the scratch directory or that in which it is kept."""
 Follower = Callable[[Sequence[int]], None]
 """What is told of steps, a segment of them at a time, while the states and gradients of these are at hand."""
+FAR = 1000.0
+"""Times as far as the reference run moves: where a run of an ensemble has moved that far, it diverges."""
+
+
+class RunDivergedError(DivergenceError):
+    """One of an ensemble's runs diverges. number: of the run, as it was drawn."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Reach(NamedTuple):
+    """How far a run may move. start: parameters [D] that it is measured from. distance: of the parameters, at most."""
+
+    start: Tensor
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -40,12 +58,14 @@ class TrajectoryFiles:
         directory: of scratch.
         start: the lifted state [D] that every order starts from.
         owner: the digest that every file holds.
+        end: the reference run's parameters [D] after the last step, by which a run that goes far is told; None for no such check.
     """
 
     spec: Trajectory
     directory: Path
     start: Callable[[], State]
     owner: str
+    end: Callable[[], Tensor] | None = None
 
     @cached_property
     def centre(self) -> CheckpointStore:
@@ -87,7 +107,7 @@ class TrajectoryFiles:
             if spec.ensemble:
                 save(self.runs, 0, self.start().rows(spec.count))
         state = read_state(latest, first, spec.problem.device)
-        for taken in trained(spec, state if spec.ensemble else state.rows(1), steps):
+        for taken in trained(spec, state if spec.ensemble else state.rows(1), steps, self.reach):
             self.mixed.write(taken.step, taken.arrays(), {}, replace=True)
             save(self.centre, taken.step + 1, mean_of(spec, taken.after))
             if spec.ensemble:
@@ -102,6 +122,14 @@ class TrajectoryFiles:
     def parameters(self, step: int) -> np.ndarray:
         """Parameters [D] before step `step`."""
         return self.centre.read_array(step, "theta")
+
+    @cached_property
+    def reach(self) -> Reach | None:
+        """How far a run may move; None where nothing says how far the reference run does."""
+        if self.end is None:
+            return None
+        start = self.start().theta
+        return Reach(start, FAR * float((self.end() - start).norm()))
 
     def gradients_of(self, step: int) -> Tensor:
         """Gradients of the step's mixture [c, D]."""
@@ -147,9 +175,13 @@ class Taken(NamedTuple):
         return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
 
-def trained(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[Taken]:
-    """The steps from the lifted states before the first of them: of an ensemble's runs [c, D], or of the trajectory [1, D]."""
-    return (_ensemble if spec.ensemble else _mixture)(spec, state, steps)
+def trained(spec: Trajectory, state: State, steps: Sequence[int], reach: Reach | None = None) -> Iterator[Taken]:
+    """The steps from the lifted states before the first of them: of an ensemble's runs [c, D], or of the trajectory [1, D].
+
+    Raises:
+        RunDivergedError: for a run of an ensemble that diverges, or moves beyond `reach`.
+    """
+    return _ensemble(spec, state, steps, reach) if spec.ensemble else _mixture(spec, state, steps)
 
 
 def mean_of(spec: Trajectory, state: State) -> State:
@@ -174,7 +206,7 @@ def _mixture(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[T
         yield Taken(step, state, torch.stack([latest.pop(number) for number in spec.mixture.steps[step]]))
 
 
-def _ensemble(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[Taken]:
+def _ensemble(spec: Trajectory, state: State, steps: Sequence[int], reach: Reach | None) -> Iterator[Taken]:
     """Real training under every order, side by side; the trajectory is the mean of their lifted states."""
     problem, orders = spec.problem, spec.members
     inner = TrueGradients(problem.gradient, problem.mean_gradient)
@@ -184,10 +216,14 @@ def _ensemble(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[
         try:
             return inner(step, picks, theta)[0]
         except DivergenceError as error:
-            raise DivergenceError(
-                f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {error}, "
-                'or draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")'
-            ) from error
+            raise diverged(k, step, str(error)) from error
+
+    def diverged(k: int, step: int, why: str) -> RunDivergedError:
+        return RunDivergedError(
+            f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {why}, or "
+            'draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")',
+            spec.numbers[k],
+        )
 
     def gradients(step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         seen["gradient"] = torch.cat([own(k, step, picks.row(k), theta[k : k + 1]) for k in range(len(orders))])
@@ -198,6 +234,8 @@ def _ensemble(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[
     batch = OrderBatch.pack([weighed(problem, order) for order in orders], problem.device)
     for step in steps:
         state = transition(step, batch.at(step), state)
+        if reach is not None and (far := ~((state.theta - reach.start).norm(dim=-1) <= reach.distance)).any():
+            raise diverged(int(far.nonzero()[0]), step, f"it moves {FAR:g} times as far as the reference run; {LOWER}")
         yield Taken(step, state, seen["gradient"], seen["theta"])
 
 
