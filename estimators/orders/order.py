@@ -150,6 +150,13 @@ class Order:
             steps.append([(i, 1.0 if alike else w) for i, w in kept])
         return Order.of_entries(steps)
 
+    def first(self, steps: int) -> Order:
+        """The first `steps` steps; OrderError where there are fewer."""
+        steps = whole(steps, "a whole number of steps", "correct that number")
+        if not 0 < steps <= len(self.steps):
+            raise OrderError(f"order: expected 1..{len(self.steps)} steps to take, got {steps}; correct that number")
+        return Order(self.steps[:steps], None if self.weights is None else self.weights[:steps])
+
     def swap(self, a: int, b: int) -> Order:
         """What steps a and b consume, exchanged."""
         a, b = self._position(a), self._position(b)

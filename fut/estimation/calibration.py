@@ -153,7 +153,9 @@ def calibrate_run(
     orders, about = _orders(run, count, seed, edit), run.readouts.get(readout)
     estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
-        trained, diverged = trained_apart(orders, lambda order: run.retrain(order, lambda step, state: tick()))
+        trained, diverged = trained_apart(
+            orders, lambda order: run.retrain(about.seen(order), lambda step, state: tick())
+        )
     require_trained("calibrate", len(trained), diverged, LEAST)
     if diverged:
         warnings.warn(f"calibrate: {divergence_note(len(trained), diverged)}", FutWarning, stacklevel=2)

@@ -39,7 +39,7 @@ class RunTruths:
 
     def find(self, order: Order) -> float | None:
         """The value, if the order has been trained before; trains nothing."""
-        trained = self._run.retrained.find(order)
+        trained = self._run.retrained.find(self._about.seen(order))
         return None if trained is None else self._run.readouts.truth(self._about, trained)
 
     def train(self, order: Order, tick: Callable[[], object] = _no_tick) -> float:
@@ -48,7 +48,7 @@ class RunTruths:
 
     def train_timed(self, order: Order, tick: Callable[[], object] = _no_tick) -> tuple[float, float]:
         """The same, and the seconds that training took."""
-        trained = self._service.trained(order, tick)
+        trained = self._service.trained(self._about.seen(order), tick)
         return self._run.readouts.truth(self._about, trained), trained.seconds
 
 

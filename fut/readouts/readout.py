@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from fut.errors import UsageError
 from fut.readouts.accuracy import Accuracy
+from fut.readouts.after import AfterSteps, after, base_of, step_of
 from fut.readouts.base import PROBE, Readout, ReadoutKind, UserFunction, require_same_value, shortened, suffix
 from fut.readouts.group import GroupLoss
 from fut.readouts.item import ItemLoss
@@ -23,6 +24,8 @@ __all__ = [
     "Functions",
     "Readout",
     "UserFunction",
+    "after",
+    "base_of",
     "caching_command",
     "check_registered",
     "gradient_cost",
@@ -32,17 +35,20 @@ __all__ = [
     "readout_names",
     "require_same_value",
     "shortened",
+    "step_of",
     "suffix",
     "unit_of",
 ]
 
-BUILT_IN: tuple[ReadoutKind, ...] = (
+AT_THE_END: tuple[ReadoutKind, ...] = (
     Probe(),
     Accuracy(),
     ItemLoss(),
     GroupLoss(),
 )
 """Kinds that have names of their own: one line each."""
+BUILT_IN: tuple[ReadoutKind, ...] = (AfterSteps([*AT_THE_END, UserReadout(AT_THE_END)]), *AT_THE_END)
+"""The same, and each of them, or the user's, after some steps."""
 READOUTS: tuple[ReadoutKind, ...] = (*BUILT_IN, UserReadout(BUILT_IN))
 """All kinds; the user's comes last, as it takes any name."""
 
@@ -53,13 +59,13 @@ def kind_of(spec: str) -> ReadoutKind:
 
 
 def is_built_in(spec: str) -> bool:
-    """Whether a specification is of a kind that has names of its own."""
-    return any(kind.matches(spec) for kind in BUILT_IN)
+    """Whether a specification is of a kind that has names of its own, whenever it is taken."""
+    return any(kind.matches(base_of(spec)) for kind in AT_THE_END)
 
 
 def unit_of(name: str) -> str:
     """The unit of a read-out; "" for a user's function."""
-    return kind_of(name).unit
+    return kind_of(base_of(name)).unit
 
 
 def readout_names(specs: Sequence[str], items: int) -> list[str]:
@@ -69,7 +75,7 @@ def readout_names(specs: Sequence[str], items: int) -> list[str]:
 
 def caching_command(specs: Sequence[str]) -> str:
     """What computes an expansion for these read-outs; a registered function is known to Python alone."""
-    if all(":" in spec or not isinstance(kind_of(spec), UserReadout) for spec in specs):
+    if all(":" in spec or not isinstance(kind_of(base_of(spec)), UserReadout) for spec in specs):
         return f"fut cache RUN --terms adjoint --readouts {','.join(specs)}"
     return f'fut.open(RUN, readouts=...).cache(["adjoint"], readouts={list(specs)})'
 
@@ -86,7 +92,7 @@ def one_readout(spec: str, items: int) -> str:
 
 def gradient_cost(name: str, problem: Problem) -> int:
     """Gradient evaluations that a read-out's own gradient costs."""
-    return kind_of(name).gradient_cost(problem)
+    return kind_of(base_of(name)).gradient_cost(problem)
 
 
 def make_readouts(problem: Problem, specs: Sequence[str], user: Mapping[str, UserFunction]) -> list[Readout]:

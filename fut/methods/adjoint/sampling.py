@@ -59,7 +59,8 @@ def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
     if spec.trajectory.ensemble:
         ends = read_state(expansion.trajectory.runs, spec.steps, expansion.problem.device).theta
         (first,) = make_readouts(expansion.problem, spec.names[:1], expansion.user)
-        arrays["own_values"] = np.array([first.value(theta) for theta in ends])
+        taken = ends if spec.ends[0] == spec.steps else expansion.trajectory.places(spec.ends[0])
+        arrays["own_values"] = np.array([first.value(theta) for theta in taken])
         if spec.functionals:
             arrays["own"] = ((ends - centre).double() @ functionals.T).cpu().numpy()
     return arrays

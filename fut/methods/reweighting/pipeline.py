@@ -30,7 +30,7 @@ from fut.methods.reweighting.terms import DIRECTORY, ReweightingFiles, open_rewe
 from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import Cost, Preparation, Request, Stage
 from fut.methods.timings import StageCost, Timings
-from fut.readouts.readout import make_readouts
+from fut.readouts.readout import make_readouts, step_of
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
 from fut.training.weights import item_weights
@@ -220,6 +220,11 @@ class ReweightingStages(Preparation[ReweightingFiles]):
         return open_reweighting(context, config)
 
     def require_possible(self, spec: ReweightingSpec) -> None:
+        if early := [name for name in spec.names if step_of(name) is not None]:
+            raise UsageError(
+                f"reweighting: expected read-outs at the end of the window, got {', '.join(early)}; name others in "
+                "reweighting.readouts"
+            )
         require_coordinates(spec.problem, "reweighting", spec.expected_coordinates, "reweighting.coordinates")
 
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
