@@ -201,6 +201,7 @@ class Run:
         calibrated: bool = True,
         readout: str = PROBE,
         partial: bool = False,
+        curve: bool | Iterable[int] = False,
         **options: str,
     ) -> Estimates:
         """A read-out under each order, by default the probe loss, without training.
@@ -212,10 +213,13 @@ class Run:
             calibrated: apply the method's calibration, if there is one: that of single edits for an order that is one.
             readout: `probe`, `accuracy`, `item:3`, or a function of your own.
             partial: accept orders shorter than the window.
+            curve: of one order, the read-out over the steps, as a `Curve`: after each step that the run has an adjoint pass of
+                and at the end, or after these steps.
             options: of the method, by name.
         """
         require_list("estimate", orders)
-        fields = {"known": known, "calibrated": calibrated, "partial": partial}
+        along = {"curve": curve} if isinstance(curve, bool) else {"curve_steps": tuple(curve)}
+        fields: dict[str, Any] = {"known": known, "calibrated": calibrated, "partial": partial, **along}
         return self.ask(EstimateRequest(tuple(orders), estimator, readout=readout, options=options, **fields))
 
     calibrate = asks(CalibrateRequest)

@@ -39,7 +39,9 @@ from fut.methods.pairwise.store import pairwise_config
 from fut.methods.registry import preparations
 from fut.methods.settings import adjoint_settings, load_config, parse_config
 from fut.questions.accuracy import render as accuracy_render
+from fut.questions.question import numbers
 from fut.questions.registry import QUESTIONS
+from fut.readouts.readout import PROBE, after
 from fut.report import SAMPLES
 from fut.resources.device import describe
 from fut.version import __version__
@@ -127,6 +129,10 @@ def cache(
         str | None,
         typer.Option(help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name"),
     ] = None,
+    curve_steps: Annotated[
+        str | None,
+        typer.Option(help="comma-separated: the probe loss, or those read-outs, after these steps of the window too"),
+    ] = None,
     settings: CacheSettings = None,
     trust: Trust = False,
     device: Device = "auto",
@@ -136,6 +142,10 @@ def cache(
     run = open_run(path, device, as_json, trust)
     config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
     names, readout_list = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
+    if curve_steps is not None:
+        steps = numbers("--curve-steps", curve_steps)
+        wanted = run.context.config.adjoint.readouts if readout_list is None else readout_list
+        readout_list = [*wanted, *(after(name, step) for step in steps for name in readout_list or [PROBE])]
     repaired = run.methods.repair()
     say(f"caching on {describe(run.context.problem.device)}", as_json)
     plan: CachePlan = run.methods.plan_cache(names, config, readout_list, adjoint)
