@@ -71,7 +71,7 @@ class Run:
     """A reference run and everything cached about it. Open one with `fut.open(path)`.
 
     Orders are given as `Order`, as a list with one entry per step (an item number, a list of them, or a dict of `items` and
-    `weights`), as a name (`reverse`, `random:7`, `swap:3,7`, `sort:loss`, …) or as a path to a JSON list.
+    `weights`), as a name (`reverse`, `random:7`, `swap:3,7`, `sort:loss`, …) or as a path to a file of it.
 
     The methods that ask questions take the fields of a request; `ask` takes the request itself.
     """

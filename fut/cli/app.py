@@ -28,6 +28,7 @@ from fut.cli.options import (
     progress,
     say,
 )
+from fut.cli.orders import check_order, write_order
 from fut.cli.questions import command
 from fut.cli.whatif import InOrder, whatif
 from fut.errors import EXPECTED, FutWarning, UsageError, exit_status
@@ -209,6 +210,8 @@ def report(
 
 
 app.command(cls=InOrder)(whatif)
+app.command("write-order")(write_order)
+app.command("check-order")(check_order)
 
 
 @app.command()

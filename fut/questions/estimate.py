@@ -38,7 +38,7 @@ class EstimateRequest(Request[Estimates]):
     """What training in other orders would have given.
 
     Args:
-        orders: each a name, a list with one entry per step, a path to a JSON list, or an `Order`.
+        orders: each a name, a list with one entry per step, a path to a file, or an `Order`.
         estimator: the method's name, which then estimates every order; `retrain` trains. None for the default.
         partial: accept orders shorter than the window.
         known: say what is known of orders that have been retrained: in `truth` beside the answer of an estimator that was
