@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from adjoint_table import resplit
 from record import began, resumed, write_record
 
 import fut
@@ -94,6 +95,25 @@ def say(row: dict[str, Any]) -> None:
         print(f"  step {point['step']:4d} sd {point['true_sd']:.5f}: {found}", file=sys.stderr, flush=True)
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line of each setting and step, by `adjoint`. Calibrated skill and coverage are means over calibrations on 8 of the
+    orders, each judged on the others."""
+    lines = [
+        "| T | items | step | sd of truth | Spearman | skill | coverage | `positions` |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        for point in row["curve"]:
+            found, simple = (point["methods"][name] for name in METHODS)
+            guess = point["estimated_losses"]["adjoint"]
+            fair = resplit({**point, "estimated_losses": guess})
+            low, high = found["spearman_interval"]
+            cells = [f"{point['true_sd']:.4f}", f"{found['spearman']:.3f} [{low:.2f}, {high:.2f}]"]
+            cells += [f"{fair['skill']:.2f}", f"{fair['coverage']:.2f}", f"{simple['spearman']:.3f}"]
+            lines.append(f"| {row['steps']} | {row['items']} | {point['step']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--steps", type=int, nargs="+", default=[64])
@@ -106,10 +126,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--calibrated", type=int, default=8)
     cli.add_argument("--text", default="")
     cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
-    cli.add_argument("--work", type=Path, required=True)
+    cli.add_argument("--work", type=Path)
+    cli.add_argument("--table", action="store_true", help="print the record's table, and measure nothing")
     cli.add_argument("--name", default="curve-accuracy")
     arguments = cli.parse_args(argv)
     kept = ("steps", "items", "rate")
+    if arguments.table:
+        print(table(resumed(arguments.name, kept)[0]))
+        return 0
+    if arguments.work is None:
+        cli.error("expected --work DIR, where the runs are")
     started, (rows, done) = began(arguments.name), resumed(arguments.name, kept)
     for values in itertools.product(arguments.steps, arguments.items, arguments.rates):
         if values not in done:

@@ -128,7 +128,9 @@ def cache(
     ] = None,
     readouts: Annotated[
         str | None,
-        typer.Option(help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name"),
+        typer.Option(
+            help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name, each after a step as probe@STEP"
+        ),
     ] = None,
     curve_steps: Annotated[
         str | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_all_forms_of_a_log_say_the_same(form: str, tmp_path: Path) -> None:
 
 
 def test_logs_that_are_short_long_or_begin_earlier(tmp_path: Path) -> None:
-    def check(entries: list[list[int]], first: int = 0, **options: int) -> Obedience:
+    def check(entries: list[list[int]], first: int = 0, **options: Any) -> Obedience:
         lines = [json.dumps({"step": first + t, "indices": step}) for t, step in enumerate(entries)]
         (tmp_path / "log.jsonl").write_text("\n".join(lines))
         flat = [i for step in entries for i in step]
