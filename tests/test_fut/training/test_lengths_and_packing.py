@@ -148,7 +148,7 @@ def test_documents_of_a_pack_do_not_see_one_another() -> None:
     with torch.no_grad():
         together = ForwardLoss(tuple(item))(module, *item.values())
         alone = [module(input_ids=part, labels=part).loss * (part.shape[1] - 1) for part in parts]
-    assert together.item() == pytest.approx(sum(alone).item() / (LONG - 2), rel=1e-6)  # type: ignore[union-attr]
+    assert together.item() == pytest.approx(sum(alone).item() / (LONG - 2), rel=1e-6)
 
 
 def test_rows_that_count_differently_are_no_samples_wherever_they_stand() -> None:
