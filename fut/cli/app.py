@@ -129,7 +129,7 @@ def cache(
     readouts: Annotated[
         str | None,
         typer.Option(
-            help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name; after a step probe@STEP"
+            help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name; or as probe@STEP"
         ),
     ] = None,
     curve_steps: Annotated[
