@@ -141,3 +141,17 @@ def test_a_first_read_out_that_is_taken_earlier_has_no_quadratic_term(make_run: 
     assert run.methods.open("adjoint", readout="probe@6").own_error() is not None
     with pytest.raises(UsageError, match="functionals"):
         run.methods.open("adjoint", readout="probe@6", reading="quadratic")
+
+
+def test_the_baseline_stands_where_the_reference_run_does(early: fut.Run) -> None:
+    baseline = early.methods.open("reference", readout="probe@3")
+    (found,) = baseline.final_states([early.order("reverse").first(3)])
+    assert found.tolist() == early.context.state(3).theta.tolist()
+
+
+def test_other_questions_take_them(early: fut.Run) -> None:
+    answer = early.whatif(edits=["swap:0,5", "swap:6,7"], readouts=["probe", "probe@3"], verify=True)
+    alone = early.whatif(edits=["swap:0,5"], readouts=["probe@3"])
+    assert answer["probe@3"].delta == alone["probe@3"].delta != 0.0
+    assert answer["probe@3"].truth == early.context.retrain(early.order("swap:0,5").first(3)).loss
+    assert early.whatif(edits=["swap:6,7"], readouts=["probe@3"])["probe@3"].delta == 0.0
