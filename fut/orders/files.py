@@ -89,7 +89,7 @@ def read_indices(path: Path) -> np.ndarray:
         return np.frombuffer(content, "<u4").astype(np.int64)
     try:
         found = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:  # a head may declare any size
         raise OrderError(f"order: expected an array of numpy, got {path}: {error}; mend the file") from error
     if found.dtype.kind not in "iu" or found.ndim not in (1, 2):
         raise OrderError(
