@@ -47,6 +47,8 @@ class Sweep:
     pooled: (step, theta [D], directions [r, D]) -> H u [r, D] for a batch drawn from many items; where given, one such
     product of the mean injection stands for the mean of the items' own, at the cost of one batch whatever the mixture's size.
     own: how many of the read-outs, the first ones, have the items' own products even so.
+    entering: (step) -> slopes [r, D] of read-outs that are taken before that step and not at the end; None where there are
+    none. Such a read-out has a costate of 0 until then, and its slope is its weight at that step.
     """
 
     rule: Rule
@@ -57,6 +59,7 @@ class Sweep:
     product: Callable[[Tensor, int, Tensor], Tensor]
     pooled: Callable[[int, Tensor, Tensor], Tensor] | None = None
     own: int = 0
+    entering: Callable[[int], Tensor | None] | None = None
 
     def start(self, slopes: Float[Tensor, "r D"]) -> State:
         """Costate at the end: the read-outs' gradients [r, D], nothing on the memory."""
@@ -73,6 +76,8 @@ class Sweep:
             each = torch.stack([u for _, u in pulled])
             injection = each.sum(0) / len(items) if self.pooled is None else mean_touched(each, torch.stack(gradients))
             weight = self._weight(step, state.theta, items, each, injection)
+            if self.entering is not None and (slopes := self.entering(step)) is not None:
+                weight = weight + slopes
             before = mean_state([p for p, _ in pulled])
             costate = State(before.theta + weight, before.memory, {})
             yield Sensitivity(step, weight, injection, costate)
@@ -90,11 +95,15 @@ class Sweep:
         parts = []
         if rows:
             pairs = zip(items, injections, strict=True)
-            products = [torch.stack([self.product(theta, i, u) for u in us[:rows]]) for i, us in pairs]
+            products = [torch.stack([self._product(theta, i, u) for u in us[:rows]]) for i, us in pairs]
             parts.append(torch.stack(products).sum(0) / len(items))
         if self.pooled is not None and rows < len(mean):
             parts.append(self.pooled(step, theta, mean[rows:]))
         return torch.cat(parts)
+
+    def _product(self, theta: Float[Tensor, " D"], item: int, direction: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """An item's product [D]; none is taken of a read-out that has not entered yet."""
+        return self.product(theta, item, direction) if direction.any() else torch.zeros_like(direction)
 
 
 def mean_touched(injections: Float[Tensor, "c r D"], gradients: Float[Tensor, "c D"]) -> Float[Tensor, "r D"]:

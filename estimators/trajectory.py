@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import OrderError
+from .orders.epochs import epochs
 from .orders.order import Order, random_order
 from .replay import Picks
 from .rules.base import Rule
@@ -59,24 +60,30 @@ def ensemble_orders(reference: Order, count: int, seed: int) -> list[Order]:
     """`count` orders over which every step of a random one occurs once in every `count`-th part of the window.
 
     Each alone is a uniformly random order; together they are a Latin design: parts of the window change places in turn, and
-    steps are shuffled within each. Beyond as many as the window has steps, the design begins again with another random order.
-    Steps that differ in length move whole.
+    steps are shuffled within each; in a window of several epochs, in each by itself. Beyond as many as the window has steps, the
+    design begins again with another random order. Steps that differ in length move whole.
     """
     orders: list[Order] = []
     while len(orders) < count:
-        steps = random_order(reference, seed, 19, len(orders)).entries
-        rows = min(count - len(orders), len(steps))
-        parts = np.array_split(np.arange(len(steps)), rows)
+        passes = epochs(random_order(reference, seed, 19, len(orders)).entries)
+        rows = min(count - len(orders), len(passes[0]))
         draw = np.random.default_rng([seed, 23, len(orders)])
-        for row in range(rows):
-            turned = [parts[(part + row) % rows] for part in range(rows)]
-            orders.append(Order.of_entries(steps[i] for part in turned for i in draw.permutation(part)))
+        orders += [
+            Order.of_entries(steps[i] for steps in passes for i in _turned(len(steps), row, rows, draw))
+            for row in range(rows)
+        ]
     return orders
 
 
 def standing_in(reference: Order, seed: int, number: int) -> Order:
     """A random order that stands in the place of one of an ensemble's; number: at least the ensemble's count."""
     return random_order(reference, seed, 29, number)
+
+
+def _turned(steps: int, row: int, rows: int, draw: np.random.Generator) -> list[int]:
+    """The numbers of so many steps in `rows` parts, which begin with part `row`, each shuffled."""
+    parts = np.array_split(np.arange(steps), rows)
+    return [int(i) for part in range(rows) for i in draw.permutation(parts[(part + row) % rows])]
 
 
 @dataclass(frozen=True)

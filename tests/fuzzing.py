@@ -107,7 +107,7 @@ def _shown(value: Any) -> str:
 
 
 def _text_to_order(text: str) -> None:
-    listed = listed_order(text)
+    listed = listed_order(text, REFERENCE)
     order = named_order(text, REFERENCE) if listed is None else fut.Order.of(listed)
     _sound(order.check(8, 8, partial=True))
 

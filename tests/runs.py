@@ -72,7 +72,7 @@ class Patches(pytest.MonkeyPatch):  # type: ignore[misc]
         self.live.discard(self)
 
 
-OWN_READOUTS = re.compile(r"probe|accuracy|items|item:\d+|groups:\d+|probe:\d+of\d+")
+OWN_READOUTS = re.compile(r"(probe|accuracy|items|item:\d+|groups:\d+|probe:\d+of\d+)(@\d+)?")
 
 
 def can_be_kept(config: Config) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from .epochs import epochs
 from .order import Order
 
 HALF = 2.0
@@ -22,7 +23,8 @@ class Distance:
         self.steps = max(len(reference), 1)
         self._placements = _placements(reference)
         self._places = {item: steps[0][0] for item, steps in self._placements.items()} if _plain(reference) else None
-        self._mean = sum(map(len, self._placements.values())) * (self.steps**2 - 1) / (3 * self.steps)
+        places = self.steps / len(epochs(reference.entries))  # random orders are permuted epoch by epoch
+        self._mean = sum(map(len, self._placements.values())) * (places**2 - 1) / (3 * places)
 
     def __call__(self, order: Order) -> float:
         """0 for the reference order, about 1 for random ones."""

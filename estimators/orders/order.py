@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -14,17 +13,12 @@ import numpy as np
 from ..errors import OrderError
 from ..numbers import LARGEST as WIDEST
 from ..numbers import as_int, cut, shown, whole
+from .entries import Entries, checked_weights, listed, read_item, read_items, read_step, sha256
+from .epochs import epochs
+from .samplers import OrderBatchSampler, OrderSampler, indexed
 
-Entries = tuple[tuple[int, float], ...]
-"""What a step consumes: pairs of item and weight."""
-LARGEST = 1e300
-"""Weights up to this one can be summed."""
 SHOWN = 32
 """Steps that the text of an order lists."""
-LONGEST = 10**8
-"""Steps of an order, or items of a step, at most."""
-UNORDERED = (str, bytes, bytearray, Mapping, Set, np.ma.MaskedArray)
-"""What can be iterated over and is no list of numbers."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Order:
                 f"order: expected weights for {len(self.steps)} steps, got {len(self.weights)}; give one list per step"
             )
         both = enumerate(zip(self.steps, self.weights, strict=True))
-        weights = tuple(_checked_weights(position, step, given) for position, (step, given) in both)
+        weights = tuple(checked_weights(position, step, given) for position, (step, given) in both)
         plain = all(w == 1.0 for step in weights for w in step)
         object.__setattr__(self, "weights", None if plain else weights)
 
@@ -72,15 +66,15 @@ class Order:
                 return
         if not isinstance(self.steps, (tuple, list)):
             raise OrderError(f"order: expected a tuple of items per step, got {shown(self.steps)}; use Order.of")
-        object.__setattr__(self, "steps", tuple(_items(t, step) for t, step in enumerate(self.steps)))
+        object.__setattr__(self, "steps", tuple(read_items(t, step) for t, step in enumerate(self.steps)))
 
     @classmethod
     def of(cls, sequence: Iterable[int | Iterable[int] | Mapping[str, Any]]) -> Order:
         """From item numbers, lists of item numbers, or `{"items": [3, 7], "weights": [1, 0.5]}`, one entry per step."""
-        entries = _listed(sequence)
+        entries = listed(sequence)
         if set(map(type, entries)) == {int}:
             return cls(tuple(zip(cast("list[int]", entries), strict=True)))
-        read = [_step(position, entry) for position, entry in enumerate(entries)]
+        read = [read_step(position, entry) for position, entry in enumerate(entries)]
         return cls(tuple(step for step, _ in read), tuple(weights for _, weights in read))
 
     @classmethod
@@ -150,6 +144,13 @@ class Order:
             steps.append([(i, 1.0 if alike else w) for i, w in kept])
         return Order.of_entries(steps)
 
+    def first(self, steps: int) -> Order:
+        """The first `steps` steps; OrderError where there are fewer."""
+        steps = whole(steps, "a whole number of steps", "correct that number")
+        if not 0 < steps <= len(self.steps):
+            raise OrderError(f"order: expected 1..{len(self.steps)} steps to take, got {steps}; correct that number")
+        return Order(self.steps[:steps], None if self.weights is None else self.weights[:steps])
+
     def swap(self, a: int, b: int) -> Order:
         """What steps a and b consume, exchanged."""
         a, b = self._position(a), self._position(b)
@@ -172,7 +173,7 @@ class Order:
 
     def without(self, items: Iterable[int]) -> Order:
         """The items weighted 0 wherever they occur: their steps train on what else they hold, and none is removed."""
-        left_out = {self._holds(item) for item in _listed(items)}
+        left_out = {self._holds(item) for item in listed(items)}
         return Order.of_entries([(i, 0.0 if i in left_out else w) for i, w in step] for step in self.entries)
 
     def repeat(self, item: int, position: int) -> Order:
@@ -183,7 +184,7 @@ class Order:
 
     def replace(self, old: int, new: int) -> Order:
         """Every occurrence of item `old` replaced by item `new`."""
-        old, new = self._holds(old), _item(new)
+        old, new = self._holds(old), read_item(new)
         return Order.of_entries([(new if i == old else i, w) for i, w in step] for step in self.entries)
 
     @cached_property
@@ -191,14 +192,14 @@ class Order:
         """SHA-256 over step lengths and item numbers (int64, little endian), and over the weights (float64) where there
         are any: equal exactly for equal orders."""
         words = [word for step in self.steps for word in (len(step), *step)]
-        return _sha256(words, [w for step in self.weights or () for w in step])
+        return sha256(words, [w for step in self.weights or () for w in step])
 
     @property
     def multiset_digest(self) -> str:
         """SHA-256 over the sorted item numbers, and their weights where there are any: equal for orders that consume the
         same items equally often, with the same weights."""
         pairs = sorted(pair for step in self.entries for pair in step)
-        return _sha256([i for i, _ in pairs], [w for _, w in pairs] if self.weights else [])
+        return sha256([i for i, _ in pairs], [w for _, w in pairs] if self.weights else [])
 
     def tolist(self) -> list[Any]:
         """Item numbers where every step has one item, else a list per step; with weights, `{"items", "weights"}` for
@@ -210,6 +211,21 @@ class Order:
             return [step[0] for step in self.steps]
         return [list(step) for step in self.steps]
 
+    def indices(self, samples: int = 1) -> list[int]:
+        """Item numbers in the order in which they are consumed, as `datasets.Dataset.select` takes them; see `indexed`.
+
+        samples: rows of a data set that make an item, consecutive ones; of each then all indices.
+        """
+        return [index for step in indexed(self.entries, samples) for index in step]
+
+    def sampler(self, samples: int = 1) -> OrderSampler:
+        """The same as a sampler of torch, for `DataLoader(..., sampler=...)` with a fixed batch size."""
+        return OrderSampler(self.indices(samples))
+
+    def batch_sampler(self, samples: int = 1) -> OrderBatchSampler:
+        """A sampler of torch that gives one list a step, for `DataLoader(..., batch_sampler=...)`; see `indexed`."""
+        return OrderBatchSampler(indexed(self.entries, samples))
+
     def _position(self, position: int) -> int:
         position = whole(position, "a whole number of a step", "correct that position")
         if not 0 <= position < len(self.steps):
@@ -217,84 +233,16 @@ class Order:
         return position
 
     def _holds(self, item: int) -> int:
-        item = _item(item)
+        item = read_item(item)
         if not any(item in step for step in self.steps):
             raise OrderError(f"order: expected an item that the order holds, got {item}; correct that item")
         return item
 
 
-def _sha256(words: Sequence[int], weights: Sequence[float]) -> str:
-    digest = hashlib.sha256(np.asarray(words, dtype="<i8").tobytes())
-    if weights:
-        digest.update(b"weights" + np.asarray(weights, dtype="<f8").tobytes())
-    return digest.hexdigest()
-
-
-def _step(position: int, entry: int | Iterable[int] | Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Items and weights of one step, as written."""
-    given = entry if isinstance(entry, Mapping) else {"items": entry}
-    if "items" not in given or set(given) - {"items", "weights"}:
-        raise OrderError(
-            f"order: expected `items` and `weights`, got {sorted(map(str, given))} at step {position}; write "
-            '{"items": [3, 7], "weights": [1, 0.5]}'
-        )
-    items = _items(position, given["items"])
-    return items, _checked_weights(position, items, given.get("weights", (1.0,) * len(items)))
-
-
-def _items(position: int, entry: Any) -> tuple[int, ...]:
-    single = not isinstance(entry, Iterable) or isinstance(entry, (str, bytes)) or getattr(entry, "ndim", 1) == 0
-    items = (entry,) if single else _listed(entry, f" at step {position}")
-    where = f" at step {position}"
-    return tuple(whole(item, "whole item numbers", "write [3, 1, 2, 0]", where) for item in items)
-
-
-def _length(sequence: Sized) -> int:
-    try:
-        return len(sequence)
-    except (TypeError, OverflowError):  # an array without a dimension; a range beyond 64 bits
-        return 0 if hasattr(sequence, "tolist") else LONGEST + 1
-
-
-def _item(item: Any) -> int:
-    return whole(item, "a whole number of an item", "correct that item")
-
-
-def _listed(sequence: Any, where: str = "") -> list[Any]:
-    """The entries of a sequence. Sets have no order, texts and times are no numbers, and a masked array may lack entries."""
-    odd = isinstance(sequence, UNORDERED) or getattr(getattr(sequence, "dtype", None), "kind", "") in ("m", "M")
-    if odd or not isinstance(sequence, Iterable) or (isinstance(sequence, Sized) and _length(sequence) > LONGEST):
-        raise OrderError(f"order: expected whole item numbers, got {shown(sequence)}{where}; write [3, 1, 2, 0]")
-    if not hasattr(sequence, "tolist"):
-        return list(sequence)
-    plain = sequence.tolist()  # numpy, torch, pandas
-    return plain if isinstance(plain, list) else [plain]
-
-
-def _checked_weights(position: int, step: Sequence[int], weights: object) -> tuple[float, ...]:
-    """A step's weights as numbers, if they are finite, not negative, and one per item."""
-    single = not isinstance(weights, Iterable) or isinstance(weights, UNORDERED) or getattr(weights, "ndim", 1) == 0
-    given = (weights,) if single else tuple(_listed(weights))
-    for weight in given:
-        number = isinstance(weight, (int, float, np.integer, np.floating)) and not isinstance(
-            weight, (bool, np.timedelta64)
-        )
-        if not number or not 0 <= weight <= LARGEST:
-            raise OrderError(
-                f"order: expected finite weights >= 0, got {shown(weight)} at step {position}; write 0 to leave an item out"
-            )
-    if len(given) != len(step):
-        raise OrderError(
-            f"order: expected one weight per item, got {len(given)} for {len(step)} items at step {position}; "
-            "make the lists equally long"
-        )
-    return tuple(float(weight) + 0.0 for weight in given)  # -0.0 is 0.0
-
-
 NAMES = (
-    "identity, reverse, random:SEED, random-steps:SEED, swap:A,B, move:A,B, drop:I, without:I,J,…, repeat:I,STEP, "
-    "replace:I,J; of a run also sort:SCORE, folding:SCORE:N, zigzag:SCORE:N, segment:SCORE:N, stair:SCORE:N, saw:SCORE:N, "
-    "with :desc for high to low (SCORE: length, loss, gradient-norm, perplexity-drop)"
+    "identity, reverse, random:SEED, random-steps:SEED, random-all:SEED, swap:A,B, move:A,B, drop:I, without:I,J,…, "
+    "repeat:I,STEP, replace:I,J; of a run also sort:SCORE, folding:SCORE:N, zigzag:SCORE:N, segment:SCORE:N, "
+    "stair:SCORE:N, saw:SCORE:N, with :desc for high to low (SCORE: length, loss, gradient-norm, perplexity-drop)"
 )
 """Named orders, as they are written; those by a SCORE need a run, which alone knows its items."""
 
@@ -302,13 +250,13 @@ NAMES = (
 def named_order(spec: str, reference: Order) -> Order:
     """An order by name, relative to the reference order.
 
-    `identity`, `reverse` (steps), `random:SEED` (items over all places), `random-steps:SEED` (whole steps), `swap:3,7`
-    (steps), `move:2,10` (from step, to step), `drop:4` (item), `without:3,5` (items, any number of them), `repeat:4,9`
-    (item, step), `replace:4,9` (item, by item).
+    `identity`, `reverse` (steps), `random:SEED` (items over all places of an epoch), `random-steps:SEED` (whole steps),
+    `random-all:SEED` (items over the places of all epochs), `swap:3,7` (steps), `move:2,10` (from step, to step), `drop:4`
+    (item), `without:3,5` (items, any number of them), `repeat:4,9` (item, step), `replace:4,9` (item, by item).
     """
     name, _, text = spec.partition(":")
     edits = {"swap": 2, "move": 2, "drop": 1, "repeat": 2, "replace": 2}
-    draws = {"random": random_order, "random-steps": random_steps}
+    draws = {"random": random_order, "random-steps": random_steps, "random-all": random_placements}
     if name in ("identity", "reverse") and not text:
         return reference if name == "identity" else Order.of_entries(reference.entries[::-1])
     if name not in (*draws, *edits, "without"):
@@ -334,30 +282,41 @@ def _numbers(spec: str, text: str, count: int | None) -> list[int]:
 
 
 def random_order(reference: Order, *seed: int) -> Order:
-    """A uniformly random permutation of the reference order's items over all their places, from an explicit seed.
+    """A uniformly random permutation of the reference order's items over their places, from an explicit seed; epoch by epoch.
 
     Steps keep their lengths, so that with several items per step the batches are made anew; with one item per step these
     are the permutations of its steps. Weights travel with their items. OrderError for a seed below 0.
     """
-    if all(len(step) <= 1 for step in reference.steps):
-        return random_steps(reference, *seed)
-    pairs = [pair for step in reference.entries for pair in step]
-    drawn = iter([pairs[i] for i in _permutation(seed, len(pairs))])
-    return Order.of_entries(sorted(next(drawn) for _ in step) for step in reference.steps)
+    draw = _generator(seed)
+    return Order.of_entries(step for part in epochs(reference.entries) for step in _shuffled(part, draw))
+
+
+def random_placements(reference: Order, *seed: int) -> Order:
+    """The same over the places of all epochs together."""
+    return Order.of_entries(_shuffled(reference.entries, _generator(seed)))
 
 
 def random_steps(reference: Order, *seed: int) -> Order:
-    """A uniformly random permutation of the reference order's steps as they are, from an explicit seed."""
-    entries = reference.entries
-    return Order.of_entries(entries[i] for i in _permutation(seed, len(reference)))
+    """A uniformly random permutation of the reference order's steps as they are, from an explicit seed; epoch by epoch."""
+    draw, parts = _generator(seed), epochs(reference.entries)
+    return Order.of_entries(part[i] for part in parts for i in draw.permutation(len(part)).tolist())
 
 
-def _permutation(seed: tuple[int, ...], length: int) -> list[int]:
+def _shuffled(entries: Sequence[Entries], draw: np.random.Generator) -> Iterator[Entries]:
+    """Steps of the same lengths, whose items are those of `entries`, permuted."""
+    pairs = [pair for step in entries for pair in step]
+    if all(len(step) <= 1 for step in entries):
+        yield from (entries[i] for i in draw.permutation(len(entries)).tolist())
+        return
+    drawn = iter([pairs[i] for i in draw.permutation(len(pairs)).tolist()])
+    yield from (tuple(sorted(next(drawn) for _ in step)) for step in entries)
+
+
+def _generator(seed: tuple[int, ...]) -> np.random.Generator:
     numbers = [number for number in map(as_int, seed) if number is not None and number >= 0]
     if len(numbers) < len(seed):
         raise OrderError(f"random order: expected a seed of 0 or more, got {', '.join(map(shown, seed))}; correct it")
-    found: list[int] = np.random.default_rng(numbers).permutation(length).tolist()
-    return found
+    return np.random.default_rng(numbers)
 
 
 def random_orders(reference: Order, count: int, seed: int) -> list[Order]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from fut.methods.context import Context
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.registry import default_estimator, open_estimator
 from fut.methods.stages import Request
-from fut.orders.parsing import named_orders
+from fut.orders.checking import Obedience, check_log
+from fut.orders.files import write_order_file
+from fut.orders.parsing import OrderLike, named_orders, order_of
 from fut.orders.scores import Difficulty, difficulty
 from fut.questions.context import QuestionContext
 from fut.questions.question import Question
@@ -101,6 +104,16 @@ class RunOrders:
         with one another."""
         self.context.readouts.admit([readout])
         return position_table(self.context, readout)
+
+    def write(self, order: OrderLike, path: Path | str, samples: int = 1) -> Path:
+        """Write an order to a file that `run.order` and the command line read: see `fut.orders.files.write_order_file`."""
+        return write_order_file(Path(path), order_of(self.context, order), samples)
+
+    def check(
+        self, log: Path | str, order: OrderLike = "identity", samples: int = 1, start: int = 0, later: bool = True
+    ) -> Obedience:
+        """Whether a training obeyed an order, by its log of what was consumed: see `fut.orders.checking.check_log`."""
+        return check_log(Path(log), order_of(self.context, order, partial=True), samples, start, later)
 
     def best(self, readout: str = PROBE) -> Order:
         """The order of every item once with the least sum in the table of positions: a start for a search, not its end."""

@@ -70,7 +70,7 @@ class Run:
     """A reference run and everything cached about it. Open one with `fut.open(path)`.
 
     Orders are given as `Order`, as a list with one entry per step (an item number, a list of them, or a dict of `items` and
-    `weights`), as a name (`reverse`, `random:7`, `swap:3,7`, `sort:loss`, …) or as a path to a JSON list.
+    `weights`), as a name (`reverse`, `random:7`, `swap:3,7`, `sort:loss`, …) or as a path to a file of it.
 
     The methods that ask questions take the fields of a request; `ask` takes the request itself.
     """
@@ -200,6 +200,7 @@ class Run:
         calibrated: bool = True,
         readout: str = PROBE,
         partial: bool = False,
+        curve: bool | Iterable[int] = False,
         **options: str,
     ) -> Estimates:
         """A read-out under each order, by default the probe loss, without training.
@@ -211,10 +212,13 @@ class Run:
             calibrated: apply the method's calibration, if there is one: that of single edits for an order that is one.
             readout: `probe`, `accuracy`, `item:3`, or a function of your own.
             partial: accept orders shorter than the window.
+            curve: of one order, the read-out over the steps, as a `Curve`: after each step that the run has an adjoint pass of
+                and at the end, or after these steps.
             options: of the method, by name.
         """
         require_list("estimate", orders)
-        fields = {"known": known, "calibrated": calibrated, "partial": partial}
+        along = {"curve": curve} if isinstance(curve, bool) else {"curve_steps": tuple(curve)}
+        fields: dict[str, Any] = {"known": known, "calibrated": calibrated, "partial": partial, **along}
         return self.ask(EstimateRequest(tuple(orders), estimator, readout=readout, options=options, **fields))
 
     calibrate = asks(CalibrateRequest)

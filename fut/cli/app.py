@@ -28,6 +28,7 @@ from fut.cli.options import (
     progress,
     say,
 )
+from fut.cli.orders import check_order, write_order
 from fut.cli.questions import command
 from fut.cli.whatif import InOrder, whatif
 from fut.errors import EXPECTED, FutWarning, UsageError, exit_status
@@ -39,8 +40,9 @@ from fut.methods.pairwise.store import pairwise_config
 from fut.methods.registry import preparations
 from fut.methods.settings import adjoint_settings, load_config, parse_config
 from fut.questions.accuracy import render as accuracy_render
-from fut.questions.question import Request
+from fut.questions.question import Request, numbers
 from fut.questions.registry import QUESTIONS
+from fut.readouts.readout import PROBE, after
 from fut.report import SAMPLES
 from fut.resources.device import describe
 from fut.studies.registry import STUDIES
@@ -136,7 +138,13 @@ def cache(
     ] = None,
     readouts: Annotated[
         str | None,
-        typer.Option(help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name"),
+        typer.Option(
+            help="comma-separated: what these answer: probe, items, item:I, accuracy, package.module:name; or as probe@STEP"
+        ),
+    ] = None,
+    curve_steps: Annotated[
+        str | None,
+        typer.Option(help="comma-separated: the probe loss, or those read-outs, after these steps of the window too"),
     ] = None,
     settings: CacheSettings = None,
     trust: Trust = False,
@@ -147,6 +155,10 @@ def cache(
     run = open_run(path, device, as_json, trust)
     config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
     names, readout_list = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
+    if curve_steps is not None:
+        steps = numbers("--curve-steps", curve_steps)
+        wanted = run.context.config.adjoint.readouts if readout_list is None else readout_list
+        readout_list = [*wanted, *(after(name, step) for step in steps for name in readout_list or [PROBE])]
     repaired = run.methods.repair()
     say(f"caching on {describe(run.context.problem.device)}", as_json)
     plan: CachePlan = run.methods.plan_cache(names, config, readout_list, adjoint)
@@ -213,6 +225,8 @@ def report(
 
 
 app.command(cls=InOrder)(whatif)
+app.command("write-order")(write_order)
+app.command("check-order")(check_order)
 
 
 @app.command()

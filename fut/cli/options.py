@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="directory of a reference run")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else there")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
-ORDER_HELP = f"JSON file, list 3,1,2,0, or {ORDERS}"
+ORDER_HELP = f"file (.json, .jsonl, .npy, .uint32), list 3,1,2,0, or {ORDERS}"
 Spec = Annotated[str, typer.Option("--order", help=ORDER_HELP)]
 Trust = Annotated[
     bool, typer.Option("--trust", help="run code that the run directory names: its model, its loss, its read-outs")

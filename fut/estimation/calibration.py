@@ -151,10 +151,12 @@ def calibrate_run(
     """
     if edit != "without":
         require_movable("calibrate", [estimator])
-    orders, about = _orders(run, count, seed, edit), run.readouts.get(readout)
+    orders, about = calibration_orders(run, count, seed, edit), run.readouts.get(readout)
     estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
-        trained, diverged = trained_apart(orders, lambda order: run.retrain(order, lambda step, state: tick()))
+        trained, diverged = trained_apart(
+            orders, lambda order: run.retrain(about.seen(order), lambda step, state: tick())
+        )
     require_trained("calibrate", len(trained), diverged, LEAST)
     if diverged:
         warnings.warn(f"calibrate: {divergence_note(len(trained), diverged)}", FutWarning, stacklevel=2)
@@ -186,7 +188,8 @@ def calibrate_run(
     return calibrated
 
 
-def _orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order]:
+def calibration_orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order]:
+    """The orders that a calibration retrains; arguments as in `calibrate_run`."""
     if edit is None:
         return fresh_orders(run.reference, run.problem.canonical, count, seed, (), "calibrate")
     drawn = random_edits(run.reference, edit, count, seed)

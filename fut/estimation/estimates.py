@@ -66,7 +66,7 @@ class ReadoutEstimates:
         self.readout, self.unit = self._about.name, self._about.unit
         self.reference = context.readouts.at_reference(self._about)
         self._calibrated = calibrated and not options and not self._trains
-        self._beside, self._near = beside, Nearness(context)
+        self._beside, self._near = beside, Nearness(context, self._about)
 
     @property
     def fitted_to(self) -> str | None:
@@ -108,7 +108,7 @@ class ReadoutEstimates:
         """An answer per checked order."""
         about, reference = self._about, self.reference
         if self._trains:
-            trained = [self._run.readouts.truth(about, self._run.retrain(o)) for o in orders]
+            trained = [self._run.readouts.truth(about, self._run.retrain(about.seen(o))) for o in orders]
             return [known_truth(o, self.method, t, reference, about) for o, t in zip(orders, trained, strict=True)]
         truths = self._truths(orders)
         if self._named:
@@ -176,7 +176,7 @@ class ReadoutEstimates:
 
     def _truths(self, orders: Sequence[Order]) -> dict[int, float]:
         """The read-out's true value by the place of every order that has been retrained, where that is looked for."""
-        trained = self._run.retrained.among(orders) if self._known_counts else {}
+        trained = self._run.retrained.among([self._about.seen(o) for o in orders]) if self._known_counts else {}
         return {i: self._run.readouts.truth(self._about, truth) for i, truth in trained.items()}
 
     def _exact(self, orders: Sequence[Order]) -> dict[int, float]:
@@ -214,7 +214,7 @@ class ReadoutEstimates:
 
     def _is_reference(self, order: Order) -> bool:
         """Whether the order consumes the reference order's very content at every step: equal items are one."""
-        return self._run.problem.canonical(order) == self._near.reference
+        return self._near.is_reference(order)
 
     def _raw(self, orders: Sequence[Order]) -> tuple[list[float], list[float]]:
         if orders:

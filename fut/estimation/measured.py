@@ -35,7 +35,7 @@ class Measured:
         self._run, self.method = context, method
         self._estimator = open_estimator(context, method, readout=readout)
         self._fit = read_calibration(context, method, readout) if calibrated else None
-        self._near = Nearness(context)
+        self._near = Nearness(context, self._estimator.readout)
 
     def ready(self) -> None:
         """NotCachedError, naming the command to run, where the store lacks what the method reads."""
@@ -51,6 +51,8 @@ class Measured:
         estimator, fit = self._estimator, self._fit
         values, variances, seconds = [0.0] * len(orders), [0.0] * len(orders), 0.0
         errors: list[float] = []
+        asked = orders
+        orders = estimator.seen(orders)
         groups = list(batches(orders, batch_size(estimator.width())))
         total = sum(len(batch[0]) for _, batch in groups)
         with self._run.progress(f"estimating with {estimator.name}", total) as tick:
@@ -67,7 +69,7 @@ class Measured:
         error, caution = sum(errors) / len(errors) if errors else None, estimator.caution()
         if fit is None:
             return Answers(values, None, error, seconds, caution=caution)
-        fits = [self._near.applied(fit, order, estimator.reference_value) for order in orders]
+        fits = [self._near.applied(fit, order, estimator.reference_value) for order in asked]
         intervals = [near.interval(value, v) for near, value, v in zip(fits, values, variances, strict=True)]
         corrected = [near.fit.correct(value) for near, value in zip(fits, values, strict=True)]
         return Answers(corrected, intervals, error, seconds, values, caution)

@@ -67,7 +67,7 @@ class Searching:
         values, variances = raw_estimates(self._judge, [order])
         fit = read_calibration(self._run, method, about.name)
         reference = self._run.readouts.at_reference(about)
-        share = Nearness(self._run).share(fit, order)
+        share = Nearness(self._run, about).share(fit, order)
         answer = estimated(order, method, values[0], variances[0], reference, fit, about, share=share)
         beyond = "" if fit is None else _beyond(fit, values[0])
         half = f"{SECOND_HALF}; " if self._judge.half == "second" else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from estimators.orders.order import Order
 from fut.artifacts.directory import ENDPOINTS
 from fut.errors import NotCachedError
-from fut.estimation.calibration import Calibrated, answers_from, calibrate_run
+from fut.estimation.calibration import Calibrated, answers_from, calibrate_run, calibration_orders
 from fut.estimation.changes import PassPlan, ReadoutChanges, open_changes, plan_changes
 from fut.estimation.endpoint import write_endpoint
 from fut.estimation.estimates import ReadoutEstimates
@@ -39,7 +39,7 @@ class RunTruths:
 
     def find(self, order: Order) -> float | None:
         """The value, if the order has been trained before; trains nothing."""
-        trained = self._run.retrained.find(order)
+        trained = self._run.retrained.find(self._about.seen(order))
         return None if trained is None else self._run.readouts.truth(self._about, trained)
 
     def train(self, order: Order, tick: Callable[[], object] = _no_tick) -> float:
@@ -48,7 +48,7 @@ class RunTruths:
 
     def train_timed(self, order: Order, tick: Callable[[], object] = _no_tick) -> tuple[float, float]:
         """The same, and the seconds that training took."""
-        trained = self._service.trained(order, tick)
+        trained = self._service.trained(self._about.seen(order), tick)
         return self._run.readouts.truth(self._about, trained), trained.seconds
 
 
@@ -97,6 +97,10 @@ class EstimationService:
             self._last = order, self.context.retrain(order, lambda step, state: tick())
         return self._last[1]
 
+    def train_at(self, order: Order, steps: Sequence[int], tick: Callable[[], object] = _no_tick) -> None:
+        """Train an order, and keep what it has come to after some steps too; what is known is not trained again."""
+        self.context.retrain(order, lambda step, state: tick(), at=steps)
+
     def measured(self, method: str, readout: str, *, calibrated: bool = True) -> Measured:
         """A method as a comparison with retrained orders asks it."""
         return Measured(self.context, method, readout, calibrated)
@@ -116,6 +120,10 @@ class EstimationService:
     def calibrate(self, method: str, readout: str, orders: int, seed: int, edit: str | None) -> Calibrated:
         """Retrain a few orders, fit the method to them and keep the fit: see `calibrate_run`."""
         return calibrate_run(self.context, orders, seed, method, readout, edit)
+
+    def calibration_orders(self, orders: int, seed: int, edit: str | None) -> list[Order]:
+        """The orders that `calibrate` retrains."""
+        return calibration_orders(self.context, orders, seed, edit)
 
     def endpoint(self, order: Order, method: str | None, out: Path | None, options: Mapping[str, str]) -> Endpoint:
         """Write the parameters that an order leads to: see `write_endpoint`. out: None for a file in the run."""

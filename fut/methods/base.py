@@ -111,6 +111,10 @@ class Estimator(ABC):
         """Position of the reference order."""
         return self.final_states([self.problem.reference])[0]
 
+    def seen(self, orders: Sequence[Order]) -> list[Order]:
+        """What of orders it is asked about: of a read-out that is taken before the end, their first steps."""
+        return [self.readout.seen(order) for order in orders]
+
     def batch(self, orders: Sequence[Order]) -> OrderBatch:
         return OrderBatch.pack([weighed(self.problem, order) for order in orders], self.problem.device)
 
@@ -132,6 +136,7 @@ class Capabilities:
         baseline: it says the same of every order.
         exact_curvature: it takes curvature at query time, and is trusted where first-order figures err.
         swept: it answers those read-outs alone that were asked for when it was prepared.
+        early: it answers read-outs that are taken before the end, of whole orders.
     """
 
     moves_items: bool = True
@@ -146,6 +151,7 @@ class Capabilities:
     baseline: bool = False
     exact_curvature: bool = False
     swept: bool = False
+    early: bool = False
 
     @property
     def calibrates(self) -> bool:

@@ -20,7 +20,7 @@ class ReferenceEstimator(Estimator):
     name = "reference"
 
     def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
-        return self.context.state(self.problem.config.steps).theta.expand(len(orders), -1)
+        return self.context.state(self.readout.step or self.problem.config.steps).theta.expand(len(orders), -1)
 
     def values(self, states: Tensor, steps: int) -> list[float]:
         return [self.reference_value] * len(states)

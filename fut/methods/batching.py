@@ -17,6 +17,7 @@ def batch_size(width: int, budget: int = 1 << 28) -> int:
 def raw_estimates(estimator: Estimator, orders: Sequence[Order]) -> tuple[list[float], list[float]]:
     """Uncalibrated values of the read-out for checked orders, and the variance of each over a sample of coordinates."""
     losses, variances = [0.0] * len(orders), [0.0] * len(orders)
+    orders = estimator.seen(orders)
     for places, batch in batches(orders, batch_size(estimator.width())):
         positions = estimator.final_states(batch)
         found = zip(estimator.values(positions, len(batch[0])), estimator.variances(positions), strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from estimators.orders.order import Order
 from estimators.replay import Listener
@@ -33,6 +33,7 @@ from fut.readouts.readout import (
     Functions,
     Readout,
     UserFunction,
+    base_of,
     check_registered,
     is_built_in,
     make_readouts,
@@ -44,7 +45,7 @@ from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_loss, require_same_training
 from fut.training.problem import Problem, build_problem, reference_order
 from fut.training.retrained import RetrainedOrders
-from fut.training.trainer import Retrained, train_order
+from fut.training.trainer import Retrained, train_order_at
 from storage import IdentityError, Manifest, require_same
 
 
@@ -168,13 +169,21 @@ class Context:
         """Every order that has been retrained on this run."""
         return RetrainedOrders(self.path / files.RETRAINED, self.problem.device, self.problem.canonical, self.owner)
 
-    def retrain(self, order: Order, listener: Listener | None = None) -> Retrained:
-        """The truth: retrain in this order, or recall the result if that has been done before."""
+    def retrain(self, order: Order, listener: Listener | None = None, at: Iterable[int] = ()) -> Retrained:
+        """The truth: retrain in this order, or recall the result if that has been done before.
+
+        at: steps after which the result is kept too, as that of the order's first steps, which is then not trained again.
+        """
         found = self.retrained.find(order)
-        if found is None:
-            found = train_order(self.problem, self.state(0), order, listener)
+        parts = {step: order.first(step) for step in at if step < len(order)}
+        missing = [step for step, part in parts.items() if self.retrained.find(part) is None]
+        if found is None or missing:
+            asked = order if found is None else parts[max(missing)]  # of a known order only as far as it is not
+            end, after = train_order_at(self.problem, self.state(0), asked, missing, listener)
             with keeping("the retrained order", self.retrained.directory):
-                self.retrained.keep(order, found)
+                for step, result in ({len(asked): end} | after).items():
+                    self.retrained.keep(asked.first(step), result)
+            found = found or end
         return replace(found, objective=self.problem.objective)
 
 
@@ -205,14 +214,15 @@ class RunReadouts:
 
     def admit(self, names: Iterable[str]) -> None:
         """Take what the caller names as `package.module:name`, and import it; built-in read-outs stay as they are."""
-        self.user.admit(name for name in names if isinstance(name, str) and not is_built_in(name))
+        self.user.admit(base_of(name) for name in names if isinstance(name, str) and not is_built_in(name))
 
     def at_reference(self, readout: Readout) -> float:
-        """Its value at the end of the reference run, in its unit; the probe loss as it was recorded there."""
+        """Its value at the end of the reference run, or after its own steps, in its unit; the probe loss at the end as it was
+        recorded there."""
         if readout.name == PROBE:
             return self._run.reference_loss
         if readout.name not in self._values:
-            value = readout.value(self._run.state(self._run.steps).theta)
+            value = readout.value(self._theta(readout))
             if not math.isfinite(value):
                 raise ModelError(
                     f"read-out `{readout.name}`: expected a finite value at the reference endpoint, got {value}; mend it"
@@ -221,15 +231,18 @@ class RunReadouts:
         return self._values[readout.name]
 
     def truth(self, readout: Readout, found: Retrained) -> float:
-        """Its value at the endpoint of an order that has been retrained."""
-        return found.loss if readout.name == PROBE else readout.value(found.theta)
+        """Its value at the endpoint of an order that has been retrained: of what `Readout.seen` gives."""
+        return found.loss if base_of(readout.name) == PROBE else readout.value(found.theta)
+
+    def _theta(self, readout: Readout) -> Tensor:
+        """Parameters [D] of the reference run where the read-out is taken."""
+        return self._run.state(readout.step or self._run.steps).theta
 
     def pins(self, names: Sequence[str]) -> dict[str, float]:
         """Values at the reference endpoint of those read-outs that nothing else would recognise again."""
         pinned = [found for found in map(self.get, names) if found.pinned]
-        theta = self._run.state(self._run.steps).theta
         for found in pinned:  # before anything is computed for it
-            if not found.gradient(theta).isfinite().all():
+            if not found.gradient(self._theta(found)).isfinite().all():
                 raise ModelError(
                     f"read-out `{found.name}`: expected a finite gradient at the reference endpoint, got NaN or infinity; mend it"
                 )

@@ -50,7 +50,10 @@ def pooled_products(
     for place, theta in enumerate(places):
         batch = pooled_batch(problem, config, step, place, count) if fine else ()
         if config.products == "exact":
-            products = [derivatives.hessian_vector(objective, theta, batch, u) for u in directions[:fine]]
+            zero = torch.zeros_like(theta)  # of a read-out that is taken earlier
+            products = [
+                derivatives.hessian_vector(objective, theta, batch, u) if u.any() else zero for u in directions[:fine]
+            ]
         else:
             product = derivatives.hessian_vector_difference
             products = [product(objective, theta, batch, u, relative) for u in directions[:fine]]

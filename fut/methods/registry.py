@@ -18,7 +18,7 @@ from fut.methods.pairwise.method import REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2
 from fut.methods.retrain import RETRAIN
 from fut.methods.reweighting.estimator import REWEIGHTING_METHOD
 from fut.methods.stages import Preparation
-from fut.readouts.readout import PROBE
+from fut.readouts.readout import PROBE, step_of
 from fut.registry import Registry
 from fut.resources.memory import require_memory
 
@@ -111,6 +111,12 @@ def make_estimator(context: Context, spec: str, readout: str = PROBE, **options:
         UsageError: listing the known names, or naming the option that it does not take.
     """
     method = method_of(spec)
+    if step_of(readout) is not None and not (method.capabilities.early or method.capabilities.any_length):
+        able = [m.name for m in METHODS if m.capabilities.early or m.capabilities.any_length]
+        raise UsageError(
+            f"{method.name}: expected a read-out at the end of the window, got `{readout}`, which this method cannot answer; use "
+            f"one of {', '.join(able)}"
+        )
     try:
         return method.open(context, readout, **(options_of(spec) | options))
     except TypeError as error:

@@ -11,6 +11,7 @@ from estimators.errors import OrderError
 from estimators.numbers import cut, shown
 from estimators.orders.families import FAMILIES, FamilyName, arranged, family_name
 from estimators.orders.order import Order, named_order
+from fut.orders.files import is_order_file, read_order_file
 from fut.orders.scores import MEASURES, difficulty
 from storage import parse_json
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 OrderLike = Order | str | Path | Iterable[Any]
-"""An order, or what stands for one: its name, a list with one entry per step, or a path to a JSON list."""
+"""An order, or what stands for one: its name, a list with one entry per step, or a path to a file of it."""
 
 
 def sorted_order(run: Context, spec: str, start: Order | None = None) -> Order | None:
@@ -77,35 +78,18 @@ def json_value(text: str) -> Any:
     return parse_json(text)
 
 
-def read_order(path: Path) -> list[Any]:
-    """A JSON list of item numbers, or of lists of item numbers; `{"order": [...]}` as `order.json` has it too."""
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OrderError(
-            f"order: expected a readable JSON file, got {path} ({error.strerror}); check the path"
-        ) from error
-    except ValueError as error:  # no JSON, no UTF-8, or no possible path
-        raise OrderError(
-            f"order: expected a JSON list like [3, 1, 2, 0], got {path}: {error}; mend the file"
-        ) from error
-    listed = content.get("order", content) if isinstance(content, dict) else content
-    if not isinstance(listed, list):
-        raise OrderError(
-            f"order: expected a JSON list like [3, 1, 2, 0], got {type(listed).__name__} in {path}; mend the file"
-        )
-    return listed
+def listed_order(spec: str | Path, reference: Order) -> list[Any] | None:
+    """The entries behind an inline list or a file; None where the specification is a name like `random:7`.
 
-
-def listed_order(spec: str | Path) -> list[Any] | None:
-    """The list behind an inline list or a JSON file; None where the specification is a name like `random:7`."""
+    reference: into whose steps an index file is cut.
+    """
     path = Path(spec)
-    if isinstance(spec, Path) or path.suffix == ".json":
-        return read_order(path)
+    if isinstance(spec, Path) or is_order_file(path):
+        return read_order_file(path, reference)
     text = spec.strip().removeprefix("[").removesuffix("]")
     inline = bool(text) and all(c in "0123456789,- " for c in text)
     if os.path.isfile(spec):  # not Path.is_file, which raises for a list longer than a file name may be
-        return read_order(path)
+        return read_order_file(path, reference)
     return _parsed(text) if inline else None
 
 
@@ -127,7 +111,7 @@ def order_of(context: Context, spec: OrderLike, partial: bool = False) -> Order:
         )
     if not isinstance(spec, (str, Path)):
         return Order.of(cast("Iterable[Any]", spec)).check(items, steps, partial)
-    listed = listed_order(spec)
+    listed = listed_order(spec, context.reference)
     if listed is not None:
         return Order.of(listed).check(items, steps, partial)
     order = sorted_order(context, str(spec)) or named_order(str(spec), context.reference)

@@ -11,6 +11,7 @@ from fut.estimation.calibration import SEED, Calibrated
 from fut.methods.registry import method_of
 from fut.orders.editing import CALIBRATED
 from fut.questions.context import QuestionContext
+from fut.questions.curves import CURVE, curve_names, train_at
 from fut.questions.question import ESTIMATOR, READOUT_HELP, Question, Request, option
 from fut.questions.retraining import retraining
 from fut.readouts.readout import PROBE
@@ -28,6 +29,8 @@ class CalibrateRequest(Request[Calibrated]):
         edit: `swap`, `move`, `repeat`, `replace` or `without`, for orders that are one such edit away from the
             reference order: questions about one edit of that kind then have the interval that such orders deserve.
             None for random orders.
+        curve: fit the read-out after several steps too, to the same orders: after each step that the run has an adjoint pass
+            of. The answer is the fit at the end.
 
     Raises:
         UsageError: for fewer than 3 orders, and for a method that has nothing to calibrate.
@@ -40,6 +43,7 @@ class CalibrateRequest(Request[Calibrated]):
     edit: str | None = option(
         None, help=f"orders one random edit away from the reference: {', '.join(CALIBRATED)}; for `fut whatif`"
     )
+    curve: bool = option(False, help=CURVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,8 +57,12 @@ class CalibrateRequest(Request[Calibrated]):
 
 def ask(request: CalibrateRequest, context: QuestionContext) -> Calibrated:
     """The fit, which is kept in the run."""
-    method = request.estimator or context.run.default_method
-    return context.service.calibrate(method, request.readout, request.orders, request.seed, request.edit)
+    method, service = request.estimator or context.run.default_method, context.service
+    names = curve_names(context, request.readout) if request.curve else [request.readout]
+    if request.curve:
+        train_at(context, service.calibration_orders(request.orders, request.seed, request.edit), names)
+    fits = [service.calibrate(method, name, request.orders, request.seed, request.edit) for name in names]
+    return fits[-1]
 
 
 def _costs(request: CalibrateRequest, context: QuestionContext) -> Sequence[str]:

@@ -14,7 +14,7 @@ from fut.estimation.measured import Measured
 from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
 from fut.progress import Progress
-from fut.protocols import Archive, Estimates, RunFacts, Truths
+from fut.protocols import Archive, Estimates, RunFacts, Tick, Truths
 
 
 class Service(Protocol):
@@ -36,6 +36,9 @@ class Service(Protocol):
     def truths(self, readout: str) -> Truths:
         """One read-out of orders that are retrained."""
 
+    def train_at(self, order: Order, steps: Sequence[int], tick: Tick = ...) -> None:
+        """Train an order, and keep what it has come to after some steps too."""
+
     def measured(self, method: str, readout: str, *, calibrated: bool = True) -> Measured:
         """A method as a comparison with retrained orders asks it."""
 
@@ -50,6 +53,9 @@ class Service(Protocol):
 
     def calibrate(self, method: str, readout: str, orders: int, seed: int, edit: str | None) -> Calibrated:
         """Retrain a few orders, fit the method to them and keep the fit."""
+
+    def calibration_orders(self, orders: int, seed: int, edit: str | None) -> list[Order]:
+        """The orders that `calibrate` retrains."""
 
     def endpoint(self, order: Order, method: str | None, out: Path | None, options: Mapping[str, str]) -> Endpoint:
         """Write the parameters that an order leads to. out: None for a file in the run."""

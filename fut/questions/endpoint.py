@@ -18,7 +18,7 @@ class EndpointRequest(Request[Endpoint]):
     """Parameters at the end of an order, written to a safetensors file.
 
     Args:
-        order: a name, a list with one entry per step, a path to a JSON list, or an `Order`.
+        order: a name, a list with one entry per step, a path to a file, or an `Order`.
         estimator: a method that rebuilds parameters (not `adjoint`, which estimates the read-out alone); None for the low-rank
             method where its terms are cached, else `replay-exact`.
         out: the file to write; None for a name made of the method and the order, inside the run.

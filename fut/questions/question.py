@@ -178,7 +178,9 @@ def require_list(question: str, orders: Any) -> None:
         raise OrderError(f"{question}: expected a list of orders, got one, {orders!r}; write [{orders!r}]")
 
 
-READOUT_HELP = "probe, accuracy, item:I, or package.module:name of a function of the module"
+READOUT_HELP = (
+    "probe, accuracy, item:I, or package.module:name of a function of the module; @STEP behind: after that step"
+)
 KNOWN = "say what retraining gave of an order, beside a named estimator's answer, as the answer where none is named"
 ESTIMATOR = "estimator"
 """Stands for the help of a method's flag, which lists all methods."""

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from estimators.orders.order import Order
 from fut.errors import ModelError
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
@@ -28,6 +29,7 @@ class Readout:
 
     value: theta [D] -> number. gradient: theta [D] -> [D]. unit: the loss's, probability, or "" for a user's function.
     pinned: whether its value at the reference endpoint must be kept to recognise it, as nothing else says what it is.
+    step: after how many steps of the window it is taken; None for the end.
     """
 
     name: str
@@ -35,6 +37,11 @@ class Readout:
     value: Callable[[Tensor], float]
     gradient: Callable[[Tensor], Tensor]
     pinned: bool = False
+    step: int | None = None
+
+    def seen(self, order: Order) -> Order:
+        """The steps of an order that the read-out depends on: all, or those before it is taken; OrderError for a shorter one."""
+        return order if self.step is None else order.first(self.step)
 
 
 class ReadoutKind(Protocol):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from fut.display.scale import LOSS
 from fut.errors import UsageError
 from fut.readouts.accuracy import Accuracy
+from fut.readouts.after import AfterSteps, after, base_of, step_of
 from fut.readouts.base import PROBE, Readout, ReadoutKind, UserFunction, require_same_value, shortened, suffix
 from fut.readouts.group import GroupLoss
 from fut.readouts.item import ItemLoss
@@ -24,6 +25,8 @@ __all__ = [
     "Functions",
     "Readout",
     "UserFunction",
+    "after",
+    "base_of",
     "caching_command",
     "check_registered",
     "gradient_cost",
@@ -33,17 +36,20 @@ __all__ = [
     "readout_names",
     "require_same_value",
     "shortened",
+    "step_of",
     "suffix",
     "unit_of",
 ]
 
-BUILT_IN: tuple[ReadoutKind, ...] = (
+AT_THE_END: tuple[ReadoutKind, ...] = (
     Probe(),
     Accuracy(),
     ItemLoss(),
     GroupLoss(),
 )
 """Kinds that have names of their own: one line each."""
+BUILT_IN: tuple[ReadoutKind, ...] = (AfterSteps([*AT_THE_END, UserReadout(AT_THE_END)]), *AT_THE_END)
+"""The same, and each of them, or the user's, after some steps."""
 READOUTS: tuple[ReadoutKind, ...] = (*BUILT_IN, UserReadout(BUILT_IN))
 """All kinds; the user's comes last, as it takes any name."""
 
@@ -54,13 +60,13 @@ def kind_of(spec: str) -> ReadoutKind:
 
 
 def is_built_in(spec: str) -> bool:
-    """Whether a specification is of a kind that has names of its own."""
-    return any(kind.matches(spec) for kind in BUILT_IN)
+    """Whether a specification is of a kind that has names of its own, whenever it is taken."""
+    return any(kind.matches(base_of(spec)) for kind in AT_THE_END)
 
 
 def unit_of(name: str, of_loss: str) -> str:
     """The unit of a read-out; "" for a user's function. of_loss: the unit of the run's loss."""
-    unit = kind_of(name).unit
+    unit = kind_of(base_of(name)).unit
     return of_loss if unit == LOSS else unit
 
 
@@ -71,7 +77,7 @@ def readout_names(specs: Sequence[str], items: int) -> list[str]:
 
 def caching_command(specs: Sequence[str]) -> str:
     """What computes an expansion for these read-outs; a registered function is known to Python alone."""
-    if all(":" in spec or not isinstance(kind_of(spec), UserReadout) for spec in specs):
+    if all(":" in spec or not isinstance(kind_of(base_of(spec)), UserReadout) for spec in specs):
         return f"fut cache RUN --terms adjoint --readouts {','.join(specs)}"
     return f'fut.open(RUN, readouts=...).cache(["adjoint"], readouts={list(specs)})'
 
@@ -88,7 +94,7 @@ def one_readout(spec: str, items: int) -> str:
 
 def gradient_cost(name: str, problem: Problem) -> int:
     """Gradient evaluations that a read-out's own gradient costs."""
-    return kind_of(name).gradient_cost(problem)
+    return kind_of(base_of(name)).gradient_cost(problem)
 
 
 def make_readouts(problem: Problem, specs: Sequence[str], user: Mapping[str, UserFunction]) -> list[Readout]:

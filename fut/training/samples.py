@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from fut.models import autodiff as derivatives
 from fut.models.objective import Item, Objective
 from fut.models.randomness import draws
 
-TRIED = 3
-"""Items on which the loss is compared with the mean over parts."""
+IGNORED = -100
+"""The label that torch's losses leave out."""
 LOSS, GRADIENT = 1e-4, 1e-3
 """How far, relatively, a mean over parts may be from the loss or the gradient of the whole: rounding of single precision."""
 
@@ -101,7 +102,7 @@ def _no_mean(objective: Objective, items: Sequence[Item]) -> str:
     with objective.judging() if noisy() else nullcontext():
         if noisy():
             return "the loss draws random numbers in evaluation mode too, an item's all at once"
-        chosen = sorted({0, len(items) // 2, len(items) - 1})[:TRIED]
+        chosen = sorted({0, len(items) // 2, len(items) - 1, *_unlike(items)})
         halves = [_divided(items[number]) for number in chosen]
         try:
             for number, (first, second) in zip(chosen, halves, strict=True):
@@ -112,8 +113,7 @@ def _no_mean(objective: Objective, items: Sequence[Item]) -> str:
                 for parts in splits:
                     if found := _differs(objective, theta, items[number], parts):
                         return f"the loss of item {number} is not the mean over its rows ({found})"
-            if len(chosen) > 1:
-                pair = halves[0][0], halves[-1][0]
+            for pair in pairwise([first for first, _ in halves]):
                 whole = tuple(torch.cat(parts) for parts in zip(*pair, strict=True))
                 if found := _differs(objective, theta, whole, pair):
                     return f"the loss of rows of two items is not the mean over them ({found})"
@@ -123,6 +123,19 @@ def _no_mean(objective: Objective, items: Sequence[Item]) -> str:
             said = (str(error).splitlines() or [""])[0][:120]
             return f"the loss cannot be taken on some of an item's rows ({type(error).__name__}: {said})"
     return ""
+
+
+def _unlike(items: Sequence[Item]) -> set[int]:
+    """The items that count the fewest and the most numbers, by labels that are left out and zeros of masks; none where all count
+    alike. A loss over the counted numbers of several rows is a mean over the rows only where these count alike."""
+    counts = [sum(map(_left_out, item)) for item in items]
+    return {counts.index(min(counts)), counts.index(max(counts))} if len(set(counts)) > 1 else set()
+
+
+def _left_out(tensor: Tensor) -> int:
+    """Entries that a loss leaves out: labels of -100, and zeros of a tensor of zeros and ones."""
+    mask = tensor == 0
+    return int((tensor == IGNORED).sum()) + (int(mask.sum()) if bool((mask | (tensor == 1)).all()) else 0)
 
 
 def _divided(item: Item) -> tuple[Item, Item]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,14 +50,41 @@ def train_order(problem: Problem, start: State, order: Order, listener: Listener
     Raises:
         DivergenceError: naming the order, where a loss or a gradient is not finite.
     """
-    began = time.perf_counter()
+    return train_order_at(problem, start, order, (), listener)[0]
+
+
+def train_order_at(
+    problem: Problem, start: State, order: Order, at: Collection[int], listener: Listener | None = None
+) -> tuple[Retrained, dict[int, Retrained]]:
+    """The same, and by step what the order's first steps come to: as if they were trained alone, bit for bit.
+
+    Args:
+        problem: what is trained.
+        start: the lifted state [D] before the window.
+        order: what is consumed, weights of items as given.
+        at: after how many steps.
+        listener: hears of every step.
+
+    Raises:
+        DivergenceError: as `train_order`.
+    """
+    began, after = time.perf_counter(), dict[int, Retrained]()
     gradients = TrueGradients(problem.gradient, problem.mean_gradient, item_curvature(problem))
     transition = RuleTransition(problem.rule, problem.rate, gradients)
     batch = OrderBatch.pack([weighed(problem, order)], problem.device)
-    try:
-        theta = replay(transition, start.rows(1), batch, listener=listener).theta[0]
-        seconds = time.perf_counter() - began
+
+    def result(theta: Tensor, seconds: float) -> Retrained:
         return Retrained(finite(problem.probe_loss(theta), "probe set after training"), theta, seconds)
+
+    def hear(step: int, state: State) -> None:
+        if step in at:
+            after[step] = result(state.theta[0].clone(), time.perf_counter() - began)
+        if listener is not None:
+            listener(step, state)
+
+    try:
+        theta = replay(transition, start.rows(1), batch, listener=hear).theta[0]
+        return result(theta, time.perf_counter() - began), after
     except DivergenceError as error:
         raise DivergenceError(f"order {named(order)}: it diverges: {error}") from error
 

@@ -31,6 +31,11 @@ LINES = ["random:7", '{"id": "a", "edits": [["swap", 0, 3]], "readouts": ["item:
 CASES: list[tuple[str, tuple[object, ...], Request[Any]]] = [
     ("estimate", ("--order", "reverse", "--no-known"), EstimateRequest(["reverse"], known=False)),
     ("estimate", ("--order", "3,1", "--partial", "--estimator", "replay"), EstimateRequest([[3, 1]], "replay", True)),
+    (
+        "estimate",
+        ("--order", "random:3", "--curve-steps", "2,4", "--estimator", "replay-exact"),
+        EstimateRequest(["random:3"], "replay-exact", curve_steps=(2, 4)),
+    ),
     ("calibrate", ("--orders", 4), CalibrateRequest(4)),
     ("calibrate", ("--orders", 3, "--edit", "swap", "--seed", 5), CalibrateRequest(3, 5, edit="swap")),
     ("estimate", ("--order", "swap:0,4", "--no-known"), EstimateRequest(["swap:0,4"], known=False)),

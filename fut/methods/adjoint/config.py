@@ -112,7 +112,8 @@ class AdjointConfig(Section):
     )
     readouts: ReadoutNames = Field(
         ["probe"],
-        description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
+        description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python; "
+        "after some steps probe@STEP and the like",
     )
     seed: int = Field(
         0, ge=0, lt=1 << 63, description="seed of the runs' orders, of drawn batches and of the sample of coordinates"

@@ -26,7 +26,7 @@ class AdjointMethod(Method):
 
     name = "adjoint"
     opens: type[Estimator] = Adjoint
-    capabilities = Capabilities(needs_smooth=True, coupling="coordinate", by_coordinate=True, swept=True)
+    capabilities = Capabilities(needs_smooth=True, coupling="coordinate", by_coordinate=True, swept=True, early=True)
     preparation = EXPANSION
     advice = "lower adjoint.coordinates or adjoint.num_anchors"
     note = "by the expansion about the trajectory"
@@ -55,7 +55,7 @@ class PositionsMethod(AdjointMethod):
 
     name, opens = "positions", Positions
     capabilities = Capabilities(
-        needs_smooth=True, coupling="coordinate", by_coordinate=True, swept=True, empty_steps=False
+        needs_smooth=True, coupling="coordinate", by_coordinate=True, swept=True, empty_steps=False, early=True
     )
 
     def read_bytes(self, context: Context) -> int:

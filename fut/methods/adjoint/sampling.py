@@ -63,7 +63,8 @@ def known_ends(expansion: Expansion, centre: Tensor, rows: Tensor) -> dict[str, 
     if spec.trajectory.ensemble:
         ends = expansion.trajectory.ends().theta
         (first,) = make_readouts(expansion.problem, spec.names[:1], expansion.user)
-        arrays["own_values"] = np.array([first.value(theta) for theta in ends])
+        taken = ends if spec.ends[0] == spec.steps else expansion.trajectory.places(spec.ends[0])
+        arrays["own_values"] = np.array([first.value(theta) for theta in taken])
         if spec.functionals:
             arrays["own"] = ((ends - centre).double() @ functionals.T).cpu().numpy()
     return arrays

@@ -11,6 +11,7 @@ from estimators.control_variates import SIGNS
 from estimators.lowrank import curvature_anchors
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.expansion.spec import SweptSpec, Trajectory, segment_width
+from fut.readouts.readout import step_of
 from fut.training.problem import Problem
 from storage import TermSpec
 
@@ -105,10 +106,21 @@ class AdjointSpec(SweptSpec):
         """Whether there are products on batches drawn from all items: not where those are not made of samples."""
         return self.config.curvature == "pooled" or bool(self.problem.samples.items)
 
+    @cached_property
+    def ends(self) -> list[int]:
+        """After how many steps each read-out is taken: T, or earlier."""
+        return [step_of(name) or self.steps for name in self.names]
+
+    @property
+    def shares(self) -> list[float]:
+        """Of each read-out, the share of the window that its adjoint pass goes through."""
+        return [min(end, self.steps) / self.steps for end in self.ends]
+
     @property
     def functionals(self) -> int:
-        """m, the functionals behind the first read-out's quadratic term; none without drawn batches, which they need."""
-        return self.config.functionals if self.pools else 0
+        """m, the functionals behind the first read-out's quadratic term; none without drawn batches, which they need, and none of
+        a read-out that is taken before the end."""
+        return self.config.functionals if self.pools and self.ends[0] >= self.steps else 0
 
     @property
     def rank(self) -> int:

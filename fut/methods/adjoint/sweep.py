@@ -98,6 +98,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         product,
         (lambda step, theta, directions: drawn_products(expansion, step, directions)) if expansion.spec.pools else None,
         0 if config.curvature == "pooled" else expansion.spec.fine,
+        lambda step: _entering(expansion, step),
     )
 
 
@@ -111,10 +112,10 @@ def drawn_products(expansion: Expansion, step: int, directions: Tensor) -> Tenso
 
 def start(expansion: Expansion) -> State:
     """The costate at the end: slopes of the read-outs, and functionals of the first of them."""
-    theta = expansion.trajectory.state(expansion.spec.steps).theta
-    readouts = make_readouts(expansion.problem, expansion.spec.names, expansion.user)
-    slopes = torch.stack([r.gradient(theta) for r in readouts])
-    error = difference_error(expansion, theta, slopes[0])
+    steps, readouts = expansion.spec.steps, make_readouts(expansion.problem, expansion.spec.names, expansion.user)
+    slopes = _slopes(expansion, steps)
+    first = expansion.trajectory.state(expansion.spec.ends[0]).theta
+    error = difference_error(expansion, first, slopes[0] if slopes[0].any() else readouts[0].gradient(first))
     if caution := noise_caution(error, EXACT, f"{expansion.directory} (remove it)"):
         warnings.warn(f"adjoint: {caution}", FutWarning, stacklevel=2)
     arrays = {"weight": slopes, "difference_error": torch.tensor([error])}
@@ -126,10 +127,26 @@ def start(expansion: Expansion) -> State:
     costate = _sweep(expansion).start(slopes)
     if expansion.spec.drawn_first:
         known = {n: tensor.cpu().numpy() for n, tensor in arrays.items() if n in ("difference_error", "signs")}
-        expansion.sweep.latest.write(expansion.spec.steps, known | packed(costate), {}, replace=True)
+        expansion.sweep.latest.write(steps, known | packed(costate), {}, replace=True)
     else:
-        _write(expansion, expansion.spec.steps, costate, arrays)
+        _write(expansion, steps, costate, arrays)
     return costate
+
+
+def _slopes(expansion: Expansion, step: int) -> Tensor:
+    """Gradients [r, D] at the trajectory of the read-outs that are taken after so many steps; 0 of the others."""
+    theta = expansion.trajectory.state(step).theta
+    readouts = make_readouts(expansion.problem, expansion.spec.names, expansion.user)
+    pairs = zip(readouts, expansion.spec.ends, strict=True)
+    return torch.stack([readout.gradient(theta) if end == step else torch.zeros_like(theta) for readout, end in pairs])
+
+
+def _entering(expansion: Expansion, step: int) -> Tensor | None:
+    """The slopes [r + m, D] of read-outs that are taken before a step; None where none is."""
+    if step not in expansion.spec.ends:
+        return None
+    slopes = _slopes(expansion, step)
+    return torch.cat([slopes, torch.zeros_like(slopes[:1]).expand(expansion.spec.functionals, -1)])
 
 
 def _write(expansion: Expansion, step: int, costate: State, arrays: dict[str, Tensor]) -> None:

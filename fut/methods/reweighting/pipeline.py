@@ -31,7 +31,7 @@ from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import Cost, Preparation, Request, Stage
 from fut.methods.timings import StageCost, Timings
 from fut.models.autodiff import GRADIENT_BYTES
-from fut.readouts.readout import make_readouts
+from fut.readouts.readout import make_readouts, step_of
 from fut.resources.memory import GIB
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
@@ -223,6 +223,11 @@ class ReweightingStages(Preparation[ReweightingFiles]):
         return open_reweighting(context, config)
 
     def require_possible(self, spec: ReweightingSpec) -> None:
+        if early := [name for name in spec.names if step_of(name) is not None]:
+            raise UsageError(
+                f"reweighting: expected read-outs at the end of the window, got {', '.join(early)}; name others in "
+                "reweighting.readouts"
+            )
         require_coordinates(spec.problem, "reweighting", spec.expected_coordinates, "reweighting.coordinates")
         if spec.chunked and spec.problem.rule.clip is not None:
             needed = spec.per_step * spec.vector_bytes

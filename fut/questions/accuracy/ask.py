@@ -19,8 +19,11 @@ from fut.methods.registry import base_name, canonical, method_of
 from fut.methods.retrain import RETRAIN
 from fut.protocols import Truths
 from fut.questions.accuracy import render
+from fut.questions.accuracy.curve import CurveVerification, scatter
+from fut.questions.accuracy.curve import table as curve_table
 from fut.questions.accuracy.result import Verification, verify
 from fut.questions.context import QuestionContext
+from fut.questions.curves import CURVE, curve_names, train_at
 from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
 from fut.questions.retraining import retraining
 from fut.readouts.readout import PROBE, suffix
@@ -38,6 +41,8 @@ class VerifyRequest(Request[Verification]):
         seed: of the draw.
         estimators: methods to compare, `reference` always among them; None for all whose terms are cached.
         readout: what is compared.
+        curve: compare after several steps of the same orders too: after each step that the run has an adjoint pass of. The
+            answer is a `CurveVerification`.
 
     Raises:
         UsageError: for fewer than 2 orders.
@@ -49,6 +54,7 @@ class VerifyRequest(Request[Verification]):
         None, help="comma-separated names; default: all that are cached", read=names_if_any
     )
     readout: str = option(PROBE, help=READOUT_HELP)
+    curve: bool = option(False, help=CURVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +71,8 @@ class VerifyRequest(Request[Verification]):
 
 def ask(request: VerifyRequest, context: QuestionContext) -> Verification:
     """Retrain the orders and compare; the result is kept in the run, beside the retrained endpoints, which later calls reuse."""
+    if request.curve:
+        return _along(request, context)
     service, run, truths = context.service, context.run, context.service.truths(request.readout)
     readout = truths.readout
     names = _methods(request, context, readout)
@@ -75,6 +83,25 @@ def ask(request: VerifyRequest, context: QuestionContext) -> Verification:
     basis = {name: service.basis(name, readout) for name in methods}
     context.archive.keep(KIND, request.key(readout), result, **{BASIS: basis})
     return result
+
+
+def _along(request: VerifyRequest, context: QuestionContext) -> CurveVerification:
+    """The comparison after each step, once every order has been trained and what it came to after them is kept."""
+    names, run = curve_names(context, context.service.truths(request.readout).readout), context.run
+    parts = [replace(request, readout=name, curve=False) for name in names]
+    for part in parts:
+        for method in _methods(part, context, part.readout):
+            if not method_of(method).capabilities.trains:
+                context.service.measured(method, part.readout).ready()  # refuse before anything is retrained
+    used = {digest for part in parts for digest in _fitted_on(part, context)}
+    train_at(context, fresh_orders(run.reference, run.canonical, request.orders, request.seed, used), names)
+    return CurveVerification.of({part.readout: ask(part, context) for part in parts})
+
+
+def _fitted_on(request: VerifyRequest, context: QuestionContext) -> list[str]:
+    """Digests of the orders that the methods are calibrated on."""
+    methods = [m for m in _methods(request, context, request.readout) if not method_of(m).capabilities.trains]
+    return [digest for m in methods for digest in context.service.measured(m, request.readout).fitted_digests]
 
 
 def compare(
@@ -163,17 +190,22 @@ def _costs(request: VerifyRequest, context: QuestionContext) -> Sequence[str]:
 
 
 def _picture(result: Verification, request: VerifyRequest) -> str:
-    return str(Path("verification") / f"{KIND}-{request.key(result.readout)}.png")
+    along = "-curve" if request.curve else ""
+    return str(Path("verification") / f"{KIND}-{request.key(result.readout)}{along}.png")
+
+
+def _text(result: Verification) -> str:
+    return curve_table(result) if isinstance(result, CurveVerification) else render.table(result)
 
 
 VERIFY = Question(
     "verify",
     VerifyRequest,
     ask,
-    render.table,
+    _text,
     "Retrain random orders and compare every estimator with them, beside the baseline `reference`.",
     _costs,
-    draw=render.scatter,
+    draw=scatter,
     picture=_picture,
     picture_help="PNG of estimated against retrained losses; default: in the run",
 )
