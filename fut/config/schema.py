@@ -112,7 +112,8 @@ class ModelConfig(Section):
     )
     forward: list[str] = Field(
         default_factory=list,
-        description="arguments of a forward pass that returns its loss, one for each tensor of an item",
+        description="arguments of a forward pass that returns its loss, one for each tensor of an item; with * before it, one that "
+        "is given by its place",
     )
     constants: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="further arguments of that forward pass, the same for every item"

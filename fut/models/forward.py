@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,16 @@ from torch import Tensor, nn
 
 from fut.errors import ModelError
 
+PLACED = "*"
+"""Before the name of an argument that is given by its place."""
+
 
 @dataclass(frozen=True)
 class ForwardLoss:
     """`loss(module, *item)` for items whose tensors are arguments of the module's own forward pass, which returns the loss.
 
     Args:
-        names: of the arguments, one for each tensor of an item.
+        names: of the arguments, one for each tensor of an item; with `*` before it, one that is given by its place.
         constants: further arguments, the same for every item: numbers and texts.
         training: arguments that are given in training mode alone, as the number of targets by which a loss is divided.
     """
@@ -32,14 +36,21 @@ class ForwardLoss:
             ModelError: for a forward pass that returns no loss.
         """
         more = dict(self.constants) | (dict(self.training) if module.training else {})
-        value = module(**dict(zip(self.names, item, strict=True)), **more)
+        given = dict(zip(self.names, item, strict=True))
+        named = {name: tensor for name, tensor in given.items() if not name.startswith(PLACED)}
+        placed = self._placed(module, given) if len(named) < len(given) else ()
+        value = module(*placed, **named, **more)
         loss = loss_of(value)
         if loss is None:
             raise ModelError(
-                f"model: expected a forward pass that returns its loss for {', '.join(self.names)}, got "
+                f"model: expected a forward pass that returns its loss for {', '.join(self.names).replace(PLACED, '')}, got "
                 f"{type(value).__name__}; give labels among the inputs, or pass loss="
             )
         return loss
+
+    def _placed(self, module: nn.Module, given: Mapping[str, Tensor]) -> list[Tensor]:
+        """The tensors that are given by their place, in the order of the forward pass's arguments."""
+        return [given[PLACED + name] for name in inspect.signature(module.forward).parameters if PLACED + name in given]
 
 
 def loss_of(value: Any) -> Tensor | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fut.errors import DataError
-from fut.models.forward import ForwardLoss
+from fut.models.forward import PLACED, ForwardLoss
 
 Item = tuple[Tensor, ...]
 DIVISOR = "num_items_in_batch"
@@ -23,17 +23,20 @@ class Form:
     """Which arguments of a forward pass an item holds.
 
     names: of the arguments that are tensors, sorted. constants: the others, the same for every item. divisor: by which the
-    losses of a step's items are divided together, where the forward pass is told one; None where it takes their mean.
+    losses of a step's items are divided together, where the forward pass is told one; None where it takes their mean. placed:
+    those of the names that were given by their place in the first call, which hooks of the user's own may count on.
     """
 
     names: tuple[str, ...]
     constants: tuple[tuple[str, Any], ...] = ()
     divisor: float | None = None
+    placed: frozenset[str] = field(default=frozenset(), compare=False)
 
     def loss(self, per_step: int) -> ForwardLoss:
         """The loss of one item, of which a step of `per_step` items takes the mean."""
         share = () if self.divisor is None else ((DIVISOR, self.divisor / per_step),)
-        return ForwardLoss(self.names, self.constants, share)
+        names = tuple(PLACED * (name in self.placed) + name for name in self.names)
+        return ForwardLoss(names, self.constants, share)
 
 
 def forwarded(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Form, Item]:
@@ -52,7 +55,9 @@ def forwarded(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
             raise DataError(f"items: expected a forward pass with named arguments, got *{name}; name them")
         else:
             given[name] = value
-    return of_mapping(given)
+    form, item = of_mapping(given)
+    placed = [name for name, _ in zip(bound.signature.parameters, args, strict=False)]
+    return replace(form, placed=frozenset(placed) if set(placed) <= set(form.names) else frozenset()), item
 
 
 def of_mapping(given: Mapping[str, Any]) -> tuple[Form, Item]:
