@@ -229,7 +229,8 @@ class Recorder:
         """
         if isinstance(probe, Mapping | Tensor) or not isinstance(probe, Iterable):
             raise DataError(f"probe: expected a list of held-out batches, got {type(probe).__name__}; write [batch]")
-        window, given = self._recorded(), {"loss": self._loss, "device": device, "progress": progress}
+        window = self._recorded()
+        given: dict[str, Any] = {"loss": self._loss, "device": device, "progress": progress}
         ranks = self._watch.ranks if self._watch else Ranks()
         batches = list(probe)
         ranks.first_alone(lambda: self._prove(window, batches, dict(settings or {}), given))

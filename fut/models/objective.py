@@ -204,6 +204,12 @@ class Objective:
         found: Item = self._call.arguments(item)
         return found
 
+    def unrecorded(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The same items with noise that is keyed by content: a recorded state belongs to all rows of an item at once."""
+        if not self._call.recorded:
+            return items
+        return tuple((*item[:-1], item[-1].new_zeros(len(item[0]), 0)) for item in items)
+
     def seed(self, item: Item) -> int | Tensor:
         """What keys the randomness to the item: a number of its content, or the generator's state that was recorded with it."""
         if self._call.recorded and item[-1].numel():

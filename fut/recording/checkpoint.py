@@ -168,7 +168,7 @@ def with_weights(module: nn.Module, saved: Saved) -> nn.Module:
         if saved.adapter:
             from peft import set_peft_model_state_dict
 
-            found = set_peft_model_state_dict(made, dict(saved.weights))
+            found: Any = set_peft_model_state_dict(made, dict(saved.weights))
             trained = {name for name, p in made.named_parameters() if p.requires_grad}
             missing = [name for name in found.missing_keys if name in trained]
         else:

@@ -40,14 +40,14 @@ class RecorderCallback(TrainerCallback):
 
 def decayed(model: nn.Module) -> set[str]:
     """The tensors that `transformers.Trainer` puts into its first parameter group, by name."""
-    return set(Trainer.get_decay_parameter_names(None, model))
+    return set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]  # which uses nothing of itself
 
 
-def trainer_weighting(model: nn.Module) -> str:
+def trainer_weighting(model: Any) -> str:
     """What micro-batches of a step count by in `transformers.Trainer`: their targets where the model takes a divisor."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     kinds = [p.kind for p in inspect.signature(inner.forward).parameters.values()]
     if not getattr(inner, "accepts_loss_kwargs", inspect.Parameter.VAR_KEYWORD in kinds):
         return EQUAL
-    shifted = LOSS_MAPPING.get(getattr(inner, "loss_type", None)) is ForCausalLMLoss
+    shifted = LOSS_MAPPING.get(getattr(inner, "loss_type", None) or "") is ForCausalLMLoss
     return SHIFTED if shifted and not getattr(inner.config, "is_encoder_decoder", False) else TARGETS

@@ -93,7 +93,7 @@ def _unlike(window: Window, objective: Objective, error: float) -> str:
     causes = [
         "gradients that a hook edits",
         "a loss that is not the recorded one (pass loss=)",
-        "random numbers in the forward pass",
+        "random numbers that are not torch's in the forward pass",
     ]
     if window.facts.get("dtype") not in ("float32", "float64"):
         causes.insert(0, f"parameters in {window.facts['dtype']}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -89,9 +90,9 @@ def ordered_steps(
         UsageError: for an order that is none.
         DataError: for batches of different arguments.
     """
-    steps = []
+    steps: list[tuple[Form, tuple[Item, ...]]] = []
     for number, step in enumerate(order):
-        entries = [int(e) if isinstance(e, Tensor) and e.ndim == 0 else e for e in step] if _listed(step) else []
+        entries: list[Any] = list(step) if _listed(step) else []
         flat = bool(entries) and not any(map(_listed, entries))
         batches = [entries] if flat else entries
         if not batches or not all(_listed(batch) and len(batch) for batch in batches):
@@ -118,7 +119,7 @@ def _row(data: Any, row: int, step: int) -> Any:
 
 
 def _listed(value: Any) -> bool:
-    return isinstance(value, list | tuple | range) or (isinstance(value, Tensor) and value.ndim > 0)
+    return isinstance(value, list | tuple | range) or (isinstance(value, Tensor | np.ndarray) and value.ndim > 0)
 
 
 def _item(batch: Any) -> tuple[Form, Item]:
@@ -202,14 +203,17 @@ def _schedule(optimizer: Optimizer, saved: Saved, make: MakeScheduler | None) ->
                 "scheduler=lambda optimizer: transformers.get_scheduler('linear', optimizer, 100, 1000)"
             )
         return None
+    if saved.scheduler is None:
+        raise UsageError(
+            f"{saved.source}: expected the scheduler's state, got none; save it too, as 'scheduler': scheduler.state_dict()"
+        )
     rates = learning_rates(optimizer)
     table = optimizer.state_dict()
     made = make(optimizer)
-    if saved.scheduler is not None:
-        made.load_state_dict(dict(saved.scheduler))
-        optimizer.load_state_dict(table)  # with the rates that making a scheduler has changed
+    made.load_state_dict(dict(saved.scheduler))
+    optimizer.load_state_dict(table)  # with the rates that making a scheduler has changed
     if isinstance(made, LambdaLR):
-        rates = [base * f(made.last_epoch) for base, f in zip(made.base_lrs, made.lr_lambdas, strict=True)]
+        rates = [float(base) * f(made.last_epoch) for base, f in zip(made.base_lrs, made.lr_lambdas, strict=True)]
     for rate, own in zip(rates, learning_rates(optimizer), strict=True):
         if abs(rate - own) > SAME * max(abs(own), 1e-30):
             raise UsageError(

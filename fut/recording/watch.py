@@ -75,7 +75,7 @@ class Watch:
         self._before = False  # whether items are said before all that they are computed from
         self._due: set[int] = set()
         self._items: list[Item] = []
-        self._divisors: set[float | None] = set()
+        self._divisors: set[float | str | None] = set()
         self._generator: list[Tensor] = []  # states before the forward passes
         self._given: dict[int, Tensor] = {}  # gradients of the first step
         self._norms: list[Tensor] = []
@@ -188,7 +188,7 @@ class Watch:
         self.window = Window(self.first, Form(()), copy.deepcopy(self.model), rule, state, facts=facts(self.model))
         self._see_forward()  # from here on, and not in the copy
 
-    def _divisor(self) -> float | None:
+    def _divisor(self) -> float | str | None:
         """By what the losses of the step's items were divided together."""
         if len(self._divisors) > 1:
             raise ModelError(

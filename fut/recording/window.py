@@ -33,7 +33,7 @@ class Step:
     items: tuple[Item, ...]
     rate: float
     norm: Tensor | None = None
-    divisor: float | None = None
+    divisor: float | str | None = None
     states: tuple[Tensor, ...] = ()
 
 
