@@ -91,7 +91,10 @@ def plan_path(
     owner, data = files.owner_of(manifest), None
     if CheckpointStore(where / files.DATA).has(0):
         data = dataset_file.read_dataset(where, owner)
-    named = {"model.factory": "" if module else config.model.factory, "model.loss": "" if loss else config.model.loss}
+    named = {
+        "model.factory": config.model.factory if module is None else "",
+        "model.loss": config.model.loss if loss is None else "",
+    }
     outside = {"data.text": config.data.text, "data.tokenizer": config.data.tokenizer} if data is None else {}
     require_trust(where, trust, named | outside)
     torch_device = choose_device(device)

@@ -72,7 +72,7 @@ class _WithLoss(nn.Module):
             held = next(self.module.parameters()).dtype
             return f"parameters are {held} here, as model.dtype says: give items of that kind, or set it"
         if self.loss is next_token_loss:
-            return "pass the loss= that it is trained with, or mend the forward pass"
+            return "pass the loss= that it is trained with (--loss on the command line), or mend the forward pass"
         if self.judged:
             return "give a loss that serves both modes: one that needs the module's training mode can call module.train() itself"
         return "mend the forward pass"

@@ -91,7 +91,9 @@ def _fit(given: Tensor, gradients: Tensor, shares: Sequence[float]) -> tuple[flo
 def _unlike(window: Window, objective: Objective, error: float) -> str:
     """Why the gradient may differ."""
     causes = [
+        "gradients of earlier steps that were not zeroed",
         "gradients that a hook edits",
+        "clipping other than by the global norm",
         "a loss that is not the recorded one (pass loss=)",
         "random numbers that are not torch's in the forward pass",
     ]
@@ -126,7 +128,7 @@ def require_replayed(errors: Mapping[int, float], tolerance: float) -> None:
     raise ModelError(
         f"recorder: expected the window, trained anew, to end where the training did, got parameters that differ by "
         f"{worst:.2g} of how far they moved, first after step {step}; likely causes: a clip that was not said (clip=), a "
-        "rate that was changed between steps, a tensor that something else than the optimizer writes"
+        "rate or another constant that was changed between steps, a tensor that something else than the optimizer writes"
     )
 
 

@@ -109,7 +109,7 @@ class Watch:
     def detach(self) -> None:
         """See no more. A training that ended inside the window stands where its last step left it."""
         if self.window is not None and self.window.steps:
-            self.window.snapshots.setdefault(len(self.window.steps), flat_parameters(self.model))
+            self.window.snapshots.setdefault(len(self.window.steps), flat_parameters(self.model, self.window.module))
         for handle in (*self._handles, *self._seeing):
             handle.remove()
         self._handles.clear()
@@ -169,10 +169,11 @@ class Watch:
             if bool(getattr(optimizer, "found_inf", None)):
                 raise ModelError("recorder: expected steps that are all taken, got one that a gradient scaler skipped")
             if self.window is not None and not self.done:
+                gradients = {id(p): p.grad.detach() for p in held(optimizer) if p.grad is not None}
                 if not self.window.steps:  # before the loop clears them
-                    self._given |= {id(p): p.grad.detach().clone() for p in held(optimizer) if p.grad is not None}
+                    self._given |= {key: g.clone() for key, g in gradients.items()}
                 self._rates[number] = learning_rates(optimizer)  # before a scheduler sets the next
-                self._norms.append(torch.nn.utils.get_total_norm(p.grad for p in held(optimizer) if p.grad is not None))
+                self._norms.append(torch.nn.utils.get_total_norm(gradients.values()))
             self._due.discard(number)
             if not self._due:
                 self._due = set(range(len(self.optimizers)))
@@ -224,7 +225,7 @@ class Watch:
             self.on_first(self.window)
         self._given = {}
         if count == self.steps or count % max(1, math.isqrt(self.steps)) == 0:
-            self.window.snapshots[count] = flat_parameters(self.model)
+            self.window.snapshots[count] = flat_parameters(self.model, self.window.module)
 
 
 def generator_state(device: torch.device) -> Tensor:
@@ -244,8 +245,13 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def flat_parameters(model: nn.Module) -> Tensor:
-    """Trained parameters [D], on the CPU."""
+def flat_parameters(model: nn.Module, like: nn.Module | None = None) -> Tensor:
+    """Trained parameters [D], on the CPU. like: a model that has to have the same; ModelError, naming one, where it has not."""
+    if like is not None and (odd := {n for n, _ in trained(model)} ^ {n for n, _ in trained(like)}):
+        raise ModelError(
+            f"recorder: expected the same trained tensors in the whole window, got `{min(odd)}` frozen or unfrozen inside it; "
+            "choose a window in which it is not"
+        )
     return torch.cat([p.detach().reshape(-1).to("cpu", copy=True) for _, p in trained(model)])
 
 
