@@ -277,7 +277,9 @@ class Recorder:
         self._require_precision(window)
         first = window.merged(self._watch.ranks if self._watch else Ranks(), 1)
         loss = self._loss or first.form.loss(len(first.steps[0].items))
-        self._first = first_step(first, Objective(first.module, loss, "cpu", first.start.theta.dtype, first.noisy))
+        self._first = first_step(
+            first, Objective(first.module, loss, first.start.theta.device, first.start.theta.dtype, first.noisy)
+        )
 
     def _require_precision(self, window: Window) -> None:
         if window.start.theta.dtype not in (torch.float32, torch.float64):

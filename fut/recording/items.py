@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fut.errors import DataError
 from fut.models.forward import PLACED, ForwardLoss
@@ -40,13 +40,15 @@ class Form:
         return ForwardLoss(names, self.constants, share)
 
 
-def forwarded(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Form, Item]:
+def forwarded(of: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Form, Item]:
     """An item from the arguments of a forward pass: copies of its tensors, on the CPU.
+
+    of: the signature of the forward pass.
 
     Raises:
         DataError: for arguments that are neither tensors nor constants.
     """
-    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    bound = of.bind(*args, **kwargs)
     given: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind

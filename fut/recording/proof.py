@@ -46,16 +46,18 @@ def first_step(window: Window, objective: Objective) -> FirstStep:
             "recorder: expected items forwarded before the first step of the window, got none; forward them through the watched "
             "model in training mode, or call `item(...)` for every micro-batch"
         )
-    device = objective.device
-    start = window.start.theta.to(device)
-    items = [tuple(t.to(device) for t in item) for item in window.items()[: len(step.items)]]
-    layout = objective.layout
-    place = torch.cat(
-        [torch.arange(layout.size)[s] for s, n in zip(layout.slices, layout.names, strict=True) if n in window.consumed]
-    )
-    gradients = torch.stack([gradient_and_loss(objective, start, item)[0].cpu()[place].double() for item in items])
-    given = torch.cat([window.consumed[name].reshape(-1) for name in layout.names if name in window.consumed]).double()
-    found = [(name, *_fit(given, gradients, shares)) for name, shares in _weightings(window, step.items)]
+    device, layout = objective.device, objective.layout
+    start, consumed = window.start.theta.to(device), window.consumed
+    places = [place for place, name in zip(layout.slices, layout.names, strict=True) if name in consumed]
+    given = torch.cat([consumed[name].reshape(-1) for name in layout.names if name in consumed]).to(device)
+    readings = _weightings(window, step.items)
+    means = [torch.zeros_like(given) for _ in readings]
+    for number, item in enumerate(window.items()[: len(step.items)]):
+        whole = gradient_and_loss(objective, start, tuple(t.to(device) for t in item))[0]
+        gradient = torch.cat([whole[place] for place in places])
+        for mean, (_, shares) in zip(means, readings, strict=True):
+            mean.add_(gradient, alpha=shares[number])
+    found = [(name, *_fit(given, mean)) for mean, (name, _) in zip(means, readings, strict=True)]
     name, factor, error = min(found, key=lambda each: each[2])
     if error > FIRST_STEP:
         raise ModelError(_unlike(window, objective, error))
@@ -63,8 +65,8 @@ def first_step(window: Window, objective: Objective) -> FirstStep:
         return FirstStep(name, error, None)
     if factor > 1:
         raise ModelError(
-            f"recorder: expected a step that consumes the mean gradient of its {len(items)} items, got {factor:.6g} times it; "
-            "divide the loss by the number of micro-batches (a sum of losses is another training at other items)"
+            f"recorder: expected a step that consumes the mean gradient of its {len(step.items)} items, got {factor:.6g} times "
+            "it; divide the loss by the number of micro-batches (a sum of losses is another training at other items)"
         )
     norm = given.norm().item() / factor
     return FirstStep(name, error, float(f"{given.norm().item() * (norm + 1e-6) / norm:.6g}"))
@@ -80,11 +82,10 @@ def _weightings(window: Window, items: Sequence[Item]) -> list[tuple[str, list[f
     return readings
 
 
-def _fit(given: Tensor, gradients: Tensor, shares: Sequence[float]) -> tuple[float, float]:
+def _fit(given: Tensor, mean: Tensor) -> tuple[float, float]:
     """The factor c for which c times the weighted mean is nearest to what was given, and what is left, relatively."""
-    mean = torch.tensor(shares, dtype=gradients.dtype) @ gradients
-    square = float(mean @ mean)
-    factor = float(given @ mean) / square if square else 1.0
+    square = float((mean * mean).sum(dtype=torch.float64))
+    factor = float((given * mean).sum(dtype=torch.float64)) / square if square else 1.0
     return factor, float((given - factor * mean).norm() / given.norm().clamp(min=1e-30))
 
 

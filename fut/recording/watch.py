@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,7 @@ class Watch:
         self.ranks = Ranks.of(model)
         self.first, self.steps, self.clip, self.on_first = first, steps, clip, on_first
         self._device = next(self.model.parameters()).device
+        self._signature = inspect.signature(self.model.forward)
         self.window: Window | None = None
         self.taken, self.explicit = 0, False
         self._before = False  # whether items are said before all that they are computed from
@@ -153,7 +155,7 @@ class Watch:
         if not self._before:
             self._generator.append(generator_state(self._device))
         if not self.explicit:
-            self.take(*forwarded(module, args, kwargs))
+            self.take(*forwarded(self._signature, args, kwargs))
 
     def _forwarded(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._trains(module):
@@ -173,7 +175,8 @@ class Watch:
                 if not self.window.steps:  # before the loop clears them
                     self._given |= {key: g.clone() for key, g in gradients.items()}
                 self._rates[number] = learning_rates(optimizer)  # before a scheduler sets the next
-                self._norms.append(torch.nn.utils.get_total_norm(gradients.values()))
+                if self.clip is None:  # else there is nothing to find
+                    self._norms.append(torch.nn.utils.get_total_norm(gradients.values()))
             self._due.discard(number)
             if not self._due:
                 self._due = set(range(len(self.optimizers)))
@@ -211,7 +214,7 @@ class Watch:
         rate = group_rates(self._rates, self._translated.places, grouped)
         if self._before:
             self._note_noise()
-        norm = torch.stack(self._norms).square().sum().sqrt()
+        norm = torch.stack(self._norms).square().sum().sqrt() if self._norms else None
         own = Step(tuple(self._items), rate, norm, self._divisor(), tuple(self._generator))
         self.window.steps.append(own)
         self._items, self._norms, self._divisors, self._generator = [], [], set(), []
@@ -219,9 +222,7 @@ class Watch:
             self.window.settle(own)
         count = len(self.window.steps)
         if count == 1:
-            self.window.consumed = {
-                name: self._given[id(p)].cpu() for name, p in trained(self.model) if id(p) in self._given
-            }
+            self.window.consumed = {name: self._given[id(p)] for name, p in trained(self.model) if id(p) in self._given}
             self.on_first(self.window)
         self._given = {}
         if count == self.steps or count % max(1, math.isqrt(self.steps)) == 0:
@@ -247,12 +248,13 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def flat_parameters(model: nn.Module, like: nn.Module | None = None) -> Tensor:
     """Trained parameters [D], on the CPU. like: a model that has to have the same; ModelError, naming one, where it has not."""
-    if like is not None and (odd := {n for n, _ in trained(model)} ^ {n for n, _ in trained(like)}):
+    own = trained(model)
+    if like is not None and (odd := {n for n, _ in own} ^ {n for n, _ in trained(like)}):
         raise ModelError(
             f"recorder: expected the same trained tensors in the whole window, got `{min(odd)}` frozen or unfrozen inside it; "
             "choose a window in which it is not"
         )
-    return torch.cat([p.detach().reshape(-1).to("cpu", copy=True) for _, p in trained(model)])
+    return torch.cat([p.detach().reshape(-1).to("cpu", copy=True) for _, p in own])
 
 
 def held(optimizer: Optimizer) -> list[Tensor]:
