@@ -151,12 +151,14 @@ def _of_mapping(given: Table, source: str) -> Saved:
 
 
 def with_weights(module: nn.Module, saved: Saved) -> nn.Module:
-    """A copy of a module that holds a checkpoint's weights, in training mode.
+    """A copy of a module that holds a checkpoint's weights, in training mode; of a module that is in it, each part's own mode.
 
     Raises:
         ModelError: naming a tensor that the two do not share.
     """
-    made = copied(module)[0].train()
+    made = copied(module)[0]
+    if not made.training:
+        made.train()
     if saved.adapter and not hasattr(made, "peft_config"):
         raise ModelError(
             f"{saved.source}: expected a model with the adapter, got {type(module).__name__}; give its model, as "

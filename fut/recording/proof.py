@@ -128,8 +128,9 @@ def require_replayed(errors: Mapping[int, float], tolerance: float) -> None:
     step = next(step for step, error in errors.items() if not error <= tolerance)
     raise ModelError(
         f"recorder: expected the window, trained anew, to end where the training did, got parameters that differ by "
-        f"{worst:.2g} of how far they moved, first after step {step}; likely causes: a clip that was not said (clip=), a "
-        "rate or another constant that was changed between steps, a tensor that something else than the optimizer writes"
+        f"{worst:.2g} of how far they moved, first after step {step}; likely causes: a clip that was not said (clip=), a rate or "
+        "another constant that was changed between steps, a tensor that something else than the optimizer writes, items that "
+        "count by their targets in some steps"
     )
 
 

@@ -27,11 +27,11 @@ class Ranks:
 
     @staticmethod
     def of(model: nn.Module) -> Ranks:
-        """Those of a model that `DistributedDataParallel` wraps; one for any other."""
+        """Those of a model that `DistributedDataParallel` wraps; of any other all that there are, which the proof confirms."""
         inner = getattr(model, "_orig_mod", model)
-        if not isinstance(inner, nn.parallel.DistributedDataParallel):
+        if not (distributed.is_available() and distributed.is_initialized()):
             return Ranks()
-        group = inner.process_group
+        group = inner.process_group if isinstance(inner, nn.parallel.DistributedDataParallel) else None
         return Ranks(group, distributed.get_rank(group), distributed.get_world_size(group))
 
     def gathered(self, value: T) -> list[T]:

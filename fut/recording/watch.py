@@ -110,11 +110,11 @@ class Watch:
 
     def detach(self) -> None:
         """See no more. A training that ended inside the window stands where its last step left it."""
-        if self.window is not None and self.window.steps:
-            self.window.snapshots.setdefault(len(self.window.steps), flat_parameters(self.model, self.window.module))
         for handle in (*self._handles, *self._seeing):
             handle.remove()
         self._handles.clear()
+        if self.window is not None and (count := len(self.window.steps)) and count not in self.window.snapshots:
+            self.window.snapshots[count] = flat_parameters(self.model, self.window.module)
 
     def take(self, form: Form, item: Item) -> None:
         """An item of the coming step; ModelError where items differ in form."""
@@ -224,6 +224,7 @@ class Watch:
         if count == 1:
             self.window.consumed = {name: self._given[id(p)] for name, p in trained(self.model) if id(p) in self._given}
             self.on_first(self.window)
+            self.window.consumed.clear()  # as large as the model, and shown to be the items' own
         self._given = {}
         if count == self.steps or count % max(1, math.isqrt(self.steps)) == 0:
             self.window.snapshots[count] = flat_parameters(self.model, self.window.module)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from estimators.rules.base import Rule
 from estimators.rules.rates import GroupRates
 from estimators.state import State
-from fut.errors import ModelError
+from fut.errors import DataError, ModelError
 from fut.models.forward import LABELS, SHIFTED, TARGETS, target_count
 from fut.recording.items import Form, Item
 from fut.recording.ranks import Ranks
@@ -48,7 +48,7 @@ class Window:
         rule, start: the update rule and the lifted state before the window [D].
         steps: as they were taken.
         snapshots: parameters [D] after so many steps of the window.
-        consumed: the gradients that the first step's optimizers were given, by the tensor's name.
+        consumed: the gradients that the first step's optimizers were given, by the tensor's name, until it is proved.
         facts: provenance: versions, device, attention back end.
         noisy: whether forward passes drew random numbers.
         weighting: what items count by in their step, where that is known: `equal`, `targets`, or `shifted targets` for those
@@ -127,6 +127,11 @@ class Window:
         if ranks.count == 1:
             return replace(self, steps=steps)
         shared = ranks.gathered((self.noisy, [(step.items, step.divisor, step.states) for step in steps]))
+        if len(counts := {len(listed) for _, listed in shared}) > 1:
+            raise DataError(
+                f"recorder: expected as many steps in every process, got {', '.join(map(str, sorted(counts)))}; choose a window "
+                "that all of them train"
+            )
         made = replace(self, steps=[], noisy=any(noisy for noisy, _ in shared))
         for own, *parts in zip(steps, *(listed for _, listed in shared), strict=True):
             divisors = {divisor for _, divisor, _ in parts}

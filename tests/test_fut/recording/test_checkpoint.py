@@ -70,7 +70,6 @@ def trainer(out: Path, make: Callable[[], nn.Module], collator: Any) -> Trainer:
         disable_tqdm=True,
         use_cpu=True,
         remove_unused_columns=False,
-        optim="adamw_torch",
     )
     return Trainer(model=make(), args=arguments, train_dataset=numbered(48), data_collator=collator)
 
