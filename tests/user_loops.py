@@ -93,3 +93,12 @@ def replay_error(run: fut.Run) -> float:
     """The largest, as a fraction of how far the parameters moved."""
     said = json.loads((run.path / "recording.json").read_text())
     return float(max(said["replay_errors"].values()))
+
+
+def other() -> nn.Module:
+    """Another module than `net`."""
+    return nn.Linear(4, 3)
+
+
+def no_model() -> None:
+    """What makes no module."""

@@ -71,6 +71,8 @@ def plan_path(
     device: str = "auto",
     progress: Progress = terminal,
     trust: bool = False,
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
 ) -> Plan:
     """The plan of a run directory whose training may not be finished.
 
@@ -79,22 +81,25 @@ def plan_path(
         settings: `adjoint.key=value`, of an expansion made so.
         device: `auto`, `cpu` or `cuda[:N]`.
         progress: hears of long work.
-        trust: as in `open_run`.
+        trust, module, loss: as in `open_run`.
     """
     where = Path(path)
     if (where / files.SUMMARY).exists():
-        run = open_run(where, device=device, progress=progress, trust=trust)
+        run = open_run(where, device=device, progress=progress, trust=trust, module=module, loss=loss)
         return run.plan(adjoint_settings(open_expansion(run.context).spec.config, settings))
     manifest, config = files.read_manifest(where), read_config(where)
     owner, data = files.owner_of(manifest), None
     if CheckpointStore(where / files.DATA).has(0):
         data = dataset_file.read_dataset(where, owner)
-    named = {"model.factory": config.model.factory, "model.loss": config.model.loss}
+    named = {
+        "model.factory": config.model.factory if module is None else "",
+        "model.loss": config.model.loss if loss is None else "",
+    }
     outside = {"data.text": config.data.text, "data.tokenizer": config.data.tokenizer} if data is None else {}
     require_trust(where, trust, named | outside)
     torch_device = choose_device(device)
     with reproducible(torch_device):
-        problem = build_problem(config, torch_device, data=data)
+        problem = build_problem(config, torch_device, module=module, loss=loss, data=data)
         require_same(manifest.identity, problem.identity, f"run {where}")
         adjoint = adjoint_settings(config.adjoint, settings) or config.adjoint
         return plan_problem(problem, config.model_copy(update={"adjoint": adjoint}), progress)

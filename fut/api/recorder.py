@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,17 @@ from estimators.rules import described
 from fut.api.opening import open_run, train
 from fut.api.run import Run
 from fut.data.dataset import Dataset
-from fut.errors import DataError, ModelError, UsageError
+from fut.errors import DataError, ExtraError, ModelError, UsageError
 from fut.methods.settings import Config, load_config
 from fut.models.objective import Loss, Objective
 from fut.progress import Progress, terminal
+from fut.recording.checkpoint import read_checkpoint
 from fut.recording.items import Form, Item, copied, of_mapping
-from fut.recording.proof import FirstStep, clip_of, first_step
+from fut.recording.proof import FirstStep, clip_of, first_step, replay_errors, require_replayed
+from fut.recording.ranks import Ranks
+from fut.recording.restored import MakeOptimizer, MakeScheduler, flat_weights, ordered_steps, restored_window
 from fut.recording.watch import Watch
-from fut.recording.window import Window
+from fut.recording.window import EQUAL, Window
 from fut.training.checkpoints import read_state
 from storage import IdentityError, write_json
 
@@ -66,6 +69,71 @@ class Recorder:
         self._loss = loss
         self._watch: Watch | None = None
         self._first: FirstStep | None = None
+        self._window: Window | None = None  # of all processes, when it is whole
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Path | str | Mapping[str, Any],
+        path: Path | str,
+        *,
+        model: nn.Module,
+        data: Any,
+        order: Iterable[Any],
+        clip: float | None,
+        collate: Callable[[list[Any]], Any] | None = None,
+        optimizer: MakeOptimizer | None = None,
+        scheduler: MakeScheduler | None = None,
+        loss: Loss | None = None,
+    ) -> Recorder:
+        """A window that begins where a training was saved, and that `finish` trains: nothing needs to have been recorded.
+
+        Args:
+            checkpoint: a folder of `transformers.Trainer`; or a file of `torch.save`, or its mapping, with the state dicts
+                `model` and `optimizer`, and `scheduler` and `step` if there are any. Nothing pickled is executed.
+            path: a new directory for the run.
+            model: of the checkpoint's structure; it is copied and left alone.
+            data: rows by number, as a `Dataset` of torch or of Hugging Face.
+            order: for every step of the window the numbers of its rows, or a list of such lists where a step accumulates several
+                micro-batches, as [[[0, 1], [2, 3]], [[4, 5], [6, 7]]].
+            clip: bound on the gradient's global norm; None for none. No checkpoint says it; the Trainer's default is 1.0.
+            collate: a batch of a list of rows, as a `DataLoader` has it: a mapping of the forward pass's arguments, or a tuple as
+                `loss` takes it; None for torch's own.
+            optimizer: makes the training's optimizer for a module; needed where the saved state does not say it.
+            scheduler: makes its learning-rate scheduler for an optimizer; None for constant rates.
+            loss: as of the recorder.
+
+        Returns:
+            A recorder to call `expect` and `finish` of.
+
+        Raises:
+            DataError, ModelError, UsageError: naming what the checkpoint lacks, or what does not fit it.
+        """
+        made = cls(path, loss=loss, clip=clip)
+        saved = read_checkpoint(checkpoint)
+        steps = ordered_steps(data, order, collate)
+        made._window = restored_window(saved, model, optimizer, scheduler, clip, steps)
+        made.start, made.steps = made._window.first, len(steps)
+        made._require_precision(made._window)
+        return made
+
+    def expect(self, checkpoint: Path | str | Mapping[str, Any]) -> None:
+        """Compare the window with a later checkpoint of the same training, for which it is enough to hold weights and its step.
+
+        Args:
+            checkpoint: as of `from_checkpoint`; one of any step of the window.
+
+        Raises:
+            UsageError: for a checkpoint of a step that is not in the window.
+        """
+        saved, window = read_checkpoint(checkpoint), self._recorded()
+        place = 0 if saved.step is None else saved.step - window.first
+        if not 0 < place <= len(window.steps):
+            raise UsageError(
+                f"{saved.source}: expected one of steps {window.first + 1} to {window.first + len(window.steps)}, got "
+                f"{saved.step if saved.step is not None else 'one that does not say its step'}; give a later one"
+            )
+        window.snapshots[place] = flat_weights(window.module, saved)
 
     @contextmanager
     def watch(self, model: nn.Module, *optimizers: Optimizer) -> Iterator[Recorder]:
@@ -89,14 +157,36 @@ class Recorder:
         finally:
             self._watch.detach()
 
-    def callback(self) -> Any:
-        """The same for `transformers.Trainer(callbacks=[recorder.callback()])`, which makes its optimizer itself."""
-        from fut.recording.hugging_face import RecorderCallback
+    def callback(self, package: Literal["transformers", "lightning", "pytorch_lightning"] = "transformers") -> Any:
+        """The same for a trainer that makes its optimizer itself, as `transformers.Trainer(callbacks=[recorder.callback()])`.
 
-        def set_clip(clip: float | None) -> None:
+        Args:
+            package: whose callback; with Lightning's an item is a batch, and its loss what `training_step` returns.
+
+        Raises:
+            ExtraError: where it is not installed.
+        """
+
+        def configure(clip: float | None, loss: Loss | None = None) -> None:
             self.clip = clip if self.clip is None else self.clip
+            self._loss = loss if self._loss is None else self._loss
 
-        return RecorderCallback(self.watch, set_clip)
+        @contextmanager
+        def watching(model: nn.Module, *optimizers: Optimizer) -> Iterator[Watch | None]:
+            with self.watch(model, *optimizers):
+                yield self._watch
+
+        if package != "transformers":
+            from fut.recording.lightning import callback
+
+            return callback(package, watching, configure)
+        try:
+            from fut.recording.hugging_face import RecorderCallback
+        except ImportError as error:
+            raise ExtraError(
+                "recorder: expected the package transformers, got none installed; run `pip install fut-orders[hf]`"
+            ) from error
+        return RecorderCallback(watching, configure)
 
     def item(self, *tensors: Tensor, **named: Tensor) -> None:
         """Say what the coming loss is computed from, where it is more than what is forwarded, as labels.
@@ -127,7 +217,8 @@ class Recorder:
                 `loss` takes them.
             device: where the run is computed: `auto`, `cpu` or `cuda[:N]`.
             progress: hears of the training.
-            settings: sections of the configuration that the recording does not decide, as `adjoint`.
+            settings: sections of the configuration that the recording does not decide, as `adjoint`; and `model` with the unit
+                of the loss alone.
 
         Returns:
             The run. Its directory appears when the window is shown to be repeatable, and not before.
@@ -137,17 +228,26 @@ class Recorder:
                 called again, with another `clip` of the recorder, say.
             UsageError: where less than two steps were recorded, or for settings that the recording decides.
         """
-        window = self._recorded()
         if isinstance(probe, Mapping | Tensor) or not isinstance(probe, Iterable):
             raise DataError(f"probe: expected a list of held-out batches, got {type(probe).__name__}; write [batch]")
+        window = self._recorded()
+        given: dict[str, Any] = {"loss": self._loss, "device": device, "progress": progress}
+        ranks = self._watch.ranks if self._watch else Ranks()
+        batches = list(probe)
+        ranks.first_alone(lambda: self._prove(window, batches, dict(settings or {}), given))
+        # what its configuration names, the caller has named
+        return open_run(self.path, trust=True, module=window.module, **given)
+
+    def _prove(self, window: Window, probe: list[Any], settings: dict[str, Any], given: dict[str, Any]) -> None:
+        """Train the window, and move the run to its place if it is where the training went; else remove it, with ModelError."""
+        config, noisy = self._config(window, settings), window.noisy
         data = Dataset(
-            tuple(item for step in window.steps for item in step.items),
-            tuple(self._probe(window.form, batch) for batch in probe),
+            window.items(),
+            [self._probe(window.form, batch, noisy) for batch in probe],
             source=f"recorded steps {window.first} to {window.first + len(window.steps) - 1} of a training",
         )
-        given: dict[str, Any] = {"module": window.module, "loss": self._loss, "device": device, "progress": progress}
         unproved = self.path.with_name(f"{self.path.name}.unproved")
-        config, about = self._config(window, dict(settings or {})), {"data": data, "state": window.start, **given}
+        about = {"data": data, "state": window.start, "module": window.module, **given}
         try:
             run = train(unproved, config, exist_ok=True, **about)
         except IdentityError:  # what a killed call left of another recording
@@ -155,16 +255,17 @@ class Recorder:
             run = train(unproved, config, **about)
         self._require_replayed(run, window)
         os.replace(unproved, self.path)
-        return open_run(self.path, trust=True, **given)  # what its configuration names, the caller has named
 
     def _recorded(self) -> Window:
-        """The window, if all of it can be used."""
-        window = self._watch.window if self._watch else None
+        """The window of all processes, if all of it can be used."""
+        window = self._window or (self._watch.window if self._watch else None)
         if window is None or len(window.steps) < 2:
             count = len(window.steps) if window else 0
             raise UsageError(
                 f"recorder: expected at least two steps after the first {self.start}, got {count}; train longer, or start earlier"
             )
+        if self._window is None:
+            self._window = window = window.merged(self._watch.ranks if self._watch else Ranks())
         if not window.per_step:
             counts = sorted({len(step.items) for step in window.steps})
             raise DataError(
@@ -173,20 +274,23 @@ class Recorder:
             )
         return window
 
-    def _objective(self, window: Window) -> Objective:
-        dtype = window.start.theta.dtype
-        return Objective(window.module, self._loss or window.form.loss(len(window.steps[0].items)), "cpu", dtype)
-
     def _check_first(self, window: Window) -> None:
+        self._require_precision(window)
+        first = window.merged(self._watch.ranks if self._watch else Ranks(), 1)
+        loss = self._loss or first.form.loss(len(first.steps[0].items))
+        self._first = first_step(
+            first, Objective(first.module, loss, first.start.theta.device, first.start.theta.dtype, first.noisy)
+        )
+
+    def _require_precision(self, window: Window) -> None:
         if window.start.theta.dtype not in (torch.float32, torch.float64):
             raise ModelError(
                 f"recorder: expected parameters in float32 or float64, got {window.start.theta.dtype}: their rounding cannot be "
                 "repeated; keep the parameters in float32"
             )
-        self._first = first_step(window, self._objective(window))
 
-    def _probe(self, form: Form, batch: Any) -> Item:
-        """A held-out batch as an item of the recorded form."""
+    def _probe(self, form: Form, batch: Any, noisy: bool) -> Item:
+        """A held-out batch as an item of the recorded form; with no generator's state where items have one."""
         if isinstance(batch, Mapping):
             missing = [name for name in form.names if name not in batch]
             if missing:
@@ -199,16 +303,19 @@ class Recorder:
             raise DataError(
                 f"probe: expected batches as mappings or tuples of {', '.join(form.names)}, got {got}; give each as recorded"
             )
-        return tuple(map(copied, batch))
+        item = tuple(map(copied, batch))
+        return (*item, torch.zeros(len(item[0]), 0, dtype=torch.uint8)) if noisy else item
 
     def _config(self, window: Window, settings: dict[str, Any]) -> Config:
         """The configuration of a run that trains the window."""
         name, options = described(replace(window.rule, clip=self._clip_of(window)))
         items = [item for step in window.steps for item in step.items]
-        weights = self._first.weights(window.form, items) if self._first else []
-        own = {
+        weighting = self._weighting(window)
+        weights = [] if weighting == EQUAL else window.counts(items, weighting)
+        weights = weights if len(set(weights)) > 1 else []
+        own: dict[str, Any] = {
             "data": {"items": len(items), "per_step": window.per_step, "weights": weights},
-            "model": {"dtype": str(window.start.theta.dtype).removeprefix("torch.")} | self._forward(window),
+            "model": self._model(window),
             "rule": {"name": name, "options": options},
             "schedule": {
                 "kind": "recorded",
@@ -217,6 +324,8 @@ class Recorder:
             },
             "warmup": {"steps": 0},
         }
+        if set(settings.get("model", ())) == {"unit"}:
+            own["model"] |= settings.pop("model")
         if decided := sorted(own.keys() & settings.keys()):
             raise UsageError(
                 f"recorder: expected settings that the recording does not decide, got `{decided[0]}`; remove it from `settings`"
@@ -227,23 +336,25 @@ class Recorder:
     def _clip_of(self, window: Window) -> float | None:
         """The bound on the gradient's norm: as said, or as the first step or the norms of all show it."""
         shown = self._first.clip if self._first else None
-        return self.clip or shown or clip_of([float(step.norm) for step in window.steps])
+        return self.clip or shown or clip_of([float(step.norm) for step in window.steps if step.norm is not None])
 
-    def _forward(self, window: Window) -> dict[str, Any]:
-        """The loss of the forward pass, as the configuration has it; nothing where a loss was given."""
+    def _weighting(self, window: Window) -> str:
+        """What items count by in their step."""
+        return window.weighting or (self._first.weighting if self._first else EQUAL)
+
+    def _model(self, window: Window) -> dict[str, Any]:
+        """Number format, noise, and the loss of the forward pass, as the configuration has them; no loss where one was given."""
+        own = {"dtype": str(window.start.theta.dtype).removeprefix("torch.")}
+        own |= {"noise": "recorded"} if window.noisy else {}
         if self._loss:
-            return {}
+            return own
         loss = window.form.loss(window.per_step)
-        return {"forward": list(loss.names), "constants": dict(loss.constants), "training": dict(loss.training)}
+        return own | {"forward": list(loss.names), "constants": dict(loss.constants), "training": dict(loss.training)}
 
     def _require_replayed(self, run: Run, window: Window) -> None:
         """Write how the window, trained anew, went; remove it, with ModelError, unless it is where the training went."""
         checkpoints = run.context.checkpoints
-        moved = window.snapshots[len(window.steps)] - window.start.theta.cpu()
-        errors = {}
-        for step, theta in sorted(window.snapshots.items()):
-            ours = read_state(checkpoints, step, torch.device("cpu")).theta
-            errors[step] = float((ours - theta).norm() / moved.norm().clamp(min=1e-30))
+        errors = replay_errors(window, lambda step: read_state(checkpoints, step, torch.device("cpu")).theta)
         first = self._first
         write_json(
             run.path / RECORDING,
@@ -251,18 +362,15 @@ class Recorder:
                 "first_step": window.first,
                 "steps": len(window.steps),
                 "clip": self._clip_of(window),
-                "weighting": None if first is None else first.weighting,
+                "weighting": self._weighting(window),
+                "noise": "recorded with each item" if window.noisy else "none",
                 "gradient_error": None if first is None else first.error,
                 "replay_errors": {str(step): error for step, error in errors.items()},
                 "facts": window.facts,
             },
         )
-        worst = max(errors.values())
-        if worst > REPLAY:
+        try:
+            require_replayed(errors, REPLAY)
+        except ModelError:
             shutil.rmtree(run.path)
-            step = next(step for step, error in errors.items() if error > REPLAY)
-            raise ModelError(
-                f"recorder: expected the window, trained anew, to end where the training did, got parameters that differ by "
-                f"{worst:.2g} of how far they moved, first after step {step}; likely causes: a clip that was not said (clip=), a "
-                "rate that was changed between steps, a tensor that something else than the optimizer writes"
-            )
+            raise

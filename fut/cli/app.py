@@ -18,6 +18,8 @@ from fut.cli.options import (
     CacheSettings,
     Device,
     Json,
+    Model,
+    OwnLoss,
     PlanSettings,
     RunPath,
     Settings,
@@ -25,6 +27,7 @@ from fut.cli.options import (
     Trust,
     answer,
     open_run,
+    own_objects,
     progress,
     say,
 )
@@ -102,6 +105,8 @@ def plan(
     config: Annotated[Path | None, typer.Option("--config", help="TOML file, of a run that is not trained yet")] = None,
     text: Annotated[str | None, typer.Option("--text", help="text file or directory, for a TOML file")] = None,
     settings: PlanSettings = None,
+    model: Model = None,
+    loss: OwnLoss = None,
     trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -122,7 +127,10 @@ def plan(
     elif text is not None:
         raise UsageError(f"plan: expected --text with a TOML file, got {path}; a run's text is fixed")
     else:
-        result = plan_path(path, settings=settings or (), device=device, progress=progress(as_json), trust=trust)
+        given = own_objects(model, loss)
+        result = plan_path(
+            path, settings=settings or (), device=device, progress=progress(as_json), trust=trust, **given
+        )
     answer(result.as_dict(), render.costs(result), as_json)
 
 
@@ -147,12 +155,14 @@ def cache(
         typer.Option(help="comma-separated: the probe loss, or those read-outs, after these steps of the window too"),
     ] = None,
     settings: CacheSettings = None,
+    model: Model = None,
+    loss: OwnLoss = None,
     trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Compute the terms that the estimators replay; resumes, and recomputes what `fut check` found damaged."""
-    run = open_run(path, device, as_json, trust)
+    run = open_run(path, device, as_json, trust, model, loss)
     config, adjoint = _cache_config(run, settings), _adjoint_config(run, settings)
     names, readout_list = (None if part is None else [n.strip() for n in part.split(",")] for part in (terms, readouts))
     if curve_steps is not None:
@@ -208,12 +218,14 @@ def report(
     ] = SAMPLES,
     estimator: Annotated[str, typer.Option(help="the estimator of those orders")] = "positions",
     show: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
+    model: Model = None,
+    loss: OwnLoss = None,
     trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Write what the run says as one HTML page, with a board on which its batches are put into another order."""
-    written = open_run(path, device, as_json, trust).report(out, samples, estimator)
+    written = open_run(path, device, as_json, trust, model, loss).report(out, samples, estimator)
     lines = [f"wrote {written.path} ({written.nbytes / 1000:.0f} kB); it needs no network"]
     if written.missing:
         wide = max(map(len, written.missing))
@@ -230,9 +242,16 @@ app.command("check-order")(check_order)
 
 
 @app.command()
-def info(path: RunPath, trust: Trust = False, device: Device = "cpu", as_json: Json = False) -> None:
+def info(
+    path: RunPath,
+    model: Model = None,
+    loss: OwnLoss = None,
+    trust: Trust = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
     """What a run is, and what each estimator costs."""
-    facts = open_run(path, device, as_json, trust).info()
+    facts = open_run(path, device, as_json, trust, model, loss).info()
     answer(facts, render.info(facts), as_json)
 
 
@@ -276,13 +295,15 @@ def show_batch(
     path: RunPath,
     step: Annotated[int, typer.Argument(metavar="STEP", help="step of the window, from 0")],
     order: Spec = "identity",
+    model: Model = None,
+    loss: OwnLoss = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Print which text was in a step."""
     from fut.api.info import show_step
 
-    entries = show_step(open_run(path, "cpu", as_json, trust).context, step, order)
+    entries = show_step(open_run(path, "cpu", as_json, trust, model, loss).context, step, order)
     answer({"step": step, "items": entries}, render.batch(step, entries), as_json)
 
 

@@ -29,6 +29,20 @@ Spec = Annotated[str, typer.Option("--order", help=ORDER_HELP)]
 Trust = Annotated[
     bool, typer.Option("--trust", help="run code that the run directory names: its model, its loss, its read-outs")
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODULE:NAME",
+        help="what makes the module of a run that was trained with an object, as a recorded one; it is called without arguments",
+    ),
+]
+OwnLoss = Annotated[
+    str | None,
+    typer.Option(
+        "--loss", metavar="MODULE:NAME", help="the loss of such a run, where its forward pass does not return it"
+    ),
+]
 METHOD_HELP = f"one of {', '.join(METHODS.names)}; options after colons, as in taylor1:moments=replayed"
 SET = "section.key=value, as in the TOML file; again for more"
 Settings = Annotated[list[str] | None, typer.Option("--set", help=f"{SET}; all sections")]
@@ -54,8 +68,20 @@ def answer(result: dict[str, Any], text: str, as_json: bool) -> None:
     typer.echo(present.dumps(jsonable(result)) if as_json else printable(text))
 
 
-def open_run(path: Path, device: str, quiet: bool, trust: bool = False) -> Run:
-    """The opened run. trust: whether code that its directory names may run."""
+def open_run(
+    path: Path, device: str, quiet: bool, trust: bool = False, model: str | None = None, loss: str | None = None
+) -> Run:
+    """The opened run. trust: whether code that its directory names may run. model, loss: of `--model` and `--loss`."""
     from fut.api.opening import open_run as opened
 
-    return opened(path, device=device, progress=progress(quiet), trust=trust)
+    return opened(path, device=device, progress=progress(quiet), trust=trust, **own_objects(model, loss))
+
+
+def own_objects(model: str | None, loss: str | None) -> dict[str, Any]:
+    """Module and loss that the command line names, as `fut.open` takes them; UsageError for names that are none."""
+    from fut.models.factory import load_hook, named_module
+
+    return {
+        "module": None if model is None else named_module(model, "--model"),
+        "loss": None if loss is None else load_hook(loss, "--loss"),
+    }

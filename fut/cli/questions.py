@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from fut.artifacts.kept import keeping
-from fut.cli.options import METHOD_HELP, ORDER_HELP, Device, Json, RunPath, Trust, answer, open_run, say
+from fut.cli.options import METHOD_HELP, ORDER_HELP, Device, Json, Model, OwnLoss, RunPath, Trust, answer, open_run, say
 from fut.questions.question import ESTIMATOR, ORDER, Flag, Question
 from fut.studies.base import Study
 
@@ -27,9 +27,9 @@ def command(question: Question[Any, Any] | Study[Any, Any]) -> Callable[..., Non
     """
 
     def run_command(**given: Any) -> None:
-        shared = ("path", "trust", "device", "as_json", "plot")
-        path, trust, device, as_json, plot = (given.pop(name, None) for name in shared)
-        run = open_run(path, device, as_json, trust)
+        shared = ("path", "model", "loss", "trust", "device", "as_json", "plot")
+        path, model, loss, trust, device, as_json, plot = (given.pop(name, None) for name in shared)
+        run = open_run(path, device, as_json, trust, model, loss)
         request = question.request(**read_fields(question.request, given))
         result = run.ask(request, lambda line: say(line, as_json))
         content, text = question.content(result), question.text(result)
@@ -46,9 +46,14 @@ def command(question: Question[Any, Any] | Study[Any, Any]) -> Callable[..., Non
     shared = [parameter("path", RunPath), *parameters(question.request)]
     if question.draw is not None:
         shared.append(parameter("plot", Annotated[Path | None, typer.Option(help=question.picture_help)], None))
-    shared += [parameter("trust", Trust, False), parameter("device", Device, "auto"), parameter("as_json", Json, False)]
+    shared += [*opening(), parameter("device", Device, "auto"), parameter("as_json", Json, False)]
     run_command.__signature__ = inspect.Signature(shared)  # type: ignore[attr-defined]
     return run_command
+
+
+def opening() -> list[inspect.Parameter]:
+    """How a run is opened whose directory does not hold all of it."""
+    return [parameter("model", Model, None), parameter("loss", OwnLoss, None), parameter("trust", Trust, False)]
 
 
 def read_fields(request: type[Any], given: dict[str, Any]) -> dict[str, Any]:

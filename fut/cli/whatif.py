@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from fut.cli.options import Device, RunPath, Trust, answer, open_run, say
-from fut.cli.questions import parameter, parameters, read_fields
+from fut.cli.options import Device, RunPath, answer, open_run, say
+from fut.cli.questions import opening, parameter, parameters, read_fields
 from fut.errors import UsageError
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.questions.whatif.render import text
@@ -61,9 +61,9 @@ def whatif(**given: Any) -> None:
     `[["swap", 3, 7], ["sort", "loss"]]`) and `readouts`. Answers come in the order of the lines; a line that cannot be
     answered gets an object with `error`, the rest go on, and the exit status is 1.
     """
-    shared = ("context", "path", "queries", "trust", "device", "as_json")
-    context, path, queries, trust, device, as_json = map(given.pop, shared)
-    run, edits = open_run(path, device, as_json or queries is not None, trust), context.meta[WRITTEN]
+    shared = ("context", "path", "queries", "model", "loss", "trust", "device", "as_json")
+    context, path, queries, model, loss, trust, device, as_json = map(given.pop, shared)
+    run, edits = open_run(path, device, as_json or queries is not None, trust, model, loss), context.meta[WRITTEN]
     fields = read_fields(WhatIfRequest, given)
     if queries is None:
         answered = run.ask(WhatIfRequest(edits=edits, **fields), lambda line: say(line, as_json))
@@ -93,7 +93,7 @@ def _signature() -> inspect.Signature:
             *edits,
             parameter("queries", Annotated[str | None, stream], None),
             *others,
-            parameter("trust", Trust, False),
+            *opening(),
             parameter("device", Device, "auto"),
             parameter("as_json", Annotated[bool, typer.Option("--json", help=as_json)], False),
         ]

@@ -112,14 +112,21 @@ class ModelConfig(Section):
     )
     forward: list[str] = Field(
         default_factory=list,
-        description="arguments of a forward pass that returns its loss, one for each tensor of an item",
+        description="arguments of a forward pass that returns its loss, one for each tensor of an item; with * before "
+        "it, one that is given by its place",
     )
     constants: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="further arguments of that forward pass, the same for every item"
     )
-    training: dict[str, float] = Field(
+    training: dict[str, float | Literal["targets", "shifted targets"]] = Field(
         default_factory=dict,
-        description="further arguments in training mode alone, as the targets that a loss is divided by",
+        description="further arguments in training mode alone, as the number of targets that a loss is divided by; for targets "
+        "and shifted targets (all but the first of each row) that of the item's own labels",
+    )
+    noise: Literal["content", "recorded"] = Field(
+        "content",
+        description="what random numbers of the loss are keyed by: an item's content, or the generator's state that was recorded "
+        "with it and is its last tensor; both travel with the item",
     )
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="number format of parameters and of all that is computed with them"

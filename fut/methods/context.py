@@ -131,8 +131,8 @@ class Context:
         if self._module is None and not self.config.model.factory and stored != built:
             raise IdentityError(
                 f"run {self.path}: expected the module that it was trained with, an object of `{stored}`, got none; pass it: "
-                "fut.open(path, module=…, loss=…). On the command line a run can be opened whose configuration names them: "
-                "model.factory and model.loss, as `package.module:name`"
+                "fut.open(path, module=…, loss=…); on the command line --model package.module:factory, and --loss "
+                "package.module:name where its forward pass does not return the loss"
             )
 
     @property

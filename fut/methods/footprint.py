@@ -120,7 +120,8 @@ class Footprint:
             return self.gradient
         if not self.problem.samples.items:  # no batch can be made of such items
             return pool * self.gradient
-        return self._gradient_of(tuple(torch.cat([t] * pool) for t in self.largest))
+        [largest] = self.problem.objective.unrecorded([self.largest])
+        return self._gradient_of(tuple(torch.cat([t] * pool) for t in largest))
 
     @cached_property
     def exact_product(self) -> int:

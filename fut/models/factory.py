@@ -80,6 +80,21 @@ def _made_by(factory: str, vocabulary: int, context: int) -> nn.Module:
     return module
 
 
+def named_module(factory: str, what: str) -> nn.Module:
+    """The module that a function or a class without arguments makes. what: names it, for messages."""
+    hook = load_hook(factory, what)
+    try:
+        with seeded(0):
+            module = hook()
+    except (TypeError, SystemExit) as error:
+        raise UsageError(
+            f"{what}: expected a module from `{factory}`, called without arguments, got {type(error).__name__}: {error}; mend it"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"{what}: expected an nn.Module from `{factory}`, got {type(module).__name__}; return one")
+    return module
+
+
 def build_module(config: ModelConfig, vocabulary: int, context: int) -> nn.Module:
     """The configured module with seeded starting values: built-in transformer, or the user's factory."""
     with seeded(config.seed, range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):

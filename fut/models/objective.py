@@ -29,13 +29,14 @@ Loss = Callable[..., Tensor]
 class _WithLoss(nn.Module):
     """The loss as a forward pass, so that every parameter that the loss uses is one of its own."""
 
-    def __init__(self, module: nn.Module, loss: Loss) -> None:
+    def __init__(self, module: nn.Module, loss: Loss, recorded: bool) -> None:
         super().__init__()
         self.module, self.loss, self._proven, self.judged = module, loss, False, False
+        self.recorded = recorded
         self.built_in = isinstance(module, Transformer) and loss is next_token_loss
 
     def forward(self, *item: Tensor) -> Tensor:
-        value = self._value(*item)
+        value = self._value(*self.arguments(item))
         self._proven = True
         if not isinstance(value, Tensor) or value.numel() != 1 or value.ndim > 1 or not value.is_floating_point():
             got = f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -43,6 +44,10 @@ class _WithLoss(nn.Module):
                 f"loss: expected a tensor holding one number, the item's mean loss, got {got}; take its mean"
             )
         return value if value.ndim == 0 else value.reshape(())
+
+    def arguments(self, item: Item) -> Item:
+        """What of an item the loss takes."""
+        return item[:-1] if self.recorded else item
 
     def _value(self, *item: Tensor) -> Any:
         """What the loss returns; ModelError, with the place, for an error of the user's own code."""
@@ -67,7 +72,7 @@ class _WithLoss(nn.Module):
             held = next(self.module.parameters()).dtype
             return f"parameters are {held} here, as model.dtype says: give items of that kind, or set it"
         if self.loss is next_token_loss:
-            return "pass the loss= that it is trained with, or mend the forward pass"
+            return "pass the loss= that it is trained with (--loss on the command line), or mend the forward pass"
         if self.judged:
             return "give a loss that serves both modes: one that needs the module's training mode can call module.train() itself"
         return "mend the forward pass"
@@ -97,9 +102,10 @@ class Objective:
         loss: Loss = next_token_loss,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        recorded: bool = False,
     ) -> None:
         self.device, self.dtype = torch.device(device), dtype
-        self._call = lifted(_WithLoss(*copied(module, loss)), self.device, dtype)
+        self._call = lifted(_WithLoss(*copied(module, loss), recorded), self.device, dtype)
         named = {n: p for n, p in self._call.named_parameters() if p.requires_grad}
         if not named:
             raise ModelError("expected a module with parameters, got none to train; pass the module to be trained")
@@ -128,7 +134,7 @@ class Objective:
 
     def fresh(self) -> Objective:
         """Another copy with the same starting parameters, of this one's module as it is now."""
-        made = Objective(self._call.module, self._call.loss, self.device, self.dtype)
+        made = Objective(self._call.module, self._call.loss, self.device, self.dtype, self._call.recorded)
         made._start = self._start.clone()
         return made
 
@@ -193,11 +199,24 @@ class Objective:
         with seeded(self.seed(item), [self.device] if self.device.type == "cuda" else []):
             yield
 
-    def seed(self, item: Item) -> int:
-        """What keys the randomness to the item's content."""
+    def arguments(self, item: Item) -> Item:
+        """What of an item the loss takes."""
+        found: Item = self._call.arguments(item)
+        return found
+
+    def unrecorded(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The same items with noise that is keyed by content: a recorded state belongs to all rows of an item at once."""
+        if not self._call.recorded:
+            return items
+        return tuple((*item[:-1], item[-1].new_zeros(len(item[0]), 0)) for item in items)
+
+    def seed(self, item: Item) -> int | Tensor:
+        """What keys the randomness to the item: a number of its content, or the generator's state that was recorded with it."""
+        if self._call.recorded and item[-1].numel():
+            return item[-1].cpu()
         return int.from_bytes(item_digest(item)[:7], "little")
 
-    def loss(self, theta: Tensor, item: Item, seed: int | None = None) -> Tensor:
+    def loss(self, theta: Tensor, item: Item, seed: int | Tensor | None = None) -> Tensor:
         """Mean loss of the item at theta [nats/token], a scalar; a function of theta that torch.func can transform.
 
         seed: `self.seed(item)`, needed inside a transform.

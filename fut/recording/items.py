@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fut.errors import DataError
-from fut.models.forward import ForwardLoss
+from fut.models.forward import PLACED, ForwardLoss
 
 Item = tuple[Tensor, ...]
 DIVISOR = "num_items_in_batch"
@@ -23,26 +22,33 @@ class Form:
     """Which arguments of a forward pass an item holds.
 
     names: of the arguments that are tensors, sorted. constants: the others, the same for every item. divisor: by which the
-    losses of a step's items are divided together, where the forward pass is told one; None where it takes their mean.
+    losses of a step's items are divided together, where the forward pass is told one: a number, or what of their own targets
+    it is the sum of; None where it takes the mean. placed:
+    those of the names that were given by their place in the first call, which hooks of the user's own may count on.
     """
 
     names: tuple[str, ...]
     constants: tuple[tuple[str, Any], ...] = ()
-    divisor: float | None = None
+    divisor: float | str | None = None
+    placed: frozenset[str] = field(default=frozenset(), compare=False)
 
     def loss(self, per_step: int) -> ForwardLoss:
         """The loss of one item, of which a step of `per_step` items takes the mean."""
-        share = () if self.divisor is None else ((DIVISOR, self.divisor / per_step),)
-        return ForwardLoss(self.names, self.constants, share)
+        own = self.divisor / per_step if isinstance(self.divisor, float) else self.divisor
+        share = () if own is None else ((DIVISOR, own),)
+        names = tuple(PLACED * (name in self.placed) + name for name in self.names)
+        return ForwardLoss(names, self.constants, share)
 
 
-def forwarded(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Form, Item]:
+def forwarded(of: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Form, Item]:
     """An item from the arguments of a forward pass: copies of its tensors, on the CPU.
+
+    of: the signature of the forward pass.
 
     Raises:
         DataError: for arguments that are neither tensors nor constants.
     """
-    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    bound = of.bind(*args, **kwargs)
     given: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
@@ -52,7 +58,9 @@ def forwarded(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
             raise DataError(f"items: expected a forward pass with named arguments, got *{name}; name them")
         else:
             given[name] = value
-    return of_mapping(given)
+    form, item = of_mapping(given)
+    placed = [name for name, _ in zip(bound.signature.parameters, args, strict=False)]
+    return replace(form, placed=frozenset(placed) if set(placed) <= set(form.names) else frozenset()), item
 
 
 def of_mapping(given: Mapping[str, Any]) -> tuple[Form, Item]:
@@ -76,12 +84,3 @@ def of_mapping(given: Mapping[str, Any]) -> tuple[Form, Item]:
 def copied(tensor: Tensor) -> Tensor:
     """The tensor's data as it is now, on the CPU."""
     return tensor.detach().to("cpu", copy=True)
-
-
-def target_count(form: Form, item: Item, shifted: bool) -> int:
-    """How many targets of an item count: labels that are not -100, without the first of each row where they are `shifted`."""
-    labels = dict(zip(form.names, item, strict=True)).get("labels")
-    if labels is None:
-        return 0
-    counted = labels[..., 1:] if shifted and labels.ndim > 1 else labels
-    return int((counted != -100).sum()) if not torch.is_floating_point(counted) else counted.numel()

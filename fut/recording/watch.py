@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from estimators.torch_optimizers import Translated, from_optimizer, group_rates,
 from fut.errors import ModelError
 from fut.models.objective import refuse_running_statistics
 from fut.recording.items import Form, Item, forwarded
+from fut.recording.ranks import Ranks, unsharded
 from fut.recording.window import Step, Window
 
 
@@ -65,17 +68,23 @@ class Watch:
         on_first: Callable[[Window], None],
     ) -> None:
         self.model, self.optimizers = unwrapped(model), [innermost(optimizer) for optimizer in optimizers]
+        self.ranks = Ranks.of(model)
         self.first, self.steps, self.clip, self.on_first = first, steps, clip, on_first
+        self._device = next(self.model.parameters()).device
+        self._signature = inspect.signature(self.model.forward)
         self.window: Window | None = None
         self.taken, self.explicit = 0, False
+        self._before = False  # whether items are said before all that they are computed from
         self._due: set[int] = set()
         self._items: list[Item] = []
+        self._divisors: set[float | str | None] = set()
+        self._generator: list[Tensor] = []  # states before the forward passes
         self._given: dict[int, Tensor] = {}  # gradients of the first step
         self._norms: list[Tensor] = []
         self._rates: list[list[float]] = [[] for _ in optimizers]
         self._form: Form | None = None
         self._translated: Translated | None = None
-        self._seeing: Any = None  # the handle of the forward hook
+        self._seeing: list[Any] = []  # the handles of the forward hooks
         self._handles: list[Any] = []
 
     @property
@@ -85,7 +94,8 @@ class Watch:
 
     def attach(self) -> None:
         """Begin to see; ModelError for a model whose training cannot be repeated."""
-        refuse_changing_forward(self.model)
+        refuse_running_statistics(self.model)
+        unsharded(self.model)
         for number, optimizer in enumerate(self.optimizers):
             self._handles.append(optimizer.register_step_post_hook(self._stepping(number)))
         if not self.first:
@@ -93,50 +103,80 @@ class Watch:
 
     def _see_forward(self) -> None:
         """Hear of every forward pass, before hooks of the user's own may change its arguments."""
-        self._seeing = self.model.register_forward_pre_hook(self._forward, with_kwargs=True, prepend=True)
+        self._seeing = [
+            self.model.register_forward_pre_hook(self._forward, with_kwargs=True, prepend=True),
+            self.model.register_forward_hook(self._forwarded),
+        ]
 
     def detach(self) -> None:
         """See no more. A training that ended inside the window stands where its last step left it."""
-        if self.window is not None and self.window.steps:
-            self.window.snapshots.setdefault(len(self.window.steps), flat_parameters(self.model))
-        for handle in (*self._handles, *([self._seeing] if self._seeing else [])):
+        for handle in (*self._handles, *self._seeing):
             handle.remove()
         self._handles.clear()
+        if self.window is not None and (count := len(self.window.steps)) and count not in self.window.snapshots:
+            self.window.snapshots[count] = flat_parameters(self.model, self.window.module)
 
     def take(self, form: Form, item: Item) -> None:
         """An item of the coming step; ModelError where items differ in form."""
         if self.window is None or self.done:
             return
+        self._divisors.add(form.divisor)
+        form = replace(form, divisor=None)
         if self._form is not None and form != self._form:
             raise ModelError(_other_form(self._form, form))
-        self._form = self.window.form = form
+        if self._form is None:
+            self._form = self.window.form = form
         self._items.append(item)
 
-    def say(self, form: Form, item: Item) -> None:
-        """An item that the user names; what is forwarded is none from then on."""
+    def say(self, form: Form, item: Item, before: bool = False) -> None:
+        """An item that the user names; what is forwarded is none from then on.
+
+        before: whether all that it is computed from is computed after this, and before the next item is said.
+        """
         if not self.explicit:
-            self.explicit, self._items, self._form = True, [], None
+            self.explicit, self._items, self._divisors, self._form = True, [], set(), None
         self.take(form, item)
+        self._before = before
+        if before:
+            self._generator.append(generator_state(self._device))
+
+    def _trains(self, module: nn.Module) -> bool:
+        """Whether a forward pass is one of the window's training."""
+        return self.window is not None and not self.done and module.training and torch.is_grad_enabled()
 
     def _forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if self.window is None or self.done or self.explicit or not (module.training and torch.is_grad_enabled()):
+        if not self._trains(module):
             return
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             raise ModelError(
                 "recorder: expected a forward pass in the parameters' own precision, got autocast; its rounding depends on the "
                 "kernels and is not repeated. Record a window without autocast"
             )
-        self.take(*forwarded(module, args, kwargs))
+        if not self._before:
+            self._generator.append(generator_state(self._device))
+        if not self.explicit:
+            self.take(*forwarded(self._signature, args, kwargs))
+
+    def _forwarded(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._trains(module):
+            self._note_noise()
+
+    def _note_noise(self) -> None:
+        """Whether random numbers were drawn since the latest forward pass began."""
+        if self.window is not None and not self.window.noisy and self._generator:
+            self.window.noisy = not torch.equal(self._generator[-1], generator_state(self._device))
 
     def _stepping(self, number: int) -> Callable[..., None]:
         def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             if bool(getattr(optimizer, "found_inf", None)):
                 raise ModelError("recorder: expected steps that are all taken, got one that a gradient scaler skipped")
             if self.window is not None and not self.done:
+                gradients = {id(p): p.grad.detach() for p in held(optimizer) if p.grad is not None}
                 if not self.window.steps:  # before the loop clears them
-                    self._given |= {id(p): p.grad.detach().clone() for p in held(optimizer) if p.grad is not None}
+                    self._given |= {key: g.clone() for key, g in gradients.items()}
                 self._rates[number] = learning_rates(optimizer)  # before a scheduler sets the next
-                self._norms.append(torch.nn.utils.get_total_norm(p.grad for p in held(optimizer) if p.grad is not None))
+                if self.clip is None:  # else there is nothing to find
+                    self._norms.append(torch.nn.utils.get_total_norm(gradients.values()))
             self._due.discard(number)
             if not self._due:
                 self._due = set(range(len(self.optimizers)))
@@ -149,8 +189,17 @@ class Watch:
         """The state before the window."""
         self._translated = from_optimizer(self.optimizers, self.model, self.clip)
         rule, _, state, _ = self._translated
-        self.window = Window(self.first, Form(()), copy.deepcopy(self.model), rule, state, facts=_facts(self.model))
+        self.window = Window(self.first, Form(()), copy.deepcopy(self.model), rule, state, facts=facts(self.model))
         self._see_forward()  # from here on, and not in the copy
+
+    def _divisor(self) -> float | str | None:
+        """By what the losses of the step's items were divided together."""
+        if len(self._divisors) > 1:
+            raise ModelError(
+                "recorder: expected one number of targets for all items of a step, got "
+                f"{', '.join(map(str, self._divisors))}; pass the same num_items_in_batch for each"
+            )
+        return next(iter(self._divisors), None)
 
     def _stepped(self) -> None:
         """All optimizers have taken a step."""
@@ -163,25 +212,30 @@ class Watch:
             return
         grouped = len(self._translated.places) > 1 or self.window.rule.name == "grouped"
         rate = group_rates(self._rates, self._translated.places, grouped)
-        self.window.steps.append(Step(tuple(self._items), rate, torch.stack(self._norms).square().sum().sqrt()))
-        self._items, self._norms = [], []
+        if self._before:
+            self._note_noise()
+        norm = torch.stack(self._norms).square().sum().sqrt() if self._norms else None
+        own = Step(tuple(self._items), rate, norm, self._divisor(), tuple(self._generator))
+        self.window.steps.append(own)
+        self._items, self._norms, self._divisors, self._generator = [], [], set(), []
+        if self.ranks.count == 1:
+            self.window.settle(own)
         count = len(self.window.steps)
         if count == 1:
-            self.window.consumed = {
-                name: self._given[id(p)].cpu() for name, p in trained(self.model) if id(p) in self._given
-            }
+            self.window.consumed = {name: self._given[id(p)] for name, p in trained(self.model) if id(p) in self._given}
             self.on_first(self.window)
+            self.window.consumed.clear()  # as large as the model, and shown to be the items' own
         self._given = {}
         if count == self.steps or count % max(1, math.isqrt(self.steps)) == 0:
-            self.window.snapshots[count] = flat_parameters(self.model)
+            self.window.snapshots[count] = flat_parameters(self.model, self.window.module)
+
+
+def generator_state(device: torch.device) -> Tensor:
+    """State of torch's generator that random numbers on a device come from, as bytes on the CPU."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _other_form(first: Form, now: Form) -> str:
-    if first.divisor != now.divisor:
-        return (
-            f"recorder: expected steps of equally many targets, got {now.divisor:g} after {first.divisor or 0:g}: the loss is "
-            "divided by them, so that another order would have other divisors; give every step as many targets"
-        )
     return (
         f"recorder: expected items of one form, got arguments {', '.join(now.names)} with {dict(now.constants)} after "
         f"{', '.join(first.names)} with {dict(first.constants)}; forward every batch with the same arguments"
@@ -193,9 +247,15 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def flat_parameters(model: nn.Module) -> Tensor:
-    """Trained parameters [D], on the CPU."""
-    return torch.cat([p.detach().reshape(-1).to("cpu", copy=True) for _, p in trained(model)])
+def flat_parameters(model: nn.Module, like: nn.Module | None = None) -> Tensor:
+    """Trained parameters [D], on the CPU. like: a model that has to have the same; ModelError, naming one, where it has not."""
+    own = trained(model)
+    if like is not None and (odd := {n for n, _ in own} ^ {n for n, _ in trained(like)}):
+        raise ModelError(
+            f"recorder: expected the same trained tensors in the whole window, got `{min(odd)}` frozen or unfrozen inside it; "
+            "choose a window in which it is not"
+        )
+    return torch.cat([p.detach().reshape(-1).to("cpu", copy=True) for _, p in own])
 
 
 def held(optimizer: Optimizer) -> list[Tensor]:
@@ -203,19 +263,7 @@ def held(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def refuse_changing_forward(model: nn.Module) -> None:
-    """ModelError for layers whose forward pass depends on more than parameters and item."""
-    refuse_running_statistics(model)
-    for name, part in model.named_modules():
-        if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p:
-            raise ModelError(
-                f"recorder: expected a training without random numbers, got dropout {part.p} in `{name}`: its noise belongs to "
-                "the step and cannot be repeated in another order. Set it to 0 for the window, or train with fut.train, where "
-                "noise travels with the item"
-            )
-
-
-def _facts(model: nn.Module) -> dict[str, Any]:
+def facts(model: nn.Module) -> dict[str, Any]:
     """Provenance of a recording."""
     config = getattr(model, "config", None)
     return {

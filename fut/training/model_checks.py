@@ -173,7 +173,7 @@ def _require_own_loss(problem: Problem, module: nn.Module, loss: Loss) -> None:
                 own.eval()
                 own_loss = own_loss.eval() if isinstance(own_loss, nn.Module) else own_loss
             try:
-                expected = float(own_loss(own, *item))
+                expected = float(own_loss(own, *objective.arguments(item)))
             except (
                 Exception
             ):  # items of model.dtype, which a module of another type does not take: nothing to compare with

@@ -196,6 +196,8 @@ class Problem:
         if not training["data"]["weights"]:
             training["data"].pop("weights")
         training["model"].pop("unit")  # which changes no number
+        if training["model"]["noise"] == "content":
+            training["model"].pop("noise")
         training["data"].pop("text")  # the content hashes below pin the text, wherever the file lies now
         return {
             "config": training,
@@ -265,7 +267,8 @@ def build_problem(
             f"data.weights: expected a number for each of {len(data.items)} items, got {len(config.data.weights)}; give as many"
         )
     module, loss = module_and_loss(config, module, loss, data.names)
-    return Problem(config, data, Objective(module, loss, device, getattr(torch, config.model.dtype)), state)
+    dtype, recorded = getattr(torch, config.model.dtype), config.model.noise == "recorded"
+    return Problem(config, data, Objective(module, loss, device, dtype, recorded), state)
 
 
 def module_and_loss(

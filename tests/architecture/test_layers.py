@@ -48,7 +48,7 @@ ONLY = {
     "typer": {"fut.cli"},
     "jinja2": {"fut.report"},
     "transformers": {"fut.models", "fut.recording"},
-    "peft": {"fut.models"},
+    "peft": {"fut.models", "fut.recording"},
     "lightning": {"fut.recording"},
     "ray": {"fut.resources"},
 }

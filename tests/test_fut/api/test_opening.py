@@ -215,7 +215,7 @@ def test_a_run_of_an_object_asks_for_it(tmp_path: Path, cli: Cli) -> None:
         fut.open(tmp_path / "run", module=Small()).estimate(["reverse"])
     said = cli("estimate", tmp_path / "run", "--order", "reverse")
     assert said.status == 1
-    assert "model.factory and model.loss" in said.err
+    assert "--model package.module:factory" in said.err
 
 
 def test_items_that_do_not_fit_the_model_say_why(tmp_path: Path) -> None:
