@@ -202,7 +202,7 @@ def test_modules_are_read_from_names_or_are_the_groups() -> None:
         "model.layers.0.self_attn.q_proj.weight": "qk",
         "model.layers.0.self_attn.o_proj.weight": "vo",
         "blocks.0.qkv.weight": "attention",
-        "transformer.h.0.attn.c_proj.weight": "attention",
+        "transformer.h.0.attn.c_proj.weight": "vo",
         "transformer.h.0.mlp.c_proj.weight": "mlp",
         "blocks.0.up.weight": "mlp",
         "rotation": "other",
