@@ -125,19 +125,33 @@ def order_floor(
         readout: gradient of the read-out [D]; None for the parameters alone.
 
     Returns:
-        The floor: gradients move, and preconditioners too, which it leaves out.
+        The floor. It leaves out that gradients move with the parameters, and that preconditioners differ from order to order.
     """
     lengths = [1] * len(gradients) if lengths is None else lengths
     shares, tables = [], []
     for kernel in kernels:
-        own = kernel.potentials(gradients)
-        places = by_place(kernel.weights[:, None], lengths)[:, 0]
-        shares.append(_spread(places) * float((own - own.mean(0)).double().square().sum()) / (len(gradients) - 1))
-        if readout is not None:
-            potentials = -(own.double() @ kernel.take(readout).double())
-            tables.append(places[:, None] * potentials.to(places))
-    table = torch.stack(tables).sum(0) if tables else None
-    return Floor(sum(shares), tuple(shares), table)
+        slope = None if readout is None else kernel.take(readout)
+        share, table = _part(kernel, gradients, lengths, slope)
+        shares.append(share)
+        if table is not None:
+            tables.append(table)
+    return Floor(sum(shares), tuple(shares), torch.stack(tables).sum(0) if tables else None)
+
+
+def _part(
+    kernel: Kernel, gradients: Tensor, lengths: Sequence[int], slope: Tensor | None
+) -> tuple[float, Tensor | None]:
+    """Trace of the covariance in a kernel's coordinates, and their part of the table of places and items."""
+    if kernel.averaged is None:
+        weights, own = by_place(kernel.weights[:, None], lengths).to(gradients.device), kernel.potentials(gradients)
+    else:
+        weights, own = by_place(kernel.averaged, lengths), kernel.clipped(gradients)
+    squares = (weights - weights.mean(0)).double().square().sum(0), (own - own.mean(0)).double().square().sum(0)
+    trace = float((squares[0] * squares[1]).sum()) / (len(own) - 1)
+    if slope is None:
+        return trace, None
+    by_item = -(own.double() * slope.double())
+    return trace, weights.double() @ (by_item if kernel.averaged is not None else by_item.sum(-1, keepdim=True)).mT
 
 
 def order_covariance(kernel: Kernel, gradients: Float[Tensor, "n D"]) -> Float[Tensor, "k k"]:
@@ -156,10 +170,6 @@ def per_coordinate_covariance(weights: Float[Tensor, "n k"], potentials: Float[T
     """
     w, a = weights.double() - weights.double().mean(0), potentials.double() - potentials.double().mean(0)
     return (w.mT @ w) * (a.mT @ a) / (len(a) - 1)
-
-
-def _spread(weights: Tensor) -> float:
-    return float((weights - weights.mean()).square().sum())
 
 
 @dataclass(frozen=True)

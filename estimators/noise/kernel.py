@@ -113,13 +113,16 @@ def preconditioner(rule: Rule, state: State) -> Float[Tensor, "*n D"] | None:
         )
     square = state.memory["largest" if "largest" in state.memory else "v"] / (1.0 - state.clock["p2"])
     found = 1.0 / rule._denominator(square)
-    if isinstance(rule, ModuleScaledAdamW):
-        if state.clock["step"] < rule.calibration or rule.scaling == "online":
-            raise RuleError(
-                f"the rule `{rule.name}`: expected scales that no longer change, got a state before their calibration; {REPLAY}"
-            )
-        found = found * state.memory["scale"]
-    return found
+    return found * _scale(rule, state) if isinstance(rule, ModuleScaledAdamW) else found
+
+
+def _scale(rule: ModuleScaledAdamW, state: State) -> Tensor:
+    """Its modules' scales; RuleError where they may still change."""
+    if state.clock["step"] < rule.calibration or rule.scaling == "online":
+        raise RuleError(
+            f"the rule `{rule.name}`: expected scales that no longer change, got a state before their calibration; {REPLAY}"
+        )
+    return state.memory["scale"]
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,10 @@ class Kernel:
         weights: w_s [T], float64, in units of the learning rate.
         start: a_0, what is left of the parameters.
         momentum: k_0, what the momentum at the start still moves, in units of the learning rate.
-        preconditioner: D [k]; None for 1.
+        preconditioner: D [k], its mean over the window where it is not frozen; None for 1.
         clip: bound on the norm of their own gradients; None for none.
+        averaged: weights of every coordinate [T, k], the preconditioner in them, which follows the average over orders; None
+            where it is frozen.
     """
 
     places: tuple[slice, ...]
@@ -141,6 +146,7 @@ class Kernel:
     momentum: float
     preconditioner: Float[Tensor, " k"] | None = None
     clip: float | None = None
+    averaged: Float[Tensor, "T k"] | None = None
 
     def take(self, vectors: Float[Tensor, "*n D"]) -> Float[Tensor, "*n k"]:
         """Their coordinates of vectors."""
@@ -148,8 +154,12 @@ class Kernel:
 
     def potentials(self, gradients: Float[Tensor, "*n D"]) -> Float[Tensor, "*n k"]:
         """D g of gradients, clipped as the rule clips them."""
-        own = clip_gradient(self.clip, self.take(gradients))
+        own = self.clipped(gradients)
         return own if self.preconditioner is None else own * self.preconditioner
+
+    def clipped(self, gradients: Float[Tensor, "*n D"]) -> Float[Tensor, "*n k"]:
+        """Their coordinates of gradients, clipped as the rule clips them."""
+        return clip_gradient(self.clip, self.take(gradients))
 
     @property
     def spread(self) -> float:
@@ -163,37 +173,73 @@ class Kernel:
         return (self.weights / torch.where(mean == 0, torch.ones_like(mean), mean)).tolist()
 
 
-def impulse_kernel(rule: Rule, state: State, rates: Sequence[float]) -> Kernel:
+def impulse_kernel(
+    rule: Rule, state: State, rates: Sequence[float], squares: Float[Tensor, " k"] | None = None
+) -> Kernel:
     """The impulse weights of a rule with linear memory over a window.
 
     Args:
         rule: a registered one, of one group; `impulse_kernels` also takes groups.
         state: the lifted state [k] before the window, at which the preconditioner is frozen.
         rates: learning rates of the T steps.
+        squares: mean over the window's items of the squared gradient [k], for a preconditioner that is not frozen: its second
+            moment then goes on as it does on average over orders. None to freeze it.
 
     Returns:
         The kernel of all coordinates of the state.
 
     Raises:
-        RuleError: for a rule without linear memory, a state without a second moment, or a preconditioned rule whose decay is
-            coupled, as its weights differ from coordinate to coordinate.
+        RuleError: for a rule without linear memory, a frozen second moment that there is not yet, or a preconditioned rule
+            whose decay is coupled, as its weights differ from coordinate to coordinate.
     """
-    scale = preconditioner(rule, state)
+    preconditioned = isinstance(rule, Moments)
+    scale = preconditioner(rule, state) if not preconditioned or squares is None else None
     coupled, decoupled = rule._decays
-    if coupled and scale is not None:
+    if coupled and preconditioned:
         raise RuleError(
             f"the rule `{rule.name}`: expected decoupled decay beside a preconditioner, got coupled; {REPLAY}"
         )
     steps = _linear_steps(rule, state.clock, rates)
     weights = torch.zeros(len(rates), dtype=torch.float64)
-    left, queue, following = 1.0, 0.0, 0.0
+    left, queue, following, remaining = 1.0, 0.0, 0.0, []
     for s in reversed(range(len(rates))):
         step, rate = steps[s], float(rates[s])
         queue = left * rate * step.through + following * queue
         weights[s] = step.share * queue + left * rate * step.direct
+        remaining.append(left)
         left = left - coupled * float(weights[s]) - left * rate * decoupled
         following = step.decay
-    return Kernel(EVERYTHING, weights, left, following * queue, scale, None)
+    kernel = Kernel(EVERYTHING, weights, left, following * queue, scale, None)
+    if squares is None or not isinstance(rule, Moments):
+        return kernel
+    scales = _average_preconditioners(rule, state, rates, squares)
+    return replace(kernel, preconditioner=scales.mean(0), averaged=_averaged(rates, steps, remaining[::-1], scales))
+
+
+def _averaged(
+    rates: Sequence[float], steps: Sequence[LinearStep], left: Sequence[float], scales: Float[Tensor, "T k"]
+) -> Float[Tensor, "T k"]:
+    """Weights with the preconditioner of every step in them."""
+    found, queue, following = torch.zeros_like(scales), torch.zeros_like(scales[0]), 0.0
+    for s in reversed(range(len(rates))):
+        step, moved = steps[s], left[s] * float(rates[s]) * scales[s]
+        queue = step.through * moved + following * queue
+        found[s] = step.share * queue + step.direct * moved
+        following = step.decay
+    return found
+
+
+def _average_preconditioners(rule: Moments, state: State, rates: Sequence[float], squares: Tensor) -> Tensor:
+    """D of every step [T, k], its second moment being the mean over orders."""
+    v, p2 = state.memory["v"], state.clock["p2"]
+    largest, found = state.memory.get("largest"), []
+    fixed = _scale(rule, state) if isinstance(rule, ModuleScaledAdamW) else 1.0
+    for rate in rates:
+        beta = rule.matched(rule.betas[1], rate) if isinstance(rule, ClockMatched) else rule.betas[1]
+        v, p2 = beta * v + (1.0 - beta) * squares, beta * p2
+        largest = None if largest is None else torch.maximum(largest, v)
+        found.append(fixed / rule._denominator((v if largest is None else largest) / (1.0 - p2)))
+    return torch.stack(found)
 
 
 def _linear_steps(rule: Rule, clock: Mapping[str, float], rates: Sequence[float]) -> list[LinearStep]:
@@ -214,16 +260,19 @@ def _ticked(rule: Rule, clock: dict[str, float], rate: float) -> dict[str, float
     return rule.update(empty._replace(clock=clock), torch.zeros(1, dtype=torch.float64), rate)[2]
 
 
-def impulse_kernels(rule: Rule, state: State, rates: Sequence[float]) -> tuple[Kernel, ...]:
+def impulse_kernels(
+    rule: Rule, state: State, rates: Sequence[float], squares: Float[Tensor, " D"] | None = None
+) -> tuple[Kernel, ...]:
     """The impulse weights over a window, a kernel for the coordinates of every group of parameters.
 
     Arguments and errors as of `impulse_kernel`. Clipping over all groups is for `clip_gradient` beforehand.
     """
     if not isinstance(rule, Grouped):
-        return (impulse_kernel(rule, state, rates),)
+        return (impulse_kernel(rule, state, rates, squares),)
     kernels = []
     for share in rule.shares(state):
-        own = impulse_kernel(share.rule, share.state, [share.rate(rate) for rate in rates])
+        part = None if squares is None else torch.cat([squares[place] for place in share.places])
+        own = impulse_kernel(share.rule, share.state, [share.rate(rate) for rate in rates], part)
         kernels.append(replace(own, places=share.places, clip=share.rule.clip))
     return tuple(kernels)
 

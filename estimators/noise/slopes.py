@@ -112,6 +112,36 @@ def warm_state(rule: Rule, history: Sequence[Tensor]) -> State:
     return state
 
 
+def slope_experiment(
+    steps: int, permutations: int, seed: int = 0, precision: str = "float64", tick: Callable[[], object] = lambda: None
+) -> dict[str, Slope]:
+    """The experiment on a small network, for every rule of `SLOPE_RULES`.
+
+    Args:
+        steps: T, batches of the window.
+        permutations: of them, drawn uniformly, the same for every rule and rate.
+        seed: of data, start and permutations.
+        precision: `float64`; in `float32` most variances are those of rounding, and have no exponent.
+        tick: called after every rule.
+
+    Raises:
+        SlopeError: for fewer than 2 steps or permutations, or another precision.
+    """
+    if precision not in ("float64", "float32") or steps < 2:
+        raise SlopeError(
+            f"slopes: expected 2 steps or more in float64 or float32, got {steps} steps in {precision}; correct it"
+        )
+    network, draw = SmallNetwork(steps, seed=seed, dtype=getattr(torch, precision)), np.random.default_rng(seed)
+    history = warmed(network, range(steps))
+    drawn = [draw.permutation(steps).tolist() for _ in range(permutations)]
+    found = {}
+    for name, rule in SLOPE_RULES.items():
+        state = warm_state(rule(WARM_RATE), history)
+        found[name] = order_slope(rule, state, network.gradients, drawn, probe=network.probe_loss)
+        tick()
+    return found
+
+
 def order_slope(
     rule: RuleAt,
     state: State,
@@ -151,16 +181,23 @@ def order_slope(
     bitwise = torch.equal(trained(rates[-1]), trained(rates[-1]))
     floor = RESOLVED * rounding_variance(state.theta, batch.steps)
     resolved = tuple(v > floor for v in variances)
-    fits = [
-        _exponent(rates, v, resolved, ends) for v, ends in ((variances, SMALL), (variances, FINITE), (probes, SMALL))
-    ]
     local = tuple(
         float(np.log(variances[i + 1] / variances[i]) / np.log(rates[i + 1] / rates[i]))
         if all(resolved[i : i + 2])
         else None
         for i in range(len(rates) - 1)
     )
-    return Slope(tuple(rates), tuple(variances), tuple(probes), resolved, *fits, local, bitwise)
+    return Slope(
+        rates=tuple(rates),
+        variances=tuple(variances),
+        probe_variances=tuple(probes),
+        resolved=resolved,
+        small=_exponent(rates, variances, resolved, SMALL),
+        finite=_exponent(rates, variances, resolved, FINITE),
+        probe_small=_exponent(rates, probes, resolved, SMALL),
+        local=local,
+        bitwise=bitwise,
+    )
 
 
 def rounding_variance(theta: Float[Tensor, " D"], steps: int) -> float:

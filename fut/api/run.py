@@ -14,6 +14,7 @@ from estimators.replay import Listener
 from fut.api import info
 from fut.api import integrity as inspection
 from fut.api.questions import Names, RunMethods, RunOrders, question_context
+from fut.api.studies import ask_study
 from fut.data.dataset import Dataset
 from fut.estimation.results import Endpoint, Estimates
 from fut.methods import build
@@ -232,6 +233,18 @@ class Run:
     """What the order of whole domains does, and the place of one of them or of one item. Fields of `DomainsRequest`."""
     lds = asks(LdsRequest)
     """Retrain without random subsets and score how methods rank them. Fields of `LdsRequest`."""
+
+    def study(self, request: Any, readout: str = PROBE) -> Any:
+        """Any study's answer, for which many orders are retrained; it is kept in the run.
+
+        Args:
+            request: what is asked, as `fut.studies.noise.study.NoiseRequest`.
+            readout: `probe`, `accuracy`, `item:3`, or a function of your own.
+
+        Raises:
+            UsageError: for a request of no study in `fut.studies.registry`.
+        """
+        return ask_study(self.context, request, readout)
 
     def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
         """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""

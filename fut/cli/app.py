@@ -14,6 +14,7 @@ import typer
 
 from fut.api import render
 from fut.api.run import Run
+from fut.cli.noise import noise
 from fut.cli.options import (
     CacheSettings,
     Device,
@@ -199,6 +200,7 @@ def report(
 
 
 app.command(cls=InOrder)(whatif)
+app.add_typer(noise, name="noise")
 
 
 @app.command()

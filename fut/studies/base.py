@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from estimators.orders.order import Order
+from fut.estimation.order_noise import LocalAsker
 from fut.progress import Progress
 from fut.protocols import Answer, Archive, Truths
 
@@ -23,12 +24,14 @@ class StudyContext:
         truths: the read-out that the study is about, of orders that are retrained.
         archive: where answers are kept.
         progress: hears of long work.
+        local: what a run's own gradients say of the noise of its order, without training; None where there is no run.
     """
 
     reference: Order
     truths: Truths
     archive: Archive
     progress: Progress
+    local: LocalAsker | None = None
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Any
 from fut.errors import UsageError
 from fut.registry import Registry
 from fut.studies.base import Study
-from fut.studies.order_noise import ORDER_NOISE
+from fut.studies.noise.study import NOISE
 
 STUDIES: Registry[Study[Any, Any]] = Registry(
     "study",
     "fut.studies",
     [
-        ORDER_NOISE,
+        NOISE,
     ],
     UsageError,
 )

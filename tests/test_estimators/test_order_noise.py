@@ -108,6 +108,30 @@ def test_the_kernel_of_a_frozen_preconditioner_is_the_rule_with_its_second_momen
     assert (end[0] - displacement(kernels, state, G)).abs().max() < 1e-11
 
 
+def test_a_second_moment_that_goes_on_as_on_average_is_a_frozen_one_where_it_does_not_move() -> None:
+    rule = AdamW(betas=(0.9, 1 - 1e-15), weight_decay=0.1)
+    state = rule.init(normal(D, seed=1))._replace(
+        memory={"m": normal(D, seed=4), "v": normal(D, seed=5).square() + 0.1},
+        clock={"step": 6.0, "p1": 0.5, "p2": 0.4},
+    )
+    (frozen,), (moving,) = (impulse_kernels(rule, state, RATES, squares) for squares in (None, G.square().mean(0)))
+    assert moving.averaged is not None
+    assert frozen.preconditioner is not None
+    assert torch.allclose(moving.averaged, frozen.weights[:, None] * frozen.preconditioner, rtol=1e-11)
+    one, two = (order_floor([kernel], G, readout=normal(D, seed=3)) for kernel in (frozen, moving))
+    assert two.trace == pytest.approx(one.trace, rel=1e-10)
+    assert two.variance == pytest.approx(one.variance, rel=1e-10)
+
+
+def test_a_cold_second_moment_is_better_averaged_than_not_at_all() -> None:
+    """From the first state of all, where none can be frozen: within a factor of two of all orders."""
+    rule = AdamW()
+    state = rule.init(normal(D, seed=1))
+    ends = torch.cat(list(replayed(rule, state, G, lambda t: RATES[t], ORDERS)))
+    floor = order_floor(impulse_kernels(rule, state, RATES, G.square().mean(0)), G)
+    assert 0.5 < floor.trace / sample_trace(ends) < 2
+
+
 @pytest.mark.parametrize("warmth", ["cold", "warm"])
 def test_positional_weights_of_adam_are_those_of_the_closed_form(warmth: str) -> None:
     """Warm: w_s = rate (1 - b1^(T - s + 1)). Cold: debiasing weighs the first batches more."""

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from estimators.contract import normal
 from estimators.errors import RuleError
+from estimators.modules import modules_of
 from estimators.parameters import ParameterLayout
 from estimators.rules import make_rule
 from estimators.rules.clipping import clip_gradient, global_norm
 from estimators.rules.corrected_adam import corrected_inverse, corrected_inverse_of_root
 from estimators.rules.corrected_shampoo import eigenvalue_noise
 from estimators.rules.cross_fitting import folds
-from estimators.rules.mols import ModuleScaledAdamW, modules_of
+from estimators.rules.mols import ModuleScaledAdamW
 from estimators.rules.roots import corrected_inverse_root
 from estimators.rules.signals import Signals, mean_over_items, variance_of_mean
 from estimators.state import State

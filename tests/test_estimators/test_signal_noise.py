@@ -34,6 +34,11 @@ def draws(count: int, seed: int = 0) -> Tensor:
     return torch.cat(scaled) + torch.randn(count, 3 * WIDE, generator=draw, dtype=torch.float64)
 
 
+def summed(terms: tuple[Tensor, Tensor], place: slice) -> SignalNoise:
+    signal, noise = (float(part[place].sum()) for part in terms)
+    return SignalNoise(signal, noise)
+
+
 def test_known_ratios_are_recovered_from_gradients() -> None:
     for i, ratio in enumerate(RATIOS.values()):
         own = [of_gradients(draws(32, seed)[:, LAYOUT.slices[i]]) for seed in range(4)]
@@ -54,7 +59,7 @@ def test_known_ratios_are_recovered_from_moments_where_the_plain_ratio_is_blind(
             terms = of_moments(rule, state)
             assert terms is not None
             for name, place in zip(RATIOS, LAYOUT.slices, strict=True):
-                found[name].append(SignalNoise(*(float(part[place].sum()) for part in terms)))
+                found[name].append(summed(terms, place))
     for name, ratio in RATIOS.items():
         assert pooled(found[name]).ratio == pytest.approx(ratio, rel=0.2), name
     key = "all/" if grouped else ""
@@ -105,9 +110,7 @@ def test_damping_and_scales_are_their_formulas_and_the_rule_agrees() -> None:
         state, _ = rule.step(state, noise + torch.cat([torch.ones(200), 0.4 * torch.ones(200)]), 0.1)
     terms = of_moments(rule, state)
     assert terms is not None
-    ratios = {
-        n: SignalNoise(*(float(p[s].sum()) for p in terms)).ratio for n, s in zip("ab", layout.slices, strict=True)
-    }
+    ratios = {n: summed(terms, s).ratio for n, s in zip("ab", layout.slices, strict=True)}
     scales = suggested_scales(ratios)
     assert [float(state.memory["scale"][0]), float(state.memory["scale"][-1])] == pytest.approx(
         [scales["a"], scales["b"]]
