@@ -17,7 +17,7 @@ PATTERNS = (
     ("attention", r"(^|[._])(qkv|attn|attention|self_attn|c_attn|in_proj)(\.|_|$)"),
     ("mlp", r"(^|[._])(mlp|fc\d*|ffn|feed_forward|up_proj|gate_proj|down_proj|up|down|gate|w1|w2|w3)(\.|$)"),
 )
-"""Modules by patterns of the names of matrices; what matches none stands in `other`, what is no matrix in `vectors`."""
+"""Modules by patterns of the names of matrices; what matches none stands in `other`, norms and biases in `norms`."""
 FUSED = re.compile(r"(^|[._])(qkv|c_attn|in_proj)(\.|_|$)")
 """Names of one matrix that makes queries, keys and values one after the other."""
 
@@ -27,7 +27,7 @@ def modules_of(layout: ParameterLayout) -> tuple[str, ...]:
     if layout.groups:
         return layout.groups
     named = zip(layout.names, layout.shapes, strict=True)
-    return tuple(_module(name.lower()) if len(shape) > 1 else "vectors" for name, shape in named)
+    return tuple(_module(name.lower()) if len(shape) > 1 else "norms" for name, shape in named)
 
 
 def _module(name: str) -> str:

@@ -210,7 +210,7 @@ def test_modules_are_read_from_names_or_are_the_groups() -> None:
     }
     layout = ParameterLayout(tuple(names), tuple((2, 2) for _ in names))
     assert modules_of(layout) == tuple(names.values())
-    assert modules_of(ParameterLayout(("up.bias",), ((2,),))) == ("vectors",)
+    assert modules_of(ParameterLayout(("up.bias",), ((2,),))) == ("norms",)
     assert modules_of(ParameterLayout(("a", "b"), ((2, 2), (2, 2)), ("x", "y"))) == ("x", "y")
 
 

@@ -131,7 +131,7 @@ def test_two_gradients_are_too_few() -> None:
         ("model.layers.0.self_attn.q_proj.weight", (4, 4), "qk"),
         ("model.layers.0.self_attn.o_proj.lora_A.default.weight", (2, 4), "vo"),
         ("model.layers.0.mlp.gate_proj.weight", (8, 4), "mlp"),
-        ("model.layers.0.input_layernorm.weight", (4,), "vectors"),
+        ("model.layers.0.input_layernorm.weight", (4,), "norms"),
         ("lm_head.weight", (9, 4), "head"),
         ("blocks.0.out.weight", (4, 4), "vo"),
         ("body.weight", (8, 4), "other"),
