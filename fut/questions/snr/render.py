@@ -60,7 +60,9 @@ def draw(found: ModuleSnr, path: Path) -> Path:
         high = [max(0.0, end[1] - ratio) for ratio, end in zip(kept, ends, strict=True)]
         (line,) = axes.plot(steps, kept, "o-", markersize=4, label=module)
         axes.errorbar(steps, kept, [low, high], fmt="none", capsize=3, color=line.get_color(), linewidth=0.8)
-        moments = [point.moments[module].ratio if module in point.moments else math.nan for point in found.points]
+        moments = [
+            max(point.moments[module].ratio, FLOOR) if module in point.moments else math.nan for point in found.points
+        ]
         axes.plot(steps, moments, ":", color=line.get_color(), linewidth=1)
     axes.set_yscale("log")
     axes.set_xlabel("step")
