@@ -36,7 +36,7 @@ def measured(rate: float, schedule: str, arguments: argparse.Namespace) -> dict[
     )
     run = fut.open(path) if (path / "summary.json").exists() else fut.train(path, config)
     run.cache(["adjoint"])
-    found = run.study(NoiseRequest(arguments.orders)).as_dict()
+    found: dict[str, Any] = run.ask(NoiseRequest(arguments.orders)).as_dict()
     shutil.rmtree(path)
     local = found.pop("local")
     kept = ("closed_trace", "replay_trace", "retrained_trace", "normality", "closed_values", "replay_values", "notes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from estimators.replay import Listener
 from fut.api import info
 from fut.api import integrity as inspection
 from fut.api.questions import Names, RunMethods, RunOrders, question_context
-from fut.api.studies import ask_study
+from fut.api.studies import ask_study, study_of
 from fut.data.dataset import Dataset
 from fut.estimation.results import Endpoint, Estimates
 from fut.methods import build
@@ -172,26 +172,31 @@ class Run:
 
     # --- answers
 
-    def ask(self, request: Request[A], say: Callable[[str], object] | None = None) -> A:
-        """Any question's answer.
+    @overload
+    def ask(self, request: Request[A], say: Callable[[str], object] | None = None) -> A: ...
+    @overload
+    def ask(self, request: Any, say: Callable[[str], object] | None = None) -> Any: ...
+    def ask(self, request: Any, say: Callable[[str], object] | None = None) -> Any:
+        """Any question's answer, or any study's.
 
         Args:
-            request: what is asked, as `fut.questions.whatif.ask.WhatIfRequest`.
+            request: what is asked, as `fut.questions.whatif.ask.WhatIfRequest`, or `fut.studies.noise.study.NoiseRequest`.
             say: hears, before anything is computed, what it will cost.
 
         Returns:
             The answer; what was asked at some cost is kept in the run.
 
         Raises:
-            UsageError: for a request of no question in `fut.questions.registry`.
+            UsageError: for a request of no question in `fut.questions.registry` and no study in `fut.studies.registry`.
         """
+        if (study := study_of(request)) is not None:
+            return ask_study(study, self.context, request, say)
         question, context = question_of(request), question_context(self.context)
         self.context.readouts.admit(_named(request))
         if say is not None:
             for line in question.costs(request, context):
                 say(line)
-        answer: A = question.ask(request, context)
-        return answer
+        return question.ask(request, context)
 
     def estimate(
         self,
@@ -233,18 +238,6 @@ class Run:
     """What the order of whole domains does, and the place of one of them or of one item. Fields of `DomainsRequest`."""
     lds = asks(LdsRequest)
     """Retrain without random subsets and score how methods rank them. Fields of `LdsRequest`."""
-
-    def study(self, request: Any, readout: str = PROBE) -> Any:
-        """Any study's answer, for which many orders are retrained; it is kept in the run.
-
-        Args:
-            request: what is asked, as `fut.studies.noise.study.NoiseRequest`.
-            readout: `probe`, `accuracy`, `item:3`, or a function of your own.
-
-        Raises:
-            UsageError: for a request of no study in `fut.studies.registry`.
-        """
-        return ask_study(self.context, request, readout)
 
     def report(self, out: Path | str | None = None, samples: int = SAMPLES, estimator: str = "positions") -> Report:
         """Write all that has been asked of the run as one HTML page, with a what-if board: see `fut.report`."""

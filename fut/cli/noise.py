@@ -56,10 +56,9 @@ def measure(
     from fut.studies.noise import render
     from fut.studies.noise.study import NoiseRequest
 
-    request = NoiseRequest(orders, seed, window, bracket)
+    request = NoiseRequest(orders, seed, window, bracket, readout)
     run = open_run(path, device, as_json, trust)
-    say(f"retraining at most {orders} orders of {run.steps} steps", as_json)
-    found = run.study(request, readout)
+    found = run.ask(request, lambda line: say(line, as_json))
     content, text = found.as_dict(), render.text(found)
     file = plot or path / PICTURE
     with keeping("the picture", file):

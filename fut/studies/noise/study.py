@@ -26,6 +26,7 @@ class NoiseRequest:
         seed: of the draw.
         window: steps at the end of the run, over which orders differ; 0 for all.
         bracket: whether Hessian-vector products are taken too, of what is left of the order without memory.
+        readout: what it is about, where a run is asked.
 
     Raises:
         UsageError: for fewer than 2 orders, or a window below 0 or of one step.
@@ -35,6 +36,7 @@ class NoiseRequest:
     seed: int = 0
     window: int = 0
     bracket: bool = False
+    readout: str = "probe"
 
     def __post_init__(self) -> None:
         if self.orders < 2:

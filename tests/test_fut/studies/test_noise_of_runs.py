@@ -13,7 +13,7 @@ from small import Cli, MakeRun
 from user_loops import STEPS, recorded
 
 import fut
-from estimators.orders.order import Order, random_orders
+from estimators.orders.order import random_orders
 from fut.api.studies import study_context
 from fut.errors import UsageError
 from fut.studies.noise import render
@@ -37,7 +37,7 @@ def low(make_run: MakeRun) -> fut.Run:
 
 
 def test_the_spread_is_that_of_retrained_orders(low: fut.Run) -> None:
-    found = low.study(NoiseRequest(4))
+    found = low.ask(NoiseRequest(4))
     values = [low.retrain(order).loss for order in random_orders(low.reference, 4, 0)]
     assert found.spread == order_effect(values, low.reference_loss)
     (kept,) = (json.loads(file.read_text()) for file in low.path.glob("answers/noise-*.json"))
@@ -46,7 +46,7 @@ def test_the_spread_is_that_of_retrained_orders(low: fut.Run) -> None:
 
 
 def test_every_estimate_is_near_retraining_where_the_rate_is_low(low: fut.Run) -> None:
-    found = low.study(NoiseRequest(12, seed=1))
+    found = low.ask(NoiseRequest(12, seed=1))
     local = found.local
     assert local is not None
     for name in ("closed form", "replay"):
@@ -76,7 +76,7 @@ def test_a_shorter_window_leaves_the_first_steps_alone(low: fut.Run) -> None:
     orders = ending_orders(low.reference, 3, 5, 0)
     assert all(order.steps[:2] == low.reference.steps[:2] for order in orders)
     assert {frozenset(order.steps[2:]) for order in orders} == {frozenset(low.reference.steps[2:])}
-    found = low.study(NoiseRequest(3, window=3, bracket=True))
+    found = low.ask(NoiseRequest(3, window=3, bracket=True))
     assert found.local is not None
     assert found.local.first == 2
     assert len(found.local.weights[0].weights) == 3
@@ -84,23 +84,23 @@ def test_a_shorter_window_leaves_the_first_steps_alone(low: fut.Run) -> None:
     assert 0 < found.local.bracket_trace < (found.local.closed_trace or 0), "at a low rate memory is most of it"
     for window in (1, 6):
         with pytest.raises(UsageError, match=r"noise: expected a window"):
-            low.study(NoiseRequest(3, window=window))
+            low.ask(NoiseRequest(3, window=window))
 
 
 def test_steps_of_several_items_are_made_anew(make_run: MakeRun) -> None:
     run = make_run(False, **LOW, data={"items": 6, "per_step": 2, "batch": 2, "context": 12, "probe": 4})
-    found = run.study(NoiseRequest(8))
+    found = run.ask(NoiseRequest(8))
     assert found.estimates["closed form"].ratio == pytest.approx(1.0, abs=0.05)
     assert found.estimates["replay"].ratio == pytest.approx(1.0, abs=0.05)
     weighted = {"items": 6, "per_step": 2, "batch": 2, "context": 12, "probe": 4, "weights": [1.0, 2, 1, 1, 1, 1]}
-    other = make_run(False, **LOW, data=weighted).study(NoiseRequest(8))
+    other = make_run(False, **LOW, data=weighted).ask(NoiseRequest(8))
     assert list(other.estimates) == ["replay"]
     assert other.estimates["replay"].ratio == pytest.approx(1.0, abs=0.05)
     assert any("items of equal weight" in note for note in other.local.notes)
 
 
 def test_a_rule_without_linear_memory_is_replayed_alone(make_run: MakeRun) -> None:
-    found = make_run(False, **LOW | {"rule": {"name": "lion"}}).study(NoiseRequest(4))
+    found = make_run(False, **LOW | {"rule": {"name": "lion"}}).ask(NoiseRequest(4))
     assert list(found.estimates) == ["replay"]
     assert any("linear memory" in note for note in found.local.notes)
     assert "Not computed" in render.text(found)
@@ -108,7 +108,7 @@ def test_a_rule_without_linear_memory_is_replayed_alone(make_run: MakeRun) -> No
 
 def test_a_recorded_training_is_measured_like_one_of_its_own(tmp_path: Path) -> None:
     """AdamW in two groups, with a schedule, begun in its course: a kernel for each group."""
-    found = recorded(tmp_path / "run").study(NoiseRequest(6, window=3))
+    found = recorded(tmp_path / "run").ask(NoiseRequest(6, window=3))
     assert isinstance(found, OrderNoise)
     assert found.local is not None
     assert [part.parameters for part in found.local.weights] == [56, 27], "decayed matrices, and the rest"
@@ -163,7 +163,7 @@ def test_the_commands_say_what_python_says(low: fut.Run, cli: Cli, tmp_path: Pat
     said = cli("noise", low.path, "--orders", 4, "--plot", tmp_path / "noise.png", "--json", "--device", "cpu")
     assert said.status == 0, said.err
     assert (tmp_path / "noise.png").stat().st_size > 10_000
-    python = json.loads(json.dumps(low.study(NoiseRequest(4)).as_dict()))
+    python = json.loads(json.dumps(low.ask(NoiseRequest(4)).as_dict()))
     assert {name: value for name, value in said.json.items() if name != "plot"} == python
     seeds = cli("noise", "seeds", "--sd", 0.01, "--delta", 0.01, "--paired", "--rho", 0.98)
     assert "needs 17 runs a side, or 4 paired by order" in seeds.out
@@ -193,6 +193,9 @@ def test_a_picture_of_nothing_but_rounding_is_drawn(tmp_path: Path) -> None:
     assert draw(found, tmp_path / "x.png").exists()
 
 
-def test_a_request_of_no_study_is_refused(low: fut.Run) -> None:
-    with pytest.raises(UsageError, match="expected a request of noise"):
-        low.study(Order.of([0]))
+def test_it_is_about_the_readout_that_is_named(low: fut.Run) -> None:
+    found = low.ask(NoiseRequest(3, readout="item:1"))
+    orders = random_orders(low.reference, 3, 0)
+    assert found.readout == "item:1"
+    assert found.values == [e.value for e in low.estimate(orders, "retrain", readout="item:1")]
+    assert found.estimates["replay"].ratio == pytest.approx(1.0, abs=0.05)
