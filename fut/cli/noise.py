@@ -15,7 +15,7 @@ from fut.readouts.readout import PROBE
 
 MEASURE = "run"
 """The command that stands where a run is named in place of one."""
-PICTURE = "noise.png"
+PICTURE = "answers/noise.png"
 
 
 class RunOrCommand(TyperGroup):
@@ -47,7 +47,7 @@ def measure(
     window: Annotated[int, typer.Option(help="steps at the end of the run, over which orders differ; 0 for all")] = 0,
     readout: Readout = PROBE,
     bracket: Annotated[bool, typer.Option("--bracket", help="take Hessian-vector products too")] = False,
-    plot: Annotated[Path | None, typer.Option(help="PNG of weights and spreads; default: noise.png in the run")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG of weights and spreads; default: answers/noise.png in the run")] = None,
     trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,

@@ -64,7 +64,7 @@ def _costs(request: SnrRequest, context: QuestionContext) -> Sequence[str]:
 
 
 def _picture(found: ModuleSnr, request: SnrRequest) -> str:
-    return "snr.png"
+    return "answers/snr.png"
 
 
 SNR = Question(
@@ -76,5 +76,5 @@ SNR = Question(
     _costs,
     draw=render.draw,
     picture=_picture,
-    picture_help="PNG of the ratios by step; default: snr.png in the run",
+    picture_help="PNG of the ratios by step; default: answers/snr.png in the run",
 )
