@@ -47,7 +47,9 @@ def measure(
     window: Annotated[int, typer.Option(help="steps at the end of the run, over which orders differ; 0 for all")] = 0,
     readout: Readout = PROBE,
     bracket: Annotated[bool, typer.Option("--bracket", help="take Hessian-vector products too")] = False,
-    plot: Annotated[Path | None, typer.Option(help="PNG of weights and spreads; default: answers/noise.png in the run")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG of weights and spreads; default: answers/noise.png in the run")
+    ] = None,
     trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,

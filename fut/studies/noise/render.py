@@ -13,6 +13,8 @@ NAMES = {
     "replay": "replay of frozen gradients",
     "positions": "table of positions, closed form",
 }
+TRUSTED = 0.5
+"""Rank correlation with retraining below which an estimate is warned of."""
 
 
 def text(found: OrderNoise) -> str:
@@ -84,6 +86,12 @@ def _local(found: OrderNoise) -> list[str]:
         "orders agree; Spearman does. Closed forms are of all orders and have no interval; `by retrained` is over the same "
         "orders."
     )
+    poor = [NAMES[name] for name, own in found.estimates.items() if own.spearman is not None and own.spearman < TRUSTED]
+    if poor:
+        lines.append(
+            f"Do not trust {' and '.join(poor)} here: single orders come out otherwise (Spearman below {TRUSTED}). The rate is "
+            "too high for a window of so many steps; take a shorter --window."
+        )
     return lines + [f"Not computed: {note}" for note in local.notes]
 
 

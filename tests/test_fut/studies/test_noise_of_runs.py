@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,13 @@ def test_slopes_are_reported_in_double_precision_alone(cli: Cli, tmp_path: Path)
 def test_a_picture_of_nothing_but_rounding_is_drawn(tmp_path: Path) -> None:
     found = noise_slopes(SlopesRequest(3, 4, precision="float32"))
     assert draw(found, tmp_path / "x.png").exists()
+
+
+def test_estimates_that_rank_orders_otherwise_are_warned_of(low: fut.Run) -> None:
+    found = low.ask(NoiseRequest(4))
+    assert "Do not trust" not in render.text(found)
+    poor = {name: replace(own, spearman=-0.2) for name, own in found.estimates.items() if name == "replay"}
+    assert "Do not trust replay of frozen gradients here" in render.text(replace(found, estimates=poor))
 
 
 def test_it_is_about_the_readout_that_is_named(low: fut.Run) -> None:
