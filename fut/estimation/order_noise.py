@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ENDS = (0.05, 0.95)
 """Levels of an error bar: 90 % of random orders lie between."""
+COPIES = 14
+"""Tables of an item's numbers that the closed form holds at its height, some of them in double precision."""
 
 
 def _no_tick() -> None:
@@ -110,7 +112,7 @@ class RunNoise:
         self.first, steps = run.steps - window, weighed(run.problem, run.reference).entries
         self._placed = [item for step in steps[self.first :] for item, _ in step]
         self._items = {item: place for place, item in enumerate(dict.fromkeys(self._placed))}
-        needed = 4 * len(self._items) * run.parameters * torch.finfo(self._problem.objective.dtype).bits // 8
+        needed = COPIES * len(self._items) * run.parameters * torch.finfo(self._problem.objective.dtype).bits // 8
         require_memory("order noise", needed, self._problem.device, "take fewer steps (--window)")
         self._lengths = [len(step) for step in steps[self.first :]]
         self._rates = [self._problem.rate(t) for t in range(self.first, run.steps)]

@@ -143,6 +143,8 @@ def ending_orders(reference: Order, window: int, count: int, seed: int) -> list[
 
 def _window(request: NoiseRequest, context: StudyContext) -> int:
     steps = len(context.reference)
+    if steps < 2:
+        raise UsageError(f"noise: expected a run of at least 2 steps, got {steps}; one batch has one order")
     if request.window > steps:
         raise UsageError(
             f"noise: expected a window of at most {steps} steps, got {request.window}; the run has no more"
