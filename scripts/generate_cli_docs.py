@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from fut.cli.noise import MEASURE
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, SETTINGS = DOCS / "cli.md", DOCS / "settings.md"
@@ -62,9 +65,11 @@ def settings_page() -> str:
 
 def page(app: typer.Typer) -> str:
     """The page: a list of the commands, then a section for each with its arguments and options."""
-    group: Any = typer.main.get_command(app)
-    commands = group.commands
-    listed = [f"| [`fut {name}`](#fut-{name}) | {_cell(_first(command))} |" for name, command in commands.items()]
+    commands = dict(_commands(typer.main.get_command(app)))
+    listed = [
+        f"| [`fut {name}`](#fut-{name.replace(' ', '-')}) | {_cell(_first(command))} |"
+        for name, command in commands.items()
+    ]
     parts = [HEADING, "\n".join(["| command | what it does |", "|---|---|", *listed]) + "\n"]
     parts += [_section(name, command) for name, command in commands.items()]
     return "\n".join(parts)
@@ -78,6 +83,15 @@ def listing(app: typer.Typer) -> str:
     return (
         json.dumps({"help": group.help, "version": version, "commands": commands}, indent=2, ensure_ascii=False) + "\n"
     )
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Commands by what is written for them; the one of a group that stands for naming none has the group's name."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield (prefix.strip() if prefix and name == MEASURE else f"{prefix}{name}"), command
 
 
 def _section(name: str, command: Any) -> str:

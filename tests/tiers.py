@@ -23,7 +23,7 @@ TIERS = {
         "test_editing",
         "test_maps",
         "test_models",
-        "test_noise",
+        "test_spread",
         "test_quadratic",
         "test_rules",
         "test_runs",

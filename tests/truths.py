@@ -89,4 +89,4 @@ class TableOfBranches:
 def table_context(truths: TableOfTruths | None = None, archive: Answers | None = None) -> StudyContext:
     """A context of a study on a table."""
     truths = truths or TableOfTruths()
-    return StudyContext(truths.order, truths, archive or Answers(), silent, TableOfBranches(truths))
+    return StudyContext(truths.order, truths, archive or Answers(), silent, branches=TableOfBranches(truths))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -118,6 +118,15 @@ class _Part:
         """The rule's own counters of those of a whole state."""
         prefix = f"{self.group.name}/"
         return {k.removeprefix(prefix): count for k, count in clock.items() if k.startswith(prefix)}
+
+
+class Share(NamedTuple):
+    """Coordinates that one rule updates by itself: where they stand in theta, that rule, its state, and its rate of a step's."""
+
+    places: tuple[slice, ...]
+    rule: Rule
+    state: State
+    rate: Callable[[float], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +261,10 @@ class Grouped(Rule):
         for part, share in zip(parts, shares, strict=True):
             clock |= {f"{part.group.name}/{counter}": count for counter, count in share.clock.items()}
         return State(theta, memory, clock)
+
+    def shares(self, state: State) -> list[Share]:
+        """The groups' own rules and states of a state of all; clipping over all groups is not in them."""
+        return [Share(part.places, part.rule, part.share(state), part.group.rate) for part in self._parts]
 
     def init(self, theta: Tensor) -> State:
         self._fitting(theta.shape[-1])

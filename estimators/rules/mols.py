@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RuleError
+from ..modules import modules_of
 from ..parameters import Coupling, ParameterLayout
 from ..state import State
 from .base import Decay, check_choice, check_number, in_range
@@ -19,28 +19,6 @@ from .rows import by_row, tensors
 
 Scaling = Literal["frozen", "online"]
 Reference = Literal["highest", "mean"]
-
-PATTERNS = (
-    ("embedding", r"(^|\.)(wte|wpe|emb|embed|embeddings?|embed_tokens|tok|token|pos|position|place)(\.|_|$)"),
-    ("head", r"(^|\.)(lm_head|head|unembed|classifier)(\.|$)"),
-    ("qk", r"(^|[._])(q|k|q_proj|k_proj|query|key|wq|wk|qk)(\.|$)"),
-    ("vo", r"(^|[._])(v|o|v_proj|o_proj|value|wv|wo|vo|out|out_proj)(\.|$)"),
-    ("attention", r"(^|[._])(qkv|attn|attention|self_attn|c_attn|in_proj)(\.|_|$)"),
-    ("mlp", r"(^|[._])(mlp|fc\d*|ffn|feed_forward|up_proj|gate_proj|down_proj|up|down|gate|w1|w2|w3)(\.|$)"),
-)
-"""Modules by patterns of the names of matrices; what matches none stands in `other`, what is no matrix in `vectors`."""
-
-
-def modules_of(layout: ParameterLayout) -> tuple[str, ...]:
-    """The module of every tensor: its group where the layout has groups, else by its name."""
-    if layout.groups:
-        return layout.groups
-    named = zip(layout.names, layout.shapes, strict=True)
-    return tuple(_module(name.lower()) if len(shape) > 1 else "vectors" for name, shape in named)
-
-
-def _module(name: str) -> str:
-    return next((module for module, pattern in PATTERNS if re.search(pattern, name)), "other")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from torch import nn
 
@@ -13,7 +13,8 @@ from estimators.orders.order import Order
 from estimators.replay import Listener
 from fut.api import info
 from fut.api import integrity as inspection
-from fut.api.questions import Names, RunMethods, RunOrders, asked_of
+from fut.api.questions import Names, RunMethods, RunOrders, question_context
+from fut.api.studies import ask_study
 from fut.data.dataset import Dataset
 from fut.estimation.results import Endpoint, Estimates
 from fut.methods import build
@@ -35,10 +36,12 @@ from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
 from fut.questions.memorization.ask import MemorizeRequest
 from fut.questions.question import Request, require_list
+from fut.questions.registry import question_of
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.readouts.readout import PROBE, UserFunction
 from fut.report import SAMPLES, Report, write_report
 from fut.resources.device import computes
+from fut.studies.registry import study_of
 from fut.training.trainer import Retrained
 from storage import Damage
 
@@ -170,26 +173,31 @@ class Run:
 
     # --- answers
 
-    def ask(self, request: Request[A], say: Callable[[str], object] | None = None) -> A:
-        """Any question's answer.
+    @overload
+    def ask(self, request: Request[A], say: Callable[[str], object] | None = None) -> A: ...
+    @overload
+    def ask(self, request: Any, say: Callable[[str], object] | None = None) -> Any: ...
+    def ask(self, request: Any, say: Callable[[str], object] | None = None) -> Any:
+        """Any question's answer, or any study's.
 
         Args:
-            request: what is asked, as `fut.questions.whatif.ask.WhatIfRequest`.
+            request: what is asked, as `fut.questions.whatif.ask.WhatIfRequest`, or `fut.studies.noise.study.NoiseRequest`.
             say: hears, before anything is computed, what it will cost.
 
         Returns:
             The answer; what was asked at some cost is kept in the run.
 
         Raises:
-            UsageError: for a request of no question in `fut.questions.registry`, and of no study in `fut.studies.registry`.
+            UsageError: for a request of no question in `fut.questions.registry` and no study in `fut.studies.registry`.
         """
-        question, context = asked_of(request, self.context)
+        if (study := study_of(request)) is not None:
+            return ask_study(study, self.context, request, say)
+        question, context = question_of(request), question_context(self.context)
         self.context.readouts.admit(_named(request))
         if say is not None:
             for line in question.costs(request, context):
                 say(line)
-        answer: A = question.ask(request, context)
-        return answer
+        return question.ask(request, context)
 
     def estimate(
         self,

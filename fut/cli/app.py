@@ -14,6 +14,7 @@ import typer
 
 from fut.api import render
 from fut.api.run import Run
+from fut.cli.noise import noise
 from fut.cli.options import (
     CacheSettings,
     Device,
@@ -239,6 +240,7 @@ def report(
 app.command(cls=InOrder)(whatif)
 app.command("write-order")(write_order)
 app.command("check-order")(check_order)
+app.add_typer(noise, name="noise")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from fut.estimation.estimates import ReadoutEstimates
 from fut.estimation.measured import Measured
 from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
+from fut.estimation.signals import RunSignals
 from fut.methods.registry import METHODS, costs, open_estimator, rebuilding, require_movable
 from fut.protocols import Estimates
 from fut.training.trainer import Retrained
@@ -147,6 +148,10 @@ class EstimationService:
     def require_movable(self, question: str, methods: Sequence[str]) -> None:
         """UsageError, in the question's name, where a method answers no order that moves items."""
         require_movable(question, methods)
+
+    def signals(self) -> RunSignals:
+        """Signal and noise of the run's gradients, by module."""
+        return RunSignals(self.context)
 
     def costs(self, method: str) -> dict[str, Any]:
         """Gradients and bytes before the first order, and gradients an order."""

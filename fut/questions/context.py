@@ -13,6 +13,7 @@ from fut.estimation.changes import PassPlan, ReadoutChanges
 from fut.estimation.measured import Measured
 from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
+from fut.estimation.signals import RunSignals
 from fut.progress import Progress
 from fut.protocols import Archive, Estimates, RunFacts, Tick, Truths
 
@@ -68,6 +69,9 @@ class Service(Protocol):
 
     def require_movable(self, question: str, methods: Sequence[str]) -> None:
         """UsageError where a method answers no order that moves items."""
+
+    def signals(self) -> RunSignals:
+        """Signal and noise of the run's gradients, by module."""
 
     def costs(self, method: str) -> dict[str, Any]:
         """Gradients and bytes before the first order, and gradients an order."""

@@ -14,6 +14,7 @@ from fut.questions.endpoint import ENDPOINT
 from fut.questions.estimate import ESTIMATE
 from fut.questions.memorization.ask import MEMORIZE
 from fut.questions.question import Question, Request
+from fut.questions.snr.ask import SNR
 from fut.questions.whatif.ask import WHATIF
 from fut.questions.whatif.stream import WHATIFS
 
@@ -26,6 +27,7 @@ QUESTIONS: tuple[Question[Any, Any], ...] = (
     MEMORIZE,
     DOMAINS,
     SEARCH,
+    SNR,
     WHATIF,
     WHATIFS,
 )

@@ -14,7 +14,7 @@ from fut.readouts.readout import PROBE
 from fut.report.board.tables import Board
 from fut.report.section import RunRecord, calibrations
 from fut.report.shared import distrusted, page_board, page_readout
-from fut.studies.order_noise import OrderEffect, order_effect
+from fut.studies.noise.spread import OrderEffect, order_effect
 
 if TYPE_CHECKING:
     from fut.methods.context import Context

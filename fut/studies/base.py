@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from estimators.orders.order import Order
 from fut.display.format import dumps
+from fut.estimation.order_noise import LocalAsker
 from fut.progress import Progress
 from fut.protocols import Answer, Archive, Branches, Estimates, Truths
 
@@ -28,12 +29,14 @@ class StudyContext:
         progress: hears of long work.
         branches: trainings that part at a step; None where there is no training, as on a table of truths.
         estimates: the same read-out by the default method, where it can answer now; None where it cannot.
+        local: what a run's own gradients say of the noise of its order, without training; None where there is no run.
     """
 
     reference: Order
     truths: Truths
     archive: Archive
     progress: Progress
+    local: LocalAsker | None = None
     branches: Branches | None = None
     estimates: Estimates | None = None
 

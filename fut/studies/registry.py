@@ -8,14 +8,14 @@ from fut.errors import UsageError
 from fut.registry import Registry
 from fut.studies.base import Study
 from fut.studies.branch.ask import BRANCH
-from fut.studies.order_noise import ORDER_NOISE
+from fut.studies.noise.study import NOISE
 
 STUDIES: Registry[Study[Any, Any]] = Registry(
     "study",
     "fut.studies",
     [
         BRANCH,
-        ORDER_NOISE,
+        NOISE,
     ],
     UsageError,
 )

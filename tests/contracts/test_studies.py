@@ -14,13 +14,11 @@ from truths import Answers, TableOfTruths, table_context
 
 import fut
 from estimators.orders.order import random_orders
-from fut.api.run import Run
-from fut.artifacts.archive import RunArchive
 from fut.errors import UsageError
-from fut.estimation.service import EstimationService
 from fut.progress import silent
-from fut.studies.base import Study, StudyContext
-from fut.studies.order_noise import ORDER_NOISE, OrderNoiseRequest, order_effect
+from fut.studies.base import Study
+from fut.studies.noise.spread import order_effect
+from fut.studies.noise.study import NOISE, NoiseRequest
 from fut.studies.registry import STUDIES
 
 FOLDER = Path(fut.__file__).parent / "studies"
@@ -76,31 +74,20 @@ def test_studies_take_protocols_never_a_run(file: Path) -> None:
 
 
 def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"study: expected one of .*order_noise.*, got `module_noise`"):
+    with pytest.raises(UsageError, match=r"study: expected one of .*noise.*, got `module_noise`"):
         STUDIES["module_noise"]
 
 
-def test_order_noise_is_the_spread_of_random_orders() -> None:
+def test_noise_is_the_spread_of_random_orders() -> None:
     truths, archive = TableOfTruths(), Answers()
-    found = ORDER_NOISE.ask(OrderNoiseRequest(6, seed=3), table_context(truths, archive))
+    found = NOISE.ask(NoiseRequest(6, seed=3), table_context(truths, archive))
     drawn = random_orders(truths.order, 6, 3)
     values = [truths.value(order) for order in drawn]
-    assert found == order_effect(values, truths.reference)
-    assert archive.kept[0][2]["values"] == values
-    assert found.sd == pytest.approx(np.std(values, ddof=1))
+    assert found.spread == order_effect(values, truths.reference)
+    assert archive.kept[0][2]["values"] == found.values == values
+    assert found.spread.sd == pytest.approx(np.std(values, ddof=1))
 
 
 def test_fewer_than_two_orders_are_refused() -> None:
-    with pytest.raises(UsageError, match="order noise: expected at least 2 orders, got 1"):
-        OrderNoiseRequest(1)
-
-
-def test_order_noise_of_a_run_is_that_of_its_retrained_orders(small_run: Run) -> None:
-    truths = EstimationService(small_run.context).truths("probe")
-    archive = RunArchive(small_run.path, small_run.context.owner)
-    context = StudyContext(small_run.reference, truths, archive, silent)
-    found = ORDER_NOISE.ask(OrderNoiseRequest(2), context)
-    values = [small_run.retrain(order).loss for order in random_orders(small_run.reference, 2, 0)]
-    assert found == order_effect(values, small_run.reference_loss)
-    (kept,) = archive.read("order_noise")
-    assert (kept["values"], kept["readout"], kept["sd"]) == (values, "probe", found.sd)
+    with pytest.raises(UsageError, match="noise: expected at least 2 orders, got 1"):
+        NoiseRequest(1)

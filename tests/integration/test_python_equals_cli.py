@@ -23,6 +23,7 @@ from fut.questions.estimate import EstimateRequest
 from fut.questions.memorization.ask import MemorizeRequest
 from fut.questions.question import Request
 from fut.questions.registry import QUESTIONS, question_of
+from fut.questions.snr.ask import SnrRequest
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.questions.whatif.stream import Queries
 
@@ -61,6 +62,7 @@ CASES: list[tuple[str, tuple[object, ...], Request[Any]]] = [
         ("--labels", "loss:2", "--orders", "loss-low,loss-high", "--items", 1, "--verify", 3),
         DomainsRequest("loss:2", [["loss-low", "loss-high"]], [1], verify=3),
     ),
+    ("snr", ("--points", 2, "--gradients", 4, "--power", -1.0), SnrRequest(2, 4, power=-1.0)),
     (
         "search",
         ("--evaluations", 30, "--verify", 1, "--heuristics", "reverse", "--also", "item:2", "--before", "1,3"),

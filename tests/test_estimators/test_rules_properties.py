@@ -12,13 +12,14 @@ from torch import Tensor
 
 from estimators.contract import normal
 from estimators.errors import RuleError
+from estimators.modules import modules_of
 from estimators.parameters import ParameterLayout
 from estimators.rules import make_rule
 from estimators.rules.clipping import clip_gradient, global_norm
 from estimators.rules.corrected_adam import corrected_inverse, corrected_inverse_of_root
 from estimators.rules.corrected_shampoo import eigenvalue_noise
 from estimators.rules.cross_fitting import folds
-from estimators.rules.mols import ModuleScaledAdamW, modules_of
+from estimators.rules.mols import ModuleScaledAdamW
 from estimators.rules.roots import corrected_inverse_root
 from estimators.rules.signals import Signals, mean_over_items, variance_of_mean
 from estimators.state import State
@@ -202,14 +203,14 @@ def test_modules_are_read_from_names_or_are_the_groups() -> None:
         "model.layers.0.self_attn.q_proj.weight": "qk",
         "model.layers.0.self_attn.o_proj.weight": "vo",
         "blocks.0.qkv.weight": "attention",
-        "transformer.h.0.attn.c_proj.weight": "attention",
+        "transformer.h.0.attn.c_proj.weight": "vo",
         "transformer.h.0.mlp.c_proj.weight": "mlp",
         "blocks.0.up.weight": "mlp",
         "rotation": "other",
     }
     layout = ParameterLayout(tuple(names), tuple((2, 2) for _ in names))
     assert modules_of(layout) == tuple(names.values())
-    assert modules_of(ParameterLayout(("up.bias",), ((2,),))) == ("vectors",)
+    assert modules_of(ParameterLayout(("up.bias",), ((2,),))) == ("norms",)
     assert modules_of(ParameterLayout(("a", "b"), ((2, 2), (2, 2)), ("x", "y"))) == ("x", "y")
 
 

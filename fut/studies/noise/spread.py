@@ -1,4 +1,4 @@
-"""How much does the order matter? The spread of retrained losses over uniformly random orders."""
+"""The spread of a read-out over uniformly random orders that were trained, with its interval."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from estimators.orders.order import random_orders
 from fut.display.numbers import jsonable_fields
-from fut.errors import UsageError
-from fut.studies.base import Study, StudyContext
 
 LEVEL = 0.9
 
@@ -59,41 +56,3 @@ def order_effect(values: ArrayLike, reference: float, level: float = LEVEL) -> O
         float(array.min()),
         float(array.max()),
     )
-
-
-@dataclass(frozen=True)
-class OrderNoiseRequest:
-    """How much the order matters.
-
-    Args:
-        orders: random orders to retrain, at least 2.
-        seed: of the draw.
-
-    Raises:
-        UsageError: for fewer than 2 orders.
-    """
-
-    orders: int = 16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.orders < 2:
-            raise UsageError(
-                f"order noise: expected at least 2 orders, got {self.orders}; a spread needs more, 16 is a good number"
-            )
-
-
-def ask(request: OrderNoiseRequest, context: StudyContext) -> OrderEffect:
-    """Retrain independent uniformly random orders; their values are kept beside the answer."""
-    truths = context.truths
-    orders = random_orders(context.reference, request.orders, request.seed)
-    with context.progress("retraining", request.orders * len(context.reference)) as tick:
-        values = [truths.train(order, tick) for order in orders]
-    effect = order_effect(values, truths.reference)
-    about = asdict(request) | {"readout": truths.readout}
-    context.archive.keep(ORDER_NOISE.name, about, effect, **about, unit=truths.unit, values=values)
-    return effect
-
-
-ORDER_NOISE = Study("order_noise", "the spread of the read-out over random orders", OrderNoiseRequest, ask)
-"""The study, for the registry."""

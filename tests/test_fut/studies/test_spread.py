@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fut.studies.order_noise import order_effect
+from fut.studies.noise.spread import order_effect
 
 
 def test_figures_of_a_known_list() -> None:
