@@ -25,7 +25,7 @@ from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.sampling import known_ends
 
 SPREAD, TENSORS = 0.1, 0.05
-"""Shares of the expected sample that go with spread alone, and that are divided evenly among tensors, whatever they contribute."""
+"""Shares of the expected sample that go with spread alone, and that are divided evenly among tensors."""
 
 
 class Updates(NamedTuple):
