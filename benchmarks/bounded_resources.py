@@ -44,7 +44,8 @@ EVERY = 0.05
 def config_of(size: str, arguments: argparse.Namespace) -> Any:
     """The configuration of a size's run."""
     data = {"items": arguments.steps, "batch": 2, "context": 32, "probe": 16}
-    return load_config(None, (), data=data, model=SIZES[size], warmup={"steps": arguments.warmup})
+    adjoint = {"functionals": arguments.functionals, "num_runs": arguments.runs}
+    return load_config(None, (), data=data, model=SIZES[size], warmup={"steps": arguments.warmup}, adjoint=adjoint)
 
 
 def status(key: str) -> int:
@@ -104,7 +105,8 @@ def measure(size: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     shutil.rmtree(path, ignore_errors=True)
     run = fut.train(path, config_of(size, arguments), device="cpu")
     planned = {(way.storage, way.drawn): way for way in run.plan().strategies}
-    ways: list[dict[str, Any]] = [{"storage": storage, "drawn": drawn} for storage, drawn in WAYS]
+    chosen = [(storage, drawn) for storage, drawn in WAYS if f"{storage}-{drawn}" in arguments.ways]
+    ways: list[dict[str, Any]] = [{"storage": storage, "drawn": drawn} for storage, drawn in chosen]
     if run.context.parameters <= arguments.whole:
         ways.insert(0, {"storage": "store", "drawn": "after", "coordinates": run.context.parameters})
     rows: list[dict[str, Any]] = []
@@ -134,7 +136,8 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "coordinates" in row:
             row["order_sd"] = float(np.std(row["estimates"], ddof=1))
             continue
-        row["same_bits_as_stored"] = row["estimates"] == stored[row["drawn"]]
+        if row["drawn"] in stored:
+            row["same_bits_as_stored"] = row["estimates"] == stored[row["drawn"]]
         if whole is not None:
             row["sampling_sd"] = float(np.std(np.array(row["estimates"]) - whole, ddof=1))
     return rows
@@ -143,7 +146,11 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    every = [f"{storage}-{drawn}" for storage, drawn in WAYS]
+    parser.add_argument("--ways", nargs="+", choices=every, default=every)
     parser.add_argument("--steps", type=int, default=16, help="T")
+    parser.add_argument("--runs", type=int, default=4, help="c, runs that the trajectory is the mean of")
+    parser.add_argument("--functionals", type=int, default=8, help="m; each takes ten vectors of memory once")
     parser.add_argument("--warmup", type=int, default=100, help="steps of training before the window")
     parser.add_argument("--orders", type=int, default=32)
     parser.add_argument(

@@ -6,7 +6,7 @@ its end. Any probabilities leave the estimate unbiased (Horvitz and Thompson 195
     sum_d (c_d - t_d)² (1 - p_d) / p_d
 
 for what coordinates contribute, c_d, beyond their control variate, t_d. It is least for p_d in proportion to |c_d - t_d|, which
-costates alone would tell: of slope times spread that is a guess, and so coordinates have shares that go with spread alone, with
+costates alone would tell: slope times spread is a guess at it, and so coordinates have shares that go with spread alone, with
 nothing, and with their tensor's being one of so many.
 """
 
@@ -24,8 +24,8 @@ from estimators.control_variates import WIDE, Bounded
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.sampling import known_ends
 
-TENSORS = 0.1
-"""Share of the expected sample that is divided evenly among tensors, whatever they contribute."""
+SPREAD, TENSORS = 0.1, 0.05
+"""Shares of the expected sample that go with spread alone, and that are divided evenly among tensors."""
 
 
 class Updates(NamedTuple):
@@ -75,7 +75,8 @@ def first_probabilities(expansion: Expansion, slopes: Tensor) -> Tensor:
     guessed = torch.stack([torch.stack([_shares(row.double().abs() * spread) for row in p]).mean(0) for p in parts])
     sizes = torch.tensor([int(np.prod(shape)) for shape in expansion.problem.objective.layout.shapes])
     of_tensors = (1.0 / (len(sizes) * sizes.double())).repeat_interleave(sizes).to(spread)
-    scores = (1 - TENSORS) * (guessed.mean(0) + _shares(spread)) / 2 + TENSORS * of_tensors
+    scores = (1 - SPREAD) * guessed.mean(0) + SPREAD * _shares(spread)
+    scores = (1 - TENSORS) * scores + TENSORS * of_tensors
     return inclusion_probabilities(scores, spec.expected_coordinates)
 
 

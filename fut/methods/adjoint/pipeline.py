@@ -98,8 +98,8 @@ def _sweep_seconds(s: AdjointSpec, t: Timings) -> float:
 
 
 def _sample_seconds(s: AdjointSpec, t: Timings) -> float:
-    drawn = (0.0 if s.whole else _simulated(s, t)) + (1 + s.trajectory.places_count) * t.probe
-    return drawn + costs.sample(s).gradients * t.item
+    drawn = 0.0 if s.whole else s.steps * s.config.num_runs * t.step if s.drawn_first else _simulated(s, t)
+    return drawn + (1 + s.trajectory.places_count) * t.probe + costs.sample(s).gradients * t.item
 
 
 def _fold_seconds(s: AdjointSpec, t: Timings) -> float:

@@ -113,7 +113,7 @@ def test_every_tensor_has_its_share(make_run: MakeRun) -> None:
     slopes = torch.zeros(1, run.context.parameters, dtype=torch.float64)
     slopes[0, 0] = 1.0
     p = first_probabilities(expansion, slopes)
-    expected = [min(float(size), 300 * 0.1 * 0.9 / len(sizes)) for size in sizes]
+    expected = [min(float(size), 300 * 0.05 * 0.9 / len(sizes)) for size in sizes]
     for part, least in zip(p.split([int(size) for size in sizes]), expected, strict=True):
         assert part.sum() >= 0.99 * least
 
