@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fut.display.scale import LOSS
 from fut.errors import UsageError
 from fut.readouts.accuracy import Accuracy
 from fut.readouts.after import AfterSteps, after, base_of, step_of
@@ -63,9 +64,10 @@ def is_built_in(spec: str) -> bool:
     return any(kind.matches(base_of(spec)) for kind in AT_THE_END)
 
 
-def unit_of(name: str) -> str:
-    """The unit of a read-out; "" for a user's function."""
-    return kind_of(base_of(name)).unit
+def unit_of(name: str, of_loss: str) -> str:
+    """The unit of a read-out; "" for a user's function. of_loss: the unit of the run's loss."""
+    unit = kind_of(base_of(name)).unit
+    return of_loss if unit == LOSS else unit
 
 
 def readout_names(specs: Sequence[str], items: int) -> list[str]:
