@@ -75,15 +75,15 @@ def ensemble_orders(reference: Order, count: int, seed: int) -> list[Order]:
     return orders
 
 
-def standing_in(reference: Order, seed: int, number: int) -> Order:
-    """A random order that stands in the place of one of an ensemble's; number: at least the ensemble's count."""
-    return random_order(reference, seed, 29, number)
-
-
 def _turned(steps: int, row: int, rows: int, draw: np.random.Generator) -> list[int]:
     """The numbers of so many steps in `rows` parts, which begin with part `row`, each shuffled."""
     parts = np.array_split(np.arange(steps), rows)
     return [int(i) for part in range(rows) for i in draw.permutation(parts[(part + row) % rows])]
+
+
+def standing_in(reference: Order, seed: int, number: int) -> Order:
+    """A random order that stands in the place of one of an ensemble's; number: at least the ensemble's count."""
+    return random_order(reference, seed, 29, number)
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,12 @@ def read_order_file(path: Path, reference: Order) -> list[Any]:
 
 def content_of(path: Path) -> bytes:
     """The bytes of an order file; OrderError where they cannot be read."""
+    kind = "JSON file" if path.suffix == ".json" else "file"
     try:
         return read_plain(path.resolve(), MOST)  # the caller's own file, which may be a link
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
-        raise OrderError(f"order: expected a readable file, got {path} ({said}); check the path") from error
+        raise OrderError(f"order: expected a readable {kind}, got {path} ({said}); check the path") from error
     except DamagedError as error:
         raise OrderError(f"order: {error}") from error
 
@@ -154,8 +155,9 @@ def _entry(path: Path, step: int, value: Any) -> Any:
 
 def _read_list(path: Path) -> list[Any]:
     """A JSON list of item numbers, or of lists of item numbers; `{"order": [...]}` as `order.json` has it too."""
+    written = content_of(path)
     try:
-        content = parse_json(content_of(path).decode("utf-8"))
+        content = parse_json(written.decode("utf-8"))
     except ValueError as error:  # no JSON, no UTF-8, or no possible path
         raise OrderError(
             f"order: expected a JSON list like [3, 1, 2, 0], got {path}: {error}; mend the file"

@@ -42,7 +42,7 @@ def sweep(spec: AdjointSpec) -> Cost:
     taken: float = spec.trajectory.gradients * (2 if config.products == "exact" else 1)
     if config.curvature == "pooled":
         taken = 2 * _drawn(spec, pooled_size(problem, config, spec.trajectory.places_count))
-    count = round(taken * sum(spec.shares[: spec.fine])) + sum(gradient_cost(n, problem) for n in spec.names)
+    count = round(taken * sum(_shares(spec)[: spec.fine])) + sum(gradient_cost(n, problem) for n in spec.names)
     count += _coarse(spec) + check_cost(spec) + spec.trajectory.once_back
     control = 16 * spec.fine * problem.objective.size if spec.of_all and not spec.drawn_first else 0
     return Cost(count, 0, spec.swept_bytes + control)
@@ -78,10 +78,15 @@ def passing(spec: AdjointSpec) -> int:
     return max(spec.rows, spec.config.num_runs) * spec.state_vectors * spec.vector_bytes
 
 
+def _shares(spec: AdjointSpec) -> list[float]:
+    """Of each read-out, the share of the window that its adjoint pass goes through."""
+    return [min(end, spec.steps) / spec.steps for end in spec.ends]
+
+
 def _coarse(spec: AdjointSpec) -> int:
     """Those of them that functionals and pooled read-outs take: finding functionals, and products on half a step's batch."""
     problem, m, first = spec.problem, spec.functionals, spec.names[0]
-    coarse = m + sum(spec.shares[spec.fine :])
+    coarse = m + sum(_shares(spec)[spec.fine :])
     swept = _drawn(spec, small_size(problem, spec.trajectory.places_count)) * (1 + coarse) if coarse else 0
     return round(swept) + bend_cost(problem, first, m, gradient_cost(first, problem))
 

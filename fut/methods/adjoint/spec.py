@@ -112,11 +112,6 @@ class AdjointSpec(SweptSpec):
         return [step_of(name) or self.steps for name in self.names]
 
     @property
-    def shares(self) -> list[float]:
-        """Of each read-out, the share of the window that its adjoint pass goes through."""
-        return [min(end, self.steps) / self.steps for end in self.ends]
-
-    @property
     def functionals(self) -> int:
         """m, the functionals behind the first read-out's quadratic term; none without drawn batches, which they need, and none of
         a read-out that is taken before the end."""

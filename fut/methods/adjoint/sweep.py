@@ -68,7 +68,10 @@ def draw_before(expansion: Expansion, units: Sequence[int]) -> Iterator[None]:
         start(expansion)
     found = expansion.sweep.latest.read(steps).arrays
     known: dict[str, np.ndarray] = {name: found[name] for name in ("difference_error", "signs") if name in found}
-    draw_first(expansion, costate_from(found, device).theta, known)
+    slopes = costate_from(found, device).theta
+    for end in {end for end in expansion.spec.ends if end < steps}:  # whose slopes are not known at the end
+        slopes[: len(expansion.spec.names)] += _slopes(expansion, end)
+    draw_first(expansion, slopes, known)
     yield
 
 

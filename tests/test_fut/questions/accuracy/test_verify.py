@@ -59,7 +59,7 @@ def test_verify_reuses_retrained_orders_and_keeps_its_table(own_run: Path, monke
     def refuse(*arguments: Any, **options: Any) -> None:
         raise AssertionError("an order was trained a second time")
 
-    monkeypatch.setattr("fut.methods.context.train_order", refuse)
+    monkeypatch.setattr("fut.methods.context.train_order_at", refuse)
     again = fut.open(own_run, device="cpu").verify(3, seed=2, estimators=["replay"])
     assert again.true_losses == first.true_losses
     with pytest.raises(AssertionError, match="trained a second time"):
