@@ -4,8 +4,10 @@ python benchmarks/faults.py --inputs 110000 --kills 1000
 
 Inputs: texts, documents, settings and arguments of the tests' own kinds (`tests/fuzzing.py`), drawn from a seed. Each must give
 an answer or an error that is raised on purpose. Kills: each command works on a small run in a forked process, which is killed
-(SIGKILL) at a random moment of its work; the same command is then run to its end, and the run is compared with one that was
-not interrupted, file by file. Files that say how long something took, and pictures, are compared by their being there.
+(SIGKILL) at a random moment of its work, and killed again, up to seven times, as it goes on; the same command is then run to its
+end, and the run is compared with one that was not interrupted, file by file. Every command gets the same time, so short ones are
+killed more often. A call goes on from the record of that name: kinds of inputs that it has are not drawn again, and its kills
+count. Files that say how long something took, and pictures, are compared by their being there.
 Exit status 1 unless all is answered, refused, or equal. Meant for the night: it runs as long as it is asked to.
 """
 
@@ -23,8 +25,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ import torch
 from durability_compare import file_content, files_of
 from durability_progress import say
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from record import began, write_record
+from record import RECORDS, began, write_record
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from fuzzing import PROPERTIES, Property
@@ -41,17 +44,23 @@ from small import small_config
 import fut
 
 Work = Callable[[Path], object]
-UNCOMPARED = ("seconds", "retrain_seconds", "query_seconds", "estimate_seconds")
-"""Fields that say how long something took."""
+Row = dict[str, Any]
+UNCOMPARED = "seconds"
+"""Fields that say how long something took have this word in their names, as `query_seconds` and `seconds_per_order`."""
+LOADED = "loaded.json"
+"""Beside the runs: the modules that a finished piece of work had loaded."""
+CHAIN = 8
+"""Kills in a row at most, before what is left is finished and compared."""
 
 
-def fuzzed(inputs: int, first: int, done: Callable[[dict[str, Any]], object]) -> None:
+def fuzzed(rows: list[Row], inputs: int, first: int, done: Callable[[list[Row]], object]) -> None:
     """Draw that many inputs, evenly over all kinds; `done` hears after each kind what came out that must not."""
-    each, results = -(-inputs // len(PROPERTIES)), dict[str, Any]()
+    each, known = -(-inputs // len(PROPERTIES)), {row["name"] for row in rows if row["kind"] == "inputs"}
     for number, (name, prop) in enumerate(PROPERTIES.items()):
-        results[name] = found = drawn(prop, each, first + number)
-        done(results)
-        say(f"{name}: {found['inputs']} inputs, {found['failed']} failures")
+        if name not in known:
+            rows.append({"kind": "inputs", "name": name} | drawn(prop, each, first + number))
+            done(rows)
+            say(f"{name}: {rows[-1]['inputs']} inputs, {rows[-1]['failed']} failures")
 
 
 def drawn(prop: Property, count: int, first: int) -> dict[str, Any]:
@@ -117,6 +126,7 @@ def forked(work: Work, path: Path, seconds: float | None) -> int:
                 os.dup2(quiet.fileno(), 2)
             warnings.simplefilter("ignore")
             work(path)
+            (path.parent / LOADED).write_text(json.dumps(sorted(sys.modules)))
             os._exit(0)
         except BaseException:
             (path.parent / "error.txt").write_text(traceback.format_exc())
@@ -127,10 +137,18 @@ def forked(work: Work, path: Path, seconds: float | None) -> int:
     return os.waitpid(child, 0)[1]
 
 
+def load_what_it_loads(folder: Path) -> None:
+    """Import what the last finished work imported: the next is then killed at its work, and not at its imports."""
+    for name in json.loads((folder / LOADED).read_text()):
+        if name not in sys.modules:
+            with suppress(ImportError):
+                import_module(name)
+
+
 def plain(content: Any) -> Any:
     """A file's content without what says how long something took."""
     if isinstance(content, dict):
-        return {key: plain(part) for key, part in content.items() if key not in UNCOMPARED}
+        return {key: plain(part) for key, part in content.items() if UNCOMPARED not in key}
     if isinstance(content, list):
         return [plain(part) for part in content]
     return content
@@ -167,7 +185,8 @@ class Killed:
         name: of the stage.
         before: what it begins from; None for nothing.
         folder: where the runs lie.
-        kills: how often it was killed.
+        kills: how often it was killed; comparisons: how often what was killed, once or more, was finished and compared.
+        ended: how often it ended before it could be killed. spent: seconds on all that.
         failures: what differed afterwards, or could not go on.
         failed: how many of them.
     """
@@ -177,7 +196,9 @@ class Killed:
     folder: Path
     seconds: float = 0.0
     kills: int = 0
+    comparisons: int = 0
     ended: int = 0
+    spent: float = 0.0
     failed: int = 0
     failures: list[Any] = field(default_factory=list)
 
@@ -187,28 +208,36 @@ class Killed:
         return self.folder / f"whole-{self.name.replace(' ', '-')}"
 
     def uninterrupted(self) -> None:
-        """Do the work once, in full."""
-        start(self.before, self.whole)
-        first = time.perf_counter()
-        if forked(STAGES[self.name], self.whole, None):
-            raise RuntimeError(f"{self.name}: expected it to end, got {(self.folder / 'error.txt').read_text()}")
-        self.seconds = time.perf_counter() - first
+        """Do the work in full: once to import what it imports, and once to see how long it takes."""
+        for _ in range(2):
+            start(self.before, self.whole)
+            first = time.perf_counter()
+            if forked(STAGES[self.name], self.whole, None):
+                raise RuntimeError(f"{self.name}: expected it to end, got {(self.folder / 'error.txt').read_text()}")
+            self.seconds = time.perf_counter() - first
+            load_what_it_loads(self.folder)
 
     def kill(self, rng: random.Random) -> None:
-        """Kill it at a random moment, go on, and compare."""
-        path, moment = self.folder / "killed", rng.uniform(0, self.seconds)
+        """Kill it at random moments, as often as it goes on, up to a few times; then finish it, and compare."""
+        path, began, moments = self.folder / "killed", time.perf_counter(), list[float]()
         start(self.before, path)
-        landed = os.WIFSIGNALED(forked(STAGES[self.name], path, moment))
-        self.kills, self.ended = self.kills + landed, self.ended + (not landed)
+        for left in range(rng.randint(1, CHAIN), 0, -1):
+            moments.append(rng.uniform(0, self.seconds / left))
+            landed = os.WIFSIGNALED(forked(STAGES[self.name], path, moments[-1]))
+            self.kills, self.ended = self.kills + landed, self.ended + (not landed)
+            if not landed:
+                break
         again = forked(STAGES[self.name], path, None)
         wrong = (self.folder / "error.txt").read_text()[-800:] if again else differences(self.whole, path)
+        self.comparisons += 1
         if wrong:
             self.failed += 1
-            self.failures = [*self.failures, {"moment": moment, "wrong": wrong}][:20]
+            self.failures = [*self.failures, {"moments": moments, "wrong": wrong}][:20]
+        self.spent += time.perf_counter() - began
 
     def as_dict(self) -> dict[str, Any]:
         """For the record."""
-        names = ("seconds", "kills", "ended", "failed", "failures")
+        names = ("seconds", "kills", "comparisons", "ended", "spent", "failed", "failures")
         return {name: getattr(self, name) for name in names}
 
 
@@ -218,15 +247,8 @@ def start(before: Path | None, path: Path) -> None:
         shutil.copytree(before, path)
 
 
-def kills(
-    folder: Path,
-    names: Sequence[str],
-    count: int,
-    until: float,
-    rng: random.Random,
-    done: Callable[[dict[str, Any]], object],
-) -> None:
-    """Kill the named stages in turn, until there are so many kills or it is that late; `done` hears of every round."""
+def prepared(folder: Path, names: Sequence[str]) -> list[Killed]:
+    """The stages, each done once in full."""
     bare, cached = folder / "trained", folder / "cached"
     for path, work in ((bare, STAGES["train"]), (cached, STAGES["cache"])):
         start(bare if path == cached else None, path)
@@ -236,12 +258,24 @@ def kills(
     for stage in stages:
         stage.uninterrupted()
         say(f"{stage.name}: {stage.seconds:.1f} s uninterrupted")
-    done({stage.name: stage.as_dict() for stage in stages})
-    while sum(stage.kills for stage in stages) < count and time.time() < until:
-        for stage in stages:
-            stage.kill(rng)
-        done({stage.name: stage.as_dict() for stage in stages})
-        landed, failed = sum(stage.kills for stage in stages), sum(stage.failed for stage in stages)
+    return stages
+
+
+def killed(
+    rows: list[Row], stages: Sequence[Killed], count: int, until: float, done: Callable[[list[Row]], object]
+) -> None:
+    """Kill the stages, the one with the least time yet first, until there are so many kills or it is that late.
+
+    Drawn from how many kills there were before, so that a call that goes on does not repeat them. `done` hears of every round.
+    """
+    before = sum(row.get("kills", 0) for row in rows)
+    rng, earlier, landed = random.Random(before), list(rows), before
+    while landed < count and time.time() < until:
+        for _ in stages:
+            min(stages, key=lambda stage: stage.spent).kill(rng)
+        rows[:] = [*earlier, *({"kind": "kills", "name": stage.name} | stage.as_dict() for stage in stages)]
+        done(rows)
+        landed, failed = (sum(row.get(field, 0) for row in rows) for field in ("kills", "failed"))
         say(f"{landed} of {count} kills, {failed} failures")
 
 
@@ -251,32 +285,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--kills", type=int, default=1_000, help="kills in all")
     cli.add_argument("--stages", default=",".join(STAGES), help="comma-separated: what is killed")
     cli.add_argument("--hours", type=float, default=10.0, help="after which no further kills are begun")
-    cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--seed", type=int, default=0, help="of the inputs")
     cli.add_argument("--name", default="faults", help="name of the record")
     arguments = cli.parse_args(argv)
     torch.set_num_threads(1)
-    started, results = began(), dict[str, Any]()
+    began_at, until = began(arguments.name), time.time() + 3600 * arguments.hours
+    rows = earlier(arguments.name)
 
-    def keep(kind: str, found: dict[str, Any]) -> Path:
-        results[kind] = found
-        return write_record(arguments.name, vars(arguments), results, started)
+    def keep(rows: list[Row]) -> Path:
+        return write_record(arguments.name, vars(arguments), {"rows": rows}, began_at)
 
-    path = keep("inputs", {})
     if arguments.inputs:
-        fuzzed(arguments.inputs, arguments.seed, partial(keep, "inputs"))
+        fuzzed(rows, arguments.inputs, arguments.seed, keep)
     if arguments.kills:
-        until = time.time() + 3600 * arguments.hours
         with tempfile.TemporaryDirectory() as folder:
-            stages, rng = arguments.stages.split(","), random.Random(arguments.seed)
-            kills(Path(folder), stages, arguments.kills, until, rng, partial(keep, "kills"))
-    return 1 if reported(results, path) else 0
+            killed(rows, prepared(Path(folder), arguments.stages.split(",")), arguments.kills, until, keep)
+    failed = sum(row["failed"] for row in rows)
+    say(f"{keep(rows)}: {failed} failures")
+    return 1 if failed else 0
 
 
-def reported(results: dict[str, Any], path: Path) -> int:
-    """Say how many failures there were."""
-    failed = sum(part["failed"] for kind in results.values() for part in kind.values())
-    say(f"{path}: {failed} failures")
-    return int(failed)
+def earlier(name: str) -> list[Row]:
+    """The rows of the record of that name; none where there is none."""
+    path = RECORDS / f"{name}.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["results"]["rows"]) if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from scipy.stats import t as student
 
 from .errors import EstimatorError
 
@@ -65,7 +64,9 @@ class Calibration:
 @cache
 def _quantile(share: float, freedom: int) -> float:
     """Student's quantile, which costs more than all else of an interval."""
-    return float(student.ppf(share, freedom))
+    from scipy.special import stdtrit  # imported where it is used, as are other parts of scipy: it takes a while
+
+    return float(stdtrit(freedom, share))
 
 
 def calibrate(truth: Sequence[float], estimate: Sequence[float]) -> Calibration:

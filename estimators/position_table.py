@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .errors import OrderError
@@ -99,4 +98,6 @@ def best_assignment(table: np.ndarray) -> Order:
             f"best order: expected as many items as steps, each item once, got {items} items and {steps} steps; "
             "read the table of positions itself and assign its entries as the window needs it"
         )
+    from scipy.optimize import linear_sum_assignment
+
     return Order.of(linear_sum_assignment(table)[1].tolist())

@@ -13,7 +13,6 @@ from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -277,6 +276,8 @@ def _mixed(z: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def _quantiles() -> Tensor:
     """65536 quantiles of the standard normal law at (i + 1/2)/65536, rescaled to variance 1, float32."""
+    from scipy.special import ndtri
+
     lower = torch.from_numpy(ndtri((torch.arange(32768, dtype=torch.float64) + 0.5).numpy() / 65536))
     values = torch.cat([lower, -lower.flip(0)])  # symmetric to the bit, so that the mean is exactly 0
     return (values / values.square().mean().sqrt()).float()

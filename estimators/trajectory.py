@@ -74,6 +74,11 @@ def ensemble_orders(reference: Order, count: int, seed: int) -> list[Order]:
     return orders
 
 
+def standing_in(reference: Order, seed: int, number: int) -> Order:
+    """A random order that stands in the place of one of an ensemble's; number: at least the ensemble's count."""
+    return random_order(reference, seed, 29, number)
+
+
 @dataclass(frozen=True)
 class CentreTransition:
     """One step of the centre, a single run (n = 1): the mean over the step's items of the rule's next state.

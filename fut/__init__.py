@@ -10,8 +10,10 @@ error that is raised on purpose, whichever package it comes from.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 _HERE = Path(__file__).resolve().parent.parent
 for _package in ("storage", "estimators"):
@@ -22,20 +24,56 @@ for _package in ("storage", "estimators"):
             "another module of that name shadows it: rename that one, or put fut earlier on sys.path"
         )
 
-from estimators.errors import DivergenceError, OrderError, RuleError
-from estimators.orders.order import Order
-from fut.api.opening import open_run as open
-from fut.api.opening import train
-from fut.api.recorder import Recorder
-from fut.api.run import Run
-from fut.data.dataset import Dataset
-from fut.errors import EXPECTED, DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError
-from fut.estimation.results import Endpoint, Estimate
-from fut.methods.settings import Config, load_config
-from fut.models.transformer import Transformer, next_token_loss
-from fut.planning import Plan, plan
 from fut.version import __version__ as __version__
-from storage import DamagedError, DiskFullError, ExistsError, IdentityError, MissingError
+
+if TYPE_CHECKING:
+    from estimators.errors import DivergenceError, OrderError, RuleError
+    from estimators.orders.order import Order
+    from fut.api.opening import open_run as open
+    from fut.api.opening import train
+    from fut.api.recorder import Recorder
+    from fut.api.run import Run
+    from fut.data.dataset import Dataset
+    from fut.errors import EXPECTED, DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError
+    from fut.estimation.results import Endpoint, Estimate
+    from fut.methods.settings import Config, load_config
+    from fut.models.transformer import Transformer, next_token_loss
+    from fut.planning import Plan, plan
+    from storage import DamagedError, DiskFullError, ExistsError, IdentityError, MissingError
+
+_PLACES = {
+    "DivergenceError": "estimators.errors",
+    "OrderError": "estimators.errors",
+    "RuleError": "estimators.errors",
+    "Order": "estimators.orders.order",
+    "open": "fut.api.opening:open_run",
+    "train": "fut.api.opening",
+    "Recorder": "fut.api.recorder",
+    "Run": "fut.api.run",
+    "Dataset": "fut.data.dataset",
+    "EXPECTED": "fut.errors",
+    "DataError": "fut.errors",
+    "FutError": "fut.errors",
+    "ModelError": "fut.errors",
+    "NotCachedError": "fut.errors",
+    "ResourceError": "fut.errors",
+    "UsageError": "fut.errors",
+    "Endpoint": "fut.estimation.results",
+    "Estimate": "fut.estimation.results",
+    "Config": "fut.methods.settings",
+    "load_config": "fut.methods.settings",
+    "Transformer": "fut.models.transformer",
+    "next_token_loss": "fut.models.transformer",
+    "Plan": "fut.planning",
+    "plan": "fut.planning",
+    "DamagedError": "storage",
+    "DiskFullError": "storage",
+    "ExistsError": "storage",
+    "IdentityError": "storage",
+    "MissingError": "storage",
+}
+"""Where a public name is, by module, and by its name there where that is another. It is imported when it is first used, as
+torch takes a second and `fut --help` needs none of it."""
 
 __all__ = [
     "EXPECTED",
@@ -68,3 +106,20 @@ __all__ = [
     "plan",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module of the package, imported when it is first asked for."""
+    if name in _PLACES:
+        module, _, there = _PLACES[name].partition(":")
+        value = getattr(importlib.import_module(module), there or name)
+    elif not name.startswith("_") and importlib.util.find_spec(f"fut.{name}") is not None:
+        value = importlib.import_module(f"fut.{name}")
+    else:
+        raise AttributeError(f"module `fut` has no attribute `{name}`")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """`python -m fut`: the command line."""
 
-from fut.cli.app import main
+from fut.cli.entry import main
 
 if __name__ == "__main__":
     main()

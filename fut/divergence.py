@@ -43,5 +43,12 @@ def require_trained(question: str, count: int, diverged: Sequence[Order], least:
 
 def divergence_note(count: int, diverged: Sequence[Order]) -> str:
     """What is to be said of orders that were left out. count: how many trained."""
-    shown = ", ".join(map(named, diverged[:3])) + (f" and {len(diverged) - 3} more" if len(diverged) > 3 else "")
-    return f"{len(diverged)} of {count + len(diverged)} orders diverged when they were retrained, and are left out: {shown}"
+    return (
+        f"{len(diverged)} of {count + len(diverged)} orders diverged when they were retrained, and are left out: "
+        f"{listed(diverged)}"
+    )
+
+
+def listed(orders: Sequence[Order]) -> str:
+    """A few orders in words, and how many more there are."""
+    return ", ".join(map(named, orders[:3])) + (f" and {len(orders) - 3} more" if len(orders) > 3 else "")

@@ -1,4 +1,4 @@
-"""Write `docs/cli.md` and `docs/settings.md` from the program itself: `python scripts/generate_cli_docs.py`.
+"""Write `docs/cli.md`, `docs/settings.md` and `fut/cli/commands.json` from the program: `python scripts/generate_cli_docs.py`.
 
 A test compares the pages with what this script makes. Run it after a change of a command, an option or a setting.
 """
@@ -17,6 +17,7 @@ from fut.cli.noise import MEASURE
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, SETTINGS = DOCS / "cli.md", DOCS / "settings.md"
+LISTING = DOCS.parent / "fut" / "cli" / "commands.json"
 HEADING = """\
 # Command line
 
@@ -83,6 +84,16 @@ def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield (prefix.strip() if prefix and name == MEASURE else f"{prefix}{name}"), command
 
 
+def listing(app: typer.Typer) -> str:
+    """What `fut --help` says, as JSON: it is read where the program itself need not be imported."""
+    group: Any = typer.main.get_command(app)
+    version = next(parameter.help for parameter in group.params if "--version" in parameter.opts)
+    commands = {name: _first(command) for name, command in group.commands.items()}
+    return (
+        json.dumps({"help": group.help, "version": version, "commands": commands}, indent=2, ensure_ascii=False) + "\n"
+    )
+
+
 def _section(name: str, command: Any) -> str:
     shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
     arguments = [p for p in shown if p.param_type_name == "argument"]
@@ -138,6 +149,7 @@ def main() -> None:
     from fut.cli.app import app
 
     PAGE.write_text(page(app), encoding="utf-8")
+    LISTING.write_text(listing(app), encoding="utf-8")
     SETTINGS.write_text(settings_page(), encoding="utf-8")
 
 

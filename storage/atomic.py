@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,42 @@ from .plain import parse_json, read_plain
 
 _TOKEN = secrets.token_hex(4)
 _COUNTER = itertools.count()
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_PART = re.compile(r"\.(\d{1,9})-([0-9a-f]{8})[0-9a-f]{8}-\d+\.part$")
+_TIDIED: set[Path] = set()
+
+
+@cache
+def _host() -> str:
+    """What tells this machine, or container, and its boot from others: process numbers mean something within it alone."""
+    boot = _BOOT.read_bytes() if _BOOT.exists() else b""
+    return hashlib.sha256(os.uname().nodename.encode() + boot).hexdigest()[:8]
 
 
 def _own_tag() -> str:
     # The process number alone does not do: in a container a restarted process often gets the same one.
-    return f".{os.getpid()}-{_TOKEN}-"
+    return f".{os.getpid()}-{_host()}{_TOKEN}-"
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _tidy(directory: Path) -> None:
+    """Remove what killed processes of this machine left half-written in a directory, once in a process's life."""
+    if directory in _TIDIED:
+        return
+    _TIDIED.add(directory)
+    for path in directory.glob("*.part"):
+        tag = _PART.search(path.name)
+        if tag and tag[2] == _host() and not _lives(int(tag[1])):
+            path.unlink(missing_ok=True)
 
 
 def _free_bytes(directory: Path) -> int:
@@ -90,6 +124,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     The directory must exist. Raises DiskFullError, naming `path` and the free bytes, if the disk fills up meanwhile.
     """
     path = Path(path)
+    _tidy(path.parent.absolute())
     part = path.with_name(f"{path.name}{_own_tag()}{next(_COUNTER)}.part")
     try:
         with naming_full_disk(path):

@@ -23,6 +23,7 @@ from .layout import Block, Layout, TermSpec
 from .ledger import ChunkRecord
 from .plain import MOST_BYTES, memory_bytes, open_plain, read_plain
 
+METADATA = "zarr.json"
 _TRAILER_BYTES = 4
 _MOST_CHUNK_BYTES = 1 << 40
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

@@ -106,6 +106,18 @@ class TermStore:
             require_same(layout.describe(), expected, f"the layout of the term store {path}")
         return cls(path, manifest, layout, writable=False)
 
+    @classmethod
+    def created(cls, path: Path | str) -> bool:
+        """Whether there is a store that `open` can read: not where `create_or_open` was killed, which finishes it when repeated.
+
+        DamagedError for a damaged manifest.
+        """
+        path = Path(path)
+        if not (path / "manifest.json").exists():
+            return False
+        manifest = _read_manifest(path)
+        return backend_named(_backend_of(manifest)).created(path, _described(manifest, path))
+
     @property
     def specs(self) -> tuple[TermSpec, ...]:
         """The terms, by name."""

@@ -50,7 +50,7 @@ def test_the_wheel_has_our_name_and_the_command(wheel: Path) -> None:
     assert wheel.name.startswith(f"fut_orders-{fut.__version__}-py3-none-any")
     with zipfile.ZipFile(wheel) as archive:
         (entry,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "fut = fut.cli.app:main" in archive.read(entry).decode()
+        assert "fut = fut.cli.entry:main" in archive.read(entry).decode()
 
 
 def test_one_version_everywhere() -> None:

@@ -67,6 +67,7 @@ def test_the_command_line_page_is_what_the_program_says() -> None:
     assert written == made.page(app), "run `python scripts/generate_cli_docs.py`"
     written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert written == made.settings_page(), "run `python scripts/generate_cli_docs.py`"
+    assert made.LISTING.read_text(encoding="utf-8") == made.listing(app), "run `python scripts/generate_cli_docs.py`"
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

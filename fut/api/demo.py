@@ -36,7 +36,7 @@ def run_demo(
     context = run.context
     source, device_name = context.summary["source"], describe(context.problem.device)
     say(f"   {context.parameters:,} parameters on {device_name}; text: {source}")
-    say(f"   probe loss {present.loss(run.reference_loss)}")
+    say(f"   probe loss {present.loss(run.reference_loss, run.context.problem.unit)}")
     repaired = run.methods.repair()
     say(f"2. caching: {render.plan(run.methods.plan_cache('all'), repaired)}")
     run.cache("all")  # of every method, which the picture compares

@@ -18,7 +18,7 @@ from fut.readouts.readout import PROBE
 
 
 def info(run: Context) -> dict[str, Any]:
-    """Size, cost and state of a run, ready for JSON. Losses in nats/token; costs in gradient evaluations and bytes."""
+    """Size, cost and state of a run, ready for JSON. Losses in `unit`; costs in gradient evaluations and bytes."""
     facts = {
         "path": str(run.path),
         "steps": run.steps,
@@ -30,7 +30,7 @@ def info(run: Context) -> dict[str, Any]:
         "text": run.summary["source"],
         "reference_loss": run.reference_loss,
         "start_loss": run.summary["start_loss"],
-        "unit": "nats/token",
+        "unit": run.problem.unit,
         "estimators": METHODS.names,
         "precompute_gradients": {m.name: m.gradients_before(run) for m in METHODS},
         "query_gradients": {m.name: m.gradients_per_order(run, {}) for m in METHODS},
@@ -46,7 +46,7 @@ def info(run: Context) -> dict[str, Any]:
 
 
 def _own_error(run: Context, readouts: list[str]) -> float | None:
-    """What the default method errs by on the real runs that it is made of [nats/token]; None where it cannot be asked here."""
+    """What the default method errs by on the real runs that it is made of, in the loss's unit; None where it cannot be asked."""
     if readouts[0] != PROBE:  # its own runs are judged by the first read-out, in a unit of its own
         return None
     try:

@@ -160,6 +160,6 @@ def _finish(path: Path, problem: Problem, progress: Progress) -> None:
         "start_loss": finite(problem.probe_loss(first), "probe set before the window"),
         "parameters": problem.objective.size,
         "source": problem.data.source,
-        "unit": "nats/token",
+        "unit": problem.unit,
     }
     creation.finish(path, summary, problem.digest)

@@ -9,7 +9,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from fut.display.format import COARSE, brief, columns, duration, loss, nbytes
+from fut.display.format import COARSE, amount, brief, columns, duration, loss, nbytes
+from fut.display.scale import shown_unit
 from fut.estimation.calibration import KnownCalibration
 from fut.methods.applicability import RuleInfo
 from fut.methods.build import CachePlan
@@ -39,7 +40,7 @@ def costs(planned: Plan) -> str:
     free = f", {nbytes(planned.available_memory)} of memory available" if planned.available_memory is not None else ""
     header = ["stage", "gradients", "time", "on disk", "scratch", "memory"]
     rows = [
-        [s.stage, f"{s.gradients:,}", brief(s.seconds), *map(nbytes, (s.bytes_kept, s.bytes_scratch, s.peak_memory))]
+        [s.stage, f"{s.gradients:,}", brief(s.seconds), *map(nbytes, (s.kept_bytes, s.scratch_bytes, s.memory))]
         for s in planned.stages
     ]
     return (
@@ -48,8 +49,22 @@ def costs(planned: Plan) -> str:
         + "\n"
         + columns([header, *rows])
         + "\n\n"
+        + _strategies(planned)
         + "\n".join(planned.notes)
     )
+
+
+def _strategies(planned: Plan) -> str:
+    """What each way of storing scratch costs in all, a row each, with the chosen one marked; nothing where there is one alone."""
+    if not planned.strategies:
+        return ""
+    header = ["storage", "sample drawn", "gradients", "time", "on disk", "scratch", "memory", ""]
+    rows = []
+    for s in planned.strategies:
+        sizes = map(nbytes, (s.kept_bytes, s.scratch_bytes, s.device_bytes or s.host_bytes))
+        rows.append([s.storage, s.drawn, f"{s.gradients:,}", brief(s.seconds), *sizes, "chosen" if s.chosen else ""])
+    name = planned.strategies[0].preparation
+    return f"{name} in all, by {name}.storage and {name}.drawn:\n{columns([header, *rows])}\n\n"
 
 
 def _first(planned: Plan) -> list[str]:
@@ -59,7 +74,7 @@ def _first(planned: Plan) -> list[str]:
         return []
     runs = sum(s.gradients for s in stages) / planned["one retraining"].gradients
     count, seconds = sum(s.gradients for s in stages), sum(s.seconds for s in stages)
-    kept, peak = sum(s.bytes_kept for s in stages), max(s.peak_memory for s in stages)
+    kept, peak = sum(s.kept_bytes for s in stages), max(s.memory for s in stages)
     return [
         f"before the first answer by `{planned.default}`, the default estimator (`fut cache`): {count:,} gradients "
         f"(those of {runs:.1f} retrained orders), {brief(seconds)}, {nbytes(kept)} on disk, {nbytes(peak)} of memory"
@@ -103,8 +118,8 @@ def info(facts: dict[str, Any]) -> str:
         + (f", {facts['items_per_step']} per step" if facts["items_per_step"] > 1 else ""),
         f"text: {facts['text']}",
         f"rule: {facts['rule']}, {schedule['kind']} schedule from {schedule['rate']:g}",
-        f"probe loss: {loss(facts['start_loss'])} before the window",
-        f"            {loss(facts['reference_loss'])} after it, in the reference order",
+        f"probe loss: {loss(facts['start_loss'], facts['unit'])} before the window",
+        f"            {loss(facts['reference_loss'], facts['unit'])} after it, in the reference order",
         f"on disk: {nbytes(facts['store_bytes'])}; terms: "
         + (f"{terms['done']} of {terms['total']} blocks of pairs" if terms["total"] else "none of pairs")
         + f"; adjoint: {_expanded(facts)}",
@@ -133,11 +148,14 @@ def _checks(facts: dict[str, Any]) -> list[str]:
     """What the expansion says of its own approximations."""
     lines = []
     if (error := facts["adjoint_own_error"]) is not None:
+        off, runs = amount(error, facts["unit"], ".2g"), facts["adjoint"]["num_runs"]
+        calibrated = any(of["holds"] for of in facts["calibrations"])
         lines.append(
-            f"adjoint: off by {error:.2g} nats/token (standard deviation) on the {facts['adjoint']['num_runs']} runs that it is "
-            "made of, a common offset aside"
-            + ("" if any(of["holds"] for of in facts["calibrations"]) else "; `fut calibrate` gives intervals")
+            f"adjoint: off by {off} (standard deviation) on the {runs} runs that it is made of, a common offset aside"
+            + ("" if calibrated else "; `fut calibrate` gives intervals")
         )
+    if lost := facts["adjoint_left_out"]:
+        lines.append(f"adjoint: {lost}")
     if (choice := facts["adjoint_anchor_choice"]) is not None:
         tried = ", ".join(f"{100 * t['error']:.2g} % between {t['anchors']}" for t in choice["tried"])
         lines.append(
@@ -145,7 +163,7 @@ def _checks(facts: dict[str, Any]) -> list[str]:
             f"differ by; limit: {100 * choice['asked']:.2g} % (adjoint.anchor_error)"
         )
     if (error := facts["adjoint_anchor_error"]) is not None:
-        unit = unit_of(facts["readouts"][0]) or f"in the unit of `{facts['readouts'][0]}`"
+        unit = shown_unit(unit_of(facts["readouts"][0], facts["unit"])) or f"in the unit of `{facts['readouts'][0]}`"
         lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} {unit}")
     if (error := facts["adjoint_difference_error"]) is not None:
         coarse = '; inaccurate, set adjoint.products = "exact"' if error > COARSE else ""

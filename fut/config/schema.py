@@ -102,7 +102,13 @@ class ModelConfig(Section):
         "", description="package.module:name called with (vocabulary, context), returns an nn.Module; empty: built-in"
     )
     loss: str = Field(
-        "", description="package.module:name called with (module, *item), returns nats/token; empty: next-token loss"
+        "", description="package.module:name called with (module, *item), returns a mean loss; empty: next-token loss"
+    )
+    unit: str = Field(
+        "",
+        max_length=40,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+        description="unit of the loss, as nats/token, which has a perplexity; empty: nats/token for the built-in loss, none else",
     )
     forward: list[str] = Field(
         default_factory=list,

@@ -7,10 +7,13 @@ number is a sum in a fixed order, so that the same pieces give the same figures 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
 LONGEST = 4
@@ -59,6 +62,8 @@ def _counts(pieces: Sequence[ArrayLike], longest: int) -> csr_array:
         terms.append(first + numbered)
         first += len(names)
         grams = _split(numbered, [g.shape for g in grams])  # small numbers again, so that no product overflows
+    from scipy.sparse import csr_array
+
     row, term = np.concatenate(rows), np.concatenate(terms)
     return csr_array((np.ones(len(row)), (row, term)), shape=(len(pieces), first))
 
@@ -71,7 +76,7 @@ def _split(flat: NDArray[np.int64], shapes: Sequence[tuple[int, ...]]) -> list[N
 def _weights(counts: csr_array) -> csr_array:
     holders = np.bincount(counts.indices, minlength=counts.shape[1])
     rarity = 1.0 + np.log((1 + counts.shape[0]) / (1 + holders))
-    return csr_array(
+    return type(counts)(
         (((1.0 + np.log(counts.data)) * rarity[counts.indices]), counts.indices, counts.indptr), counts.shape
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fut.display.numbers import perplexity
+from fut.display.scale import NATS, shown_unit
 
 COARSE = 0.03
 """Relative error of a Hessian-vector product from which exact ones are advised."""
@@ -27,14 +28,14 @@ def nbytes(count: float) -> str:
     raise AssertionError
 
 
-def loss(value: float) -> str:
-    """A loss [nats/token] with its unit and perplexity."""
-    return f"{value:.5f} nats/token (perplexity {perplexity(value):.4f})"
+def loss(value: float, unit: str = NATS) -> str:
+    """A loss with its unit, and in nats/token with its perplexity."""
+    return amount(value, unit) + (f" (perplexity {perplexity(value):.4f})" if unit == NATS else "")
 
 
 def amount(value: float, unit: str, form: str = ".5f") -> str:
     """A read-out's value with its unit; a user's function has none, and any magnitude."""
-    return f"{value:{form}} {unit}" if unit else format(value, form.replace(".5f", ".6g"))
+    return f"{value:{form}} {shown_unit(unit)}".rstrip() if unit else format(value, form.replace(".5f", ".6g"))
 
 
 def brief(seconds: float) -> str:

@@ -6,9 +6,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-NATS, PROBABILITY = "nats/token", "probability"
-BETTER = {NATS: "negative", PROBABILITY: "positive"}
+NATS, PROBABILITY, LOSS = "nats/token", "probability", "loss"
+"""LOSS is what a loss of the user's own is measured in, where nobody says more: it is shown without a unit."""
+BETTER = {NATS: "negative", LOSS: "negative", PROBABILITY: "positive"}
 """Which sign of a difference is better, by unit; of a function of the user's own nobody knows."""
+
+
+def shown_unit(unit: str) -> str:
+    """A unit as it stands behind a number; nothing for a plain loss."""
+    return "" if unit == LOSS else unit
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Scale:
     def label(self) -> str:
         """The unit as an axis says it, e.g. `10⁻³ nats/token`."""
         power = "10" + str(self.exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        return " ".join(part for part in (power if self.exponent else "", self.unit) if part)
+        return " ".join(part for part in (power if self.exponent else "", shown_unit(self.unit)) if part)
 
     def __call__(self, value: float) -> float:
         return value / 10.0**self.exponent
@@ -42,7 +48,7 @@ def minus(text: str) -> str:
 
 def labelled(name: str, unit: str) -> str:
     """An axis's label or a table's head with its unit, if it has one."""
-    return f"{name} [{unit}]" if unit else name
+    return f"{name} [{unit}]" if (unit := shown_unit(unit)) else name
 
 
 def better(unit: str) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from fut.display.numbers import jsonable_fields
 
@@ -58,6 +57,8 @@ def accuracy(
     endpoint_error: float | None = None,
 ) -> Accuracy:
     """Compare estimated with retrained losses of the same n >= 2 orders; `reference` is the reference order's loss."""
+    from scipy.stats import rankdata
+
     true, guess = np.asarray(truth, dtype=float), np.asarray(estimate, dtype=float)
     if true.shape != guess.shape or true.ndim != 1 or len(true) < 2:
         raise ValueError(

@@ -18,6 +18,7 @@ from estimators.orders.order import Order, random_order
 from fut.artifacts.directory import OWNER, require_owned
 from fut.artifacts.kept import keeping
 from fut.display.notebook import COLOURS, Displayable, labelled
+from fut.display.scale import NATS, shown_unit
 from fut.divergence import divergence_note, named, require_trained, trained_apart
 from fut.errors import FutError, FutWarning, UsageError
 from fut.methods.batching import raw_estimates
@@ -61,7 +62,7 @@ class Calibrated(Displayable):
     variance: float
     seed: int
     readout: str = PROBE
-    unit: str = "nats/token"
+    unit: str = NATS
     edit: str | None = None
     anchor: float | None = None
     diverged: tuple[str, ...] = ()
@@ -193,8 +194,9 @@ def _orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order
 
 
 def _asked(readout: Readout) -> dict[str, str]:
-    """What a calibration says of its read-out: nothing for the probe loss, as in their names."""
-    return {} if readout.name == PROBE else {"readout": readout.name, "unit": readout.unit}
+    """What a calibration says of its read-out: nothing for the probe loss in nats/token, as in their names."""
+    usual = readout.name == PROBE and readout.unit == NATS
+    return {} if usual else {"readout": readout.name, "unit": readout.unit}
 
 
 def read_calibration(run: Context, estimator: str, readout: str = PROBE, edit: str | None = None) -> Calibrated | None:
@@ -237,7 +239,7 @@ class KnownCalibration:
         """In a line."""
         of = "" if self.readout == PROBE else f" of {self.readout}"
         kind = "random orders" if self.edit is None else f"orders one `{self.edit}` away from the reference"
-        sd = f"residual sd {self.residual_sd:.2g} {self.unit}".rstrip()
+        sd = f"residual sd {self.residual_sd:.2g} {shown_unit(self.unit)}".rstrip()
         again = "" if self.holds else "; of other terms than the run has now: not used, repeat `fut calibrate`"
         return f"{self.estimator}{of}: calibrated on {self.orders} {kind}, {sd}{again}"
 

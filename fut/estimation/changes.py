@@ -66,9 +66,16 @@ def open_changes(run: Context, method: str, shared: Sequence[str], items: Sequen
         return OneByOne(run, method)
     expansion = expansion_for(run, shared, items)
     if not expansion.complete():
-        expansion = _writable(run, expansion)
-        prepare(run, EXPANSION, expansion)
+        expansion = _prepared(run, _writable(run, expansion))
     return OnePass(run, expansion, shared, items)
+
+
+def _prepared(run: Context, expansion: Expansion) -> Expansion:
+    """The expansion, computed, or another in its place; which keeps what holds its directory."""
+    made = prepare(run, EXPANSION, expansion)
+    if made is not expansion:
+        weakref.finalize(made, lambda held: None, expansion)
+    return made
 
 
 def _writable(run: Context, expansion: Expansion) -> Expansion:

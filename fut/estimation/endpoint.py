@@ -37,7 +37,7 @@ def write_endpoint(run: Context, order: Order, estimator: str, out: Path, **opti
     parameters = {n: p.cpu().contiguous() for n, p in run.problem.objective.state_dict(theta).items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, save(parameters, metadata))  # `save_file` hides a full disk in an error of its own
-    return Endpoint(out, estimator, order.digest, estimated, evaluated, error, theory, caution)
+    return Endpoint(out, estimator, order.digest, estimated, evaluated, error, theory, caution, run.problem.unit)
 
 
 def _rebuild(

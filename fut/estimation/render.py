@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fut.display.format import amount, loss
+from fut.display.scale import PROBABILITY, better, shown_unit
 from fut.estimation.calibration import Calibrated
 from fut.estimation.results import Endpoint, Estimate
 from fut.methods.registry import EXACT, base_name
@@ -13,13 +14,14 @@ def estimate(answer: Estimate) -> str:
     unit, interval = answer.unit, answer.note
     if answer.interval is not None:
         low, high = (amount(v, unit) for v in answer.interval)
-        interval = f"90 % interval {low.removesuffix(unit).rstrip()} … {high}"
+        interval = f"90 % interval {low.removesuffix(shown_unit(unit)).rstrip()} … {high}"
     source = "retrained" if answer.source == "retrained" else f"estimated by {answer.estimator}"
-    value = loss(answer.value) if unit == "nats/token" else amount(answer.value, unit)
+    value = loss(answer.value, unit)
     named = "" if answer.readout == PROBE else f"{answer.readout}: "
-    better = " (negative is better)" if unit == "nats/token" else ""
+    sign = better(unit) if unit != PROBABILITY else ""
+    said = f" ({sign})" if sign else ""
     delta = amount(answer.delta, unit, "+.5f")
-    lines = [f"{named}{value}, {source}", f"{delta} against the reference order{better}", interval]
+    lines = [f"{named}{value}, {source}", f"{delta} against the reference order{said}", interval]
     if answer.source == "retrained":
         lines[-1] = answer.note
     elif answer.interval is not None:
@@ -35,14 +37,14 @@ def calibration(calibrated: Calibrated) -> str:
     named = "" if calibrated.readout == PROBE else f" of {calibrated.readout}"
     return (
         f"{calibrated.estimator}{named}: truth = {fit.offset:+.5f} {fit.slope:+.4f} × estimate, "
-        f"residual sd {(format(fit.sd, '.6f') + ' ' + calibrated.unit).rstrip()}, "
+        f"residual sd {(format(fit.sd, '.6f') + ' ' + shown_unit(calibrated.unit)).rstrip()}, "
         f"fitted on {calibrated.fitted_on} ({fit.freedom} degrees of freedom); kept in the run"
     )
 
 
 def endpoint(written: Endpoint) -> str:
-    lines = [f"wrote {written.path}", f"estimated {loss(written.estimated_loss)} by {written.estimator}"]
-    lines.append(f"evaluated {loss(written.evaluated_loss)} at these parameters")
+    lines = [f"wrote {written.path}", f"estimated {loss(written.estimated_loss, written.unit)} by {written.estimator}"]
+    lines.append(f"evaluated {loss(written.evaluated_loss, written.unit)} at these parameters")
     if base_name(written.estimator) == EXACT.name:
         lines.append("`fut cache RUN --terms lowrank` prepares endpoints that cost a fraction of a training run each")
     if written.sketch_error is not None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from estimators.orders.order import Order
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import jsonable_fields, perplexity
+from fut.display.scale import NATS, shown_unit
 from fut.methods.registry import method_of
 from fut.readouts.readout import PROBE, Readout
 
@@ -50,14 +51,14 @@ class Estimate(Displayable):
     source: str = "estimate"
     note: str = UNCALIBRATED
     readout: str = PROBE
-    unit: str = "nats/token"
+    unit: str = NATS
     asked: str = ""
     truth: float | None = None
 
     @property
     def perplexity(self) -> float | None:
         """exp(value), per token; None for a read-out that is no loss in nats/token."""
-        return perplexity(self.value) if self.unit == "nats/token" else None
+        return perplexity(self.value) if self.unit == NATS else None
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable_fields(asdict(self) | {"perplexity": self.perplexity})
@@ -132,8 +133,8 @@ class Estimates(list[Estimate], Displayable):
 class Endpoint:
     """Parameters of one order, written to a file, and what they are worth.
 
-    estimated_loss: the estimator's own figure; evaluated_loss: the probe loss evaluated at these parameters
-    [nats/token]. sketch_error: relative error |P^T P x - x| / |x| of rebuilding parameters from the sketch, measured on
+    estimated_loss: the estimator's own figure; evaluated_loss: the probe loss evaluated at these parameters,
+    in `unit`. sketch_error: relative error |P^T P x - x| / |x| of rebuilding parameters from the sketch, measured on
     the reference run's own displacement; None where no sketch is involved. caution: what the estimator says against itself.
     """
 
@@ -145,16 +146,17 @@ class Endpoint:
     sketch_error: float | None
     sketch_error_theory: float | None
     caution: str = ""
+    unit: str = NATS
 
     def as_dict(self) -> dict[str, Any]:
+        nats = self.unit == NATS
         more = {
             "path": str(self.path),
-            "estimated_perplexity": perplexity(self.estimated_loss),
-            "evaluated_perplexity": perplexity(self.evaluated_loss),
+            "estimated_perplexity": perplexity(self.estimated_loss) if nats else None,
+            "evaluated_perplexity": perplexity(self.evaluated_loss) if nats else None,
             "interval": None,
             "note": "no interval: the evaluated loss is exact for these parameters; how near they are to those of "
             "retraining in this order is what `fut verify` measures" + (f"; {self.caution}" if self.caution else ""),
-            "unit": "nats/token",
         }
         return jsonable_fields(asdict(self) | more)
 
@@ -224,10 +226,10 @@ def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float |
     """Why there is no interval, and what is known of the error without one."""
     parts = [UNCALIBRATED if method_of(estimator).capabilities.moves_items else IN_PLACE]
     if own_error is not None:
-        off = f"on the few real runs that it is made of it errs by {own_error:.2g} {unit}".rstrip()
+        off = f"on the few real runs that it is made of it errs by {own_error:.2g} {shown_unit(unit)}".rstrip()
         parts.append(f"{off} (standard deviation, a common offset aside), on others rather by more")
     if variance:
-        parts.append(f"its sampling error over coordinates alone is {variance**0.5:.2g} {unit}".rstrip())
+        parts.append(f"its sampling error over coordinates alone is {variance**0.5:.2g} {shown_unit(unit)}".rstrip())
     return "; ".join(parts)
 
 

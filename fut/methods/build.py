@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+from estimators.errors import DivergenceError
 from fut.artifacts import creation
 from fut.artifacts.directory import TERMS
 from fut.artifacts.lock import run_lock
@@ -20,6 +22,8 @@ from fut.resources.device import environment
 from fut.resources.memory import require_memory
 from fut.training.problem import Problem
 from storage import remove_parts, require_free
+
+P = TypeVar("P", bound=Prepared)
 
 
 def require_states(problem: Problem) -> None:
@@ -109,6 +113,7 @@ def plan(context: Context, request: Request) -> CachePlan:
 def cache(context: Context, request: Request) -> None:
     """Compute what is missing of the named terms."""
     with run_lock(context.path):
+        _remove_half_written(context.path)
         requested = list(_requested(context, request))
         for preparation, files in requested:  # before anything is computed of any
             preparation.require_possible(files.spec)
@@ -116,8 +121,12 @@ def cache(context: Context, request: Request) -> None:
             prepare(context, preparation, files)
 
 
-def prepare(context: Context, preparation: Preparation[Any], files: Prepared) -> None:
-    """Compute what is missing of one preparation, refused beforehand where it does not fit."""
+def prepare(context: Context, preparation: Preparation[Any], files: P) -> P:
+    """Compute what is missing of one preparation, refused beforehand where it does not fit.
+
+    Returns:
+        The files that were made: others than the given ones where what these name diverges.
+    """
     creation.require_same_environment(context.manifest, environment(context.problem.device), context.path)
     pins: dict[str, float] = {}
     files.require_own(preparation.kind)
@@ -127,14 +136,23 @@ def prepare(context: Context, preparation: Preparation[Any], files: Prepared) ->
         require_stages(preparation, files.spec, Footprint(context.problem))
         require_free(files.directory.parent, preparation.rest(files), preparation.what)
     preparation.pin_identity(files, pins, context.path)
-    stages.build(preparation, files, context.progress)
+    try:
+        stages.build(preparation, files, context.progress)
+    except DivergenceError as error:
+        return prepare(context, preparation, files.instead(error))
+    return files
 
 
 def repair(context: Context) -> int:
     """Discard damaged term blocks, so that `cache` computes them again; how many there were."""
     with run_lock(context.path):
-        for store in (context.path / TERMS, *context.path.glob("*/terms")):  # what killed commands left half-written
-            for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
-                remove_parts(directory)
+        _remove_half_written(context.path)
         found = [(preparation, files) for preparation in preparations() for files in preparation.stored(context)]
         return sum(stages.repair(preparation, files) for preparation, files in found)
+
+
+def _remove_half_written(path: Path) -> None:
+    """Remove what killed commands left half-written in the term stores of a run directory."""
+    for store in (path / TERMS, *path.glob("*/terms")):
+        for directory in (store, *store.glob("arrays/*"), *store.glob("ledger/*")):
+            remove_parts(directory)

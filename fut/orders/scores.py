@@ -84,10 +84,12 @@ def _perplexity_drop(problem: Problem, ends: Ends, item: int) -> float:
     return perplexity(before) - perplexity(after)
 
 
+OF_LOSS = "UNIT"
+"""Stands for the unit of the loss in that of a measure."""
 MEASURES: dict[str, Measure] = {
     "length": Measure("tokens", _length),
-    "loss": Measure("nats/token", _loss),
-    "gradient-norm": Measure("nats/token per unit of parameter", _gradient_norm),
+    "loss": Measure(OF_LOSS, _loss),
+    "gradient-norm": Measure(f"{OF_LOSS} per unit of parameter", _gradient_norm),
     "perplexity-drop": Measure("perplexity", _perplexity_drop),
 }
 """By name. length: numbers in the item's first tensor, for text its tokens. loss: the item's mean loss at theta_0, in
@@ -135,4 +137,4 @@ def _measured(run: Context, key: str) -> Difficulty:
                 )
             scores.append(score)
             tick()
-    return Difficulty(key, measure.unit, scores)
+    return Difficulty(key, measure.unit.replace(OF_LOSS, run.problem.unit), scores)

@@ -15,8 +15,8 @@ from fut.models.objective import Item
 from fut.training.fidelity import TOLERANCE
 from fut.training.problem import Problem
 
-PROBE, NATS = "probe", "nats/token"
-"""The read-out that is asked for where none is named, and the unit of a loss."""
+PROBE = "probe"
+"""The read-out that is asked for where none is named."""
 
 UserFunction = Callable[[nn.Module], Tensor]
 """A user's read-out: the module with the parameters in question -> a tensor holding one number."""
@@ -26,7 +26,7 @@ UserFunction = Callable[[nn.Module], Tensor]
 class Readout:
     """A scalar of the parameters.
 
-    value: theta [D] -> number. gradient: theta [D] -> [D]. unit: nats/token, probability, or "" for a user's function.
+    value: theta [D] -> number. gradient: theta [D] -> [D]. unit: the loss's, probability, or "" for a user's function.
     pinned: whether its value at the reference endpoint must be kept to recognise it, as nothing else says what it is.
     """
 
@@ -46,7 +46,7 @@ class ReadoutKind(Protocol):
 
     @property
     def unit(self) -> str:
-        """The unit of its values; empty where it is not known."""
+        """The unit of its values; empty where it is not known, LOSS for that of the run's loss."""
 
     @property
     def reserved(self) -> Sequence[str]:
@@ -72,7 +72,7 @@ def mean_loss(problem: Problem, name: str, item: Item, pinned: bool = False) -> 
     objective, judged = problem.objective, (item,)
     return Readout(
         name,
-        "nats/token",
+        problem.unit,
         lambda theta: derivatives.evaluate(objective, theta, judged),
         lambda theta: derivatives.evaluate_gradient(objective, theta, judged),
         pinned,

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fut.data.probe_groups import ALL, HEAD, group_item, parse_group
-from fut.readouts.base import NATS, Readout, ReadoutKind, UserFunction, mean_loss
+from fut.display.scale import LOSS
+from fut.readouts.base import Readout, ReadoutKind, UserFunction, mean_loss
 from fut.training.problem import Problem
 
 
 class GroupLoss(ReadoutKind):
     """The mean loss on a group of held-out samples [nats/token], in evaluation mode."""
 
-    form, unit, reserved = "groups:8, probe:2of8", NATS, (ALL,)
+    form, unit, reserved = "groups:8, probe:2of8", LOSS, (ALL,)
 
     def matches(self, spec: str) -> bool:
         """Anything behind `probe:` or `groups:`."""

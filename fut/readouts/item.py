@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fut.display.scale import LOSS
 from fut.errors import UsageError
-from fut.readouts.base import NATS, Readout, ReadoutKind, UserFunction, mean_loss
+from fut.readouts.base import Readout, ReadoutKind, UserFunction, mean_loss
 from fut.training.problem import Problem
 
 HEAD, ALL = "item", "items"
@@ -14,7 +15,7 @@ HEAD, ALL = "item", "items"
 class ItemLoss(ReadoutKind):
     """The mean loss on an item [nats/token], in evaluation mode."""
 
-    form, unit, reserved = "items, item:NUMBER", NATS, (HEAD, ALL)
+    form, unit, reserved = "items, item:NUMBER", LOSS, (HEAD, ALL)
 
     def matches(self, spec: str) -> bool:
         """`items`, or anything behind `item:`."""

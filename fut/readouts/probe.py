@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fut.readouts.base import NATS, PROBE, Readout, ReadoutKind, UserFunction
+from fut.display.scale import LOSS
+from fut.readouts.base import PROBE, Readout, ReadoutKind, UserFunction
 from fut.training.problem import Problem
 
 
 class Probe(ReadoutKind):
     """The mean loss on the probe set [nats/token]."""
 
-    form, unit, reserved = PROBE, NATS, (PROBE,)
+    form, unit, reserved = PROBE, LOSS, (PROBE,)
 
     def matches(self, spec: str) -> bool:
         """`probe` alone."""
@@ -19,7 +20,7 @@ class Probe(ReadoutKind):
 
     def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The loss and its gradient, in chunks of the probe set."""
-        return Readout(name, NATS, problem.probe_loss, problem.probe_gradient)
+        return Readout(name, problem.unit, problem.probe_loss, problem.probe_gradient)
 
     def gradient_cost(self, problem: Problem) -> int:
         """One for every chunk of the probe set."""

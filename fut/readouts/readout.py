@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fut.display.scale import LOSS
 from fut.errors import UsageError
 from fut.readouts.accuracy import Accuracy
 from fut.readouts.base import PROBE, Readout, ReadoutKind, UserFunction, require_same_value, shortened, suffix
@@ -57,9 +58,10 @@ def is_built_in(spec: str) -> bool:
     return any(kind.matches(spec) for kind in BUILT_IN)
 
 
-def unit_of(name: str) -> str:
-    """The unit of a read-out; "" for a user's function."""
-    return kind_of(name).unit
+def unit_of(name: str, of_loss: str) -> str:
+    """The unit of a read-out; "" for a user's function. of_loss: the unit of the run's loss."""
+    unit = kind_of(name).unit
+    return of_loss if unit == LOSS else unit
 
 
 def readout_names(specs: Sequence[str], items: int) -> list[str]:

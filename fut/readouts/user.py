@@ -64,7 +64,7 @@ def _guarded(name: str, function: UserFunction) -> UserFunction:
 
 
 class UserReadout(ReadoutKind):
-    """Whatever a function of the module gives; without a unit."""
+    """Whatever a function of the module gives; without a unit, unless it has an attribute `unit`."""
 
     form, unit = "package.module:name, or a name registered with `readouts=`", ""
     reserved: tuple[str, ...] = ()
@@ -80,7 +80,8 @@ class UserReadout(ReadoutKind):
     def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The function's value; kept to recognise it, as nothing else says what it is. UsageError for an unknown name."""
         if name in user:
-            return averaged(problem, name, "", _guarded(name, user[name]), [()], pinned=True)
+            unit = getattr(user[name], "unit", "")
+            return averaged(problem, name, str(unit), _guarded(name, user[name]), [()], pinned=True)
         if ":" in name:
             raise UntrustedError(
                 f"readout: expected to be told that `{name}` may run, which the run directory alone names; pass --trust "

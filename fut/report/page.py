@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from fut.display.format import amount, loss
-from fut.display.scale import better, minus
+from fut.display.scale import better, minus, shown_unit
 from fut.errors import UsageError
 from fut.methods.registry import method_of, require_movable
 from fut.readouts.readout import PROBE
@@ -140,6 +140,7 @@ def _words(record: RunRecord) -> dict[str, Any]:
         "amount": lambda value: minus(amount(value, unit)),
         "small": lambda value: minus(amount(value, unit, ".2g")),
         "loss": loss,
+        "shown_unit": shown_unit,
         "exp": math.exp,
         "keys": {"light": key_picture(LIGHT), "dark": key_picture(DARK)},
     }

@@ -21,7 +21,7 @@ def require_same_loss(problem: Problem, theta: Tensor, expected: float, where: s
     found = problem.probe_loss(theta)
     if abs(found - expected) > TOLERANCE * abs(expected):
         raise ModelError(
-            f"{where}: expected the probe loss {expected:.6f} nats/token at the reference endpoint, got {found:.6f}; "
+            f"{where}: expected the probe loss {expected:.6f} at the reference endpoint, got {found:.6f}; "
             "the model's forward pass or its loss is not the one the run was trained with"
         )
 
@@ -35,6 +35,6 @@ def require_same_training(problem: Problem, checkpoints: CheckpointStore, step: 
     found = step_loss(problem, read_state(checkpoints, step - 1, problem.device).theta, step - 1)
     if not abs(found - recorded) <= TOLERANCE * max(abs(recorded), LEAST):
         raise ModelError(
-            f"{where}: expected the training loss {recorded:.6f} nats/token in step {step - 1}, got {found:.6f}; the model in "
+            f"{where}: expected the training loss {recorded:.6f} in step {step - 1}, got {found:.6f}; the model in "
             "training mode (dropout, frozen weights, buffers) or its loss is not the one the run was trained with"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
@@ -20,11 +20,13 @@ from estimators.state import State
 from fut.config.training import TrainingConfig
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
+from fut.display.scale import LOSS, NATS
 from fut.errors import DataError, UsageError
 from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
 from fut.models.named_items import by_name
 from fut.models.objective import Item, Loss, Objective
+from fut.models.transformer import next_token_loss
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
 from fut.training.samples import DataSamples
@@ -106,6 +108,11 @@ class Problem:
     def device(self) -> torch.device:
         return self.objective.device
 
+    @property
+    def unit(self) -> str:
+        """Of the loss: as configured, else nats/token for the built-in one, and `loss` for one of the user's own."""
+        return self.config.model.unit or (NATS if self.objective.loss_function is next_token_loss else LOSS)
+
     def rate(self, step: int) -> float:
         """Learning rate of a step of the window."""
         return self._schedule.rate_at(step)
@@ -156,12 +163,7 @@ class Problem:
 
     def item_gradients(self, theta: Tensor, items: Sequence[int]) -> Tensor:
         """Gradients of several items' mean losses [n, D]; DivergenceError where one is not finite."""
-        found = derivatives.item_gradients(self.objective, theta, [self.data.items[i] for i in items])
-        if not torch.isfinite(found).all():
-            raise DivergenceError(
-                f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"
-            )
-        return found
+        return torch.cat(list(item_gradient_chunks(self, theta, items)))
 
     def product(self, theta: Tensor, item: int, direction: Tensor, exact: bool = True) -> Tensor:
         """Hessian-vector product [D] of one item's loss: exact, or by central difference of two gradients."""
@@ -193,6 +195,7 @@ class Problem:
         training = self.config.training()
         if not training["data"]["weights"]:
             training["data"].pop("weights")
+        training["model"].pop("unit")  # which changes no number
         training["data"].pop("text")  # the content hashes below pin the text, wherever the file lies now
         return {
             "config": training,
@@ -205,6 +208,16 @@ class Problem:
     def digest(self) -> str:
         """The digest of the identity: every file of a run holds it, so that one of another run is not taken for its own."""
         return fingerprint(self.identity)
+
+
+def item_gradient_chunks(problem: Problem, theta: Tensor, items: Sequence[int]) -> Iterator[Tensor]:
+    """The rows of `Problem.item_gradients`, as many at a time [c, D] as are taken together."""
+    for found in derivatives.item_gradient_chunks(problem.objective, theta, [problem.data.items[i] for i in items]):
+        if not torch.isfinite(found).all():
+            raise DivergenceError(
+                f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"
+            )
+        yield found
 
 
 def _tupled(groups: dict[str, list[float]]) -> tuple[tuple[str, tuple[float, ...]], ...]:

@@ -38,6 +38,11 @@ class Backend(ABC):
         """Write what must be there before the first block, and is not yet; nothing by default."""
         return
 
+    @classmethod
+    def created(cls, directory: Path, layout: Layout) -> bool:
+        """Whether what `create` writes is there: not where it was killed."""
+        return True
+
     @abstractmethod
     def completed(self, name: str) -> set[Block]:
         """The complete blocks of a term."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..chunks import TermArray, create_metadata, inspect_group
+from ..chunks import METADATA, TermArray, create_metadata, inspect_group
 from ..errors import Damage, DamagedError
 from ..layout import Block, Layout
 from ..ledger import Ledger
@@ -32,6 +32,10 @@ class ZarrFiles(Backend):
     @classmethod
     def create(cls, directory: Path, layout: Layout) -> None:
         create_metadata(directory / "arrays", layout)
+
+    @classmethod
+    def created(cls, directory: Path, layout: Layout) -> bool:
+        return all((directory / "arrays" / spec.name / METADATA).exists() for spec in layout.specs)
 
     def completed(self, name: str) -> set[Block]:
         items, size = self.layout.spec(name).shape[1], self.layout.item_block

@@ -28,6 +28,11 @@ PARTS = (
     "terms",
     "a chunk of terms",
     "a chunk of adjoint/terms",
+    "adjoint-added-001",
+    "adjoint-added-001/manifest.json",
+    "adjoint-added-001/sample",
+    "adjoint-added-001/terms",
+    "a chunk of adjoint-added-001/terms",
     "difficulty",
     "calibration",
     "retrained",
@@ -39,6 +44,7 @@ COMMANDS: dict[str, list[str]] = {
     "show-batch": ["show-batch", "RUN", "0"],
     "estimate": ["estimate", "RUN", "--order", "3,1,2,0,4"],
     "estimate by terms": ["estimate", "RUN", "--order", "3,1,2,0,4", "--estimator", "replay"],
+    "estimate of an added read-out": ["estimate", "RUN", "--order", "3,1,2,0,4", "--readout", "item:3"],
     "sorted": ["estimate", "RUN", "--order", "sort:loss"],
     "known": ["estimate", "RUN", "--order", "reverse"],
     "report": ["report", "RUN", "--samples", "4"],
@@ -57,6 +63,11 @@ READ = {
     "terms": {"check", "estimate by terms"},
     "a chunk of terms": {"check", "estimate by terms"},
     "a chunk of adjoint/terms": {"check", "estimate"},
+    "adjoint-added-001": {"check", "estimate of an added read-out"},
+    "adjoint-added-001/manifest.json": {"check", "estimate of an added read-out"},
+    "adjoint-added-001/sample": {"check", "estimate of an added read-out"},
+    "adjoint-added-001/terms": {"check", "estimate of an added read-out"},
+    "a chunk of adjoint-added-001/terms": {"check", "estimate of an added read-out"},
     "difficulty": {"check", "sorted"},
     "calibration": {"check", "estimate"},
     "retrained": {"check", "known"},
@@ -80,6 +91,7 @@ def pair(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         run.retrain("reverse")
         run.whatif("swap:0,1")
         run.verify(3)
+        run.cache(["adjoint"], readouts=["item:3"])
         found.append(path)
     return found[0], found[1]
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 
 import pytest
@@ -118,6 +119,24 @@ def test_remove_parts_removes_what_a_killed_process_left_and_nothing_else(tmp_pa
         assert [path.name for path in remove_parts(tmp_path)] == stray
     assert sorted(os.listdir(tmp_path)) == ["file", "other"]
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_the_next_process_removes_what_a_killed_one_left_and_nothing_of_one_that_lives(tmp_path, start_python):
+    killed = (
+        "import os, sys\nfrom storage import replacing\nwith replacing(sys.argv[1]) as part:\n"
+        "    part.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
+    )
+    start_python(killed, tmp_path / "file").communicate(timeout=PATIENCE)
+    (stray,) = (path.name for path in tmp_path.iterdir())
+    elsewhere = re.sub(r"-[0-9a-f]{8}", "-00000000", stray)  # of another machine, whose processes are not seen here
+    foreign = ("odd.part", "file.0-x-1.part", elsewhere)
+    for name in foreign:
+        (tmp_path / name).write_bytes(b"half")
+    with replacing(tmp_path / "mine") as part:
+        part.write_bytes(b"half")
+        writes = "import sys\nfrom storage import write_bytes\nwrite_bytes(sys.argv[1], b'whole')\n"
+        assert start_python(writes, tmp_path / "other").communicate(timeout=PATIENCE) == ("", "")
+        assert sorted(os.listdir(tmp_path)) == sorted([part.name, "other", *foreign])
 
 
 def test_json_round_trip_is_sorted_and_ends_in_a_newline(tmp_path):

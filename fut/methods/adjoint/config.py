@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from fut.config.schema import ALL, FEW, MANY, ReadoutNames, Section
+
+STORED = ("storage", "scratch_bytes")
+"""Settings of how scratch is stored, on which no number depends."""
 
 
 class AdjointConfig(Section):
@@ -22,6 +25,11 @@ class AdjointConfig(Section):
         ge=1,
         le=FEW,
         description="how many runs, or transitions in every step, each of as many items as a step consumes",
+    )
+    left_out: list[Annotated[int, Field(ge=0, le=MANY)]] = Field(
+        [],
+        max_length=2 * FEW,
+        description="numbers of runs in whose place others stand, as their training diverges; `fut cache` finds and keeps them",
     )
     curvature: Literal["items", "pooled"] = Field(
         "pooled",
@@ -85,6 +93,23 @@ class AdjointConfig(Section):
         description="whether the table of positions is taken on all coordinates as a control variate of a sample of them; auto: "
         "while it has at most 32768 entries (steps times items), as each takes a step of the rule on all parameters",
     )
+    drawn: Literal["after", "before"] = Field(
+        "after",
+        description="when a sample of coordinates is drawn: after the backward pass, by what coordinates contribute to simulated "
+        "orders, for which the pass is scratch on all of them; or before it, by updates and slopes alone, so that nothing of "
+        "whole size is stored a step",
+    )
+    storage: Literal["auto", "store", "retrain"] = Field(
+        "auto",
+        description="whether the trajectory is stored step by step, or every ceil(sqrt(T)) steps and trained again in between; "
+        "the numbers are the same bits. auto: stored where that takes no more than `scratch_bytes`, and than is free",
+    )
+    scratch_bytes: int = Field(
+        1 << 34,
+        ge=0,
+        le=1 << 62,
+        description="bytes of trajectory and scratch above which the trajectory is not stored step by step",
+    )
     readouts: ReadoutNames = Field(
         ["probe"],
         description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
@@ -94,9 +119,11 @@ class AdjointConfig(Section):
     )
 
     def identity(self) -> dict[str, Any]:
-        """What an expansion pins, read-outs and fields without an effect aside."""
+        """What an expansion pins, read-outs and fields without an effect on its numbers aside."""
         return self.model_dump(mode="json", exclude={"readouts", *self.idle()})
 
     def idle(self) -> set[str]:
         """Names of fields that have no effect, the others being what they are."""
-        return (set() if self.rank else {"curvatures"}) | ({"anchor_error"} if self.num_anchors else set())
+        idle = {"curvatures": not self.rank, "anchor_error": self.num_anchors, "left_out": not self.left_out}
+        without_effect = {name for name, idles in idle.items() if idles}
+        return set(STORED) | without_effect | (set() if self.drawn == "before" else {"drawn"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,31 +14,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators.errors import DivergenceError
 from estimators.position_table import StepStates
 from estimators.state import State
-from fut.errors import NotCachedError
+from fut.divergence import listed, named
+from fut.errors import FutWarning, NotCachedError
 from fut.methods.adjoint.spec import AdjointSpec, Choice
 from fut.methods.expansion import trajectory as trajectory_files
+from fut.methods.expansion.segments import SegmentedFiles
 from fut.methods.expansion.stored import Sampled
-from fut.methods.expansion.trajectory import TrajectoryFiles
+from fut.methods.expansion.trajectory import RunDivergedError, TrajectoryFiles
 from fut.readouts.readout import UserFunction
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
 from storage import CheckpointStore, TermStore
 
-TRAJECTORY = "trajectory"
+TRAJECTORY, SEGMENT = "trajectory", "segment"
+COSTATE, CENTRE = "costate/", "centre/"
+"""What names of the arrays of states begin with in the sweep's files."""
 PARTS = (
     "sample",
     "anchors",
-    *(f"{place}/{part}" for place in (TRAJECTORY, "scratch") for part in trajectory_files.PARTS),
-    *(f"scratch/{part}" for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "bounded")),
+    *(f"{place}/{part}" for place in (TRAJECTORY, "scratch", f"scratch/{SEGMENT}") for part in trajectory_files.PARTS),
+    *(
+        f"scratch/{part}"
+        for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "bounded", "simulated", "updates")
+    ),
 )
 """Directories of an expansion's checkpoint stores."""
+MOST_LOST = 3
+"""Orders that may diverge, for every one that trains and that the trajectory is made of."""
 
 
 @dataclass(frozen=True)
 class SweepFiles:
-    """What the backward sweep writes; scratch. owner: the digest that every file holds."""
+    """What the backward sweep writes; scratch. Of a sample that is drawn before it, on the k sampled coordinates in place of D.
+
+    owner: the digest that every file holds.
+    """
 
     directory: Path
     problem: Problem
@@ -67,6 +82,15 @@ class SweepFiles:
     def costate(self, step: int) -> State:
         """Sensitivities of the exact read-outs to the lifted state before step `step`, buffers [r, D]."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)
+
+    def centre(self, step: int) -> State:
+        """The trajectory's lifted state [k] before step `step`, of a sample that is drawn first."""
+        found = self.swept.read(step)
+        return unpack(_named(found.arrays, CENTRE), found.attributes, self.problem.device)
+
+    def bound(self, step: int) -> Tensor:
+        """What entries of the table of positions are held within [fine, k], float64, of a sample that is drawn first."""
+        return self._read(step, "bound")
 
     def _read(self, step: int, name: str) -> Tensor:
         return torch.from_numpy(self.swept.read_array(step, name)).to(self.problem.device)
@@ -117,9 +141,13 @@ class Expansion(Sampled):
     def trajectory(self) -> TrajectoryFiles:
         """What is expanded about: kept, or scratch; of added read-outs that of the expansion they are added to."""
         if self.origin is not None:
-            return self.origin.trajectory
+            found = self.origin.trajectory
+            return replace(found, scratch=self.scratch / SEGMENT) if isinstance(found, SegmentedFiles) else found
         directory = self.directory / TRAJECTORY if self.planned.keeps else self.scratch
-        return TrajectoryFiles(self.planned.trajectory, directory, self.start, self.owner)
+        spec = self.planned.trajectory
+        if not spec.segment:
+            return TrajectoryFiles(spec, directory, self.start, self.owner, self.end)
+        return SegmentedFiles(spec, directory, self.start, self.owner, self.end, self.scratch / SEGMENT)
 
     @cached_property
     def lender(self) -> TermStore | None:
@@ -140,6 +168,16 @@ class Expansion(Sampled):
     def pilots(self) -> CheckpointStore:
         """Gradients [n, D] of a few items, by step, from which the number of anchors is chosen; scratch."""
         return self.store("scratch/pilots")
+
+    @cached_property
+    def simulated(self) -> CheckpointStore:
+        """Lifted states [n, D] of simulated runs, a few at a time, where the trajectory is trained again; scratch."""
+        return self.store("scratch/simulated")
+
+    @cached_property
+    def updates(self) -> CheckpointStore:
+        """How far a step's gradients move coordinates apart, summed over steps [D], where the sample is drawn first; scratch."""
+        return self.store("scratch/updates")
 
     @cached_property
     def ritz(self) -> CheckpointStore:
@@ -176,6 +214,24 @@ class Expansion(Sampled):
         read = [torch.from_numpy(terms.read_items(name, step, rows)) for step in range(self.spec.steps)]
         return torch.stack(read).to(self.problem.device)
 
+    def instead(self, error: DivergenceError) -> Expansion:
+        """The same with another run in place of one that diverges, while at least a quarter of them trains."""
+        about, config = self.planned.trajectory, self.planned.config
+        if not isinstance(error, RunDivergedError) or self.origin is not None or self.settled:
+            raise error
+        lost = [*config.left_out, error.number]
+        if len(lost) > MOST_LOST * config.num_runs:
+            raise DivergenceError(
+                f"cache: expected at least a quarter of the orders to train, got {listed([about.run(n) for n in lost])}, which "
+                f"diverge; {error}"
+            ) from error
+        shutil.rmtree(self.directory)  # files of the trajectory alone, which are of the run that diverges too
+        said = (
+            f"cache: order {named(about.run(error.number))} diverges where it is trained for the adjoint's trajectory"
+        )
+        warnings.warn(f"{said}; another stands in its place", FutWarning, stacklevel=5)
+        return replace(self, planned=replace(self.planned, config=config.model_copy(update={"left_out": lost})))
+
     @property
     def settled(self) -> bool:
         """Whether coordinates are drawn, and anchors chosen."""
@@ -183,10 +239,14 @@ class Expansion(Sampled):
 
     @property
     def readable(self) -> bool:
-        return self.settled and self.terms_path.exists()
+        return self.settled and TermStore.created(self.terms_path)
 
 
 def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:
     """Sensitivities to the lifted state, as the sweep wrote them."""
-    packed = {k.removeprefix("costate/"): v for k, v in arrays.items() if k.startswith("costate/")}
-    return unpack(packed, {}, device)
+    return unpack(_named(arrays, COSTATE), {}, device)
+
+
+def _named(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Those whose names begin so, without that."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

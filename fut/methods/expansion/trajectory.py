@@ -1,4 +1,7 @@
-"""The expansion trajectory: its lifted states and gradients, step by step, and where the runs of an ensemble stand; scratch."""
+"""The expansion trajectory: its lifted states and gradients, step by step, and where the runs of an ensemble stand; scratch.
+
+Everything of every step is stored, or the runs are stored at the ends of segments alone (`segments.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,28 +22,50 @@ from estimators.trajectory import CentreTransition, mean_state
 from fut.divergence import named
 from fut.methods.expansion.spec import Trajectory
 from fut.training.checkpoints import attributes_of, read_state
+from fut.training.problem import LOWER
 from fut.training.weights import shares, weighed
 from storage import CheckpointStore
 
-PARTS = ("centre", "gradients", "runs")
-"""Directories of its stores, below the scratch directory."""
+PARTS = ("centre", "gradients", "runs", "snapshots", "pinned")
+"""Directories of its stores, below the scratch directory or that in which it is kept."""
+Follower = Callable[[Sequence[int]], None]
+"""What is told of steps, a segment of them at a time, while the states and gradients of these are at hand."""
+FAR = 1000.0
+"""Times as far as the reference run moves: where a run of an ensemble has moved that far, it diverges."""
+
+
+class RunDivergedError(DivergenceError):
+    """One of an ensemble's runs diverges. number: of the run, as it was drawn."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Reach(NamedTuple):
+    """How far a run may move. start: parameters [D] that it is measured from. distance: of the parameters, at most."""
+
+    start: Tensor
+    distance: float
 
 
 @dataclass(frozen=True)
 class TrajectoryFiles:
-    """The stores of a trajectory in a scratch directory.
+    """The stores of a trajectory in a directory, with everything of every step.
 
     Args:
         spec: what it is averaged from.
         directory: of scratch.
         start: the lifted state [D] that every order starts from.
         owner: the digest that every file holds.
+        end: the reference run's parameters [D] after the last step, by which a run that goes far is told; None for no such check.
     """
 
     spec: Trajectory
     directory: Path
     start: Callable[[], State]
     owner: str
+    end: Callable[[], Tensor] | None = None
 
     @cached_property
     def centre(self) -> CheckpointStore:
@@ -61,9 +87,49 @@ class TrajectoryFiles:
         """All of them, of use together alone."""
         return (self.centre, self.mixed, self.runs)
 
+    @property
+    def reached(self) -> int:
+        """Steps that are taken."""
+        latest = self.runs if self.spec.ensemble else self.centre
+        return max(latest.steps(), default=0)
+
+    @property
+    def segments(self) -> list[range]:
+        """The steps, as many at a time as are at hand together: all of them."""
+        return [range(self.spec.steps)]
+
+    def run(self, steps: Sequence[int], follow: Follower | None = None) -> Iterator[None]:
+        """Take the steps, and yield once after each."""
+        spec, first = self.spec, steps[0]
+        latest = self.runs if spec.ensemble else self.centre
+        if not latest.has(first):
+            save(self.centre, 0, self.start())
+            if spec.ensemble:
+                save(self.runs, 0, self.start().rows(spec.count))
+        state = read_state(latest, first, spec.problem.device)
+        for taken in trained(spec, state if spec.ensemble else state.rows(1), steps, self.reach):
+            self.mixed.write(taken.step, taken.arrays(), {}, replace=True)
+            save(self.centre, taken.step + 1, mean_of(spec, taken.after))
+            if spec.ensemble:
+                save(self.runs, taken.step + 1, taken.after)
+                self.runs.remove(taken.step)  # only the latest are kept
+            yield
+
     def state(self, step: int) -> State:
         """The lifted state [D] before step `step`."""
         return read_state(self.centre, step, self.spec.problem.device)
+
+    def parameters(self, step: int) -> np.ndarray:
+        """Parameters [D] before step `step`."""
+        return self.centre.read_array(step, "theta")
+
+    @cached_property
+    def reach(self) -> Reach | None:
+        """How far a run may move; None where nothing says how far the reference run does."""
+        if self.end is None:
+            return None
+        start = self.start().theta
+        return Reach(start, FAR * float((self.end() - start).norm()))
 
     def gradients_of(self, step: int) -> Tensor:
         """Gradients of the step's mixture [c, D]."""
@@ -75,24 +141,57 @@ class TrajectoryFiles:
             return self.state(step).theta[None]
         return torch.from_numpy(self.mixed.read_array(step, "theta")).to(self.spec.problem.device)
 
+    def ends(self) -> State:
+        """Lifted states [c, D] of an ensemble's runs after the last step."""
+        return read_state(self.runs, self.spec.steps, self.spec.problem.device)
+
 
 def missing_steps(files: TrajectoryFiles) -> Sequence[int]:
     """The steps that are to be taken yet."""
-    latest = files.runs if files.spec.ensemble else files.centre
-    return range(max(latest.steps(), default=0), files.spec.steps)
+    return range(files.reached, files.spec.steps)
 
 
-def run_trajectory(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
-    """Write the lifted state [D] after each of the steps, and the gradients [c, D] that it goes on with."""
-    yield from _run_ensemble(files, steps) if files.spec.ensemble else _run_mixture(files, steps)
+def run_trajectory(files: TrajectoryFiles, steps: Sequence[int], follow: Follower | None = None) -> Iterator[None]:
+    """Write the lifted state [D] after each of the steps, and the gradients [c, D] that it goes on with, or what they can be
+    had from again.
+
+    follow: told of every segment of steps while these are at hand; not where everything is stored, as it is at hand later.
+    """
+    yield from files.run(steps, follow)
 
 
-def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
+class Taken(NamedTuple):
+    """A step that was taken. after: lifted states of an ensemble's runs [c, D], or of the one trajectory [1, D]; gradient: of the
+    step [c, D]; theta: of an ensemble, the parameters [c, D] at which they are taken."""
+
+    step: int
+    after: State
+    gradient: Tensor
+    theta: Tensor | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Gradients, and parameters, as they are stored."""
+        found = {"gradient": self.gradient} | ({} if self.theta is None else {"theta": self.theta})
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+
+def trained(spec: Trajectory, state: State, steps: Sequence[int], reach: Reach | None = None) -> Iterator[Taken]:
+    """The steps from the lifted states before the first of them: of an ensemble's runs [c, D], or of the trajectory [1, D].
+
+    Raises:
+        RunDivergedError: for a run of an ensemble that diverges, or moves beyond `reach`.
+    """
+    return _ensemble(spec, state, steps, reach) if spec.ensemble else _mixture(spec, state, steps)
+
+
+def mean_of(spec: Trajectory, state: State) -> State:
+    """The trajectory's lifted state [D], from those of an ensemble's runs [c, D] or its own [1, D]."""
+    return mean_state([state.row(k) for k in range(spec.count)]) if spec.ensemble else state.row(0)
+
+
+def _mixture(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[Taken]:
     """One trajectory; every step averages the transitions of a few groups of items."""
-    spec, problem = files.spec, files.spec.problem
-    if not files.centre.has(steps[0]):
-        _save(files.centre, 0, files.start())
-    state = files.state(steps[0]).rows(1)
+    problem = spec.problem
     latest: dict[int, Tensor] = {}
 
     def gradient(step: int, theta: Tensor, number: int) -> Tensor:
@@ -104,19 +203,12 @@ def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]
     batch = OrderBatch.pack([spec.mixture], problem.device)
     for step in steps:
         state = transition(step, batch.at(step), state)
-        found = torch.stack([latest.pop(number) for number in spec.mixture.steps[step]])
-        files.mixed.write(step, {"gradient": found.cpu().numpy()}, {}, replace=True)
-        _save(files.centre, step + 1, state.row(0))
-        yield
+        yield Taken(step, state, torch.stack([latest.pop(number) for number in spec.mixture.steps[step]]))
 
 
-def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
+def _ensemble(spec: Trajectory, state: State, steps: Sequence[int], reach: Reach | None) -> Iterator[Taken]:
     """Real training under every order, side by side; the trajectory is the mean of their lifted states."""
-    problem, orders = files.spec.problem, files.spec.members
-    if not files.runs.has(steps[0]):
-        _save(files.centre, 0, files.start())
-        _save(files.runs, 0, files.start().rows(len(orders)))
-    state = read_state(files.runs, steps[0], problem.device)
+    problem, orders = spec.problem, spec.members
     inner = TrueGradients(problem.gradient, problem.mean_gradient)
     seen: dict[str, Tensor] = {}
 
@@ -124,10 +216,14 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
         try:
             return inner(step, picks, theta)[0]
         except DivergenceError as error:
-            raise DivergenceError(
-                f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {error}, "
-                'or draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")'
-            ) from error
+            raise diverged(k, step, str(error)) from error
+
+    def diverged(k: int, step: int, why: str) -> RunDivergedError:
+        return RunDivergedError(
+            f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {why}, or "
+            'draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")',
+            spec.numbers[k],
+        )
 
     def gradients(step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         seen["gradient"] = torch.cat([own(k, step, picks.row(k), theta[k : k + 1]) for k in range(len(orders))])
@@ -138,11 +234,9 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
     batch = OrderBatch.pack([weighed(problem, order) for order in orders], problem.device)
     for step in steps:
         state = transition(step, batch.at(step), state)
-        files.mixed.write(step, {k: v.cpu().numpy() for k, v in seen.items()}, {}, replace=True)
-        _save(files.centre, step + 1, mean_state([state.row(k) for k in range(len(orders))]))
-        _save(files.runs, step + 1, state)
-        files.runs.remove(step)  # only the latest are kept
-        yield
+        if reach is not None and (far := ~((state.theta - reach.start).norm(dim=-1) <= reach.distance)).any():
+            raise diverged(int(far.nonzero()[0]), step, f"it moves {FAR:g} times as far as the reference run; {LOWER}")
+        yield Taken(step, state, seen["gradient"], seen["theta"])
 
 
 def state_arrays(state: State) -> dict[str, np.ndarray]:
@@ -151,5 +245,6 @@ def state_arrays(state: State) -> dict[str, np.ndarray]:
     return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
 
-def _save(store: CheckpointStore, step: int, state: State) -> None:
+def save(store: CheckpointStore, step: int, state: State) -> None:
+    """Write a lifted state, or stacked ones, over what was there."""
     store.write(step, state_arrays(state), attributes_of(state), replace=True)

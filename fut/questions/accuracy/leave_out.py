@@ -14,6 +14,7 @@ import numpy as np
 
 from fut.display.format import columns, number
 from fut.display.numbers import from_fields
+from fut.display.scale import shown_unit
 from fut.errors import NotCachedError, UsageError
 from fut.methods.baseline import REFERENCE
 from fut.methods.registry import method_of
@@ -164,7 +165,7 @@ def datamodel(result: Datamodel) -> str:
     return (
         f"{len(result.subsets)} random subsets of {len(result.subsets[0])} items ({result.share:g} of all) left out in place, "
         f"retrained ({result.retrain_seconds:.2g} s each): {title(result)} "
-        f"{number(sum(result.true_losses) / len(result.subsets), '.5f')} ± {f'{spread} {result.unit}'.rstrip()}; "
+        f"{number(sum(result.true_losses) / len(result.subsets), '.5f')} ± {f'{spread} {shown_unit(result.unit)}'.rstrip()}; "
         f"reference order {result.reference_loss:.5f}\n"
         f"LDS: Spearman correlation over subsets; MAE in {result.unit or 'the unit of the read-out'}\n\n"
         + columns([header, *rows])

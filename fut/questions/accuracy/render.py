@@ -10,7 +10,7 @@ from fut.display import agreement
 from fut.display.format import columns, number
 from fut.display.notebook import draw_agreement
 from fut.display.picture import save
-from fut.display.scale import Scale
+from fut.display.scale import Scale, shown_unit
 from fut.methods.registry import METHODS, base_name, is_baseline
 from fut.questions.accuracy.result import Verification
 from fut.readouts.readout import PROBE
@@ -30,7 +30,7 @@ def table(result: Verification) -> str:
     return (
         f"{len(result.orders)} random orders, retrained ({result.retrain_seconds:.2g} s each): "
         f"{title(result)} {number(sum(result.true_losses) / len(result.orders), '.5f')} ± "
-        f"{(number(spread, '.5f') + ' ' + result.unit).rstrip()}; reference order {result.reference_loss:.5f}\n"
+        f"{(number(spread, '.5f') + ' ' + shown_unit(result.unit)).rstrip()}; reference order {result.reference_loss:.5f}\n"
         f"MAE in {result.unit or 'the unit of the read-out'}; skill = 1 − MAE / MAE of the baseline `reference`, "
         "and before calibration;\n"
         "coverage of 90 % intervals, which calibrated estimators have; gradients and store before the first order\n\n"

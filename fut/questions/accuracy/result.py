@@ -12,7 +12,7 @@ from estimators.orders.order import Order
 from fut.display.agreement import Agreement, table_row, table_units
 from fut.display.notebook import Displayable, draw_agreement
 from fut.display.numbers import from_fields, jsonable_fields
-from fut.display.scale import Scale
+from fut.display.scale import NATS, Scale
 from fut.divergence import divergence_note
 from fut.estimation.accuracy import LEAST, accuracy
 from fut.estimation.results import Answers
@@ -34,7 +34,7 @@ class Verification(Displayable):
     retrain_seconds: float
     estimators: dict[str, dict[str, Any]]
     readout: str = "probe"
-    unit: str = "nats/token"
+    unit: str = NATS
     diverged: list[Any] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def verify(
     estimators: dict[str, Callable[[Sequence[Order]], Answers]],
     costs: Mapping[str, Mapping[str, float]] | None = None,
     readout: str = "probe",
-    unit: str = "nats/token",
+    unit: str = NATS,
 ) -> Verification:
     """Retrain every order, ask every estimator about all of them, and compare.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from fut.questions.curriculum.arrangements import Arrangements, Floats, Units
 
@@ -22,7 +21,7 @@ def assign(space: Arrangements, costs: Floats) -> Units:
     (precedence between blocks included). Otherwise the free assignment is repaired and improved by moves, to a local optimum.
     """
     if not space.constraints:
-        return np.asarray(linear_sum_assignment(costs)[1], dtype=np.int64)
+        return _matched(costs)
     inner = space.groups[1:-1]
     sizes = {len(units) for units in inner}
     if not space.pairs and len(sizes) <= 1:
@@ -30,6 +29,13 @@ def assign(space: Arrangements, costs: Floats) -> Units:
     if len(inner) <= FEW and not space.inner_pairs:
         return _framed(space, _few_blocks(space, costs, inner))
     return _improved(space, costs)
+
+
+def _matched(costs: Floats) -> Units:
+    """The column of every row in the assignment of least sum."""
+    from scipy.optimize import linear_sum_assignment
+
+    return np.asarray(linear_sum_assignment(costs)[1], dtype=np.int64)
 
 
 def total(costs: Floats, arrangements: Units) -> Floats:
@@ -44,8 +50,8 @@ def _framed(space: Arrangements, middle: Sequence[int]) -> Units:
 def _within(costs: Floats, units: Sequence[int], begin: int) -> tuple[float, list[int]]:
     """Least sum of a block's units over the places from `begin`, and their sequence."""
     part = costs[begin : begin + len(units)][:, list(units)]
-    rows, columns = linear_sum_assignment(part)
-    return float(part[rows, columns].sum()), [units[c] for c in columns]
+    columns = _matched(part)
+    return float(part[np.arange(len(part)), columns].sum()), [units[c] for c in columns]
 
 
 def _equal_blocks(costs: Floats, blocks: Sequence[Sequence[int]], begin: int) -> list[int]:
@@ -53,7 +59,7 @@ def _equal_blocks(costs: Floats, blocks: Sequence[Sequence[int]], begin: int) ->
     if size == 1:
         return _within(costs, [u for block in blocks for u in block], begin)[1]
     totals = [[_within(costs, block, begin + k * size) for block in blocks] for k in range(len(blocks))]
-    sequence = linear_sum_assignment(np.array([[value for value, _ in row] for row in totals]))[1]
+    sequence = _matched(np.array([[value for value, _ in row] for row in totals]))
     return [unit for k, b in enumerate(sequence) for unit in totals[k][b][1]]
 
 
@@ -83,7 +89,7 @@ def _few_blocks(space: Arrangements, costs: Floats, blocks: Sequence[Sequence[in
 
 def _improved(space: Arrangements, costs: Floats) -> Units:
     """From the repaired free assignment, the best move again and again until none improves."""
-    free = np.asarray(linear_sum_assignment(costs)[1], dtype=np.int64)
+    free = _matched(costs)
     best, draw = space.repair(free), np.random.default_rng(0)
     for _ in range(ROUNDS):
         rows = space.neighbours(best, draw)

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from statistics import mean
 
 from fut.display import format as present
+from fut.display.scale import NATS
 from fut.questions.curriculum.result import Curriculum
 
 
 def text(answer: Curriculum) -> str:
     """The answer for people."""
-    unit, nats = answer.unit, answer.unit == "nats/token"
+    unit = answer.unit
 
     def value(loss: float) -> str:
-        return present.loss(loss) if nats else present.amount(loss, unit)
+        return present.loss(loss, unit)
 
     estimate, search, interval = answer.estimate, answer.search, "no interval"
     if estimate.interval is not None:
@@ -39,15 +40,15 @@ def _truths(answer: Curriculum, value: Callable[[float], str]) -> list[str]:
         return lost
     if truths.retrained_loss is None:
         return ["nothing was retrained: --verify K retrains the found order beside K random and the named ones"]
+    columns = 4 if answer.unit == NATS else 3
     rows = [["retrained", "loss", "gain", "in perplexity"]]
     rows.append(["found order", value(truths.retrained_loss), "", ""])
     for name, loss in answer.rivals.items():
         gain = answer.gain(loss)
         rows.append([name, value(loss), f"{gain['value']:+.5f}", present.number(gain["perplexity"], "+.4f")])
-    spread = (
-        [] if truths.random_sd is None else [f"order noise (sd of random orders): {truths.random_sd:.2g} {answer.unit}"]
-    )
-    return ["", present.columns(rows), *spread, *lost, *_elsewhere(answer)]
+    sd = truths.random_sd
+    spread = [] if sd is None else [f"order noise (sd of random orders): {present.amount(sd, answer.unit, '.2g')}"]
+    return ["", present.columns([row[:columns] for row in rows]), *spread, *lost, *_elsewhere(answer)]
 
 
 def _elsewhere(answer: Curriculum) -> list[str]:

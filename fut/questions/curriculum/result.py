@@ -11,6 +11,7 @@ import numpy as np
 
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import flat_fields, from_fields, jsonable_fields, perplexity
+from fut.display.scale import NATS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,7 +161,7 @@ class Curriculum(Displayable):
     cost: SearchCost
     estimator: str
     readout: str = "probe"
-    unit: str = "nats/token"
+    unit: str = NATS
 
     def gain(self, against: float) -> dict[str, float | None]:
         """How much better than another loss the found order retrained is (estimated, where nothing was retrained).
@@ -170,7 +171,7 @@ class Curriculum(Displayable):
         retrained = self.truths.retrained_loss
         value = self.estimate.estimated_loss if retrained is None else retrained
         sign = -1.0 if self.truths.maximize else 1.0
-        nats = self.unit == "nats/token"
+        nats = self.unit == NATS
         return {
             "value": sign * (against - value),
             "perplexity": sign * (perplexity(against) - perplexity(value)) if nats else None,
@@ -201,7 +202,7 @@ class Curriculum(Displayable):
 
     def as_dict(self) -> dict[str, Any]:
         """The fields of all parts side by side, with what follows from them."""
-        truths, nats = self.truths, self.unit == "nats/token"
+        truths, nats = self.truths, self.unit == NATS
         content = flat_fields(self)
         for name in ("best_random_loss", "mean_random_loss", "random_sd", "best_heuristic", "best_heuristic_loss"):
             content[name] = getattr(truths, name)

@@ -11,7 +11,7 @@ import numpy as np
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from fut.data.probe_groups import Group
-from fut.display.format import brief, nbytes
+from fut.display.format import amount, brief, nbytes
 from fut.divergence import divergence_note
 from fut.errors import UsageError
 from fut.estimation.changes import PassPlan
@@ -171,11 +171,14 @@ def _answer(
         )
     trained = len(fitted_on.rows) + len(compared.rows) - len(lost) - len(more)
     diverged = divergence_note(trained, [*lost, *more]) if lost or more else ""
+    unit = service.truths(PROBE).unit
     fitted = fit_maps(maps, places, fitted_on, fit_truth)
     references = [
         [service.truths(name).reference for name in groups.readouts(item, row)] for row, item in enumerate(items)
     ]
-    note = TRUTH if method_of(request.estimator).capabilities.trains else _note(fitted, fitted_on) + _sampled(maps)
+    note = (
+        TRUTH if method_of(request.estimator).capabilities.trains else _note(fitted, fitted_on) + _sampled(maps, unit)
+    )
     note += f"; {caution}" if caution else ""
     return Memorization(
         request.estimator,
@@ -197,6 +200,7 @@ def _answer(
         fitted.check(items, compared, truth),
         list(run.rates),
         request.showing,
+        unit,
     )
 
 
@@ -209,10 +213,14 @@ def _note(fitted: Fitted, cells: Cells) -> str:
     )
 
 
-def _sampled(maps: Maps) -> str:
+def _sampled(maps: Maps, unit: str) -> str:
     """What is known of the error without retraining: that of the sample of coordinates."""
     sd = float(np.sqrt(maps.variances[0]).mean())
-    return f"; the sampling error over coordinates alone is {sd:.2g} nats/token on the items themselves" if sd else ""
+    return (
+        f"; the sampling error over coordinates alone is {amount(sd, unit, '.2g')} on the items themselves"
+        if sd
+        else ""
+    )
 
 
 def _cells(steps: int, request: ResolvedRequest, places: Sequence[int]) -> tuple[Cells, Cells]:

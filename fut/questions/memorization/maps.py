@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
 
 from estimators.orders.order import Order
 from fut.data.probe_groups import Group
@@ -158,10 +157,12 @@ class CellFit:
     def half_widths(self, estimates: ArrayLike, scales: ArrayLike) -> Floats:
         """Half-widths of 90 % prediction intervals: Student's, exact for normal residuals of these scales, or `reach` where that
         is wider, as it is where errors have heavier tails."""
+        from scipy.special import stdtrit
+
         guess, scale = np.asarray(estimates, dtype=float), np.asarray(scales, dtype=float)
         ratio = np.divide(guess, scale, out=np.zeros_like(guess * scale), where=scale > 0)
         leverage = ratio**2 / self.spread if self.spread > 0 and self.slope != 1 else 0.0
-        widths: Floats = student.ppf(0.5 + LEVEL / 2, self.freedom) * self.sd * scale * np.sqrt(1.0 + leverage)
+        widths: Floats = stdtrit(self.freedom, 0.5 + LEVEL / 2) * self.sd * scale * np.sqrt(1.0 + leverage)
         return np.maximum(widths, self.reach * scale)
 
 
@@ -194,7 +195,9 @@ def conformal_quantile(errors: ArrayLike) -> float:
     count, rank = len(sizes), LEVEL * (len(sizes) + 1)
     if rank <= count:
         return float(np.interp(rank, np.arange(1, count + 1), sizes))
-    wanted, held = (student.ppf(0.5 + level / 2, count - 1) for level in (LEVEL, count / (count + 1)))
+    from scipy.special import stdtrit
+
+    wanted, held = (stdtrit(count - 1, 0.5 + level / 2) for level in (LEVEL, count / (count + 1)))
     return float(sizes[-1] * wanted / held)
 
 

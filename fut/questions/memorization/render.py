@@ -9,6 +9,7 @@ import numpy as np
 
 from fut.display.format import columns, interval, number
 from fut.display.picture import save
+from fut.display.scale import shown_unit
 from fut.questions.memorization.maps import ABSENT, KINDS
 from fut.questions.memorization.result import Memorization
 
@@ -33,10 +34,11 @@ def memorization(answer: Memorization) -> str:
         ]
         for kind in KINDS
     ]
+    unit = shown_unit(answer.unit)
     general, pairs = answer.generalization, len(answer.items) * len(answer.probe_groups.groups)
     lines = [
         f"{len(answer.items)} item{'' if len(answer.items) == 1 else 's'} over {answer.steps} steps, by {answer.estimator}; "
-        "means over items in nats/token, against the reference order (negative is better)",
+        f"means over items{f' in {unit}' if unit else ''}, against the reference order (negative is better)",
         "",
         columns([header, *rows]),
         "",
@@ -119,7 +121,8 @@ def picture(answer: Memorization, path: Path) -> Path:
     for axis, kind in zip(maps, KINDS, strict=True):
         _map(figure, axis, answer, kind)
     _retention(curves, answer)
-    figure.suptitle("loss with item i at step j minus the loss in the reference order [10⁻³ nats/token]", fontsize=10)
+    unit = f"10⁻³ {shown_unit(answer.unit)}".rstrip()
+    figure.suptitle(f"loss with item i at step j minus the loss in the reference order [{unit}]", fontsize=10)
     return save(figure, path)
 
 

@@ -1,7 +1,7 @@
 """Memorization and generalization: the loss on an item, and on held-out text near and far, by the step the item stands at.
 
 A map has a row per item i and a column per step j: the loss after training with item i at step j, all others kept in
-their order, minus the loss in the reference order [nats/token]; negative is better, and 0 at the item's own step exactly.
+their order, minus the loss in the reference order, in its unit; negative is better, and 0 at the item's own step exactly.
 Four maps: `own` (on the item itself), `near` and `far` (on the groups of held-out samples most and least like it) and
 `probe` (on the whole probe set). Beside them, presence against absence: the loss after training without the item, its step
 going on with what else it holds (a step left empty has a zero gradient; memory and decay still act), minus the reference
@@ -11,7 +11,7 @@ expectation over runs), positive where having the item lowers the loss.
 `Memorization.as_dict()`, as it is kept in `RUN/answers/memorization-<key>.json`:
 
     question         "memorization"
-    estimator, unit  who answers; "nats/token"
+    estimator, unit  who answers; of the loss
     steps, showing   T; which of its showings an item is moved from (-1 the last)
     items, places    [n] item numbers of the rows; their own steps
     reference_losses {kind: [n]} losses in the reference order, kind one of own, near, far, probe
@@ -38,10 +38,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import spearmanr
 
 from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.display.numbers import flat_fields, from_fields, jsonable_fields
+from fut.display.scale import NATS
 from fut.estimation.ranking import best as best_of
 from fut.estimation.ranking import worst as worst_of
 from fut.questions.memorization.maps import CellFit, Checked, Floats, ProbeGroups
@@ -91,7 +91,7 @@ class Memorization(Displayable):
     checked: dict[str, Checked] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
     showing: int = -1
-    unit: str = "nats/token"
+    unit: str = NATS
     question: str = "memorization"
 
     @property
@@ -230,4 +230,6 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
     """Spearman's; None where one of both does not vary."""
     if np.ptp(np.asarray(a)) == 0 or np.ptp(np.asarray(b)) == 0:
         return None
+    from scipy.stats import spearmanr
+
     return float(spearmanr(a, b).statistic)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fut.display.notebook import COLOURS, GREY, MARKERS, Displayable, labelled
 from fut.display.numbers import jsonable, perplexity
+from fut.display.scale import NATS
 from fut.protocols import Value
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Change:
     @property
     def perplexity(self) -> float | None:
         """exp(value) per token; None for a read-out that is no loss in nats/token."""
-        return perplexity(self.value) if self.unit == "nats/token" else None
+        return perplexity(self.value) if self.unit == NATS else None
 
     @property
     def perplexity_delta(self) -> float | None:

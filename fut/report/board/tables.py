@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import t as student
 
 from estimators.intervals import LEVEL
 from estimators.orders.order import Order, random_steps
@@ -79,6 +77,8 @@ class Table:
 def _fit(calibrated: Calibrated) -> dict[str, Any]:
     """What the page needs for `Calibration.nearer`, `correct` and `interval`. least: the share of the variance that every
     interval has beside the residual's own."""
+    from scipy.special import stdtrit
+
     fit = calibrated.fit
     return {
         "offset": fit.offset,
@@ -88,7 +88,7 @@ def _fit(calibrated: Calibrated) -> dict[str, Any]:
         "least": 0.0 if fit.anchored else 1 / fit.count,
         "mean": fit.mean,
         "spread": fit.spread,
-        "quantile": float(student.ppf(0.5 + LEVEL / 2, fit.freedom)),
+        "quantile": float(stdtrit(fit.freedom, 0.5 + LEVEL / 2)),
     }
 
 
@@ -240,6 +240,8 @@ def _truths(run: Context, places: dict[tuple[int, ...], int]) -> Iterator[tuple[
 
 
 def _assigned(table: Table) -> list[Arrangement]:
+    from scipy.optimize import linear_sum_assignment
+
     lowest, highest = (linear_sum_assignment(sign * table.worth)[1].tolist() for sign in (1, -1))
     group = "by this table"
     return [Arrangement(group, "lowest prediction", lowest), Arrangement(group, "highest prediction", highest)]

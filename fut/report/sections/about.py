@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fut.artifacts.directory import MODEL
 from fut.data.dataset import Dataset
+from fut.display.scale import NATS, shown_unit
 from fut.methods.settings import Config
 from fut.report.section import Section
 
@@ -25,8 +26,9 @@ class About:
     Args:
         name: of the run's directory.
         words: sentences on what was trained.
-        start: loss before the window [nats/token].
-        reference: loss after it, in the reference order [nats/token].
+        start: loss before the window.
+        reference: loss after it, in the reference order.
+        unit: of the loss.
         facts: label and value, hashes and versions among them.
     """
 
@@ -34,14 +36,15 @@ class About:
     words: list[str]
     start: float
     reference: float
+    unit: str
     facts: list[tuple[str, str]]
 
 
 def describe_run(run: Context) -> About:
     """Read from the run's manifest and summary alone: no model is built."""
     name = Path(run.path).resolve().name or str(run.path)
-    words = [_model(run), _training(run.config, str(run.summary["source"])), _judged(run.config)]
-    return About(name, words, float(run.summary["start_loss"]), run.reference_loss, _facts(run))
+    words = [_model(run), _training(run.config, str(run.summary["source"])), _judged(run)]
+    return About(name, words, float(run.summary["start_loss"]), run.reference_loss, run.problem.unit, _facts(run))
 
 
 def _model(run: Context) -> str:
@@ -71,12 +74,14 @@ def _training(config: Config, source: str) -> str:
     )
 
 
-def _judged(config: Config) -> str:
-    return (
-        "It is judged by its mean loss on held-out data, the probe set"
-        + (f" of {config.data.probe} sequences" if not config.model.loss else "")
-        + ": in nats/token, where lower is better; perplexity is exp(loss)."
-    )
+def _judged(run: Context) -> str:
+    """On what, and in which unit."""
+    probe, of_text = run.problem.data.probe, run.summary["source"] != Dataset.source
+    size = _counted(sum(len(chunk[0]) for chunk in probe), "sequence") if of_text else _counted(len(probe), "item")
+    unit = shown_unit(run.problem.unit)
+    said = f": in {unit}, where lower is better" if unit else "; lower is better"
+    more = "; perplexity is exp(loss)" if unit == NATS else ""
+    return f"It is judged by its mean loss on held-out data, the probe set of {size}{said}{more}."
 
 
 def _schedule(run: Context) -> str:

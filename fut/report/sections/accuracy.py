@@ -9,7 +9,7 @@ from typing import Any
 
 from fut.display.agreement import BY_KEY, summary
 from fut.display.format import amount, number
-from fut.display.scale import minus
+from fut.display.scale import minus, shown_unit
 from fut.methods.registry import METHODS, base_name, is_baseline, method_of
 from fut.methods.reweighting.terms import stored_config
 from fut.questions.accuracy.leave_out import Datamodel
@@ -153,7 +153,7 @@ def tiles(record: RunRecord) -> list[Tile]:
     error, baseline = (bare(row[name], result.unit, ".2g") for name in ("mae", "mae_reference"))
     words = (
         f"less error than the answer “the order does not matter”: {best} is off by {error} on average, that answer by "
-        + f"{baseline} {result.unit}".rstrip()
+        + f"{baseline} {shown_unit(result.unit)}".rstrip()
         + f", on {count} retrained random orders."
     )
     if row.get("spearman") is not None:

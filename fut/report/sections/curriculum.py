@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from estimators.orders.order import Order
 from fut.display.format import amount
 from fut.display.numbers import perplexity
-from fut.display.scale import Scale, labelled, minus
+from fut.display.scale import NATS, Scale, labelled, minus
 from fut.questions.curriculum.result import Curriculum
 from fut.report.board.tables import Arrangement, cards_of
 from fut.report.charts.scatter import DOT, beside, stacked
@@ -117,7 +117,7 @@ def _search(run: Context, answer: Curriculum) -> Search:
     return Search(
         answer,
         _headline(answer),
-        header if answer.unit == "nats/token" else header[:2],
+        header if answer.unit == NATS else header[:2],
         list(_rivals(answer)),
         _compared(answer),
         _progress(answer),
@@ -129,7 +129,7 @@ def _search(run: Context, answer: Curriculum) -> Search:
 
 def _headline(answer: Curriculum) -> str:
     value = minus(amount(_value(answer), answer.unit))
-    shown = f", perplexity {perplexity(_value(answer)):.4f}" if answer.unit == "nats/token" else ""
+    shown = f", perplexity {perplexity(_value(answer)):.4f}" if answer.unit == NATS else ""
     how = "retrained" if answer.truths.retrained_loss is not None else "estimated, not retrained yet"
     return f"{value}{shown}, {how}"
 
@@ -147,7 +147,7 @@ def _rivals(answer: Curriculum) -> Iterator[list[str]]:
         if value is not None:
             change = _value(answer) - value
             row = [name, bare(change, answer.unit)]
-            if answer.unit == "nats/token":
+            if answer.unit == NATS:
                 row.append(minus(f"{perplexity(_value(answer)) - perplexity(value):+.4f}"))
             yield row
 

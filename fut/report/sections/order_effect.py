@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fut.display.numbers import perplexity
+from fut.display.scale import NATS
 from fut.report.charts.scatter import spread
 from fut.report.effects import page_effects
 from fut.report.entries import Missing, Tile
@@ -33,7 +34,7 @@ def tiles(record: RunRecord) -> list[Tile]:
         words = "Not known: fewer than two random orders have been retrained."
         return [Tile(question, words, missing=verify_command(record))]
     share = f"{100 * known.better:.0f} % of them end below the reference order."
-    if unit == "nats/token":
+    if unit == NATS:
         low, high = (perplexity(known.mean + s * known.sd) for s in (-1, 1))
         share += f" In perplexity, mean ± standard deviation is {low:.3f} to {high:.3f}."
     words = f"is the standard deviation over {known.count} retrained random orders; {share}"

@@ -146,7 +146,7 @@ function startBoard(data) {
 
   function inWords() {
     const { value, delta } = main.predict(order);
-    const unit = main.unit ? ` ${main.unit}` : "";
+    const unit = main.unit && main.unit !== "loss" ? ` ${main.unit}` : "";
     const side = delta < 0 ? "below" : "above";
     const than = delta === 0 ? "as the reference order" : `${amount(Math.abs(delta), main.unit, false)} ${side} the reference order`;
     return `Predicted ${amount(value, main.unit, false)}${unit}, ${than}.`;

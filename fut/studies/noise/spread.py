@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import chi2
 
 from fut.display.numbers import jsonable_fields
 
@@ -39,6 +38,8 @@ class OrderEffect:
 
 def order_effect(values: ArrayLike, reference: float, level: float = LEVEL) -> OrderEffect:
     """The spread of the values of n random orders; ValueError for fewer than two, or for any that is not finite."""
+    from scipy.stats import chi2
+
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
         raise ValueError(f"order effect: expected a list of n >= 2 finite values, got {array.shape}")

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fut
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from fut.divergence import named
 from fut.errors import FutWarning
+from fut.methods.adjoint.identity import open_expansion
+from fut.methods.expansion.spec import Trajectory
 from fut.questions.curriculum.evaluator import Budget
 from fut.questions.curriculum.search import search
 from fut.questions.domains.result import Domains, Entry
 
 STEPS = 12
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 6))
+
+
+def squared(module: nn.Module, one: Tensor) -> Tensor:
+    return (module(one) - one).square().mean()
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +50,8 @@ def steep(tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
     return fut.train(
         tmp_path_factory.mktemp("steep") / "run",
         config,
-        module=nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 6)),
-        loss=lambda module, one: (module(one) - one).square().mean(),
+        module=network(),
+        loss=squared,
         data=fut.Dataset(items, tuple((x[i],) for i in range(STEPS, 16))),
         device="cpu",
     )
@@ -59,9 +71,46 @@ def test_verify_names_orders_that_diverge_and_compares_the_others(steep: fut.Run
     assert found.as_dict()["diverged"] == found.diverged
 
 
-def test_a_run_of_the_trajectory_that_diverges_is_named(steep: fut.Run) -> None:
-    with pytest.raises(DivergenceError, match=r"order .* one of the 4 runs of the trajectory, diverges in step"):
+def test_a_run_of_the_trajectory_that_diverges_is_named_and_another_stands_in_its_place(steep: fut.Run) -> None:
+    with pytest.warns(FutWarning, match="diverges where it is trained for the adjoint's trajectory; another stands in"):
         steep.cache(["adjoint"])
+    about = open_expansion(steep.context).spec.trajectory
+    assert 0 < len(about.left_out) <= 3 * about.count
+    assert about.count == len(set(about.members)) == 4
+    for order in about.members:
+        assert not diverges(steep, order)
+    for number in about.left_out:
+        assert diverges(steep, about.run(number))
+    facts = steep.info()
+    assert named(about.run(about.left_out[0])) in facts["adjoint_left_out"]
+    assert facts["adjoint"]["left_out"] == list(about.left_out)
+    whole = steep.whatif("reverse").changes[0].value
+    again = fut.open(steep.path, module=network(), loss=squared, device="cpu")
+    again.cache(["adjoint"])  # finds all there
+    assert again.whatif("reverse").changes[0].value == whole
+    again.cache(["adjoint"], readouts=["item:3"])
+    assert np.isfinite(again.whatif("reverse", readouts=["item:3"], known=False).changes[0].value)
+
+
+def test_where_most_orders_diverge_the_adjoint_says_so(steep: fut.Run, tmp_path: Path) -> None:
+    run = fut.open(shutil.copytree(steep.path, tmp_path / "run"), module=network(), loss=squared, device="cpu")
+    shutil.rmtree(run.path / "adjoint", ignore_errors=True)
+    seeds = (Trajectory(run.context.problem, True, 1, seed) for seed in range(200))
+    about = next(found for found in seeds if all(diverges(run, found.run(number)) for number in range(4)))
+    adjoint = run.context.config.adjoint.model_copy(update={"num_runs": 1, "seed": about.seed})
+    with (
+        pytest.warns(FutWarning),
+        pytest.raises(DivergenceError, match="expected at least a quarter of the orders to train"),
+    ):
+        run.cache(["adjoint"], adjoint=adjoint)
+
+
+def diverges(run: fut.Run, order: Order) -> bool:
+    """Whether its loss is not finite, or so large that it is about not to be."""
+    try:
+        return run.retrain(order).loss > 1e6
+    except DivergenceError:
+        return True
 
 
 def test_calibration_goes_on_without_an_order_that_diverges(make_run: Callable[..., fut.Run], monkeypatch: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from plain_torch import config
@@ -76,11 +74,3 @@ def test_too_few_that_train_are_refused(run: fut.Run) -> None:
         DivergenceError, match="verify: expected at least 2 orders that train, got 0; 2 of 2 orders diverged"
     ):
         run.verify(orders=2, seed=seed, estimators=["reference"])
-
-
-def test_a_run_of_the_trajectory_that_diverges_is_named(run: fut.Run, tmp_path: Path) -> None:
-    with pytest.raises(
-        DivergenceError,
-        match=r"order [0-9a-f]{12} \(\[.*one of the 4 runs of the trajectory, diverges in step .*adjoint\.seed",
-    ):
-        run.cache(["adjoint"])

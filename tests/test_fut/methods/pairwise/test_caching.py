@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import Cli, MakeRun, contents, flip, small_config, term_contents
+from small import ASKED, Cli, MakeRun, contents, flip, small_config, term_contents
 from torch import Tensor
 
 import fut
@@ -153,6 +153,37 @@ def test_a_cache_killed_while_its_store_was_laid_down_is_resumed(
     said = cli("cache", own_run, "--terms", "all", "--device", "cpu", "--json")
     assert said.status == 0, said.err
     assert contents(own_run) == contents(small_run.path)
+
+
+@pytest.mark.parametrize("left", ["no manifest", "no metadata of a term"])
+def test_an_expansion_killed_while_its_store_was_laid_down_is_finished_by_python(
+    make_run: MakeRun, tmp_path: Path, left: str
+) -> None:
+    whole = make_run().path
+    path = Path(shutil.copytree(whole, tmp_path / "run", ignore=ASKED))
+    terms = path / "adjoint" / "terms"
+    shutil.rmtree(terms / "ledger")
+    if left == "no manifest":
+        (terms / "manifest.json").unlink()
+        shutil.rmtree(terms / "arrays")
+    else:
+        shutil.rmtree(terms / "arrays" / "centre")
+    run = fut.open(path, device="cpu")
+    with pytest.raises(fut.NotCachedError, match="repeat `fut cache RUN --terms adjoint`"):
+        run.estimate(["reverse"], "adjoint", known=False)
+    run.cache(["adjoint"])
+    assert contents(path) == contents(whole)
+    assert [run.estimate([o], "adjoint", known=False)[0].value for o in ("reverse", "random:3")] == [
+        fut.open(whole, device="cpu").estimate([o], "adjoint", known=False)[0].value for o in ("reverse", "random:3")
+    ]
+
+
+def test_what_a_kill_left_half_written_is_removed_by_python_too(own_run: Path, small_run: fut.Run) -> None:
+    (own_run / "terms" / "manifest.json.1-abc-0.part").write_text("{")
+    fut.open(own_run, device="cpu").cache(["gradient"])
+    assert sorted(p.name for p in (own_run / "terms").iterdir()) == sorted(
+        p.name for p in (small_run.path / "terms").iterdir()
+    )
 
 
 def test_a_partly_cached_run_says_what_to_run(own_run: Path) -> None:
