@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from estimators.position_table import best_assignment
 from fut.artifacts.archive import RunArchive
 from fut.estimation.attributions import Attributions, attributions
 from fut.estimation.facts import ContextFacts
+from fut.estimation.order_noise import local_noise
 from fut.estimation.service import EstimationService
 from fut.methods import build
 from fut.methods.adjoint.config import AdjointConfig
@@ -29,8 +31,15 @@ from fut.orders.files import write_order_file
 from fut.orders.parsing import OrderLike, named_orders, order_of
 from fut.orders.scores import Difficulty, difficulty
 from fut.questions.context import QuestionContext
+from fut.questions.question import Question
+from fut.questions.question import Request as Asked
+from fut.questions.registry import question_of
 from fut.readouts.readout import PROBE
-from fut.resources.device import computes
+from fut.resources.device import computes, environment
+from fut.studies.base import Study, StudyContext
+from fut.studies.registry import study_of
+from fut.training.branching import TrainedBranches
+from fut.version import __version__
 
 Names = Sequence[str] | None
 """Names, or one alone as a string; None for what is usual."""
@@ -40,6 +49,31 @@ def question_context(context: Context) -> QuestionContext:
     """What questions about an opened run are asked of."""
     return QuestionContext(
         ContextFacts(context), EstimationService(context), RunArchive(context.path, context.owner), context.progress
+    )
+
+
+def asked_of(request: Asked[Any], context: Context) -> tuple[Question[Any, Any] | Study[Any, Any], Any]:
+    """The question or the study that a request is of, and what it is asked of; UsageError for neither."""
+    if (study := study_of(request)) is not None:
+        return study, study_context(context, getattr(request, "readout", PROBE))
+    return question_of(request), question_context(context)
+
+
+def study_context(context: Context, readout: str = PROBE) -> StudyContext:
+    """What studies of an opened run are asked of, about one read-out."""
+    context.readouts.admit([readout])
+    service, method = EstimationService(context), default_estimator(context)
+    truths = service.truths(readout)
+    ready = service.is_ready(method, truths.readout)
+    about = environment(context.device) | {"fut": __version__}
+    return StudyContext(
+        context.reference,
+        truths,
+        RunArchive(context.path, context.owner),
+        context.progress,
+        TrainedBranches(context.problem, context.state(0), truths.unit, about),
+        service.estimates(method, truths.readout, known=False) if ready else None,
+        local_noise(context, truths.readout),
     )
 
 

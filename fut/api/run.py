@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from torch import nn
 
@@ -13,8 +13,7 @@ from estimators.orders.order import Order
 from estimators.replay import Listener
 from fut.api import info
 from fut.api import integrity as inspection
-from fut.api.questions import Names, RunMethods, RunOrders, question_context
-from fut.api.studies import ask_study
+from fut.api.questions import Names, RunMethods, RunOrders, asked_of
 from fut.data.dataset import Dataset
 from fut.estimation.results import Endpoint, Estimates
 from fut.methods import build
@@ -36,12 +35,10 @@ from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
 from fut.questions.memorization.ask import MemorizeRequest
 from fut.questions.question import Request, require_list
-from fut.questions.registry import question_of
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.readouts.readout import PROBE, UserFunction
 from fut.report import SAMPLES, Report, write_report
 from fut.resources.device import computes
-from fut.studies.registry import study_of
 from fut.training.trainer import Retrained
 from storage import Damage
 
@@ -173,11 +170,7 @@ class Run:
 
     # --- answers
 
-    @overload
-    def ask(self, request: Request[A], say: Callable[[str], object] | None = None) -> A: ...
-    @overload
-    def ask(self, request: Any, say: Callable[[str], object] | None = None) -> Any: ...
-    def ask(self, request: Any, say: Callable[[str], object] | None = None) -> Any:
+    def ask(self, request: Request[A], say: Callable[[str], object] | None = None) -> A:
         """Any question's answer, or any study's.
 
         Args:
@@ -188,16 +181,15 @@ class Run:
             The answer; what was asked at some cost is kept in the run.
 
         Raises:
-            UsageError: for a request of no question in `fut.questions.registry` and no study in `fut.studies.registry`.
+            UsageError: for a request of no question in `fut.questions.registry`, and of no study in `fut.studies.registry`.
         """
-        if (study := study_of(request)) is not None:
-            return ask_study(study, self.context, request, say)
-        question, context = question_of(request), question_context(self.context)
+        question, context = asked_of(request, self.context)
         self.context.readouts.admit(_named(request))
         if say is not None:
             for line in question.costs(request, context):
                 say(line)
-        return question.ask(request, context)
+        answer: A = question.ask(request, context)
+        return answer
 
     def estimate(
         self,

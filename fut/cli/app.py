@@ -204,7 +204,7 @@ for question in QUESTIONS:
     if question.command:
         app.command(question.name)(command(question))
 for study in STUDIES:
-    if issubclass(study.request, Request):  # its fields have flags
+    if study.command and issubclass(study.request, Request):  # its fields have flags
         app.command(study.name)(command(study))
 
 

@@ -9,13 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 from fut.artifacts.kept import keeping
-from fut.cli.options import Device, Json, RunPath, Trust, answer, open_run, progress, say
+from fut.cli.options import Device, Json, Trust, answer, open_run, progress, say
+from fut.cli.questions import command
 from fut.errors import UsageError
+from fut.questions.question import READOUT_HELP
 from fut.readouts.readout import PROBE
+from fut.studies.noise.study import NOISE
 
 MEASURE = "run"
 """The command that stands where a run is named in place of one."""
-PICTURE = "answers/noise.png"
 
 
 class RunOrCommand(TyperGroup):
@@ -31,42 +33,13 @@ noise = typer.Typer(
     no_args_is_help=True,
     help="How much of the difference between two runs is only the order of the data? `fut noise RUN` measures it.",
 )
-Readout = Annotated[
-    str, typer.Option(help="probe, accuracy, item:I, or package.module:name of a function of the module")
-]
+Readout = Annotated[str, typer.Option(help=READOUT_HELP)]
 Orders = Annotated[int, typer.Option(help="random orders to retrain")]
 Seed = Annotated[int, typer.Option(help="seed of the orders")]
 Plot = Annotated[Path | None, typer.Option(help="PNG to draw")]
 
 
-@noise.command(MEASURE)
-def measure(
-    path: RunPath,
-    orders: Orders = 16,
-    seed: Seed = 0,
-    window: Annotated[int, typer.Option(help="steps at the end of the run, over which orders differ; 0 for all")] = 0,
-    readout: Readout = PROBE,
-    bracket: Annotated[bool, typer.Option("--bracket", help="take Hessian-vector products too")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="PNG of weights and spreads; default: answers/noise.png in the run")
-    ] = None,
-    trust: Trust = False,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """The spread of a read-out over random orders: retrained, and estimated without training."""
-    from fut.studies.noise import render
-    from fut.studies.noise.study import NoiseRequest
-
-    request = NoiseRequest(orders, seed, window, bracket, readout)
-    run = open_run(path, device, as_json, trust)
-    found = run.ask(request, lambda line: say(line, as_json))
-    content, text = found.as_dict(), render.text(found)
-    file = plot or path / PICTURE
-    with keeping("the picture", file):
-        picture = render.draw(found, file)
-        content, text = content | {"plot": str(picture)}, f"{text}\npicture: {picture}"
-    answer(content, text, as_json)
+noise.command(MEASURE)(command(NOISE))
 
 
 @noise.command()
@@ -113,7 +86,7 @@ def seeds(
     as_json: Json = False,
 ) -> None:
     """How many runs a comparison needs, where every run is in a random order."""
-    from fut.api.studies import study_context
+    from fut.api.questions import study_context
     from fut.studies.noise.seeds import SeedsRequest, ask, text
 
     if delta is None:

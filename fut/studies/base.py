@@ -36,9 +36,9 @@ class StudyContext:
     truths: Truths
     archive: Archive
     progress: Progress
-    local: LocalAsker | None = None
     branches: Branches | None = None
     estimates: Estimates | None = None
+    local: LocalAsker | None = None
 
     @property
     def consumed(self) -> int:
@@ -66,6 +66,7 @@ class Study(Generic[R, A]):
         draw: (answer, PNG to write) -> that path; None for a study without a picture.
         picture: (answer, request) -> the picture's default path within the run.
         picture_help: what the picture shows.
+        command: whether the command is made of the request's fields; False where it is written by hand.
     """
 
     name: str
@@ -79,3 +80,4 @@ class Study(Generic[R, A]):
     draw: Callable[[A, Path], Path] | None = None
     picture: Callable[[A, R], str] | None = None
     picture_help: str = "PNG of the answer; default: in the run"
+    command: bool = True

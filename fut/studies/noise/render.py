@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fut.display.format import amount, columns, number
 from fut.display.picture import save
-from fut.studies.noise.study import OrderNoise
+from fut.studies.noise.result import OrderNoise
 
 NAMES = {
     "closed form": "impulse weights, closed form",
@@ -15,6 +15,8 @@ NAMES = {
 }
 TRUSTED = 0.5
 """Rank correlation with retraining below which an estimate is warned of."""
+ENOUGH = 8
+"""Orders from which such a correlation says something."""
 
 
 def text(found: OrderNoise) -> str:
@@ -86,8 +88,9 @@ def _local(found: OrderNoise) -> list[str]:
         "orders agree; Spearman does. Closed forms are of all orders and have no interval; `by retrained` is over the same "
         "orders."
     )
-    poor = [NAMES[name] for name, own in found.estimates.items() if own.spearman is not None and own.spearman < TRUSTED]
-    if poor:
+    ranked = {name: own.spearman for name, own in found.estimates.items() if own.spearman is not None}
+    poor = [NAMES[name] for name, spearman in ranked.items() if spearman < TRUSTED]
+    if poor and len(found.values) >= ENOUGH:
         lines.append(
             f"Do not trust {' and '.join(poor)} here: single orders come out otherwise (Spearman below {TRUSTED}). The rate is "
             "too high for a window of so many steps; take a shorter --window."

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -13,12 +11,16 @@ from scipy.stats import spearmanr
 from estimators.orders.order import Order, random_orders
 from fut.errors import UsageError
 from fut.estimation.order_noise import LocalNoise
+from fut.questions.question import READOUT_HELP, Request, option
+from fut.readouts.readout import PROBE
 from fut.studies.base import Study, StudyContext
+from fut.studies.noise import render
+from fut.studies.noise.result import Estimated, OrderNoise
 from fut.studies.noise.spread import OrderEffect, order_effect
 
 
 @dataclass(frozen=True)
-class NoiseRequest:
+class NoiseRequest(Request[OrderNoise]):
     """How much the order matters, measured by retraining and estimated without.
 
     Args:
@@ -32,13 +34,14 @@ class NoiseRequest:
         UsageError: for fewer than 2 orders, or a window below 0 or of one step.
     """
 
-    orders: int = 16
-    seed: int = 0
-    window: int = 0
-    bracket: bool = False
-    readout: str = "probe"
+    orders: int = option(16, help="random orders to retrain")
+    seed: int = option(0, help="seed of the orders")
+    window: int = option(0, help="steps at the end of the run, over which orders differ; 0 for all")
+    bracket: bool = option(False, help="take Hessian-vector products too, of what is left without memory")
+    readout: str = option(PROBE, help=READOUT_HELP)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.orders < 2:
             raise UsageError(
                 f"noise: expected at least 2 orders, got {self.orders}; a spread needs more, 16 is a good number"
@@ -47,66 +50,6 @@ class NoiseRequest:
             raise UsageError(
                 f"noise: expected a window of at least 2 steps, or 0 for all, got {self.window}; correct it"
             )
-
-
-@dataclass(frozen=True)
-class Estimated:
-    """A spread over random orders by one way of estimating it, beside the retrained one.
-
-    Args:
-        sd: over random orders, in the read-out's unit.
-        interval: 90 % interval of `sd` where it is a sample's, for normal values; None for a closed form, which has none.
-        ratio: its spread by the retrained one's, over the same orders where it answers single orders.
-        spearman: rank correlation with the retrained values, order by order; None where it answers no single order. That two
-            spreads agree does not say that orders do.
-        trace: sum of the variances of all parameters; None where it is not known.
-    """
-
-    sd: float
-    interval: tuple[float, float] | None = None
-    ratio: float | None = None
-    spearman: float | None = None
-    trace: float | None = None
-
-
-@dataclass(frozen=True)
-class OrderNoise:
-    """The noise of the order of a run.
-
-    Args:
-        readout: its name.
-        unit: of all values.
-        window: steps over which orders differ.
-        spread: of the retrained orders.
-        estimates: by `closed form`, `replay` and `positions`, as far as they could be had.
-        local: what they are made of; None without a run.
-        values: of the retrained orders.
-    """
-
-    readout: str
-    unit: str
-    window: int
-    spread: OrderEffect
-    estimates: dict[str, Estimated]
-    local: LocalNoise | None
-    values: list[float]
-
-    @property
-    def difference(self) -> float:
-        """Standard deviation of the difference of two runs in random orders, sqrt(2) times that of one, in the unit."""
-        return math.sqrt(2) * self.spread.sd
-
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {
-            "unit": self.unit,
-            "steps": self.window,
-            "difference_sd": self.difference,
-            **self.spread.as_dict(),
-            "estimates": {name: asdict(found) for name, found in self.estimates.items()},
-            "local": None if self.local is None else self.local.as_dict(),
-            "values": self.values,
-        }
 
 
 def ask(request: NoiseRequest, context: StudyContext) -> OrderNoise:
@@ -119,7 +62,7 @@ def ask(request: NoiseRequest, context: StudyContext) -> OrderNoise:
     local = None if context.local is None else context.local(window, orders, request.bracket)
     estimates = {} if local is None else _estimates(local, spread, values)
     found = OrderNoise(truths.readout, truths.unit, window, spread, estimates, local, values)
-    about = asdict(request) | {"readout": truths.readout}
+    about = request.as_dict() | {"readout": truths.readout}
     context.archive.keep(NOISE.name, about, found, **about)
     return found
 
@@ -177,11 +120,22 @@ def _agreement(estimated: Sequence[float] | None, values: Sequence[float]) -> fl
     return float(spearmanr(estimated, values).statistic)
 
 
+def _costs(request: NoiseRequest, context: StudyContext) -> Sequence[str]:
+    steps, count = len(context.reference), request.orders
+    return [f"retraining at most {count} orders of {steps} steps, {count * context.consumed} gradients"]
+
+
 NOISE = Study(
     "noise",
-    "the spread of the read-out over random orders, retrained and estimated",
+    "How much of the difference between two runs is only the order: its spread, retrained and estimated without.",
     NoiseRequest,
     ask,
     aliases=("order_noise",),
+    text=render.text,
+    costs=_costs,
+    draw=render.draw,
+    picture=lambda answer, request: "answers/noise.png",
+    picture_help="PNG of weights by position and of the spreads; default: answers/noise.png in the run",
+    command=False,
 )
 """The study, for the registry."""

@@ -15,13 +15,14 @@ from user_loops import STEPS, recorded
 
 import fut
 from estimators.orders.order import random_orders
-from fut.api.studies import study_context
+from fut.api.questions import study_context
 from fut.errors import UsageError
 from fut.studies.noise import render
+from fut.studies.noise.result import OrderNoise
 from fut.studies.noise.seeds import SeedsRequest, ask, text
 from fut.studies.noise.slopes import SlopesRequest, draw, noise_slopes
 from fut.studies.noise.spread import order_effect
-from fut.studies.noise.study import NoiseRequest, OrderNoise, ending_orders
+from fut.studies.noise.study import NoiseRequest, ending_orders
 
 LOW: dict[str, Any] = {
     "schedule": {"rate": 1e-5, "kind": "constant"},
@@ -97,12 +98,14 @@ def test_steps_of_several_items_are_made_anew(make_run: MakeRun) -> None:
     other = make_run(False, **LOW, data=weighted).ask(NoiseRequest(8))
     assert list(other.estimates) == ["replay"]
     assert other.estimates["replay"].ratio == pytest.approx(1.0, abs=0.05)
+    assert other.local is not None
     assert any("items of equal weight" in note for note in other.local.notes)
 
 
 def test_a_rule_without_linear_memory_is_replayed_alone(make_run: MakeRun) -> None:
     found = make_run(False, **LOW | {"rule": {"name": "lion"}}).ask(NoiseRequest(4))
     assert list(found.estimates) == ["replay"]
+    assert found.local is not None
     assert any("linear memory" in note for note in found.local.notes)
     assert "Not computed" in render.text(found)
 
@@ -195,7 +198,7 @@ def test_a_picture_of_nothing_but_rounding_is_drawn(tmp_path: Path) -> None:
 
 
 def test_estimates_that_rank_orders_otherwise_are_warned_of(low: fut.Run) -> None:
-    found = low.ask(NoiseRequest(4))
+    found = low.ask(NoiseRequest(8))
     assert "Do not trust" not in render.text(found)
     poor = {name: replace(own, spearman=-0.2) for name, own in found.estimates.items() if name == "replay"}
     assert "Do not trust replay of frozen gradients here" in render.text(replace(found, estimates=poor))
