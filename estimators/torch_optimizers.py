@@ -1,55 +1,28 @@
 """Optimizers of torch as rules, and back: constants and memory of `torch.optim` objects, read by the tensors' names.
 
-Sources: the state and parameter groups that torch 2.13 documents. A class is translated only if it stands in `TRANSLATIONS`
-itself: a subclass may do something else.
+`translations.py` says which class is which rule.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from glob import escape
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .errors import RuleError
 from .parameters import ParameterLayout
-from .rules.adam import Adam, AdamW
 from .rules.base import Rule
 from .rules.grouped import Group, Grouped
-from .rules.momentum import Momentum
-from .rules.radam import RAdam
 from .rules.rates import GroupRates
 from .rules.sgd import SGD
 from .state import State
-
-Constants = Mapping[str, Any]
-"""A parameter group of torch without its tensors."""
-
-
-@dataclass(frozen=True)
-class Translation:
-    """How one class of optimizer is a rule.
-
-    Args:
-        optimizer: the class.
-        rules: the kinds of rules that it becomes.
-        rule: the rule of a parameter group's constants; RuleError for what it cannot express.
-        constants: arguments of the class for a rule; the inverse of `rule`.
-        buffers: torch's name of each buffer of the rule's memory.
-        clock: the rule's counters after so many steps.
-    """
-
-    optimizer: Callable[..., Optimizer]
-    rules: tuple[type[Rule], ...]
-    rule: Callable[[Constants], Rule]
-    constants: Callable[[Any], dict[str, Any]]
-    buffers: Mapping[str, str]
-    clock: Callable[[Any, int], dict[str, float]]
+from .translations import Translation, inverse_of, translation_of
 
 
 class Translated(NamedTuple):
@@ -63,78 +36,6 @@ class Translated(NamedTuple):
     rates: float
     state: State
     places: Mapping[str, tuple[int, int]]
-
-
-def _adam(constants: Constants) -> Rule:
-    _refuse(constants, maximize=False, differentiable=False)
-    kind = AdamW if constants.get("decoupled_weight_decay", False) else Adam
-    return kind(**_moments(constants), amsgrad=bool(constants["amsgrad"]))
-
-
-def _moments(constants: Constants) -> dict[str, Any]:
-    betas = (float(constants["betas"][0]), float(constants["betas"][1]))
-    return {"betas": betas, "eps": constants["eps"], "weight_decay": float(constants["weight_decay"])}
-
-
-def _adam_constants(rule: Adam) -> dict[str, Any]:
-    if rule.decay != type(rule)().decay:
-        other = AdamW.name if rule.decay == "decoupled" else Adam.name
-        raise RuleError(f"the rule `{rule.name}`: expected its usual decay, got {rule.decay}; use `{other}`")
-    return {"betas": rule.betas, "eps": rule.eps, "weight_decay": rule.weight_decay, "amsgrad": rule.amsgrad}
-
-
-def _radam(constants: Constants) -> Rule:
-    _refuse(constants, maximize=False, differentiable=False)
-    return RAdam(**_moments(constants), decay="decoupled" if constants["decoupled_weight_decay"] else "coupled")
-
-
-def _radam_constants(rule: RAdam) -> dict[str, Any]:
-    own = {"betas": rule.betas, "eps": rule.eps, "weight_decay": rule.weight_decay}
-    return own | {"decoupled_weight_decay": rule.decay == "decoupled"}
-
-
-def _adam_clock(rule: Adam | RAdam, steps: int) -> dict[str, float]:
-    b1, b2 = rule.betas
-    return {"step": float(steps), "p1": b1**steps, "p2": b2**steps}
-
-
-def _sgd(constants: Constants) -> Rule:
-    _refuse(constants, dampening=0, maximize=False, differentiable=False)
-    decay, beta = float(constants["weight_decay"]), float(constants["momentum"])
-    if not beta:
-        return SGD(weight_decay=decay)
-    return Momentum(kind="nesterov" if constants["nesterov"] else "heavy_ball", beta=beta, weight_decay=decay)
-
-
-def _sgd_constants(rule: SGD | Momentum) -> dict[str, Any]:
-    if isinstance(rule, SGD):
-        return {"weight_decay": rule.weight_decay}
-    if rule.kind == "ema":
-        raise RuleError("the rule `momentum` of kind ema: expected one that torch.optim.SGD has; use kind heavy_ball")
-    return {"momentum": rule.beta, "nesterov": rule.kind == "nesterov", "weight_decay": rule.weight_decay}
-
-
-def _count(rule: Rule, steps: int) -> dict[str, float]:
-    return {"step": float(steps)}
-
-
-_MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "largest": "max_exp_avg_sq"}
-TRANSLATIONS: tuple[Translation, ...] = (
-    Translation(torch.optim.Adam, (Adam,), _adam, _adam_constants, _MOMENTS, _adam_clock),
-    Translation(torch.optim.AdamW, (AdamW,), _adam, _adam_constants, _MOMENTS, _adam_clock),
-    Translation(torch.optim.RAdam, (RAdam,), _radam, _radam_constants, _MOMENTS, _adam_clock),
-    Translation(torch.optim.SGD, (SGD, Momentum), _sgd, _sgd_constants, {"m": "momentum_buffer"}, _count),
-)
-"""The optimizers that are rules, a line each."""
-
-NOT_RULES = {
-    "schedulefree": "its parameters in training are not those that it is evaluated at; train with a scheduled optimizer",
-    "bitsandbytes": "its memory is rounded to 8 bits by blocks; train with the optimizer of full precision",
-    "torchao": "its memory is rounded; train with the optimizer of full precision",
-    "dadaptation": "its rate depends on the gradients seen so far; take a fixed schedule",
-    "prodigyopt": "its rate depends on the gradients seen so far; take a fixed schedule",
-}
-"""Packages of optimizers that cannot be replayed, and why."""
 
 
 def from_optimizer(
@@ -210,7 +111,7 @@ def _parameter_sets(optimizers: Sequence[Optimizer], names: Mapping[int, str]) -
     """What the optimizers update, group by group; RuleError for tensors that are not the module's, or twice there."""
     sets: list[_Set] = []
     for number, optimizer in enumerate(optimizers):
-        translation = _translation(optimizer)
+        translation = translation_of(optimizer)
         for place, table in enumerate(optimizer.param_groups):
             label = str(table.get("name", f"{number}.{place}" if len(optimizers) > 1 else place))
             trained = [p for p in table["params"] if p.requires_grad]
@@ -253,19 +154,48 @@ def _state(rule: Rule, layout: ParameterLayout, named: Mapping[str, Tensor], set
     """The lifted state that the optimizers are in."""
     theta = layout.join([p.detach().clone() for p in named.values()])
     state = rule.init(theta)
-    memory = {buffer: layout.split(vector.clone()) for buffer, vector in state.memory.items()}
+    memory = {buffer: vector.clone() for buffer, vector in state.memory.items()}
     clock = dict(state.clock)
     for one in sets:
         prefix = f"{one.name}/" if isinstance(rule, Grouped) else ""
         counters = one.translation.clock(one.rule, one.steps)
         clock |= {f"{prefix}{counter}": count for counter, count in counters.items()}
-        for name, stored in one.memory.items():
-            place = layout.names.index(name)
-            for ours, theirs in one.translation.buffers.items():
-                if ours in memory and stored.get(theirs) is not None:
-                    memory[ours][place].copy_(stored[theirs])
+        own = _named(Group(name=one.name, rule=one.rule), rule)
+        for name, theirs, place in _places(one.translation, own, layout, memory, one.tensors):
+            if (stored := one.memory[name].get(theirs)) is not None:
+                place.copy_(stored.reshape(-1))
     clock["step"] = float(max(one.steps for one in sets))
-    return State(theta, {buffer: layout.join(parts) for buffer, parts in memory.items()}, clock)
+    return State(theta, memory, clock)
+
+
+def _named(group: Group, rule: Rule) -> list[tuple[str, str, bool]]:
+    """A group's buffers of memory: (name in the state, the group's own name, whether it has a number for every coordinate)."""
+    whole = isinstance(rule, Grouped)
+    return [(held if whole else own, own, "/" not in held) for held, own in group.buffers]
+
+
+def _places(
+    translation: Translation,
+    buffers: Iterable[tuple[str, str, bool]],
+    layout: ParameterLayout,
+    memory: Mapping[str, Tensor],
+    tensors: Iterable[str],
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Where a lifted state holds what torch keeps of the tensors of a group: (tensor, torch's name of the buffer, a view).
+
+    A buffer with a number for every coordinate is one vector for all groups; another is the group's own, tensor by tensor.
+    """
+    ordered = sorted(tensors, key=layout.names.index)
+    for held, ours, by_coordinate in buffers:
+        theirs, first = translation.buffers[ours], 0
+        for name in ordered:
+            number = layout.names.index(name)
+            form = translation.form(theirs, layout.shapes[number])
+            if form is None:
+                continue
+            place = layout.slices[number] if by_coordinate else slice(first, first + math.prod(form))
+            first += math.prod(form)
+            yield name, theirs, memory[held][place]
 
 
 def to_optimizer(rule: Rule, module: nn.Module, rates: float, state: State | None = None) -> list[Optimizer]:
@@ -289,13 +219,15 @@ def to_optimizer(rule: Rule, module: nn.Module, rates: float, state: State | Non
         chosen = [name for name, label in zip(layout.names, labels, strict=True) if label == group.name]
         if not chosen or not group.scale:
             continue
-        translation = _inverse(group.rule)
+        translation = inverse_of(group.rule)
         constants = translation.constants(group.rule)
         optimizer = translation.optimizer([named[name] for name in chosen], lr=group.rate(rates), **constants)
         if state is not None:
-            prefix = f"{group.name}/" if isinstance(rule, Grouped) else ""
-            steps = state.clock[f"{prefix}step"]
-            _fill(optimizer, translation, layout, state, steps, [(name, named[name]) for name in chosen])
+            steps = int(state.clock[f"{group.name}/step" if isinstance(rule, Grouped) else "step"])
+            counters = translation.counters(group.rule, steps)
+            places = _places(translation, _named(group, rule), layout, state.memory, chosen)
+            if steps or not counters:  # who counts its steps has no memory before the first
+                _fill(optimizer, translation, counters, places, named)
         made.append(optimizer)
     return made
 
@@ -303,48 +235,12 @@ def to_optimizer(rule: Rule, module: nn.Module, rates: float, state: State | Non
 def _fill(
     optimizer: Optimizer,
     translation: Translation,
-    layout: ParameterLayout,
-    state: State,
-    steps: float,
-    tensors: Sequence[tuple[str, nn.Parameter]],
+    counters: Mapping[str, Tensor],
+    places: Iterable[tuple[str, str, Tensor]],
+    named: Mapping[str, nn.Parameter],
 ) -> None:
-    """Put a state's memory, after so many steps, into an optimizer."""
-    parts = {buffer: layout.split(vector) for buffer, vector in state.memory.items()}
-    for name, parameter in tensors:
-        place = layout.names.index(name)
-        own = {theirs: parts[ours][place].clone() for ours, theirs in translation.buffers.items() if ours in parts}
-        if translation.optimizer is not torch.optim.SGD:  # which counts no steps
-            own = {"step": torch.tensor(steps)} | own if steps else {}
-        elif not optimizer.param_groups[0]["momentum"]:
-            own = {}
-        if own:
-            optimizer.state[parameter] = own
-
-
-def _translation(optimizer: Optimizer) -> Translation:
-    """How an optimizer is a rule; RuleError, with the reason, for one that is none."""
-    kind = type(optimizer)
-    package = kind.__module__.partition(".")[0]
-    if package in NOT_RULES:
-        raise RuleError(f"optimizer {kind.__module__}.{kind.__name__}: it cannot be replayed, as {NOT_RULES[package]}")
-    for translation in TRANSLATIONS:
-        if kind is translation.optimizer:
-            return translation
-    known = ", ".join(translation.optimizer.__name__ for translation in TRANSLATIONS)
-    raise RuleError(
-        f"optimizer: expected one of torch.optim's {known}, got {kind.__module__}.{kind.__name__}; train with one of these"
-    )
-
-
-def _inverse(rule: Rule) -> Translation:
-    for translation in TRANSLATIONS:
-        if type(rule) in translation.rules:
-            return translation
-    raise RuleError(f"the rule `{rule.name}`: expected one that torch.optim has, got one that it has not")
-
-
-def _refuse(constants: Constants, **expected: object) -> None:
-    """RuleError where a constant of a parameter group is not what the rule presumes."""
-    for name, value in expected.items():
-        if constants.get(name, value) != value:
-            raise RuleError(f"optimizer: expected {name}={value}, got {constants[name]}; the rule has no such form")
+    """Put what a state holds of a group into its optimizer; counters: of each tensor."""
+    for name, theirs, held in places:
+        form = translation.form(theirs, tuple(named[name].shape)) or ()
+        kept = optimizer.state[named[name]] or {key: counter.clone() for key, counter in counters.items()}
+        optimizer.state[named[name]] = kept | {theirs: held.clone().reshape(form)}

@@ -29,6 +29,7 @@ from fut.progress import Progress, terminal
 from fut.resources.device import choose_device, describe, reproducible
 from fut.resources.memory import available_bytes
 from fut.training.model_checks import require_trainable
+from fut.training.optimizers import AnyOptimizer, maker_of
 from fut.training.problem import Problem, build_problem, module_and_loss
 
 CALIBRATED, QUERIES = 8, 1000
@@ -82,6 +83,7 @@ def plan(
     module: nn.Module | None = None,
     loss: Loss | None = None,
     data: Dataset | None = None,
+    optimizer: AnyOptimizer | None = None,
     device: str = "auto",
     progress: Progress = terminal,
 ) -> Plan:
@@ -93,8 +95,9 @@ def plan(
     if text is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"text": text})})
     config, torch_device = counted(config, data), choose_device(device)
+    make = None if optimizer is None else maker_of(optimizer, module)
     with reproducible(torch_device):
-        problem = build_problem(config, torch_device, module=module, loss=loss, data=data)
+        problem = build_problem(config, torch_device, module=module, loss=loss, data=data, optimizer=make)
         require_trainable(problem, *module_and_loss(config, module, loss, problem.data.names), every_item=False)
         return plan_problem(problem, config, progress)
 

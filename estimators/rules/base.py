@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar, Literal, Self, get_args
 
 import torch
@@ -18,7 +19,8 @@ from ..errors import LayoutError, RuleError
 from ..parameters import Coordinates, Coupling, ParameterLayout
 from ..shapes import Float
 from ..state import State
-from .clipping import clip_gradient, clip_tangent
+from .blockwise import Piece, in_blocks, width_of
+from .clipping import clip_gradient, clip_tangent, global_norm
 from .signals import NONE, SignalName, Signals, prepared, require_signals
 
 Decay = Literal["decoupled", "coupled"]
@@ -163,6 +165,21 @@ class Rule(ABC):
         """
         self._fitting(state.theta.shape[-1])
         require_signals(self.name, self.needs(state.clock), signals)
+        pieces = self._pieces(state)
+        if not pieces:
+            return self._stepped(state, gradient, rate, norm, signals)
+        if self.clip is not None and norm is None:
+            norm = global_norm(gradient)
+
+        def one(rule: Rule, block: slice) -> tuple[State, Tensor]:
+            return rule._stepped(state.restrict(block), gradient[..., block], rate, norm, signals.restrict(block))
+
+        return in_blocks(pieces, state.theta.shape[-1], one)
+
+    def _stepped(
+        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
+    ) -> tuple[State, Tensor]:
+        """`step` in one piece."""
         coupled, decoupled = self._decays
         pull = coupled * state.theta if coupled else 0.0
         signals = prepared(signals, self.clip, gradient, norm, pull)
@@ -173,6 +190,19 @@ class Rule(ABC):
         if decoupled:
             delta = delta - (rate * decoupled) * state.theta
         return State(state.theta + delta, memory, clock), delta
+
+    def _pieces(self, state: State) -> list[Piece]:
+        """Blocks in which a step is taken, each with the rule restricted to it; none for a step in one piece."""
+        size, width = state.theta.shape[-1], width_of(state.theta)
+        if not width or self.coupling != "coordinate" or any(b.shape[-1] != size for b in state.memory.values()):
+            return []
+        if (size, width) not in self._known_pieces:
+            self._known_pieces[size, width] = [(block, self.restrict(block)) for block in self.blocks(size, width)]
+        return self._known_pieces[size, width]
+
+    @cached_property
+    def _known_pieces(self) -> dict[tuple[int, int], list[Piece]]:
+        return {}
 
     @property
     def _decays(self) -> tuple[float, float]:

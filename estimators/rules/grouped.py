@@ -346,4 +346,6 @@ def _joined(pieces: Iterable[tuple[_Part, Tensor]]) -> Tensor:
     for part, vector in pieces:
         sizes = [place.stop - place.start for place in part.places]
         placed |= dict(zip((p.start for p in part.places), vector.split(sizes, dim=-1), strict=True))
+    if len(placed) == 1:  # as in most blocks of a step
+        return next(iter(placed.values()))
     return torch.cat([placed[start] for start in sorted(placed)], dim=-1)

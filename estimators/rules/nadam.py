@@ -40,12 +40,13 @@ class NAdam(Moments):
 
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         memory, step = self._moments(state, gradient), state.clock["step"] + 1.0
-        mu, ahead = self._mu(step), self._mu(step + 1.0)
+        mu, ahead = self.momentum_at(step), self.momentum_at(step + 1.0)
         product, p2 = state.clock["mu_product"] * mu, state.clock["p2"] * self.betas[1]
         denominator = self._denominator(memory["v"] / (1.0 - p2))
         fresh = (rate * (1.0 - mu) / (1.0 - product)) * gradient
         kept = (rate * ahead / (1.0 - product * ahead)) * memory["m"]
         return -(fresh + kept) / denominator, memory, {"step": step, "p2": p2, "mu_product": product}
 
-    def _mu(self, step: float) -> float:
+    def momentum_at(self, step: float) -> float:
+        """mu_t of a step, counted from 1."""
         return self.betas[0] * (1.0 - 0.5 * math.pow(0.96, step * self.momentum_decay))

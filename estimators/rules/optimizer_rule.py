@@ -24,22 +24,26 @@ from .signals import NONE, Signals
 class OptimizerRule(Rule):
     """One step of an optimizer object, whatever its class.
 
-    The object is copied and serves as a function: parameters, memory, gradient and rates are put in, its own `step` is called,
-    and what came of it is taken out, run by run. Its decay is its own. Its memory are the numbers of its state, by the
-    state's key, parameter after parameter. Such a rule knows no derivative and
-    nothing of what its updates read: it counts as not smooth and of coupling `global`, so that it serves `retrain` and
-    `replay-exact`.
+    The object is copied and serves as a function. Parameters, memory, gradient and rates are put in, its own `step` is called,
+    and what came of it is taken out, run by run. Its decay is its own. Memory is what the object keeps as its state: for every
+    key one vector, parameter after parameter.
+
+    Such a rule has no derivative, and nothing is known of what its updates read. So it counts as not smooth and of coupling
+    `global`: `retrain` and `replay-exact` take it, and `replay` with all coordinates.
 
     Args:
-        optimizer: an object over the parameters, in the order of the layout's tensors or named in `tensors`.
+        optimizer: an object over the parameters, which stand in the order of the layout, or are named in `tensors`.
         tensors: names of its parameters in the order of its groups; empty for those of the layout.
+        scales: factor of the step's learning rate for every parameter group; empty for 1.
 
     Raises:
-        RuleError: for an optimizer that keeps other things than tensors and numbers, or holds other tensors than the layout.
+        RuleError: for an optimizer that keeps other things than tensors and numbers, holds other tensors than the layout, or
+            cannot be stepped without a closure.
     """
 
     optimizer: Optimizer = field(repr=False)
     tensors: tuple[str, ...] = ()
+    scales: tuple[float, ...] = ()
 
     name: ClassVar[str] = "optimizer"
     smooth: ClassVar[bool] = False
@@ -51,6 +55,11 @@ class OptimizerRule(Rule):
         if self.weight_decay:
             raise RuleError(
                 "the rule `optimizer`: expected the decay in the optimizer itself, got one beside it; remove it"
+            )
+        if self.scales and len(self.scales) != len(self.optimizer.param_groups):
+            raise RuleError(
+                f"the rule `optimizer`: expected a scale for each of {len(self.optimizer.param_groups)} parameter groups, got "
+                f"{len(self.scales)}; give one for each"
             )
 
     def on(self, layout: ParameterLayout) -> Self:
@@ -103,7 +112,13 @@ class OptimizerRule(Rule):
         parameters = self._parameters(own)
         for p in parameters:
             p.grad = torch.zeros_like(p)
-        own.step()
+        try:
+            own.step()
+        except Exception as error:  # whatever the user's class raises
+            raise RuleError(
+                f"the rule `optimizer`: expected an optimizer whose step() needs nothing but gradients, got "
+                f"{type(error).__name__} from {type(own).__name__}.step(): {error}; use another optimizer"
+            ) from error
         states = [own.state[p] for p in parameters]
         keys = dict.fromkeys(key for state in states for key in state)
         return {key: [(_numbers(key, state.get(key)), state.get(key)) for state in states] for key in keys}
@@ -119,18 +134,14 @@ class OptimizerRule(Rule):
         gradient = clip_gradient(self.clip, gradient, norm)
         width = state.theta.shape[-1]
         fresh = not state.clock["step"]
+        shape = state.theta.shape[:-1]
+        kept = {} if fresh else {k: b.expand(*shape, b.shape[-1]) for k, b in state.memory.items()}
+        stacks = {name: buffer.reshape(-1, buffer.shape[-1]) for name, buffer in kept.items()}
+        given = gradient.expand(state.theta.shape).reshape(-1, width)
         rows = [
-            self._stepped(
-                theta,
-                {}
-                if fresh
-                else {name: buffer.reshape(-1, buffer.shape[-1])[i] for name, buffer in state.memory.items()},
-                gradient.expand(state.theta.shape).reshape(-1, width)[i],
-                rate,
-            )
+            self._stepped(theta, {name: stack[i] for name, stack in stacks.items()}, given[i], rate)
             for i, theta in enumerate(state.theta.reshape(-1, width))
         ]
-        shape = state.theta.shape[:-1]
         theta = torch.stack([row.theta for row in rows]).reshape(state.theta.shape)
         memory = {name: torch.stack([row.memory[name] for row in rows]).reshape(*shape, -1) for name in state.memory}
         return State(theta, memory, {"step": state.clock["step"] + 1.0}), theta - state.theta
@@ -143,9 +154,10 @@ class OptimizerRule(Rule):
             p.grad = parts[place].clone()
             if memory:
                 own.state[p] = {key: self._value(key, number, memory[key], p) for key in memory}
+        rates = rate.groups if isinstance(rate, GroupRates) else {}
         for label, group in enumerate(own.param_groups):
-            rates = rate.groups if isinstance(rate, GroupRates) else {}
-            group["lr"] = rates.get(str(group.get("name", label)), float(rate))
+            scale = self.scales[label] if self.scales else 1.0
+            group["lr"] = scale * rates.get(str(group.get("name", label)), float(rate))
         with torch.enable_grad():
             own.step()
         moved = list(self.parameters.split(theta))

@@ -29,6 +29,7 @@ from fut.resources.device import choose_device, environment, reproducible
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_training
 from fut.training.model_checks import first_evaluation, require_same_function, require_trainable
+from fut.training.optimizers import AnyOptimizer, maker_of
 from fut.training.problem import Problem, build_problem, finite, module_and_loss
 from fut.training.trainer import train_reference
 from storage import CheckpointStore, remove_parts, require_same
@@ -40,6 +41,7 @@ def open_run(
     device: str = "auto",
     module: nn.Module | None = None,
     loss: Loss | None = None,
+    optimizer: AnyOptimizer | None = None,
     readouts: Mapping[str, UserFunction] | None = None,
     progress: Progress = terminal,
     trust: bool = False,
@@ -52,6 +54,7 @@ def open_run(
         module: what the run was trained with, where it was given as an object. Its structure, its frozen parameters and its
             buffers are compared with the run's; its trained parameters may have any values, as the run holds their own.
         loss: the same of the loss.
+        optimizer: what the run was trained with, where no update rule is the same.
         readouts: functions of your own by name, `f(module)` -> a tensor holding one number, differentiable in the module's
             parameters.
         progress: hears of long work.
@@ -61,7 +64,8 @@ def open_run(
         MissingError, IdentityError, DamagedError, ModelError: naming what does not fit.
         UsageError: where code would have to run that is named in the directory alone.
     """
-    return Run(path, device=device, module=module, loss=loss, readouts=readouts, progress=progress, trust=trust)
+    given: dict[str, Any] = {"module": module, "loss": loss, "optimizer": optimizer, "readouts": readouts}
+    return Run(path, device=device, progress=progress, trust=trust, **given)
 
 
 def plan_path(
@@ -112,6 +116,7 @@ def train(
     module: nn.Module | None = None,
     loss: Loss | None = None,
     data: Dataset | None = None,
+    optimizer: AnyOptimizer | None = None,
     device: str = "auto",
     readouts: Mapping[str, UserFunction] | None = None,
     progress: Progress = terminal,
@@ -122,10 +127,11 @@ def train(
 
     config: what to train; the defaults make the demo's run. module: any `nn.Module` in place of the configured model
     (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token, or `loss(module, item)` where items are
-    mappings. data: items and probe, in place of a text; their numbers are `data.items` and `warmup.steps`. readouts: as in
-    `open`. state: the lifted state [D] before the window, of a training that was under way; None to begin with the module's
-    own parameters. exist_ok: return a finished run of the same identity. Raises ExistsError for a finished run without it,
-    and IdentityError for one of another identity.
+    mappings. data: items and probe, in place of a text; their numbers are `data.items` and `warmup.steps`. optimizer: a new
+    optimizer of torch over the module's parameters, or a function of the module that makes one, in place of `rule`; its rate is
+    `schedule.rate` where that is not given. readouts: as in `open`. state: the lifted state [D] before the window, of a training
+    that was under way; None to begin with the module's own parameters. exist_ok: return a finished run of the same identity.
+    Raises ExistsError for a finished run without it, and IdentityError for one of another identity.
     """
     if data is not None and not isinstance(data, Dataset):
         raise UsageError(
@@ -133,8 +139,9 @@ def train(
         )
     config, path = counted(config or Config(), data), Path(out)
     torch_device = choose_device(device)
+    make = None if optimizer is None else maker_of(optimizer, module)
     with reproducible(torch_device):
-        problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state)
+        problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state, optimizer=make)
         if exist_ok and (path / files.SUMMARY).exists():
             require_same(files.read_manifest(path).identity, problem.identity, f"run {path}")
         else:
@@ -146,7 +153,7 @@ def train(
                 _finish(path, problem, progress)
         del problem
     # What the configuration names, the caller has named.
-    given: dict[str, Any] = {"module": module, "loss": loss, "data": data, "readouts": readouts}
+    given: dict[str, Any] = {"module": module, "loss": loss, "data": data, "readouts": readouts, "optimizer": make}
     return Run(path, device=device, progress=progress, trust=True, **given)
 
 

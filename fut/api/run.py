@@ -39,6 +39,7 @@ from fut.questions.whatif.ask import WhatIfRequest
 from fut.readouts.readout import PROBE, UserFunction
 from fut.report import SAMPLES, Report, write_report
 from fut.resources.device import computes
+from fut.training.optimizers import AnyOptimizer, maker_of
 from fut.training.trainer import Retrained
 from storage import Damage
 
@@ -83,11 +84,13 @@ class Run:
         module: nn.Module | None = None,
         loss: Loss | None = None,
         data: Dataset | None = None,
+        optimizer: AnyOptimizer | None = None,
         readouts: Mapping[str, UserFunction] | None = None,
         progress: Progress = terminal,
         trust: bool = False,
     ) -> None:
         given: dict[str, Any] = {"module": module, "loss": loss, "data": data, "readouts": readouts}
+        given |= {"optimizer": None if optimizer is None else maker_of(optimizer, module)}
         self.context = Context(path, device=device, progress=progress, trust=trust, **given)
 
     def __dir__(self) -> list[str]:

@@ -43,6 +43,7 @@ from fut.readouts.readout import (
 from fut.resources.device import choose_device, computes
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_loss, require_same_training
+from fut.training.optimizers import MakeOptimizer
 from fut.training.problem import Problem, build_problem, reference_order
 from fut.training.retrained import RetrainedOrders
 from fut.training.trainer import Retrained, train_order_at
@@ -56,7 +57,7 @@ class Context:
     Args:
         path: the run directory.
         device: `auto`, `cpu` or `cuda[:N]`.
-        module, loss, data: what the run was trained with, where the configuration does not name them; checked.
+        module, loss, data, optimizer: what the run was trained with, where the configuration does not name them; checked.
         readouts: a user's own read-outs by name.
         progress: hears of long work.
         trust: whether code that the directory names (`model.factory`, `model.loss`, read-outs) may run.
@@ -70,6 +71,7 @@ class Context:
         module: nn.Module | None = None,
         loss: Loss | None = None,
         data: Dataset | None = None,
+        optimizer: MakeOptimizer | None = None,
         readouts: Mapping[str, UserFunction] | None = None,
         progress: Progress = terminal,
         trust: bool = False,
@@ -80,10 +82,11 @@ class Context:
         self.config: Config = read_config(self.path)
         self.device = choose_device(device)
         self._module, self._loss, self._data = None if module is None else copied(module)[0], loss, data
+        self._optimizer = optimizer
         self.checkpoints = files.open_checkpoints(self.path, self.manifest)
         self.summary: dict[str, Any] = files.read_summary(self.path)
         self.readouts = RunReadouts(self, readouts, trust)
-        if module is not None:  # what does not fit is said here, not at the first question
+        if module is not None or optimizer is not None:  # what does not fit is said here, not at the first question
             _ = self.problem
 
     @cached_property
@@ -95,7 +98,8 @@ class Context:
         named = {"model.factory": model.factory if self._module is None else ""}
         require_trust(self.path, self.trust, named | {"model.loss": model.loss if self._loss is None else ""})
         state = self._recorded_state()
-        problem = build_problem(self.config, self.device, module=self._module, loss=self._loss, data=data, state=state)
+        given: dict[str, Any] = {"module": self._module, "loss": self._loss, "optimizer": self._optimizer}
+        problem = build_problem(self.config, self.device, data=data, state=state, **given)
         self._fit(problem)
         require_same(self.manifest.identity, problem.identity, f"run {self.path}")
         end = read_state(self.checkpoints, self.steps, problem.device).theta

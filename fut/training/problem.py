@@ -29,6 +29,7 @@ from fut.models.objective import Item, Loss, Objective
 from fut.models.transformer import next_token_loss
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
+from fut.training.optimizers import MakeOptimizer, with_optimizer
 from fut.training.samples import DataSamples
 from fut.training.weights import item_weights, shares
 from storage import fingerprint
@@ -48,11 +49,13 @@ class Problem:
     state: State | None = (
         None  # before the window, of a training that was recorded in its course; None to warm up instead
     )
+    own_rule: Rule | None = None  # of an optimizer object; None for the rule that the configuration names
 
     @cached_property
     def rule(self) -> Rule:
         """The update rule of all parameters; `Rule.restrict` makes it that of some."""
-        return make_rule(self.config.rule.name, **self.config.rule.options).on(self.objective.layout)
+        rule = self.own_rule or make_rule(self.config.rule.name, **self.config.rule.options)
+        return rule.on(self.objective.layout)
 
     @cached_property
     def absent(self) -> AbsentGradients:
@@ -256,8 +259,9 @@ def build_problem(
     loss: Loss | None = None,
     data: Dataset | None = None,
     state: State | None = None,
+    optimizer: MakeOptimizer | None = None,
 ) -> Problem:
-    """A problem from its configuration; `module`, `loss` and `data` replace what the configuration describes.
+    """A problem from its configuration; `module`, `loss`, `data` and `optimizer` replace what the configuration describes.
 
     state: the lifted state [D] before the window, of a training that was recorded in its course.
     """
@@ -267,8 +271,9 @@ def build_problem(
             f"data.weights: expected a number for each of {len(data.items)} items, got {len(config.data.weights)}; give as many"
         )
     module, loss = module_and_loss(config, module, loss, data.names)
+    config, own = with_optimizer(config, module, optimizer)
     dtype, recorded = getattr(torch, config.model.dtype), config.model.noise == "recorded"
-    return Problem(config, data, Objective(module, loss, device, dtype, recorded), state)
+    return Problem(config, data, Objective(module, loss, device, dtype, recorded), state, own)
 
 
 def module_and_loss(

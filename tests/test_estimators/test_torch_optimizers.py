@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
+from torch.optim import SGD, Adafactor, Adam, AdamW, Muon, NAdam, Optimizer, RAdam
 
 from estimators.errors import RuleError
+from estimators.parameters import ParameterLayout
+from estimators.rules import make_rule
 from estimators.rules.grouped import Grouped
 from estimators.rules.rates import GroupRates
 from estimators.torch_optimizers import from_optimizer, to_optimizer
 
 BEFORE, AFTER = 7, 50
+
+
+@pytest.fixture(autouse=True)
+def _double_counters() -> Iterator[None]:
+    """What torch keeps as single numbers, as the product of NAdam's betas, has the default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 class Net(nn.Module):
@@ -79,6 +90,13 @@ MAKERS: dict[str, Callable[[Net], list[Optimizer]]] = {
     "groups": lambda m: [AdamW(groups(m), lr=0.02)],
     "tensors": lambda m: [AdamW(m.parameters(), lr=double(0.02), betas=(double(0.9), double(0.95)))],
     "two optimizers": lambda m: [AdamW(groups(m)[:1], lr=0.02), SGD(groups(m)[1]["params"], lr=0.05, momentum=0.9)],
+    "nadam": lambda m: [NAdam(m.parameters(), lr=0.02, betas=(0.9, 0.95), weight_decay=0.05, momentum_decay=0.1)],
+    "adafactor": lambda m: [Adafactor(m.parameters(), lr=0.05, beta2_decay=-0.7, weight_decay=0.05, d=1.1)],
+    "adafactor, some": lambda m: [Adafactor(groups(m)[:1], lr=0.05), SGD(groups(m)[1]["params"], lr=0.05)],
+    "muon": lambda m: [
+        Muon([m.head.weight, m.embed.weight], lr=0.02, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
+        AdamW(groups(m)[1]["params"], lr=0.01, amsgrad=True),
+    ],
     "some tensors": lambda m: [AdamW(groups(m)[:1], lr=0.02)],
 }
 
@@ -178,3 +196,33 @@ def test_optimizers_that_cannot_be_replayed_are_named() -> None:
     strange = type("AdamWScheduleFree", (AdamW,), {"__module__": "schedulefree.adamw"})
     with pytest.raises(RuleError, match=r"schedulefree.*evaluated at"):
         from_optimizer(strange(net().parameters()), net())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("muon", {"precision": "parameters"}, "precision bfloat16"),
+        ("muon", {"precision": "bfloat16", "scale": "none"}, "scale none"),
+        ("muon", {"precision": "bfloat16", "decay": "coupled"}, "decoupled decay"),
+        ("adafactor", {"clipping": 0.5}, "clipping >= 1"),
+        ("sgd", {"decay": "decoupled"}, "coupled decay"),
+        ("lamb", {}, "torch.optim has"),
+    ],
+)
+def test_rules_that_torch_does_not_have_are_named(name: str, options: dict[str, Any], message: str) -> None:
+    module = nn.Linear(3, 2, bias=False)
+    rule = make_rule(name, **options).on(ParameterLayout(("weight",), ((2, 3),)))
+    with pytest.raises(RuleError, match=message):
+        to_optimizer(rule, module, 0.1)
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum", "nadam", "adafactor"])
+def test_what_has_not_been_stepped_is_given_back_new(name: str) -> None:
+    model, other = net(), net()
+    rule, rates, state, _ = from_optimizer(MAKERS[name](model), model)
+    back = to_optimizer(rule, other, rates, state)
+    optimizers = MAKERS[name](model)
+    steps(model, optimizers, 0, 5)
+    steps(other, back, 0, 5)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-12)
