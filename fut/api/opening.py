@@ -26,6 +26,7 @@ from fut.planning import Plan, plan_problem
 from fut.progress import Progress, terminal
 from fut.readouts.readout import UserFunction
 from fut.resources.device import choose_device, environment, reproducible
+from fut.spoken import speaks_python
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_training
 from fut.training.model_checks import first_evaluation, require_same_function, require_trainable
@@ -34,6 +35,7 @@ from fut.training.trainer import train_reference
 from storage import CheckpointStore, remove_parts, require_same
 
 
+@speaks_python
 def open_run(
     path: Path | str,
     *,
@@ -64,6 +66,7 @@ def open_run(
     return Run(path, device=device, module=module, loss=loss, readouts=readouts, progress=progress, trust=trust)
 
 
+@speaks_python
 def plan_path(
     path: Path | str,
     *,
@@ -100,6 +103,7 @@ def plan_path(
         return plan_problem(problem, config.model_copy(update={"adjoint": adjoint}), progress)
 
 
+@speaks_python
 def train(
     out: Path | str,
     config: Config | None = None,

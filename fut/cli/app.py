@@ -42,6 +42,7 @@ from fut.questions.accuracy import render as accuracy_render
 from fut.questions.registry import QUESTIONS
 from fut.report import SAMPLES
 from fut.resources.device import describe
+from fut.spoken import command_line
 from fut.version import __version__
 
 app = typer.Typer(
@@ -318,7 +319,7 @@ def run_command() -> None:
 def main() -> None:
     """Entry point: expected errors as one message on standard error, exit status 2 (usage) or 1, no traceback."""
     try:
-        with warnings.catch_warnings():
+        with command_line(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             warnings.simplefilter("default", FutWarning)
             run_command()

@@ -19,6 +19,7 @@ from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.readouts.readout import readout_names, shortened
+from fut.spoken import speaks_python
 from storage import DamagedError, IdentityError
 
 SHOWN = 8
@@ -34,6 +35,7 @@ class Config(TrainingConfig):
     reweighting: ReweightingConfig = ReweightingConfig()
 
 
+@speaks_python
 def load_config(
     path: Path | None = None, overrides: Iterable[str] = (), steps: int | None = None, **sections: dict[str, Any]
 ) -> Config:
