@@ -56,7 +56,7 @@ class DataConfig(Section):
     """Text and how it is cut into items. Lengths in tokens."""
 
     text: Annotated[str, AfterValidator(printable)] = Field(
-        "", description="file or directory; empty for the language reference inside CPython"
+        "", description="file or directory; empty, or language-reference, for the language reference inside CPython"
     )
     tokenizer: str = Field("", description="package.module:name of a callable str -> list of ids; empty for bytes")
     vocabulary: int = Field(256, ge=2, le=MANY, description="number of token ids; 256 for bytes")

@@ -17,7 +17,7 @@ from estimators.replay import Listener
 from estimators.state import State
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
-from fut.artifacts.identity import read_pins
+from fut.artifacts.identity import read_pins, require_same_run
 from fut.artifacts.kept import keeping
 from fut.artifacts.trust import require_trust
 from fut.data.dataset import Dataset
@@ -45,7 +45,7 @@ from fut.training.fidelity import require_same_loss, require_same_training
 from fut.training.problem import Problem, build_problem, reference_order
 from fut.training.retrained import RetrainedOrders
 from fut.training.trainer import Retrained, train_order
-from storage import IdentityError, Manifest, require_same
+from storage import IdentityError, Manifest
 
 
 @computes
@@ -96,7 +96,7 @@ class Context:
         state = self._recorded_state()
         problem = build_problem(self.config, self.device, module=self._module, loss=self._loss, data=data, state=state)
         self._fit(problem)
-        require_same(self.manifest.identity, problem.identity, f"run {self.path}")
+        require_same_run(self.manifest.identity, problem.identity, self.path)
         end = read_state(self.checkpoints, self.steps, problem.device).theta
         require_same_loss(problem, end, self.reference_loss, f"run {self.path}")
         require_same_training(problem, self.checkpoints, self.steps, f"run {self.path}")

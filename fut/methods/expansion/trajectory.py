@@ -96,9 +96,11 @@ class TrajectoryFiles:
 
 
 def missing_steps(files: TrajectoryFiles) -> Sequence[int]:
-    """The steps that are to be taken yet."""
-    latest = files.runs if files.spec.ensemble else files.centre
-    return range(max(latest.steps(), default=0), files.spec.steps)
+    """The steps that are to be taken yet. Of an ensemble's runs two states are there where a kill fell between the writing of the
+    later and the removal of the earlier one: that step is taken again, the same."""
+    ensemble = files.spec.ensemble
+    first = min(files.runs.steps(), default=0) if ensemble else max(files.centre.steps(), default=0)
+    return range(first, files.spec.steps)
 
 
 def run_trajectory(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
