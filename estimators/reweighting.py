@@ -71,13 +71,16 @@ def attributions(values: Float[Tensor, "*r n"]) -> Float[Tensor, "*r n"]:
     return (values - values.mean(-1, keepdim=True)) / values.shape[-1]
 
 
-def response_squares(injection: Float[Tensor, "r D"], gradients: Float[Tensor, "n D"]) -> Float[Tensor, "r D"]:
+def response_squares(
+    injection: Float[Tensor, "r D"], gradients: Float[Tensor, "n D"], mean: Float[Tensor, " D"] | None = None
+) -> Float[Tensor, "r D"]:
     """sum_j (lambda_c (g_j - mean g)_c)² of a step, by coordinate: [r, D], [n, D] -> [r, D].
 
     Up to a factor, the variance of what a coordinate contributes when items are left out at random. A step's only item
-    leaves nothing: its own gradient counts.
+    leaves nothing: its own gradient counts. mean: of all the step's gradients, where these are some of them.
     """
     centre = gradients.mean(0) if len(gradients) > 1 else torch.zeros_like(gradients[0])
+    centre = centre if mean is None else mean
     return injection.square() * (gradients - centre).square().sum(0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,9 @@ from estimators.errors import OrderError
 from fut.artifacts.creation import checkpoint_bytes
 from fut.data.counting import counted
 from fut.data.dataset import Dataset
-from fut.errors import UsageError
+from fut.errors import ResourceError, UsageError
+from fut.methods.adjoint.pipeline import EXPANSION
+from fut.methods.adjoint.strategies import strategies
 from fut.methods.base import Method
 from fut.methods.coupling import condition_of
 from fut.methods.footprint import Footprint
@@ -21,7 +23,7 @@ from fut.methods.registry import DEFAULT, METHODS, WITHOUT_DERIVATIVE, preparati
 from fut.methods.retrain import RETRAIN
 from fut.methods.settings import Config
 from fut.methods.stages import Preparation
-from fut.methods.timings import StageCost, Timings
+from fut.methods.timings import StageCost, Strategy, Timings
 from fut.models.objective import Loss
 from fut.progress import Progress, terminal
 from fut.resources.device import choose_device, describe, reproducible
@@ -42,7 +44,8 @@ class Plan:
     """The costs of a run's stages, in the order they are run; each counted from its beginning, done or not.
 
     available_memory: bytes on the device now, None where unknown. notes: what the figures are, and what was left out.
-    default: the estimator that answers where none is named.
+    strategies: what a preparation costs in all, for each way of storing its scratch. default: the estimator that answers
+    where none is named.
     """
 
     stages: list[StageCost]
@@ -52,6 +55,7 @@ class Plan:
     device: str
     available_memory: int | None
     notes: list[str]
+    strategies: list[Strategy] = field(default_factory=list)
     default: str = ""
 
     @property
@@ -116,6 +120,7 @@ def plan_problem(problem: Problem, config: Config, progress: Progress = terminal
         describe(problem.device),
         available_bytes(problem.device),
         [NOTE, *costs.notes],
+        costs.strategies(),
         (DEFAULT if problem.rule.smooth else WITHOUT_DERIVATIVE).name,
     )
 
@@ -134,7 +139,7 @@ class Costs:
             return False
         try:
             preparation.require_possible(preparation.planned(self.problem, self.config))
-        except (OrderError, UsageError) as error:
+        except (OrderError, ResourceError, UsageError) as error:
             names = " and ".join(method.name for method in METHODS if method.preparation is preparation)
             self.notes.append(f"left out: {names}, as it stands ({error})")
             return False
@@ -157,7 +162,7 @@ class Costs:
         nbytes += sum(t.nbytes for part in (data.items, data.probe) for item in part for t in item)
         seconds = (self.problem.config.steps + warmup) * (timings.gradient + timings.step) + 2 * timings.probe
         count, peak = self.problem.config.consumed + warmup, timings.footprint.training()
-        return StageCost("reference run", count, seconds, nbytes, 0, peak)
+        return StageCost("reference run", count, seconds, nbytes, 0, *timings.footprint.split(peak))
 
     def preparing(self, preparation: Preparation[Any]) -> list[StageCost]:
         """The stages of a preparation."""
@@ -170,8 +175,13 @@ class Costs:
         stage, estimated = f"calibrate ({CALIBRATED} orders)", self._query(DEFAULT, CALIBRATED)
         if estimated is None:
             return replace(trained, stage=stage)
-        peak = max(trained.peak_memory, estimated.peak_memory)
-        return replace(trained, stage=stage, seconds=trained.seconds + estimated.seconds, peak_memory=peak)
+        seconds, larger = trained.seconds + estimated.seconds, max(trained, estimated, key=lambda cost: cost.memory)
+        memory = {"host_bytes": larger.host_bytes, "device_bytes": larger.device_bytes}
+        return replace(trained, stage=stage, seconds=seconds, **memory)
+
+    def strategies(self) -> list[Strategy]:
+        """What the expansion costs in all, for each way of storing its scratch; nothing where it is left out."""
+        return strategies(self.config, self.timings) if EXPANSION in self.possible else []
 
     def querying(self, method: Method, many: int = 0) -> list[StageCost]:
         """One order by a method, and many."""

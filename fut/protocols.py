@@ -6,7 +6,8 @@ A question takes these in place of an opened run, so that it can be asked of any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy import float64
@@ -207,3 +208,81 @@ class RunFacts(Protocol):
 
     def item_similarity(self, groups: int, items: Sequence[int]) -> NDArray[float64]:
         """How like every item is to every group of held-out samples: cosines [items, groups]."""
+
+
+@dataclass(frozen=True)
+class BranchPlan:
+    """A branch of a training, and what one of its two arms is treated with.
+
+    Args:
+        at: the step before which the arms part.
+        window: steps after it in which a treatment acts, and in which all that is not treated is held equal.
+        horizon: the step after which training ends; at most T.
+        source: of memory, that is treated.
+        treatment: what is done to it, as `scale:0.5`.
+        clamp: whether the treatment is repeated before every step of the window.
+        average: what is judged: None for the parameters, a decay for their exponential average, `uniform` for their mean.
+        seed: root of all random numbers of the treatment.
+    """
+
+    at: int
+    window: int
+    horizon: int
+    source: str
+    treatment: str
+    clamp: bool = False
+    average: float | str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Both arms after some steps. metrics: of each arm, by name. distances: between their predictions, by name."""
+
+    step: int
+    control: Mapping[str, float]
+    treated: Mapping[str, float]
+    distances: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class BranchPair:
+    """The two arms of one seed.
+
+    orders: of the control and of the treated arm. readings: by step, ascending; the first is at the branch, after the
+    treatment. digests: SHA-256 of every buffer, by moment and arm (`branch`, `treated`, `window control`, …).
+    """
+
+    seed: int
+    orders: tuple[Order, Order]
+    readings: Sequence[Reading]
+    digests: Mapping[str, Mapping[str, str]]
+
+
+class Branches(Protocol):
+    """Trainings of a run that part at a step: the same up to there, and one of them treated."""
+
+    @property
+    def steps(self) -> int:
+        """T, steps of the window of the run."""
+
+    @property
+    def half_lives(self) -> Mapping[str, float]:
+        """Steps after which half of what entered a buffer of the optimizer is left, by buffer."""
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Unit of every metric and distance, by name."""
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Versions, machine and precision; how random numbers of the forward pass are keyed; the probe's digest."""
+
+    def check(self, plan: BranchPlan) -> None:
+        """UsageError for a plan that this run cannot follow."""
+
+    def gradients(self, plan: BranchPlan, seeds: int) -> int:
+        """Gradients that so many pairs take."""
+
+    def pairs(self, plan: BranchPlan, orders: Sequence[Order], tick: Tick) -> Iterator[BranchPair]:
+        """Train both arms of every order; tick: called after every step."""

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
-P = ParamSpec("P")
-A = TypeVar("A")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMAND_LINE: ContextVar[bool] = ContextVar("command_line", default=False)
 _COMMAND = re.compile(r"`fut ([a-z]+)((?: [^`]*)?)`")
@@ -112,12 +111,12 @@ def spoken() -> Iterator[None]:
         raise
 
 
-def speaks_python(function: Callable[P, A]) -> Callable[P, A]:
+def speaks_python(function: F) -> F:
     """A function of the Python door: see `spoken`."""
 
     @wraps(function)
-    def call(*values: P.args, **fields: P.kwargs) -> A:
+    def call(*values: Any, **fields: Any) -> Any:
         with spoken():
             return function(*values, **fields)
 
-    return call
+    return cast("F", call)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from estimators.orders.order import Order
 from fut.progress import silent
-from fut.protocols import Answer
+from fut.protocols import Answer, BranchPair, BranchPlan, Reading
 from fut.studies.base import StudyContext
 
 
@@ -59,7 +59,34 @@ class Answers:
         return (content for k, _, content in self.kept if k == kind)
 
 
+@dataclass
+class TableOfBranches:
+    """Branches on the same table: the treated arm has the order with its first step last."""
+
+    truths: TableOfTruths
+    steps: int = 5
+    half_lives: dict[str, float] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=lambda: {"loss": "nats/token"})
+    environment: dict[str, str] = field(
+        default_factory=lambda: {"noise_of_the_forward_pass": "none is drawn", "probe_sha256": ""}
+    )
+
+    def check(self, plan: BranchPlan) -> None:
+        """Every plan can be followed."""
+
+    def gradients(self, plan: BranchPlan, seeds: int) -> int:
+        return 2 * self.steps * seeds
+
+    def pairs(self, plan: BranchPlan, orders: Sequence[Order], tick: Callable[[], object]) -> Iterator[BranchPair]:
+        for seed, order in enumerate(orders):
+            both = (order, order.move(0, self.steps - 1))
+            control, treated = ({"loss": self.truths.train(of, tick)} for of in both)
+            moments = ("branch", "treated", "end control", "repeated control")
+            digests = {moment: {"theta": order.digest} for moment in moments}
+            yield BranchPair(seed, both, (Reading(self.steps, control, treated, {}),), digests)
+
+
 def table_context(truths: TableOfTruths | None = None, archive: Answers | None = None) -> StudyContext:
     """A context of a study on a table."""
     truths = truths or TableOfTruths()
-    return StudyContext(truths.order, truths, archive or Answers(), silent)
+    return StudyContext(truths.order, truths, archive or Answers(), silent, TableOfBranches(truths))

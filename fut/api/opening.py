@@ -17,8 +17,8 @@ from fut.artifacts.identity import require_same_run
 from fut.artifacts.lock import run_lock
 from fut.artifacts.trust import require_trust
 from fut.data.counting import counted
-from fut.data.text import REFERENCE
 from fut.data.dataset import Dataset
+from fut.data.text import REFERENCE
 from fut.errors import UsageError
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import require_states, require_training
@@ -33,7 +33,7 @@ from fut.spoken import speaks_python
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_training
 from fut.training.model_checks import first_evaluation, require_same_function, require_trainable
-from fut.training.problem import Problem, build_problem, finite, module_and_loss
+from fut.training.problem import Problem, build_problem, finite, module_and_loss, unit_of_loss
 from fut.training.trainer import train_reference
 from storage import CheckpointStore, remove_parts
 
@@ -178,6 +178,6 @@ def _finish(path: Path, problem: Problem, progress: Progress) -> None:
         "start_loss": finite(problem.probe_loss(first), "probe set before the window"),
         "parameters": problem.objective.size,
         "source": problem.data.source,
-        "unit": problem.unit,
+        "unit": unit_of_loss(problem),
     }
     creation.finish(path, summary, problem.digest)

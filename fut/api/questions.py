@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +27,15 @@ from fut.methods.stages import Request
 from fut.orders.parsing import named_orders
 from fut.orders.scores import Difficulty, difficulty
 from fut.questions.context import QuestionContext
+from fut.questions.question import Question
+from fut.questions.question import Request as Asked
+from fut.questions.registry import question_of
 from fut.readouts.readout import PROBE
-from fut.resources.device import computes
+from fut.resources.device import computes, environment
+from fut.studies.base import Study, StudyContext
+from fut.studies.registry import study_of
+from fut.training.branching import TrainedBranches
+from fut.version import __version__
 
 Names = Sequence[str] | None
 """Names, or one alone as a string; None for what is usual."""
@@ -37,6 +45,29 @@ def question_context(context: Context) -> QuestionContext:
     """What questions about an opened run are asked of."""
     return QuestionContext(
         ContextFacts(context), EstimationService(context), RunArchive(context.path, context.owner), context.progress
+    )
+
+
+def asked_of(request: Asked[Any], context: Context) -> tuple[Question[Any, Any] | Study[Any, Any], Any]:
+    """The question or the study that a request is of, and what it is asked of; UsageError for neither."""
+    if (study := study_of(request)) is not None:
+        return study, study_context(context)
+    return question_of(request), question_context(context)
+
+
+def study_context(context: Context) -> StudyContext:
+    """What studies of an opened run are asked of: its probe loss."""
+    service, method = EstimationService(context), default_estimator(context)
+    truths = service.truths(PROBE)
+    ready = service.is_ready(method, PROBE)
+    about = environment(context.device) | {"fut": __version__}
+    return StudyContext(
+        context.reference,
+        truths,
+        RunArchive(context.path, context.owner),
+        context.progress,
+        TrainedBranches(context.problem, context.state(0), truths.unit, about),
+        service.estimates(method, PROBE, known=False) if ready else None,
     )
 
 

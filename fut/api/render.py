@@ -40,7 +40,7 @@ def costs(planned: Plan) -> str:
     free = f", {nbytes(planned.available_memory)} of memory available" if planned.available_memory is not None else ""
     header = ["stage", "gradients", "time", "on disk", "scratch", "memory"]
     rows = [
-        [s.stage, f"{s.gradients:,}", brief(s.seconds), *map(nbytes, (s.bytes_kept, s.bytes_scratch, s.peak_memory))]
+        [s.stage, f"{s.gradients:,}", brief(s.seconds), *map(nbytes, (s.kept_bytes, s.scratch_bytes, s.memory))]
         for s in planned.stages
     ]
     return (
@@ -49,8 +49,22 @@ def costs(planned: Plan) -> str:
         + "\n"
         + columns([header, *rows])
         + "\n\n"
+        + _strategies(planned)
         + "\n".join(planned.notes)
     )
+
+
+def _strategies(planned: Plan) -> str:
+    """What each way of storing scratch costs in all, a row each, with the chosen one marked; nothing where there is one alone."""
+    if not planned.strategies:
+        return ""
+    header = ["storage", "sample drawn", "gradients", "time", "on disk", "scratch", "memory", ""]
+    rows = []
+    for s in planned.strategies:
+        sizes = map(nbytes, (s.kept_bytes, s.scratch_bytes, s.device_bytes or s.host_bytes))
+        rows.append([s.storage, s.drawn, f"{s.gradients:,}", brief(s.seconds), *sizes, "chosen" if s.chosen else ""])
+    name = planned.strategies[0].preparation
+    return f"{name} in all, by {name}.storage and {name}.drawn:\n{columns([header, *rows])}\n\n"
 
 
 def _first(planned: Plan) -> list[str]:
@@ -60,7 +74,7 @@ def _first(planned: Plan) -> list[str]:
         return []
     runs = sum(s.gradients for s in stages) / planned["one retraining"].gradients
     count, seconds = sum(s.gradients for s in stages), sum(s.seconds for s in stages)
-    kept, peak = sum(s.bytes_kept for s in stages), max(s.peak_memory for s in stages)
+    kept, peak = sum(s.kept_bytes for s in stages), max(s.memory for s in stages)
     return [
         f"before the first answer by `{planned.default}`, the default estimator (`fut cache`): {count:,} gradients "
         f"(those of {runs:.1f} retrained orders), {brief(seconds)}, {nbytes(kept)} on disk, {nbytes(peak)} of memory"

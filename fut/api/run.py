@@ -13,7 +13,7 @@ from estimators.orders.order import Order
 from estimators.replay import Listener
 from fut.api import info
 from fut.api import integrity as inspection
-from fut.api.questions import Names, RunMethods, RunOrders, question_context
+from fut.api.questions import Names, RunMethods, RunOrders, asked_of
 from fut.data.dataset import Dataset
 from fut.estimation.results import Endpoint, Estimates
 from fut.methods import build
@@ -35,7 +35,6 @@ from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
 from fut.questions.memorization.ask import MemorizeRequest
 from fut.questions.question import Request, require_list
-from fut.questions.registry import question_of
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.readouts.readout import PROBE, UserFunction
 from fut.report import SAMPLES, Report, write_report
@@ -182,9 +181,9 @@ class Run:
             The answer; what was asked at some cost is kept in the run.
 
         Raises:
-            UsageError: for a request of no question in `fut.questions.registry`.
+            UsageError: for a request of no question in `fut.questions.registry`, and of no study in `fut.studies.registry`.
         """
-        question, context = question_of(request), question_context(self.context)
+        question, context = asked_of(request, self.context)
         self.context.readouts.admit(_named(request))
         if say is not None:
             for line in question.costs(request, context):

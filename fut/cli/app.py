@@ -39,10 +39,12 @@ from fut.methods.pairwise.store import pairwise_config
 from fut.methods.registry import preparations
 from fut.methods.settings import adjoint_settings, load_config, parse_config
 from fut.questions.accuracy import render as accuracy_render
+from fut.questions.question import Request
 from fut.questions.registry import QUESTIONS
 from fut.report import SAMPLES
 from fut.resources.device import describe
 from fut.spoken import command_line
+from fut.studies.registry import STUDIES
 from fut.version import __version__
 
 app = typer.Typer(
@@ -93,7 +95,10 @@ def train(
 
 @app.command()
 def plan(
-    what: Annotated[Path, typer.Argument(metavar="RUN|CONFIG.toml", help="directory of a run, or a TOML file")],
+    what: Annotated[
+        Path | None, typer.Argument(metavar="RUN|CONFIG.toml", help="directory of a run, or a TOML file")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file, of a run that is not trained yet")] = None,
     text: Annotated[str | None, typer.Option("--text", help="text file or directory, for a TOML file")] = None,
     settings: PlanSettings = None,
     trust: Trust = False,
@@ -104,13 +109,19 @@ def plan(
     from fut.api.opening import plan_path
     from fut.planning import plan as planned
 
-    if not what.is_dir() and what.suffix == ".toml":
+    path = what or config
+    if path is None or None not in (what, config):
+        got = "both" if path else "neither"
+        raise UsageError(
+            f"plan: expected the directory of a run, or --config with a TOML file, got {got}; give one of them"
+        )
+    if config is not None or (not path.is_dir() and path.suffix == ".toml"):
         data = {} if text is None else {"text": text}
-        result = planned(load_config(what, settings or (), data=data), device=device, progress=progress(as_json))
+        result = planned(load_config(path, settings or (), data=data), device=device, progress=progress(as_json))
     elif text is not None:
-        raise UsageError(f"plan: expected --text with a TOML file, got {what}; a run's text is fixed")
+        raise UsageError(f"plan: expected --text with a TOML file, got {path}; a run's text is fixed")
     else:
-        result = plan_path(what, settings=settings or (), device=device, progress=progress(as_json), trust=trust)
+        result = plan_path(path, settings=settings or (), device=device, progress=progress(as_json), trust=trust)
     answer(result.as_dict(), render.costs(result), as_json)
 
 
@@ -170,6 +181,9 @@ def _adjoint_config(run: Run, settings: list[str] | None) -> AdjointConfig | Non
 for question in QUESTIONS:
     if question.command:
         app.command(question.name)(command(question))
+for study in STUDIES:
+    if issubclass(study.request, Request):  # its fields have flags
+        app.command(study.name)(command(study))
 
 
 @app.command()

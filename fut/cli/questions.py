@@ -13,13 +13,14 @@ import typer
 from fut.artifacts.kept import keeping
 from fut.cli.options import METHOD_HELP, ORDER_HELP, Device, Json, RunPath, Trust, answer, open_run, say
 from fut.questions.question import ESTIMATOR, ORDER, Flag, Question
+from fut.studies.base import Study
 
 HELP = {ORDER: ORDER_HELP, ESTIMATOR: METHOD_HELP}
 """Help that requests leave to the command line, as it lists what is registered."""
 
 
-def command(question: Question[Any, Any]) -> Callable[..., None]:
-    """The command of a question: opens the run, says what it will cost, asks, and answers.
+def command(question: Question[Any, Any] | Study[Any, Any]) -> Callable[..., None]:
+    """The command of a question or of a study: opens the run, says what it will cost, asks, and answers.
 
     Args:
         question: any whose request's fields have flags; one that has none keeps its default.

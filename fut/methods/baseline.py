@@ -33,7 +33,7 @@ class Reference(Method):
     capabilities = Capabilities(any_length=True, rebuilds=True, baseline=True)
 
     def query(self, problem: Problem, config: Config, timings: Timings, orders: int = 1) -> StageCost:
-        return StageCost("query: reference", 0, 0.0, 0, 0, timings.footprint.query())
+        return StageCost("query: reference", 0, 0.0, 0, 0, *timings.footprint.split(timings.footprint.query()))
 
 
 REFERENCE = Reference()

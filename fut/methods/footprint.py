@@ -160,6 +160,13 @@ class Footprint:
         safety = SAFETY_ON_HEAP if device == "cpu" and self.vector < MAPPED else SAFETY
         return round(safety * tensors) + LIBRARIES[device]
 
+    def split(self, peak: int, passing: int = 0) -> tuple[int, int]:
+        """Bytes of the host's memory and of the device's, of a stage planned with `peak`. passing: of arrays on their way between
+        the device and files, at a time."""
+        if self.theta.device.type == "cpu":
+            return peak, 0
+        return LIBRARIES["cpu"] + 2 * passing, peak
+
     def training(self) -> int:
         """Reference run, or a retraining: the state it started from, the current and the next one, a step's gradients."""
         width = 1 if self.problem.stacked else self.problem.config.data.per_step

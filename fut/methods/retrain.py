@@ -38,7 +38,7 @@ class Retrain(Method):
         """Training so many orders; their endpoints are kept."""
         footprint, count = timings.footprint, orders * problem.config.consumed
         nbytes, peak = orders * footprint.vector, footprint.training()
-        return StageCost("one retraining", count, timings.training(orders), nbytes, 0, peak)
+        return StageCost("one retraining", count, timings.training(orders), nbytes, 0, *timings.footprint.split(peak))
 
 
 RETRAIN = Retrain()

@@ -151,6 +151,7 @@ class Stage(Generic[F]):
         cost: of a specification.
         seconds: of a specification, by timings taken here; None for those of its gradients.
         memory: bytes at its height.
+        passing: bytes of arrays that are on their way between the device and a file at a time, at most.
         advice: what to lower where that does not fit.
         part_of: whether a specification has the stage at all.
         within: the stage whose figures hold this one's; empty for its own.
@@ -164,6 +165,7 @@ class Stage(Generic[F]):
     cost: Callable[[Any], Cost] = lambda spec: Cost()
     seconds: Callable[[Any, Timings], float] | None = None
     memory: Callable[[Any, Footprint], int] = lambda spec, footprint: footprint.planned(footprint.resident)
+    passing: Callable[[Any], int] = lambda spec: 0
     advice: str = LESS
     part_of: Callable[[Any], bool] = lambda spec: True
     within: str = ""
@@ -271,14 +273,7 @@ class Preparation(ABC, Generic[F]):
 
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """What each stage costs, before it is computed."""
-        spec = self.planned(problem, config)
-        for stage in counted(self.stages, spec):
-            cost, peak = stage.cost(spec), stage.memory(spec, timings.footprint)
-            if stage.seconds is not None:
-                seconds = stage.seconds(spec, timings)
-            else:
-                seconds = cost.gradients * timings.item if cost.gradients else 0.0
-            yield StageCost(f"{self.name}: {stage.name}", cost.gradients, seconds, cost.kept, cost.scratch, peak)
+        yield from stage_costs(self, self.planned(problem, config), timings)
 
     def notes(self, problem: Problem, config: Config) -> list[str]:
         """What is to be said of these figures."""
@@ -302,6 +297,19 @@ class Preparation(ABC, Generic[F]):
             damages += [d for part in self.parts for d in CheckpointStore(directory / part, held).check()]
             damages += damaged_terms(directory / TERMS, pinned) if (directory / TERMS).exists() else []
         return damages
+
+
+def stage_costs(preparation: Preparation[Any], spec: Any, timings: Timings) -> Iterator[StageCost]:
+    """What each stage of a specification costs."""
+    for stage in counted(preparation.stages, spec):
+        cost, footprint = stage.cost(spec), timings.footprint
+        memory = footprint.split(stage.memory(spec, footprint), stage.passing(spec))
+        if stage.seconds is not None:
+            seconds = stage.seconds(spec, timings)
+        else:
+            seconds = cost.gradients * timings.item if cost.gradients else 0.0
+        name = f"{preparation.name}: {stage.name}"
+        yield StageCost(name, cost.gradients, seconds, cost.kept, cost.scratch, *memory)
 
 
 def parts_of(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:

@@ -24,16 +24,46 @@ BLOCK, LEAST = 1 << 16, 512
 class StageCost:
     """Cost of one stage. gradients: evaluations (a Hessian-vector product counts two); seconds: wall clock here.
 
-    bytes_kept: stay on disk; bytes_scratch: on disk until the expansion is complete; peak_memory: bytes beyond what the
-    process starts with, of the device's memory on CUDA.
+    kept_bytes: stay on disk; scratch_bytes: on disk until the expansion is complete; host_bytes, device_bytes: of memory, at the
+    stage's height, beyond what the process starts with; on the CPU all of it is the host's.
     """
 
     stage: str
     gradients: int
     seconds: float
-    bytes_kept: int
-    bytes_scratch: int
-    peak_memory: int
+    kept_bytes: int
+    scratch_bytes: int
+    host_bytes: int
+    device_bytes: int = 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the memory that numbers are computed in: the device's, else the host's."""
+        return self.device_bytes or self.host_bytes
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What a preparation costs as a whole, one way of storing its scratch.
+
+    Args:
+        preparation: its name.
+        storage, drawn: as the settings of these names have it.
+        chosen: whether it is the configured way.
+        gradients, seconds, kept_bytes, scratch_bytes: the sums over its stages.
+        host_bytes, device_bytes: the most of any stage.
+    """
+
+    preparation: str
+    storage: str
+    drawn: str
+    chosen: bool
+    gradients: int
+    seconds: float
+    kept_bytes: int
+    scratch_bytes: int
+    host_bytes: int
+    device_bytes: int
 
 
 class Timings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -176,10 +176,17 @@ def item_gradients(objective: Objective, theta: Tensor, items: Sequence[Item], c
     gradients depend on what they are stacked with by rounding alone. chunk: None for as many as `STACKED` and
     `GRADIENT_BYTES` allow.
     """
+    return torch.cat(list(item_gradient_chunks(objective, theta, items, chunk)))
+
+
+def item_gradient_chunks(
+    objective: Objective, theta: Tensor, items: Sequence[Item], chunk: int | None = None
+) -> Iterator[Tensor]:
+    """The rows of `item_gradients`, as many at a time [c, D] as are taken together: within `GRADIENT_BYTES`, or one."""
     size = _together(objective, items) if run_lock(items) else 1
     size = max(1, min(chunk or size, size, GRADIENT_BYTES // (theta.numel() * theta.element_size())))
-    parts = [_stacked_gradients(objective, theta, items[first : first + size]) for first in range(0, len(items), size)]
-    return torch.cat(parts)
+    for first in range(0, len(items), size):
+        yield _stacked_gradients(objective, theta, items[first : first + size])
 
 
 def _stacked_gradients(objective: Objective, theta: Tensor, items: Sequence[Item]) -> Tensor:

@@ -20,7 +20,7 @@ from storage import FORMAT, DamagedError, Manifest
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
-    from fut.training.problem import Problem
+    from fut.training.problem import Problem, unit_of_loss
 
 
 @dataclass(frozen=True)
@@ -137,4 +137,4 @@ def _measured(run: Context, key: str) -> Difficulty:
                 )
             scores.append(score)
             tick()
-    return Difficulty(key, measure.unit.replace(OF_LOSS, run.problem.unit), scores)
+    return Difficulty(key, measure.unit.replace(OF_LOSS, unit_of_loss(run.problem)), scores)

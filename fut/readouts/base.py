@@ -13,7 +13,7 @@ from fut.errors import ModelError
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
 from fut.training.fidelity import TOLERANCE
-from fut.training.problem import Problem
+from fut.training.problem import Problem, unit_of_loss
 
 PROBE = "probe"
 """The read-out that is asked for where none is named."""
@@ -72,7 +72,7 @@ def mean_loss(problem: Problem, name: str, item: Item, pinned: bool = False) -> 
     objective, judged = problem.objective, (item,)
     return Readout(
         name,
-        problem.unit,
+        unit_of_loss(problem),
         lambda theta: derivatives.evaluate(objective, theta, judged),
         lambda theta: derivatives.evaluate_gradient(objective, theta, judged),
         pinned,

@@ -1,14 +1,17 @@
-"""What a study is: a question that is answered by retraining many orders, asked of protocols in place of a run."""
+"""What a study is: a question that is answered by training again, asked of protocols in place of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from estimators.orders.order import Order
+from fut.display.format import dumps
 from fut.progress import Progress
-from fut.protocols import Answer, Archive, Truths
+from fut.protocols import Answer, Archive, Branches, Estimates, Truths
 
 A = TypeVar("A", bound=Answer)
 R = TypeVar("R")
@@ -23,17 +26,30 @@ class StudyContext:
         truths: the read-out that the study is about, of orders that are retrained.
         archive: where answers are kept.
         progress: hears of long work.
+        branches: trainings that part at a step; None where there is no training, as on a table of truths.
+        estimates: the same read-out by the default method, where it can answer now; None where it cannot.
     """
 
     reference: Order
     truths: Truths
     archive: Archive
     progress: Progress
+    branches: Branches | None = None
+    estimates: Estimates | None = None
+
+    @property
+    def consumed(self) -> int:
+        """Items that one training run consumes: its gradients."""
+        return sum(map(len, self.reference.steps))
+
+
+def _as_json(answer: Answer) -> str:
+    return dumps(answer.as_dict())
 
 
 @dataclass(frozen=True)
 class Study(Generic[R, A]):
-    """A study, as a registry lists it.
+    """A study, as a registry lists it. Its command is made of the request's fields, where these have flags.
 
     Args:
         name: by which it is asked, and its answers are kept.
@@ -41,6 +57,12 @@ class Study(Generic[R, A]):
         request: the class of its requests: a frozen dataclass whose fields have defaults.
         ask: (request, context) -> answer, which it has kept in the archive under the study's name.
         aliases: other names that it goes by.
+        text: answer -> what is printed.
+        costs: (request, context) -> lines that are said before anything is trained.
+        content: answer -> plain values for JSON.
+        draw: (answer, PNG to write) -> that path; None for a study without a picture.
+        picture: (answer, request) -> the picture's default path within the run.
+        picture_help: what the picture shows.
     """
 
     name: str
@@ -48,3 +70,9 @@ class Study(Generic[R, A]):
     request: type[R]
     ask: Callable[[R, StudyContext], A]
     aliases: tuple[str, ...] = ()
+    text: Callable[[A], str] = _as_json
+    costs: Callable[[R, StudyContext], Sequence[str]] = lambda request, context: ()
+    content: Callable[[A], dict[str, Any]] = operator.methodcaller("as_dict")
+    draw: Callable[[A, Path], Path] | None = None
+    picture: Callable[[A, R], str] | None = None
+    picture_help: str = "PNG of the answer; default: in the run"

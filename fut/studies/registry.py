@@ -7,13 +7,20 @@ from typing import Any
 from fut.errors import UsageError
 from fut.registry import Registry
 from fut.studies.base import Study
+from fut.studies.branch.ask import BRANCH
 from fut.studies.order_noise import ORDER_NOISE
 
 STUDIES: Registry[Study[Any, Any]] = Registry(
     "study",
     "fut.studies",
     [
+        BRANCH,
         ORDER_NOISE,
     ],
     UsageError,
 )
+
+
+def study_of(request: object) -> Study[Any, Any] | None:
+    """The study that a request is of; None for none."""
+    return next((study for study in STUDIES if type(request) is study.request), None)

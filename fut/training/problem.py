@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
@@ -108,11 +108,6 @@ class Problem:
     def device(self) -> torch.device:
         return self.objective.device
 
-    @property
-    def unit(self) -> str:
-        """Of the loss: as configured, else nats/token for the built-in one, and `loss` for one of the user's own."""
-        return self.config.model.unit or (NATS if self.objective.loss_function is next_token_loss else LOSS)
-
     def rate(self, step: int) -> float:
         """Learning rate of a step of the window."""
         return self._schedule.rate_at(step)
@@ -163,12 +158,7 @@ class Problem:
 
     def item_gradients(self, theta: Tensor, items: Sequence[int]) -> Tensor:
         """Gradients of several items' mean losses [n, D]; DivergenceError where one is not finite."""
-        found = derivatives.item_gradients(self.objective, theta, [self.data.items[i] for i in items])
-        if not torch.isfinite(found).all():
-            raise DivergenceError(
-                f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"
-            )
-        return found
+        return torch.cat(list(item_gradient_chunks(self, theta, items)))
 
     def product(self, theta: Tensor, item: int, direction: Tensor, exact: bool = True) -> Tensor:
         """Hessian-vector product [D] of one item's loss: exact, or by central difference of two gradients."""
@@ -213,6 +203,21 @@ class Problem:
     def digest(self) -> str:
         """The digest of the identity: every file of a run holds it, so that one of another run is not taken for its own."""
         return fingerprint(self.identity)
+
+
+def item_gradient_chunks(problem: Problem, theta: Tensor, items: Sequence[int]) -> Iterator[Tensor]:
+    """The rows of `Problem.item_gradients`, as many at a time [c, D] as are taken together."""
+    for found in derivatives.item_gradient_chunks(problem.objective, theta, [problem.data.items[i] for i in items]):
+        if not torch.isfinite(found).all():
+            raise DivergenceError(
+                f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"
+            )
+        yield found
+
+
+def unit_of_loss(problem: Problem) -> str:
+    """As configured, else nats/token for the built-in loss, and `loss` for one of the user's own."""
+    return problem.config.model.unit or (NATS if problem.objective.loss_function is next_token_loss else LOSS)
 
 
 def _tupled(groups: dict[str, list[float]]) -> tuple[tuple[str, tuple[float, ...]], ...]:

@@ -100,16 +100,16 @@ def test_the_text_says_first_what_the_default_estimator_costs(small_run: fut.Run
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
 def test_every_stage_stays_below_its_planned_memory(larger: fut.Plan, measured: Callable[..., int]) -> None:
-    adjoint = max(s.peak_memory for s in larger.stages if s.stage.startswith("adjoint:"))
-    lowrank = max(s.peak_memory for s in larger.stages if s.stage.startswith("lowrank:"))
+    adjoint = max(s.memory for s in larger.stages if s.stage.startswith("adjoint:"))
+    lowrank = max(s.memory for s in larger.stages if s.stage.startswith("lowrank:"))
     cases = [
-        (("train",), larger["reference run"].peak_memory),
+        (("train",), larger["reference run"].memory),
         (("cache", "adjoint"), adjoint),
         (("cache", "lowrank"), lowrank),
-        (("estimate", "lowrank", 1), larger["query: lowrank"].peak_memory),
-        (("cache", "update,jvp"), larger["terms of taylor1"].peak_memory),
-        (("estimate", "adjoint", 300), larger["1,000 queries: adjoint"].peak_memory),
-        (("estimate", "replay-exact", 1), larger["query: replay-exact"].peak_memory),
+        (("estimate", "lowrank", 1), larger["query: lowrank"].memory),
+        (("cache", "update,jvp"), larger["terms of taylor1"].memory),
+        (("estimate", "adjoint", 300), larger["1,000 queries: adjoint"].memory),
+        (("estimate", "replay-exact", 1), larger["query: replay-exact"].memory),
     ]
     for arguments, planned in cases:
         found = measured(*arguments)
@@ -141,15 +141,15 @@ def test_the_plan_agrees_with_the_run_it_plans(small_run: fut.Run) -> None:
     found = small_run.plan()
     expansion = [s for s in found.stages if s.stage.startswith("adjoint:")]
     assert sum(s.gradients for s in expansion) == EXPANSION.cost(open_expansion(small_run.context).spec).gradients
-    assert sum(s.bytes_kept for s in expansion) == EXPANSION.cost(open_expansion(small_run.context).spec).kept
-    assert sum(s.bytes_scratch for s in expansion) == EXPANSION.cost(open_expansion(small_run.context).spec).scratch
+    assert sum(s.kept_bytes for s in expansion) == EXPANSION.cost(open_expansion(small_run.context).spec).kept
+    assert sum(s.scratch_bytes for s in expansion) == EXPANSION.cost(open_expansion(small_run.context).spec).scratch
     about = [s for s in found.stages if s.stage.startswith("reweighting")]
     wanted = REWEIGHTING_TERMS.cost(open_reweighting(small_run.context).spec)
-    assert (sum(s.gradients for s in about), sum(s.bytes_kept for s in about)) == (wanted.gradients, wanted.kept)
+    assert (sum(s.gradients for s in about), sum(s.kept_bytes for s in about)) == (wanted.gradients, wanted.kept)
     assert found["one retraining"].gradients == small_run.steps
     assert found["terms of taylor1"].gradients == small_run.info()["precompute_gradients"]["taylor1"]
     assert found["reference run"].gradients == small_run.steps + 4
-    assert all(s.seconds >= 0 and s.peak_memory > 0 for s in found.stages)
+    assert all(s.seconds >= 0 and s.memory > 0 for s in found.stages)
 
 
 def test_planning_writes_nothing_and_leaves_the_numbers(own_run: Path, tmp_path: Path, cli: Cli) -> None:
@@ -157,7 +157,7 @@ def test_planning_writes_nothing_and_leaves_the_numbers(own_run: Path, tmp_path:
     said = cli("plan", own_run, "--device", "cpu", "--json")
     assert said.status == 0, said.err
     assert said.err == ""
-    keys = {"stage", "gradients", "seconds", "bytes_kept", "bytes_scratch", "peak_memory"}
+    keys = {"stage", "gradients", "seconds", "kept_bytes", "scratch_bytes", "host_bytes", "device_bytes"}
     assert all(stage.keys() == keys for stage in said.json["stages"])
     assert contents(own_run) == before
     assert sorted(own_run.rglob("*")) == listed
@@ -173,6 +173,29 @@ def test_a_configuration_is_planned_without_a_run(tmp_path: Path, cli: Cli, monk
     for word in ("4 steps", "gradients", "scratch", "memory", "an estimate", "adjoint: backward pass", "MiB"):
         assert word in said.out, word
     assert sorted(os.listdir()) == ["c.toml", "t.txt"]
+
+
+def test_each_way_of_storing_scratch_is_planned(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = small_config(data={"items": 60}, adjoint={"coordinates": 300, "drawn": "before", "functionals": 0})
+    Path("c.toml").write_text(config.toml())
+    planned = cli("plan", "--config", "c.toml", "--device", "cpu", "--json").json
+    keys = {"stage", "gradients", "seconds", "kept_bytes", "scratch_bytes", "host_bytes", "device_bytes"}
+    assert all(stage.keys() == keys for stage in planned["stages"])
+    assert sorted(os.listdir()) == ["c.toml"]
+    ways = {(way["storage"], way["drawn"]): way for way in planned["strategies"]}
+    assert [key for key, way in ways.items() if way["chosen"]] == [("store", "before")]
+    stages = [stage for stage in planned["stages"] if stage["stage"].startswith("adjoint: ")]
+    for key in ("gradients", "kept_bytes", "scratch_bytes"):
+        assert ways["store", "before"][key] == sum(stage[key] for stage in stages), key
+    disk = {key: way["kept_bytes"] + way["scratch_bytes"] for key, way in ways.items()}
+    assert disk["retrain", "before"] < min(disk["store", "before"], disk["retrain", "after"]) < disk["store", "after"]
+    assert ways["retrain", "before"]["gradients"] > ways["store", "before"]["gradients"]
+    text = cli("plan", "--config", "c.toml", "--device", "cpu").out
+    assert "adjoint in all, by adjoint.storage and adjoint.drawn:" in text
+    for arguments in ([], ["c.toml", "--config", "c.toml"]):
+        refused = cli("plan", *arguments)
+        assert (refused.status, "give one of them" in refused.err) == (2, True)
 
 
 def test_an_interrupted_run_is_planned(own_run: Path, cli: Cli) -> None:
@@ -318,6 +341,6 @@ def test_every_planned_stage_of_an_expansion_is_guarded(
     config = small_run.context.config.adjoint.model_copy(update=adjoint)
     footprint = Footprint(small_run.context.problem)
     fitting.require_stages(EXPANSION, AdjointSpec(small_run.context.problem, config), footprint)
-    planned = {s.stage: s.peak_memory for s in small_run.plan(config).stages if s.stage.startswith("adjoint: ")}
+    planned = {s.stage: s.memory for s in small_run.plan(config).stages if s.stage.startswith("adjoint: ")}
     assert set(planned) == {f"adjoint: {stage}" for stage in needed}
     assert all(needed[stage.removeprefix("adjoint: ")] == peak - footprint.resident for stage, peak in planned.items())

@@ -23,6 +23,7 @@ from estimators.state import State
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import COUNTS, AdjointSpec
 from fut.methods.expansion.spec import ITEM_BLOCK
+from fut.training.problem import item_gradient_chunks
 from storage import Block
 
 ANCHORED = ("gradient", "norm")
@@ -64,8 +65,9 @@ def run_sampled_anchors(expansion: Expansion, blocks: Sequence[Block]) -> Iterat
             yield
             continue
         theta = expansion.trajectory.state(expansion.spec.anchors[block.step]).theta
-        found = expansion.problem.item_gradients(theta, range(block.first, block.last))
-        values = {"gradient": found[:, expansion.indices], "norm": global_norm(found)[:, None]}
+        chunks = item_gradient_chunks(expansion.problem, theta, range(block.first, block.last))
+        parts = [(found[:, expansion.indices], global_norm(found)[:, None]) for found in chunks]
+        values = {name: torch.cat(part) for name, part in zip(ANCHORED, zip(*parts, strict=True), strict=True)}
         wanted = terms.missing_names(block, ANCHORED)
         terms.write(block, {name: values[name].cpu().numpy() for name in wanted})
         yield

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from fut.config.schema import ALL, FEW, MANY, ReadoutNames, Section
 
+STORED = ("storage", "scratch_bytes")
+"""Settings of how scratch is stored, on which no number depends."""
+
 
 class AdjointConfig(Section):
     """The expansion about the trajectory that the adjoint estimator reads."""
@@ -90,6 +93,23 @@ class AdjointConfig(Section):
         description="whether the table of positions is taken on all coordinates as a control variate of a sample of them; auto: "
         "while it has at most 32768 entries (steps times items), as each takes a step of the rule on all parameters",
     )
+    drawn: Literal["after", "before"] = Field(
+        "after",
+        description="when a sample of coordinates is drawn: after the backward pass, by what coordinates contribute to simulated "
+        "orders, for which the pass is scratch on all of them; or before it, by updates and slopes alone, so that nothing of "
+        "whole size is stored a step",
+    )
+    storage: Literal["auto", "store", "retrain"] = Field(
+        "auto",
+        description="whether the trajectory is stored step by step, or every ceil(sqrt(T)) steps and trained again in between; "
+        "the numbers are the same bits. auto: stored where that takes no more than `scratch_bytes`, and than is free",
+    )
+    scratch_bytes: int = Field(
+        1 << 34,
+        ge=0,
+        le=1 << 62,
+        description="bytes of trajectory and scratch above which the trajectory is not stored step by step",
+    )
     readouts: ReadoutNames = Field(
         ["probe"],
         description="what is estimated: probe, accuracy, items, item:I, package.module:name, or a name registered in Python",
@@ -99,10 +119,15 @@ class AdjointConfig(Section):
     )
 
     def identity(self) -> dict[str, Any]:
-        """What an expansion pins, read-outs and fields without an effect aside."""
+        """What an expansion pins, read-outs and fields without an effect on its numbers aside."""
         return self.model_dump(mode="json", exclude={"readouts", *self.idle()})
 
     def idle(self) -> set[str]:
         """Names of fields that have no effect, the others being what they are."""
-        idle = {"curvatures": not self.rank, "anchor_error": self.num_anchors, "left_out": not self.left_out}
-        return {name for name, without_effect in idle.items() if without_effect}
+        without = {
+            "curvatures": not self.rank,
+            "anchor_error": self.num_anchors,
+            "left_out": not self.left_out,
+            "drawn": self.drawn != "before",
+        }
+        return set(STORED) | {name for name, idle in without.items() if idle}

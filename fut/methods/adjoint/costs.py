@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fut.methods.adjoint.anchors import most_pilots, pilot_gradients, pilot_items
-from fut.methods.adjoint.quadratic_directions import bend_cost
+from fut.methods.adjoint.quadratic_directions import SAMPLES, bend_cost
 from fut.methods.adjoint.replay_curvature import products
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.adjoint.sweep import check_cost
@@ -16,10 +16,10 @@ def trajectory(spec: AdjointSpec) -> Cost:
     """The trajectory, which stays or is scratch; nothing where another expansion has it."""
     about = spec.trajectory
     if spec.added:
-        return Cost()
-    return (
-        Cost(about.gradients, about.scratch_bytes, 0) if spec.keeps else Cost(about.gradients, 0, about.scratch_bytes)
-    )
+        return Cost(0, 0, about.segment_bytes)
+    simulated = SAMPLES * spec.functionals * spec.state_vectors * spec.vector_bytes if about.segment else 0
+    scratch = about.segment_bytes if spec.keeps else about.scratch_bytes
+    return Cost(about.gradients, about.scratch_bytes - scratch, scratch + simulated)
 
 
 def low_rank(spec: AdjointSpec) -> Cost:
@@ -30,7 +30,9 @@ def low_rank(spec: AdjointSpec) -> Cost:
     size = pooled_size(spec.problem, spec.config, places) * places
     count = 2 * len(spec.curvatures) * products(spec)
     nbytes = len(spec.curvatures) * spec.rank * spec.vector_bytes
-    return Cost(round(count * size / rows(spec.problem)), 0, nbytes)
+    about = spec.trajectory
+    again = about.again(min(1.0, len(spec.curvatures) * about.segment / spec.steps))
+    return Cost(round(count * size / rows(spec.problem)) + again, 0, nbytes)
 
 
 def sweep(spec: AdjointSpec) -> Cost:
@@ -41,12 +43,9 @@ def sweep(spec: AdjointSpec) -> Cost:
     if config.curvature == "pooled":
         taken = 2 * _drawn(spec, pooled_size(problem, config, spec.trajectory.places_count))
     count = round(taken * spec.fine) + sum(gradient_cost(n, problem) for n in spec.names)
-    count += _coarse(spec) + check_cost(spec)
-    state = spec.state_vectors
-    vectors = len(spec.names) * (1 + bool(spec.rank)) + spec.functionals + spec.fine * state
-    control = 16 * spec.fine * problem.objective.size if spec.of_all else 0
-    whole = 2 * spec.rows * state  # costates of this step and the last
-    return Cost(count, 0, (vectors * (spec.steps + 1) + whole) * spec.vector_bytes + control)
+    count += _coarse(spec) + check_cost(spec) + spec.trajectory.once_back
+    control = 16 * spec.fine * problem.objective.size if spec.of_all and not spec.drawn_first else 0
+    return Cost(count, 0, spec.swept_bytes + control)
 
 
 def anchors(spec: AdjointSpec) -> Cost:
@@ -60,9 +59,23 @@ def anchors(spec: AdjointSpec) -> Cost:
     return Cost(count + pilot_gradients(spec), 0 if spec.controlled else spec.kept_bytes(["gradient"]), nbytes)
 
 
+def sample(spec: AdjointSpec) -> Cost:
+    """The sample. A trajectory that is trained again is so for simulated orders, and once more for how gradients differ where
+    theirs are drawn; for updates, of read-outs that are added to a sample that is drawn first."""
+    passes = 0 if spec.whole else int(spec.added) if spec.drawn_first else 1 if spec.controlled else 2
+    return Cost(spec.trajectory.again(passes), 16 * spec.expected_coordinates)
+
+
 def fold(spec: AdjointSpec) -> Cost:
-    """The terms, but for gradients that are kept as they are taken."""
-    return Cost(0, spec.kept_bytes() - (0 if spec.controlled else spec.kept_bytes(["gradient"])))
+    """The terms, but for gradients that are kept as they are taken. A trajectory that is trained again is so for the tables, and
+    for simulated orders where all coordinates are kept."""
+    again = spec.trajectory.again(0 if spec.drawn_first else 2 if spec.whole else 1)
+    return Cost(again, spec.kept_bytes() - (0 if spec.controlled else spec.kept_bytes(["gradient"])))
+
+
+def passing(spec: AdjointSpec) -> int:
+    """Bytes of the largest file: whole costates, or the lifted states of an ensemble's runs."""
+    return max(spec.rows, spec.config.num_runs) * spec.state_vectors * spec.vector_bytes
 
 
 def _coarse(spec: AdjointSpec) -> int:

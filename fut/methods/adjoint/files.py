@@ -21,6 +21,7 @@ from fut.divergence import listed, named
 from fut.errors import FutWarning, NotCachedError
 from fut.methods.adjoint.spec import AdjointSpec, Choice
 from fut.methods.expansion import trajectory as trajectory_files
+from fut.methods.expansion.segments import SegmentedFiles
 from fut.methods.expansion.stored import Sampled
 from fut.methods.expansion.trajectory import RunDivergedError, TrajectoryFiles
 from fut.readouts.readout import UserFunction
@@ -28,12 +29,17 @@ from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
 from storage import CheckpointStore, TermStore
 
-TRAJECTORY = "trajectory"
+TRAJECTORY, SEGMENT = "trajectory", "segment"
+COSTATE, CENTRE = "costate/", "centre/"
+"""What names of the arrays of states begin with in the sweep's files."""
 PARTS = (
     "sample",
     "anchors",
-    *(f"{place}/{part}" for place in (TRAJECTORY, "scratch") for part in trajectory_files.PARTS),
-    *(f"scratch/{part}" for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "bounded")),
+    *(f"{place}/{part}" for place in (TRAJECTORY, "scratch", f"scratch/{SEGMENT}") for part in trajectory_files.PARTS),
+    *(
+        f"scratch/{part}"
+        for part in ("anchors", "lowrank", "sweep", "costate", "pilots", "bounded", "simulated", "updates")
+    ),
 )
 """Directories of an expansion's checkpoint stores."""
 MOST_LOST = 3
@@ -42,7 +48,10 @@ MOST_LOST = 3
 
 @dataclass(frozen=True)
 class SweepFiles:
-    """What the backward sweep writes; scratch. owner: the digest that every file holds."""
+    """What the backward sweep writes; scratch. Of a sample that is drawn before it, on the k sampled coordinates in place of D.
+
+    owner: the digest that every file holds.
+    """
 
     directory: Path
     problem: Problem
@@ -73,6 +82,15 @@ class SweepFiles:
     def costate(self, step: int) -> State:
         """Sensitivities of the exact read-outs to the lifted state before step `step`, buffers [r, D]."""
         return costate_from(self.swept.read(step).arrays, self.problem.device)
+
+    def centre(self, step: int) -> State:
+        """The trajectory's lifted state [k] before step `step`, of a sample that is drawn first."""
+        found = self.swept.read(step)
+        return unpack(_named(found.arrays, CENTRE), found.attributes, self.problem.device)
+
+    def bound(self, step: int) -> Tensor:
+        """What entries of the table of positions are held within [fine, k], float64, of a sample that is drawn first."""
+        return self._read(step, "bound")
 
     def _read(self, step: int, name: str) -> Tensor:
         return torch.from_numpy(self.swept.read_array(step, name)).to(self.problem.device)
@@ -123,9 +141,13 @@ class Expansion(Sampled):
     def trajectory(self) -> TrajectoryFiles:
         """What is expanded about: kept, or scratch; of added read-outs that of the expansion they are added to."""
         if self.origin is not None:
-            return self.origin.trajectory
+            found = self.origin.trajectory
+            return replace(found, scratch=self.scratch / SEGMENT) if isinstance(found, SegmentedFiles) else found
         directory = self.directory / TRAJECTORY if self.planned.keeps else self.scratch
-        return TrajectoryFiles(self.planned.trajectory, directory, self.start, self.owner, self.end)
+        spec = self.planned.trajectory
+        if not spec.segment:
+            return TrajectoryFiles(spec, directory, self.start, self.owner, self.end)
+        return SegmentedFiles(spec, directory, self.start, self.owner, self.end, self.scratch / SEGMENT)
 
     @cached_property
     def lender(self) -> TermStore | None:
@@ -146,6 +168,16 @@ class Expansion(Sampled):
     def pilots(self) -> CheckpointStore:
         """Gradients [n, D] of a few items, by step, from which the number of anchors is chosen; scratch."""
         return self.store("scratch/pilots")
+
+    @cached_property
+    def simulated(self) -> CheckpointStore:
+        """Lifted states [n, D] of simulated runs, a few at a time, where the trajectory is trained again; scratch."""
+        return self.store("scratch/simulated")
+
+    @cached_property
+    def updates(self) -> CheckpointStore:
+        """How far a step's gradients move coordinates apart, summed over steps [D], where the sample is drawn first; scratch."""
+        return self.store("scratch/updates")
 
     @cached_property
     def ritz(self) -> CheckpointStore:
@@ -212,5 +244,9 @@ class Expansion(Sampled):
 
 def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:
     """Sensitivities to the lifted state, as the sweep wrote them."""
-    packed = {k.removeprefix("costate/"): v for k, v in arrays.items() if k.startswith("costate/")}
-    return unpack(packed, {}, device)
+    return unpack(_named(arrays, COSTATE), {}, device)
+
+
+def _named(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Those whose names begin so, without that."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 from fut.artifacts.directory import ADJOINT, MANIFEST
 from fut.artifacts.identity import read_identity, read_settings
 from fut.errors import NotCachedError
-from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.config import STORED, AdjointConfig
 from fut.methods.adjoint.files import Expansion
-from fut.methods.adjoint.spec import AdjointSpec, possible_spec
+from fut.methods.adjoint.spec import AdjointSpec, possible_spec, stored_bytes
 from fut.methods.context import Context
 from fut.readouts.readout import PROBE, caching_command, shortened
 from storage import IdentityError
@@ -29,8 +30,9 @@ def has_expansion(path: Path, part: str = ADJOINT) -> bool:
 def read_expansion_config(context: Context, part: str = ADJOINT) -> AdjointConfig:
     """How a run's expansion was made; IdentityError for one of another run."""
     identity = read_identity(context.path / part, context.owner)
+    stored = {name: getattr(context.config.adjoint, name) for name in STORED}
     return read_settings(
-        lambda: AdjointConfig.model_validate(identity["adjoint"] | {"readouts": identity["readouts"]}),
+        lambda: AdjointConfig.model_validate(identity["adjoint"] | {"readouts": identity["readouts"]} | stored),
         context.path / part,
     )
 
@@ -57,7 +59,20 @@ def _left_out_as_stored(context: Context, config: AdjointConfig, part: str) -> A
 
 def _expansion(context: Context, spec: AdjointSpec, part: str, origin: Expansion | None = None) -> Expansion:
     user, end = context.readouts.user, lambda: context.state(context.steps).theta
-    return Expansion(context.path / part, spec, lambda: context.state(0), user, end, origin)
+    found = Expansion(context.path / part, spec, lambda: context.state(0), user, end, origin)
+    return replace(found, planned=_stored_as(found.trajectory.directory, spec, context.path))
+
+
+def _stored_as(directory: Path, spec: AdjointSpec, run: Path) -> AdjointSpec:
+    """The specification with the trajectory stored as it was begun; else, where it is to be chosen, as the disk has room."""
+    begun = {
+        "retrain": directory / "snapshots",
+        "store": directory / "runs" if spec.trajectory.ensemble else directory / "centre",
+    }
+    storage = next((name for name, place in begun.items() if place.exists()), spec.config.storage)
+    if storage == "auto" and stored_bytes(spec) > shutil.disk_usage(run).free:
+        storage = "retrain"
+    return replace(spec, config=spec.config.model_copy(update={"storage": storage}))
 
 
 def added_places(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from fut.methods.batching import batch_size
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.timings import BLOCK, LEAST
+from fut.models.autodiff import GRADIENT_BYTES
 
 GAPS = 0.5
 """Share of a product on the whole batch by which an ensemble's sweep exceeds it: small batches of two sizes leave the heap with
@@ -30,7 +31,26 @@ def sweep(e: AdjointSpec, f: Footprint) -> int:
     step = readouts * (mixture + 3 * s + TEMPORARIES) * f.vector
     start = f.resident + (s + 2 + readouts) * f.vector + f.probe_gradient + functionals(e, f)
     gaps = round(GAPS * product(e, f)) if e.trajectory.ensemble else 0
-    return f.planned(max(held + product(e, f), held + step, start) + gaps)
+    if e.drawn_first:  # what is ahead, the whole costate as it is written, and a step's row of the tables
+        held += (4 * e.fine + readouts * s) * f.vector
+        step = max(step, (2 * s + e.fine * (s + 4)) * f.vector + held_items(e, f) * e.controlled)
+    return f.planned(max(held + product(e, f), held + step, start, retrained(e, f, readouts * s + s)) + gaps)
+
+
+def first_sample(e: AdjointSpec, f: Footprint) -> int:
+    """Drawing coordinates before the sweep: the costate that it starts from, updates, and scores in double precision; the ends of
+    an ensemble's runs."""
+    runs, rows, d = e.config.num_runs * f.state if e.trajectory.ensemble else 0, e.rows, f.theta.numel()
+    begun = (f.state + 2 + rows) * f.vector + f.probe_gradient + functionals(e, f)
+    updates = (e.config.num_runs * (2 * f.state + TEMPORARIES) + 2 * f.state) * f.vector + 40 * d
+    scored = (2 * rows * f.state + f.state + runs) * f.vector + 8 * d * (2 * rows + 12)
+    tensors = f.resident + max(begun, updates, scored)
+    return f.planned(max(tensors, retrained(e, f, 0)))
+
+
+def retrained(e: AdjointSpec, f: Footprint, vectors: int) -> int:
+    """Training a segment of the trajectory again, while so many vectors are held; nothing where it is stored."""
+    return f.resident + vectors * f.vector + e.trajectory.tensors(f) if e.retrains else 0
 
 
 def low_rank(e: AdjointSpec, f: Footprint) -> int:
@@ -54,7 +74,8 @@ def sample(e: AdjointSpec, f: Footprint) -> int:
     """Drawing coordinates: simulated orders, and an evaluation."""
     runs = e.config.num_runs * f.state if e.trajectory.ensemble else 0  # whose ends are evaluated
     drawn = 0 if e.whole else simulated(e, f)
-    return f.planned(f.resident + (f.state + runs) * f.vector + max(drawn, f.evaluation))
+    again = retrained(e, f, 0) - f.resident + (drawn if not e.drawn_first else 0) if e.retrains else 0
+    return f.planned(f.resident + (f.state + runs) * f.vector + max(drawn, f.evaluation, again))
 
 
 def simulated(e: AdjointSpec, f: Footprint) -> int:
@@ -82,6 +103,7 @@ def anchors(e: AdjointSpec, f: Footprint) -> int:
     """Anchors: gradients of the last block of items and of this one, then stacked, and what is kept of them."""
     rows = min(ITEM_BLOCK, e.problem.config.data.items)
     kept = 0 if e.controlled else 3 * rows * e.expected_coordinates * f.theta.element_size()
+    rows = rows if e.controlled else min(rows, max(1, GRADIENT_BYTES // f.vector))  # else taken in chunks
     held = f.resident + (f.state + 2 * rows) * f.vector + kept
     return f.planned(max(held + max(f.gradient, rows * f.vector), choosing(e, f)))
 
@@ -109,7 +131,8 @@ def fold(e: AdjointSpec, f: Footprint) -> int:
     read = (
         2 * max(e.rows, e.rank) * f.vector
     )  # a step's weights, or a checkpoint's Ritz vectors, before they are sampled
-    return f.planned(f.resident + max(read, states + sampled, drawn))
+    again = 0 if e.drawn_first else max(states, drawn) + retrained(e, f, 0)
+    return f.planned(f.resident + max(read, states + sampled, drawn, again - f.resident))
 
 
 def tables(e: AdjointSpec, f: Footprint) -> int:

@@ -42,7 +42,8 @@ class AdjointMethod(Method):
         together = min(orders, batch_size(2 * kept))
         lowrank = 4 * spec.rank * timings.flop if spec.rank else 0.0
         seconds = (orders + 1) * spec.steps * kept * (timings.replayed(together, kept) + lowrank)
-        return StageCost("query: adjoint", 0, seconds, 0, 0, memory.query(spec, timings.footprint, orders))
+        peak = timings.footprint.split(memory.query(spec, timings.footprint, orders))
+        return StageCost("query: adjoint", 0, seconds, 0, 0, *peak)
 
     def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
         spec = holding(context, readout).spec

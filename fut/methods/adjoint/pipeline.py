@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fut.artifacts.directory import ADJOINT, MEMORIZATION
 from fut.divergence import listed
-from fut.errors import FutWarning
+from fut.errors import FutWarning, UsageError
 from fut.methods.adjoint import costs, memory
 from fut.methods.adjoint.anchors import (
     ANCHORED,
@@ -26,6 +27,7 @@ from fut.methods.adjoint.anchors import (
     run_sampled_anchors,
 )
 from fut.methods.adjoint.files import PARTS, Expansion
+from fut.methods.adjoint.first_sample import measure_updates
 from fut.methods.adjoint.identity import (
     added_expansions,
     added_places,
@@ -35,15 +37,16 @@ from fut.methods.adjoint.identity import (
     read_expansion_config,
     require_same_origin,
 )
+from fut.methods.adjoint.quadratic_directions import simulate
 from fut.methods.adjoint.replay_curvature import missing_low_rank, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
 from fut.methods.adjoint.spec import AdjointSpec, possible_spec, whole_items_note
-from fut.methods.adjoint.sweep import kept_error, missing_sweep, run_sweep
+from fut.methods.adjoint.sweep import draw_before, kept_error, missing_sweep, run_sweep
 from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates, require_metric
 from fut.methods.curvature_batches import require_samples
-from fut.methods.expansion.trajectory import missing_steps, run_trajectory
+from fut.methods.expansion.trajectory import Follower, missing_steps, run_trajectory
 from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
 from fut.methods.timings import Timings
@@ -66,6 +69,19 @@ def _unless_complete(e: Expansion) -> Sequence[int]:
     return missing_steps(e.trajectory) if not e.settled or e.open_terms().missing() else ()
 
 
+def _follower(e: Expansion) -> Follower | None:
+    """What is done with a segment of steps while it is at hand."""
+    done = [simulate] if e.spec.functionals and e.origin is None else []
+    if e.spec.drawn_first:
+        done.append(measure_updates)
+
+    def follow(segment: Sequence[int]) -> None:
+        for part in done:
+            part(e, segment)
+
+    return follow if done else None
+
+
 def _draw(e: Expansion, units: Sequence[int]) -> Iterator[None]:
     draw_sample(e)
     yield
@@ -82,23 +98,25 @@ def _sweep_seconds(s: AdjointSpec, t: Timings) -> float:
 
 
 def _sample_seconds(s: AdjointSpec, t: Timings) -> float:
-    return (0.0 if s.whole else _simulated(s, t)) + (1 + s.trajectory.places_count) * t.probe
+    drawn = (0.0 if s.whole else _simulated(s, t)) + (1 + s.trajectory.places_count) * t.probe
+    return drawn + costs.sample(s).gradients * t.item
 
 
 def _fold_seconds(s: AdjointSpec, t: Timings) -> float:
     share = 1.0 if s.controlled else s.expected_coordinates / s.problem.objective.size  # of the coordinates in a table
     table = TABLE * s.steps * s.problem.config.data.items * s.fine * t.step * share
-    return table + (_simulated(s, t) if s.whole else 0.0)
+    return table + (_simulated(s, t) if s.whole else 0.0) + costs.fold(s).gradients * t.item
 
 
 TRAJECTORY: Stage[Expansion] = Stage(
     "trajectory",
     missing=_unless_complete,
-    work=lambda e, steps: run_trajectory(e.trajectory, steps),
-    stores=lambda e: (e.trajectory.stores,),
+    work=lambda e, steps: run_trajectory(e.trajectory, steps, _follower(e)),
+    stores=lambda e: (e.trajectory.stores, (e.simulated,)),
     cost=costs.trajectory,
     seconds=lambda s, t: costs.trajectory(s).gradients * (t.item + t.step),
     memory=lambda s, f: s.trajectory.memory(f),
+    passing=costs.passing,
     advice=f"lower adjoint.num_runs, or {LESS}",
 )
 LOW_RANK: Stage[Expansion] = Stage(
@@ -112,6 +130,18 @@ LOW_RANK: Stage[Expansion] = Stage(
     advice="lower adjoint.rank",
     part_of=lambda s: bool(s.rank),
 )
+FIRST_SAMPLE: Stage[Expansion] = Stage(
+    "sample",
+    missing=lambda e: () if e.sampled.has(0) else (0,),
+    work=draw_before,
+    stores=lambda e: ((e.updates,), (e.sampled, e.sweep.swept, e.sweep.latest)),
+    cost=costs.sample,
+    seconds=_sample_seconds,
+    memory=memory.first_sample,
+    passing=costs.passing,
+    advice="lower adjoint.functionals or adjoint.num_runs",
+    part_of=lambda s: s.drawn_first,
+)
 SWEEP: Stage[Expansion] = Stage(
     "backward pass",
     missing=lambda e: missing_sweep(e) if _lacks(e, *FOLDED[1:]) else (),
@@ -120,6 +150,7 @@ SWEEP: Stage[Expansion] = Stage(
     cost=costs.sweep,
     seconds=_sweep_seconds,
     memory=memory.sweep,
+    passing=costs.passing,
     advice=f"lower adjoint.num_runs or adjoint.pool, or {LESS}",
 )
 CHOICE: Stage[Expansion] = Stage(
@@ -138,17 +169,19 @@ ANCHORS: Stage[Expansion] = Stage(
     stores=lambda e: ((e.anchored,),),
     cost=costs.anchors,
     memory=memory.anchors,
-    part_of=lambda s: s.controlled,
+    part_of=lambda s: s.controlled and not s.drawn_first,
 )
+FIRST_ANCHORS = replace(ANCHORS, part_of=lambda s: s.controlled and s.drawn_first)
 SAMPLE: Stage[Expansion] = Stage(
     "sample",
     missing=lambda e: () if e.sampled.has(0) else (0,),
     work=_draw,
     stores=lambda e: ((e.bounded,), (e.sampled,)),
-    cost=lambda s: Cost(0, 16 * s.expected_coordinates),
+    cost=costs.sample,
     seconds=_sample_seconds,
     memory=memory.sample,
     advice="lower adjoint.simulated or adjoint.num_runs",
+    part_of=lambda s: not s.drawn_first,
 )
 SAMPLED_ANCHORS: Stage[Expansion] = Stage(
     "anchors",
@@ -177,7 +210,18 @@ class ExpansionStages(Preparation[Expansion]):
     section = "adjoint"
     what = "the expansion and its scratch"
     parts = PARTS
-    stages = (TRAJECTORY, LOW_RANK, SWEEP, CHOICE, ANCHORS, SAMPLE, SAMPLED_ANCHORS, FOLD)
+    stages = (
+        TRAJECTORY,
+        LOW_RANK,
+        FIRST_SAMPLE,
+        FIRST_ANCHORS,
+        SWEEP,
+        CHOICE,
+        ANCHORS,
+        SAMPLE,
+        SAMPLED_ANCHORS,
+        FOLD,
+    )
 
     def planned(self, problem: Problem, config: Config) -> AdjointSpec:
         return possible_spec(problem, config.adjoint)
@@ -252,6 +296,11 @@ class ExpansionStages(Preparation[Expansion]):
         has no metric for low-rank curvature."""
         problem, config = spec.problem, spec.config
         _ = spec.trajectory.groups
+        if spec.drawn_first and not config.num_anchors:
+            raise UsageError(
+                'adjoint.num_anchors: expected a number beside adjoint.drawn = "before", got 0, which chooses one by what the '
+                'backward pass stores of all coordinates; set adjoint.num_anchors, or adjoint.drawn = "after"'
+            )
         require_coordinates(problem, "adjoint", spec.expected_coordinates, "adjoint.coordinates")
         if config.curvature == "pooled":
             require_samples(problem, 'set adjoint.curvature = "items"', "adjoint.curvature")

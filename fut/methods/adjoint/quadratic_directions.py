@@ -12,14 +12,19 @@ read-out itself. The displacements are uncurved, of simulated orders: true ones 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from estimators.state import State
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.quadratic import weighted_by
+from fut.methods.expansion.trajectory import state_arrays
 from fut.models import autodiff as derivatives
 from fut.readouts.readout import PROBE, Readout
+from fut.training.checkpoints import attributes_of, read_state
 from fut.training.problem import Problem
 
 SAMPLES = 4
@@ -55,16 +60,44 @@ def simulated_displacements(expansion: Expansion, count: int) -> Tensor:
 
     Real gradients, so that directions are those of real orders; no gradient is computed anew.
     """
+    centre = expansion.trajectory.state(expansion.spec.steps).theta
+    if not expansion.spec.trajectory.segment:
+        chunks = enumerate(_picks(expansion, count))
+        return torch.cat([_simulated(expansion, n, picks, range(len(picks))).theta - centre for n, picks in chunks])
+    for segment in expansion.trajectory.segments:
+        simulate(expansion, segment)
+    ends = (read_state(expansion.simulated, n, centre.device).theta for n in expansion.simulated.steps())
+    return torch.cat([end - centre for end in ends])
+
+
+def simulate(expansion: Expansion, segment: Sequence[int]) -> None:
+    """Take the runs of `simulated_displacements` over a segment of steps, whose gradients are at hand; nothing where they have
+    taken it, or do not stand at its beginning."""
+    store, after = expansion.simulated, segment[-1] + 1
+    for n, picks in enumerate(_picks(expansion, SAMPLES * expansion.spec.functionals)):
+        if (store.read_attributes(n)["reached"] if store.has(n) else 0) != segment[0]:
+            continue
+        state = _simulated(expansion, n, picks, segment)
+        store.write(n, state_arrays(state), attributes_of(state, reached=after), replace=True)
+
+
+def _picks(expansion: Expansion, count: int) -> tuple[Tensor, ...]:
+    """Which of a step's gradients each of `count` runs takes [T, n], as many runs at a time as are replayed together."""
+    config, start = expansion.spec.config, expansion.problem.objective.start()
+    drawn = np.random.default_rng([config.seed, 13]).integers(config.num_runs, size=(expansion.spec.steps, count))
+    parts: tuple[Tensor, ...] = torch.from_numpy(drawn).to(start.device).split(simulated_together(start.nbytes), dim=1)
+    return parts
+
+
+def _simulated(expansion: Expansion, number: int, picks: Tensor, steps: Sequence[int]) -> State:
+    """Lifted states [n, D] after some steps; from the first step on, or going on where the runs of that number stand."""
     problem, trajectory = expansion.problem, expansion.trajectory
-    steps, config = expansion.spec.steps, expansion.spec.config
-    drawn = np.random.default_rng([config.seed, 13]).integers(config.num_runs, size=(steps, count))
-    centre, rows = trajectory.state(steps).theta, []
-    for picks in torch.from_numpy(drawn).to(problem.device).split(simulated_together(centre.nbytes), dim=1):
-        state = trajectory.start().rows(picks.shape[1])
-        for step in range(steps):
-            state = problem.rule.step(state, trajectory.gradients_of(step)[picks[step]], problem.rate(step))[0]
-        rows.append(state.theta - centre)
-    return torch.cat(rows)
+    state = trajectory.start().rows(picks.shape[1])
+    if steps[0]:
+        state = read_state(expansion.simulated, number, problem.device)
+    for step in steps:
+        state = problem.rule.step(state, trajectory.gradients_of(step)[picks[step]], problem.rate(step))[0]
+    return state
 
 
 def simulated_together(nbytes: int) -> int:

@@ -18,7 +18,6 @@ from fut.methods.adjoint.anchors import AnchoredItems
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.replay_curvature import curvature_of
 from fut.readouts.readout import make_readouts
-from fut.training.checkpoints import read_state
 from fut.training.weights import weighed
 
 SIMULATED = 1 << 20
@@ -41,23 +40,28 @@ def draw_sample(expansion: Expansion) -> None:
     arrays = {"indices": indices.numpy(), "probabilities": probabilities[indices].numpy()}
     arrays["difference_error"] = expansion.sweep.swept.read_array(spec.steps, "difference_error")
     loss = expansion.problem.probe_loss(theta)
-    expansion.sampled.write(0, arrays | _known(expansion, theta), {"centre_loss": loss})
+    rows = torch.zeros(0, len(theta))
+    if spec.functionals:
+        arrays["signs"] = expansion.sweep.swept.read_array(spec.steps, "signs")
+        rows = torch.from_numpy(expansion.sweep.swept.read_array(spec.steps, "functional")).to(theta)
+    expansion.sampled.write(0, arrays | known_ends(expansion, theta, rows), {"centre_loss": loss})
 
 
-def _known(expansion: Expansion, centre: Tensor) -> dict[str, np.ndarray]:
-    """Functionals of true displacements from the trajectory's end, and their signs; read-outs of an ensemble's own runs."""
+def known_ends(expansion: Expansion, centre: Tensor, rows: Tensor) -> dict[str, np.ndarray]:
+    """Functionals of true displacements from the trajectory's end [D], and read-outs of an ensemble's own runs.
+
+    rows: the functionals' [m, D].
+    """
     arrays, spec = dict[str, np.ndarray](), expansion.spec
     if spec.functionals:
         if expansion.end is None:
             raise TypeError(
                 "sample: expected the end of the reference run for the functionals' displacements, got none"
             )
-        read = expansion.sweep.swept.read_array
-        functionals = torch.from_numpy(read(spec.steps, "functional")).to(centre).double()
-        known = functionals @ (expansion.end() - centre).double()
-        arrays |= {"signs": read(spec.steps, "signs"), "known": known.cpu().numpy()}
+        functionals = rows.double()
+        arrays["known"] = (functionals @ (expansion.end() - centre).double()).cpu().numpy()
     if spec.trajectory.ensemble:
-        ends = read_state(expansion.trajectory.runs, spec.steps, expansion.problem.device).theta
+        ends = expansion.trajectory.ends().theta
         (first,) = make_readouts(expansion.problem, spec.names[:1], expansion.user)
         arrays["own_values"] = np.array([first.value(theta) for theta in ends])
         if spec.functionals:

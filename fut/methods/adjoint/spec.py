@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,7 +10,7 @@ from estimators.adjoint import spread_anchors
 from estimators.control_variates import SIGNS
 from estimators.lowrank import curvature_anchors
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.expansion.spec import SweptSpec, Trajectory
+from fut.methods.expansion.spec import SweptSpec, Trajectory, segment_width
 from fut.training.problem import Problem
 from storage import TermSpec
 
@@ -65,11 +65,40 @@ class AdjointSpec(SweptSpec):
     @cached_property
     def trajectory(self) -> Trajectory:
         """What is expanded about."""
-        config = self.config
-        ensemble = config.trajectory == "ensemble"
-        return Trajectory(
-            self.problem, ensemble, config.num_runs, config.seed, tuple(config.left_out) if ensemble else ()
-        )
+        about, width = stored_trajectory(self), segment_width(self.steps)
+        if not self.retrains:
+            return about
+        pinned = {step for step in out_of_turn(self) if step % width and step < self.steps}
+        return replace(about, segment=width, pinned=frozenset(pinned))
+
+    @property
+    def retrains(self) -> bool:
+        """Whether the trajectory is stored every few steps alone, and trained again in between."""
+        if self.config.storage != "auto":
+            return self.config.storage == "retrain"
+        return stored_bytes(self) > self.config.scratch_bytes
+
+    @property
+    def drawn_first(self) -> bool:
+        """Whether a sample of coordinates is drawn before the sweep, which then stores nothing of whole size a step."""
+        return self.config.drawn == "before" and not self.whole
+
+    @property
+    def swept_bytes(self) -> int:
+        """Bytes of scratch of the sweep: weights and costates of every step, and the costates of this step and the last."""
+        state = self.state_vectors
+        vectors = len(self.names) * (1 + bool(self.rank)) + self.functionals + self.fine * state
+        latest = 2 * self.rows * state * self.vector_bytes
+        if not self.drawn_first:
+            return vectors * (self.steps + 1) * self.vector_bytes + latest
+        kept = (vectors + state) * self.expected_coordinates * self.width
+        if self.controlled:  # bounds, and rows of the tables in double precision
+            table = (2 * self.fine + self.functionals) * self.problem.config.data.items
+            kept += 8 * (self.fine * self.expected_coordinates + table)
+        constant = (
+            4 * self.fine + 1
+        ) * self.vector_bytes + 8 * self.problem.objective.size  # what is ahead, and updates
+        return kept * (self.steps + 1) + latest + constant
 
     @property
     def pools(self) -> bool:
@@ -174,6 +203,25 @@ def possible_spec(problem: Problem, config: AdjointConfig) -> AdjointSpec:
     if config.curvature == "items" or problem.samples.items:
         return AdjointSpec(problem, config)
     return AdjointSpec(problem, config.model_copy(update={"curvature": "items"}), whole_items=True)
+
+
+def stored_trajectory(spec: AdjointSpec) -> Trajectory:
+    """What is expanded about, stored step by step."""
+    config = spec.config
+    ensemble = config.trajectory == "ensemble"
+    left_out = tuple(config.left_out) if ensemble else ()
+    return Trajectory(spec.problem, ensemble, config.num_runs, config.seed, left_out=left_out)
+
+
+def stored_bytes(spec: AdjointSpec) -> int:
+    """Bytes of the trajectory, stored step by step, and of what the sweep writes."""
+    return stored_trajectory(spec).scratch_bytes + spec.swept_bytes
+
+
+def out_of_turn(spec: AdjointSpec) -> set[int]:
+    """Steps before which the trajectory's state is asked for out of turn: anchors that there may be, and the next ones."""
+    counts = [spec.config.num_anchors] if spec.config.num_anchors else COUNTS
+    return {step + after for count in counts for step in spec.spread(count) for after in (0, 1)}
 
 
 def sums_of(spec: AdjointSpec) -> int:

@@ -15,6 +15,8 @@ from estimators.adjoint import Sweep
 from estimators.state import State
 from fut.errors import FutWarning
 from fut.methods.adjoint.files import Expansion, costate_from
+from fut.methods.adjoint.first_sample import draw_first
+from fut.methods.adjoint.first_sweep import FirstSweep, packed
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.curvature_batches import (
@@ -25,7 +27,6 @@ from fut.methods.curvature_batches import (
     rows,
     small_size,
 )
-from fut.methods.expansion.trajectory import state_arrays
 from fut.models.autodiff import KNOWN_STEP, one_sided_difference
 from fut.models.products import DIFFERENCE
 from fut.readouts.readout import make_readouts
@@ -44,16 +45,31 @@ def run_sweep(expansion: Expansion, steps: Sequence[int]) -> Iterator[None]:
     the replay has curvature also the read-outs' injections, `answer` [r, D]. Of the whole costates the latest is kept."""
     done = min(expansion.sweep.latest.steps(), default=None)
     if done is None:
-        costate = _start(expansion)
+        costate = start(expansion)
     else:
         costate = costate_from(expansion.sweep.latest.read(done).arrays, expansion.problem.device)
     r = len(expansion.spec.names)
+    writer = FirstSweep(expansion, costate, steps[0]) if expansion.spec.drawn_first else None
     for found in _sweep(expansion).backward(costate, steps[0]):
         arrays = {"weight": found.weight[:r], "injection": found.injection[r:]}
         if expansion.spec.rank:
             arrays["answer"] = found.injection[:r]
-        _write(expansion, found.step, found.costate, arrays)
+        if writer is None:
+            _write(expansion, found.step, found.costate, arrays)
+        else:
+            writer.write(found.step, found.costate, arrays)
         yield
+
+
+def draw_before(expansion: Expansion, units: Sequence[int]) -> Iterator[None]:
+    """Draw the sample before the sweep, from the costate that it starts from."""
+    steps, device = expansion.spec.steps, expansion.problem.device
+    if not expansion.sweep.latest.has(steps):
+        start(expansion)
+    found = expansion.sweep.latest.read(steps).arrays
+    known: dict[str, np.ndarray] = {name: found[name] for name in ("difference_error", "signs") if name in found}
+    draw_first(expansion, costate_from(found, device).theta, known)
+    yield
 
 
 def _sweep(expansion: Expansion) -> Sweep:
@@ -93,7 +109,7 @@ def drawn_products(expansion: Expansion, step: int, directions: Tensor) -> Tenso
     return pooled_products(expansion.problem, config, step, expansion.trajectory.places(step), directions, fine)
 
 
-def _start(expansion: Expansion) -> State:
+def start(expansion: Expansion) -> State:
     """The costate at the end: slopes of the read-outs, and functionals of the first of them."""
     theta = expansion.trajectory.state(expansion.spec.steps).theta
     readouts = make_readouts(expansion.problem, expansion.spec.names, expansion.user)
@@ -108,7 +124,11 @@ def _start(expansion: Expansion) -> State:
         )
         slopes = torch.cat([slopes, arrays["functional"]])
     costate = _sweep(expansion).start(slopes)
-    _write(expansion, expansion.spec.steps, costate, arrays)
+    if expansion.spec.drawn_first:
+        known = {n: tensor.cpu().numpy() for n, tensor in arrays.items() if n in ("difference_error", "signs")}
+        expansion.sweep.latest.write(expansion.spec.steps, known | packed(costate), {}, replace=True)
+    else:
+        _write(expansion, expansion.spec.steps, costate, arrays)
     return costate
 
 
@@ -116,15 +136,10 @@ def _write(expansion: Expansion, step: int, costate: State, arrays: dict[str, Te
     """A step's results, then the whole costate, then away with the one before: killed anywhere, the step is done again."""
     swept, latest = expansion.sweep.swept, expansion.sweep.latest
     results = {name: found.cpu().numpy() for name, found in arrays.items()}
-    swept.write(step, results | _packed(costate, expansion.spec.fine), {}, replace=True)
-    latest.write(step, _packed(costate, expansion.spec.rows), {}, replace=True)
+    swept.write(step, results | packed(costate, expansion.spec.fine), {}, replace=True)
+    latest.write(step, packed(costate, expansion.spec.rows), {}, replace=True)
     if latest.has(step + 1):
         latest.remove(step + 1)
-
-
-def _packed(costate: State, rows: int) -> dict[str, np.ndarray]:
-    """The first rows of a costate, as they are stored."""
-    return {f"costate/{name}": array[:rows] for name, array in state_arrays(costate).items()}
 
 
 SAMPLE_KEY = 23

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from estimators.adjoint import Anchored, anchors_around
-from estimators.position_table import chunked_values
+from estimators.control_variates import Bounded
+from estimators.position_table import StepStates, chunked_values
 from fut.methods.adjoint.anchors import ANCHORED, AnchoredItems, anchored_key
 from fut.methods.adjoint.control_variate import all_weights
-from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.files import CENTRE, Expansion
 from fut.methods.adjoint.quadratic import sample_weighted, weighted_by
 from fut.methods.adjoint.sampling import bounded_tables
 from fut.methods.expansion.spec import ITEM_BLOCK
@@ -47,29 +48,53 @@ def missing_tables(expansion: Expansion) -> list[Folding]:
 def fold(expansion: Expansion, units: Sequence[Folding]) -> Iterator[None]:
     """Write blocks: gradients, the trajectory and the sweep's weights on the sample, and the tables of positions."""
     terms = expansion.open_terms()
-    kept, table = expansion.indices.cpu().numpy(), PositionTable(expansion, terms)
+    indices, table = expansion.indices.cpu().numpy(), PositionTable(expansion, terms)
+    swept = expansion.sweep.swept.read_array
+    kept = slice(None) if expansion.spec.drawn_first else indices  # of what the sweep wrote
 
     def anchored(block: Block, name: str) -> np.ndarray:
         return expansion.anchored.read_array(anchored_key(expansion.spec, block.step, block.first), name)
 
     makers: dict[str, Callable[[Block], np.ndarray]] = {
-        "gradient": lambda b: anchored(b, "gradient")[:, kept],
+        "gradient": lambda b: anchored(b, "gradient")[:, indices],
         "norm": lambda b: anchored(b, "norm"),
-        "centre": lambda b: expansion.trajectory.centre.read_array(b.step, "theta")[None, kept],
-        "weight": lambda b: expansion.sweep.swept.read_array(b.step, "weight")[b.first : b.last, kept],
+        "centre": lambda b: _centre(expansion, b.step)[None],
+        "weight": lambda b: swept(b.step, "weight")[b.first : b.last, kept],
         "positions": lambda b: table.row(b.step).values[0, b.first : b.last],
         "controlled_positions": lambda b: table.row(b.step).values[-1, b.first : b.last],
         "sampled_positions": lambda b: table.sampled(b.step)[b.first : b.last],
         "left_out": lambda b: table.left_out(b.step)[b.first : b.last],
         "functionals": lambda b: table.row(b.step).functionals[b.first : b.last],
-        "lowrank": lambda b: expansion.ritz.read_array(b.step, "lowrank")[b.first : b.last, kept],
-        "answer": lambda b: expansion.sweep.swept.read_array(b.step, "answer")[b.first : b.last, kept],
+        "lowrank": lambda b: expansion.ritz.read_array(b.step, "lowrank")[b.first : b.last, indices],
+        "answer": lambda b: swept(b.step, "answer")[b.first : b.last, kept],
         "eigenvalue": lambda b: expansion.ritz.read_array(b.step, "eigenvalue")[None],
     }
     for names, block in units:
         for name in terms.missing_names(block, names):
             terms.write(block, {name: np.ascontiguousarray(makers[name](block))})
         yield
+
+
+def _centre(expansion: Expansion, step: int) -> np.ndarray:
+    """Parameters [k] of the trajectory before a step, on the sampled coordinates."""
+    if expansion.spec.drawn_first:
+        return expansion.sweep.swept.read_array(step, f"{CENTRE}theta")
+    found: np.ndarray = expansion.trajectory.parameters(step)[expansion.indices.cpu().numpy()]
+    return found
+
+
+def sampled_around(expansion: Expansion, step: int) -> StepStates:
+    """The trajectory before and after a step, and the exact read-outs' costate after it, on the sampled coordinates."""
+    if not expansion.spec.drawn_first:
+        return expansion.around(step).part(expansion.indices)
+    before, after = (expansion.sweep.centre(t) for t in (step, step + 1))
+    return StepStates(before, after, expansion.sweep.costate(step + 1))
+
+
+def sampled_injection(expansion: Expansion, step: int) -> Tensor:
+    """Sensitivities of the functionals to a gradient injected at a step [m, k], on the sampled coordinates."""
+    found = expansion.sweep.injection(step)
+    return found if expansion.spec.drawn_first else found[:, expansion.indices]
 
 
 def present(terms: TermStore, names: Sequence[str]) -> list[str]:
@@ -104,7 +129,7 @@ class PositionTable:
 
     def __init__(self, expansion: Expansion, terms: TermStore) -> None:
         self.expansion = expansion
-        self.row = lru_cache(maxsize=1)(lambda step: self._values(step, range(len(expansion.spec.anchors))))
+        self.row = lru_cache(maxsize=1)(self._row)
         self.left_out, self.sampled = lru_cache(maxsize=1)(self._left_out), lru_cache(maxsize=1)(self._sampled)
         self.items = AnchoredItems(expansion)
 
@@ -126,42 +151,58 @@ class PositionTable:
 
     def _left_out(self, index: int) -> np.ndarray:
         """What values [r, items] at an anchor become, less what they are, once it is left out; 0 at the ends."""
-        anchors = self.expansion.spec.anchors
-        if index in (0, len(anchors) - 1):
-            return np.zeros((self.expansion.spec.fine, self.expansion.problem.config.data.items))
-        rest = [a for a in range(len(anchors)) if a != index]
+        anchors, spec = self.expansion.spec.anchors, self.expansion.spec
+        rest = self.without(index)
+        if not rest:
+            return np.zeros((spec.fine, self.expansion.problem.config.data.items))
+        if spec.drawn_first and spec.controlled:
+            return self.expansion.sweep.swept.read_array(anchors[index], "left_out")
         change: np.ndarray = self._values(anchors[index], rest).values[-1] - self.row(anchors[index]).values[-1]
         return change
+
+    def without(self, index: int) -> list[int]:
+        """The anchors but one; none where that is the first or the last, which cannot be left out."""
+        every = range(len(self.expansion.spec.anchors))
+        return [a for a in every if a != index] if 0 < index < len(every) - 1 else []
+
+    def _row(self, step: int) -> Row:
+        """A step's row: made, or as the sweep wrote it."""
+        spec = self.expansion.spec
+        if not (spec.drawn_first and spec.controlled):
+            return self._values(step, range(len(spec.anchors)))
+        return Row(*(self.expansion.sweep.swept.read_array(step, name) for name in Row._fields))
 
     def _values(self, step: int, among: Sequence[int]) -> Row:
         """A step's row with gradients from the anchors `among` all: on all coordinates; without a control variate on the
         sample."""
         if not self.expansion.spec.controlled:
             return self._of_sample(step, among)
-        problem, states, fine = self.expansion.problem, self.expansion.around(step), self.expansion.spec.fine
+        return self.of_all(step, among, self.expansion.around(step), self._injection(step), self.bounded())
+
+    def of_all(self, step: int, among: Sequence[int], states: StepStates, injection: Tensor, bounded: Bounded) -> Row:
+        """A step's row on all coordinates. states: around it; injection: of the functionals [m, D]; bounded: how it is taken."""
+        problem, fine = self.expansion.problem, self.expansion.spec.fine
         items = problem.config.data.items
-        total = torch.zeros(2, fine, items, dtype=torch.float64, device=problem.device)
-        injection, bent = self._injection(step), []
+        total, bent = torch.zeros(2, fine, items, dtype=torch.float64, device=problem.device), []
         for first in range(0, items, ITEM_BLOCK):
             gradients, block = self._interpolated(step, among, first), slice(first, first + ITEM_BLOCK)
             bent.append(weighted_by(injection, gradients[0]))
             for here, found in chunked_values(problem.rule, problem.rate(step), states, *gradients):
                 total[0, :, block] += found.sum(-1)
-                total[1, :, block] += self.bounded().part(here)(found).sum(-1)
+                total[1, :, block] += bounded.part(here)(found).sum(-1)
         return Row(total.cpu().numpy(), torch.cat(bent, dim=1).cpu().numpy())
 
-    def _injection(self, step: int) -> Tensor:
-        """Sensitivities of the functionals to a gradient injected at a step [m, D]; [0, D] where there are none."""
+    def _injection(self, step: int, sampled: bool = False) -> Tensor:
+        """Sensitivities of the functionals to a gradient injected at a step [m, D], or on the sample; of none [0, D]."""
         expansion = self.expansion
-        return (
-            expansion.sweep.injection(step)
-            if expansion.spec.functionals
-            else expansion.trajectory.state(step).theta[None][:0]
-        )
+        if not expansion.spec.functionals:
+            start = expansion.problem.objective.start()
+            return (start[expansion.indices] if sampled else start)[None][:0]
+        return sampled_injection(expansion, step) if sampled else expansion.sweep.injection(step)
 
     def _of_sample(self, step: int, among: Sequence[int]) -> Row:
         """A step's row from the kept coordinates, weighted by the inverse of their probabilities."""
-        problem, states = self.expansion.problem, self.expansion.around(step).part(self.expansion.indices)
+        problem, states = self.expansion.problem, sampled_around(self.expansion, step)
         spec, weight = self.expansion.spec, 1.0 / self.expansion.probabilities
         anchors = [spec.anchors[a] for a in among]
 
@@ -176,15 +217,22 @@ class PositionTable:
             total[0] += (found * weight[here]).sum(-1)
             if spec.whole:
                 total[1] += self.bounded().part(here)(found).sum(-1)
-        injection = self._injection(step)[:, self.expansion.indices]
+        injection = self._injection(step, sampled=True)
         if not spec.whole:
             injection = sample_weighted(injection, self.weights())
         return Row(total.cpu().numpy(), weighted_by(injection, gradient).cpu().numpy())
 
+    def _sampled_bounded(self, step: int) -> Bounded:
+        """How a step's entries of the table are taken on the sample."""
+        if not self.expansion.spec.drawn_first:
+            return self.bounded().part(self.expansion.indices)
+        bound = self.expansion.sweep.bound(step)
+        return Bounded(torch.ones_like(bound), bound)
+
     def _sampled(self, step: int) -> np.ndarray:
         """The weighted sums over every sample [r * samples * sums, items] of a step's values, as they are taken."""
         problem, indices, weights = self.expansion.problem, self.expansion.indices, self.weights()
-        states, bounded = self.expansion.around(step).part(indices), self.bounded().part(indices)
+        states, bounded = sampled_around(self.expansion, step), self._sampled_bounded(step)
         gradient, norm = self.kept["gradient"](step), self.kept["norm"](step).squeeze(-1)
         fine = self.expansion.spec.fine
         total = torch.zeros(fine, len(weights), len(gradient), dtype=torch.float64, device=problem.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ ALL_UP_TO = 1 << 17
 """Parameters of a model of which all coordinates are kept, where nothing else is configured."""
 APART = 1 << 62
 """Added to the expansion's seed for the trajectory's orders: not that of random orders, some of which would be among them."""
+
+
+def segment_width(steps: int) -> int:
+    """Steps of a segment of a trajectory that is trained again: ceil(sqrt(T)), of which there are as many, or one fewer."""
+    return max(1, math.isqrt(max(steps - 1, 0)) + 1)
 
 
 @dataclass(frozen=True)
@@ -93,12 +99,16 @@ class Trajectory(Spec):
         ensemble: whether it is the mean of runs, and curvature is averaged over where they stand.
         count: how many runs, or transitions in every step.
         seed: of the expansion; the orders are drawn apart from it.
+        segment: steps between stored runs, in which these are trained again when they are asked for; 0 to store every step.
+        pinned: steps before which the lifted state is stored even so.
         left_out: numbers of an ensemble's runs in whose place others stand, those of number `count` and further.
     """
 
     ensemble: bool
     count: int
     seed: int
+    segment: int = 0
+    pinned: frozenset[int] = frozenset()
     left_out: tuple[int, ...] = ()
 
     @cached_property
@@ -148,18 +158,43 @@ class Trajectory(Spec):
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of scratch: its lifted states, its groups' gradients, and where an ensemble's runs stand."""
+        """Bytes of scratch, or kept: lifted states, gradients, and where an ensemble's runs stand; of every step, or of a
+        segment of them beside the runs at the ends of segments."""
         state, steps = self.state_vectors, self.steps
+        if self.segment:
+            of_runs = (self.count if self.ensemble else 1) * state
+            ends = -(-steps // self.segment)
+            return self.segment_bytes + (ends * of_runs + len(self.pinned) * state) * self.vector_bytes
         runs = self.count * (steps + 2 * state) if self.ensemble else 0
         return ((state + self.count) * (steps + 1) + runs) * self.vector_bytes
 
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes of the segment at hand, of a trajectory that is trained again: never kept."""
+        gradients = self.count * (2 if self.ensemble else 1)
+        return min(self.segment, self.steps) * (self.state_vectors + gradients) * self.vector_bytes
+
+    def again(self, passes: float) -> int:
+        """Gradients of items that so many passes over the window take once more, of a trajectory that is trained again."""
+        return round(passes * self.gradients) if self.segment else 0
+
+    @property
+    def once_back(self) -> int:
+        """Those of one pass backwards, which begins in the segment that is at hand."""
+        last = self.steps - (self.steps - 1) // self.segment * self.segment if self.segment else 0
+        return self.again(1 - last / self.steps)
+
     def memory(self, f: Footprint) -> int:
-        """At its height: for each item of the mixture its gradient and the state after it; then their means, and a stack. Of an
-        ensemble the states of all runs, before and after a step, and their gradients, stacked."""
+        """Bytes that it is planned with."""
+        return f.planned(f.resident + self.tensors(f))
+
+    def tensors(self, f: Footprint) -> int:
+        """Bytes of tensors at its height beside the problem: for each item of the mixture its gradient and the state after it;
+        then their means, and a stack. Of an ensemble the states of all runs, around a step, and their gradients, stacked."""
         if self.ensemble:
-            held = f.resident + self.count * (2 * f.state + 2) * f.vector
+            held = self.count * (2 * f.state + 2) * f.vector
             step = (self.count * (f.state + 2 + TEMPORARIES) + f.state) * f.vector
         else:
-            held = f.resident + (2 * f.state + self.count * (f.state + 1)) * f.vector
+            held = (2 * f.state + self.count * (f.state + 1)) * f.vector
             step = (2 * self.count + f.state + 2 + TEMPORARIES) * f.vector
-        return f.planned(held + max(f.gradient, step))
+        return held + max(f.gradient, step)

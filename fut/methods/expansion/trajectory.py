@@ -1,4 +1,7 @@
-"""The expansion trajectory: its lifted states and gradients, step by step, and where the runs of an ensemble stand; scratch."""
+"""The expansion trajectory: its lifted states and gradients, step by step, and where the runs of an ensemble stand; scratch.
+
+Everything of every step is stored, or the runs are stored at the ends of segments alone (`segments.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +27,10 @@ from fut.training.problem import LOWER
 from fut.training.weights import shares, weighed
 from storage import CheckpointStore
 
-PARTS = ("centre", "gradients", "runs")
-"""Directories of its stores, below the scratch directory."""
+PARTS = ("centre", "gradients", "runs", "snapshots", "pinned")
+"""Directories of its stores, below the scratch directory or that in which it is kept."""
+Follower = Callable[[Sequence[int]], None]
+"""What is told of steps, a segment of them at a time, while the states and gradients of these are at hand."""
 FAR = 1000.0
 """Times as far as the reference run moves: where a run of an ensemble has moved that far, it diverges."""
 
@@ -39,7 +45,7 @@ class RunDivergedError(DivergenceError):
 
 @dataclass(frozen=True)
 class TrajectoryFiles:
-    """The stores of a trajectory in a scratch directory.
+    """The stores of a trajectory in a directory, with everything of every step.
 
     Args:
         spec: what it is averaged from.
@@ -75,6 +81,35 @@ class TrajectoryFiles:
         """All of them, of use together alone."""
         return (self.centre, self.mixed, self.runs)
 
+    @property
+    def reached(self) -> int:
+        """Steps that are taken. Of an ensemble's runs two states are there where a kill fell between the writing of the later and
+        the removal of the earlier one: that step is taken again, the same."""
+        return min(self.runs.steps(), default=0) if self.spec.ensemble else max(self.centre.steps(), default=0)
+
+    @property
+    def segments(self) -> list[range]:
+        """The steps, as many at a time as are at hand together: all of them."""
+        return [range(self.spec.steps)]
+
+    def run(self, steps: Sequence[int], follow: Follower | None = None) -> Iterator[None]:
+        """Take the steps, and yield once after each."""
+        spec, first = self.spec, steps[0]
+        latest = self.runs if spec.ensemble else self.centre
+        if not latest.has(first):
+            save(self.centre, 0, self.start())
+            if spec.ensemble:
+                save(self.runs, 0, self.start().rows(spec.count))
+        state = read_state(latest, first, spec.problem.device)
+        for taken in trained(spec, state if spec.ensemble else state.rows(1), steps):
+            self.require_near(taken)
+            self.mixed.write(taken.step, taken.arrays(), {}, replace=True)
+            save(self.centre, taken.step + 1, mean_of(spec, taken.after))
+            if spec.ensemble:
+                save(self.runs, taken.step + 1, taken.after)
+                self.runs.remove(taken.step)  # only the latest are kept
+            yield
+
     def state(self, step: int) -> State:
         """The lifted state [D] before step `step`."""
         return read_state(self.centre, step, self.spec.problem.device)
@@ -83,6 +118,18 @@ class TrajectoryFiles:
     def reach(self) -> float:
         """How far a run may move; infinite where nothing says how far the reference run does."""
         return math.inf if self.end is None else FAR * float((self.end() - self.start().theta).norm())
+
+    def require_near(self, taken: Taken) -> None:
+        """RunDivergedError where one of an ensemble's runs has gone further than it may."""
+        if self.spec.ensemble:
+            moved = (taken.after.theta - self.start().theta).norm(dim=-1)
+            if (far := ~(moved <= self.reach)).any():
+                why = f"it moves {FAR:g} times as far as the reference run; {LOWER}"
+                raise diverged(self.spec, int(far.nonzero()[0]), taken.step, why)
+
+    def parameters(self, step: int) -> np.ndarray:
+        """Parameters [D] before step `step`."""
+        return self.centre.read_array(step, "theta")
 
     def gradients_of(self, step: int) -> Tensor:
         """Gradients of the step's mixture [c, D]."""
@@ -94,26 +141,53 @@ class TrajectoryFiles:
             return self.state(step).theta[None]
         return torch.from_numpy(self.mixed.read_array(step, "theta")).to(self.spec.problem.device)
 
+    def ends(self) -> State:
+        """Lifted states [c, D] of an ensemble's runs after the last step."""
+        return read_state(self.runs, self.spec.steps, self.spec.problem.device)
+
 
 def missing_steps(files: TrajectoryFiles) -> Sequence[int]:
-    """The steps that are to be taken yet. Of an ensemble's runs two states are there where a kill fell between the writing of the
-    later and the removal of the earlier one: that step is taken again, the same."""
-    ensemble = files.spec.ensemble
-    first = min(files.runs.steps(), default=0) if ensemble else max(files.centre.steps(), default=0)
-    return range(first, files.spec.steps)
+    """The steps that are to be taken yet."""
+    return range(files.reached, files.spec.steps)
 
 
-def run_trajectory(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
-    """Write the lifted state [D] after each of the steps, and the gradients [c, D] that it goes on with."""
-    yield from _run_ensemble(files, steps) if files.spec.ensemble else _run_mixture(files, steps)
+def run_trajectory(files: TrajectoryFiles, steps: Sequence[int], follow: Follower | None = None) -> Iterator[None]:
+    """Write the lifted state [D] after each of the steps, and the gradients [c, D] that it goes on with, or what they can be
+    had from again.
+
+    follow: told of every segment of steps while these are at hand; not where everything is stored, as it is at hand later.
+    """
+    yield from files.run(steps, follow)
 
 
-def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
+class Taken(NamedTuple):
+    """A step that was taken. after: lifted states of an ensemble's runs [c, D], or of the one trajectory [1, D]; gradient: of the
+    step [c, D]; theta: of an ensemble, the parameters [c, D] at which they are taken."""
+
+    step: int
+    after: State
+    gradient: Tensor
+    theta: Tensor | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Gradients, and parameters, as they are stored."""
+        found = {"gradient": self.gradient} | ({} if self.theta is None else {"theta": self.theta})
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+
+def trained(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[Taken]:
+    """The steps from the lifted states before the first of them: of an ensemble's runs [c, D], or of the trajectory [1, D]."""
+    return (_ensemble if spec.ensemble else _mixture)(spec, state, steps)
+
+
+def mean_of(spec: Trajectory, state: State) -> State:
+    """The trajectory's lifted state [D], from those of an ensemble's runs [c, D] or its own [1, D]."""
+    return mean_state([state.row(k) for k in range(spec.count)]) if spec.ensemble else state.row(0)
+
+
+def _mixture(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[Taken]:
     """One trajectory; every step averages the transitions of a few groups of items."""
-    spec, problem = files.spec, files.spec.problem
-    if not files.centre.has(steps[0]):
-        _save(files.centre, 0, files.start())
-    state = files.state(steps[0]).rows(1)
+    problem = spec.problem
     latest: dict[int, Tensor] = {}
 
     def gradient(step: int, theta: Tensor, number: int) -> Tensor:
@@ -125,34 +199,20 @@ def _run_mixture(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]
     batch = OrderBatch.pack([spec.mixture], problem.device)
     for step in steps:
         state = transition(step, batch.at(step), state)
-        found = torch.stack([latest.pop(number) for number in spec.mixture.steps[step]])
-        files.mixed.write(step, {"gradient": found.cpu().numpy()}, {}, replace=True)
-        _save(files.centre, step + 1, state.row(0))
-        yield
+        yield Taken(step, state, torch.stack([latest.pop(number) for number in spec.mixture.steps[step]]))
 
 
-def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None]:
+def _ensemble(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[Taken]:
     """Real training under every order, side by side; the trajectory is the mean of their lifted states."""
-    spec, problem, orders = files.spec, files.spec.problem, files.spec.members
-    if not files.runs.has(steps[0]):
-        _save(files.centre, 0, files.start())
-        _save(files.runs, 0, files.start().rows(len(orders)))
-    state = read_state(files.runs, steps[0], problem.device)
+    problem, orders = spec.problem, spec.members
     inner = TrueGradients(problem.gradient, problem.mean_gradient)
-    seen, origin = dict[str, Tensor](), files.start().theta
+    seen: dict[str, Tensor] = {}
 
     def own(k: int, step: int, picks: Picks, theta: Tensor) -> Tensor:
         try:
             return inner(step, picks, theta)[0]
         except DivergenceError as error:
-            raise diverged(k, step, str(error)) from error
-
-    def diverged(k: int, step: int, why: str) -> RunDivergedError:
-        return RunDivergedError(
-            f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {why}, or "
-            'draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")',
-            spec.numbers[k],
-        )
+            raise diverged(spec, k, step, str(error)) from error
 
     def gradients(step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         seen["gradient"] = torch.cat([own(k, step, picks.row(k), theta[k : k + 1]) for k in range(len(orders))])
@@ -163,14 +223,16 @@ def _run_ensemble(files: TrajectoryFiles, steps: Sequence[int]) -> Iterator[None
     batch = OrderBatch.pack([weighed(problem, order) for order in orders], problem.device)
     for step in steps:
         state = transition(step, batch.at(step), state)
-        moved = (state.theta - origin).norm(dim=-1)
-        if (far := ~(moved <= files.reach)).any():
-            raise diverged(int(far.nonzero()[0]), step, f"it moves {FAR:g} times as far as the reference run; {LOWER}")
-        files.mixed.write(step, {k: v.cpu().numpy() for k, v in seen.items()}, {}, replace=True)
-        _save(files.centre, step + 1, mean_state([state.row(k) for k in range(len(orders))]))
-        _save(files.runs, step + 1, state)
-        files.runs.remove(step)  # only the latest are kept
-        yield
+        yield Taken(step, state, seen["gradient"], seen["theta"])
+
+
+def diverged(spec: Trajectory, k: int, step: int, why: str) -> RunDivergedError:
+    """What is to be said of the k-th of an ensemble's runs, which diverges in a step."""
+    return RunDivergedError(
+        f"order {named(spec.members[k])}, one of the {spec.count} runs of the trajectory, diverges in step {step}: {why}, or "
+        'draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")',
+        spec.numbers[k],
+    )
 
 
 def state_arrays(state: State) -> dict[str, np.ndarray]:
@@ -179,5 +241,6 @@ def state_arrays(state: State) -> dict[str, np.ndarray]:
     return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
 
-def _save(store: CheckpointStore, step: int, state: State) -> None:
+def save(store: CheckpointStore, step: int, state: State) -> None:
+    """Write a lifted state, or stacked ones, over what was there."""
     store.write(step, state_arrays(state), attributes_of(state), replace=True)

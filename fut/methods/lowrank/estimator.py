@@ -190,7 +190,7 @@ class LowRank(Method):
         products = 4 * spec.rank * spec.size * timings.flop
         replayed = count * timings.item + spec.steps * (timings.step + products)
         seconds = (orders + 1) * replayed + orders * timings.probe
-        return StageCost("query: lowrank", (orders + 1) * count, seconds, 0, 0, peak)
+        return StageCost("query: lowrank", (orders + 1) * count, seconds, 0, 0, *timings.footprint.split(peak))
 
 
 LOW_RANK_METHOD = LowRank()

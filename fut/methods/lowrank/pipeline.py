@@ -48,7 +48,7 @@ def _run_states(base: LowRankFiles, units: Sequence[object]) -> Iterator[None]:
     terms, steps = base.open_terms(), missing_steps(base.trajectory)
     yield from run_trajectory(base.trajectory, steps) if steps else ()
     for block in terms.missing(["centre"]):
-        terms.write(block, {"centre": base.trajectory.centre.read_array(block.step, "theta")[None]})
+        terms.write(block, {"centre": base.trajectory.parameters(block.step)[None]})
         if not steps:
             yield
 

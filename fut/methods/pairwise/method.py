@@ -64,7 +64,7 @@ class Streaming(Method):
         linear, names = layout.sketch if self.sketched else layout.sample, needs(layout, self.name)
         seconds = orders * (layout.steps * linear.size * timings.replayed(1, linear.size) + timings.probe)
         peak = query_memory(layout, timings.footprint, names, linear)
-        return StageCost(f"query: {self.name}", 0, seconds, 0, 0, peak)
+        return StageCost(f"query: {self.name}", 0, seconds, 0, 0, *timings.footprint.split(peak))
 
     def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
         return pairwise_config(context).model_dump(mode="json", exclude={"item_block"})
@@ -125,7 +125,14 @@ class ReplayExactMethod(Method):
         steps = problem.config.steps
         products = problem.config.consumed * timings.product
         seconds = orders * (steps * (timings.gradient + timings.step) + products + timings.probe)
-        return StageCost("query: replay-exact", orders * exact_gradients(problem.config), seconds, 0, 0, peak)
+        return StageCost(
+            "query: replay-exact",
+            orders * exact_gradients(problem.config),
+            seconds,
+            0,
+            0,
+            *timings.footprint.split(peak),
+        )
 
 
 REPLAY, REPLAY_EXACT, TAYLOR1, TAYLOR2 = ReplayMethod(), ReplayExactMethod(), Taylor1(), Taylor2()

@@ -267,7 +267,9 @@ class PairwiseStages(Preparation[PairwiseFiles]):
             count, pairs = layout.gradients(streamed), layout.steps * layout.items
             seconds = count * timings.item + pairs * timings.step
             peak = terms_memory(layout, timings.footprint, streamed)
-            yield StageCost(f"terms of {name}", count, seconds, layout.nbytes(streamed), 0, peak)
+            yield StageCost(
+                f"terms of {name}", count, seconds, layout.nbytes(streamed), 0, *timings.footprint.split(peak)
+            )
 
     def notes(self, problem: Problem, config: Config) -> list[str]:
         """What is left out of the rows."""

@@ -18,19 +18,21 @@ from torch import Tensor
 
 from estimators.adjoint import Sensitivity, Sweep, inclusion_probabilities, poisson_sample
 from estimators.orders.order import Order
-from estimators.reweighting import first_order_values, response_squares
 from estimators.state import State
-from fut.errors import UsageError
+from fut.errors import ResourceError, UsageError
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates
 from fut.methods.expansion.trajectory import state_arrays
 from fut.methods.footprint import TEMPORARIES, Footprint
-from fut.methods.reweighting.spec import ReweightingSpec
+from fut.methods.reweighting.gradients import Reduced, StepGradients
+from fut.methods.reweighting.spec import HELD_ITEMS, ReweightingSpec
 from fut.methods.reweighting.terms import DIRECTORY, ReweightingFiles, open_reweighting, stored_config
 from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import Cost, Preparation, Request, Stage
 from fut.methods.timings import StageCost, Timings
+from fut.models.autodiff import GRADIENT_BYTES
 from fut.readouts.readout import make_readouts
+from fut.resources.memory import GIB
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
 from fut.training.weights import item_weights
@@ -62,26 +64,25 @@ def _missing_sweep(files: ReweightingFiles) -> Sequence[int]:
 
 
 def _run_sweep(files: ReweightingFiles, steps: Sequence[int]) -> Iterator[None]:
-    problem, latest = files.problem, dict[int, Tensor]()
+    problem, gradients = files.problem, StepGradients(files)
     require_alike(problem)
 
-    def gradient(step: int, number: int) -> Tensor:
-        latest[step] = files.item_gradients(step)
-        return latest[step].mean(0)
+    def mean(step: int, number: int) -> Tensor:
+        return gradients.mean(step)
 
     def product(theta: Tensor, number: int, direction: Tensor) -> Tensor:
         exact = files.spec.config.products == "exact"
         return problem.mean_product(theta, problem.reference.steps[number], direction, exact)
 
-    sweep = Sweep(problem.rule, problem.rate, Order.of(range(files.spec.steps)), files.state, gradient, product)
+    sweep = Sweep(problem.rule, problem.rate, Order.of(range(files.spec.steps)), files.state, mean, product)
     if files.costates.steps():
         costate, squares = _read_costate(files, min(files.costates.steps()))
     else:
         costate, squares = _start(files, sweep)
     for sensitivity in sweep.backward(costate, steps[0]):
-        gradients = latest.pop(sensitivity.step)
-        squares = squares + response_squares(sensitivity.injection, gradients)
-        _save_step(files, sensitivity, gradients)
+        found = gradients.reduced(sensitivity.step, sensitivity.injection)
+        squares = squares + found.squares
+        _save_step(files, sensitivity, found)
         _save_costate(files, sensitivity.step, sensitivity.costate, squares)
         yield
 
@@ -106,16 +107,16 @@ def _start(files: ReweightingFiles, sweep: Sweep) -> tuple[State, Tensor]:
     return costate, squares
 
 
-def _save_step(files: ReweightingFiles, found: Sensitivity, gradients: Tensor) -> None:
+def _save_step(files: ReweightingFiles, found: Sensitivity, reduced: Reduced) -> None:
     arrays = {
         "weight": found.weight,
         "injection": found.injection,
-        "value": first_order_values(found.injection, gradients),
-        "gram": (gradients @ gradients.T).double(),
+        "value": reduced.value,
+        "gram": reduced.gram,
     }
     files.swept.write(found.step, {k: v.cpu().numpy() for k, v in arrays.items()}, {}, replace=True)
-    if files.spec.whole:
-        _write_gradients(files, files.open_terms(), found.step, gradients)
+    if reduced.rows is not None:
+        _write_gradients(files.open_terms(), found.step, reduced.rows)
 
 
 def _save_costate(files: ReweightingFiles, step: int, costate: State, squares: Tensor) -> None:
@@ -132,15 +133,15 @@ def _read_costate(files: ReweightingFiles, step: int) -> tuple[State, Tensor]:
 
 
 def _run_gradients(files: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:
-    terms = files.open_terms()
+    terms, gradients = files.open_terms(), StepGradients(files)
     for step, found in groupby(blocks, key=lambda b: b.step):
-        _write_gradients(files, terms, step, files.item_gradients(step))
+        _write_gradients(terms, step, gradients.kept(step))
         for _ in found:
             yield
 
 
-def _write_gradients(files: ReweightingFiles, terms: TermStore, step: int, gradients: Tensor) -> None:
-    kept = gradients[:, files.indices].cpu().numpy()
+def _write_gradients(terms: TermStore, step: int, rows: Tensor) -> None:
+    kept = rows.cpu().numpy()
     for block in terms.missing(["gradient"]):
         if block.step == step:
             terms.write(block, {"gradient": np.ascontiguousarray(kept[block.first : block.last])})
@@ -160,7 +161,8 @@ def _fold(files: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:
 
 def _sweep_memory(s: ReweightingSpec, f: Footprint) -> int:
     """A step's item gradients, a state, and every read-out's costate and weights."""
-    n, r, state = s.per_step, len(s.names), f.state
+    r, state = len(s.names), f.state
+    n = min(s.per_step, max(1, GRADIENT_BYTES // f.vector)) if s.chunked else s.per_step
     held = f.resident + (n + state + r * (state + 3)) * f.vector
     product = f.exact_product if s.config.products == "exact" else f.gradient + 3 * f.vector
     pull = (2 * state * r + TEMPORARIES) * f.vector
@@ -176,6 +178,7 @@ SWEEP: Stage[ReweightingFiles] = Stage(
     cost=lambda s: Cost(s.sweep_gradients, 0, s.scratch_bytes),
     seconds=lambda s, t: s.sweep_gradients * t.item + s.steps * (1 + 2 * len(s.names)) * t.step,
     memory=_sweep_memory,
+    passing=lambda s: len(s.names) * (s.state_vectors + 1) * s.vector_bytes,
 )
 SAMPLE: Stage[ReweightingFiles] = Stage(
     "sample",
@@ -221,13 +224,19 @@ class ReweightingStages(Preparation[ReweightingFiles]):
 
     def require_possible(self, spec: ReweightingSpec) -> None:
         require_coordinates(spec.problem, "reweighting", spec.expected_coordinates, "reweighting.coordinates")
+        if spec.chunked and spec.problem.rule.clip is not None:
+            needed = spec.per_step * spec.vector_bytes
+            raise ResourceError(
+                f"reweighting: expected at most {HELD_ITEMS / GIB:.3g} GiB of item gradients of a step beside rule.options.clip, "
+                f"for the norms of their sums, got {needed / GIB:.3g} GiB; lower data.per_step, or train without clip"
+            )
 
     def rows(self, problem: Problem, config: Config, timings: Timings) -> Iterator[StageCost]:
         """All stages as one: it is made on request alone."""
         rows = list(super().rows(problem, config, timings))
         gradients, kept, scratch = self.cost(self.planned(problem, config))
-        seconds, peak = sum(row.seconds for row in rows), max(row.peak_memory for row in rows)
-        yield StageCost(f"{self.name} (on request)", gradients, seconds, kept, scratch, peak)
+        seconds, memory = sum(row.seconds for row in rows), max((row.host_bytes, row.device_bytes) for row in rows)
+        yield StageCost(f"{self.name} (on request)", gradients, seconds, kept, scratch, *memory)
 
     def describe(self, context: Context) -> dict[str, Any]:
         config = open_reweighting(context).spec.config

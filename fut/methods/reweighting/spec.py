@@ -10,6 +10,9 @@ from fut.methods.reweighting.config import ReweightingConfig
 from fut.readouts.readout import gradient_cost
 from storage import TermSpec
 
+HELD_ITEMS = 1 << 32
+"""Bytes of item gradients of a step up to which they are held in memory together; beyond it they are taken in chunks, twice."""
+
 
 @dataclass(frozen=True)
 class ReweightingSpec(SweptSpec):
@@ -24,9 +27,14 @@ class ReweightingSpec(SweptSpec):
         return self.problem.config.data.per_step
 
     @property
+    def chunked(self) -> bool:
+        """Whether a step's item gradients are too large to be held together."""
+        return self.per_step * self.vector_bytes > HELD_ITEMS
+
+    @property
     def sweep_gradients(self) -> int:
         """Gradient evaluations of items in the sweep (a Hessian-vector product counts two), read-outs included."""
-        passes = 1 + 2 * len(self.names)
+        passes = 1 + self.chunked + 2 * len(self.names)
         return self.problem.config.consumed * passes + sum(gradient_cost(n, self.problem) for n in self.names)
 
     @property

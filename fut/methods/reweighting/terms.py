@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from fut.methods.expansion.stored import Sampled
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
 from fut.readouts.readout import UserFunction
+from fut.training.problem import item_gradient_chunks
 from storage import CheckpointStore
 
 DIRECTORY = "reweighting"
@@ -51,6 +52,10 @@ class ReweightingFiles(Sampled):
     def item_gradients(self, step: int) -> Tensor:
         """Gradients [n, D] of a step's own items at the reference run's parameters, always all in one call."""
         return self.problem.item_gradients(self.state(step).theta, self.problem.reference.steps[step])
+
+    def chunks(self, step: int) -> Iterator[Tensor]:
+        """The same, some at a time [c, D]."""
+        return item_gradient_chunks(self.problem, self.state(step).theta, self.problem.reference.steps[step])
 
 
 def stored_config(context: Context) -> ReweightingConfig | None:

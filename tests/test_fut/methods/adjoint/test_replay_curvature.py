@@ -195,8 +195,8 @@ def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
     assert "adjoint: low rank" in [s.stage for s in stages]
     expansion = open_expansion(run.context)
     assert sum(s.gradients for s in stages) == EXPANSION.cost(expansion.spec).gradients
-    assert sum(s.bytes_kept for s in stages) == EXPANSION.cost(expansion.spec).kept
-    assert sum(s.bytes_scratch for s in stages) == EXPANSION.cost(expansion.spec).scratch
+    assert sum(s.kept_bytes for s in stages) == EXPANSION.cost(expansion.spec).kept
+    assert sum(s.scratch_bytes for s in stages) == EXPANSION.cost(expansion.spec).scratch
     kept = sum(np.prod(spec.shape) * 8 for spec in expansion.terms().specs) + 16 * run.context.parameters
     about = expansion.spec.trajectory.scratch_bytes  # stays too, at its height while it is made
     assert 0.75 * about < directory_bytes(run.path / "adjoint" / "trajectory") < about

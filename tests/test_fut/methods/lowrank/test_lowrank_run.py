@@ -281,11 +281,11 @@ def test_what_it_costs_is_said_and_planned(curved_run: fut.Run) -> None:
     cost = LOW_RANK_TERMS.cost(base.spec)
     assert sum(s.gradients for s in stages) == cost.gradients == info["precompute_gradients"]["lowrank"]
     assert cost.gradients == 4 * 5 + 2 * 2 * 3 * 2 + 3 * 5 + 2 * 2
-    assert sum(s.bytes_kept for s in stages) == cost.kept
-    assert sum(s.bytes_scratch for s in stages) == cost.scratch
+    assert sum(s.kept_bytes for s in stages) == cost.kept
+    assert sum(s.scratch_bytes for s in stages) == cost.scratch
     assert cost.kept / 2 < info["term_bytes"]["lowrank"] < cost.kept + 100_000
     assert info["query_gradients"]["lowrank"] == 4
-    assert plan["query: lowrank"].peak_memory > 0
+    assert plan["query: lowrank"].memory > 0
     assert curved_run.methods.plan_cache(["lowrank"]).blocks == 0
 
 

@@ -17,7 +17,7 @@ from estimators.errors import OrderError
 from estimators.orders.order import Order
 from fut.data.dataset import Dataset
 from fut.data.text import build_dataset
-from fut.errors import NotCachedError, UsageError
+from fut.errors import NotCachedError, ResourceError, UsageError
 from fut.methods.reweighting.terms import open_reweighting
 from storage import IdentityError
 
@@ -279,3 +279,37 @@ def test_lds_command(tmp_path: Path, cli: Cli) -> None:
     assert cli("lds", path, "--share", 1.5).status == 2
     other = cli("lds", path, "--subsets", 3, "--readout", "item:2", "--estimators", "retrain", "--json")
     assert (other.status, "expected some of" in other.err) == (2, True)
+
+
+@pytest.mark.parametrize("coordinates", [0, 300])
+def test_gradients_taken_in_chunks_give_the_same_numbers(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coordinates: int
+) -> None:
+    sections = SEQUENCES | EXACT | {"reweighting": EXACT["reweighting"] | {"coordinates": coordinates}}
+    together = made(make_run, **sections)
+    spec = open_reweighting(together.context).spec
+    once = spec.sweep_gradients
+    monkeypatch.setattr("fut.methods.reweighting.spec.HELD_ITEMS", 0)
+    monkeypatch.setattr("fut.models.autodiff.GRADIENT_BYTES", 1)
+    run = fut.train(tmp_path / "run", small_config(**sections), device="cpu")
+    assert spec.sweep_gradients == once + 12, "every item's once more"
+    run.cache(["reweighting"])
+    ours, theirs = (open_reweighting(r.context) for r in (run, together))
+    assert torch.equal(ours.indices, theirs.indices)
+    for name in ("value", "gradient", "injection", "weight"):
+        found, right = (files.terms().read(name, 1) for files in (ours, theirs))
+        np.testing.assert_allclose(found, right, rtol=1e-9, atol=1e-12)
+    changed = [r.estimate(["without:5"], "reweighting", known=False)[0].delta for r in (run, together)]
+    assert changed[0] == pytest.approx(changed[1], rel=1e-9)
+    assert changed[0] != 0
+
+
+def test_norms_of_gradients_taken_in_chunks_are_refused_with_both_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fut.methods.reweighting.spec.HELD_ITEMS", 0)
+    clipped = {"rule": {"name": "adamw", "options": {"clip": 1.0}}}
+    run = fut.train(tmp_path / "run", small_config(**SEQUENCES, **clipped), device="cpu")
+    with pytest.raises(ResourceError, match=r"expected at most .* GiB of item gradients of a step .* got .* GiB"):
+        run.cache(["reweighting"])
+    assert any("reweighting" in note for note in run.plan().notes)
