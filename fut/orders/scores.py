@@ -16,11 +16,12 @@ from fut.artifacts.kept import keeping
 from fut.display.numbers import perplexity
 from fut.errors import UsageError
 from fut.models import autodiff as derivatives
+from fut.training.problem import unit_of_loss
 from storage import FORMAT, DamagedError, Manifest
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
-    from fut.training.problem import Problem, unit_of_loss
+    from fut.training.problem import Problem
 
 
 @dataclass(frozen=True)
