@@ -79,7 +79,7 @@ def _call(found: re.Match[str]) -> str:
         return found[0]
     if command not in _ASKED or any(c in rest for c in "…[{"):
         return found[0]
-    given = [(w[2:], _value(w[2:], v)) for w, v in zip(words, [*words[1:], ""], strict=True) if w.startswith("--")]
+    given = [(w[2:], _value(w[2:], v)) for w, v in zip(words, [*words[1:], ""], strict=False) if w.startswith("--")]
     first = [value for option, value in given if option in _FIRST]
     named = [f"{option.replace('-', '_')}={value}" for option, value in given if option not in _FIRST]
     return f"{found[0]} (in Python `run.{command}({', '.join([*first, *named])})`)"

@@ -146,8 +146,8 @@ def adjoint_settings(current: AdjointConfig, settings: Sequence[str]) -> Adjoint
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and arrays of numpy as Python's own, at any depth."""
-    if isinstance(value, (np.generic, np.ndarray)):
+    """Numbers and arrays of numpy and torch as Python's own, at any depth."""
+    if isinstance(value, (np.generic, np.ndarray)) or hasattr(value, "detach"):
         return value.tolist()
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
@@ -158,6 +158,8 @@ def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "key":
         return f"`{where}.{error['ctx']['key']}`: {error['msg']}, got {error['ctx']['got']}"
+    if error["type"] == "weights":
+        return f"`{where}`: {error['msg']}"
     if error["type"] != "extra_forbidden":
         return f"`{where}`: {error['msg'].lower()}, got {shown(error['input'])}"
     section = error["loc"][0] if len(error["loc"]) > 1 else None

@@ -122,7 +122,8 @@ def _differentiable(name: str, value: Tensor) -> Tensor:
         return value
     raise ModelError(
         f"read-out `{name}`: expected a value differentiable in the module's parameters, got one detached from them; "
-        "compute it from the module it is given, without detach(), item() or no_grad()"
+        "compute it from the module it is given, without detach(), item() or no_grad(); a number of no gradient, as a count of "
+        "hits, is answered by --estimator replay-exact, which needs no `fut cache`, or retrain"
     )
 
 

@@ -23,6 +23,7 @@ CASES = {
     "`fut cache RUN --terms update,jvp` first": (
         '`fut cache RUN --terms update,jvp` (in Python `run.cache(["update", "jvp"])`) first'
     ),
+    "needs no `fut cache`": "needs no `fut cache` (in Python `run.cache()`)",
     "`fut domains --calibrate 8`": "`fut domains --calibrate 8` (in Python `run.domains(calibrate=8)`)",
     "a -- b --- c, `x --y` and `fut.train(…)`": "a -- b --- c, `x --y` and `fut.train(…)`",
     "`fut cache RUN --readouts 'x`": "`fut cache RUN --readouts 'x`",
