@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 import fut
 from fut.data.text import REFERENCE
+from fut.errors import FutWarning
+from fut.methods.adjoint.identity import open_expansion
+from fut.methods.registry import open_estimator
 
 X = torch.randn(14, 4, 6, generator=torch.Generator().manual_seed(0))
 ITEMS, PROBE = [(x,) for x in X[:8]], [(x,) for x in X[8:12]]
@@ -144,3 +147,40 @@ def test_items_that_are_mappings_are_served_at_every_door(tmp_path: Path) -> Non
     again = fut.open(run.path, **given, device="cpu")
     assert again.retrain("reverse").loss == plain.retrain("reverse").loss
     assert fut.plan(config(8, "sgd"), **given, data=fut.Dataset(names[:8], names[8:]), device="cpu").parameters == 42
+
+
+# --- what is worse than nothing, and what an item alone is to blame for
+
+
+def triplets(module: nn.Module, x: Tensor) -> Tensor:
+    return nn.functional.triplet_margin_loss(module(x), module(x.roll(1, 0)), module(-x))
+
+
+def test_estimates_that_are_worse_than_none_on_their_own_runs_say_so(tmp_path: Path) -> None:
+    """A loss with kinks, across which differences of gradients are no curvature."""
+    given: dict[str, Any] = {"loss": triplets, "data": fut.Dataset(ITEMS, PROBE)}
+    run = trained(tmp_path, module=nn.Linear(6, 4), config=config(8), **given)
+    with pytest.warns(FutWarning, match="taken whole"):
+        run.cache()
+    (answer,) = run.estimate(["reverse"], known=False)
+    own, spread = run.info()["adjoint_own_error"], open_expansion(run.context).own_values.std(ddof=1)
+    assert ("estimates are worse than the reference order's value" in answer.note) == (own > 2 * spread)
+    monstrous = open_estimator(run.context, "adjoint")
+    monstrous.__dict__["_own_error"] = 3 * float(spread)
+    assert 'set adjoint.products = "exact"' in monstrous.caution()
+    sound = open_estimator(run.context, "adjoint")
+    sound.__dict__["_own_error"] = 1.9 * float(spread)
+    assert "worse than" not in sound.caution()
+
+
+@pytest.mark.parametrize(("place", "said"), [(3, "item 3"), (7, "the last item"), (9, "probe chunk 1")])
+def test_labels_that_are_none_are_refused_by_item(tmp_path: Path, place: int, said: str) -> None:
+    rows = [(x, (x.sum(-1) > 0).long() + (5 if k == place else 0)) for k, x in enumerate(X[:12])]
+
+    def loss(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(module(x), y)
+
+    with pytest.raises(
+        fut.DataError, match=f"{said}: expected a loss, as the first item has, got IndexError: Target 5"
+    ):
+        trained(tmp_path, module=nn.Linear(6, 2), loss=loss, data=fut.Dataset(rows[:8], rows[8:]))
