@@ -180,7 +180,5 @@ def test_labels_that_are_none_are_refused_by_item(tmp_path: Path, place: int, sa
     def loss(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return nn.functional.cross_entropy(module(x), y)
 
-    with pytest.raises(
-        fut.DataError, match=f"{said}: expected a loss, as the first item has, got IndexError: Target"
-    ):
+    with pytest.raises(fut.DataError, match=f"{said}: expected a loss, as the first item has, got IndexError: Target"):
         trained(tmp_path, module=nn.Linear(6, 2), loss=loss, data=fut.Dataset(rows[:8], rows[8:]))
