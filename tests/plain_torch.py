@@ -150,4 +150,5 @@ class Body(nn.Module):
         return torch.tanh(self.f(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.hidden(x))
+        found: Tensor = self.head(self.hidden(x))
+        return found

@@ -60,8 +60,8 @@ def require_trainable(problem: Problem, module: nn.Module, loss: Loss, every_ite
     theta, probe = _start(problem), problem.data.probe
     for number, chunk in enumerate(probe if every_item else probe[:1]):
         with _named(f"probe chunk {number}", number > 0):
-            loss = derivatives.evaluate(problem.objective, theta, [chunk])
-        _require_finite(loss, f"probe chunk {number}")
+            value = derivatives.evaluate(problem.objective, theta, [chunk])
+        _require_finite(value, f"probe chunk {number}")
 
 
 def first_evaluation(problem: Problem) -> Evaluation | None:
@@ -204,7 +204,7 @@ def _require_items(problem: Problem, every_item: bool) -> None:
     theta, data = _start(problem), problem.data
     parts = [(f"item {i}", item) for i, item in enumerate(data.items)]
     parts += [(f"warm-up step {i}", item) for i, item in enumerate(data.warmup)]
-    found = {}
+    found: dict[str, tuple[float, frozenset[str]]] = {}
     for where, item in parts if every_item else parts[:1]:
         with _named(where, bool(found)):
             found[where] = derivatives.reached(problem.objective, theta, item)
