@@ -91,7 +91,7 @@ def recovered(memory: AssociativeMemory) -> float:
 def memory_row(rule: str, rate: float, associations: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Recovery, order effect and the adjoint's accuracy of one rule at one rate."""
     items, probe = drawn(associations, STEPS, 1), drawn(associations, HELD_OUT, 2)
-    sections: dict[str, dict[str, Any]] = {
+    sections: dict[str, Any] = {
         "rule": {"name": rule, "options": {"beta": 0.9} if rule == "muon" else {}},
         "schedule": {"kind": "constant", "rate": rate},
     }
@@ -141,7 +141,7 @@ def solve(x: Floats, y: Floats, gates: Floats) -> tuple[Floats, float]:
     cones = [cvxpy.multiply(2 * gate - 1, x @ of[i]) >= 0 for of in (v, w) for i, gate in enumerate(gates)]
     problem = cvxpy.Problem(cvxpy.Minimize(0.5 * cvxpy.sum_squares(fitted - y) + DECAY * norms), cones)
     problem.solve(solver=cvxpy.CLARABEL)
-    return np.asarray(fitted.value, dtype=float), float(problem.value)  # type: ignore[union-attr]
+    return np.asarray(fitted.value, dtype=float), float(problem.value)
 
 
 def regression(seed: int = 0) -> tuple[Floats, Floats]:
@@ -197,7 +197,8 @@ def network(x: Floats, y: Floats, seed: int) -> tuple[Floats, float]:
 
     def objective(rows: Any, share: float) -> Tensor:
         decay = inner.square().sum() + outer.square().sum()
-        return 0.5 * (forward(rows) - targets[rows]).square().sum() + share * DECAY / 2 * decay
+        found: Tensor = 0.5 * (forward(rows) - targets[rows]).square().sum() + share * DECAY / 2 * decay
+        return found
 
     optimizer = torch.optim.SGD([inner, outer], lr=NET_RATE)
     for epoch in range(PASSES):

@@ -124,10 +124,6 @@ class AdjointConfig(Section):
 
     def idle(self) -> set[str]:
         """Names of fields that have no effect, the others being what they are."""
-        without = {
-            "curvatures": not self.rank,
-            "anchor_error": self.num_anchors,
-            "left_out": not self.left_out,
-            "drawn": self.drawn != "before",
-        }
-        return set(STORED) | {name for name, idle in without.items() if idle}
+        idle = {"curvatures": not self.rank, "anchor_error": self.num_anchors, "left_out": not self.left_out}
+        without_effect = {name for name, idles in idle.items() if idles}
+        return set(STORED) | without_effect | (set() if self.drawn == "before" else {"drawn"})

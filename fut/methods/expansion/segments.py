@@ -112,8 +112,7 @@ class SegmentedFiles(TrajectoryFiles):
         """Put a segment in the place of the one at hand. first: for the first time, when pinned states are kept."""
         for store in (self.mixed, self.centre):
             shutil.rmtree(store.directory, ignore_errors=True)
-        for taken in trained(self.spec, self._begun(segment.start), segment):
-            self.require_near(taken)
+        for taken in trained(self.spec, self._begun(segment.start), segment, self.reach):
             if (step := taken.step + 1) < segment.stop:
                 after = mean_of(self.spec, taken.after)
                 save(self.centre, step, after)

@@ -5,7 +5,6 @@ Everything of every step is stored, or the runs are stored at the ends of segmen
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +40,13 @@ class RunDivergedError(DivergenceError):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.number = number
+
+
+class Reach(NamedTuple):
+    """How far a run may move. start: parameters [D] that it is measured from. distance: of the parameters, at most."""
+
+    start: Tensor
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,7 @@ class TrajectoryFiles:
             if spec.ensemble:
                 save(self.runs, 0, self.start().rows(spec.count))
         state = read_state(latest, first, spec.problem.device)
-        for taken in trained(spec, state if spec.ensemble else state.rows(1), steps):
-            self.require_near(taken)
+        for taken in trained(spec, state if spec.ensemble else state.rows(1), steps, self.reach):
             self.mixed.write(taken.step, taken.arrays(), {}, replace=True)
             save(self.centre, taken.step + 1, mean_of(spec, taken.after))
             if spec.ensemble:
@@ -114,22 +119,17 @@ class TrajectoryFiles:
         """The lifted state [D] before step `step`."""
         return read_state(self.centre, step, self.spec.problem.device)
 
-    @cached_property
-    def reach(self) -> float:
-        """How far a run may move; infinite where nothing says how far the reference run does."""
-        return math.inf if self.end is None else FAR * float((self.end() - self.start().theta).norm())
-
-    def require_near(self, taken: Taken) -> None:
-        """RunDivergedError where one of an ensemble's runs has gone further than it may."""
-        if self.spec.ensemble:
-            moved = (taken.after.theta - self.start().theta).norm(dim=-1)
-            if (far := ~(moved <= self.reach)).any():
-                why = f"it moves {FAR:g} times as far as the reference run; {LOWER}"
-                raise diverged(self.spec, int(far.nonzero()[0]), taken.step, why)
-
     def parameters(self, step: int) -> np.ndarray:
         """Parameters [D] before step `step`."""
         return self.centre.read_array(step, "theta")
+
+    @cached_property
+    def reach(self) -> Reach | None:
+        """How far a run may move; None where nothing says how far the reference run does."""
+        if self.end is None:
+            return None
+        start = self.start().theta
+        return Reach(start, FAR * float((self.end() - start).norm()))
 
     def gradients_of(self, step: int) -> Tensor:
         """Gradients of the step's mixture [c, D]."""
@@ -175,9 +175,13 @@ class Taken(NamedTuple):
         return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
 
-def trained(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[Taken]:
-    """The steps from the lifted states before the first of them: of an ensemble's runs [c, D], or of the trajectory [1, D]."""
-    return (_ensemble if spec.ensemble else _mixture)(spec, state, steps)
+def trained(spec: Trajectory, state: State, steps: Sequence[int], reach: Reach | None = None) -> Iterator[Taken]:
+    """The steps from the lifted states before the first of them: of an ensemble's runs [c, D], or of the trajectory [1, D].
+
+    Raises:
+        RunDivergedError: for a run of an ensemble that diverges, or moves beyond `reach`.
+    """
+    return _ensemble(spec, state, steps, reach) if spec.ensemble else _mixture(spec, state, steps)
 
 
 def mean_of(spec: Trajectory, state: State) -> State:
@@ -202,7 +206,7 @@ def _mixture(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[T
         yield Taken(step, state, torch.stack([latest.pop(number) for number in spec.mixture.steps[step]]))
 
 
-def _ensemble(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[Taken]:
+def _ensemble(spec: Trajectory, state: State, steps: Sequence[int], reach: Reach | None) -> Iterator[Taken]:
     """Real training under every order, side by side; the trajectory is the mean of their lifted states."""
     problem, orders = spec.problem, spec.members
     inner = TrueGradients(problem.gradient, problem.mean_gradient)
@@ -212,7 +216,14 @@ def _ensemble(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[
         try:
             return inner(step, picks, theta)[0]
         except DivergenceError as error:
-            raise diverged(spec, k, step, str(error)) from error
+            raise diverged(k, step, str(error)) from error
+
+    def diverged(k: int, step: int, why: str) -> RunDivergedError:
+        return RunDivergedError(
+            f"order {named(orders[k])}, one of the {len(orders)} runs of the trajectory, diverges in step {step}: {why}, or "
+            'draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")',
+            spec.numbers[k],
+        )
 
     def gradients(step: int, picks: Picks, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         seen["gradient"] = torch.cat([own(k, step, picks.row(k), theta[k : k + 1]) for k in range(len(orders))])
@@ -223,16 +234,9 @@ def _ensemble(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[
     batch = OrderBatch.pack([weighed(problem, order) for order in orders], problem.device)
     for step in steps:
         state = transition(step, batch.at(step), state)
+        if reach is not None and (far := ~((state.theta - reach.start).norm(dim=-1) <= reach.distance)).any():
+            raise diverged(int(far.nonzero()[0]), step, f"it moves {FAR:g} times as far as the reference run; {LOWER}")
         yield Taken(step, state, seen["gradient"], seen["theta"])
-
-
-def diverged(spec: Trajectory, k: int, step: int, why: str) -> RunDivergedError:
-    """What is to be said of the k-th of an ensemble's runs, which diverges in a step."""
-    return RunDivergedError(
-        f"order {named(spec.members[k])}, one of the {spec.count} runs of the trajectory, diverges in step {step}: {why}, or "
-        'draw other runs (adjoint.seed), or average transitions in place of runs (adjoint.trajectory = "mixture")',
-        spec.numbers[k],
-    )
 
 
 def state_arrays(state: State) -> dict[str, np.ndarray]:
