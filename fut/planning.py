@@ -28,6 +28,7 @@ from fut.models.objective import Loss
 from fut.progress import Progress, terminal
 from fut.resources.device import choose_device, describe, reproducible
 from fut.resources.memory import available_bytes
+from fut.spoken import speaks_python
 from fut.training.model_checks import require_trainable
 from fut.training.optimizers import AnyOptimizer, maker_of
 from fut.training.problem import Problem, build_problem, module_and_loss
@@ -76,6 +77,7 @@ class Plan:
         return next(s for s in self.stages if s.stage == stage)
 
 
+@speaks_python
 def plan(
     config: Config | None = None,
     *,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .atomic import read_json, write_json
@@ -15,6 +17,8 @@ from .errors import DamagedError, IdentityError
 FORMAT = 3
 _SHOWN_FIELDS = 5
 _SHOWN_CHARACTERS = 160
+_DIGEST = re.compile(r'"([0-9a-f]{12})[0-9a-f]{20,}"')
+_FEW = 3
 
 
 def canonical(obj: Any) -> str:
@@ -92,12 +96,22 @@ def _damaged(path: Path | str, found: str) -> DamagedError:
     )
 
 
-def require_same(found: dict[str, Any], expected: dict[str, Any], what: str) -> None:
+def require_same(
+    found: dict[str, Any], expected: dict[str, Any], what: str, words: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Raises IdentityError, naming the differing fields of `what` with both values, unless both are the same JSON.
 
-    Strict: 1, 1.0 and true differ, and a field that only one side has is a difference.
+    Strict: 1, 1.0 and true differ, and a field that only one side has is a difference. Digests are shown by their first
+    digits, and of a list in which many entries differ the first alone.
+
+    Args:
+        found: what there is.
+        expected: what there is to be.
+        what: both are of, for the message.
+        words: by the beginning of a field's name, what it is, to people.
     """
     differences = list(_differences(json.loads(canonical(found)), json.loads(canonical(expected)), ""))
+    differences = [_explained(difference, words) for difference in differences]
     if not differences:
         return
     shown = "; ".join(differences[:_SHOWN_FIELDS])
@@ -119,12 +133,30 @@ def _differences(found: Any, expected: Any, field: str) -> Iterator[str]:
             else:
                 yield from _differences(found[key], expected[key], inner)
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
-        for index, (left, right) in enumerate(zip(found, expected, strict=True)):
-            yield from _differences(left, right, f"{field}[{index}]")
+        inside = [
+            list(_differences(left, right, f"{field}[{index}]"))
+            for index, (left, right) in enumerate(zip(found, expected, strict=True))
+        ]
+        if (count := sum(map(bool, inside))) > _FEW:
+            first = next(filter(None, inside))[0]
+            yield f"{field}: {count} of {len(found)} differ, the first {first}"
+        else:
+            yield from (difference for differences in inside for difference in differences)
+    elif isinstance(found, list) and isinstance(expected, list) and len(expected) > _FEW:
+        yield f"{field}: expected {len(expected)} entries, found {len(found)}"
     elif canonical(found) != canonical(expected):
         yield f"{field}: expected {_shown(expected)}, found {_shown(found)}"
 
 
+def _explained(difference: str, words: Mapping[str, str]) -> str:
+    """A difference with what its field is, in words."""
+    known = [beginning for beginning in words if difference.startswith(beginning)]
+    if not known:
+        return difference
+    field, _, rest = difference.partition(": ")
+    return f"{words[max(known, key=len)]} (`{field}`): {rest}"
+
+
 def _shown(value: Any) -> str:
-    text = canonical(value)
+    text = _DIGEST.sub(r'"\1…"', canonical(value))
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}... ({len(text)} characters)"

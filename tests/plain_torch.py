@@ -130,3 +130,25 @@ def next_token(m: nn.Module, t: Tensor) -> Tensor:
 def perceptron(width: int = 6, hidden: int = 8, classes: int = 2) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, classes))
+
+
+def made(cls: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
+    """A module with seeded starting values."""
+    torch.manual_seed(0)
+    return cls(*arguments)
+
+
+class Body(nn.Module):
+    """A layer and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.f, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.f(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.hidden(x))
+        return found

@@ -10,6 +10,7 @@ import figures_studies  # noqa: F401  # registers its claims
 import pytest
 from documents import ROOT, pages
 from figures import CLAIMS, claims
+from figures_of_limits import LIMITS
 
 UNMEASURED = {
     "README.md": ["[Apache-2.0]"],  # a licence
@@ -98,3 +99,8 @@ def test_no_statement_that_a_figure_is_unmeasured_is_left_over() -> None:
     for document, known in UNMEASURED.items():
         text = flat((ROOT / document).read_text(encoding="utf-8"))
         assert not [one for one in known if one not in text], document
+
+
+def test_the_limits_have_figures() -> None:
+    """Which are claimed where their module is imported."""
+    assert claims(LIMITS)

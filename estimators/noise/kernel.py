@@ -88,7 +88,7 @@ def _(rule: Moments, clock: Mapping[str, float], rate: float) -> LinearStep:
 @linear_step.register
 def _(rule: NAdam, clock: Mapping[str, float], rate: float) -> LinearStep:
     step = clock["step"] + 1.0
-    mu, ahead, beta = rule._mu(step), rule._mu(step + 1.0), rule.betas[0]
+    mu, ahead, beta = rule.momentum_at(step), rule.momentum_at(step + 1.0), rule.betas[0]
     product = clock["mu_product"] * mu
     return LinearStep(beta, 1.0 - beta, (1.0 - mu) / (1.0 - product), ahead / (1.0 - product * ahead))
 

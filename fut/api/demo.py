@@ -18,6 +18,7 @@ from fut.questions.accuracy import render as accuracy_render
 from fut.questions.accuracy.ask import VerifyRequest, kept_verification
 from fut.questions.accuracy.result import Verification
 from fut.resources.device import describe
+from fut.training.problem import unit_of_loss
 
 VERIFICATION_SEED = 0
 
@@ -36,7 +37,7 @@ def run_demo(
     context = run.context
     source, device_name = context.summary["source"], describe(context.problem.device)
     say(f"   {context.parameters:,} parameters on {device_name}; text: {source}")
-    say(f"   probe loss {present.loss(run.reference_loss, run.context.problem.unit)}")
+    say(f"   probe loss {present.loss(run.reference_loss, unit_of_loss(run.context.problem))}")
     repaired = run.methods.repair()
     say(f"2. caching: {render.plan(run.methods.plan_cache('all'), repaired)}")
     run.cache("all")  # of every method, which the picture compares

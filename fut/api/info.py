@@ -15,6 +15,7 @@ from fut.methods.context import Context
 from fut.methods.registry import METHODS, default_estimator, open_estimator, preparations
 from fut.orders.parsing import order_of
 from fut.readouts.readout import PROBE
+from fut.training.problem import unit_of_loss
 
 
 def info(run: Context) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def info(run: Context) -> dict[str, Any]:
         "text": run.summary["source"],
         "reference_loss": run.reference_loss,
         "start_loss": run.summary["start_loss"],
-        "unit": run.problem.unit,
+        "unit": unit_of_loss(run.problem),
         "estimators": METHODS.names,
         "precompute_gradients": {m.name: m.gradients_before(run) for m in METHODS},
         "query_gradients": {m.name: m.gradients_per_order(run, {}) for m in METHODS},

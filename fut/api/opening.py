@@ -13,28 +13,33 @@ from fut.api.run import Run
 from fut.artifacts import creation
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
+from fut.artifacts.identity import require_same_run
 from fut.artifacts.lock import run_lock
 from fut.artifacts.trust import require_trust
 from fut.data.counting import counted
 from fut.data.dataset import Dataset
+from fut.data.text import REFERENCE
 from fut.errors import UsageError
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import require_states, require_training
 from fut.methods.settings import Config, adjoint_settings, read_config
 from fut.models.objective import Loss
+from fut.models.transformer import Transformer
 from fut.planning import Plan, plan_problem
 from fut.progress import Progress, terminal
 from fut.readouts.readout import UserFunction
 from fut.resources.device import choose_device, environment, reproducible
+from fut.spoken import speaks_python
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_training
 from fut.training.model_checks import first_evaluation, require_same_function, require_trainable
 from fut.training.optimizers import AnyOptimizer, maker_of
-from fut.training.problem import Problem, build_problem, finite, module_and_loss
+from fut.training.problem import Problem, build_problem, finite, module_and_loss, unit_of_loss
 from fut.training.trainer import train_reference
-from storage import CheckpointStore, remove_parts, require_same
+from storage import CheckpointStore, remove_parts
 
 
+@speaks_python
 def open_run(
     path: Path | str,
     *,
@@ -68,6 +73,7 @@ def open_run(
     return Run(path, device=device, progress=progress, trust=trust, **given)
 
 
+@speaks_python
 def plan_path(
     path: Path | str,
     *,
@@ -104,11 +110,12 @@ def plan_path(
     torch_device = choose_device(device)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data)
-        require_same(manifest.identity, problem.identity, f"run {where}")
+        require_same_run(manifest.identity, problem.identity, where)
         adjoint = adjoint_settings(config.adjoint, settings) or config.adjoint
         return plan_problem(problem, config.model_copy(update={"adjoint": adjoint}), progress)
 
 
+@speaks_python
 def train(
     out: Path | str,
     config: Config | None = None,
@@ -137,13 +144,14 @@ def train(
         raise UsageError(
             f"train: expected data as fut.Dataset(items, probe), got {type(data).__name__}; wrap it, with held-out batches"
         )
+    _require_own_data(config or Config(), module, data)
     config, path = counted(config or Config(), data), Path(out)
     torch_device = choose_device(device)
     make = None if optimizer is None else maker_of(optimizer, module)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state, optimizer=make)
         if exist_ok and (path / files.SUMMARY).exists():
-            require_same(files.read_manifest(path).identity, problem.identity, f"run {path}")
+            require_same_run(files.read_manifest(path).identity, problem.identity, path)
         else:
             require_states(problem)
             require_trainable(problem, *module_and_loss(config, module, loss, problem.data.names))
@@ -155,6 +163,16 @@ def train(
     # What the configuration names, the caller has named.
     given: dict[str, Any] = {"module": module, "loss": loss, "data": data, "readouts": readouts, "optimizer": make}
     return Run(path, device=device, progress=progress, trust=True, **given)
+
+
+def _require_own_data(config: Config, module: nn.Module | None, data: Dataset | None) -> None:
+    """UsageError for a module of the user's own that would be trained on the built-in text, which nobody asked for."""
+    if module is None or isinstance(module, Transformer) or data is not None or config.data.text:
+        return
+    raise UsageError(
+        f"train: expected data for the module {type(module).__name__}, got none; give data=fut.Dataset(items, probe), or a text: "
+        f'fut.load_config(data={{"text": PATH}}), where "{REFERENCE}" is CPython\'s language reference'
+    )
 
 
 def _finish(path: Path, problem: Problem, progress: Progress) -> None:
@@ -172,6 +190,6 @@ def _finish(path: Path, problem: Problem, progress: Progress) -> None:
         "start_loss": finite(problem.probe_loss(first), "probe set before the window"),
         "parameters": problem.objective.size,
         "source": problem.data.source,
-        "unit": problem.unit,
+        "unit": unit_of_loss(problem),
     }
     creation.finish(path, summary, problem.digest)

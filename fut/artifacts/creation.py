@@ -21,6 +21,7 @@ from fut.artifacts.directory import (
     _sha256,
     read_manifest,
 )
+from fut.artifacts.identity import require_same_run
 from fut.training.problem import Problem
 from storage import (
     FORMAT,
@@ -30,7 +31,6 @@ from storage import (
     Manifest,
     require_free,
     require_plain,
-    require_same,
     write_bytes,
     write_json,
 )
@@ -71,7 +71,7 @@ def create(path: Path, problem: Problem, environment: dict[str, Any]) -> bool:
 
 def _require_same_run(found: Manifest, problem: Problem, path: Path) -> None:
     try:
-        require_same(found.identity, problem.identity, f"run {path}")
+        require_same_run(found.identity, problem.identity, path)
     except IdentityError as error:
         raise IdentityError(f"{error}; it holds an interrupted run of another kind, choose another --out") from error
 

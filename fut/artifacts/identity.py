@@ -12,6 +12,31 @@ from storage import FORMAT, DamagedError, IdentityError, Manifest, fingerprint, 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
 PINS = "readout_values"
+WORDS = {
+    "data.items": "content of the items",
+    "data.probe": "content of the probe",
+    "data.warmup": "content of the warm-up items",
+    "data.names": "names of the items' tensors",
+    "model.start": "starting values of the parameters",
+    "model.parameters": "names or shapes of the trained parameters",
+    "model.fixed": "frozen parameters or buffers",
+    "model.dtype": "number format of the parameters",
+    "order": "reference order",
+    "state": "state that training begins in",
+    "config": "setting",
+}
+"""What a run's identity consists of, in words, by the beginning of a field's name."""
+
+
+def require_same_run(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    """IdentityError, saying in words what differs, unless a run directory is of the same training.
+
+    Args:
+        found: the identity that it pins.
+        expected: that of what is to be trained or opened.
+        path: the directory.
+    """
+    require_same(dict(found), dict(expected), f"run {path}", WORDS)
 
 
 def read_pins(path: Path) -> dict[str, float]:

@@ -20,6 +20,6 @@ def require_trust(path: Path, trust: bool, named: Mapping[str, str]) -> None:
     if said and not trust:
         raise UntrustedError(
             f"run {path}: expected to be told that what its configuration names may be used ({said}), as a directory may come "
-            "from anybody; pass --trust (trust=True in Python) if you trust this one, or give the objects: "
+            "from anybody; pass --trust if you trust this one, or give the objects: "
             "fut.open(path, module=…, loss=…)"
         )

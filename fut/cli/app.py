@@ -49,6 +49,7 @@ from fut.questions.registry import QUESTIONS
 from fut.readouts.readout import PROBE, after
 from fut.report import SAMPLES
 from fut.resources.device import describe
+from fut.spoken import command_line
 from fut.studies.registry import STUDIES
 from fut.version import __version__
 
@@ -369,7 +370,7 @@ def run_command() -> None:
 def main() -> None:
     """Entry point: expected errors as one message on standard error, exit status 2 (usage) or 1, no traceback."""
     try:
-        with warnings.catch_warnings():
+        with command_line(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             warnings.simplefilter("default", FutWarning)
             run_command()

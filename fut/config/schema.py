@@ -16,6 +16,8 @@ FEW = 10**4
 """The most of what takes a training run, a sweep or a layer each."""
 LARGEST = 1e300
 """The largest number of an option."""
+LARGEST_WEIGHT = 1e30
+"""The largest weight of an item."""
 WIDE = 10**6
 """The most numbers of a vector inside the model, or of a sketch."""
 
@@ -40,6 +42,11 @@ def plain_values(value: Any) -> Any:
     raise ValueError("expected finite numbers, texts and lists of them")
 
 
+def _positive(weight: Any) -> bool:
+    """Whether something is a weight: a finite number above 0, and no truth value."""
+    return isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 < weight <= LARGEST_WEIGHT
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -56,7 +63,7 @@ class DataConfig(Section):
     """Text and how it is cut into items. Lengths in tokens."""
 
     text: Annotated[str, AfterValidator(printable)] = Field(
-        "", description="file or directory; empty for the language reference inside CPython"
+        "", description="file or directory; empty, or language-reference, for the language reference inside CPython"
     )
     tokenizer: str = Field("", description="package.module:name of a callable str -> list of ids; empty for bytes")
     vocabulary: int = Field(256, ge=2, le=MANY, description="number of token ids; 256 for bytes")
@@ -70,10 +77,28 @@ class DataConfig(Section):
     probe: int = Field(128, ge=1, le=MANY, description="held-out sequences of the probe set")
     heterogeneous: bool = Field(False, description="item i from zone i of the text, instead of mixed items")
     seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the draw of items, warm-up and probe set from the text")
-    weights: list[Annotated[float, Field(gt=0, le=1e30)]] = Field(
+    weights: list[Annotated[float, Field(gt=0, le=LARGEST_WEIGHT)]] = Field(
         default_factory=list,
         description="weight of every item in the mean of a step that holds several, as its number of counted tokens; none: alike",
     )
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _weighs(cls, weights: Any) -> Any:
+        """What is wrong with a list of weights, said of its first wrong entry alone."""
+        if not isinstance(weights, list):
+            return weights
+        wrong = [place for place, weight in enumerate(weights) if not _positive(weight)]
+        if not wrong:
+            return weights
+        more = f", and of {len(wrong) - 1} others" if len(wrong) > 1 else ""
+        about = {"got": repr(weights[wrong[0]])[:40], "item": wrong[0], "more": more}
+        raise PydanticCustomError(
+            "weights",
+            "expected a finite number above 0 for every item, got {got} of item {item}{more}; leave an item out of an order "
+            "instead of weighing it 0",
+            about,
+        )
 
     @field_validator("epochs")
     @classmethod

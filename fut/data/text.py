@@ -20,6 +20,8 @@ from fut.models.objective import Item
 
 ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
 """A byte that is no UTF-8, as it is written down."""
+REFERENCE = "language-reference"
+"""The name of the text that is taken where none is named: CPython's language reference."""
 TRAIN_SHARE = 0.9
 """The first nine tenths of the text are for training; probe sequences come from the rest."""
 
@@ -31,7 +33,7 @@ def read_text(source: str) -> str:
 
 def read_texts(source: str) -> list[tuple[str, str]]:
     """The same in its parts, each with its name: files by their path within the directory, topics of the reference."""
-    if not source:
+    if not source or (source == REFERENCE and not Path(source).exists()):
         from pydoc_data.topics import topics
 
         return [(name, topics[name]) for name in sorted(topics)]

@@ -13,6 +13,7 @@ from fut.errors import UsageError
 from fut.estimation.results import Endpoint
 from fut.methods.registry import method_of, open_estimator
 from fut.progress import Tick
+from fut.training.problem import unit_of_loss
 from storage import fingerprint, write_bytes
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def write_endpoint(run: Context, order: Order, estimator: str, out: Path, **opti
     parameters = {n: p.cpu().contiguous() for n, p in run.problem.objective.state_dict(theta).items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, save(parameters, metadata))  # `save_file` hides a full disk in an error of its own
-    return Endpoint(out, estimator, order.digest, estimated, evaluated, error, theory, caution, run.problem.unit)
+    return Endpoint(
+        out, estimator, order.digest, estimated, evaluated, error, theory, caution, unit_of_loss(run.problem)
+    )
 
 
 def _rebuild(

@@ -56,6 +56,14 @@ class Estimate(Displayable):
     truth: float | None = None
 
     @property
+    def delta_interval(self) -> tuple[float, float] | None:
+        """90 % interval of `delta`: the reference order's value is known."""
+        if self.interval is None:
+            return None
+        reference = self.value - self.delta
+        return self.interval[0] - reference, self.interval[1] - reference
+
+    @property
     def perplexity(self) -> float | None:
         """exp(value), per token; None for a read-out that is no loss in nats/token."""
         return perplexity(self.value) if self.unit == NATS else None

@@ -17,7 +17,7 @@ from estimators.replay import Listener
 from estimators.state import State
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
-from fut.artifacts.identity import read_pins
+from fut.artifacts.identity import read_pins, require_same_run
 from fut.artifacts.kept import keeping
 from fut.artifacts.trust import require_trust
 from fut.data.dataset import Dataset
@@ -47,7 +47,7 @@ from fut.training.optimizers import MakeOptimizer
 from fut.training.problem import Problem, build_problem, reference_order
 from fut.training.retrained import RetrainedOrders
 from fut.training.trainer import Retrained, train_order_at
-from storage import IdentityError, Manifest, require_same
+from storage import IdentityError, Manifest
 
 
 @computes
@@ -101,7 +101,7 @@ class Context:
         given: dict[str, Any] = {"module": self._module, "loss": self._loss, "optimizer": self._optimizer}
         problem = build_problem(self.config, self.device, data=data, state=state, **given)
         self._fit(problem)
-        require_same(self.manifest.identity, problem.identity, f"run {self.path}")
+        require_same_run(self.manifest.identity, problem.identity, self.path)
         end = read_state(self.checkpoints, self.steps, problem.device).theta
         require_same_loss(problem, end, self.reference_loss, f"run {self.path}")
         require_same_training(problem, self.checkpoints, self.steps, f"run {self.path}")

@@ -19,6 +19,7 @@ from fut.methods.lowrank.config import LowRankConfig
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.reweighting.config import ReweightingConfig
 from fut.readouts.readout import readout_names, shortened
+from fut.spoken import speaks_python
 from storage import DamagedError, IdentityError
 
 SHOWN = 8
@@ -34,6 +35,7 @@ class Config(TrainingConfig):
     reweighting: ReweightingConfig = ReweightingConfig()
 
 
+@speaks_python
 def load_config(
     path: Path | None = None, overrides: Iterable[str] = (), steps: int | None = None, **sections: dict[str, Any]
 ) -> Config:
@@ -144,8 +146,8 @@ def adjoint_settings(current: AdjointConfig, settings: Sequence[str]) -> Adjoint
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and arrays of numpy as Python's own, at any depth."""
-    if isinstance(value, (np.generic, np.ndarray)):
+    """Numbers and arrays of numpy and torch as Python's own, at any depth."""
+    if isinstance(value, (np.generic, np.ndarray)) or hasattr(value, "detach"):
         return value.tolist()
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
@@ -156,6 +158,8 @@ def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "key":
         return f"`{where}.{error['ctx']['key']}`: {error['msg']}, got {error['ctx']['got']}"
+    if error["type"] == "weights":
+        return f"`{where}`: {error['msg']}"
     if error["type"] != "extra_forbidden":
         return f"`{where}`: {error['msg'].lower()}, got {shown(error['input'])}"
     section = error["loc"][0] if len(error["loc"]) > 1 else None

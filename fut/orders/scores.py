@@ -16,6 +16,7 @@ from fut.artifacts.kept import keeping
 from fut.display.numbers import perplexity
 from fut.errors import UsageError
 from fut.models import autodiff as derivatives
+from fut.training.problem import unit_of_loss
 from storage import FORMAT, DamagedError, Manifest
 
 if TYPE_CHECKING:
@@ -137,4 +138,4 @@ def _measured(run: Context, key: str) -> Difficulty:
                 )
             scores.append(score)
             tick()
-    return Difficulty(key, measure.unit.replace(OF_LOSS, run.problem.unit), scores)
+    return Difficulty(key, measure.unit.replace(OF_LOSS, unit_of_loss(run.problem)), scores)

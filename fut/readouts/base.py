@@ -14,7 +14,7 @@ from fut.errors import ModelError
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
 from fut.training.fidelity import TOLERANCE
-from fut.training.problem import Problem
+from fut.training.problem import Problem, unit_of_loss
 
 PROBE = "probe"
 """The read-out that is asked for where none is named."""
@@ -79,7 +79,7 @@ def mean_loss(problem: Problem, name: str, item: Item, pinned: bool = False) -> 
     objective, judged = problem.objective, (item,)
     return Readout(
         name,
-        problem.unit,
+        unit_of_loss(problem),
         lambda theta: derivatives.evaluate(objective, theta, judged),
         lambda theta: derivatives.evaluate_gradient(objective, theta, judged),
         pinned,
@@ -129,7 +129,8 @@ def _differentiable(name: str, value: Tensor) -> Tensor:
         return value
     raise ModelError(
         f"read-out `{name}`: expected a value differentiable in the module's parameters, got one detached from them; "
-        "compute it from the module it is given, without detach(), item() or no_grad()"
+        "compute it from the module it is given, without detach(), item() or no_grad(); a number of no gradient, as a count of "
+        "hits, is answered by --estimator replay-exact, which needs no `fut cache`, or retrain"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fut.display.scale import LOSS
 from fut.readouts.base import PROBE, Readout, ReadoutKind, UserFunction
-from fut.training.problem import Problem
+from fut.training.problem import Problem, unit_of_loss
 
 
 class Probe(ReadoutKind):
@@ -20,7 +20,7 @@ class Probe(ReadoutKind):
 
     def make(self, problem: Problem, name: str, user: Mapping[str, UserFunction]) -> Readout:
         """The loss and its gradient, in chunks of the probe set."""
-        return Readout(name, problem.unit, problem.probe_loss, problem.probe_gradient)
+        return Readout(name, unit_of_loss(problem), problem.probe_loss, problem.probe_gradient)
 
     def gradient_cost(self, problem: Problem) -> int:
         """One for every chunk of the probe set."""

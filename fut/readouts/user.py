@@ -85,7 +85,7 @@ class UserReadout(ReadoutKind):
         if ":" in name:
             raise UntrustedError(
                 f"readout: expected to be told that `{name}` may run, which the run directory alone names; pass --trust "
-                "(trust=True in Python) if you trust it, name it with --readout, or open the run with readouts="
+                "if you trust it, name it with --readout, or open the run with readouts="
             )
         raise UsageError(
             f"readout: expected {self._known}, got `{name}`; correct the name, or open the run with "

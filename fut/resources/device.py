@@ -19,6 +19,7 @@ import torch
 import zarr
 
 from fut.errors import UsageError
+from fut.spoken import spoken
 
 Made = TypeVar("Made", bound=type)
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -203,7 +204,7 @@ def _held(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
         device: torch.device = self.device if hasattr(self, "device") else self.context.device
-        with reproducible(device):
+        with spoken(), reproducible(device):
             answer = method(self, *arguments, **options)
         return _each(device, answer) if isinstance(answer, Iterator) else answer
 

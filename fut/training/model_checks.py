@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -59,7 +59,9 @@ def require_trainable(problem: Problem, module: nn.Module, loss: Loss, every_ite
         _require_items(problem, every_item)
     theta, probe = _start(problem), problem.data.probe
     for number, chunk in enumerate(probe if every_item else probe[:1]):
-        _require_finite(derivatives.evaluate(problem.objective, theta, [chunk]), f"probe chunk {number}")
+        with _named(f"probe chunk {number}", number > 0):
+            value = derivatives.evaluate(problem.objective, theta, [chunk])
+        _require_finite(value, f"probe chunk {number}")
 
 
 def first_evaluation(problem: Problem) -> Evaluation | None:
@@ -107,8 +109,9 @@ def _require_pure(objective: Objective, pair: tuple[Item, Item], judged: bool) -
     theta, one, mode = objective.start(), objective.fresh(), "evaluation mode" if judged else "training mode"
     states, found = [hidden_state(one.call)], []
     with _mode(one, judged):
-        for item in (pair[0], pair[0], pair[1], pair[0]):
-            found.append(_evaluated(one, theta, item))
+        for number, item in enumerate((pair[0], pair[0], pair[1], pair[0])):
+            with _named("the last item", number == 2 and not judged):
+                found.append(_evaluated(one, theta, item))
             _require_unwritten(one, theta)
             states.append(hidden_state(one.call))
     grown, moved = changed(states[1], states[2]), changed(states[0], states[1])
@@ -201,10 +204,10 @@ def _require_items(problem: Problem, every_item: bool) -> None:
     theta, data = _start(problem), problem.data
     parts = [(f"item {i}", item) for i, item in enumerate(data.items)]
     parts += [(f"warm-up step {i}", item) for i, item in enumerate(data.warmup)]
-    found = {
-        where: derivatives.reached(problem.objective, theta, item)
-        for where, item in (parts if every_item else parts[:1])
-    }
+    found: dict[str, tuple[float, frozenset[str]]] = {}
+    for where, item in parts if every_item else parts[:1]:
+        with _named(where, bool(found)):
+            found[where] = derivatives.reached(problem.objective, theta, item)
     if len(found) > 1 and not any(math.isfinite(loss) for loss, _ in found.values()):
         raise ModelError(
             f"model: expected a finite loss at the starting parameters, got {found['item 0'][0]} for every item, whatever the "
@@ -214,6 +217,21 @@ def _require_items(problem: Problem, every_item: bool) -> None:
         _require_finite(loss, where)
         problem.absent.note(where, absent)
     problem.absent.require_none()
+
+
+@contextmanager
+def _named(where: str, others: bool) -> Iterator[None]:
+    """An error of the user's own code is of this item, and not of the module, where others are evaluated without one."""
+    try:
+        yield
+    except ModelError as error:
+        if not others or error.__cause__ is None:
+            raise
+        said = (str(error.__cause__).splitlines() or [""])[0][:200]
+        raise DataError(
+            f"{where}: expected a loss, as the first item has, got {type(error.__cause__).__name__}: {said}; look at its numbers "
+            "and labels, or leave it out"
+        ) from error
 
 
 def _require_finite_start(problem: Problem) -> None:

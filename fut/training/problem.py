@@ -111,11 +111,6 @@ class Problem:
     def device(self) -> torch.device:
         return self.objective.device
 
-    @property
-    def unit(self) -> str:
-        """Of the loss: as configured, else nats/token for the built-in one, and `loss` for one of the user's own."""
-        return self.config.model.unit or (NATS if self.objective.loss_function is next_token_loss else LOSS)
-
     def rate(self, step: int) -> float:
         """Learning rate of a step of the window."""
         return self._schedule.rate_at(step)
@@ -223,6 +218,11 @@ def item_gradient_chunks(problem: Problem, theta: Tensor, items: Sequence[int]) 
                 f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"
             )
         yield found
+
+
+def unit_of_loss(problem: Problem) -> str:
+    """As configured, else nats/token for the built-in loss, and `loss` for one of the user's own."""
+    return problem.config.model.unit or (NATS if problem.objective.loss_function is next_token_loss else LOSS)
 
 
 def _tupled(groups: dict[str, list[float]]) -> tuple[tuple[str, tuple[float, ...]], ...]:

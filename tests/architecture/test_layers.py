@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fut.models",),
     ("fut.resources", "fut.display"),
     ("fut.errors",),
-    ("fut.config", "fut.protocols", "fut.registry", "fut.progress", "fut.version", "fut.divergence"),
+    ("fut.config", "fut.protocols", "fut.registry", "fut.progress", "fut.version", "fut.divergence", "fut.spoken"),
     ("estimators", "storage"),
 )
 # Slices of one room: none imports another, but for what is written here.

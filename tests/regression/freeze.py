@@ -12,158 +12,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import io
 import json
-import math
 import os
-import random
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # as a script it is no part of a package
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from regression.cases import ASKED, CASES, FREE, IN_PLACE, ORDERS, READOUTS, SCORES, SMALL, Case, write_inputs
+from regression.comparing import compare
+from regression.digests import cleaned, digest, plain, stored
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout whose `fut` is frozen when this runs as a script: what stands on sys.path for `import fut`."""
 ENTRY = "from fut.cli.app import main; main()"
 """What `fut` on the command line runs. The one place to change where the module moves."""
 CPU = ("--device", "cpu")
-DIGITS = 20
-"""Hexadecimal digits of a digest that are kept."""
-
-VOLATILE = {
-    # wall clock
-    "seconds": "wall clock, of retraining, searching, or as a plan foresees it",
-    "retrain_seconds": "wall clock of a retraining",
-    "retraining_seconds": "wall clock of all retraining",
-    "precompute_seconds": "training runs times the wall clock of one",
-    "seconds_per_order": "wall clock of an estimate",
-    "store_bytes": "size of files some of which hold such times, a digit more or less",
-    # the machine
-    "environment": "versions, machine and threads",
-    "available_memory": "memory that is free at the moment",
-    "device": "name of the device and its threads",
-}
-"""Names of fields that are left out wherever they stand, and why."""
-
-
-# --- what is asked of: small runs
-
-
-@dataclass(frozen=True)
-class Case:
-    """A small run: settings over `SMALL`, and whether it is asked everything."""
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    whole: bool = False
-
-
-SMALL: dict[str, Any] = {
-    "data.vocabulary": 128,
-    "data.items": 8,
-    "data.batch": 2,
-    "data.context": 12,
-    "data.probe": 8,
-    "model.width": 8,
-    "model.layers": 1,
-    "model.heads": 2,
-    "warmup.steps": 4,
-    "warmup.ramp": 2,
-    "cache.size": 96,
-    "cache.item_block": 3,
-    "lowrank.rank": 4,
-    "lowrank.refresh": 3,
-}
-FOUR = {"data.items": 24, "data.per_step": 4, "data.batch": 1}
-FEW = {"adjoint.coordinates": 600, "reweighting.coordinates": 600}
-CASES = {
-    "main": Case(
-        {"model.dtype": "float64"}, whole=True
-    ),  # so that another CPU's last bits do not reach the digits compared
-    "single": Case({"adjoint.products": "exact", "cache.products": "exact", "reweighting.products": "exact"}),
-    "few": Case(FEW | {"adjoint.control": "always", "cache.sketch": "gaussian"}),
-    "few-plain": Case(FEW | {"adjoint.control": "never", "data.heterogeneous": True, "cache.coordinates": 500}),
-    "four": Case(FOUR | {"lowrank.dtype": "bfloat16", "cache.derivative": "secant", "adjoint.curvature": "items"}),
-    "four-few": Case(
-        FOUR | FEW | {"data.heterogeneous": True, "adjoint.num_anchors": 0, "adjoint.draw": "independent"}
-    ),
-    "mixture": Case(
-        {
-            "data.items": 4,
-            "data.epochs": 2,
-            "data.heterogeneous": True,
-            "rule.name": "momentum",
-            "schedule.kind": "linear",
-            "schedule.rate": 0.05,
-            "adjoint.trajectory": "mixture",
-            "adjoint.rank": 3,
-            "adjoint.curvatures": 2,
-            "adjoint.spacing": "steps",
-            "cache.sketch": "rademacher",
-        }
-    ),
-}
-"""Runs by name: mixed and heterogeneous items, one and four in a step, all coordinates and few, with and without control."""
-
-READOUTS = "probe,item:1,accuracy,groups:2,freeze_hook:norm"
-HOOK = '''"""A read-out of the user's own."""
-
-
-def norm(module):
-    return sum((p**2).sum() for p in module.parameters()).sqrt()
-'''
-ORDERS = (
-    *("reverse", "random:7", "random-steps:3", "swap:1,3", "repeat:1,2", "drop:2", "without:2,3", "folding:loss:2"),
-    *("identity", "move:0,2", "replace:2,0", "sort:gradient-norm:desc", "zigzag:loss:2", "segment:loss:2"),
-    *("stair:loss:2", "saw:perplexity-drop:2", "sort:length"),
-)
-ASKED = 8
-"""How many of these orders every estimator is asked about."""
-FREE = (
-    *(
-        "reference",
-        "taylor1",
-        "taylor2",
-        "taylor1:moments=replayed",
-        "replay",
-        "replay-exact",
-        "adjoint",
-        "positions",
-        "lowrank",
-    ),
-    *("lowrank:refresh=0", "adjoint:sample=first", "adjoint:reading=linear", "retrain"),
-)
-"""Estimators of orders that move items, with some of their options."""
-IN_PLACE = ("without:3", "without:2,3", "without:0")
-SCORES = ("length", "loss", "gradient-norm", "perplexity-drop")
-QUERIES = (
-    "random:7",
-    '{"id": "a", "edits": [["swap", 0, 3]], "readouts": ["probe", "accuracy", "item:1"]}',
-    '{"id": 2, "order": "reverse", "edits": [["sort", "loss"], ["without", 1]]}',
-    '{"id": "wrong", "order": "random:x"}',
-)
-
-
-def write_inputs(where: Path) -> None:
-    """The same text every time, in three files of different words, so that zones of it differ; and a read-out's module."""
-    draw = random.Random(20)
-    (where / "text").mkdir(exist_ok=True)
-    for topic in range(3):
-        words = [
-            "".join(draw.choices("abcdefghijklmnopqrstuvwxyz"[5 * topic : 5 * topic + 12], k=4)) for _ in range(20)
-        ]
-        lines = [" ".join(draw.choices(words, k=8)).capitalize() + ".\n" for _ in range(100)]
-        (where / "text" / f"topic-{topic}.txt").write_text("".join(lines), encoding="utf-8")
-    (where / "freeze_hook.py").write_text(HOOK, encoding="utf-8")
-    (where / "labels.json").write_text(json.dumps({"a": [0, 3, 5], "b": [1, 2, 4, 6, 7]}), encoding="utf-8")
-    (where / "queries.jsonl").write_text("\n".join(QUERIES) + "\n", encoding="utf-8")
-
-
 # --- asking
 
 
@@ -209,20 +80,6 @@ def tried(ask: Callable[[], Any]) -> Any:
         return plain(ask())
     except fut.EXPECTED as error:
         return {"refused": f"{type(error).__name__}: {error}"}
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON holds it: orders and arrays as lists, answers as they describe themselves, NaN as a string."""
-    for name in ("as_dict", "tolist", "model_dump"):
-        if hasattr(value, name):
-            return plain(getattr(value, name)())
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def prepare(run: str, case: Case) -> Iterator[tuple[str, Any]]:
@@ -398,92 +255,6 @@ def own(out: str) -> Iterator[tuple[str, Any]]:
     yield "info", tried(again.info)
 
 
-# --- digests of what is stored
-
-
-def digest(array: Any) -> str:
-    """SHA-256 of dtype, shape and bytes."""
-    import numpy as np
-
-    whole = np.ascontiguousarray(array)
-    head = f"{whole.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + whole.tobytes()).hexdigest()[:DIGITS]
-
-
-def stored(where: Path) -> dict[str, Any]:
-    """Every file below a directory: arrays of HDF5, Zarr and safetensors by digest; JSON and TOML by content."""
-    found: dict[str, Any] = {}
-    for file in sorted(p for p in where.rglob("*") if p.is_file()):
-        name = str(file.relative_to(where))
-        if file.suffix == ".h5":
-            found |= {f"{name}:{inner}": value for inner, value in hdf5(file)}
-        elif file.suffix == ".safetensors":
-            found |= {f"{name}:{inner}": digest(array) for inner, array in safetensors(file)}
-        elif file.name == "zarr.json":
-            found |= zarr_array(file.parent, str(file.parent.relative_to(where)))
-        elif file.suffix in (".json", ".toml") and "ledger" not in file.parts:
-            found[name] = small(file)
-    return found
-
-
-def hdf5(file: Path) -> Iterator[tuple[str, Any]]:
-    """Arrays of a file by digest; its attributes as they are, or by digest where they are long."""
-    import h5py
-
-    with h5py.File(file) as opened:
-        names: list[str] = []
-        opened.visit(names.append)
-        for name in ("/", *sorted(names)):
-            if isinstance(opened[name], h5py.Dataset):
-                yield name, content(opened[name][()])
-            for key, value in sorted(opened[name].attrs.items()):
-                if key not in VOLATILE:
-                    yield f"{name}@{key}", plain(value) if len(str(value)) < 40 else sha(str(value))
-
-
-def content(array: Any) -> str:
-    """The digest of an array; of JSON that is kept as bytes, without what is volatile in it."""
-    if array.dtype.str == "|u1" and array.tobytes()[:1] == b"{":
-        return sha(json.dumps(cleaned(json.loads(array.tobytes())), sort_keys=True))
-    return digest(array)
-
-
-def safetensors(file: Path) -> Iterator[tuple[str, Any]]:
-    from safetensors.numpy import load_file
-
-    yield from sorted(load_file(file).items())
-
-
-def zarr_array(where: Path, name: str) -> dict[str, str]:
-    """The digest of one Zarr array; of a group there is none."""
-    import zarr
-
-    if json.loads((where / "zarr.json").read_text())["node_type"] != "array":
-        return {}
-    return {name: digest(zarr.open_array(where, mode="r")[...])}
-
-
-def small(file: Path) -> str:
-    """A digest of a small file's content, of JSON without what is volatile and the digest over that."""
-    if file.suffix != ".json":
-        return sha(file.read_text(encoding="utf-8"))
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(content, dict) and "environment" in content:
-        content.pop("digest", None)
-    return sha(json.dumps(cleaned(content), sort_keys=True))
-
-
-def sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
-
-
-def cleaned(value: Any) -> Any:
-    """The value without volatile fields."""
-    if isinstance(value, dict):
-        return {key: cleaned(inner) for key, inner in value.items() if key not in VOLATILE}
-    return [cleaned(inner) for inner in value] if isinstance(value, list) else value
-
-
 # --- the whole
 
 
@@ -526,80 +297,6 @@ def freeze(where: Path, names: Sequence[str], note: Callable[[str], None] = lamb
 
 
 NAMES = ("library", "own", *CASES)
-
-
-# --- comparing
-
-
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf by its path; empty lists and objects are leaves."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    pairs = list(inner)
-    if not pairs:
-        yield path, value
-    for key, part in pairs:
-        yield from flat(part, f"{path}/{key}" if path else str(key))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What two frozen files differ in, by path."""
-
-    added: dict[str, Any]
-    removed: dict[str, Any]
-    changed: dict[str, tuple[Any, Any]]
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed)
-
-    def lines(self) -> Iterator[str]:
-        """A line per difference, removed and added keys before changed values."""
-        for title, part in (("removed", self.removed), ("added", self.added)):
-            yield f"{title}: {len(part)}"
-            yield from (f"  {path} = {value!r}" for path, value in part.items())
-        yield f"changed: {len(self.changed)}"
-        for path, (old, new) in self.changed.items():
-            relative = f" (relative {apart(old, new):.3g})" if number(old) and number(new) else ""
-            yield f"  {path}: {old!r} -> {new!r}{relative}"
-
-
-def number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def apart(old: float, new: float) -> float:
-    """Relative difference, of the greater one."""
-    greater = max(abs(old), abs(new))
-    return abs(old - new) / greater if greater else 0.0
-
-
-def same(old: Any, new: Any, rtol: float, atol: float) -> bool:
-    if number(old) and number(new):
-        return old == new or abs(old - new) <= max(rtol * max(abs(old), abs(new)), atol)
-    return type(old) is type(new) and old == new
-
-
-def new_path(path: str, rename: dict[str, str]) -> str:
-    """An old path as it is named now."""
-    for pattern, replacement in rename.items():
-        path = re.sub(pattern, replacement, path)
-    return path
-
-
-def compare(
-    old: Any, new: Any, rtol: float = 0.0, atol: float = 0.0, rename: dict[str, str] | None = None
-) -> Difference:
-    """Differences of two frozen values. rename: regular expressions in old paths, and what stands there in the new ones."""
-    before: dict[str, Any] = {}
-    now = dict(flat(new))
-    for old_path, value in flat(old):
-        path = new_path(old_path, rename or {})
-        if path in before:
-            raise ValueError(f"rename: two old paths become `{path}`; make the pattern narrower")
-        before[path] = value
-    changed = {p: (v, now[p]) for p, v in before.items() if p in now and not same(v, now[p], rtol, atol)}
-    added = {path: value for path, value in now.items() if path not in before}
-    return Difference(added, {path: value for path, value in before.items() if path not in now}, changed)
 
 
 # --- the script

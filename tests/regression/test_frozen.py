@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from regression import freeze
+from regression import comparing, freeze
 
 FROZEN = Path(__file__).parent / "frozen"
 RTOL, ATOL = 1e-4, 1e-7
@@ -20,7 +20,7 @@ which leaves the tolerance where the processor's vector instructions are other o
 
 def numbers(frozen: dict[str, Any]) -> dict[str, Any]:
     """The numbers of frozen runs by path, without those that another machine changes."""
-    return {path: v for path, v in freeze.flat(frozen) if freeze.number(v) and not OTHERWISE.search(path)}
+    return {path: v for path, v in comparing.flat(frozen) if comparing.number(v) and not OTHERWISE.search(path)}
 
 
 def renamed() -> dict[str, str]:
@@ -34,8 +34,8 @@ def frozen() -> dict[str, Any]:
     return numbers({"main": freeze.read(FROZEN / "today.json")["main"]})
 
 
-def moved(old: dict[str, Any], new: dict[str, Any]) -> freeze.Difference:
-    return freeze.compare(old, new, RTOL, ATOL, renamed())
+def moved(old: dict[str, Any], new: dict[str, Any]) -> comparing.Difference:
+    return comparing.compare(old, new, RTOL, ATOL, renamed())
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_no_number_of_the_main_run_has_moved(tmp_path: Path, frozen: dict[str, A
 
 def test_a_number_that_moves_is_seen(frozen: dict[str, Any]) -> None:
     path = "main/python/reference_loss"
-    now = {freeze.new_path(p, renamed()): v for p, v in frozen.items()}
+    now = {comparing.new_path(p, renamed()): v for p, v in frozen.items()}
     assert list(moved(frozen, now | {path: now[path] * (1 + 2 * RTOL)}).changed) == [path]
     assert list(moved(frozen, {p: v for p, v in now.items() if p != path}).removed) == [path]
     assert list(moved(frozen, now | {"new": 1.0}).added) == ["new"]
@@ -57,7 +57,7 @@ def test_a_number_that_moves_is_seen(frozen: dict[str, Any]) -> None:
 
 def test_a_renamed_path_is_no_difference() -> None:
     old, new = {"adjoint": {"loss": 1.0}}, {"expansion": {"loss": 1.0}}
-    assert list(freeze.compare(old, new).removed) == ["adjoint/loss"]
-    assert not freeze.compare(old, new, rename={"^adjoint/": "expansion/"})
+    assert list(comparing.compare(old, new).removed) == ["adjoint/loss"]
+    assert not comparing.compare(old, new, rename={"^adjoint/": "expansion/"})
     with pytest.raises(ValueError, match="two old paths become"):
-        freeze.compare({"a": 1, "b": 2}, {"c": 1}, rename={"[ab]": "c"})
+        comparing.compare({"a": 1, "b": 2}, {"c": 1}, rename={"[ab]": "c"})

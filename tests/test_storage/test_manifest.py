@@ -86,6 +86,20 @@ def test_require_same_shows_the_first_five_and_counts_the_rest():
     assert "f5" not in str(caught.value)
 
 
+def test_require_same_shows_beginnings_of_digests_and_one_of_many_entries_in_words():
+    digests = [hashlib.sha256(bytes([n])).hexdigest() for n in range(12)]
+    found = {"data": {"items": digests[:6], "probe": digests[0], "few": [1, 2, 3, 4]}}
+    expected = {"data": {"items": digests[6:], "probe": digests[1], "few": [1, 2, 3, 4, 5]}}
+    with pytest.raises(IdentityError) as caught:
+        require_same(found, expected, "it", {"data.items": "content of the items", "data": "anything"})
+    message = str(caught.value)
+    first = f'expected "{digests[6][:12]}…", found "{digests[0][:12]}…"'
+    assert f"content of the items (`data.items`): 6 of 6 differ, the first data.items[0]: {first};" in message
+    assert f'anything (`data.probe`): expected "{digests[1][:12]}…"' in message
+    assert "anything (`data.few`): expected 5 entries, found 4" in message
+    assert not any(digest[:13] in message for digest in digests)
+
+
 @pytest.mark.parametrize(
     ("left", "right"), [(1, 1.0), (1, True), (0, False), (None, 0), ("1", 1), ([], {}), ([1], [1, 1])]
 )

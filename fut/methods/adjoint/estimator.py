@@ -35,6 +35,8 @@ from fut.readouts.readout import PROBE
 AdjointReading = Literal["linear", "quadratic"]
 Rows = slice | list[int]
 ALL = slice(None)
+WORSE = 2.0
+"""Times what its own runs differ by: from there on, an estimate's error on them says that estimates are worse than none."""
 
 
 class Adjoint(Estimator):
@@ -290,7 +292,19 @@ class Adjoint(Estimator):
         return float(errors.std(ddof=1))
 
     def caution(self) -> str:
-        return curvature_caution(self.expansion)
+        return "; ".join(filter(None, (curvature_caution(self.expansion), self._own_caution)))
+
+    @cached_property
+    def _own_caution(self) -> str:
+        """What is said where estimates of its own runs are worse than none."""
+        error = self.own_error()
+        if error is None or error <= WORSE * (spread := float(self.expansion.own_values.std(ddof=1))):
+            return ""
+        return (
+            f"the runs that it is made of differ by {spread:.2g}, and it errs by {error:.2g} on them: estimates are worse than "
+            "the reference order's value, as where a loss has kinks; use --estimator replay-exact, or set adjoint.products = "
+            f'"exact" and make {self.expansion.directory} anew'
+        )
 
     def variances(self, states: Tensor) -> list[float]:
         """Variance of each estimate over the sample of coordinates, in the unit's square; 0 where all are kept.

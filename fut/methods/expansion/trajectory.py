@@ -89,9 +89,9 @@ class TrajectoryFiles:
 
     @property
     def reached(self) -> int:
-        """Steps that are taken."""
-        latest = self.runs if self.spec.ensemble else self.centre
-        return max(latest.steps(), default=0)
+        """Steps that are taken. Of an ensemble's runs two states are there where a kill fell between the writing of the later and
+        the removal of the earlier one: that step is taken again, the same."""
+        return min(self.runs.steps(), default=0) if self.spec.ensemble else max(self.centre.steps(), default=0)
 
     @property
     def segments(self) -> list[range]:

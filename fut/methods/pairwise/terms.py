@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from estimators.sketch import Sketch
-from fut.errors import UsageError
 from fut.methods.pairwise.config import CacheConfig
 from fut.methods.stages import bytes_of
 from fut.training.problem import Problem
@@ -50,14 +49,11 @@ class TermLayout:
 
     @cached_property
     def sketch(self) -> Sketch:
-        """The sketch P of update terms and products."""
+        """The sketch P of update terms and products; of a model with fewer numbers than it would have, all of them."""
         c = self.config
-        if c.sketch != "identity" and c.size > self.dimension:
-            raise UsageError(
-                f"cache.size: expected at most D={self.dimension} numbers per update term, got {c.size}; "
-                "lower it, or set cache.sketch=identity"
-            )
-        return Sketch(c.sketch, c.seed, self.dimension, self.dimension if c.sketch == "identity" else c.size)
+        if c.sketch == "identity" or c.size > self.dimension:
+            return Sketch("identity", c.seed, self.dimension, self.dimension)
+        return Sketch(c.sketch, c.seed, self.dimension, c.size)
 
     @cached_property
     def sample(self) -> Sketch:

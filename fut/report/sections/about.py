@@ -11,6 +11,7 @@ from fut.data.dataset import Dataset
 from fut.display.scale import NATS, shown_unit
 from fut.methods.settings import Config
 from fut.report.section import Section
+from fut.training.problem import unit_of_loss
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -44,7 +45,9 @@ def describe_run(run: Context) -> About:
     """Read from the run's manifest and summary alone: no model is built."""
     name = Path(run.path).resolve().name or str(run.path)
     words = [_model(run), _training(run.config, str(run.summary["source"])), _judged(run)]
-    return About(name, words, float(run.summary["start_loss"]), run.reference_loss, run.problem.unit, _facts(run))
+    return About(
+        name, words, float(run.summary["start_loss"]), run.reference_loss, unit_of_loss(run.problem), _facts(run)
+    )
 
 
 def _model(run: Context) -> str:
@@ -78,7 +81,7 @@ def _judged(run: Context) -> str:
     """On what, and in which unit."""
     probe, of_text = run.problem.data.probe, run.summary["source"] != Dataset.source
     size = _counted(sum(len(chunk[0]) for chunk in probe), "sequence") if of_text else _counted(len(probe), "item")
-    unit = shown_unit(run.problem.unit)
+    unit = shown_unit(unit_of_loss(run.problem))
     said = f": in {unit}, where lower is better" if unit else "; lower is better"
     more = "; perplexity is exp(loss)" if unit == NATS else ""
     return f"It is judged by its mean loss on held-out data, the probe set of {size}{said}{more}."

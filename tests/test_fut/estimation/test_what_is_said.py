@@ -78,7 +78,7 @@ def test_attributions_of_one_item_a_step_are_not_zero_and_say_what_they_are(alon
         assert found[item, 0] == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-9)
     left_out = [run.retrain(f"without:{item}").loss - run.reference_loss for item in range(ITEMS)]
     assert np.corrcoef(-np.asarray(found).ravel(), left_out)[0, 1] > 0.98
-    assert (found.by, found.unit) == ("gradient", "nats/token")
+    assert (found.by, found.unit) == ("gradient", "loss")
     assert "factor on each item's gradient" in found.note
     assert "leaving an item out changes the probe loss by about minus the sum" in found.note
     assert getattr(2 * found, "by", "") == "gradient", "arithmetic keeps the words"

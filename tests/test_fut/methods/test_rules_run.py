@@ -107,7 +107,7 @@ def test_sophia_trains_on_curvature_that_goes_with_the_item(tmp_path: Path) -> N
     assert torch.equal(run.context.state(2).memory["h"], run.context.state(1).memory["h"])
     for method in ("replay-exact", "replay", "taylor1"):
         with pytest.raises(
-            UsageError, match=f"{method}: expected a rule that reads the mean gradient.*use --estimator retrain"
+            UsageError, match=f'{method}: expected a rule that reads the mean gradient.*use estimator="retrain"'
         ):
             run.estimate(["reverse"], method, known=False)
     assert default_estimator(run.context) == "retrain"
@@ -155,7 +155,7 @@ def test_what_is_linear_in_gradients_refuses_a_sign(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", config("lion"), device="cpu")
     for terms, name in ((["adjoint"], "adjoint"), (["update"], "terms"), (["adjoint", "lowrank"], "adjoint")):
         with pytest.raises(
-            UsageError, match=f"{name}: expected a rule with a derivative.*`lion`.*use --estimator replay, replay-exact"
+            UsageError, match=f'{name}: expected a rule with a derivative.*`lion`.*use estimator="replay", replay-exact'
         ):
             run.cache(terms)
     with pytest.raises(UsageError, match="taylor1: expected a rule with a derivative"):

@@ -305,7 +305,7 @@ def test_a_readout_the_expansion_lacks_names_the_commands_that_help(
 ) -> None:
     path = Path(shutil.copytree(make_run().path, tmp_path / "own"))
     with pytest.raises(
-        NotCachedError, match=r"got one for probe; run `.* --terms adjoint --readouts item:3`, which adds"
+        NotCachedError, match=r"got one for probe; run `.* --terms adjoint --readouts item:3` .*, which adds"
     ):
         fut.open(path, device="cpu").estimate(["reverse"], known=False, readout="item:3")
     with pytest.raises(NotCachedError, match=r"cache\(\[\"adjoint\"\], readouts=\['norm'\]\)"):

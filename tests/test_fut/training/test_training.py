@@ -147,7 +147,7 @@ def test_an_interrupted_run_of_another_configuration_names_the_field_and_both_va
     with pytest.raises(IdentityError) as caught:
         fut.train(interrupted(own_run, 2), small_config(schedule={"rate": 0.25}), device="cpu")
     message = str(caught.value)
-    for part in ("config.schedule.rate", "0.25", "0.001", "interrupted run of another kind, choose another --out"):
+    for part in ("config.schedule.rate", "0.25", "0.001", "interrupted run of another kind, choose another `out`"):
         assert part in message, part
     assert not (own_run / "checkpoints/step-000003.h5").exists(), "nothing may be added to it"
 
