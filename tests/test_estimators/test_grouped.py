@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 
 from estimators.contract import CHECKS, LAYOUTS
 from estimators.errors import RuleError
@@ -224,9 +225,32 @@ def test_decay_for_all_groups_is_refused() -> None:
         make_rule("grouped", groups=[DECAYED, PLAIN], weight_decay=0.1)
 
 
-def test_rates_that_depend_on_losses_are_refused() -> None:
-    with pytest.raises(RuleError, match="ReduceLROnPlateau"):
-        Schedule.of_scheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, STEPS, RATE)
+class Wrapped:
+    """A scheduler around another, as packages that prepare training have."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+
+PLATEAUS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
+    "alone": lr_scheduler.ReduceLROnPlateau,
+    "chained": lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.ConstantLR(o), lr_scheduler.ReduceLROnPlateau(o)]),
+    "in sequence": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o), lr_scheduler.ReduceLROnPlateau(o)], milestones=[5]
+    ),
+    "wrapped": lambda o: Wrapped(lr_scheduler.ReduceLROnPlateau(o)),
+}
+
+
+@pytest.mark.parametrize("name", PLATEAUS)
+def test_rates_that_depend_on_losses_are_refused(name: str) -> None:
+    with pytest.raises(RuleError, match=r"got ReduceLROnPlateau, whose rates depend on the losses"):
+        Schedule.of_scheduler(PLATEAUS[name], STEPS, RATE)
+
+
+def test_other_errors_of_a_scheduler_are_its_own() -> None:
+    with pytest.raises(ValueError, match="factor"):
+        Schedule.of_scheduler(lambda o: lr_scheduler.ConstantLR(o, factor=2.0), STEPS, RATE)
 
 
 @pytest.mark.parametrize(
