@@ -73,12 +73,10 @@ def test_the_derivative_of_clipping_needs_all_coordinates(layout: ParameterLayou
     part, own = whole.restrict(PART), state.restrict(PART)
     moved = part.step(own, gradient[PART], 0.1, norm=gradient.norm())[1]
     assert torch.equal(moved, whole.step(state, gradient, 0.1)[1][PART])
-    for derivative in (
-        lambda: part.tangent(own, own.theta, 0.1, own, own.theta),
-        lambda: part.pullback(own, own.theta, 0.1, own),
-    ):
-        with pytest.raises(RuleError, match=r"expected all coordinates for the derivative of a clipped step"):
-            derivative()
+    with pytest.raises(RuleError, match=r"expected all coordinates for the derivative of a clipped step"):
+        part.tangent(own, own.theta, 0.1, own, own.theta)
+    with pytest.raises(RuleError, match=r"expected all coordinates for the derivative of a clipped step"):
+        part.pullback(own, own.theta, 0.1, own)
     free = AdamW(layout=layout).restrict(PART)
     free.pullback(own, own.theta, 0.1, own)
     if layout is not None:
