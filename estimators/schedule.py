@@ -66,7 +66,12 @@ class Schedule:
         """
         tables = [{"params": [torch.zeros(1)], "lr": r} for r in (rate, *(groups or {}).values())]
         optimizer = torch.optim.SGD(tables)
-        scheduler = make(optimizer)
+        try:
+            scheduler = make(optimizer)
+        except ValueError as error:  # with which torch refuses one inside of others
+            if (plateau := torch.optim.lr_scheduler.ReduceLROnPlateau.__name__) not in str(error):
+                raise
+            raise _depends_on_losses(plateau) from error
         require_given_rates(scheduler)
         listed: list[list[float]] = []
         for _ in range(steps):
@@ -123,9 +128,17 @@ class Schedule:
 
 
 def require_given_rates(scheduler: object) -> None:
-    """RuleError for a scheduler that sets rates by what training gives, which another order would change."""
+    """RuleError for a scheduler that sets rates by what training gives, which another order would change; also for one inside
+    of others."""
+    for inner in (*getattr(scheduler, "_schedulers", ()), getattr(scheduler, "scheduler", None)):
+        if inner is not None:
+            require_given_rates(inner)
     if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise RuleError(
-            f"schedule: expected rates that are known before training, got {type(scheduler).__name__}, whose rates depend on "
-            "the losses: another order of the data would have had other rates; take a schedule of the step alone"
-        )
+        raise _depends_on_losses(type(scheduler).__name__)
+
+
+def _depends_on_losses(name: str) -> RuleError:
+    return RuleError(
+        f"schedule: expected rates that are known before training, got {name}, whose rates depend on the losses: another order "
+        "of the data would have had other rates; take a schedule of the step alone"
+    )

@@ -166,10 +166,10 @@ def _adafactor_form(buffer: str, shape: Shape) -> Shape | None:
 
 
 def _muon(constants: Constants) -> Rule:
-    own = {"weight_decay": float(constants["weight_decay"]), "beta": float(constants["momentum"])}
+    own: dict[str, Any] = {"weight_decay": float(constants["weight_decay"]), "beta": float(constants["momentum"])}
     own |= {"iterations": constants["ns_steps"], "coefficients": constants["ns_coefficients"], "eps": constants["eps"]}
-    scale = constants["adjust_lr_fn"] or "original"
-    return Muon(nesterov=bool(constants["nesterov"]), scale=scale, precision="bfloat16", **own)
+    own |= {"nesterov": bool(constants["nesterov"]), "scale": constants["adjust_lr_fn"] or "original"}
+    return Muon(precision="bfloat16", **own)
 
 
 def _muon_constants(rule: Muon) -> dict[str, Any]:

@@ -55,6 +55,8 @@ REGISTERED: tuple[type[Rule], ...] = (
 )
 """All rules, one line each. To add one: a file beside this one that passes `estimators/contract.py`, and a line here."""
 
+BOUND = ("layout", "partial")
+"""Fields of a rule that are bound to parameters, not configured."""
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in REGISTERED}
 """The rules by name."""
 
@@ -66,7 +68,7 @@ def make_rule(name: str, **options: object) -> Rule:
     """
     if name not in RULES:
         raise RuleError(f"expected a rule among {', '.join(RULES)}; got {name!r}; choose one of these names")
-    known = [field.name for field in fields(RULES[name]) if field.name != "layout"]  # which is bound, not configured
+    known = [field.name for field in fields(RULES[name]) if field.name not in BOUND]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise RuleError(
@@ -86,7 +88,7 @@ def described(rule: Rule) -> tuple[str, dict[str, Any]]:
     options = {
         field.name: getattr(rule, field.name)
         for field in fields(rule)
-        if field.name != "layout" and getattr(rule, field.name) != field.default
+        if field.name not in BOUND and getattr(rule, field.name) != field.default
     }
     if isinstance(rule, Grouped):
         options["groups"] = [_described_group(group) for group in rule.groups]

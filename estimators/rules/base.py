@@ -54,6 +54,7 @@ class Rule(ABC):
     layout: of the parameters that the rule updates, bound by `on` and `restrict`; no option of a configuration. A rule whose
         coupling is wider than `coordinate` needs one and reads it as `parameters`. With one, states of another length are
         refused, so that whoever cuts a state must cut the rule too.
+    partial: whether these are only some of the coordinates, as `restrict` says; no option either.
 
     A rule is one file: `coupling`, `init` and `update`. `update` gives every row of a stack [n, D] what it gives that row alone,
     bit for bit. Clipping counts as no coupling: where coordinates are cut, the global norm is passed in.
@@ -65,6 +66,7 @@ class Rule(ABC):
     decay: Decay = "decoupled"
     clip: float | None = None
     layout: ParameterLayout | None = field(default=None, repr=False)
+    partial: bool = field(default=False, repr=False, compare=False)
 
     name: ClassVar[str]
     smooth: ClassVar[bool] = True
@@ -83,7 +85,7 @@ class Rule(ABC):
 
     def on(self, layout: ParameterLayout) -> Self:
         """The same rule for the parameters of a layout."""
-        return replace(self, layout=layout)
+        return replace(self, layout=layout, partial=False)
 
     def restrict(self, coordinates: Coordinates) -> Self:
         """The rule for some of the coordinates: of `state.restrict(coordinates)` it makes what it makes of the whole there.
@@ -95,11 +97,12 @@ class Rule(ABC):
             RuleError: where coordinates that are updated together would be separated.
         """
         if self.layout is None:
-            return self if self.coupling == "coordinate" else self.on(self.parameters)
+            return replace(self, partial=True) if self.coupling == "coordinate" else self.on(self.parameters)
         try:
-            return self.on(self.layout.restrict(coordinates, self.coupling))
+            layout = self.layout.restrict(coordinates, self.coupling)
         except LayoutError as error:
             raise RuleError(f"the rule `{self.name}`: {error}") from error
+        return replace(self.on(layout), partial=self.partial or layout.size < self.layout.size)
 
     def blocks(self, size: int, width: int, multiple: int = 1) -> list[slice]:
         """Blocks of the rule's `size` coordinates that may be updated apart, as `ParameterLayout.blocks` has them."""
@@ -167,16 +170,16 @@ class Rule(ABC):
         require_signals(self.name, self.needs(state.clock), signals)
         pieces = self._pieces(state)
         if not pieces:
-            return self._stepped(state, gradient, rate, norm, signals)
+            return self._whole_step(state, gradient, rate, norm, signals)
         if self.clip is not None and norm is None:
             norm = global_norm(gradient)
 
         def one(rule: Rule, block: slice) -> tuple[State, Tensor]:
-            return rule._stepped(state.restrict(block), gradient[..., block], rate, norm, signals.restrict(block))
+            return rule._whole_step(state.restrict(block), gradient[..., block], rate, norm, signals.restrict(block))
 
         return in_blocks(pieces, state.theta.shape[-1], one)
 
-    def _stepped(
+    def _whole_step(
         self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
     ) -> tuple[State, Tensor]:
         """`step` in one piece."""
@@ -215,7 +218,7 @@ class Rule(ABC):
 
         With clipping, of all coordinates. Clipping and decay are differentiated here, the rule proper in `update_tangent`.
         """
-        self._fitting(state.theta.shape[-1])
+        self._require_whole(state.theta.shape[-1])
         dgradient = clip_tangent(self.clip, gradient, dgradient)
         gradient = clip_gradient(self.clip, gradient)
         coupled, decoupled = self._decays
@@ -250,7 +253,7 @@ class Rule(ABC):
         that is not smooth.
         """
         self._require_smooth()
-        self._fitting(state.theta.shape[-1])
+        self._require_whole(state.theta.shape[-1])
         clipped = clip_gradient(self.clip, gradient)
         coupled, decoupled = self._decays
         if coupled:
@@ -262,6 +265,15 @@ class Rule(ABC):
         if self.reads_theta:
             theta = theta + self._theta_pullback(state, clipped, rate, costate)
         return State(theta, memory, state.clock), clip_tangent(self.clip, gradient, dgradient)
+
+    def _require_whole(self, size: int) -> None:
+        """RuleError for a state of another size, and for the derivative of clipping where coordinates are missing."""
+        self._fitting(size)
+        if self.clip is not None and self.partial:
+            raise RuleError(
+                f"the rule `{self.name}`: expected all coordinates for the derivative of a clipped step, which varies with the "
+                "norm of all, got a part of them; differentiate the rule that is not restricted, or set clip = None"
+            )
 
     def _require_smooth(self) -> None:
         """RuleError for a rule without a derivative."""

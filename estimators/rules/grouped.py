@@ -287,7 +287,7 @@ class Grouped(Rule):
         return moved, after.memory, after.clock
 
     def tangent(self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor) -> State:
-        self._fitting(state.theta.shape[-1])
+        self._require_whole(state.theta.shape[-1])
         along, clipped = clip_tangent(self.clip, gradient, dgradient), clip_gradient(self.clip, gradient)
         shares = [
             part.rule.tangent(
@@ -299,7 +299,7 @@ class Grouped(Rule):
 
     def pullback(self, state: State, gradient: Tensor, rate: float, costate: State) -> tuple[State, Tensor]:
         self._require_smooth()
-        self._fitting(state.theta.shape[-1])
+        self._require_whole(state.theta.shape[-1])
         clipped = clip_gradient(self.clip, gradient)
         pulled = [
             part.rule.pullback(part.share(state), part.take(clipped), part.group.rate(rate), part.share(costate))

@@ -74,7 +74,7 @@ class ModuleScaledAdamW(Moments):
 
     def _scales(self, memory: Mapping[str, Tensor], clock: dict[str, float]) -> Tensor:
         """a_k at each coordinate [..., D]."""
-        layout, modules = self._modules()
+        layout, modules = self.parameters, modules_of(self.parameters)
 
         def one(m: Tensor, v: Tensor) -> tuple[Tensor]:
             ratios = self._ratios(tensors(layout, m), tensors(layout, v), modules, clock)
@@ -89,9 +89,6 @@ class ModuleScaledAdamW(Moments):
             return (torch.cat([scales[module].expand(size) for module, size in sizes]),)
 
         return by_row(one, memory["m"], memory["v"])[0]
-
-    def _modules(self) -> tuple[ParameterLayout, tuple[str, ...]]:
-        return self.parameters, modules_of(self.parameters)
 
     def _ratios(
         self, ms: list[Tensor], vs: list[Tensor], modules: tuple[str, ...], clock: dict[str, float]

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ..state import State
@@ -24,7 +23,6 @@ class NAdam(Moments):
     momentum_decay: >= 0, how fast mu_t comes up to b1.
     """
 
-    betas: tuple[float, float] = (0.9, 0.999)
     momentum_decay: float = 4e-3
     decay: Decay = "coupled"
 
@@ -35,8 +33,7 @@ class NAdam(Moments):
         check_number("momentum_decay", self.momentum_decay, in_range(self.momentum_decay, 0.0), "a number >= 0")
 
     def init(self, theta: Tensor) -> State:
-        memory = {"m": torch.zeros_like(theta), "v": torch.zeros_like(theta)}
-        return State(theta, memory, {"step": 0.0, "p2": 1.0, "mu_product": 1.0})
+        return super().init(theta)._replace(clock={"step": 0.0, "p2": 1.0, "mu_product": 1.0})
 
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         memory, step = self._moments(state, gradient), state.clock["step"] + 1.0

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from estimators import contract
 from estimators.contract import CHECKS, ContractError, check_rule, layouts_of
+from estimators.errors import RuleError
 from estimators.parameters import ParameterLayout
-from estimators.rules import RULES, SGD, AdamW, Momentum, make_rule
+from estimators.rules import RULES, SGD, AdamW, Group, Grouped, Momentum, make_rule
 from estimators.rules.base import Rule
 from estimators.state import State
 
@@ -51,6 +52,36 @@ def test_every_rule_keeps_the_contract(
 ) -> None:
     rule = made(name, OPTIONS[options])
     check(rule, layouts_of(rule)[layout])
+
+
+@pytest.mark.parametrize("clip", [None, 2.0])
+@pytest.mark.parametrize("name", [name for name in RULES if name != "grouped"])
+def test_grouped_keeps_it_with_every_rule_as_a_member(name: str, clip: float | None) -> None:
+    member = Group(name="matrices", rule=made(name, {}), tensors=("*.weight",), scale=0.5)
+    rule = Grouped(groups=(member, Group(name="rest", rule=AdamW(weight_decay=0.1))), clip=clip)
+    check_rule(rule, [contract.LAYOUTS["matrices"]])
+
+
+PART = slice(20, 25)
+"""The bias of the layout `matrices`, a block of every coupling but the widest."""
+
+
+@pytest.mark.parametrize("layout", [None, contract.LAYOUTS["matrices"]], ids=["without a layout", "bound"])
+def test_the_derivative_of_clipping_needs_all_coordinates(layout: ParameterLayout | None) -> None:
+    whole = AdamW(clip=2.0, layout=layout)
+    state, gradient = whole.init(torch.ones(57)), torch.ones(57)
+    part, own = whole.restrict(PART), state.restrict(PART)
+    moved = part.step(own, gradient[PART], 0.1, norm=gradient.norm())[1]
+    assert torch.equal(moved, whole.step(state, gradient, 0.1)[1][PART])
+    with pytest.raises(RuleError, match=r"expected all coordinates for the derivative of a clipped step"):
+        part.tangent(own, own.theta, 0.1, own, own.theta)
+    with pytest.raises(RuleError, match=r"expected all coordinates for the derivative of a clipped step"):
+        part.pullback(own, own.theta, 0.1, own)
+    free = AdamW(layout=layout).restrict(PART)
+    free.pullback(own, own.theta, 0.1, own)
+    if layout is not None:
+        whole.restrict(slice(None)).pullback(state, gradient, 0.1, state)
+        part.on(layout).pullback(state, gradient, 0.1, state)
 
 
 @pytest.mark.parametrize("kind", ["heavy_ball", "ema", "nesterov"])

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from transformers import get_scheduler
 
 from estimators.contract import CHECKS, LAYOUTS
 from estimators.errors import RuleError
@@ -18,9 +20,10 @@ from estimators.rules.base import Rule
 from estimators.rules.rates import GroupRates
 from estimators.schedule import Schedule
 
-STEPS, RATE = 50, 0.02
+STEPS, LONG, RATE = 50, 64, 0.02
 LAYOUT = ParameterLayout(("embed.weight", "norm.weight", "norm.bias", "head.weight"), ((7, 4), (4,), (4,), (3, 4)))
 DECAYED = {"name": "decayed", "tensors": ["embed.*", "head.*"], "options": {"weight_decay": 0.1, "betas": [0.9, 0.95]}}
+ALIKE: dict[str, Any] = {"weight_decay": 0.1, "betas": [0.9, 0.95]}
 PLAIN = {"name": "plain", "options": {"betas": [0.9, 0.95]}}
 MOMENTUM = {"name": "plain", "rule": "momentum", "options": {"beta": 0.8, "weight_decay": 0.01}, "scale": 0.5}
 CLIPPED = {"name": "plain", "options": {"clip": 0.05}}
@@ -83,9 +86,11 @@ def torch_frozen(model: Net) -> list[torch.optim.Optimizer]:
     return torch_two(model)[:1]
 
 
-def by_torch(model: Net, optimizers: list[torch.optim.Optimizer], make: Any, clip: float | None) -> Tensor:
+def by_torch(
+    model: Net, optimizers: list[torch.optim.Optimizer], make: Any, clip: float | None, steps: int = STEPS
+) -> Tensor:
     schedulers = [make(optimizer) for optimizer in optimizers]
-    for step in range(STEPS):
+    for step in range(steps):
         tokens, labels = batch(step)
         model.zero_grad()
         nn.functional.cross_entropy(model(tokens), labels).backward()
@@ -97,7 +102,7 @@ def by_torch(model: Net, optimizers: list[torch.optim.Optimizer], make: Any, cli
     return LAYOUT.join([p.detach() for p in model.parameters()])
 
 
-def by_rule(model: Net, rule: Rule, schedule: Schedule) -> Tensor:
+def by_rule(model: Net, rule: Rule, schedule: Schedule, steps: int = STEPS) -> Tensor:
     names = list(LAYOUT.names)
 
     def loss(theta: Tensor, step: int) -> Tensor:
@@ -106,7 +111,7 @@ def by_rule(model: Net, rule: Rule, schedule: Schedule) -> Tensor:
         return nn.functional.cross_entropy(torch.func.functional_call(model, parts, (tokens,)), labels)
 
     state = rule.on(LAYOUT).init(LAYOUT.join([p.detach() for p in model.parameters()]))
-    for step in range(STEPS):
+    for step in range(steps):
         gradient = torch.func.grad(loss)(state.theta, step)
         state = rule.on(LAYOUT).step(state, gradient, schedule.rate_at(step))[0]
     return state.theta
@@ -224,9 +229,47 @@ def test_decay_for_all_groups_is_refused() -> None:
         make_rule("grouped", groups=[DECAYED, PLAIN], weight_decay=0.1)
 
 
-def test_rates_that_depend_on_losses_are_refused() -> None:
-    with pytest.raises(RuleError, match="ReduceLROnPlateau"):
-        Schedule.of_scheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, STEPS, RATE)
+def test_64_steps_in_single_precision_with_a_scheduler_of_transformers() -> None:
+    def make(optimizer: torch.optim.Optimizer) -> Any:
+        return get_scheduler("cosine", optimizer, num_warmup_steps=5, num_training_steps=LONG)
+
+    model = net().float()
+    start = LAYOUT.join([p.detach() for p in model.parameters()]).clone()
+    schedule = Schedule.of_scheduler(make, LONG, RATE)
+    ours = by_rule(model, grouped(DECAYED, PLAIN), schedule, LONG)
+    one = by_rule(model, make_rule("adamw", **ALIKE), schedule, LONG)
+    expected = by_torch(model, torch_adamw(model), make, None, LONG)
+    moved = (expected - start).norm()
+    assert (ours - expected).norm() <= 1e-5 * moved
+    assert (one - expected).norm() >= 1e-3 * moved, "decay on all tensors is another training"
+
+
+class Wrapped:
+    """A scheduler around another, as packages that prepare training have."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+
+PLATEAUS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
+    "alone": lr_scheduler.ReduceLROnPlateau,
+    "chained": lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.ConstantLR(o), lr_scheduler.ReduceLROnPlateau(o)]),
+    "in sequence": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o), lr_scheduler.ReduceLROnPlateau(o)], milestones=[5]
+    ),
+    "wrapped": lambda o: Wrapped(lr_scheduler.ReduceLROnPlateau(o)),
+}
+
+
+@pytest.mark.parametrize("name", PLATEAUS)
+def test_rates_that_depend_on_losses_are_refused(name: str) -> None:
+    with pytest.raises(RuleError, match=r"got ReduceLROnPlateau, whose rates depend on the losses"):
+        Schedule.of_scheduler(PLATEAUS[name], STEPS, RATE)
+
+
+def test_other_errors_of_a_scheduler_are_its_own() -> None:
+    with pytest.raises(ValueError, match="factor"):
+        Schedule.of_scheduler(lambda o: lr_scheduler.ConstantLR(o, factor=2.0), STEPS, RATE)
 
 
 @pytest.mark.parametrize(

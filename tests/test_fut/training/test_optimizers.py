@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ TRANSLATED: dict[str, Callable[[nn.Module], Optimizer]] = {
 }
 
 
-def by_torch(make: Callable[[nn.Module], Optimizer], order: Mapping[str, Tensor] | Any) -> Tensor:
+def by_torch(make: Callable[[nn.Module], Optimizer], order: Iterable[int]) -> Tensor:
     """Where the object itself ends on the items of an order."""
     module, items = net(), data().items
     optimizer = make(module)
