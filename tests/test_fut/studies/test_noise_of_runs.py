@@ -152,7 +152,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained() -> None
     truths = TableOfTruths()
     other = TableOfTruths(order=Order.of(range(4)))
     for against in (None, table_context(other)):
-        with pytest.raises(UsageError, match="noise seeds: expected (--rho|two runs of the same)"):
+        with pytest.raises(UsageError, match=r"noise seeds: expected (--rho|two runs of the same)"):
             ask(SeedsRequest(delta=1.0, paired=True), table_context(truths), against)
     assert not truths.trained + other.trained
 
