@@ -19,6 +19,8 @@ from fut.studies.noise.study import ending_orders
 
 LEAST = 4
 """Orders from which a correlation with an interval is taken."""
+LEAST_CHANCE = 1e-3
+"""Probabilities below it rest on the tail of a law that nobody has checked."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def ask(request: SeedsRequest, run: StudyContext | None = None, against: StudyCo
     Raises:
         UsageError: where something is neither given nor can be measured, or the runs do not have the same orders.
     """
-    values = [] if request.sd is not None else _values(request, run, "the noise: a run, or --sd")
+    _require_sources(request, run, against)
+    values = [] if request.sd is not None or run is None else _values(request, run)
     sd, sd_interval = _noise(request, values)
     alone = seed_budget(request.delta, sd, power=request.power)
     around = None if sd_interval is None else _range(request, [(end, 0.0) for end in sd_interval], False)
@@ -143,20 +146,12 @@ def _noise(request: SeedsRequest, values: Sequence[float]) -> tuple[float, tuple
     return spread.sd, spread.sd_interval
 
 
-def _values(request: SeedsRequest, run: StudyContext | None, needs: str) -> list[float]:
-    if run is None:
-        raise UsageError(f"noise seeds: expected something to measure {needs}, got neither; give one")
-    orders = ending_orders(run.reference, len(run.reference), request.orders, request.seed)
-    with run.progress("retraining", request.orders * len(run.reference)) as tick:
-        return [run.truths.train(order, tick) for order in orders]
-
-
-def _correlation(
-    request: SeedsRequest, run: StudyContext | None, against: StudyContext | None, values: Sequence[float]
-) -> tuple[float, tuple[float, float] | None]:
-    """Given, or measured on the same orders of both runs; its interval by Fisher's transformation."""
-    if request.rho is not None:
-        return request.rho, None
+def _require_sources(request: SeedsRequest, run: StudyContext | None, against: StudyContext | None) -> None:
+    """UsageError, before anything is trained, where a number is neither given nor can be measured."""
+    if request.sd is None and run is None:
+        raise UsageError("noise seeds: expected a run to measure the noise on, or --sd, got neither; give one of them")
+    if not request.paired or request.rho is not None:
+        return
     if run is None or against is None:
         raise UsageError(
             "noise seeds: expected --rho, or two runs to measure it on, for a paired comparison, got neither; give the run and "
@@ -167,8 +162,22 @@ def _correlation(
             f"noise seeds: expected two runs of the same steps and items, got {len(run.reference)} and "
             f"{len(against.reference)} steps; train the second on the first one's data"
         )
-    values = values or _values(request, run, "the correlation")
-    rho = float(np.corrcoef(values, _values(request, against, "the correlation"))[0, 1])
+
+
+def _values(request: SeedsRequest, run: StudyContext) -> list[float]:
+    orders = ending_orders(run.reference, len(run.reference), request.orders, request.seed)
+    with run.progress("retraining", request.orders * len(run.reference)) as tick:
+        return [run.truths.train(order, tick) for order in orders]
+
+
+def _correlation(
+    request: SeedsRequest, run: StudyContext | None, against: StudyContext | None, values: Sequence[float]
+) -> tuple[float, tuple[float, float] | None]:
+    """Given, or measured on the same orders of both runs; its interval by Fisher's transformation."""
+    if request.rho is not None or run is None or against is None:
+        return request.rho or 0.0, None
+    values = values or _values(request, run)
+    rho = float(np.corrcoef(values, _values(request, against))[0, 1])
     if not math.isfinite(rho):
         raise UsageError(
             "noise seeds: expected orders that differ in both runs, got one value for all; one run is enough"
@@ -196,8 +205,10 @@ def text(found: Seeds) -> str:
     if found.paired is not None:
         said += f", or {_runs(found.paired, bare=True)} paired by order{_span(found.paired_range)}"
     lines.append(f"{said}, to be found with probability {found.power:g} at the 5 % level.")
-    flips = f"One run a side has the wrong sign with probability {found.alone.flip:.2g}"
-    lines.append(flips + ("." if found.paired is None else f"; one pair in a shared order, {found.paired.flip:.2g}."))
+    flips = f"One run a side has the wrong sign with probability {_chance(found.alone.flip)}"
+    lines.append(
+        flips + ("." if found.paired is None else f"; one pair in a shared order, {_chance(found.paired.flip)}.")
+    )
     source = f"measured on {found.orders} retrained orders" if found.orders else "as given"
     interval = "" if found.sd_interval is None else f", 90 % interval {_between(found.sd_interval, '.2g')}"
     lines.append(f"Standard deviation over orders: {amount(found.sd, unit, '.2g')} ({source}{interval}).")
@@ -208,6 +219,10 @@ def text(found: Seeds) -> str:
         lines.append(f"Correlation of the two sides over shared orders: {found.rho:.3f}{interval}.")
     lines.append("Other sources of noise, such as another start, add to this and are not in it.")
     return "\n".join(lines)
+
+
+def _chance(value: float) -> str:
+    return f"{value:.2g}" if value >= LEAST_CHANCE else f"below {LEAST_CHANCE:g}"
 
 
 def _runs(budget: SeedBudget, bare: bool = False) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 from small import Cli, MakeRun
+from truths import TableOfTruths, table_context
 from user_loops import STEPS, recorded
 
 import fut
-from estimators.orders.order import random_orders
+from estimators.orders.order import Order, random_orders
 from fut.api.questions import study_context
 from fut.errors import UsageError
 from fut.studies.noise import render
@@ -147,6 +148,15 @@ def test_budgets_are_measured_on_two_runs(low: fut.Run, make_run: MakeRun) -> No
     assert f"or {found.paired.runs} paired by order" in text(found)
 
 
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained() -> None:
+    truths = TableOfTruths()
+    other = TableOfTruths(order=Order.of(range(4)))
+    for against in (None, table_context(other)):
+        with pytest.raises(UsageError, match=r"noise seeds: expected (--rho|two runs of the same)"):
+            ask(SeedsRequest(delta=1.0, paired=True), table_context(truths), against)
+    assert not truths.trained + other.trained
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -154,7 +164,7 @@ def test_budgets_are_measured_on_two_runs(low: fut.Run, make_run: MakeRun) -> No
         ({"delta": 1.0, "sd": -1.0}, "--sd: expected"),
         ({"delta": 1.0, "rho": 2.0}, "--rho: expected"),
         ({"delta": 1.0, "orders": 3}, "--orders: expected at least 4"),
-        ({"delta": 1.0}, "to measure the noise"),
+        ({"delta": 1.0}, "a run to measure the noise on, or --sd"),
         ({"delta": 1.0, "sd": 1.0, "paired": True}, "two runs to measure it on"),
     ],
 )
