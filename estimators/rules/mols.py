@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import RuleError
 from ..modules import modules_of
-from ..parameters import Coupling, ParameterLayout
+from ..parameters import Coupling
 from ..state import State
 from .base import Decay, check_choice, check_number, in_range
 from .moments import Moments
