@@ -31,8 +31,10 @@ def sweep(e: AdjointSpec, f: Footprint) -> int:
     step = readouts * (mixture + 3 * s + TEMPORARIES) * f.vector
     start = f.resident + (s + 2 + readouts) * f.vector + f.probe_gradient + functionals(e, f)
     gaps = round(GAPS * product(e, f)) if e.trajectory.ensemble else 0
-    if e.drawn_first:  # what is ahead, the whole costate as it is written, and a step's row of the tables
-        held += (4 * e.fine + readouts * s) * f.vector
+    if (
+        e.drawn_first
+    ):  # what is ahead, whole costates after and before a step and as written, and a step's row of the tables
+        held += (4 * e.fine + 3 * readouts * s) * f.vector
         step = max(step, (2 * s + e.fine * (s + 4)) * f.vector + held_items(e, f) * e.controlled)
     return f.planned(max(held + product(e, f), held + step, start, retrained(e, f, readouts * s + s)) + gaps)
 

@@ -94,7 +94,8 @@ def _simulated(s: AdjointSpec, t: Timings) -> float:
 
 
 def _sweep_seconds(s: AdjointSpec, t: Timings) -> float:
-    return costs.sweep(s).gradients * t.item + s.steps * s.config.num_runs * 2 * len(s.names) * t.step
+    rows = _table_seconds(s, t) if s.drawn_first and s.controlled else 0.0
+    return costs.sweep(s).gradients * t.item + s.steps * s.config.num_runs * 2 * len(s.names) * t.step + rows
 
 
 def _sample_seconds(s: AdjointSpec, t: Timings) -> float:
@@ -103,9 +104,14 @@ def _sample_seconds(s: AdjointSpec, t: Timings) -> float:
 
 
 def _fold_seconds(s: AdjointSpec, t: Timings) -> float:
-    share = 1.0 if s.controlled else s.expected_coordinates / s.problem.objective.size  # of the coordinates in a table
-    table = TABLE * s.steps * s.problem.config.data.items * s.fine * t.step * share
+    table = 0.0 if s.drawn_first and s.controlled else _table_seconds(s, t)  # else it is the sweep's
     return table + (_simulated(s, t) if s.whole else 0.0) + costs.fold(s).gradients * t.item
+
+
+def _table_seconds(s: AdjointSpec, t: Timings) -> float:
+    """Seconds of the table of positions, of all coordinates or of a sample."""
+    share = 1.0 if s.controlled else s.expected_coordinates / s.problem.objective.size
+    return TABLE * s.steps * s.problem.config.data.items * s.fine * t.step * share
 
 
 TRAJECTORY: Stage[Expansion] = Stage(
