@@ -296,14 +296,14 @@ class Adjoint(Estimator):
 
     @cached_property
     def _own_caution(self) -> str:
-        """What is said where estimates of its own runs are worse than none."""
-        error = self.own_error()
+        """What is said where estimates of its own runs are worse than none; nothing of an expansion for other questions."""
+        error = self.own_error() if self.expansion.planned.keeps else None
         if error is None or error <= WORSE * (spread := float(self.expansion.own_values.std(ddof=1))):
             return ""
         return (
             f"the runs that it is made of differ by {spread:.2g}, and it errs by {error:.2g} on them: estimates are worse than "
             "the reference order's value, as where a loss has kinks; use --estimator replay-exact, or set adjoint.products = "
-            f'"exact" and make {self.expansion.directory} anew'
+            f'"exact" and make the run\'s {self.expansion.directory.name}/ anew'
         )
 
     def variances(self, states: Tensor) -> list[float]:
