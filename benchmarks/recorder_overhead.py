@@ -37,7 +37,7 @@ def model(size: str, dropout: float) -> Any:
     torch.manual_seed(0)
     layers, width, heads = SIZES[size]
     drops: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
-    none = {"bos_token_id": None, "eos_token_id": None}
+    none: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=LENGTH, n_embd=width, n_layer=layers, n_head=heads, **drops, **none
     )

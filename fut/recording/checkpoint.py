@@ -70,7 +70,7 @@ def read_checkpoint(checkpoint: Path | str | Table) -> Saved:
 
 def _of_folder(path: Path) -> Saved:
     state = path / "trainer_state.json"
-    step = int(_json(state)["global_step"]) if state.exists() else None
+    step = _step(_json(state).get("global_step"), f"checkpoint {state}") if state.exists() else None
     tables = {n: _unpickled(path / f"{n}.pt") for n in ("optimizer", "scheduler") if (path / f"{n}.pt").exists()}
     adapter = (path / ADAPTER).exists()
     return Saved(f"checkpoint {path}", _weights(path), step=step, adapter=adapter, trainer=step is not None, **tables)
@@ -146,8 +146,16 @@ def _of_mapping(given: Table, source: str) -> Saved:
             f"{source}: expected the weights as one of {', '.join(NAMES['weights'])}, got "
             f"{', '.join(map(str, given)) or 'nothing'}; give {{'model': model.state_dict(), 'optimizer': …}}"
         )
-    parts["step"] = None if parts["step"] is None else int(parts["step"])
+    parts["step"] = None if parts["step"] is None else _step(parts["step"], source)
     return Saved(source, **parts)
+
+
+def _step(value: Any, source: str) -> int:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if not isinstance(value, int | float) or value < 0 or value != int(value):
+        raise DataError(f"{source}: expected a number of steps, got {value!r:.80}; save it again")
+    return int(value)
 
 
 def with_weights(module: nn.Module, saved: Saved) -> nn.Module:

@@ -136,10 +136,17 @@ def _item(batch: Any) -> tuple[Form, Item]:
 def _optimizer(module: nn.Module, saved: Saved, make: MakeOptimizer | None) -> Optimizer:
     """An optimizer of the module's tensors in the saved state."""
     table: Any = saved.optimizer
+    groups = (
+        table.get("param_groups") if isinstance(table, Mapping) and isinstance(table.get("state"), Mapping) else None
+    )
+    if not isinstance(groups, list) or not groups or not all(isinstance(g, Mapping) and "params" in g for g in groups):
+        raise DataError(
+            f"{saved.source}: expected optimizer.state_dict() as the optimizer, got another mapping; save that"
+        )
     made = make(module) if make else _of_state(module, saved)
     try:
         made.load_state_dict(table)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ModelError(
             f"{saved.source}: expected the state of the given optimizer, got another ({error}); make it as the training did: "
             "optimizer=lambda model: torch.optim.AdamW(…)"
@@ -210,6 +217,10 @@ def _schedule(optimizer: Optimizer, saved: Saved, make: MakeScheduler | None) ->
     rates = learning_rates(optimizer)
     table = optimizer.state_dict()
     made = make(optimizer)
+    if not isinstance(saved.scheduler, Mapping) or set(saved.scheduler) != set(made.state_dict()):
+        raise UsageError(
+            f"{saved.source}: expected the state of a {type(made).__name__}, got that of another scheduler; give the training's"
+        )
     made.load_state_dict(dict(saved.scheduler))
     optimizer.load_state_dict(table)  # with the rates that making a scheduler has changed
     if isinstance(made, LambdaLR):

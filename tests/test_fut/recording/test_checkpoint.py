@@ -180,6 +180,44 @@ def test_states_of_ones_own(tmp_path: Path, make: Any, stored: str) -> None:
     assert json.loads((run.path / "recording.json").read_text())["replay_errors"]["6"] <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"optimizer": {}}, DataError, r"expected optimizer.state_dict\(\) as the optimizer"),
+        (
+            {"optimizer": {"state": {}, "param_groups": [{"params": [0]}]}},
+            UsageError,
+            "which tensors its 1 parameter groups",
+        ),
+        (
+            {"optimizer": SGD([torch.zeros(1)], lr=0.1).state_dict()},
+            ModelError,
+            "expected the state of the given optimizer",
+        ),
+        ({"step": "late"}, DataError, "expected a number of steps, got 'late'"),
+        ({"model": {"head.weight": torch.zeros(2)}}, ModelError, "weights of the model's shapes|lacks"),
+        ({"optimizer": [1, 2]}, DataError, "expected one optimizer, got 2"),
+        ({"scheduler": {"last_epoch": 1}}, UsageError, "state of a LambdaLR, got that of another scheduler"),
+    ],
+    ids=["no state", "no constants", "another", "no step", "another model", "several", "another scheduler"],
+)
+def test_states_that_are_damaged(tmp_path: Path, changed: dict[str, Any], error: type[Exception], message: str) -> None:
+    model = net()
+    state = {"model": model.state_dict(), "optimizer": AdamW(model.parameters()).state_dict(), **changed}
+    data = [{"x": x, "y": y} for x, y in batches(2)]
+    with pytest.raises(error, match=message):
+        fut.Recorder.from_checkpoint(
+            state,
+            tmp_path / "run",
+            model=net(),
+            data=data,
+            order=[[0], [1]],
+            collate=lambda listed: listed[0],
+            clip=None,
+            scheduler=linear if "scheduler" in changed else None,
+        )
+
+
 def test_groups_that_the_state_does_not_name_are_asked_for(tmp_path: Path) -> None:
     model = net()
     given: dict[str, Any] = {"data": [], "order": [], "clip": None, "model": net()}

@@ -255,9 +255,10 @@ def attention(kind: str, checkpointing: bool, dropout: float) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
-@pytest.mark.parametrize("kind", ["sdpa", "eager"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
-@pytest.mark.parametrize("dropout", [0.0, 0.2], ids=["", "dropout"])
+@pytest.mark.parametrize(
+    ("kind", "checkpointing", "dropout"),
+    [("sdpa", False, 0.0), ("sdpa", True, 0.2), ("eager", True, 0.0), ("eager", False, 0.2)],
+)
 def test_attention_of_hugging_face(tmp_path: Path, kind: str, checkpointing: bool, dropout: float) -> None:
     model = attention(kind, checkpointing, dropout)
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
