@@ -217,7 +217,8 @@ class Recorder:
                 `loss` takes them.
             device: where the run is computed: `auto`, `cpu` or `cuda[:N]`.
             progress: hears of the training.
-            settings: sections of the configuration that the recording does not decide, as `adjoint`.
+            settings: sections of the configuration that the recording does not decide, as `adjoint`; and `model` with the unit
+                of the loss alone.
 
         Returns:
             The run. Its directory appears when the window is shown to be repeatable, and not before.
@@ -311,12 +312,9 @@ class Recorder:
         items = [item for step in window.steps for item in step.items]
         weighting = self._weighting(window)
         weights = [] if weighting == EQUAL else window.counts(items, weighting)
-        own = {
-            "data": {
-                "items": len(items),
-                "per_step": window.per_step,
-                "weights": weights if len(set(weights)) > 1 else [],
-            },
+        weights = weights if len(set(weights)) > 1 else []
+        own: dict[str, Any] = {
+            "data": {"items": len(items), "per_step": window.per_step, "weights": weights},
             "model": self._model(window),
             "rule": {"name": name, "options": options},
             "schedule": {
@@ -326,6 +324,8 @@ class Recorder:
             },
             "warmup": {"steps": 0},
         }
+        if set(settings.get("model", ())) == {"unit"}:
+            own["model"] |= settings.pop("model")
         if decided := sorted(own.keys() & settings.keys()):
             raise UsageError(
                 f"recorder: expected settings that the recording does not decide, got `{decided[0]}`; remove it from `settings`"

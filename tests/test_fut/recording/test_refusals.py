@@ -178,7 +178,9 @@ def test_settings_that_the_recording_decides_are_refused(tmp_path: Path) -> None
         trained(model, [optimizer], count=2)
     with pytest.raises(UsageError, match="got `model`; remove it"):
         recorder.finish(PROBE, device="cpu", settings={"model": {"factory": "a:b"}})
-    run = recorder.finish(PROBE, device="cpu", settings={"adjoint": {"functionals": 1}})
+    settings = {"adjoint": {"functionals": 1}, "model": {"unit": "nats/token"}}
+    run = recorder.finish(PROBE, device="cpu", settings=settings)
+    assert run.estimate(["identity"])[0].unit == "nats/token"
     assert run.context.config.adjoint.functionals == 1
 
 
