@@ -96,7 +96,7 @@ def noise_caution(error: float | None, setting: str, redo: str) -> str:
 
 def _batch(problem: Problem, config: AdjointConfig, kind: int, at: tuple[int, int, int], size: int) -> Item:
     """`size` samples, all where they are fewer, for one place of a step. at: the step, which of how many places."""
-    (step, place, count), items = at, problem.pooled_items
+    (step, place, count), items = at, problem.samples.pooled
     if config.draw == "balanced":
         size = min(size, sum(len(item[0]) for item in items))
         return balanced_samples(items, (step * count + place) * size, size, [config.seed, kind])

@@ -67,12 +67,7 @@ class Problem:
     @cached_property
     def samples(self) -> DataSamples:
         """Whether the first dimension of items, and of probe chunks, is samples."""
-        return DataSamples(self.objective, self.pooled_items, self.data.probe)
-
-    @cached_property
-    def pooled_items(self) -> Sequence[Item]:
-        """The items as batches of rows of several are drawn from them."""
-        return self.objective.unrecorded(self.data.items)
+        return DataSamples(self.objective, self.data.items, self.data.probe)
 
     @cached_property
     def _schedule(self) -> Schedule:

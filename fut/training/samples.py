@@ -41,12 +41,13 @@ class DataSamples:
     """
 
     def __init__(self, objective: Objective, items: Sequence[Item], probe: Sequence[Item]) -> None:
-        self._objective, self._items, self._probe = objective, items, probe
+        self._objective, self._probe = objective, probe
+        self.pooled = objective.unrecorded(items)  # as rows of several are drawn into one batch
 
     @cached_property
     def items(self) -> Samples:
         """Of the items: whether rows of several may stand in one batch."""
-        return find_samples(self._objective, self._items)
+        return find_samples(self._objective, self.pooled)
 
     @cached_property
     def probe(self) -> Samples:

@@ -154,7 +154,7 @@ def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> 
     """
     if expansion.spec.config.products == "exact" and expansion.problem.objective.exact_form != DIFFERENCE:
         return math.nan
-    problem, items = expansion.problem, expansion.problem.pooled_items
+    problem, items = expansion.problem, expansion.problem.samples.pooled
     draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
     batch = drawn_samples(items, small_size(problem), draw) if problem.samples.items else items[0]
     return product_error(problem, theta, batch, direction)

@@ -180,7 +180,7 @@ def test_settings_that_the_recording_decides_are_refused(tmp_path: Path) -> None
         recorder.finish(PROBE, device="cpu", settings={"model": {"factory": "a:b"}})
     settings = {"adjoint": {"functionals": 1}, "model": {"unit": "nats/token"}}
     run = recorder.finish(PROBE, device="cpu", settings=settings)
-    assert run.estimate(["identity"])[0].unit == "nats/token"
+    assert run.estimate(["identity"], "retrain")[0].unit == "nats/token"
     assert run.context.config.adjoint.functionals == 1
 
 
