@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -84,6 +84,7 @@ class Watch:
         self._rates: list[list[float]] = [[] for _ in optimizers]
         self._form: Form | None = None
         self._translated: Translated | None = None
+        self._names: set[str] = set()  # of the trained tensors
         self._seeing: list[Any] = []  # the handles of the forward hooks
         self._handles: list[Any] = []
 
@@ -114,7 +115,7 @@ class Watch:
             handle.remove()
         self._handles.clear()
         if self.window is not None and (count := len(self.window.steps)) and count not in self.window.snapshots:
-            self.window.snapshots[count] = flat_parameters(self.model, self.window.module)
+            self.window.snapshots[count] = flat_parameters(self.model, self._names)
 
     def take(self, form: Form, item: Item) -> None:
         """An item of the coming step; ModelError where items differ in form."""
@@ -190,6 +191,7 @@ class Watch:
         self._translated = from_optimizer(self.optimizers, self.model, self.clip)
         rule, _, state, _ = self._translated
         self.window = Window(self.first, Form(()), copy.deepcopy(self.model), rule, state, facts=facts(self.model))
+        self._names = {name for name, _ in trained(self.model)}
         self._see_forward()  # from here on, and not in the copy
 
     def _divisor(self) -> float | str | None:
@@ -227,7 +229,7 @@ class Watch:
             self.window.consumed.clear()  # as large as the model, and shown to be the items' own
         self._given = {}
         if count == self.steps or count % max(1, math.isqrt(self.steps)) == 0:
-            self.window.snapshots[count] = flat_parameters(self.model, self.window.module)
+            self.window.snapshots[count] = flat_parameters(self.model, self._names)
 
 
 def generator_state(device: torch.device) -> Tensor:
@@ -247,10 +249,10 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def flat_parameters(model: nn.Module, like: nn.Module | None = None) -> Tensor:
-    """Trained parameters [D], on the CPU. like: a model that has to have the same; ModelError, naming one, where it has not."""
+def flat_parameters(model: nn.Module, names: Set[str]) -> Tensor:
+    """Trained parameters [D], on the CPU; ModelError, naming one, where they are not those of these names."""
     own = trained(model)
-    if like is not None and (odd := {n for n, _ in own} ^ {n for n, _ in trained(like)}):
+    if odd := {name for name, _ in own} ^ names:
         raise ModelError(
             f"recorder: expected the same trained tensors in the whole window, got `{min(odd)}` frozen or unfrozen inside it; "
             "choose a window in which it is not"
