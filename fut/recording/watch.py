@@ -172,12 +172,11 @@ class Watch:
             if bool(getattr(optimizer, "found_inf", None)):
                 raise ModelError("recorder: expected steps that are all taken, got one that a gradient scaler skipped")
             if self.window is not None and not self.done:
-                gradients = {id(p): p.grad.detach() for p in held(optimizer) if p.grad is not None}
                 if not self.window.steps:  # before the loop clears them
-                    self._given |= {key: g.clone() for key, g in gradients.items()}
+                    self._given |= {id(p): p.grad.detach().clone() for p in held(optimizer) if p.grad is not None}
                 self._rates[number] = learning_rates(optimizer)  # before a scheduler sets the next
                 if self.clip is None:  # else there is nothing to find
-                    self._norms.append(torch.nn.utils.get_total_norm(gradients.values()))
+                    self._norms.append(nn.utils.get_total_norm(p.grad for p in held(optimizer) if p.grad is not None))
             self._due.discard(number)
             if not self._due:
                 self._due = set(range(len(self.optimizers)))
