@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from estimators.rules import described
-from fut.api.opening import open_run, train
+from fut.api.opening import open_run, train_window
 from fut.api.run import Run
 from fut.data.dataset import Dataset
 from fut.errors import DataError, ModelError, UsageError
@@ -147,12 +147,12 @@ class Recorder:
         )
         given: dict[str, Any] = {"module": window.module, "loss": self._loss, "device": device, "progress": progress}
         unproved = self.path.with_name(f"{self.path.name}.unproved")
-        config, about = self._config(window, dict(settings or {})), {"data": data, "state": window.start, **given}
+        config, about = self._config(window, dict(settings or {})), {"data": data, **given}
         try:
-            run = train(unproved, config, exist_ok=True, **about)
+            run = train_window(unproved, config, window.start, exist_ok=True, **about)
         except IdentityError:  # what a killed call left of another recording
             shutil.rmtree(unproved)
-            run = train(unproved, config, **about)
+            run = train_window(unproved, config, window.start, **about)
         self._require_replayed(run, window)
         os.replace(unproved, self.path)
         return open_run(self.path, trust=True, **given)  # what its configuration names, the caller has named
