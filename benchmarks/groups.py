@@ -35,6 +35,7 @@ from estimators.rules.base import Rule
 from estimators.schedule import Schedule
 from estimators.state import State
 from estimators.torch_optimizers import from_optimizer
+from fut.api.opening import train_window
 from fut.data.text import build_dataset
 from fut.estimation.calibration import SEED
 from fut.methods.settings import load_config
@@ -138,7 +139,7 @@ def measure(text: str, rule: str, dtype: str, arguments: argparse.Namespace) -> 
     own = {"rule": {"name": name, "options": options}, "schedule": {"kind": "recorded", "rates": list(rates[WARMUP:])}}
     path = arguments.work / "run"
     shutil.rmtree(path, ignore_errors=True)
-    run = fut.train(path, configured(text, dtype, arguments, own), module=torch_run.module, data=data, state=state)
+    run = train_window(path, configured(text, dtype, arguments, own), state, module=torch_run.module, data=data)
     fused = torch_run.fused(window)
     torch_run.steps(data.items)
     fused.steps(data.items)

@@ -26,6 +26,7 @@ from record import began, resumed, write_record
 import fut
 from estimators.rules.signals import Signals
 from estimators.state import State
+from fut.api.opening import train_window
 from fut.estimation.calibration import SEED
 from fut.methods.coupling import condition_of
 from fut.methods.registry import METHODS
@@ -202,7 +203,7 @@ def measure(case: str, setting: Setting, arguments: argparse.Namespace) -> dict[
     path = arguments.work / f"{case}-run"
     shutil.rmtree(path, ignore_errors=True)
     config = configured(case, rate["rate"], arguments)
-    run = fut.train(path, config, state=setting.filled(problem, rate["rate"]))
+    run = train_window(path, config, setting.filled(problem, rate["rate"]))
     names, rows, estimated = taking(problem), dict[str, Any](), dict[str, list[float]]()
     found = run.verify(arguments.orders, ORDER_SEED, ["reference"])
     for place, name in enumerate(names):

@@ -55,7 +55,7 @@ REGISTERED: tuple[type[Rule], ...] = (
 )
 """All rules, one line each. To add one: a file beside this one that passes `estimators/contract.py`, and a line here."""
 
-BOUND = ("layout", "partial")
+BOUND = ("layout", "_partial")
 """Fields of a rule that are bound to parameters, not configured."""
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in REGISTERED}
 """The rules by name."""

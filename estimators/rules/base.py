@@ -19,7 +19,7 @@ from ..errors import LayoutError, RuleError
 from ..parameters import Coordinates, Coupling, ParameterLayout
 from ..shapes import Float
 from ..state import State
-from .blockwise import Piece, in_blocks, width_of
+from .blockwise import in_blocks, width_of
 from .clipping import clip_gradient, clip_tangent, global_norm
 from .signals import NONE, SignalName, Signals, prepared, require_signals
 
@@ -54,7 +54,6 @@ class Rule(ABC):
     layout: of the parameters that the rule updates, bound by `on` and `restrict`; no option of a configuration. A rule whose
         coupling is wider than `coordinate` needs one and reads it as `parameters`. With one, states of another length are
         refused, so that whoever cuts a state must cut the rule too.
-    partial: whether these are only some of the coordinates, as `restrict` says; no option either.
 
     A rule is one file: `coupling`, `init` and `update`. `update` gives every row of a stack [n, D] what it gives that row alone,
     bit for bit. Clipping counts as no coupling: where coordinates are cut, the global norm is passed in.
@@ -66,7 +65,7 @@ class Rule(ABC):
     decay: Decay = "decoupled"
     clip: float | None = None
     layout: ParameterLayout | None = field(default=None, repr=False)
-    partial: bool = field(default=False, repr=False, compare=False)
+    _partial: bool = field(default=False, repr=False, compare=False)
 
     name: ClassVar[str]
     smooth: ClassVar[bool] = True
@@ -85,7 +84,7 @@ class Rule(ABC):
 
     def on(self, layout: ParameterLayout) -> Self:
         """The same rule for the parameters of a layout."""
-        return replace(self, layout=layout, partial=False)
+        return replace(self, layout=layout, _partial=False)
 
     def restrict(self, coordinates: Coordinates) -> Self:
         """The rule for some of the coordinates: of `state.restrict(coordinates)` it makes what it makes of the whole there.
@@ -97,12 +96,12 @@ class Rule(ABC):
             RuleError: where coordinates that are updated together would be separated.
         """
         if self.layout is None:
-            return replace(self, partial=True) if self.coupling == "coordinate" else self.on(self.parameters)
+            return replace(self, _partial=True) if self.coupling == "coordinate" else self.on(self.parameters)
         try:
             layout = self.layout.restrict(coordinates, self.coupling)
         except LayoutError as error:
             raise RuleError(f"the rule `{self.name}`: {error}") from error
-        return replace(self.on(layout), partial=self.partial or layout.size < self.layout.size)
+        return replace(self.on(layout), _partial=self._partial or layout.size < self.layout.size)
 
     def blocks(self, size: int, width: int, multiple: int = 1) -> list[slice]:
         """Blocks of the rule's `size` coordinates that may be updated apart, as `ParameterLayout.blocks` has them."""
@@ -194,7 +193,7 @@ class Rule(ABC):
             delta = delta - (rate * decoupled) * state.theta
         return State(state.theta + delta, memory, clock), delta
 
-    def _pieces(self, state: State) -> list[Piece]:
+    def _pieces(self, state: State) -> list[tuple[slice, Rule]]:
         """Blocks in which a step is taken, each with the rule restricted to it; none for a step in one piece."""
         size, width = state.theta.shape[-1], width_of(state.theta)
         if not width or self.coupling != "coordinate" or any(b.shape[-1] != size for b in state.memory.values()):
@@ -204,7 +203,7 @@ class Rule(ABC):
         return self._known_pieces[size, width]
 
     @cached_property
-    def _known_pieces(self) -> dict[tuple[int, int], list[Piece]]:
+    def _known_pieces(self) -> dict[tuple[int, int], list[tuple[slice, Rule]]]:
         return {}
 
     @property
@@ -269,7 +268,7 @@ class Rule(ABC):
     def _require_whole(self, size: int) -> None:
         """RuleError for a state of another size, and for the derivative of clipping where coordinates are missing."""
         self._fitting(size)
-        if self.clip is not None and self.partial:
+        if self.clip is not None and self._partial:
             raise RuleError(
                 f"the rule `{self.name}`: expected all coordinates for the derivative of a clipped step, which varies with the "
                 "norm of all, got a part of them; differentiate the rule that is not restricted, or set clip = None"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..state import State
 
-if TYPE_CHECKING:
-    from .base import Rule
-
 BLOCK, NARROWEST = 1 << 15, 1 << 10
 """Numbers of a block for every thread, and its least width in a stack. Smaller ones cost calls, larger ones leave the cache."""
 LEAST = 8
 """Blocks below which a step is taken as a whole."""
-Piece = tuple[slice, "Rule"]
+R = TypeVar("R")
+"""A rule."""
 
 
 def width_of(theta: Tensor) -> int:
@@ -29,7 +27,7 @@ def width_of(theta: Tensor) -> int:
 
 
 def in_blocks(
-    pieces: Sequence[Piece], size: int, step: Callable[[Rule, slice], tuple[State, Tensor]]
+    pieces: Sequence[tuple[slice, R]], size: int, step: Callable[[R, slice], tuple[State, Tensor]]
 ) -> tuple[State, Tensor]:
     """The step of a whole vector, put together from the steps of its blocks.
 

@@ -127,7 +127,6 @@ def train(
     device: str = "auto",
     readouts: Mapping[str, UserFunction] | None = None,
     progress: Progress = terminal,
-    state: State | None = None,
     exist_ok: bool = False,
 ) -> Run:
     """Train the reference run into a new directory, or finish an interrupted one of the same identity.
@@ -136,17 +135,36 @@ def train(
     (copied, never changed). loss: `loss(module, *item)` -> mean loss in nats/token, or `loss(module, item)` where items are
     mappings. data: items and probe, in place of a text; their numbers are `data.items` and `warmup.steps`. optimizer: a new
     optimizer of torch over the module's parameters, or a function of the module that makes one, in place of `rule`; its rate is
-    `schedule.rate` where that is not given. readouts: as in `open`. state: the lifted state [D] before the window, of a training
-    that was under way; None to begin with the module's own parameters. exist_ok: return a finished run of the same identity.
-    Raises ExistsError for a finished run without it, and IdentityError for one of another identity.
+    `schedule.rate` where that is not given. readouts: as in `open`. exist_ok: return a finished run of the same identity. Raises
+    ExistsError for a finished run without it, and IdentityError for one of another identity.
+    """
+    given: dict[str, Any] = {"module": module, "loss": loss, "data": data, "optimizer": optimizer, "readouts": readouts}
+    return train_window(out, config or Config(), None, device=device, progress=progress, exist_ok=exist_ok, **given)
+
+
+def train_window(
+    out: Path | str,
+    config: Config,
+    state: State | None,
+    *,
+    data: Dataset | None = None,
+    optimizer: AnyOptimizer | None = None,
+    device: str = "auto",
+    progress: Progress = terminal,
+    exist_ok: bool = False,
+    **given: Any,
+) -> Run:
+    """`train` from a lifted state [D], of a training that was under way; None to begin with the module's own parameters.
+
+    given: `module`, `loss` and `readouts`; the others as in `train`.
     """
     if data is not None and not isinstance(data, Dataset):
         raise UsageError(
             f"train: expected data as fut.Dataset(items, probe), got {type(data).__name__}; wrap it, with held-out batches"
         )
-    _require_own_data(config or Config(), module, data)
-    config, path = counted(config or Config(), data), Path(out)
-    torch_device = choose_device(device)
+    torch_device, module, loss = choose_device(device), given.get("module"), given.get("loss")
+    _require_own_data(config, module, data)
+    config, path = counted(config, data), Path(out)
     make = None if optimizer is None else maker_of(optimizer, module)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state, optimizer=make)
@@ -161,8 +179,7 @@ def train(
                 _finish(path, problem, progress)
         del problem
     # What the configuration names, the caller has named.
-    given: dict[str, Any] = {"module": module, "loss": loss, "data": data, "readouts": readouts, "optimizer": make}
-    return Run(path, device=device, progress=progress, trust=True, **given)
+    return Run(path, device=device, progress=progress, trust=True, data=data, optimizer=make, **given)
 
 
 def _require_own_data(config: Config, module: nn.Module | None, data: Dataset | None) -> None:

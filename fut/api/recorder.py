@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from estimators.rules import described
-from fut.api.opening import open_run, train
+from fut.api.opening import open_run, train_window
 from fut.api.run import Run
 from fut.data.dataset import Dataset
 from fut.errors import DataError, ExtraError, ModelError, UsageError
@@ -247,12 +247,12 @@ class Recorder:
             source=f"recorded steps {window.first} to {window.first + len(window.steps) - 1} of a training",
         )
         unproved = self.path.with_name(f"{self.path.name}.unproved")
-        about = {"data": data, "state": window.start, "module": window.module, **given}
+        about = {"data": data, "module": window.module, **given}
         try:
-            run = train(unproved, config, exist_ok=True, **about)
+            run = train_window(unproved, config, window.start, exist_ok=True, **about)
         except IdentityError:  # what a killed call left of another recording
             shutil.rmtree(unproved)
-            run = train(unproved, config, **about)
+            run = train_window(unproved, config, window.start, **about)
         self._require_replayed(run, window)
         os.replace(unproved, self.path)
 

@@ -49,12 +49,12 @@ class Problem:
     state: State | None = (
         None  # before the window, of a training that was recorded in its course; None to warm up instead
     )
-    own_rule: Rule | None = None  # of an optimizer object; None for the rule that the configuration names
+    _own_rule: Rule | None = None  # of an optimizer object; None for the rule that the configuration names
 
     @cached_property
     def rule(self) -> Rule:
         """The update rule of all parameters; `Rule.restrict` makes it that of some."""
-        rule = self.own_rule or make_rule(self.config.rule.name, **self.config.rule.options)
+        rule = self._own_rule or make_rule(self.config.rule.name, **self.config.rule.options)
         return rule.on(self.objective.layout)
 
     @cached_property
