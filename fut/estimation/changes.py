@@ -67,6 +67,8 @@ def open_changes(run: Context, method: str, shared: Sequence[str], items: Sequen
     expansion = expansion_for(run, shared, items)
     if not expansion.complete():
         expansion = _prepared(run, _writable(run, expansion))
+    elif os.access(expansion.directory, os.W_OK):
+        discard_scratch(expansion)  # what a kill left of it
     return OnePass(run, expansion, shared, items)
 
 
