@@ -29,6 +29,7 @@ from fut.methods.batching import batch_size
 from fut.methods.build import prepare
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.footprint import Footprint
+from fut.methods.stages import discard_scratch
 from fut.methods.timings import seconds_per_gradient
 from fut.readouts.readout import PROBE, shortened
 from fut.resources.memory import require_memory
