@@ -29,6 +29,7 @@ from fut.methods.batching import batch_size
 from fut.methods.build import prepare
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.footprint import Footprint
+from fut.methods.stages import discard_scratch
 from fut.methods.timings import seconds_per_gradient
 from fut.readouts.readout import PROBE, shortened
 from fut.resources.memory import require_memory
@@ -67,6 +68,8 @@ def open_changes(run: Context, method: str, shared: Sequence[str], items: Sequen
     expansion = expansion_for(run, shared, items)
     if not expansion.complete():
         expansion = _prepared(run, _writable(run, expansion))
+    elif os.access(expansion.directory, os.W_OK):
+        discard_scratch(expansion)  # what a kill left of it
     return OnePass(run, expansion, shared, items)
 
 

@@ -330,10 +330,10 @@ def build(preparation: Preparation[F], files: F, progress: Progress = silent) ->
         with progress(stage.name, len(units)) as tick:
             for _ in stage.work(files, units):
                 tick()
-    _discard(files)
+    discard_scratch(files)
 
 
-def _discard(files: Prepared) -> None:
+def discard_scratch(files: Prepared) -> None:
     """All of scratch at once: what a kill leaves half removed must not be gone on with, should a damaged term need it again."""
     gone = files.directory / "discarded"
     shutil.rmtree(gone, ignore_errors=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import Cli, MakeRun, flip, small_config
+from small import ASKED, Cli, MakeRun, flip, small_config
 
 import fut
 from estimators.errors import OrderError
@@ -311,3 +311,14 @@ def test_the_script_writes_a_line_per_cell_and_per_step(mapped: fut.Run, tmp_pat
     assert cells[7]["own_half_width"] == ""
     steps = list(csv.DictReader((tmp_path / "steps.csv").read_text().splitlines()))
     assert [float(row["loss_against_never_seen"]) for row in steps] == found.forgetting["mean"][::-1]
+
+
+def test_scratch_that_a_kill_left_half_removed_goes_with_the_next_question(make_run: MakeRun, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(make_run().path, tmp_path / "run", ignore=ASKED))
+    run = fut.open(path, device="cpu")
+    first = run.memorize(items=[0, 1], groups=2)
+    left = path / "memorization" / "discarded" / "centre"
+    left.mkdir(parents=True)
+    (left / "step-000000.h5").write_text("half")
+    assert run.memorize(items=[0, 1], groups=2).maps.effects == first.maps.effects
+    assert not left.parent.exists()
