@@ -31,7 +31,7 @@ def first_of(row: Row) -> str:
 
 def reached(row: Row) -> bool:
     """Whether the rule ends at the common training loss."""
-    return abs(row["training_loss"] - row["target"]) <= TOLERANCE
+    return bool(abs(row["training_loss"] - row["target"]) <= TOLERANCE)
 
 
 def cells(row: Row, name: str) -> list[str]:
