@@ -80,7 +80,7 @@ def picture(rows: Sequence[Row], name: str) -> None:
         axis.plot(1e3 * row["true_sd"], place, "o", color=colour, markerfacecolor=filled, ms=6)
     axis.set_yticks(range(len(shown)), [r["case"] for r in shown], fontsize=9)
     axis.set_xlim(left=0)
-    axis.set_xlabel("standard deviation of the probe loss over random orders [10⁻³ nats/token], with 90 % intervals")
+    axis.set_xlabel("sd of the probe loss over random orders [10⁻³ nats/token], 90 % intervals")
     axis.grid(axis="x", alpha=0.25)
     used = dict.fromkeys(map(first_of, shown))
     marks = [
@@ -92,7 +92,7 @@ def picture(rows: Sequence[Row], name: str) -> None:
     axis.legend(handles=marks, frameon=False, fontsize=8, loc="lower right")
     first = shown[0]
     about = f"T = 32, cosine, {first['parameters']:,} parameters, n = {first['orders']} orders"
-    axis.set_title(f"Order effect by update rule, at equal training loss ({about})", fontsize=10)
+    figure.suptitle(f"Order effect by update rule, at equal training loss\n{about}", fontsize=10)
     figure.savefig(RECORDS / f"{name}.png")
 
 
