@@ -23,6 +23,15 @@ UNMEASURED = {
         "finds the gap with 80 % probability at the 5 % level",  # settings
         "Modules of known SNR, from 0.01 to 1,",  # of a test
     ],
+    "docs/branch-and-hold.md": [
+        "3.2 times with Adam's defaults",  # arithmetic: (1 - 0.9) / sqrt(1 - 0.999)
+        "the 95 % Student t interval",  # levels
+        "the 95 % percentile bootstrap",
+        "it holds 0.83 of the time, not 0.95",  # of a test, test_paired.py
+        "So 0.05 needs 6",  # arithmetic: 2^(1 - 6)
+    ],
+    "docs/cli.md": ["a decay as 0.99"],  # an example
+    "docs/recording.md": ["the Trainer's default is 1.0"],  # a setting of transformers
     "docs/method.md": [
         "4.5 training runs for m = 8",  # arithmetic: (1 + m) / 2
         "must not exceed `adjoint.anchor_error` (5 %)",  # a setting

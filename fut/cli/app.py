@@ -327,8 +327,6 @@ def demo(
 
 INTERRUPTED = 130
 """Exit status of a command that was interrupted by a key."""
-
-
 UNEXPECTED = 70
 """Exit status of a command that failed in a way that nobody foresaw."""
 TRACEBACK = "FUT_TRACEBACK"
