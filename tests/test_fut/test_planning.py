@@ -42,6 +42,7 @@ LARGER: dict[str, Any] = {
 CHILD = """
 import contextlib, json, sys
 import torch, fut
+import fut.cli.app, scipy.stats  # what is loaded where it is needed is no memory of a stage
 
 torch.set_num_threads(1)
 
