@@ -111,9 +111,11 @@ def recorded(
     return recorder.finish(probe=[{"input_ids": batch, "labels": batch} for batch in probe])
 
 
-@torch.no_grad()
 def mean_loss(model: nn.Module, probe: Sequence[Tensor]) -> float:
-    return sum(float(model(input_ids=batch, labels=batch).loss) for batch in probe) / len(probe)
+    """Over the probe [nats/token]."""
+    with torch.no_grad():
+        losses: list[float] = [model(input_ids=batch, labels=batch).loss.item() for batch in probe]
+    return sum(losses) / len(losses)
 
 
 def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

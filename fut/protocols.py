@@ -284,5 +284,8 @@ class Branches(Protocol):
     def gradients(self, plan: BranchPlan, seeds: int) -> int:
         """Gradients that so many pairs take."""
 
-    def pairs(self, plan: BranchPlan, orders: Sequence[Order], tick: Tick) -> Iterator[BranchPair]:
-        """Train both arms of every order; tick: called after every step."""
+    def pairs(self, plan: BranchPlan, orders: Sequence[Order], tick: Tick) -> Iterator[BranchPair | Order]:
+        """Train both arms of every order; where training diverges, the order stands in place of its pair.
+
+        tick: called after every step.
+        """

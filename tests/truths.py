@@ -77,7 +77,9 @@ class TableOfBranches:
     def gradients(self, plan: BranchPlan, seeds: int) -> int:
         return 2 * self.steps * seeds
 
-    def pairs(self, plan: BranchPlan, orders: Sequence[Order], tick: Callable[[], object]) -> Iterator[BranchPair]:
+    def pairs(
+        self, plan: BranchPlan, orders: Sequence[Order], tick: Callable[[], object]
+    ) -> Iterator[BranchPair | Order]:
         for seed, order in enumerate(orders):
             both = (order, order.move(0, self.steps - 1))
             control, treated = ({"loss": self.truths.train(of, tick)} for of in both)

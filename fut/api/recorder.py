@@ -184,7 +184,7 @@ class Recorder:
             from fut.recording.hugging_face import RecorderCallback
         except ImportError as error:
             raise ExtraError(
-                "recorder: expected the package transformers, got none installed; run `pip install fut-orders[hf]`"
+                "recorder: expected the package transformers, got none installed; run `pip install transformers accelerate`"
             ) from error
         return RecorderCallback(watching, configure)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.parameters import ParameterLayout
 from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients, replay
@@ -24,7 +25,7 @@ from fut.protocols import BranchPair, BranchPlan, Reading, Tick
 from fut.training.curvature import item_curvature
 from fut.training.interventions import Point, key_of, normal, parse
 from fut.training.predictions import compared
-from fut.training.problem import Problem
+from fut.training.problem import Problem, finite
 from fut.training.weights import weighed
 
 READINGS = 6
@@ -127,26 +128,51 @@ class TrainedBranches:
         per_step = self.problem.config.data.per_step
         return per_step * (seeds * (plan.at + 2 * (plan.horizon - plan.at)) + plan.horizon - plan.at)
 
-    def pairs(self, plan: BranchPlan, orders: Sequence[Order], tick: Tick) -> Iterator[BranchPair]:
+    def pairs(self, plan: BranchPlan, orders: Sequence[Order], tick: Tick) -> Iterator[BranchPair | Order]:
         """Both arms of every order. Where a treatment takes another seed's run, all states at the branch are held at once."""
+        repeat = True  # the control of the first pair is trained again
+        for seed, (order, arm, donor) in enumerate(self._branched(plan, orders, tick)):
+            found = order if arm is None else self._trained(plan, seed, order, arm, donor, tick, repeat)
+            repeat = repeat and isinstance(found, Order)
+            yield found
+
+    def _branched(
+        self, plan: BranchPlan, orders: Sequence[Order], tick: Tick
+    ) -> Iterator[tuple[Order, Arm | None, State | None]]:
+        """Every order with its arm at the branch, None where that diverges, and another seed's state where one is needed."""
         treatment, _ = parse(plan.source, plan.treatment)
         if not treatment.donor:
-            for seed, order in enumerate(orders):
-                yield self._pair(plan, seed, order, self._before(plan, order, tick), None, tick)
+            yield from ((order, self._before(plan, order, tick), None) for order in orders)
             return
         arms = [self._before(plan, order, tick) for order in orders]
-        for seed, order in enumerate(orders):
-            donor = arms[(seed + 1) % len(arms)].state if len(arms) > 1 else None
-            yield self._pair(plan, seed, order, arms[seed], donor, tick)
+        states = [arm.state for arm in arms if arm is not None]
+        for order, arm in zip(orders, arms, strict=True):
+            at = -1 if arm is None else next(k for k, state in enumerate(states) if state is arm.state)
+            yield order, arm, states[(at + 1) % len(states)] if len(states) > 1 else None
 
-    def _before(self, plan: BranchPlan, order: Order, tick: Tick) -> Arm:
-        """The common part, from the start of the window to the branch."""
+    def _trained(
+        self, plan: BranchPlan, seed: int, order: Order, arm: Arm, donor: State | None, tick: Tick, repeat: bool
+    ) -> BranchPair | Order:
+        """The pair of a seed; the order where one of its arms diverges."""
+        try:
+            pair = self._pair(plan, seed, order, arm, donor, tick)
+            if not repeat:
+                return pair
+            again = self._train(arm, order, plan.at, plan.horizon, self.problem.rate, tick)
+            return replace(pair, digests={**pair.digests, "repeated control": buffer_digests(again.state)})
+        except DivergenceError:
+            return order
+
+    def _before(self, plan: BranchPlan, order: Order, tick: Tick) -> Arm | None:
+        """The common part, from the start of the window to the branch; None where it diverges."""
         average = None
         if plan.average is not None:
             decay = None if isinstance(plan.average, str) else plan.average
             average = Average(self.start.theta.clone(), decay)
-        first, last = Arm(self.start, average), plan.at
-        return self._train(first, order, 0, last, self.problem.rate, tick)
+        try:
+            return self._train(Arm(self.start, average), order, 0, plan.at, self.problem.rate, tick)
+        except DivergenceError:
+            return None
 
     def _pair(self, plan: BranchPlan, seed: int, order: Order, arm: Arm, donor: State | None, tick: Tick) -> BranchPair:
         treat = Treated(
@@ -174,9 +200,6 @@ class TrainedBranches:
             if last == plan.at + plan.window:
                 digests |= _of_arms("window", arms)
         digests |= _of_arms("end", arms)
-        if seed == 0:
-            again = self._train(arm, order, plan.at, plan.horizon, self.problem.rate, tick)
-            digests["repeated control"] = buffer_digests(again.state)
         return BranchPair(seed, orders, tuple(readings), digests)
 
     def _train(
@@ -210,7 +233,7 @@ class TrainedBranches:
         problem = self.problem
         thetas = [arm.judged for arm in arms]
         control, treated, apart = compared(problem.objective, thetas[0], thetas[1], problem.data.probe)
-        losses = [problem.probe_loss(theta) for theta in thetas]
+        losses = [finite(problem.probe_loss(theta), f"probe set after step {step}") for theta in thetas]
         return Reading(step, {"loss": losses[0], **control}, {"loss": losses[1], **treated}, apart)
 
 

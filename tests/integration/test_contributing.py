@@ -60,7 +60,7 @@ def test_what_is_added_is_asked_at_both_doors(small_run: fut.Run, tmp_path: Path
     for room in ("fut", "storage", "estimators"):
         shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
     add(copy / "fut", "questions/ends.py", "questions/registry.py", "QUESTIONS: tuple[Question[Any, Any], ...] = (\n")
-    add(copy / "fut", "readouts/norm.py", "readouts/readout.py", "BUILT_IN: tuple[ReadoutKind, ...] = (\n")
+    add(copy / "fut", "readouts/norm.py", "readouts/readout.py", "AT_THE_END: tuple[ReadoutKind, ...] = (\n")
     path = Path(shutil.copytree(small_run.path, tmp_path / "own", ignore=ASKED))
     process = start_python(SCRIPT, path, path=str(copy))
     out, err = process.communicate(timeout=PATIENCE)

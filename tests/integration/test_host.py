@@ -199,6 +199,7 @@ def state():
 torch.set_num_threads(1)
 torch.set_float32_matmul_precision(sys.argv[4])
 import fut
+fut.plan, fut.train, fut.open  # what they need is imported here: libraries set filters of their own then
 config, changed = fut.load_config(None, (), **json.loads(sys.argv[2])), {}
 
 def call(name, function):

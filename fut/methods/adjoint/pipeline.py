@@ -50,7 +50,7 @@ from fut.methods.expansion.trajectory import Follower, missing_steps, run_trajec
 from fut.methods.settings import Config, for_readouts
 from fut.methods.stages import LESS, Cost, Preparation, Request, Stage
 from fut.methods.timings import Timings
-from fut.readouts.readout import readout_names, shortened, step_of
+from fut.readouts.readout import readout_names, shortened
 from fut.training.problem import Problem
 
 TABLE = 5.0
@@ -306,11 +306,6 @@ class ExpansionStages(Preparation[Expansion]):
             raise UsageError(
                 'adjoint.num_anchors: expected a number beside adjoint.drawn = "before", got 0, which chooses one by what the '
                 'backward pass stores of all coordinates; set adjoint.num_anchors, or adjoint.drawn = "after"'
-            )
-        if spec.drawn_first and (early := [name for name in spec.names if step_of(name) is not None]):
-            raise UsageError(
-                f'adjoint.readouts: expected read-outs at the end of the window beside adjoint.drawn = "before", got '
-                f'{", ".join(early)}; name others, or set adjoint.drawn = "after"'
             )
         require_coordinates(problem, "adjoint", spec.expected_coordinates, "adjoint.coordinates")
         if config.curvature == "pooled":

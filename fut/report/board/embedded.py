@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from estimators.orders.epochs import epochs
 from fut.display.scale import Scale
 from fut.report.board.tables import Board
 from fut.report.board.texts import ItemText
@@ -25,6 +26,7 @@ def embedded(run: Context, board: Board, texts: Sequence[ItemText]) -> dict[str,
         "tables": [table.embedded() for table in board.tables],
         "classes": board.classes,
         "content": board.content,
+        "epochs": len(epochs([tuple((item, 1.0) for item in card) for card in board.content])),
         "cards": [_card(run, card, board.items[card], texts) for card in range(board.steps)],
         "texts": {str(i): texts[i].sequences for step in board.items for i in step if texts[i].sequences},
         "single": all(len(step) == 1 for step in board.items),

@@ -4,7 +4,7 @@
 function startBoard(data) {
   const element = (id) => document.getElementById(id);
   const steps = data.classes.length;
-  const distance = new Distance(data.content);
+  const distance = new Distance(data.content, data.epochs);
   const tables = data.tables.map((table) => new Table(table, data.classes, distance));
   const main = tables[0];
   const centred = rowCentred(main);

@@ -9,13 +9,15 @@ function unpack(base64, bytes) {
 }
 
 /* How far an order of cards is from the reference order: `Distance` of estimators/orders/distance.py, for orders that have every card
-   once. content: of every card, numbers of its items, one number for all items of equal content. */
+   once. content: of every card, numbers of its items, one number for all items of equal content. epochs: passes over the items, within
+   which random orders are permuted. */
 class Distance {
-  constructor(content) {
+  constructor(content, epochs) {
     this.content = content;
     this.held = this.places(content.map((_, card) => card));
     const placements = content.reduce((sum, items) => sum + items.length, 0);
-    this.mean = (placements * (content.length ** 2 - 1)) / (3 * content.length);
+    const steps = content.length / epochs;
+    this.mean = (placements * (steps ** 2 - 1)) / (3 * steps);
   }
 
   /* The steps that consume each item, ascending. */

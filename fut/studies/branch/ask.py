@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from estimators.orders.order import random_orders
+from estimators.orders.order import Order, random_orders
+from fut.divergence import divergence_note, require_trained
 from fut.errors import UsageError
 from fut.protocols import Branches, BranchPair, BranchPlan, Estimates
 from fut.questions.question import Request, option
@@ -15,7 +16,7 @@ from fut.studies.branch.render import draw, text
 from fut.studies.branch.result import BranchEffect
 from fut.studies.paired import paired_effect
 
-ORDER, UNIFORM, LEAST = "order", "uniform", 6
+OF_ORDER, UNIFORM, LEAST = "order", "uniform", 6
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ def ask(request: BranchRequest, context: StudyContext) -> BranchEffect:
     plan = plan_of(request, branches)
     orders = random_orders(context.reference, request.seeds, request.seed)
     with context.progress("branches", branches.gradients(plan, request.seeds)) as tick:
-        pairs = list(branches.pairs(plan, orders, tick))
+        found = list(branches.pairs(plan, orders, tick))
+    pairs, diverged = [f for f in found if isinstance(f, BranchPair)], [f for f in found if isinstance(f, Order)]
+    require_trained("branch", len(pairs), diverged, least=1)
     effect = BranchEffect(
         plan,
         branches.half_lives,
@@ -101,6 +104,7 @@ def ask(request: BranchRequest, context: StudyContext) -> BranchEffect:
         {name: paired_effect(values, request.seed) for name, values in differences(pairs).items()},
         branches.environment,
         estimated(plan, branches.steps, pairs, context.estimates),
+        divergence_note(len(pairs), diverged) if diverged else "",
     )
     about = request.as_dict() | {"readout": context.truths.readout}
     context.archive.keep(BRANCH.name, about, effect, request=about)
@@ -117,7 +121,7 @@ def estimated(
     plan: BranchPlan, steps: int, pairs: Sequence[BranchPair], estimates: Estimates | None
 ) -> tuple[str, tuple[float, ...]] | None:
     """What a method says of the differences without training, where it can: of orders, at the end of the run's window."""
-    if plan.source != ORDER or plan.horizon != steps or plan.average is not None or estimates is None:
+    if plan.source != OF_ORDER or plan.horizon != steps or plan.average is not None or estimates is None:
         return None
     asked = [order for pair in pairs for order in pair.orders]
     values = [answer.value for answer in estimates(asked)]

@@ -47,7 +47,7 @@ def text(effect: BranchEffect) -> str:
         lines.append(
             f"{method}, without training these arms: {mean:+.5f} {effect.unit} on average (trained {true:+.5f}); no interval"
         )
-    lines.append(_advice(effect))
+    lines += [_advice(effect), *([effect.note] if effect.note else [])]
     return "\n".join([*lines, *_checks(effect)])
 
 

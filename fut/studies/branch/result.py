@@ -33,6 +33,7 @@ class BranchEffect:
         effects: by metric, at the horizon.
         environment: versions, machine, and how random numbers are keyed.
         estimated: the method, and its differences by seed, where the answer could be had without training.
+        note: which seeds' orders diverged, and are left out; empty for none.
     """
 
     plan: BranchPlan
@@ -42,6 +43,7 @@ class BranchEffect:
     effects: Mapping[str, PairedEffect]
     environment: Mapping[str, Any]
     estimated: tuple[str, tuple[float, ...]] | None = None
+    note: str = ""
 
     @property
     def unit(self) -> str:
@@ -130,6 +132,7 @@ class BranchEffect:
             "estimated": None
             if self.estimated is None
             else {"method": self.estimated[0], "loss": list(self.estimated[1]), "interval": None},
+            "note": self.note,
             "checks": self.checks,
             "checklist": self.checklist(),
         }

@@ -34,6 +34,8 @@ def text(found: OrderNoise) -> str:
     ]
     if found.local is not None:
         lines += _local(found)
+    if found.note:
+        lines.append(found.note)
     return "\n".join(lines)
 
 

@@ -42,6 +42,7 @@ class OrderNoise:
         estimates: by `closed form`, `replay` and `positions`, as far as they could be had.
         local: what they are made of; None without a run.
         values: of the retrained orders.
+        note: which orders diverged, and are left out; empty for none.
     """
 
     readout: str
@@ -51,6 +52,7 @@ class OrderNoise:
     estimates: dict[str, Estimated]
     local: LocalNoise | None
     values: list[float]
+    note: str = ""
 
     @property
     def difference(self) -> float:
@@ -67,4 +69,5 @@ class OrderNoise:
             "estimates": {name: asdict(found) for name, found in self.estimates.items()},
             "local": None if self.local is None else self.local.as_dict(),
             "values": self.values,
+            "note": self.note,
         }

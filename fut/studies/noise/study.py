@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from estimators.orders.order import Order, random_orders
+from fut.divergence import divergence_note, require_trained, trained_apart
 from fut.errors import UsageError
 from fut.estimation.order_noise import LocalNoise
 from fut.questions.question import READOUT_HELP, Request, option
@@ -57,11 +58,15 @@ def ask(request: NoiseRequest, context: StudyContext) -> OrderNoise:
     window, truths = _window(request, context), context.truths
     orders = ending_orders(context.reference, window, request.orders, request.seed)
     with context.progress("retraining", request.orders * len(context.reference)) as tick:
-        values = [truths.train(order, tick) for order in orders]
+        trained, diverged = trained_apart(orders, lambda order: truths.train(order, tick))
+    require_trained("noise", len(trained), diverged)
+    orders = [order for order in orders if order in trained]
+    values = [trained[order] for order in orders]
+    note = divergence_note(len(orders), diverged) if diverged else ""
     spread = order_effect(values, truths.reference)
     local = None if context.local is None else context.local(window, orders, request.bracket)
     estimates = {} if local is None else _estimates(local, spread, values)
-    found = OrderNoise(truths.readout, truths.unit, window, spread, estimates, local, values)
+    found = OrderNoise(truths.readout, truths.unit, window, spread, estimates, local, values, note)
     about = request.as_dict() | {"readout": truths.readout}
     context.archive.keep(NOISE.name, about, found, **about)
     return found

@@ -13,6 +13,7 @@ import torch
 from small import Cli, MakeRun
 
 import fut
+from estimators.errors import DivergenceError
 from estimators.orders.order import random_orders
 from fut.api.run import Run
 from fut.errors import UsageError
@@ -207,3 +208,28 @@ def test_half_lives_are_those_of_the_rule(run: Run) -> None:
     b1, b2 = rule.betas
     found = asked(run, treatment="nothing").half_lives
     assert found == pytest.approx({"m": np.log(0.5) / np.log(b1), "v": np.log(0.5) / np.log(b2)})
+
+
+@pytest.mark.parametrize("treatment", ["reset", "swap"])
+def test_a_seed_that_diverges_is_named_and_the_others_go_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch, treatment: str
+) -> None:
+    bad = random_orders(run.reference, 3, 0)[0]
+    problem = type(run.context.problem)
+    gradient = problem.gradient_and_loss
+
+    def diverging(self: Any, theta: Any, item: int) -> Any:
+        if item == bad.steps[1][0]:
+            seen.append(item)
+            if len(seen) == 1:  # the common part of the first seed
+                raise DivergenceError("item: expected a finite loss")
+        return gradient(self, theta, item)
+
+    seen: list[int] = []
+    monkeypatch.setattr(problem, "gradient_and_loss", diverging)
+    found = asked(run, treatment=treatment, seeds=3)
+    assert [pair.seed for pair in found.pairs] == [1, 2]
+    assert bad.digest[:12] in found.note
+    assert found.note in BRANCH.text(found)
+    assert found.checks["repeatable"]
+    assert found.effects["loss"].count == 2

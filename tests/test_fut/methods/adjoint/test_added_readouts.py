@@ -196,7 +196,7 @@ def test_an_unfinished_expansion_is_finished_first(tmp_path: Path) -> None:
     run.context.progress = stopping
     with pytest.raises(KeyboardInterrupt):
         run.cache()
-    with pytest.raises(fut.NotCachedError, match="repeat `fut cache RUN --terms adjoint` first"):
+    with pytest.raises(fut.NotCachedError, match=r"repeat `fut cache RUN --terms adjoint` .* first"):
         fut.open(run.path, device="cpu").cache(readouts=["item:1"])
 
 

@@ -33,7 +33,7 @@ FLOAT64 = {"model": {"dtype": "float64"}}
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scratch stays, so that a test can look at the trajectory's whole states."""
-    monkeypatch.setattr("fut.methods.stages._discard", lambda files: None)
+    monkeypatch.setattr("fut.methods.stages.discard_scratch", lambda files: None)
 
 
 def probe_bend(expansion: Expansion, delta: Tensor) -> Tensor:

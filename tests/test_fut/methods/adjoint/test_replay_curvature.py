@@ -88,7 +88,7 @@ def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int]) -> Non
 
 def test_the_pairs_are_of_mean_curvature_in_the_rules_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
-    monkeypatch.setattr("fut.methods.stages._discard", lambda files: None)
+    monkeypatch.setattr("fut.methods.stages.discard_scratch", lambda files: None)
     expand(run.context, AdjointConfig.model_validate(CURVED | {"products": "exact"}))
     expansion = open_expansion(run.context)
     for index, step in enumerate(expansion.spec.curvatures):
@@ -206,7 +206,7 @@ def test_it_is_planned(make_run: MakeRun, tmp_path: Path, cli: Cli) -> None:
 
 
 def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fut.methods.stages._discard", lambda files: None)
+    monkeypatch.setattr("fut.methods.stages.discard_scratch", lambda files: None)
     found = []
     for rank in (0, 8):
         run = fut.train(tmp_path / str(rank), small_config(data={"context": 40}), device="cpu")

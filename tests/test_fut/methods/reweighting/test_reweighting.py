@@ -224,8 +224,8 @@ def test_damage_is_found_and_computed_again(tmp_path: Path, make_run: MakeRun) -
 def test_what_it_cannot_answer_is_refused(make_run: MakeRun) -> None:
     run = made(make_run, **SEQUENCES)
     refusals: list[tuple[Any, str]] = [
-        ("swap:0,1", "got item 4 at step 0; use --estimator adjoint"),
-        ("random:3", "use --estimator adjoint"),
+        ("swap:0,1", 'got item 4 at step 0; use estimator="adjoint"'),
+        ("random:3", 'use estimator="adjoint"'),
         ([[0, 1, 2, 3], [4, 5, 6, 7, 8], [9, 10, 11]], "got item 8 at step 1"),
         (Order(run.reference.steps[:2]), "expected orders of 3 steps, got 2"),
     ]

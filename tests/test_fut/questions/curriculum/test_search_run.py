@@ -242,7 +242,7 @@ def test_bad_input_is_explained(cli: Cli, small_run: fut.Run, case: str) -> None
 
 def test_a_store_without_the_terms_names_the_command(make_run: MakeRun) -> None:
     run = make_run(cached=False)
-    with pytest.raises(NotCachedError, match="run `fut cache RUN --terms adjoint` first"):
+    with pytest.raises(NotCachedError, match=r"run `fut cache RUN --terms adjoint` .* first"):
         run.search(evaluations=5)
 
 

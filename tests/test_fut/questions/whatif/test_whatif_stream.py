@@ -35,7 +35,7 @@ def test_a_bad_line_is_named_and_the_rest_go_on(small_run: fut.Run) -> None:
         9: "fut cache",
         10: "needs no import",
         11: "expected 5 steps",
-        12: "JSON list",
+        12: "readable JSON file",
     }
     assert bad.keys() == expected.keys()
     for line, said in expected.items():
