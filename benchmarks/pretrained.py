@@ -87,7 +87,7 @@ def rates(setting: dict[str, Any]) -> Callable[[int], float]:
 
     def multiplier(step: int) -> float:
         if step < warm:
-            return (step + 1) / warm
+            return float((step + 1) / warm)
         return 1.0 if setting["schedule"] == "constant" else float(1 + cos(pi * (step - warm) / steps)) / 2
 
     return multiplier
