@@ -135,7 +135,9 @@ def test_fut_train_and_fut_cache_killed_at_random_moments(start_python: StartPyt
     _, err = start_python(COMMANDS, json.dumps(commands)).communicate(timeout=PATIENCE)
     ends = [int(line) for line in err.splitlines() if line.lstrip("-").isdigit()]
     assert len(ends) == len(commands), err
-    assert ends[3] == ends[6] == 0, err
+    finished = ends[3] == 2 and "holds a finished run" in err  # the kill before came after the last file
+    assert finished or ends[3] == 0, err
+    assert ends[6] == 0, err
     assert ends.count(-signal.SIGKILL) >= 3, f"expected most of five commands to be killed before they were done: {err}"
     whole = fut.train(tmp_path / "whole", fut.load_config(path / "config.toml"), device="cpu")
     whole.cache("all")

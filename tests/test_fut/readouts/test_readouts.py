@@ -207,16 +207,19 @@ def test_costs_are_counted_for_every_readout(
 
 
 def test_a_hook_and_a_registered_function_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "norm_of_a_user.py").write_text(
         "import torch\ndef norm(module):\n    return sum((p.square().sum() for p in module.parameters()), torch.zeros(()))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    config = small_config(adjoint={"readouts": ["mine:norm", "norm"], "functionals": 0})
+    config = small_config(adjoint={"readouts": ["norm_of_a_user:norm", "norm"], "functionals": 0})
     run = fut.train(tmp_path / "run", config, device="cpu", readouts={"norm": squared_norm})
     run.cache(["adjoint"])
-    hooked, registered = (run.estimate(["reverse"], known=False, readout=r)[0] for r in ("mine:norm", "norm"))
+    hooked, registered = (run.estimate(["reverse"], known=False, readout=r)[0] for r in ("norm_of_a_user:norm", "norm"))
     assert hooked.value == registered.value != run.context.readouts.at_reference(run.context.readouts.get("norm"))
-    assert fut.open(tmp_path / "run", device="cpu").estimate(["reverse"], known=False, readout="mine:norm")[0] == hooked
+    assert (
+        fut.open(tmp_path / "run", device="cpu").estimate(["reverse"], known=False, readout="norm_of_a_user:norm")[0]
+        == hooked
+    )
 
 
 def test_a_changed_function_is_refused(several: fut.Run, tmp_path: Path) -> None:
