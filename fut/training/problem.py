@@ -263,7 +263,7 @@ def build_problem(
 ) -> Problem:
     """A problem from its configuration; `module`, `loss`, `data` and `optimizer` replace what the configuration describes.
 
-    state: the lifted state [D] before the window, of a training that was recorded in its course.
+    state: the lifted state [D] before the window, of a training that was recorded in its course; on any device.
     """
     data = (build_dataset(config) if data is None else data).to(device)
     if config.data.weights and len(config.data.weights) != len(data.items):
@@ -273,6 +273,7 @@ def build_problem(
     module, loss = module_and_loss(config, module, loss, data.names)
     config, own = with_optimizer(config, module, optimizer)
     dtype, recorded = getattr(torch, config.model.dtype), config.model.noise == "recorded"
+    state = None if state is None else state.map(lambda tensor: tensor.to(device))
     return Problem(config, data, Objective(module, loss, device, dtype, recorded), state, own)
 
 
