@@ -30,6 +30,8 @@ from storage import write_json
 RECORDS = Path(__file__).resolve().parent / "records"
 ALLOWED = "FUT_RECORD_UNCOMMITTED"
 """The environment variable that, set to 1, lets a record be written from uncommitted code, and marked so."""
+COPIED = "FUT_RECORD_COMMIT"
+"""The environment variable that names the commit where a copy of a clean checkout has no history, as on a borrowed machine."""
 CODE = ("fut", "storage", "estimators", "benchmarks/*.py")
 """What decides a figure, from the root of the repository."""
 
@@ -139,7 +141,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.rstrip()
 
 
-COMMIT = _git("rev-parse", "HEAD")
+COMMIT = _git("rev-parse", "HEAD") or os.environ.get(COPIED, "")
 UNCOMMITTED = [line[3:] for line in _git("status", "--porcelain", "--", *CODE).splitlines()]
 """The code as it was loaded, not as it may be when a long benchmark ends; files that git does not know count too."""
 

@@ -29,7 +29,6 @@ from fut.recording.ranks import Ranks
 from fut.recording.restored import MakeOptimizer, MakeScheduler, flat_weights, ordered_steps, restored_window
 from fut.recording.watch import Watch
 from fut.recording.window import EQUAL, Window
-from fut.training.checkpoints import read_state
 from storage import IdentityError, write_json
 
 REPLAY = 1e-3
@@ -353,8 +352,7 @@ class Recorder:
 
     def _require_replayed(self, run: Run, window: Window) -> None:
         """Write how the window, trained anew, went; remove it, with ModelError, unless it is where the training went."""
-        checkpoints = run.context.checkpoints
-        errors = replay_errors(window, lambda step: read_state(checkpoints, step, torch.device("cpu")).theta)
+        errors = replay_errors(window, lambda step: run.context.state(step).theta.cpu())
         first = self._first
         write_json(
             run.path / RECORDING,
