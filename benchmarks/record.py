@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -137,6 +138,8 @@ def _require_committed() -> None:
 
 
 def _git(*arguments: str) -> str:
+    if shutil.which("git") is None:
+        return ""
     done = subprocess.run(["git", *arguments], cwd=RECORDS.parent.parent, capture_output=True, text=True, check=False)
     return done.stdout.rstrip()
 
