@@ -278,7 +278,15 @@ class Recorder:
         first = window.merged(self._watch.ranks if self._watch else Ranks(), 1)
         loss = self._loss or first.form.loss(len(first.steps[0].items))
         self._first = first_step(
-            first, Objective(first.module, loss, first.start.theta.device, first.start.theta.dtype, first.noisy)
+            first,
+            Objective(
+                first.module,
+                loss,
+                first.start.theta.device,
+                first.start.theta.dtype,
+                first.noisy,
+                getattr(torch, window.autocast) if window.autocast else None,
+            ),
         )
 
     def _require_precision(self, window: Window) -> None:
@@ -345,6 +353,7 @@ class Recorder:
         """Number format, noise, and the loss of the forward pass, as the configuration has them; no loss where one was given."""
         own = {"dtype": str(window.start.theta.dtype).removeprefix("torch.")}
         own |= {"noise": "recorded"} if window.noisy else {}
+        own |= {"autocast": window.autocast} if window.autocast else {}
         if self._loss:
             return own
         loss = window.form.loss(window.per_step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,11 @@ class _WithLoss(nn.Module):
         self.module, self.loss, self._proven, self.judged = module, loss, False, False
         self.recorded = recorded
         self.autocast: torch.dtype | None = None
+        self.keeps_casts = True  # of weights that are used twice; not those that a transform makes
         self.built_in = isinstance(module, Transformer) and loss is next_token_loss
 
     def forward(self, *item: Tensor) -> Tensor:
-        with self._precision(item):
+        with self.precision(item[0].device.type):
             value = self._value(*self.arguments(item))
         self._proven = True
         if self.autocast is not None and isinstance(value, Tensor) and value.dtype == self.autocast:
@@ -53,11 +54,11 @@ class _WithLoss(nn.Module):
         """What of an item the loss takes."""
         return item[:-1] if self.recorded else item
 
-    def _precision(self, item: Item) -> Any:
-        """Casts are not kept between uses of a weight, as a transform's may not be of use outside of it."""
+    def precision(self, device: str) -> AbstractContextManager[None]:
+        """The autocast of forward passes on a kind of device."""
         if self.autocast is None:
             return nullcontext()
-        return torch.autocast(item[0].device.type, self.autocast, cache_enabled=False)
+        return torch.autocast(device, self.autocast, cache_enabled=self.keeps_casts)
 
     def _value(self, *item: Tensor) -> Any:
         """What the loss returns; ModelError, with the place, for an error of the user's own code."""
@@ -243,7 +244,11 @@ class Objective:
 
     def noiseless(self, theta: Tensor, item: Item) -> Tensor:
         """The same for a module and a loss that draw no random numbers: items may be stacked."""
-        loss: Tensor = functional_call(self._call, self.parameters(theta), item)
+        self._call.keeps_casts = False
+        try:
+            loss: Tensor = functional_call(self._call, self.parameters(theta), item)
+        finally:
+            self._call.keeps_casts = True
         return loss
 
     @contextmanager
@@ -286,6 +291,11 @@ class Objective:
             self.stochastic, self._call.judged = stochastic, judged
             for module, training in modes:
                 module.training = training
+
+    def precision(self) -> AbstractContextManager[None]:
+        """The autocast that forward passes run under; nothing without it."""
+        context: AbstractContextManager[None] = self._call.precision(self.device.type)
+        return context
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
