@@ -41,8 +41,14 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 KEPT = ("rate", "warmup", "items", "steps", "schedule", "tuning", "length", "sequences", "probe")
 EARLIER = {"tuning": "lora", "length": 32, "sequences": 2, "probe": 8}
 """Settings of rows that were recorded before they could be chosen."""
-WHOLE = ("adjoint.storage=retrain", "adjoint.drawn=before")
-"""How all parameters are expanded, of which a lifted state takes 1.6 GB: no step is stored on all coordinates."""
+WHOLE = (
+    "adjoint.storage=retrain",
+    "adjoint.drawn=before",
+    "adjoint.control=never",
+    "adjoint.scratch=memory",
+    "checkpoints.every=1000",
+)
+"""How all parameters are expanded, of which a lifted state takes 1.6 GB: on a sample of coordinates from the start."""
 
 Setting = dict[str, Any]
 Tokens = Callable[[str], list[int]]
@@ -129,7 +135,7 @@ def rates(setting: Setting) -> Callable[[int], float]:
 def recorded(
     model: nn.Module, setting: Setting, items: Sequence[Tensor], probe: Sequence[Tensor], path: Path, chosen: list[str]
 ) -> fut.Run:
-    """Train as its user would, and record the window. chosen: `adjoint.key=value` settings of the expansion."""
+    """Train as its user would, and record the window. chosen: `section.key=value` settings of `adjoint` and `checkpoints`."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=setting["rate"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates(setting))
     recorder = fut.Recorder(path, start=setting["warmup"], steps=setting["steps"])
@@ -141,9 +147,9 @@ def recorded(
             schedule.step()
             optimizer.zero_grad()
     recorder.clip = 1.0
-    own = fut.load_config(None, chosen).adjoint.model_dump(exclude_unset=True)
+    own = fut.load_config(None, chosen).model_dump(include={"adjoint", "checkpoints"}, exclude_unset=True)
     held_out = [{"input_ids": batch, "labels": batch} for batch in probe]
-    return recorder.finish(held_out, device=str(items[0].device), settings={"adjoint": own})
+    return recorder.finish(held_out, device=str(items[0].device), settings=own)
 
 
 def mean_loss(model: nn.Module, probe: Sequence[Tensor]) -> float:
@@ -168,11 +174,11 @@ def measure(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
     fit = run.calibrate(arguments.calibration, SEED, "adjoint")
     found = run.verify(arguments.orders, ORDER_SEED, ["adjoint"])
     row = found.estimators["adjoint"]
-    state_bytes = run.context.checkpoints.nbytes() / (run.steps + 1)
+    state_bytes = run.context.checkpoints.nbytes() / len(run.context.checkpoints.steps())
     result = {
         **setting,
         "parameters": run.context.parameters,
-        "adjoint": chosen,
+        "settings": chosen,
         "device": environment(run.context.device)["device"],
         "loss_before": before,
         "loss_at_start_of_window": run.context.problem.probe_loss(run.context.state(0).theta),
@@ -221,7 +227,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_argument("--probe", type=int, default=8, help="held-out items of the probe; an even number")
     cli.add_argument("--orders", type=int, default=24)
     cli.add_argument("--calibration", type=int, default=8)
-    cli.add_argument("--set", nargs="+", default=[], metavar="adjoint.KEY=VALUE", help="settings of the expansion")
+    cli.add_argument("--set", nargs="+", default=[], metavar="adjoint.KEY=VALUE", help="how it is expanded and stored")
     cli.add_argument("--device", type=choose_device, default="auto", help="auto, cpu or cuda")
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="pretrained", help="of the record")

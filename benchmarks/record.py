@@ -7,10 +7,10 @@ and commit. Code with changes that no commit has is refused by both, before the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -31,11 +31,10 @@ from storage import write_json
 RECORDS = Path(__file__).resolve().parent / "records"
 ALLOWED = "FUT_RECORD_UNCOMMITTED"
 """The environment variable that, set to 1, lets a record be written from uncommitted code, and marked so."""
+COPIED = "FUT_RECORD_COMMIT"
+"""The environment variable that names the commit where a copy of a clean checkout has no history, as on a borrowed machine."""
 CODE = ("fut", "storage", "estimators", "benchmarks/*.py")
 """What decides a figure, from the root of the repository."""
-LISTING = "FUT_RECORD_LISTING"
-"""The environment variable that names, for a copy of the code without its history, a file that says which commit it is a copy of:
-`(git rev-parse HEAD; git ls-tree -r HEAD) > FILE`. What differs from the listing counts as changed."""
 
 
 class UncommittedError(RuntimeError):
@@ -139,35 +138,14 @@ def _require_committed() -> None:
 
 
 def _git(*arguments: str) -> str:
+    if shutil.which("git") is None:
+        return ""
     done = subprocess.run(["git", *arguments], cwd=RECORDS.parent.parent, capture_output=True, text=True, check=False)
     return done.stdout.rstrip()
 
 
-def _code() -> tuple[str, list[str]]:
-    """The commit, and what of `CODE` differs from it."""
-    if listing := os.environ.get(LISTING):
-        return listed(Path(listing), RECORDS.parent.parent)
-    return _git("rev-parse", "HEAD"), [line[3:] for line in _git("status", "--porcelain", "--", *CODE).splitlines()]
-
-
-def listed(listing: Path, root: Path) -> tuple[str, list[str]]:
-    """The commit of a listing, and the files of `CODE` under `root` that it lists otherwise or not at all."""
-    commit, *lines = listing.read_text(encoding="utf-8").splitlines()
-    blobs = {name: about.split()[2] for about, _, name in (line.partition("\t") for line in lines)}
-    found = [path for part in CODE for path in (root.glob(part) if "*" in part else (root / part).rglob("*"))]
-    files = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
-    own = {str(path.relative_to(root)): _blob(path) for path in files}
-    whole = {name for name in blobs if any(Path(name).match(part) or name.startswith(f"{part}/") for part in CODE)}
-    return commit, sorted(name for name in own.keys() | whole if own.get(name) != blobs.get(name))
-
-
-def _blob(path: Path) -> str:
-    """The hash by which git knows the content of a file."""
-    content = path.read_bytes()
-    return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
-
-
-COMMIT, UNCOMMITTED = _code()
+COMMIT = _git("rev-parse", "HEAD") or os.environ.get(COPIED, "")
+UNCOMMITTED = [line[3:] for line in _git("status", "--porcelain", "--", *CODE).splitlines()]
 """The code as it was loaded, not as it may be when a long benchmark ends; files that git does not know count too."""
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import record
-from record import ALLOWED, RECORDS, UncommittedError, began, listed, resumed, write_record
+from record import ALLOWED, RECORDS, UncommittedError, began, resumed, write_record
 
 UNCOMMITTED = {"sketch-error.json"}
 """Records made before such code was refused; the list may shrink."""
@@ -117,35 +116,6 @@ def test_changes_are_of_what_decides_a_figure(tmp_path: Path, name: str, counts:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("1")
     assert bool(record._git("status", "--porcelain", "--", *record.CODE)) == counts
-
-
-@pytest.mark.fast
-def test_a_copy_without_history_is_compared_with_the_listing_of_its_commit(tmp_path: Path) -> None:
-    """Files that it lists otherwise, lists alone or does not list; of what decides a figure only."""
-    (tmp_path / "fut" / "inner").mkdir(parents=True)
-    for folder in ("storage", "estimators", "benchmarks", "docs"):
-        (tmp_path / folder).mkdir()
-    files = [tmp_path / name for name in ("fut/inner/a.py", "fut/b.html", "benchmarks/c.py", "docs/d.md")]
-    for path in files:
-        path.write_text(path.name)
-    for arguments in (["init", "-q"], ["config", "user.email", "a@b"], ["config", "user.name", "a"], ["add", "."]):
-        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
-    subprocess.run(["git", "commit", "-q", "-m", "one"], cwd=tmp_path, check=True)
-    found = [
-        subprocess.run(["git", *of], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-        for of in (["rev-parse", "HEAD"], ["ls-tree", "-r", "HEAD"])
-    ]
-    listing = tmp_path / "listing"
-    listing.write_text("".join(found))
-    assert listed(listing, tmp_path) == (found[0].strip(), [])
-    files[0].write_text("changed")
-    files[1].unlink()
-    files[3].write_text("a page is no code")
-    (tmp_path / "benchmarks" / "new.py").write_text("")
-    (tmp_path / "benchmarks" / "new.json").write_text("")
-    (tmp_path / "fut" / "__pycache__").mkdir()
-    (tmp_path / "fut" / "__pycache__" / "b.pyc").write_text("")
-    assert listed(listing, tmp_path)[1] == ["benchmarks/new.py", "fut/b.html", "fut/inner/a.py"]
 
 
 def test_no_committed_record_is_of_uncommitted_code() -> None:

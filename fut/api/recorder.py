@@ -30,7 +30,6 @@ from fut.recording.restored import MakeOptimizer, MakeScheduler, flat_weights, o
 from fut.recording.watch import Watch
 from fut.recording.window import EQUAL, Window
 from fut.resources.device import set_workspace
-from fut.training.checkpoints import read_state
 from storage import IdentityError, write_json
 
 REPLAY = 1e-3
@@ -284,7 +283,15 @@ class Recorder:
         first = window.merged(self._watch.ranks if self._watch else Ranks(), 1)
         loss = self._loss or first.form.loss(len(first.steps[0].items))
         self._first = first_step(
-            first, Objective(first.module, loss, first.start.theta.device, first.start.theta.dtype, first.noisy)
+            first,
+            Objective(
+                first.module,
+                loss,
+                first.start.theta.device,
+                first.start.theta.dtype,
+                first.noisy,
+                getattr(torch, window.autocast) if window.autocast else None,
+            ),
         )
 
     def _require_precision(self, window: Window) -> None:
@@ -351,6 +358,7 @@ class Recorder:
         """Number format, noise, and the loss of the forward pass, as the configuration has them; no loss where one was given."""
         own = {"dtype": str(window.start.theta.dtype).removeprefix("torch.")}
         own |= {"noise": "recorded"} if window.noisy else {}
+        own |= {"autocast": window.autocast} if window.autocast else {}
         if self._loss:
             return own
         loss = window.form.loss(window.per_step)
@@ -358,8 +366,7 @@ class Recorder:
 
     def _require_replayed(self, run: Run, window: Window) -> None:
         """Write how the window, trained anew, went; remove it, with ModelError, unless it is where the training went."""
-        checkpoints = run.context.checkpoints
-        errors = replay_errors(window, lambda step: read_state(checkpoints, step, torch.device("cpu")).theta)
+        errors = replay_errors(window, lambda step: run.context.state(step).theta.cpu())
         first = self._first
         write_json(
             run.path / RECORDING,

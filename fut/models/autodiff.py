@@ -250,7 +250,8 @@ def hessian_vector_difference(
 
     At theta = 0, which says nothing of the scale, h = step / |u|.
     """
-    return central_difference(lambda at: gradient(objective, at, item), theta, direction, step)
+    with objective.full_precision():
+        return central_difference(lambda at: gradient(objective, at, item), theta, direction, step)
 
 
 def central_difference(
@@ -270,8 +271,13 @@ def hessian_vectors_one_sided(
     objective: Objective, theta: Tensor, item: Item, directions: Tensor, step: float = STEP
 ) -> list[Tensor]:
     """Products H u for several directions [m, D] by one-sided differences, to O(h): m + 1 gradients in place of 2 m."""
-    here = gradient(objective, theta, item)
-    return [one_sided_difference(lambda at: gradient(objective, at, item), theta, u, here, step) for u in directions]
+    with objective.full_precision():
+        here, slope = gradient(objective, theta, item), partial(_slope, objective, item)
+        return [one_sided_difference(slope, theta, u, here, step) for u in directions]
+
+
+def _slope(objective: Objective, item: Item, theta: Tensor) -> Tensor:
+    return gradient(objective, theta, item)
 
 
 def one_sided_difference(

@@ -134,6 +134,16 @@ def warmup_order(problem: Problem) -> Order:
     return Order.of([[(step + i) % count for i in range(width)] for step in range(count)])
 
 
+def trained_on(problem: Problem, state: State, first: int, last: int) -> State:
+    """The reference run's lifted state [D] before step `last`, trained again from that before an earlier step."""
+    gradients, _ = _recording(problem)
+    transition = RuleTransition(problem.rule, problem.rate, gradients)
+    batch = OrderBatch.pack([weighed(problem, problem.reference)], problem.device)
+    for step in range(first, last):
+        state = transition(step, batch.at(step), state.rows(1)).row(0)
+    return state
+
+
 def _recording(problem: Problem) -> tuple[TrueGradients, list[float]]:
     """The gradients that training takes, and the losses of those of the latest step: of their mean, or of each of its items."""
     losses: list[float] = []
@@ -160,7 +170,7 @@ def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
 
 
 def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:
-    """Train in the reference order, a checkpoint of the lifted state before every step and after the last.
+    """Train in the reference order, with checkpoints of the lifted state before the steps that are kept and after the last.
 
     Resumes after the last whole checkpoint. Each checkpoint records the training loss of the step that led to it, the mean
     over its items.
@@ -173,11 +183,13 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
     else:
         state = read_state(checkpoints, done, problem.device).rows(1)
     gradients, losses = _recording(problem)
+    kept = set(problem.kept_steps)
 
     def save(step: int, state: State) -> None:
         loss = sum(losses) / len(losses) if losses else math.nan
         losses.clear()
-        checkpoints.write(step, pack(state), attributes_of(state, train_loss=loss))
+        if step in kept:
+            checkpoints.write(step, pack(state), attributes_of(state, train_loss=loss))
 
     with progress("reference run", problem.config.steps - done) as tick:
 

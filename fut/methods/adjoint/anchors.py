@@ -50,8 +50,8 @@ def run_anchors(expansion: Expansion, blocks: Sequence[tuple[int, int]]) -> Iter
     for anchor, first in blocks:
         theta = expansion.trajectory.state(spec.anchors[anchor]).theta
         found = expansion.problem.item_gradients(theta, range(first, min(first + ITEM_BLOCK, count)))
-        arrays = {"gradient": found.cpu().numpy(), "norm": global_norm(found)[:, None].cpu().numpy()}
-        expansion.anchored.write(anchored_key(spec, anchor, first), arrays, {})
+        tensors = {"gradient": found, "norm": global_norm(found)[:, None]}
+        expansion.anchored.put(anchored_key(spec, anchor, first), tensors, replace=False)
         yield
 
 
@@ -84,8 +84,8 @@ class AnchoredItems:
     def _block(self, anchor: int, first: int) -> tuple[Tensor, Tensor]:
         """Gradients [ITEM_BLOCK, D] of the items from `first` on, and their norms."""
         store, key = self.expansion.anchored, anchored_key(self.expansion.spec, anchor, first)
-        gradient, norm = (torch.from_numpy(store.read_array(key, name)) for name in ("gradient", "norm"))
-        return gradient.to(self.expansion.problem.device), norm.squeeze(-1).to(self.expansion.problem.device)
+        gradient, norm = (store.tensor(key, name, self.expansion.problem.device) for name in ("gradient", "norm"))
+        return gradient, norm.squeeze(-1)
 
     def rows(self, anchor: int, items: Sequence[int]) -> Tensor:
         """Gradients of some items [len(items), D] at an anchor."""

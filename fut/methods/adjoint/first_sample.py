@@ -52,8 +52,7 @@ def measure_updates(expansion: Expansion, segment: Sequence[int]) -> None:
             moved -= moved.mean(0)
         square += moved.double().square().mean(0)
         largest = torch.maximum(largest, moved.abs().amax(0))
-    arrays = {"square": square.cpu().numpy(), "largest": largest.cpu().numpy()}
-    store.write(0, arrays, {"reached": segment[-1] + 1}, replace=True)
+    store.put(0, Updates(square, largest)._asdict(), {"reached": segment[-1] + 1})
 
 
 def updates_of(expansion: Expansion) -> Updates:
@@ -64,8 +63,8 @@ def updates_of(expansion: Expansion) -> Updates:
 
 
 def _read_updates(expansion: Expansion) -> Updates:
-    read, device = expansion.updates.read_array, expansion.problem.device
-    return Updates(*(torch.from_numpy(read(0, name)).to(device) for name in Updates._fields))
+    read, device = expansion.updates.tensor, expansion.problem.device
+    return Updates(*(read(0, name, device) for name in Updates._fields))
 
 
 def first_probabilities(expansion: Expansion, slopes: Tensor) -> Tensor:
