@@ -33,7 +33,7 @@ from fut.artifacts.directory import directory_bytes
 from fut.data.text import read_text
 from fut.estimation.calibration import SEED
 from fut.methods.timings import seconds_per_gradient
-from fut.resources.device import choose_device, environment
+from fut.resources.device import choose_device, environment, set_workspace
 
 ORDER_SEED, TEXT_SEED, MODEL_SEED = 2000, 0, 0
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -249,6 +249,7 @@ def settings_of(arguments: argparse.Namespace) -> Iterator[Setting]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parsed(argv)
+    set_workspace()  # before the first loss, which no recorder sees
     started, (rows, _) = began(arguments.name), resumed(arguments.name, ())
     done = [{key: (EARLIER | row)[key] for key in KEPT} for row in rows]
     fixed = {
