@@ -29,6 +29,7 @@ from fut.recording.ranks import Ranks
 from fut.recording.restored import MakeOptimizer, MakeScheduler, flat_weights, ordered_steps, restored_window
 from fut.recording.watch import Watch
 from fut.recording.window import EQUAL, Window
+from fut.resources.device import set_workspace
 from storage import IdentityError, write_json
 
 REPLAY = 1e-3
@@ -65,6 +66,7 @@ class Recorder:
         self.path, self.start, self.steps, self.clip = Path(path), start, steps, clip
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UsageError(f"recorder: expected a new or empty directory, got {self.path}; choose another")
+        set_workspace()
         self._loss = loss
         self._watch: Watch | None = None
         self._first: FirstStep | None = None
@@ -214,7 +216,8 @@ class Recorder:
         Args:
             probe: held-out batches, whose mean loss is the read-out: mappings of the forward pass's arguments, or tuples as
                 `loss` takes them.
-            device: where the run is computed: `auto`, `cpu` or `cuda[:N]`.
+            device: where the run is computed: `auto`, `cpu` or `cuda[:N]`. auto: where the training was watched, else as
+                `fut.open` has it.
             progress: hears of the training.
             settings: sections of the configuration that the recording does not decide, as `adjoint`; and `model` with the unit
                 of the loss alone.
@@ -230,6 +233,8 @@ class Recorder:
         if isinstance(probe, Mapping | Tensor) or not isinstance(probe, Iterable):
             raise DataError(f"probe: expected a list of held-out batches, got {type(probe).__name__}; write [batch]")
         window = self._recorded()
+        if device == "auto" and self._watch:
+            device = str(window.start.theta.device)
         given: dict[str, Any] = {"loss": self._loss, "device": device, "progress": progress}
         ranks = self._watch.ranks if self._watch else Ranks()
         batches = list(probe)

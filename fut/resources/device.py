@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property, wraps
+from functools import cache, cached_property, wraps
 from threading import Lock
 from types import FunctionType
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from fut.spoken import spoken
 Made = TypeVar("Made", bound=type)
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 DETERMINISTIC = (":4096:8", ":16:8")
-"""Values of the variable under which cuBLAS is deterministic; torch checks it at every product."""
+"""Values of the variable under which cuBLAS is deterministic; torch reads it at the process's first product on CUDA alone."""
 COMPILER, COMPILED = "torch._dynamo", "TORCHINDUCTOR_CACHE_DIR"
 _NEWER = hasattr(torch.backends.cudnn, "conv")
 """Whether torch (2.9 and later) has a precision of its own for every kind of operation."""
@@ -42,6 +42,12 @@ def choose_device(request: str = "auto") -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("device: expected a CUDA device, got none that torch can see; use --device cpu")
     return device
+
+
+def set_workspace() -> None:
+    """Have cuBLAS be deterministic from its first product on, where the host has CUDA and does not say otherwise."""
+    if torch.cuda.is_available():
+        os.environ.setdefault(WORKSPACE, DETERMINISTIC[0])
 
 
 def describe(device: torch.device) -> str:
@@ -149,6 +155,24 @@ def _deterministic() -> Callable[[], None]:
     return restore
 
 
+@cache
+def _require_workspace(device: torch.device) -> None:
+    """UsageError for a process that used cuBLAS before it was deterministic, as torch refuses every product then."""
+    if not torch.cuda.is_available():
+        return
+    one = torch.ones(1, 1, device=device)
+    try:
+        one @ one
+    except RuntimeError as error:
+        if WORKSPACE not in str(error):
+            raise
+        raise UsageError(
+            "device: expected a process whose products on CUDA are deterministic from the first on, got one that multiplied "
+            f"before; set the environment variable {WORKSPACE}={DETERMINISTIC[0]} before the program starts, or make the "
+            "recorder before the first forward pass"
+        ) from error
+
+
 def _undisturbed() -> Callable[[], None]:
     """The first derivative makes torch load its compiler, which leaves a warnings filter and a variable: neither stays."""
     if COMPILER in sys.modules:
@@ -173,12 +197,16 @@ def reproducible(device: torch.device) -> Iterator[None]:
 
     May be entered again inside itself, and by several threads. Full precision on every device; on CUDA deterministic
     algorithms too, and a workspace of cuBLAS that is, where the process has not used cuBLAS yet: it keeps its first one.
+
+    Raises:
+        UsageError: on CUDA, where the process has used cuBLAS with another workspace.
     """
     with ExitStack() as settings:
         settings.enter_context(_UNDISTURBED)
         settings.enter_context(_PRECISE)
         if device.type == "cuda":
             settings.enter_context(_DETERMINISTIC)
+            _require_workspace(device)
         yield
 
 

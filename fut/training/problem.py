@@ -283,7 +283,7 @@ def build_problem(
 ) -> Problem:
     """A problem from its configuration; `module`, `loss`, `data` and `optimizer` replace what the configuration describes.
 
-    state: the lifted state [D] before the window, of a training that was recorded in its course.
+    state: the lifted state [D] before the window, of a training that was recorded in its course; on any device.
     """
     data = (build_dataset(config) if data is None else data).to(device)
     if config.data.weights and len(config.data.weights) != len(data.items):
@@ -294,6 +294,7 @@ def build_problem(
     config, own = with_optimizer(config, module, optimizer)
     dtype, recorded = getattr(torch, config.model.dtype), config.model.noise == "recorded"
     autocast = getattr(torch, config.model.autocast) if config.model.autocast else None
+    state = None if state is None else state.map(lambda tensor: tensor.to(device))
     return Problem(config, data, Objective(module, loss, device, dtype, recorded, autocast), state, own)
 
 
