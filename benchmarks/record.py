@@ -144,8 +144,9 @@ def _git(*arguments: str) -> str:
     return done.stdout.rstrip()
 
 
-COMMIT = _git("rev-parse", "HEAD") or os.environ.get(COPIED, "")
-UNCOMMITTED = [line[3:] for line in _git("status", "--porcelain", "--", *CODE).splitlines()]
+COMMIT = os.environ.get(COPIED) or _git("rev-parse", "HEAD")
+CHANGES = "" if COPIED in os.environ else _git("status", "--porcelain", "--", *CODE)
+UNCOMMITTED = [line[3:] for line in CHANGES.splitlines()]
 """The code as it was loaded, not as it may be when a long benchmark ends; files that git does not know count too."""
 
 

@@ -20,6 +20,7 @@ from fut.methods.adjoint.first_sweep import FirstSweep, packed
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.curvature_batches import (
+    autocast_error,
     drawn_samples,
     noise_caution,
     pooled_products,
@@ -169,7 +170,7 @@ def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> 
     made of samples, on one item.
 
     NaN where the sweep takes exact products in full precision, where the product vanishes, or where the model has no second
-    derivatives. Under autocast the exact product is what the sweep takes, and the difference is in full precision.
+    derivatives. Under autocast, of exact products: how far one is from that in full precision.
     """
     exact, objective = expansion.spec.config.products == "exact", expansion.problem.objective
     if exact and objective.autocast is None and objective.exact_form != DIFFERENCE:
@@ -177,7 +178,8 @@ def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> 
     problem, items = expansion.problem, expansion.problem.samples.pooled
     draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
     batch = drawn_samples(items, small_size(problem), draw) if problem.samples.items else items[0]
-    return product_error(problem, theta, batch, direction)
+    error = autocast_error if exact and objective.exact_form != DIFFERENCE else product_error
+    return error(problem, theta, batch, direction)
 
 
 def kept_error(expansion: Expansion) -> float | None:
