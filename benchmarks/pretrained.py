@@ -39,16 +39,19 @@ ORDER_SEED, TEXT_SEED, MODEL_SEED = 2000, 0, 0
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 KEPT = ("rate", "warmup", "items", "steps", "schedule", "tuning", "length", "sequences", "probe")
-EARLIER = {"tuning": "lora", "length": 32, "sequences": 2, "probe": 8}
+EARLIER: dict[str, Any] = {"tuning": "lora", "length": 32, "sequences": 2, "probe": 8}
 """Settings of rows that were recorded before they could be chosen."""
 WHOLE = (
     "adjoint.storage=retrain",
     "adjoint.drawn=before",
     "adjoint.control=never",
     "adjoint.scratch=memory",
+    "adjoint.functionals=0",
+    "adjoint.simulated=1",
     "checkpoints.every=1000",
 )
-"""How all parameters are expanded, of which a lifted state takes 1.6 GB: on a sample of coordinates from the start."""
+"""How all parameters are expanded, of which a lifted state takes 1.6 GB: on a sample of coordinates from the start, and without
+the quadratic reading, each of whose functionals takes 24 GB of memory in the backward pass."""
 
 Setting = dict[str, Any]
 Tokens = Callable[[str], list[int]]
