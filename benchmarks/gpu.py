@@ -126,6 +126,20 @@ def measured(device: torch.device, directory: Path) -> Iterator[Peak]:
         found.device_bytes = torch.cuda.max_memory_allocated(device)
 
 
+class Stages:
+    """A progress that keeps the seconds of every stage, by its name."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, dict[str, float]()
+
+    @contextmanager
+    def __call__(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+        started = time.perf_counter()
+        yield lambda: None
+        finished(self.device)
+        self.seconds[label] = self.seconds.get(label, 0.0) + time.perf_counter() - started
+
+
 def device_rates(device: torch.device, size: int = 8192) -> dict[str, float]:
     """Bytes a second of a copy, read and written, and operations a second of products of random matrices."""
     size = size if device.type == "cuda" else 512
@@ -141,8 +155,8 @@ def device_rates(device: torch.device, size: int = 8192) -> dict[str, float]:
 
 
 def throughput(problem: Problem, repeats: int) -> dict[str, Any]:
-    """Tokens a second of a plain loop of forward and backward passes, and of the gradients that `fut` takes, on the same items in
-    turn, so that what the machine does beside it meets both."""
+    """Tokens a second of a plain loop of forward and backward passes with torch's own settings, and of the gradients that `fut`
+    takes, on the same items in turn, so that what the machine does beside it meets both."""
     objective, device = problem.objective, problem.device
     module, item = objective.fresh().module, problem.data.items[0]
     theta, tokens = objective.start(), item[0][:, 1:].numel()
@@ -154,9 +168,9 @@ def throughput(problem: Problem, repeats: int) -> dict[str, Any]:
         loss.backward()
 
     found: dict[str, list[float]] = {"plain": [], "fut": []}
-    with reproducible(device):
-        for _ in range(3):
-            found["plain"].append(seconds_of(device, plain, repeats))
+    for _ in range(3):
+        found["plain"].append(seconds_of(device, plain, repeats))
+        with reproducible(device):
             found["fut"].append(seconds_of(device, lambda: gradient(objective, theta, item), repeats))
     rates = {name: tokens / np.array(seconds) for name, seconds in found.items()}
     return {
@@ -209,8 +223,9 @@ def prepared(row: dict[str, Any], arguments: argparse.Namespace, keep: Callable[
     """Train a rate's reference run and compute its expansion, and keep what that takes in the row."""
     path, device = arguments.work / f"{row['rate']:g}", torch.device(arguments.device)
     shutil.rmtree(path, ignore_errors=True)
+    stages = Stages(device)
     with measured(device, path) as took:
-        run = fut.train(path, config_of(row["rate"], arguments), device=arguments.device)
+        run = fut.train(path, config_of(row["rate"], arguments), device=arguments.device, progress=stages)
     row |= {"parameters": run.context.parameters, "reference": took.as_dict(), "reference_loss": run.reference_loss}
     keep()
     timings = Timings(Footprint(run.context.problem))
@@ -220,7 +235,7 @@ def prepared(row: dict[str, Any], arguments: argparse.Namespace, keep: Callable[
     }
     with measured(device, path / ADJOINT) as took:
         run.cache([ADJOINT])
-    row["expansion"] = took.as_dict()
+    row |= {"expansion": took.as_dict(), "stage_seconds": stages.seconds}
     row["precompute_training_runs"] = planned.gradients / run.steps
     tokens = run.context.problem.data.items[0][0][:, 1:].numel()
     row["expansion"]["tokens_per_second"] = planned.gradients * tokens / took.seconds

@@ -133,18 +133,21 @@ def _deterministic() -> Callable[[], None]:
     """Kernels of CUDA that give the same bytes every time."""
     import torch._inductor.config as inductor  # torch's own setter changes it too
 
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     kernels = cudnn.deterministic, cudnn.benchmark
     compiled, workspace = getattr(inductor, "deterministic", None), os.environ.get(WORKSPACE)
     if workspace not in DETERMINISTIC:
         os.environ[WORKSPACE] = DETERMINISTIC[0]
     torch.use_deterministic_algorithms(True)
+    filled, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False  # a kernel for every new tensor
     cudnn.deterministic, cudnn.benchmark = True, False
 
     def restore() -> None:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         cudnn.deterministic, cudnn.benchmark = kernels
+        memory.fill_uninitialized_memory = filled
         if compiled is not None:
             inductor.deterministic = compiled
         if workspace is None:
