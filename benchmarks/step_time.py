@@ -23,7 +23,7 @@ from torch import nn
 
 from estimators.parameters import ParameterLayout
 from estimators.rules import make_rule
-from estimators.rules.base import Rule
+from estimators.rules.base import Rule, next_state
 from fut.models.transformer import Transformer
 
 BETAS, DECAY, RATE = (0.9, 0.95), 0.1, 1e-3
@@ -44,7 +44,7 @@ def ours(rule: Rule, like: nn.Module) -> Step:
     gradient, held = torch.randn(theta.shape, generator=torch.Generator().manual_seed(1)), [bound.init(theta)]
 
     def step() -> None:
-        held[0] = bound.step(held[0], gradient, RATE)[0]
+        held[0] = next_state(bound, held[0], gradient, RATE)
 
     return step
 
