@@ -24,6 +24,7 @@ from torch import nn
 from estimators.parameters import ParameterLayout
 from estimators.rules import make_rule
 from estimators.rules.base import Rule, next_state
+from estimators.rules.memory import reused
 from fut.models.transformer import Transformer
 
 BETAS, DECAY, RATE = (0.9, 0.95), 0.1, 1e-3
@@ -125,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="step-time")
     arguments = cli.parse_args(argv)
     started, like = began(), module(arguments.width, arguments.layers)
-    found = measured(contenders(like), arguments.repeats, arguments.steps)
+    with reused():
+        found = measured(contenders(like), arguments.repeats, arguments.steps)
     rows = [row(name, found) for name in found]
     settings = vars(arguments) | {"parameters": sum(p.numel() for p in like.parameters())}
     write_record(arguments.name, settings, rows, started)

@@ -54,24 +54,26 @@ class Adam(Moments):
         _, denominator = self._root(memory, clock)
         return memory["m"] * -(rate / (1.0 - clock["p1"])) / denominator, memory, clock
 
-    def _plain_step(self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals) -> State:
+    def _plain_step(
+        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals, into: State | None
+    ) -> tuple[State, tuple[Tensor, ...]]:
         """With the bits of `update`, in fewer vectors: what is new here is written in place, so that it has no derivative."""
         if gradient.shape != state.theta.shape:
-            return super()._plain_step(state, gradient, rate, norm, signals)
+            return super()._plain_step(state, gradient, rate, norm, signals, into)
         (b1, b2), (coupled, decoupled), clock = self.betas, self._decays, self._tick(state.clock)
         gradient = clip_gradient(self.clip, gradient, norm)
         if coupled:
             gradient = torch.add(gradient, state.theta, alpha=coupled)
-        m = torch.lerp(state.memory["m"], gradient, 1.0 - b1)
-        v = (b2 * state.memory["v"]).addcmul_(gradient, gradient, value=1.0 - b2)
+        place = into or state.map(torch.empty_like)
+        m = torch.lerp(state.memory["m"], gradient, 1.0 - b1, out=place.memory["m"])
+        v = torch.mul(state.memory["v"], b2, out=place.memory["v"]).addcmul_(gradient, gradient, value=1.0 - b2)
         memory = {"m": m, "v": v}
         if self.amsgrad:
-            memory["largest"] = torch.maximum(state.memory["largest"], v)
-        second = memory["largest" if self.amsgrad else "v"]
-        root = (1.0 - clock["p2"]) ** 0.5
+            memory["largest"] = torch.maximum(state.memory["largest"], v, out=place.memory["largest"])
+        second, root = memory["largest" if self.amsgrad else "v"], (1.0 - clock["p2"]) ** 0.5
         denominator = torch.sqrt(second).div_(root).add_(self.eps) if self.eps else self._root(memory, clock)[1]
-        theta = state.theta * (1.0 - rate * decoupled) if decoupled else state.theta.clone()
-        return State(theta.addcdiv_(m, denominator, value=-(rate / (1.0 - clock["p1"]))), memory, clock)
+        theta = torch.mul(state.theta, 1.0 - rate * decoupled, out=place.theta)
+        return State(theta.addcdiv_(m, denominator, value=-(rate / (1.0 - clock["p1"]))), memory, clock), ()
 
     def update_tangent(
         self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Literal, Self, get_args
@@ -176,29 +177,31 @@ class Rule(ABC):
         require_signals(self.name, self.needs(state.clock), signals)
         if self.clip is not None and norm is None:
             norm = self._norm(gradient)
-        pieces = self._pieces(state)
-        if not pieces:
-            return self._piece(displaced, state, gradient, rate, norm, signals)
+        if not (pieces := self._pieces(state)):
+            return self._form(displaced)(state, gradient, rate, norm, signals, None)
 
-        def one(rule: Rule, block: slice) -> tuple[State, tuple[Tensor, ...]]:
-            part = signals.restrict(block)
-            return rule._piece(displaced, state.restrict(block), gradient[..., block], rate, norm, part)
+        def one(rule: Rule, block: slice, into: State | None) -> tuple[State, tuple[Tensor, ...]]:
+            own, part = state.restrict(block), signals.restrict(block)
+            return rule._form(displaced)(own, gradient[..., block], rate, norm, part, into)
 
         return in_blocks(pieces, state.theta.shape[-1], one)
 
-    def _piece(
-        self, displaced: bool, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
+    def _form(self, displaced: bool) -> Callable[..., tuple[State, tuple[Tensor, ...]]]:
+        return self._displaced_step if displaced else self._plain_step
+
+    def _displaced_step(
+        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals, into: State | None
     ) -> tuple[State, tuple[Tensor, ...]]:
-        """A step in one piece."""
-        if not displaced:
-            return self._plain_step(state, gradient, rate, norm, signals), ()
+        """`step` in one piece."""
         after, delta = self._whole_step(state, gradient, rate, norm, signals)
         decoupled = self._decays[1]
         return after, (delta - (rate * decoupled) * state.theta if decoupled else delta,)
 
-    def _plain_step(self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals) -> State:
-        """`next_state` in one piece."""
-        return self._whole_step(state, gradient, rate, norm, signals)[0]
+    def _plain_step(
+        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals, into: State | None
+    ) -> tuple[State, tuple[Tensor, ...]]:
+        """`next_state` in one piece; into: where it may be written."""
+        return self._whole_step(state, gradient, rate, norm, signals)[0], ()
 
     def _whole_step(
         self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals

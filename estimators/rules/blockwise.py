@@ -6,16 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..state import State
+from .memory import lent
 
 BLOCK, NARROWEST = 1 << 16, 1 << 10
 """Numbers of a block for every thread, and its least width in a stack. Smaller ones cost calls, larger ones leave the cache."""
-ALIGNED = 64
-"""Bytes at a multiple of which a vector begins, as torch has it."""
 LEAST = 8
 """Blocks below which a step is taken as a whole."""
 R = TypeVar("R")
@@ -31,14 +29,17 @@ def width_of(theta: Tensor) -> int:
 
 
 def in_blocks(
-    pieces: Sequence[tuple[slice, R]], size: int, step: Callable[[R, slice], tuple[State, tuple[Tensor, ...]]]
+    pieces: Sequence[tuple[slice, R]],
+    size: int,
+    step: Callable[[R, slice, State | None], tuple[State, tuple[Tensor, ...]]],
 ) -> tuple[State, tuple[Tensor, ...]]:
     """The step of a whole vector, put together from the steps of its blocks.
 
     Args:
         pieces: every block and the rule restricted to it, ascending.
         size: D.
-        step: (rule, block) -> the state after the step and further vectors, of a block.
+        step: (rule, block, into) -> the state after the step and further vectors, of a block. It may write the state into the
+            tensors of `into`, and then gives these; None leaves it no choice.
 
     Returns:
         State and vectors [..., D], with the bits that the step of the whole gives: operations on single numbers round alike
@@ -48,24 +49,23 @@ def in_blocks(
     names: list[str] = []
     clock: dict[str, float] = {}
     for block, rule in pieces:
-        state, more = step(rule, block)
+        places = [vector[..., block] for vector in whole]
+        into = State(places[0], dict(zip(names, places[1:], strict=False)), {}) if places else None
+        state, more = step(rule, block, into)
         if not whole:
             names = list(state.memory)
-            parts = (state.theta, *state.memory.values(), *more)
-            whole = [_empty(part, size) for part in parts]
+            whole = [_empty(part, size) for part in (state.theta, *state.memory.values(), *more)]
+            places = [vector[..., block] for vector in whole]
         for counter, count in state.clock.items():  # a block knows those of its own groups; `step` is the largest
             clock[counter] = max(clock.get(counter, count), count)
-        for place, part in zip(whole, (state.theta, *(state.memory[name] for name in names), *more), strict=True):
-            place[..., block] = part
+        for place, part in zip(places, (state.theta, *(state.memory[name] for name in names), *more), strict=True):
+            if part is not place:
+                place.copy_(part)
     theta, memory, rest = whole[0], whole[1 : 1 + len(names)], whole[1 + len(names) :]
     return State(theta, dict(zip(names, memory, strict=True)), clock), tuple(rest)
 
 
 def _empty(like: Tensor, size: int) -> Tensor:
-    """A vector [..., size] for parts such as `like` [..., k], in memory of numpy, which asks the system for large pages where
-    it has them: it clears a few of these sooner than many small ones."""
+    """A vector [..., size] for parts such as `like` [..., k]."""
     shape = (*like.shape[:-1], size)
-    count = math.prod(shape) * like.element_size()
-    room = np.empty(count + ALIGNED, dtype=np.uint8)
-    first = -room.ctypes.data % ALIGNED
-    return torch.from_numpy(room[first : first + count]).view(like.dtype).view(shape)
+    return lent(math.prod(shape) * like.element_size()).view(like.dtype).view(shape)

@@ -270,17 +270,18 @@ class Grouped(Rule):
     def _in_pieces(
         self, displaced: bool, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
     ) -> tuple[State, tuple[Tensor, ...]]:
-        """Blocks of the groups' own rules, where these are by coordinate: no vector is put together but that of the end."""
+        """Blocks of the groups' own rules, where these are by coordinate."""
         if self.signals or not (pieces := self._apart(state)):
             return super()._in_pieces(displaced, state, gradient, rate, norm, signals)
         if self.clip is not None:
             gradient = clip_gradient(self.clip, gradient, self._norm(gradient) if norm is None else norm)
         clocks = {group.name: group.clock(state.clock) for group in self.groups}
 
-        def one(group: Group, block: slice) -> tuple[State, tuple[Tensor, ...]]:
+        def one(group: Group, block: slice, into: State | None) -> tuple[State, tuple[Tensor, ...]]:
             own = {buffer: state.memory[name][..., block] for name, buffer in group.buffers}
             share = State(state.theta[..., block], own, clocks[group.name])
-            after, more = group.rule._piece(displaced, share, gradient[..., block], group.rate(rate), None, NONE)
+            place = into and into._replace(memory={buffer: into.memory[name] for name, buffer in group.buffers})
+            after, more = group.rule._form(displaced)(share, gradient[..., block], group.rate(rate), None, NONE, place)
             kept = {name: after.memory[buffer] for name, buffer in group.buffers}
             memory = {name: kept[name] if name in kept else torch.zeros_like(after.theta) for name in state.memory}
             clock = {f"{group.name}/{counter}": count for counter, count in after.clock.items()}
@@ -294,11 +295,10 @@ class Grouped(Rule):
         width = self._width(state)
         if width and width not in self._known_apart:
             runs = sorted((place.start, place.stop, part.group) for part in self._parts for place in part.places)
-            self._known_apart[width] = [
-                (slice(first, min(first + width, stop)), group)
-                for start, stop, group in runs
-                for first in range(start, stop, width)
+            ends = [
+                (first, min(first + width, stop), g) for start, stop, g in runs for first in range(start, stop, width)
             ]
+            self._known_apart[width] = [(slice(first, last), group) for first, last, group in ends]
         return self._known_apart[width] if width else []
 
     @cached_property
@@ -332,8 +332,8 @@ class Grouped(Rule):
     def _whole_step(
         self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
     ) -> tuple[State, Tensor]:
-        signals = prepared(signals, self.clip, gradient, norm, 0.0)
-        return self._steps(state, clip_gradient(self.clip, gradient, norm), rate, signals)
+        clipped = clip_gradient(self.clip, gradient, norm)
+        return self._steps(state, clipped, rate, prepared(signals, self.clip, gradient, norm, 0.0))
 
     def tangent(self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor) -> State:
         self._require_whole(state.theta.shape[-1])
