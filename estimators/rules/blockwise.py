@@ -12,9 +12,9 @@ from torch import Tensor
 from ..state import State
 from .memory import lent
 
-BLOCK, NARROWEST = 1 << 16, 1 << 10
+BLOCK, NARROWEST = 1 << 17, 1 << 10
 """Numbers of a block for every thread, and its least width in a stack. Smaller ones cost calls, larger ones leave the cache."""
-LEAST = 8
+LEAST = 4
 """Blocks below which a step is taken as a whole."""
 R = TypeVar("R")
 """A rule."""
