@@ -39,6 +39,7 @@ from fut.resources.device import computes, environment
 from fut.studies.base import Study, StudyContext
 from fut.studies.registry import study_of
 from fut.training.branching import TrainedBranches
+from fut.training.other_rules import TrainedRules
 from fut.version import __version__
 
 Names = Sequence[str] | None
@@ -74,6 +75,7 @@ def study_context(context: Context, readout: str = PROBE) -> StudyContext:
         TrainedBranches(context.problem, context.state(0), truths.unit, about),
         service.estimates(method, truths.readout, known=False) if ready else None,
         local_noise(context, truths.readout),
+        TrainedRules(context.problem, context.state(0).theta, context.readouts.get(truths.readout).value),
     )
 
 

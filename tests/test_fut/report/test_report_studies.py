@@ -23,11 +23,14 @@ from fut.questions.snr.ask import SnrRequest
 from fut.questions.snr.result import ModuleSnr
 from fut.report.charts.logarithmic import ROW, log_ticks, spread_apart
 from fut.report.charts.paired import Pairs, pairs
-from fut.report.charts.svg import Axis, Dot
-from fut.report.sections import branch, noise, snr
+from fut.report.charts.svg import Axis, Bar, Dot
+from fut.report.sections import branch, compare, noise, snr
 from fut.studies.branch.ask import BranchRequest
 from fut.studies.branch.kept import KeptEffect
 from fut.studies.branch.result import BranchEffect
+from fut.studies.compare.ask import CompareRequest
+from fut.studies.compare.render import SAID
+from fut.studies.compare.result import Compared
 from fut.studies.noise.result import OrderNoise
 from fut.studies.noise.seeds import Seeds, SeedsRequest
 from fut.studies.noise.seeds import ask as ask_seeds
@@ -66,7 +69,19 @@ def ratios(run: fut.Run) -> ModuleSnr:
 
 
 @pytest.fixture(scope="module")
-def page(run: fut.Run, measured: OrderNoise, budget: Seeds, effect: BranchEffect, ratios: ModuleSnr) -> Path:
+def compared(run: fut.Run) -> Compared:
+    return run.ask(CompareRequest(("own", "lion:rate=0.0003", "momentum:rate=0.01"), seeds=6, search=False))
+
+
+@pytest.fixture(scope="module")
+def page(
+    run: fut.Run,
+    measured: OrderNoise,
+    budget: Seeds,
+    effect: BranchEffect,
+    ratios: ModuleSnr,
+    compared: Compared,
+) -> Path:
     return run.report(run.path.parent / "page.html", samples=0).path
 
 
@@ -169,20 +184,32 @@ def test_ratios_of_modules_are_drawn_over_the_steps(page: Path, ratios: ModuleSn
     assert snr.shown(single).compared is None
 
 
-@pytest.mark.parametrize(("name", "command"), [("noise", "noise"), ("branch", "branch"), ("snr", "snr")])
-def test_a_study_that_was_not_asked_says_its_command(
-    small_run: fut.Run, tmp_path: Path, name: str, command: str
-) -> None:
+def test_differences_between_rules_stand_beside_the_noise_of_the_order(page: Path, compared: Compared) -> None:
+    said = section(page, "compare")
+    for one in compared.differences:
+        assert one.noise is not None
+        assert one.effect.interval is not None
+        low, high = one.effect.interval
+        row = f"{one.arm} − {one.against} {one.effect.mean:+.2g} {low:+.2g} … {high:+.2g} ± {one.noise:.2g}"
+        assert minus(row) in minus(said)
+        assert SAID[one.verdict] in said
+    for _, _, chart in compare.shown(compared).panels:
+        assert sum(isinstance(s, Dot) and s.look == "estimate" for s in chart.shapes) == 6
+        assert any(isinstance(s, Bar) and s.look == "band" for s in chart.shapes)
+
+
+@pytest.mark.parametrize("name", ["noise", "branch", "snr", "compare"])
+def test_a_study_that_was_not_asked_says_its_command(small_run: fut.Run, tmp_path: Path, name: str) -> None:
     own = fut.open(shutil.copytree(small_run.path, tmp_path / "own", ignore=ASKED), device="cpu")
     found = own.report(tmp_path / "page.html", samples=0)
-    assert f"Run fut {command} {own.path}" in section(found.path, name)
-    assert any(row.startswith(f"fut {command} ") for row in found.missing.values())
+    assert f"Run fut {name} {own.path}" in section(found.path, name)
+    assert any(row.startswith(f"fut {name} ") for row in found.missing.values())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_label_of_a_study_is_crossed_or_cut(browser: Browser, page: Path, scheme: str) -> None:
     with browser.open(page, 1280, color_scheme=scheme) as opened:
-        assert opened.page.locator("#noise svg, #branch svg, #snr svg").count() >= 14
+        assert opened.page.locator("#noise svg, #branch svg, #snr svg, #compare svg").count() >= 16
         assert opened.page.evaluate(LAYOUT.read_text()) == []
     with browser.open(page, 360, 740, is_mobile=True) as opened:
         assert opened.page.evaluate("document.documentElement.scrollWidth") == 360
