@@ -16,6 +16,7 @@ from fut.artifacts.archive import RunArchive
 from fut.estimation.attributions import Attributions, attributions
 from fut.estimation.facts import ContextFacts
 from fut.estimation.order_noise import local_noise
+from fut.estimation.own_window import ModelWindow, own_window
 from fut.estimation.service import EstimationService
 from fut.methods import build
 from fut.methods.adjoint.config import AdjointConfig
@@ -37,6 +38,7 @@ from fut.questions.registry import question_of
 from fut.readouts.readout import PROBE
 from fut.resources.device import computes, environment
 from fut.studies.base import Study, StudyContext
+from fut.studies.noise.slopes import SlopesRequest
 from fut.studies.registry import study_of
 from fut.training.branching import TrainedBranches
 from fut.training.other_rules import TrainedRules
@@ -77,6 +79,12 @@ def study_context(context: Context, readout: str = PROBE) -> StudyContext:
         local_noise(context, truths.readout),
         TrainedRules(context.problem, context.state(0).theta, context.readouts.get(truths.readout).value),
     )
+
+
+def slopes_window(context: Context, request: SlopesRequest) -> tuple[ModelWindow, RunArchive]:
+    """The window of an opened run on which exponents are taken, and where the answer is kept."""
+    window = own_window(context, request.steps, request.precision, request.permutations)
+    return window, RunArchive(context.path, context.owner)
 
 
 @computes

@@ -6,12 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from fut.display.scale import minus
+from fut.display.scale import minus, power_of_ten
 from fut.report.charts.curves import whole
 from fut.report.charts.svg import Axis, Chart, Dot, Shapes, Tick, Words, line
 
-LETTER, ROW = 7.4, 13.0
+LETTER, ROW = 7.9, 13.0
 """Width of a letter and height of a line of words, in units of the drawing."""
+CORNER = 5.0
+"""Nearer than this to the lower edge, a label on the left would meet the first one below."""
+MOST = 8
+"""Ticks of an axis."""
 LOOKS = 8
 """Colours of lines in the style sheet, `line-0` and on."""
 
@@ -122,7 +126,8 @@ def _axes(of: Sequence[Line], frame: Frame, chart: Chart) -> tuple[Chart, Axis, 
     """The chart with its axes, the horizontal one, and where a value lies."""
     everything = [max(v, frame.floor) for v in (*(v for one in of for v in one.values()), *frame.within)] or [1.0]
     axis = Axis.around([math.log10(v) for v in everything], chart.inner[3], chart.top)
-    ticks = log_ticks(axis)
+    every = log_ticks(axis)
+    ticks = tuple(tick for tick in every if axis.start - tick.at >= CORNER) if len(every) > 2 else every
     room = 25 + 7.5 * max((len(tick.label) for tick in ticks), default=0)
     chart = replace(chart, left=max(chart.left, room), y=ticks, y_label=frame.y_label)
     left, _, right, _ = chart.inner
@@ -140,7 +145,10 @@ def log_ticks(axis: Axis) -> tuple[Tick, ...]:
         values = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
         inside = [v for v in values if axis.low <= math.log10(v) <= axis.high]
         if len(inside) >= 3:
-            return tuple(Tick(axis(math.log10(v)), f"{v:g}") for v in inside)
+            wide = len(factors) == 1 and not 1e-4 < min(inside) <= max(inside) < 1e5
+            labels = [power_of_ten(round(math.log10(v))) if wide else f"{v:g}" for v in inside]
+            ticks = [Tick(axis(math.log10(v)), label) for v, label in zip(inside, labels, strict=True)]
+            return tuple(ticks[:: math.ceil(len(ticks) / MOST)])
     linear = Axis(10.0**axis.low, 10.0**axis.high, 0.0, 1.0).ticks(4)
     return tuple(Tick(axis(math.log10(float(tick.label))), tick.label) for tick in linear)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from estimators.noise.seed_budget import SeedBudget, seed_budget
 from fut.display.format import amount, number
-from fut.display.scale import minus
+from fut.display.scale import minus, power_of_ten
 from fut.report.charts.curves import Curve, curve
 from fut.report.charts.logarithmic import Frame, Line, lines
 from fut.report.charts.spreads import Spread, spreads
@@ -17,6 +17,7 @@ from fut.report.section import RunRecord, Section, answered
 from fut.studies.noise.render import NAMES, warnings
 from fut.studies.noise.result import OrderNoise
 from fut.studies.noise.seeds import Seeds
+from fut.studies.noise.slopes import Slopes
 
 QUESTION, ORDERS = "How much of a difference is only the order?", "--orders 16"
 GAPS = (3.0, 2.5, 2.0, 1.5, 1.25, 1.0, 0.75, 0.5)
@@ -63,19 +64,21 @@ class NoiseShown:
 
 @dataclass(frozen=True)
 class AllNoise:
-    """All answers, those of most orders first, and budgets that were asked for as table rows."""
+    """All answers, those of most orders first, budgets that were asked for as table rows, and exponents with their charts."""
 
     answers: list[NoiseShown]
     asked: list[list[str]]
+    slopes: list[tuple[str, Chart]]
 
 
 def gather(record: RunRecord) -> AllNoise | Missing:
     """The answers, and every seed budget that was asked for."""
     found = record.read("noise", lambda content: shown(OrderNoise.from_dict(content)))
     asked = record.read("seeds", lambda content: _asked(Seeds.from_dict(content)))
-    if not found:
+    slopes = record.read("slopes", lambda content: _slopes(Slopes.from_dict(content)))
+    if not found and not slopes:
         return Missing("the noise of the order has not been measured", command(record.run.path, "noise", ORDERS))
-    return AllNoise(sorted(found, key=lambda one: -one.answer.spread.count), asked)
+    return AllNoise(sorted(found, key=lambda one: -one.answer.spread.count), asked, slopes)
 
 
 def shown(answer: OrderNoise) -> NoiseShown:
@@ -151,6 +154,28 @@ def _budget(answer: OrderNoise) -> Chart:
     of = [Line("unpaired", places, runs(0.0, False)), Line("paired", places, runs(RHO, True))]
     frame = Frame("runs a side by the gap that they find", "gap [sd of one run]", "runs a side", 1.0, said, (), ticks)
     return lines(of, frame)
+
+
+def _slopes(answer: Slopes) -> tuple[str, Chart]:
+    """Exponents in words, and the variance by learning rate where it is far above that of rounding."""
+    words = ", ".join(f"{name} {number(slope.small, '.2f')}" for name, slope in answer.slopes.items())
+    of = [
+        Line(
+            name.replace("_clock_matched", " (clock)"),
+            range(len(s.rates)),
+            [v if r else math.nan for v, r in zip(s.variances, s.resolved, strict=True)],
+        )
+        for name, s in answer.slopes.items()
+    ]
+    rates = next(iter(answer.slopes.values())).rates
+    ticks = [(place, power_of_ten(round(math.log10(rate)))) for place, rate in enumerate(rates) if not place % 4]
+
+    def said(name: str, place: float, value: float) -> str:
+        return f"{name}, rate {rates[int(place)]:.2g}\nvariance {value:.3g}"
+
+    lowest = min((v for one in of for v in one.values()), default=1.0)
+    frame = Frame("variance over orders by learning rate", "learning rate", "variance", lowest, said, (), ticks)
+    return f"{answer.model}, {answer.steps} steps, {answer.permutations} orders: {words}", lines(of, frame)
 
 
 def _need(delta: float, sd: float, unit: str) -> list[str]:

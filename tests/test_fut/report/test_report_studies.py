@@ -16,7 +16,7 @@ from small import ASKED, MakeRun
 
 import fut
 from estimators.noise.seed_budget import seed_budget
-from fut.api.questions import study_context
+from fut.api.questions import slopes_window, study_context
 from fut.display.scale import minus
 from fut.protocols import Answer
 from fut.questions.snr.ask import SnrRequest
@@ -34,6 +34,7 @@ from fut.studies.compare.result import Compared
 from fut.studies.noise.result import OrderNoise
 from fut.studies.noise.seeds import Seeds, SeedsRequest
 from fut.studies.noise.seeds import ask as ask_seeds
+from fut.studies.noise.slopes import Slopes, SlopesRequest, noise_slopes
 from fut.studies.noise.study import NoiseRequest
 
 LAYOUT = Path(__file__).with_name("layout.js")
@@ -74,6 +75,13 @@ def compared(run: fut.Run) -> Compared:
 
 
 @pytest.fixture(scope="module")
+def slopes(run: fut.Run) -> Slopes:
+    request = SlopesRequest(3, 3, rules=("sgd", "heavy_ball_clock_matched"))
+    window, archive = slopes_window(run.context, request)
+    return noise_slopes(request, own=window, archive=archive)
+
+
+@pytest.fixture(scope="module")
 def page(
     run: fut.Run,
     measured: OrderNoise,
@@ -81,6 +89,7 @@ def page(
     effect: BranchEffect,
     ratios: ModuleSnr,
     compared: Compared,
+    slopes: Slopes,
 ) -> Path:
     return run.report(run.path.parent / "page.html", samples=0).path
 
@@ -99,7 +108,7 @@ def plain(answer: Answer) -> Any:
 
 
 def test_kept_answers_come_back_as_they_were(
-    run: fut.Run, measured: OrderNoise, budget: Seeds, effect: BranchEffect, ratios: ModuleSnr
+    run: fut.Run, measured: OrderNoise, budget: Seeds, effect: BranchEffect, ratios: ModuleSnr, slopes: Slopes
 ) -> None:
     def kept(kind: str) -> list[dict[str, Any]]:
         return [json.loads(file.read_text()) for file in sorted(run.path.glob(f"answers/{kind}-*.json"))]
@@ -108,6 +117,7 @@ def test_kept_answers_come_back_as_they_were(
         assert {content["question"] for content in kept(kind)} == {kind}
     assert plain(OrderNoise.from_dict(kept("noise")[0])) == plain(measured)
     assert plain(Seeds.from_dict(kept("seeds")[0])) == plain(budget)
+    assert plain(Slopes.from_dict(kept("slopes")[0])) == plain(slopes)
     assert plain(ModuleSnr.from_dict(kept("snr")[0])) == plain(ratios)
     found = {KeptEffect.from_dict(content).plan: KeptEffect.from_dict(content) for content in kept("branch")}
     again = found[effect.plan]
@@ -139,6 +149,15 @@ def test_the_measured_noise_stands_beside_the_closed_form_with_weights_and_budge
         minus(f"{weight:+.6g}") for weight in weights.weights
     ]
     assert drawn.budget is not None
+
+
+def test_exponents_by_learning_rate_are_drawn(page: Path, slopes: Slopes) -> None:
+    said = section(page, "noise")
+    for name, slope in slopes.slopes.items():
+        assert f"{name} {slope.small:.2f}" in said
+    _, chart = noise._slopes(slopes)
+    dots = [shape for shape in chart.shapes if isinstance(shape, Dot)]
+    assert len(dots) == sum(sum(slope.resolved) for slope in slopes.slopes.values())
 
 
 def test_an_effect_has_a_dot_a_seed_and_its_interval_for_every_readout(
@@ -228,7 +247,9 @@ def test_names_at_the_ends_of_lines_lie_apart_and_inside() -> None:
 def test_ticks_of_logarithms_differ_and_lie_on_the_axis(low: float, high: float) -> None:
     labels = [tick.label for tick in log_ticks(Axis(low, high, 0.0, 100.0))]
     assert len(set(labels)) == len(labels) >= 2
-    assert all(10**low <= float(label) <= 10**high for label in labels)
+    plain = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+    values = [10.0 ** int(x[2:].translate(plain)) if x[2:3] in "⁻⁰¹²³⁴⁵⁶⁷⁸⁹" and x[2:] else float(x) for x in labels]
+    assert all(10**low <= value <= 10**high for value in values)
 
 
 def test_a_pair_of_one_and_equal_pairs_can_be_drawn() -> None:
