@@ -50,16 +50,8 @@ def run_anchors(expansion: Expansion, blocks: Sequence[tuple[int, int]]) -> Iter
     for anchor, first in blocks:
         theta = expansion.trajectory.state(spec.anchors[anchor]).theta
         found = expansion.problem.item_gradients(theta, range(first, min(first + ITEM_BLOCK, count)))
-<<<<<<< HEAD
-        tensors = {"gradient": found, "norm": global_norm(found)[:, None]}
-        expansion.anchored.put(anchored_key(spec, anchor, first), tensors, replace=False)
-=======
-        arrays = {
-            "gradient": found.cpu().numpy(),
-            "norm": global_norm(found, expansion.problem.objective.layout.slices)[:, None].cpu().numpy(),
-        }
-        expansion.anchored.write(anchored_key(spec, anchor, first), arrays, {})
->>>>>>> rules
+        norm = global_norm(found, expansion.problem.objective.layout.slices)[:, None]
+        expansion.anchored.put(anchored_key(spec, anchor, first), {"gradient": found, "norm": norm}, replace=False)
         yield
 
 
