@@ -289,3 +289,45 @@ class Branches(Protocol):
 
         tick: called after every step.
         """
+
+
+OWN_RULE = "own"
+"""The name that stands for a run's own rule."""
+
+
+@dataclass(frozen=True)
+class RuleChoice:
+    """An update rule as it is asked for.
+
+    Args:
+        name: of the rule; `own` for the one that the run has.
+        options: its constants.
+        rate: largest learning rate; None where it is searched for.
+        fill: steps of the reference order that fill its memory before the window, their displacement taken back; at most T.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    rate: float | None = None
+    fill: int = 0
+
+
+class OtherRules(Protocol):
+    """Trainings of a run's data from its parameters before the window, by any update rule."""
+
+    @property
+    def rate(self) -> float:
+        """The largest learning rate of the run."""
+
+    def check(self, choice: RuleChoice) -> None:
+        """UsageError or RuleError for a rule that cannot train this run."""
+
+    def train(self, choice: RuleChoice, rate: float, order: Order, tick: Tick) -> tuple[float, float]:
+        """The read-out and the probe loss at the end; DivergenceError where training diverges.
+
+        Args:
+            choice: the rule.
+            rate: largest learning rate; the schedule keeps its form.
+            order: what is consumed.
+            tick: called after every step.
+        """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from estimators.orders.order import Order
 from fut.progress import silent
-from fut.protocols import Answer, BranchPair, BranchPlan, Reading
+from fut.protocols import Answer, BranchPair, BranchPlan, Reading, RuleChoice
 from fut.studies.base import StudyContext
 
 
@@ -88,7 +89,24 @@ class TableOfBranches:
             yield BranchPair(seed, both, (Reading(self.steps, control, treated, {}),), digests)
 
 
+@dataclass
+class TableOfRules:
+    """Every rule but AdamW ends 0.5 higher, or as much as its rate is off 1e-3 by factors of two."""
+
+    truths: TableOfTruths
+    rate: float = 1e-3
+
+    def check(self, choice: RuleChoice) -> None:
+        """Every rule can train."""
+
+    def train(self, choice: RuleChoice, rate: float, order: Order, tick: Callable[[], object]) -> tuple[float, float]:
+        value = self.truths.train(order, tick) + abs(math.log2(rate / 1e-3)) + 0.5 * (choice.name != "adamw")
+        return value, value
+
+
 def table_context(truths: TableOfTruths | None = None, archive: Answers | None = None) -> StudyContext:
     """A context of a study on a table."""
     truths = truths or TableOfTruths()
-    return StudyContext(truths.order, truths, archive or Answers(), silent, branches=TableOfBranches(truths))
+    return StudyContext(
+        truths.order, truths, archive or Answers(), silent, branches=TableOfBranches(truths), rules=TableOfRules(truths)
+    )

@@ -13,6 +13,9 @@ from ..errors import EstimatorError
 MOST = 100_000
 """Runs in an arm up to which a budget is looked for."""
 
+NO_LOWER_TAIL = 7.0
+"""Shift from which the noncentral law's lower tail, at most the normal one's, is below 2e-12, and may not come as a number."""
+
 
 class BudgetError(EstimatorError, ValueError):
     """A difference, a noise or a level that no budget belongs to."""
@@ -76,7 +79,8 @@ def power_of_test(size: float, runs: int, paired: bool, level: float = 0.05) -> 
     bound, shift = student.ppf(1 - level / 2, freedom), size * math.sqrt(runs)
     if not math.isfinite(shift) or shift > 35 + bound:  # where the tails of the noncentral law are no longer numbers
         return 1.0
-    return float(nct.sf(bound, freedom, shift) + nct.cdf(-bound, freedom, shift))
+    lower = nct.cdf(-bound, freedom, shift) if shift < NO_LOWER_TAIL else 0.0
+    return float(nct.sf(bound, freedom, shift) + lower)
 
 
 def _least(size: float, paired: bool, power: float, level: float) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from ..errors import EstimatorError
 from ..orders.order import Order
-from ..replay import Gradients, OrderBatch, RuleTransition, replay
+from ..replay import Gradients, GradientsAndNorms, OrderBatch, Picks, RuleTransition, replay
 from ..rules.adam import AdamW
-from ..rules.base import Rule
+from ..rules.base import Rule, next_state
 from ..rules.clock_matched import ClockMatchedAdamW, ClockMatchedMomentum
 from ..rules.lion import Lion
 from ..rules.momentum import Momentum
@@ -108,14 +109,19 @@ def warm_state(rule: Rule, history: Sequence[Tensor]) -> State:
     *gradients, end = history
     state = rule.init(end)
     for gradient in gradients:
-        state = rule.step(state, gradient, WARM_RATE)[0]._replace(theta=end)
+        state = next_state(rule, state, gradient, WARM_RATE)._replace(theta=end)
     return state
 
 
 def slope_experiment(
-    steps: int, permutations: int, seed: int = 0, precision: str = "float64", tick: Callable[[], object] = lambda: None
+    steps: int,
+    permutations: int,
+    seed: int = 0,
+    precision: str = "float64",
+    tick: Callable[[], object] = lambda: None,
+    names: Sequence[str] = tuple(SLOPE_RULES),
 ) -> dict[str, Slope]:
-    """The experiment on a small network, for every rule of `SLOPE_RULES`.
+    """The experiment on a small network, for some rules of `SLOPE_RULES`, by default all.
 
     Args:
         steps: T, batches of the window.
@@ -123,6 +129,7 @@ def slope_experiment(
         seed: of data, start and permutations.
         precision: `float64`; in `float32` most variances are those of rounding, and have no exponent.
         tick: called after every rule.
+        names: of the rules.
 
     Raises:
         SlopeError: for fewer than 2 steps or permutations, or another precision.
@@ -131,13 +138,48 @@ def slope_experiment(
         raise SlopeError(
             f"slopes: expected 2 steps or more in float64 or float32, got {steps} steps in {precision}; correct it"
         )
-    network, draw = SmallNetwork(steps, seed=seed, dtype=getattr(torch, precision)), np.random.default_rng(seed)
-    history = warmed(network, range(steps))
-    drawn = [draw.permutation(steps).tolist() for _ in range(permutations)]
+    network = SmallNetwork(steps, seed=seed, dtype=getattr(torch, precision))
+    drawn = shuffled(range(steps), permutations, seed)
+    return window_slopes(network, warmed(network, range(steps)), drawn, names, tick)
+
+
+class Window(Protocol):
+    """A window of steps that can be trained from any parameters."""
+
+    def gradients(self, step: int, picks: Picks, theta: Float[Tensor, "n D"]) -> GradientsAndNorms:
+        """Of what n runs consume, each at its own parameters; for `RuleTransition`."""
+
+    def probe_loss(self, theta: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
+        """A number of each of n parameters."""
+
+
+def shuffled(steps: Sequence[Any], count: int, seed: int) -> list[list[Any]]:
+    """So many uniform permutations of the entries of an order, of one seed."""
+    draw = np.random.default_rng(seed)
+    return [[steps[place] for place in draw.permutation(len(steps)).tolist()] for _ in range(count)]
+
+
+def window_slopes(
+    window: Window,
+    history: Sequence[Tensor],
+    permutations: Sequence[Sequence[Any]],
+    names: Sequence[str] = tuple(SLOPE_RULES),
+    tick: Callable[[], object] = lambda: None,
+) -> dict[str, Slope]:
+    """The exponents of some rules of `SLOPE_RULES` on a window, all from one point.
+
+    Args:
+        window: what is trained.
+        history: gradients [D] that fill the rules' memory, and the parameters before the window, last.
+        permutations: of the window's steps, the same for every rule and rate.
+        names: of the rules.
+        tick: called after every rule.
+    """
     found = {}
-    for name, rule in SLOPE_RULES.items():
+    for name in names:
+        rule = SLOPE_RULES[name]
         state = warm_state(rule(WARM_RATE), history)
-        found[name] = order_slope(rule, state, network.gradients, drawn, probe=network.probe_loss)
+        found[name] = order_slope(rule, state, window.gradients, permutations, probe=window.probe_loss)
         tick()
     return found
 
@@ -146,7 +188,7 @@ def order_slope(
     rule: RuleAt,
     state: State,
     gradients: Gradients,
-    permutations: Sequence[Sequence[int]],
+    permutations: Sequence[Sequence[Any]],
     rates: Sequence[float] = RATES,
     probe: Callable[[Tensor], Tensor] | None = None,
 ) -> Slope:
@@ -156,7 +198,7 @@ def order_slope(
         rule: the rule of a rate.
         state: the lifted state [D] that every replay begins from.
         gradients: true ones, of n runs at their own parameters.
-        permutations: of the window's items.
+        permutations: of the window's steps, each an item or a list of items.
         rates: constant learning rates, ascending.
         probe: parameters [n, D] -> read-outs [n].
 
@@ -178,7 +220,7 @@ def order_slope(
         ends = trained(rate)
         variances.append(float(ends.double().var(0).sum()))
         probes.append(float(probe(ends).double().var()) if probe is not None else 0.0)
-    bitwise = torch.equal(trained(rates[-1]), trained(rates[-1]))
+    bitwise = torch.equal(ends, trained(rates[-1]))
     floor = RESOLVED * rounding_variance(state.theta, batch.steps)
     resolved = tuple(v > floor for v in variances)
     local = tuple(

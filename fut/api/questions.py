@@ -16,6 +16,7 @@ from fut.artifacts.archive import RunArchive
 from fut.estimation.attributions import Attributions, attributions
 from fut.estimation.facts import ContextFacts
 from fut.estimation.order_noise import local_noise
+from fut.estimation.own_window import ModelWindow, own_window
 from fut.estimation.service import EstimationService
 from fut.methods import build
 from fut.methods.adjoint.config import AdjointConfig
@@ -37,8 +38,10 @@ from fut.questions.registry import question_of
 from fut.readouts.readout import PROBE
 from fut.resources.device import computes, environment
 from fut.studies.base import Study, StudyContext
+from fut.studies.noise.slopes import SlopesRequest
 from fut.studies.registry import study_of
 from fut.training.branching import TrainedBranches
+from fut.training.other_rules import TrainedRules
 from fut.version import __version__
 
 Names = Sequence[str] | None
@@ -74,7 +77,14 @@ def study_context(context: Context, readout: str = PROBE) -> StudyContext:
         TrainedBranches(context.problem, context.state(0), truths.unit, about),
         service.estimates(method, truths.readout, known=False) if ready else None,
         local_noise(context, truths.readout),
+        TrainedRules(context.problem, context.state(0).theta, context.readouts.get(truths.readout).value),
     )
+
+
+def slopes_window(context: Context, request: SlopesRequest) -> tuple[ModelWindow, RunArchive]:
+    """The window of an opened run on which exponents are taken, and where the answer is kept."""
+    window = own_window(context, request.steps, request.precision, request.permutations)
+    return window, RunArchive(context.path, context.owner)
 
 
 @computes

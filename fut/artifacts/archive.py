@@ -32,7 +32,7 @@ class RunArchive:
         """Keep an answer, in place of an earlier one of the same kind and key.
 
         Args:
-            kind: of the question, as `whatif`.
+            kind: of the question, as `whatif`; the file says it under `question`, by which the report finds the answer.
             key: a text that names the file, or what was asked, whose digest does.
             answer: what is kept, by its `as_dict`.
             beside: more that is to stand in the file.
@@ -40,7 +40,8 @@ class RunArchive:
         path = self.file(kind, key)
         with keeping("the answer", path):
             path.parent.mkdir(exist_ok=True)
-            write_json(path, answer.as_dict() | beside | {"schema": SCHEMA, OWNER: self._owner})
+            content = {"question": kind} | answer.as_dict() | beside
+            write_json(path, content | {"schema": SCHEMA, OWNER: self._owner})
 
     def find(self, kind: str, key: Any) -> dict[str, Any] | None:
         """The kept answer; None where there is none, or one of another schema. IdentityError for one of another run."""

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from fut.artifacts.kept import keeping
-from fut.cli.options import Device, Json, Trust, answer, open_run, progress, say
+from fut.cli.options import Device, Json, Model, OwnLoss, Trust, answer, open_run, progress, say
 from fut.cli.questions import command
 from fut.errors import UsageError
 from fut.questions.question import READOUT_HELP
@@ -44,17 +44,36 @@ noise.command(MEASURE)(command(NOISE))
 
 @noise.command()
 def slopes(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="run whose own model and last steps are taken; or a small network"),
+    ] = None,
     steps: Annotated[int, typer.Option(help="T, batches of the window")] = 12,
     permutations: Annotated[int, typer.Option(help="orders of them, drawn uniformly")] = 128,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="of them by name, again for more; default: all")
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed of data, start and orders")] = 0,
     precision: Annotated[str, typer.Option(help="float64, or float32, which mostly shows rounding")] = "float64",
     plot: Plot = None,
+    model: Model = None,
+    loss: OwnLoss = None,
+    trust: Trust = False,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """The exponent of the order's variance by learning rate, for rules with and without memory, on a small network."""
+    """The exponent of the order's variance by learning rate, for rules with and without memory, on a small network or a run."""
     from fut.studies.noise.slopes import SlopesRequest, draw, noise_slopes, text
 
-    found = noise_slopes(SlopesRequest(steps, permutations, seed, precision), progress(as_json))
+    request = SlopesRequest(steps, permutations, seed, precision, tuple(rule or ()))
+    own = archive = None
+    if path is not None:
+        from fut.api.questions import slopes_window
+
+        context = open_run(path, device, as_json, trust, model, loss).context
+        own, archive = slopes_window(context, request)
+        say(f"noise slopes: {request.gradients(context.config.data.per_step)} gradients", as_json)
+    found = noise_slopes(request, progress(as_json), own, archive)
     if found.unresolved:
         say(
             f"fut: note: in {precision} rounding hides the order of {', '.join(found.unresolved)} at some rates; no exponent "

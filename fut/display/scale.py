@@ -17,6 +17,11 @@ def shown_unit(unit: str) -> str:
     return "" if unit == LOSS else unit
 
 
+def power_of_ten(exponent: int) -> str:
+    """10 to a whole exponent, as in `10⁻³`."""
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 @dataclass(frozen=True)
 class Scale:
     """Values shown as value × 10^-exponent, so that their digits are few. unit: of the values, "" for none."""
@@ -34,8 +39,8 @@ class Scale:
     @property
     def label(self) -> str:
         """The unit as an axis says it, e.g. `10⁻³ nats/token`."""
-        power = "10" + str(self.exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        return " ".join(part for part in (power if self.exponent else "", shown_unit(self.unit)) if part)
+        power = power_of_ten(self.exponent) if self.exponent else ""
+        return " ".join(part for part in (power, shown_unit(self.unit)) if part)
 
     def __call__(self, value: float) -> float:
         return value / 10.0**self.exponent

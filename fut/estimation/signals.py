@@ -13,6 +13,7 @@ from torch import Tensor
 
 from estimators.errors import RuleError
 from estimators.modules import module_coordinates
+from estimators.moment_intervals import memory_of, noise_shape, with_interval
 from estimators.noise.kernel import impulse_kernels
 from estimators.rules.clipping import clip_gradient
 from estimators.signal_noise import SignalNoise, of_gradients, of_moments, pooled
@@ -33,8 +34,8 @@ class StepSignals:
     Args:
         step: whose parameters they are at.
         gradients: from gradients of items drawn at random, with intervals.
-        moments: from Adam's moments in the states since the last point, without; empty for rules without such moments, and
-            before two steps.
+        moments: from Adam's moments in the states since the last point; empty for rules without such moments, and before two
+            steps. Their intervals are by the sampling law of the ratio.
         floor_shares: each module's share of the variance that the order gives the parameters, to first order; None where the
             update rule has no impulse weights there.
     """
@@ -85,7 +86,7 @@ class RunSignals:
             own = self._gradients(state, self._drawn(count, seed, step), tick)
             by_item = {module: of_gradients(own[:, numbers]) for module, numbers in self.modules.items()}
             shares = self._floor_shares(state, own, min(step, self._run.steps - 1))
-            found.append(StepSignals(step, self._of_steps(by_item), self._moments(last, step), shares))
+            found.append(StepSignals(step, self._of_steps(by_item), self._moments(last, step, own), shares))
             last = step
         return found
 
@@ -112,17 +113,35 @@ class RunSignals:
 
         return {module: mean(one) for module, one in by_item.items()}
 
-    def _moments(self, last: int, step: int) -> dict[str, SignalNoise]:
-        """Pooled over states since the last point, without it; of the point alone where there are none."""
+    def _moments(self, last: int, step: int, gradients: Tensor) -> dict[str, SignalNoise]:
+        """Pooled over states since the last point, without it; of the point alone where there are none.
+
+        Intervals take the shape of the noise from gradients of items at the point.
+        """
         places = {round(float(place)) for place in np.linspace(last, step, POOLED + 1)[1:]} if step > last else {step}
-        terms = [of_moments(self._problem.rule, self._run.state(place)) for place in sorted(places)]
-        known = [pair for pair in terms if pair is not None]
+        states = [self._run.state(place) for place in sorted(places)]
+        terms = [(state, of_moments(self._problem.rule, state)) for state in states]
+        known = [(state, pair) for state, pair in terms if pair is not None]
         found = {}
         for module, numbers in self.modules.items():
-            sums = [(float(s[numbers].nansum()), float(n[numbers].nansum())) for s, n in known]
+            sums = [(float(s[numbers].nansum()), float(n[numbers].nansum())) for _, (s, n) in known]
             if sums and any(noise for _, noise in sums):
-                found[module] = pooled([SignalNoise(signal, noise) for signal, noise in sums])
+                one = pooled([SignalNoise(signal, noise) for signal, noise in sums])
+                found[module] = self._with_interval(one, numbers, [state for state, _ in known], gradients)
         return found
+
+    def _with_interval(
+        self, one: SignalNoise, numbers: Tensor, states: Sequence[State], gradients: Tensor
+    ) -> SignalNoise:
+        """A module's ratio by moments with its interval; without one where its groups' memories differ."""
+        memories = [memory_of(self._problem.rule, state, numbers) for state in states]
+        known = [memory for memory in memories if memory is not None]
+        if len(known) < len(memories):
+            return one
+        shape = noise_shape(gradients[:, known[-1][1]])
+        if shape is None:
+            return one
+        return with_interval(one, [memory for memory, _ in known], shape.of_mean(self._run.config.data.per_step))
 
     def _floor_shares(self, state: State, gradients: Tensor, step: int) -> dict[str, float] | None:
         """By the weight of a single step, whose preconditioner is that of its average item."""

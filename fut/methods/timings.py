@@ -10,6 +10,7 @@ import torch
 from estimators.adjoint import Anchored, AnchoredGradients, DualTransition
 from estimators.orders.order import random_orders
 from estimators.replay import OrderBatch, RuleTransition
+from estimators.rules.base import next_state
 from estimators.rules.signals import NONE, alike
 from estimators.state import State
 from fut.methods.footprint import Footprint, numbers, timed
@@ -95,7 +96,7 @@ class Timings:
         theta, rule = self.footprint.theta, self.problem.rule
         state = rule.init(theta)
         signals = alike(theta) if rule.signals else NONE
-        return timed(lambda: rule.step(state, theta, self.problem.rate(0), signals=signals)[0].theta.sum().item())
+        return timed(lambda: next_state(rule, state, theta, self.problem.rate(0), signals=signals).theta.sum().item())
 
     @cached_property
     def flop(self) -> float:

@@ -12,7 +12,7 @@ from estimators.orders.order import Order
 from fut.display.format import dumps
 from fut.estimation.order_noise import LocalAsker
 from fut.progress import Progress
-from fut.protocols import Answer, Archive, Branches, Estimates, Truths
+from fut.protocols import Answer, Archive, Branches, Estimates, OtherRules, Truths
 
 A = TypeVar("A", bound=Answer)
 R = TypeVar("R")
@@ -30,6 +30,7 @@ class StudyContext:
         branches: trainings that part at a step; None where there is no training, as on a table of truths.
         estimates: the same read-out by the default method, where it can answer now; None where it cannot.
         local: what a run's own gradients say of the noise of its order, without training; None where there is no run.
+        rules: trainings of the same data by other update rules; None where there is no training.
     """
 
     reference: Order
@@ -39,6 +40,7 @@ class StudyContext:
     branches: Branches | None = None
     estimates: Estimates | None = None
     local: LocalAsker | None = None
+    rules: OtherRules | None = None
 
     @property
     def consumed(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -40,6 +40,12 @@ class PairedEffect:
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return jsonable_fields(asdict(self))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> PairedEffect:
+        """From `as_dict`."""
+        ends = {name: content[name] and tuple(content[name]) for name in ("interval", "bootstrap")}
+        return cls(**{**content, **ends})
 
 
 def paired_effect(differences: Sequence[float], seed: int = 0) -> PairedEffect:

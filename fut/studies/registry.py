@@ -8,6 +8,7 @@ from fut.errors import UsageError
 from fut.registry import Registry
 from fut.studies.base import Study
 from fut.studies.branch.ask import BRANCH
+from fut.studies.compare.ask import COMPARE
 from fut.studies.noise.study import NOISE
 
 STUDIES: Registry[Study[Any, Any]] = Registry(
@@ -15,6 +16,7 @@ STUDIES: Registry[Study[Any, Any]] = Registry(
     "fut.studies",
     [
         BRANCH,
+        COMPARE,
         NOISE,
     ],
     UsageError,

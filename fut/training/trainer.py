@@ -13,6 +13,7 @@ from torch import Tensor
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.replay import Listener, OrderBatch, RuleTransition, TrueGradients, replay
+from estimators.rules.memory import reused
 from estimators.state import State
 from fut.divergence import named
 from fut.errors import UsageError
@@ -83,7 +84,8 @@ def train_order_at(
             listener(step, state)
 
     try:
-        theta = replay(transition, start.rows(1), batch, listener=hear).theta[0]
+        with reused():
+            theta = replay(transition, start.rows(1), batch, listener=hear).theta[0]
         return result(theta, time.perf_counter() - began), after
     except DivergenceError as error:
         raise DivergenceError(f"order {named(order)}: it diverges: {error}") from error
@@ -115,7 +117,7 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
     def rate(step: int) -> float:
         return config.rate * min(1.0, (step + 1) / config.ramp)
 
-    with progress("warm-up", len(items) - done) as tick:
+    with progress("warm-up", len(items) - done) as tick, reused():
 
         def listener(step: int, state: State) -> None:
             save(step, state)
@@ -191,7 +193,7 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
         if step in kept:
             checkpoints.write(step, pack(state), attributes_of(state, train_loss=loss))
 
-    with progress("reference run", problem.config.steps - done) as tick:
+    with progress("reference run", problem.config.steps - done) as tick, reused():
 
         def listener(step: int, state: State) -> None:
             save(step, state)

@@ -125,3 +125,10 @@ def test_the_power_is_that_of_simulated_tests() -> None:
 def test_numbers_out_of_range_are_refused(given: tuple[float, ...], message: str) -> None:
     with pytest.raises(BudgetError, match=f"`{message}`: expected"):
         seed_budget(*given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("runs", [2, 3, 8])
+def test_power_is_a_number_and_grows_where_the_lower_tail_is_none(runs: int) -> None:
+    found = [power_of_test(size, runs, True) for size in np.linspace(0.5, 40.0, 80)]
+    assert np.isfinite(found).all()
+    assert (np.diff(found) >= -1e-9).all()

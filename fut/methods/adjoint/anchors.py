@@ -50,8 +50,8 @@ def run_anchors(expansion: Expansion, blocks: Sequence[tuple[int, int]]) -> Iter
     for anchor, first in blocks:
         theta = expansion.trajectory.state(spec.anchors[anchor]).theta
         found = expansion.problem.item_gradients(theta, range(first, min(first + ITEM_BLOCK, count)))
-        tensors = {"gradient": found, "norm": global_norm(found)[:, None]}
-        expansion.anchored.put(anchored_key(spec, anchor, first), tensors, replace=False)
+        norm = global_norm(found, expansion.problem.objective.layout.slices)[:, None]
+        expansion.anchored.put(anchored_key(spec, anchor, first), {"gradient": found, "norm": norm}, replace=False)
         yield
 
 
@@ -66,7 +66,10 @@ def run_sampled_anchors(expansion: Expansion, blocks: Sequence[Block]) -> Iterat
             continue
         theta = expansion.trajectory.state(expansion.spec.anchors[block.step]).theta
         chunks = item_gradient_chunks(expansion.problem, theta, range(block.first, block.last))
-        parts = [(found[:, expansion.indices], global_norm(found)[:, None]) for found in chunks]
+        parts = [
+            (found[:, expansion.indices], global_norm(found, expansion.problem.objective.layout.slices)[:, None])
+            for found in chunks
+        ]
         values = {name: torch.cat(part) for name, part in zip(ANCHORED, zip(*parts, strict=True), strict=True)}
         wanted = terms.missing_names(block, ANCHORED)
         terms.write(block, {name: values[name].cpu().numpy() for name in wanted})
@@ -154,7 +157,10 @@ def pilot_items(spec: AdjointSpec) -> list[int]:
 def _run_pilots(expansion: Expansion, steps: Sequence[int]) -> Iterator[None]:
     for step in (step for step in sorted(steps) if not expansion.pilots.has(step)):
         found = expansion.problem.item_gradients(expansion.trajectory.state(step).theta, pilot_items(expansion.spec))
-        arrays = {"gradient": found.cpu().numpy(), "norm": global_norm(found).cpu().numpy()}
+        arrays = {
+            "gradient": found.cpu().numpy(),
+            "norm": global_norm(found, expansion.problem.objective.layout.slices).cpu().numpy(),
+        }
         expansion.pilots.write(step, arrays, {})
         yield
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from estimators.adjoint import inclusion_probabilities, poisson_sample
 from estimators.control_variates import WIDE, Bounded
+from estimators.rules.base import next_state
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.sampling import known_ends
 
@@ -47,7 +48,9 @@ def measure_updates(expansion: Expansion, segment: Sequence[int]) -> None:
         square, largest = _read_updates(expansion)
     for step in segment:
         before, gradients = trajectory.state(step), trajectory.gradients_of(step)
-        moved = problem.rule.step(before.rows(len(gradients)), gradients, problem.rate(step))[0].theta - before.theta
+        moved = (
+            next_state(problem.rule, before.rows(len(gradients)), gradients, problem.rate(step)).theta - before.theta
+        )
         if len(moved) > 1:
             moved -= moved.mean(0)
         square += moved.double().square().mean(0)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators.rules.base import next_state
 from estimators.state import State
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.quadratic import weighted_by
@@ -95,7 +96,7 @@ def _simulated(expansion: Expansion, number: int, picks: Tensor, steps: Sequence
     if steps[0]:
         state = read_state(expansion.simulated, number, problem.device)
     for step in steps:
-        state = problem.rule.step(state, trajectory.gradients_of(step)[picks[step]], problem.rate(step))[0]
+        state = next_state(problem.rule, state, trajectory.gradients_of(step)[picks[step]], problem.rate(step))
     return state
 
 

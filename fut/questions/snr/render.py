@@ -10,7 +10,10 @@ from fut.display.format import columns, number
 from fut.display.picture import save
 from fut.questions.snr.result import ModuleSnr
 
-HEAD = ("module", "parameters", "SNR", "90 % interval", "by moments", "damping", "scale", "of the order's variance")
+HEAD = (
+    *("module", "parameters", "SNR", "90 % interval", "by moments", "its interval"),
+    *("damping", "scale", "of the order's variance"),
+)
 
 
 def text(found: ModuleSnr) -> str:
@@ -27,7 +30,7 @@ def text(found: ModuleSnr) -> str:
                     f"{found.sizes[module]:,}",
                     number(one.ratio, ".3g"),
                     _ends(one),
-                    number(at.moments[module].ratio, ".3g") if module in at.moments else "–",
+                    *(_by_moments(at.moments[module]) if module in at.moments else ("–", "–")),
                     number(one.damping, ".2f"),
                     number(scales[module], ".2f"),
                     "–" if share is None else f"{share:.0f} %",
@@ -37,9 +40,14 @@ def text(found: ModuleSnr) -> str:
     lines += [
         "SNR = |E g|² / tr Cov(g) of a step's mean gradient. Damping: Adam's mean step by a noiseless one's. Scale: of the "
         f"module's learning rate, power {found.power:g}; a suggestion, whose direction is not settled.",
-        "Ratios by moments are of the steps since the last point, and have no interval.",
+        "Ratios by moments are of the steps since the last point. Their intervals are of sampling alone: a signal that turns "
+        "within the memory counts as noise there.",
     ]
     return "\n".join(lines)
+
+
+def _by_moments(one: SignalNoise) -> tuple[str, str]:
+    return number(one.ratio, ".3g"), _ends(one)
 
 
 def _ends(one: SignalNoise) -> str:

@@ -54,7 +54,29 @@ class ModuleSnr:
         )
         return content
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ModuleSnr:
+        """From `as_dict`."""
+        return cls(content["sizes"], content["gradients"], content["power"], [_point(one) for one in content["points"]])
+
 
 def _values(one: SignalNoise) -> dict[str, Any]:
     interval = None if one.interval is None else list(one.interval)
     return {"signal": one.signal, "noise": one.noise, "snr": one.ratio, "interval": interval}
+
+
+def _point(content: Mapping[str, Any]) -> StepSignals:
+    """A point from its values in JSON."""
+    modules = content["modules"]
+    shares = {module: one["floor_share"] for module, one in modules.items()}
+    return StepSignals(
+        content["step"],
+        {module: _signal(one) for module, one in modules.items()},
+        {module: _signal(one["moments"]) for module, one in modules.items() if one["moments"] is not None},
+        None if None in shares.values() else shares,
+    )
+
+
+def _signal(content: Mapping[str, Any]) -> SignalNoise:
+    ends = content["interval"]
+    return SignalNoise(content["signal"], content["noise"], None if ends is None else (ends[0], ends[1]))

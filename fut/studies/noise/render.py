@@ -90,14 +90,19 @@ def _local(found: OrderNoise) -> list[str]:
         "orders agree; Spearman does. Closed forms are of all orders and have no interval; `by retrained` is over the same "
         "orders."
     )
+    return [*lines, *warnings(found), *(f"Not computed: {note}" for note in local.notes)]
+
+
+def warnings(found: OrderNoise) -> list[str]:
+    """Of estimates that rank single orders otherwise than retraining does; none where there are too few orders to say so."""
     ranked = {name: own.spearman for name, own in found.estimates.items() if own.spearman is not None}
     poor = [NAMES[name] for name, spearman in ranked.items() if spearman < TRUSTED]
-    if poor and len(found.values) >= ENOUGH:
-        lines.append(
-            f"Do not trust {' and '.join(poor)} here: single orders come out otherwise (Spearman below {TRUSTED}). The rate is "
-            "too high for a window of so many steps; take a shorter --window."
-        )
-    return lines + [f"Not computed: {note}" for note in local.notes]
+    if not poor or len(found.values) < ENOUGH:
+        return []
+    return [
+        f"Do not trust {' and '.join(poor)} here: single orders come out otherwise (Spearman below {TRUSTED}). The rate is "
+        "too high for a window of so many steps; take a shorter --window."
+    ]
 
 
 def draw(found: OrderNoise, path: Path) -> Path:

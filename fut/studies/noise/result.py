@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fut.estimation.order_noise import LocalNoise
+from fut.display.numbers import from_fields
+from fut.estimation.order_noise import LocalNoise, PositionWeights
 from fut.studies.noise.spread import OrderEffect
 
 
@@ -71,3 +73,20 @@ class OrderNoise:
             "values": self.values,
             "note": self.note,
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> OrderNoise:
+        """From `as_dict`, and the read-out's name beside it."""
+        local = content["local"]
+        if local is not None:
+            local = LocalNoise(**{**local, "weights": [PositionWeights(**part) for part in local["weights"]]})
+        return cls(
+            content["readout"],
+            content["unit"],
+            content["steps"],
+            from_fields(OrderEffect, content),
+            {name: Estimated(**estimate) for name, estimate in content["estimates"].items()},
+            local,
+            content["values"],
+            content["note"],
+        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from fut.studies.noise.study import ending_orders
 
 LEAST = 4
 """Orders from which a correlation with an interval is taken."""
+SEEDS = "seeds"
+"""The kind under which a budget is kept in a run."""
 LEAST_CHANCE = 1e-3
 """Probabilities below it rest on the tail of a law that nobody has checked."""
 
@@ -97,9 +99,15 @@ class Seeds:
         """Ready for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Seeds:
+        """From `as_dict`."""
+        budgets = {name: content[name] and SeedBudget(**content[name]) for name in ("alone", "paired")}
+        return cls(**{f.name: content[f.name] for f in fields(cls)} | budgets)
+
 
 def ask(request: SeedsRequest, run: StudyContext | None = None, against: StudyContext | None = None) -> Seeds:
-    """The budget; orders are retrained where the noise, or the correlation, is to be measured.
+    """The budget; orders are retrained where the noise, or the correlation, is to be measured. Of a run, it is kept there.
 
     Args:
         request: what is asked.
@@ -121,20 +129,11 @@ def ask(request: SeedsRequest, run: StudyContext | None = None, against: StudyCo
         ends = None if rho_interval is None else [(sd, end) for end in reversed(rho_interval)]
         paired_range = None if ends is None else _range(request, ends, True)
     unit = "" if run is None else run.truths.unit
-    return Seeds(
-        request.delta,
-        unit,
-        sd,
-        sd_interval,
-        len(values),
-        alone,
-        around,
-        paired,
-        rho,
-        rho_interval,
-        paired_range,
-        request.power,
-    )
+    budgets = alone, around, paired, rho, rho_interval, paired_range
+    found = Seeds(request.delta, unit, sd, sd_interval, len(values), *budgets, request.power)
+    if run is not None:
+        run.archive.keep(SEEDS, asdict(request) | {"readout": run.truths.readout}, found)
+    return found
 
 
 def _noise(request: SeedsRequest, values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from estimators.noise.slopes import FINITE, SLOPE_RULES, SMALL, Slope, slope_experiment
+from estimators.noise.slopes import (
+    FINITE,
+    RATES,
+    SLOPE_RULES,
+    SMALL,
+    Slope,
+    Window,
+    shuffled,
+    slope_experiment,
+    window_slopes,
+)
 from fut.display.format import columns, number
 from fut.display.picture import save
 from fut.errors import UsageError
 from fut.progress import Progress, silent
+from fut.protocols import Archive
 
 PRECISIONS = ("float64", "float32")
+SLOPES = "slopes"
+"""The kind under which the answer of a run is kept."""
 EXPECTED = {
     "sgd": "4",
     "momentum": "2",
@@ -36,6 +49,7 @@ class SlopesRequest:
         permutations: of its batches, at least 2.
         seed: of data, start and permutations.
         precision: `float64` or `float32`.
+        rules: by name; all for none.
 
     Raises:
         UsageError: for numbers out of range.
@@ -45,6 +59,7 @@ class SlopesRequest:
     permutations: int = 128
     seed: int = 0
     precision: str = "float64"
+    rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 2 or self.permutations < 2 or self.seed < 0:
@@ -56,6 +71,17 @@ class SlopesRequest:
             raise UsageError(
                 f"noise slopes: expected a precision of {', '.join(PRECISIONS)}, got {self.precision}; take float64"
             )
+        if unknown := [rule for rule in self.rules if rule not in SLOPE_RULES]:
+            raise UsageError(f"noise slopes: expected rules of {', '.join(SLOPE_RULES)}, got {', '.join(unknown)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rules that are asked for."""
+        return self.rules or tuple(SLOPE_RULES)
+
+    def gradients(self, per_step: int = 1) -> int:
+        """Gradients of items that the answer takes, those that fill memory aside."""
+        return len(self.names) * (len(RATES) + 1) * self.permutations * self.steps * per_step
 
 
 @dataclass(frozen=True)
@@ -67,12 +93,14 @@ class Slopes:
         permutations: of its batches.
         precision: in which it was computed.
         slopes: by rule.
+        model: on what, in words.
     """
 
     steps: int
     permutations: int
     precision: str
     slopes: Mapping[str, Slope]
+    model: str = "a small network"
 
     @property
     def unresolved(self) -> list[str]:
@@ -85,16 +113,56 @@ class Slopes:
             "steps": self.steps,
             "permutations": self.permutations,
             "precision": self.precision,
+            "model": self.model,
             "ranges": {"small": list(SMALL), "finite": list(FINITE)},
             "slopes": {name: asdict(slope) for name, slope in self.slopes.items()},
         }
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Slopes:
+        """From `as_dict`."""
+        slopes = {name: Slope(**slope) for name, slope in content["slopes"].items()}
+        return cls(content["steps"], content["permutations"], content["precision"], slopes, content["model"])
 
-def noise_slopes(request: SlopesRequest, progress: Progress = silent) -> Slopes:
-    """Train the permutations at every rate, for every rule, from one warmed state on a small network."""
-    with progress("slopes by rule", len(SLOPE_RULES)) as tick:
-        found = slope_experiment(request.steps, request.permutations, request.seed, request.precision, tick)
-    return Slopes(request.steps, request.permutations, request.precision, found)
+
+class OwnWindow(Window, Protocol):
+    """The last steps of a run, on its own model."""
+
+    @property
+    def about(self) -> str:
+        """The model, in words."""
+
+    @property
+    def entries(self) -> Sequence[Sequence[int]]:
+        """Items of every step."""
+
+    @property
+    def history(self) -> Sequence[Any]:
+        """Gradients [D] that fill a rule's memory, and the parameters before the window, last."""
+
+
+def noise_slopes(
+    request: SlopesRequest, progress: Progress = silent, own: OwnWindow | None = None, archive: Archive | None = None
+) -> Slopes:
+    """Train the permutations at every rate, for every rule, from one warmed state.
+
+    Args:
+        request: what is asked.
+        progress: hears of every rule.
+        own: the window of a run; None for a small network.
+        archive: where the answer of a run is kept.
+    """
+    asked = request.steps, request.permutations
+    with progress("slopes by rule", len(request.names)) as tick:
+        if own is None:
+            found = slope_experiment(*asked, request.seed, request.precision, tick, request.names)
+            return Slopes(*asked, request.precision, found)
+        permutations = shuffled(own.entries, request.permutations, request.seed)
+        found = window_slopes(own, own.history, permutations, request.names, tick)
+    answer = Slopes(*asked, request.precision, found, own.about)
+    if archive is not None:
+        archive.keep(SLOPES, asdict(request), answer, request=asdict(request))
+    return answer
 
 
 def text(found: Slopes) -> str:
@@ -107,7 +175,7 @@ def text(found: Slopes) -> str:
         cells = [number(value, ".3f") for value in (slope.small, slope.finite, slope.probe_small)]
         rows.append((name, EXPECTED.get(name, ""), *cells, local))
     lines = [
-        f"Exponent of the variance over {found.permutations} orders of {found.steps} batches by learning rate "
+        f"Exponent of the variance over {found.permutations} orders of {found.steps} steps by learning rate, on {found.model} "
         "(4: only curvature sees the order; 2: the optimizer's memory does).",
         columns(rows),
     ]

@@ -27,19 +27,22 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
     archive.keep("whatif", "b", Said(x=2))
     archive.keep("whatif", "a", Said(x=1), basis={"m": "d"})
     archive.keep("orders", "3-seed-0", Said(x=3))
-    assert list(archive.read("whatif")) == [{"x": 1, "basis": {"m": "d"}}, {"x": 2}]
-    assert archive.find("orders", "3-seed-0") == {"x": 3}
+    assert list(archive.read("whatif")) == [
+        {"question": "whatif", "x": 1, "basis": {"m": "d"}},
+        {"question": "whatif", "x": 2},
+    ]
+    assert archive.find("orders", "3-seed-0") == {"question": "orders", "x": 3}
     assert archive.find("orders", "4-seed-0") is None
     assert (tmp_path / "verification" / "orders-3-seed-0.json").exists()
     assert json.loads((tmp_path / "answers" / "whatif-a.json").read_text())["schema"] == SCHEMA
     archive.keep("whatif", "a", Said(x=4))
-    assert archive.find("whatif", "a") == {"x": 4}, "the later one"
+    assert archive.find("whatif", "a") == {"question": "whatif", "x": 4}, "the later one"
 
 
 def test_a_key_may_be_what_was_asked(tmp_path: Path) -> None:
     archive = RunArchive(tmp_path, "abc")
     archive.keep("domains", [{"a": [1]}, 3], Said(x=1))
-    assert archive.find("domains", [{"a": [1]}, 3]) == {"x": 1}
+    assert archive.find("domains", [{"a": [1]}, 3]) == {"question": "domains", "x": 1}
     assert archive.find("domains", [{"a": [1]}, 4]) is None
 
 

@@ -180,7 +180,7 @@ def test_the_commands_say_what_python_says(low: fut.Run, cli: Cli, tmp_path: Pat
     python = json.loads(json.dumps(low.ask(NoiseRequest(4)).as_dict()))
     assert {name: value for name, value in said.json.items() if name != "plot"} == python
     seeds = cli("noise", "seeds", "--sd", 0.01, "--delta", 0.01, "--paired", "--rho", 0.98)
-    assert "needs 17 runs a side, or 4 paired by order" in seeds.out
+    assert "needs 17 runs a side, or 3 paired by order" in seeds.out
     seeds = cli("noise", "seeds", low.path, "--delta", 1e-6, "--json", "--orders", 4, "--device", "cpu")
     assert seeds.json["sd"] == python["sd"]
     for words in (["seeds"], [low.path, "--orders", 1], ["slopes", "--steps", 1], ["nowhere"]):

@@ -1,0 +1,1 @@
+"""Update rules compared on a run's data, paired by order, beside what the order alone does."""
