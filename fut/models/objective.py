@@ -159,7 +159,7 @@ class Objective:
         return Objective(self._call.module, self._call.loss, self.device, dtype, self._call.recorded)
 
     @property
-    def call(self) -> nn.Module:
+    def call(self) -> _WithLoss:
         """Module and loss together, as the parts `module` and `loss`."""
         return self._call
 
@@ -295,11 +295,6 @@ class Objective:
             self.stochastic, self._call.judged = stochastic, judged
             for module, training in modes:
                 module.training = training
-
-    def precision(self) -> AbstractContextManager[None]:
-        """The autocast that forward passes run under; nothing without it."""
-        context: AbstractContextManager[None] = self._call.precision(self.device.type)
-        return context
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
