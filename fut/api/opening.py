@@ -34,7 +34,7 @@ from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_training
 from fut.training.model_checks import first_evaluation, require_same_function, require_trainable
 from fut.training.optimizers import AnyOptimizer, maker_of
-from fut.training.problem import Problem, build_problem, finite, module_and_loss, unit_of_loss
+from fut.training.problem import Problem, build_problem, finite, kept_steps, module_and_loss, unit_of_loss
 from fut.training.trainer import train_reference
 from storage import CheckpointStore, remove_parts
 
@@ -208,6 +208,6 @@ def _finish(path: Path, problem: Problem, progress: Progress) -> None:
         "parameters": problem.objective.size,
         "source": problem.data.source,
         "unit": unit_of_loss(problem),
-        "checkpoints": problem.kept_steps,
+        "checkpoints": kept_steps(problem),
     }
     creation.finish(path, summary, problem.digest)

@@ -21,7 +21,7 @@ from fut.artifacts.directory import (
     read_manifest,
 )
 from fut.artifacts.identity import require_same_run
-from fut.training.problem import Problem
+from fut.training.problem import Problem, kept_steps, state_bytes
 from storage import (
     FORMAT,
     CheckpointStore,
@@ -77,7 +77,7 @@ def _require_same_run(found: Manifest, problem: Problem, path: Path) -> None:
 
 def checkpoint_bytes(problem: Problem) -> int:
     """Bytes of all checkpoints that are kept: parameters and memory."""
-    return problem.state_bytes * len(problem.kept_steps)
+    return state_bytes(problem) * len(kept_steps(problem))
 
 
 def require_same_environment(manifest: Manifest, now: dict[str, Any], path: Path) -> None:

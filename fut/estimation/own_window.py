@@ -101,7 +101,7 @@ def in_precision(problem: Problem, dtype: torch.dtype) -> Problem:
     config = problem.config.model_copy(
         update={"model": problem.config.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})}
     )
-    objective = problem.objective.in_precision(dtype)
+    objective = problem.objective.fresh(dtype)
     return replace(problem, config=config, data=data, objective=objective, state=None)
 
 

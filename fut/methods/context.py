@@ -44,7 +44,7 @@ from fut.resources.device import choose_device, computes
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_loss, require_same_training
 from fut.training.optimizers import MakeOptimizer
-from fut.training.problem import Problem, build_problem, reference_order
+from fut.training.problem import Problem, build_problem, kept_steps, reference_order
 from fut.training.retrained import RetrainedOrders
 from fut.training.trainer import Retrained, train_order_at, trained_on
 from storage import IdentityError, Manifest
@@ -168,9 +168,14 @@ class Context:
     def reference(self) -> Order:
         return reference_order(self.config)
 
+    @cached_property
+    def _kept_steps(self) -> list[int]:
+        return kept_steps(self.problem)
+
     def state(self, step: int) -> State:
         """Lifted state [D] of the reference run before step `step` (after the last for `steps`)."""
-        problem, kept = self.problem, [at for at in self.problem.kept_steps if at <= step]
+        problem = self.problem
+        kept = [at for at in self._kept_steps if at <= step]
         if kept[-1] == step:
             return read_state(self.checkpoints, step, problem.device)
         first, state = self._between

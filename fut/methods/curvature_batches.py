@@ -16,7 +16,7 @@ from torch import Tensor
 from fut.errors import UsageError
 from fut.methods.adjoint.config import AdjointConfig
 from fut.models import autodiff as derivatives
-from fut.models.objective import Item
+from fut.models.objective import Item, full_precision
 from fut.models.products import DIFFERENCE
 from fut.training.problem import Problem
 
@@ -82,7 +82,7 @@ def product_error(problem: Problem, theta: Tensor, batch: Item, direction: Tenso
 def autocast_error(problem: Problem, theta: Tensor, batch: Item, direction: Tensor) -> float:
     """|under autocast - in full precision| / |in full precision| of one exact Hessian-vector product [D] on a batch."""
     coarse = derivatives.hessian_vector(problem.objective, theta, batch, direction)
-    with problem.objective.full_precision():
+    with full_precision(problem.objective):
         return _relative(coarse, derivatives.hessian_vector(problem.objective, theta, batch, direction))
 
 

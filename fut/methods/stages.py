@@ -57,6 +57,8 @@ class Prepared(ABC):
     """What a preparation left in a directory, or is about to."""
 
     directory: Path
+    _scratch_stores: ClassVar[tuple[str, ...]] = ()
+    """Names of the attributes that are stores of scratch."""
     spec: Any
     """What it is made of; costs are functions of it, and its `settings` are what decides the numbers beside the run."""
 
@@ -128,8 +130,9 @@ class Prepared(ABC):
         require_identity(self.directory, kind, self.identity)
 
     def release(self) -> None:
-        """Let go of what is held in memory of scratch: nothing, where scratch is files."""
-        return
+        """Let go of stores of scratch, which are made anew when they are asked for: what is held in memory goes with them."""
+        for name in self._scratch_stores:
+            self.__dict__.pop(name, None)
 
     def instead(self, error: DivergenceError) -> Self:
         """Files to go on with after an error, in place of these, which cannot be made; raises the error where there are none."""

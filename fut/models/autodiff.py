@@ -14,7 +14,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.func import grad, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fut.models.objective import Item, Objective
+from fut.models.objective import Item, Objective, full_precision
 from fut.models.products import exact_product, stacked_product
 from fut.models.randomness import draws
 
@@ -262,7 +262,7 @@ def hessian_vector_difference(
     At theta = 0, which says nothing of the scale, h = step / |u|. step: None for `difference_step`.
     """
     step = difference_step(theta.numel()) if step is None else step
-    with objective.full_precision():
+    with full_precision(objective):
         return central_difference(lambda at: gradient(objective, at, item), theta, direction, step)
 
 
@@ -282,7 +282,7 @@ def central_difference(
 def hessian_vectors_one_sided(objective: Objective, theta: Tensor, item: Item, directions: Tensor) -> list[Tensor]:
     """Products H u for several directions [m, D] by one-sided differences, to O(h): m + 1 gradients in place of 2 m."""
     step = difference_step(theta.numel())
-    with objective.full_precision():
+    with full_precision(objective):
         here, slope = gradient(objective, theta, item), partial(_slope, objective, item)
         return [one_sided_difference(slope, theta, u, here, step) for u in directions]
 

@@ -146,17 +146,17 @@ class Objective:
         """The module's trained tensors, by its own names, in the order of theta."""
         return ParameterLayout(tuple(map(self.own_name, self.names)), tuple(self.shapes))
 
-    def fresh(self) -> Objective:
-        """Another copy with the same starting parameters, of this one's module as it is now."""
-        made = Objective(
-            self._call.module, self._call.loss, self.device, self.dtype, self._call.recorded, self.autocast
-        )
-        made._start = self._start.clone()
-        return made
+    def fresh(self, dtype: torch.dtype | None = None) -> Objective:
+        """Another copy with the same starting parameters, of this one's module as it is now.
 
-    def in_precision(self, dtype: torch.dtype) -> Objective:
-        """Another copy whose parameters, and other floating tensors as far as they can be, are of this type."""
-        return Objective(self._call.module, self._call.loss, self.device, dtype, self._call.recorded)
+        dtype: None for this one's own; else parameters, and other floating tensors as far as they can be, are of this type, and
+        there is no autocast.
+        """
+        call, autocast = self._call, self.autocast if dtype is None else None
+        made = Objective(call.module, call.loss, self.device, dtype or self.dtype, call.recorded, autocast)
+        if dtype is None:
+            made._start = self._start.clone()
+        return made
 
     @property
     def call(self) -> _WithLoss:
@@ -296,15 +296,6 @@ class Objective:
             for module, training in modes:
                 module.training = training
 
-    @contextmanager
-    def full_precision(self) -> Iterator[None]:
-        """Forward and backward passes without autocast: for differences of gradients, which its rounding would drown."""
-        kept, self._call.autocast = self._call.autocast, None
-        try:
-            yield
-        finally:
-            self._call.autocast = kept
-
     @cached_property
     def _fixed(self) -> dict[str, list[Any]]:
         return fixed_tensors(self._call, self.own_name)
@@ -332,6 +323,17 @@ class Objective:
             "fixed": self._fixed,
             "start": hashlib.sha256(self._start.cpu().numpy().tobytes()).hexdigest(),
         }
+
+
+@contextmanager
+def full_precision(objective: Objective) -> Iterator[None]:
+    """Forward and backward passes without autocast: for differences of gradients, which its rounding would drown."""
+    call = objective.call
+    kept, call.autocast = call.autocast, None
+    try:
+        yield
+    finally:
+        call.autocast = kept
 
 
 def refuse_running_statistics(module: nn.Module) -> None:

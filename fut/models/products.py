@@ -11,7 +11,7 @@ from torch.func import grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fut.errors import FutWarning
-from fut.models.objective import Item, Objective
+from fut.models.objective import Item, Objective, full_precision
 
 DISTANCE, AGREES, SAME = 1e-3, 0.01, 0.02
 """Length of the difference that a first product is compared with, relative to the parameters; how far, relatively, that may be
@@ -61,7 +61,7 @@ def _agrees(
 
 
 def _gradient(objective: Objective, theta: Tensor, item: Item) -> Tensor:
-    with objective.full_precision(), objective.holding(theta, item), torch.enable_grad():
+    with full_precision(objective), objective.holding(theta, item), torch.enable_grad():
         return objective.flat(torch.autograd.grad(objective.plain(item), objective.tensors, allow_unused=True))
 
 

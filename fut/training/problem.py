@@ -26,7 +26,7 @@ from fut.errors import DataError, UsageError
 from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
 from fut.models.named_items import by_name
-from fut.models.objective import Item, Loss, Objective
+from fut.models.objective import Item, Loss, Objective, full_precision
 from fut.models.transformer import next_token_loss
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
@@ -112,21 +112,6 @@ class Problem:
     def device(self) -> torch.device:
         return self.objective.device
 
-    @cached_property
-    def state_bytes(self) -> int:
-        """Bytes of a lifted state."""
-        numbers = state_size(self.rule, self.objective.layout)
-        return numbers * self.objective.start().element_size()
-
-    @cached_property
-    def kept_steps(self) -> list[int]:
-        """Steps before which the reference run's lifted state is kept, ascending; T is after the last."""
-        steps, every = self.config.steps, self.config.checkpoints.every
-        if not every:
-            few = self.state_bytes * (steps + 1) <= self.config.checkpoints.bytes
-            every = 1 if few else math.isqrt(max(steps - 1, 0)) + 1
-        return sorted({*range(0, steps + 1, every), max(steps - 1, 0), steps})
-
     def rate(self, step: int) -> float:
         """Learning rate of a step of the window."""
         return self._schedule.rate_at(step)
@@ -193,7 +178,7 @@ class Problem:
         if exact:
             chosen = [self.data.items[i] for i in items]
             return derivatives.hessian_vector_mean(self.objective, theta, chosen, direction)
-        with self.objective.full_precision():
+        with full_precision(self.objective):
             return derivatives.central_difference(lambda at: self.mean_gradient(at, items, of_items), theta, direction)
 
     def probe_loss(self, theta: Tensor) -> float:
@@ -238,6 +223,21 @@ def item_gradient_chunks(problem: Problem, theta: Tensor, items: Sequence[int]) 
                 f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"
             )
         yield found
+
+
+def state_bytes(problem: Problem) -> int:
+    """Bytes of a lifted state."""
+    numbers = state_size(problem.rule, problem.objective.layout)
+    return numbers * problem.objective.start().element_size()
+
+
+def kept_steps(problem: Problem) -> list[int]:
+    """Steps before which the reference run's lifted state is kept, ascending; T is after the last."""
+    steps, every = problem.config.steps, problem.config.checkpoints.every
+    if not every:
+        few = state_bytes(problem) * (steps + 1) <= problem.config.checkpoints.bytes
+        every = 1 if few else math.isqrt(max(steps - 1, 0)) + 1
+    return sorted({*range(0, steps + 1, every), max(steps - 1, 0), steps})
 
 
 def unit_of_loss(problem: Problem) -> str:

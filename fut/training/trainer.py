@@ -22,7 +22,7 @@ from fut.models.objective import Objective
 from fut.progress import Progress, silent
 from fut.training.checkpoints import attributes_of, pack, read_state
 from fut.training.curvature import item_curvature, warmup_curvature
-from fut.training.problem import Problem, finite
+from fut.training.problem import Problem, finite, kept_steps
 from fut.training.weights import weighed
 from storage import CheckpointStore
 
@@ -185,7 +185,7 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
     else:
         state = read_state(checkpoints, done, problem.device).rows(1)
     gradients, losses = _recording(problem)
-    kept = set(problem.kept_steps)
+    kept = set(kept_steps(problem))
 
     def save(step: int, state: State) -> None:
         loss = sum(losses) / len(losses) if losses else math.nan

@@ -134,3 +134,8 @@ class AdjointConfig(Section):
         idle = {"curvatures": not self.rank, "anchor_error": self.num_anchors, "left_out": not self.left_out}
         without_effect = {name for name, idles in idle.items() if idles}
         return set(STORED) | without_effect | (set() if self.drawn == "before" else {"drawn"})
+
+
+def in_memory(config: AdjointConfig) -> bool:
+    """Whether trajectory and scratch are in memory alone."""
+    return config.scratch == "memory"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fut.methods.adjoint.anchors import most_pilots, pilot_gradients, pilot_items
+from fut.methods.adjoint.config import in_memory
 from fut.methods.adjoint.quadratic_directions import SAMPLES, bend_cost
 from fut.methods.adjoint.replay_curvature import products
 from fut.methods.adjoint.spec import AdjointSpec
@@ -20,7 +21,7 @@ def trajectory(spec: AdjointSpec) -> Cost:
     if spec.added:
         return Cost(0, 0, _on_disk(spec, about.segment_bytes))
     scratch = about.segment_bytes if spec.keeps else about.scratch_bytes
-    if spec.holds:
+    if in_memory(spec.config):
         return Cost(about.gradients)
     return Cost(about.gradients, about.scratch_bytes - scratch, scratch + _simulated(spec))
 
@@ -79,7 +80,7 @@ def fold(spec: AdjointSpec) -> Cost:
 
 def held(spec: AdjointSpec) -> int:
     """Bytes of trajectory and scratch in memory, at most, where they are there; of the host, where a GPU's own is short."""
-    if not spec.holds:
+    if not in_memory(spec.config):
         return 0
     on_disk = replace(spec, config=spec.config.model_copy(update={"scratch": "disk"}), keeps=False)
     parts = (trajectory, low_rank, sweep, anchors)
@@ -88,7 +89,7 @@ def held(spec: AdjointSpec) -> int:
 
 def _on_disk(spec: AdjointSpec, nbytes: int) -> int:
     """So many bytes of scratch, where scratch is on disk."""
-    return 0 if spec.holds else nbytes
+    return 0 if in_memory(spec.config) else nbytes
 
 
 def _simulated(spec: AdjointSpec) -> int:

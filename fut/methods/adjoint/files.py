@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from estimators.position_table import StepStates
 from estimators.state import State
 from fut.divergence import listed, named
 from fut.errors import FutWarning, NotCachedError
+from fut.methods.adjoint.config import in_memory
 from fut.methods.adjoint.spec import AdjointSpec, Choice
 from fut.methods.expansion import trajectory as trajectory_files
 from fut.methods.expansion.segments import SegmentedFiles
@@ -111,6 +112,16 @@ class Expansion(Sampled):
         origin: the expansion that its read-outs are added to; None for one that stands alone.
     """
 
+    _scratch_stores: ClassVar[tuple[str, ...]] = (
+        "trajectory",
+        "sweep",
+        "anchored",
+        "pilots",
+        "simulated",
+        "updates",
+        "ritz",
+        "bounded",
+    )
     directory: Path
     planned: AdjointSpec
     start: Callable[[], State]
@@ -140,13 +151,13 @@ class Expansion(Sampled):
         return replace(self.planned, choice=choice)
 
     @property
-    def stores_of(self) -> type[TensorStore]:
+    def _stores_of(self) -> type[TensorStore]:
         """Makes a store of scratch: files, or memory."""
-        return HeldTensors if self.planned.holds else TensorStore
+        return HeldTensors if in_memory(self.planned.config) else TensorStore
 
-    def scratch_store(self, name: str) -> TensorStore:
+    def _scratch_store(self, name: str) -> TensorStore:
         """A store of scratch."""
-        return self.stores_of(self.scratch / name, self.owner)
+        return self._stores_of(self.scratch / name, self.owner)
 
     @cached_property
     def trajectory(self) -> TrajectoryFiles:
@@ -155,7 +166,7 @@ class Expansion(Sampled):
             found = self.origin.trajectory
             return replace(found, scratch=self.scratch / SEGMENT) if isinstance(found, SegmentedFiles) else found
         directory = self.directory / TRAJECTORY if self.planned.keeps else self.scratch
-        spec, about = self.planned.trajectory, (self.start, self.owner, self.end, self.stores_of)
+        spec, about = self.planned.trajectory, (self.start, self.owner, self.end, self._stores_of)
         if not spec.segment:
             return TrajectoryFiles(spec, directory, *about)
         return SegmentedFiles(spec, directory, *about, self.scratch / SEGMENT)
@@ -168,37 +179,37 @@ class Expansion(Sampled):
     @cached_property
     def sweep(self) -> SweepFiles:
         """Weights and costates; scratch."""
-        return SweepFiles(self.scratch, self.problem, self.owner, self.stores_of)
+        return SweepFiles(self.scratch, self.problem, self.owner, self._stores_of)
 
     @cached_property
     def anchored(self) -> TensorStore:
         """Gradients [ITEM_BLOCK, D] of blocks of items at the anchors, and their norms; scratch."""
-        return self.scratch_store("anchors")
+        return self._scratch_store("anchors")
 
     @cached_property
     def pilots(self) -> TensorStore:
         """Gradients [n, D] of a few items, by step, from which the number of anchors is chosen; scratch."""
-        return self.scratch_store("pilots")
+        return self._scratch_store("pilots")
 
     @cached_property
     def simulated(self) -> TensorStore:
         """Lifted states [n, D] of simulated runs, a few at a time, where the trajectory is trained again; scratch."""
-        return self.scratch_store("simulated")
+        return self._scratch_store("simulated")
 
     @cached_property
     def updates(self) -> TensorStore:
         """How far a step's gradients move coordinates apart, summed over steps [D], where the sample is drawn first; scratch."""
-        return self.scratch_store("updates")
+        return self._scratch_store("updates")
 
     @cached_property
     def ritz(self) -> TensorStore:
         """Ritz values [r] and vectors [r, D] of mean curvature at a few checkpoints of the trajectory; scratch."""
-        return self.scratch_store("lowrank")
+        return self._scratch_store("lowrank")
 
     @cached_property
     def bounded(self) -> TensorStore:
         """How the control variates of the exact read-outs take the table of positions: shares and bounds [fine, D]; scratch."""
-        return self.scratch_store("bounded")
+        return self._scratch_store("bounded")
 
     @cached_property
     def chosen(self) -> CheckpointStore:
@@ -242,10 +253,6 @@ class Expansion(Sampled):
         )
         warnings.warn(f"{said}; another stands in its place", FutWarning, stacklevel=5)
         return replace(self, planned=replace(self.planned, config=config.model_copy(update={"left_out": lost})))
-
-    def release(self) -> None:
-        for name in ("trajectory", "sweep", "anchored", "pilots", "simulated", "updates", "ritz", "bounded"):
-            self.__dict__.pop(name, None)  # the stores, made anew when they are asked for
 
     @property
     def settled(self) -> bool:

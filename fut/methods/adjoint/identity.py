@@ -10,7 +10,7 @@ from pathlib import Path
 from fut.artifacts.directory import ADJOINT, MANIFEST
 from fut.artifacts.identity import read_identity, read_settings
 from fut.errors import NotCachedError
-from fut.methods.adjoint.config import STORED, AdjointConfig
+from fut.methods.adjoint.config import STORED, AdjointConfig, in_memory
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import AdjointSpec, possible_spec, stored_bytes
 from fut.methods.context import Context
@@ -59,7 +59,7 @@ def _left_out_as_stored(context: Context, config: AdjointConfig, part: str) -> A
 
 def _expansion(context: Context, spec: AdjointSpec, part: str, origin: Expansion | None = None) -> Expansion:
     user, end = context.readouts.user, lambda: context.state(context.steps).theta
-    spec = replace(spec, keeps=spec.keeps and not spec.holds)
+    spec = replace(spec, keeps=spec.keeps and not in_memory(spec.config))
     found = Expansion(context.path / part, spec, lambda: context.state(0), user, end, origin)
     return replace(found, planned=_stored_as(found.trajectory.directory, spec, context.path))
 

@@ -23,6 +23,7 @@ from estimators.state import State
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.quadratic import weighted_by
 from fut.models import autodiff as derivatives
+from fut.models.objective import full_precision
 from fut.readouts.readout import PROBE, Readout
 from fut.training.checkpoints import read_state, save
 from fut.training.problem import Problem
@@ -114,7 +115,7 @@ def _bend(problem: Problem, readout: Readout, theta: Tensor, moved: Tensor) -> T
             return derivatives.evaluate_gradient(problem.objective, at, probe)
         return readout.gradient(at)
 
-    with problem.objective.full_precision():
+    with full_precision(problem.objective):
         here = gradient(theta)
         return torch.stack([derivatives.one_sided_difference(gradient, theta, u, here, STEP) for u in moved])
 

@@ -13,6 +13,7 @@ from small import small_config
 import fut
 from fut.artifacts.creation import checkpoint_bytes
 from fut.training.checkpoints import state_tensors
+from fut.training.problem import kept_steps, state_bytes
 
 WINDOW = {"items": 5, "epochs": 2, "batch": 2, "context": 12, "probe": 4}
 
@@ -60,8 +61,8 @@ def test_it_is_checked_and_planned(runs: tuple[fut.Run, fut.Run]) -> None:
 def test_large_ones_are_kept_at_a_distance_by_themselves(tmp_path: Path) -> None:
     config = small_config(data=WINDOW, checkpoints={"bytes": 1 << 19})
     run = fut.train(tmp_path / "run", config, device="cpu")
-    assert run.context.problem.state_bytes * 11 > 1 << 19
-    assert run.context.problem.kept_steps == [0, 4, 8, 9, 10]
+    assert state_bytes(run.context.problem) * 11 > 1 << 19
+    assert kept_steps(run.context.problem) == [0, 4, 8, 9, 10]
     again = fut.open(run.path, device="cpu")
     assert again.retrain("identity").loss == run.reference_loss
 
