@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from estimators.replay import GradientsAndNorms, Picks, TrueGradients
 from fut.data.dataset import Dataset
 from fut.errors import ModelError, UsageError
-from fut.models.objective import Item
+from fut.models.objective import Item, Objective
 from fut.resources.memory import require_memory
 from fut.training.problem import Problem
 from fut.training.weights import item_weights
@@ -101,7 +101,8 @@ def in_precision(problem: Problem, dtype: torch.dtype) -> Problem:
     config = problem.config.model_copy(
         update={"model": problem.config.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})}
     )
-    objective = problem.objective.in_precision(dtype)
+    call: Any = problem.objective.call
+    objective = Objective(call.module, call.loss, problem.device, dtype, call.recorded)
     return replace(problem, config=config, data=data, objective=objective, state=None)
 
 

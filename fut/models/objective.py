@@ -138,10 +138,6 @@ class Objective:
         made._start = self._start.clone()
         return made
 
-    def in_precision(self, dtype: torch.dtype) -> Objective:
-        """Another copy whose parameters, and other floating tensors as far as they can be, are of this type."""
-        return Objective(self._call.module, self._call.loss, self.device, dtype, self._call.recorded)
-
     @property
     def call(self) -> nn.Module:
         """Module and loss together, as the parts `module` and `loss`."""
