@@ -36,6 +36,7 @@ import fut
 from estimators.adjoint import Anchored, Sweep, spread_anchors
 from estimators.orders.order import Order, random_orders
 from estimators.position_table import StepStates, chunked_values
+from estimators.rules.base import next_state
 from estimators.rules.clipping import global_norm
 from estimators.state import State
 from fut.methods.batching import raw_estimates
@@ -49,7 +50,7 @@ def trajectory(run: fut.Run, order: Order) -> list[State]:
     problem, states = run.context.problem, [run.context.state(0)]
     for step, (item,) in enumerate(order.steps):
         gradient = problem.gradient(states[-1].theta, item)
-        states.append(problem.rule.step(states[-1], gradient, problem.rate(step))[0])
+        states.append(next_state(problem.rule, states[-1], gradient, problem.rate(step)))
     return states
 
 

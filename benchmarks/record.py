@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -30,6 +31,8 @@ from storage import write_json
 RECORDS = Path(__file__).resolve().parent / "records"
 ALLOWED = "FUT_RECORD_UNCOMMITTED"
 """The environment variable that, set to 1, lets a record be written from uncommitted code, and marked so."""
+COPIED = "FUT_RECORD_COMMIT"
+"""The environment variable that names the commit where a copy of a clean checkout has no history, as on a borrowed machine."""
 CODE = ("fut", "storage", "estimators", "benchmarks/*.py")
 """What decides a figure, from the root of the repository."""
 
@@ -135,12 +138,15 @@ def _require_committed() -> None:
 
 
 def _git(*arguments: str) -> str:
+    if shutil.which("git") is None:
+        return ""
     done = subprocess.run(["git", *arguments], cwd=RECORDS.parent.parent, capture_output=True, text=True, check=False)
     return done.stdout.rstrip()
 
 
-COMMIT = _git("rev-parse", "HEAD")
-UNCOMMITTED = [line[3:] for line in _git("status", "--porcelain", "--", *CODE).splitlines()]
+COMMIT = os.environ.get(COPIED) or _git("rev-parse", "HEAD")
+CHANGES = "" if COPIED in os.environ else _git("status", "--porcelain", "--", *CODE)
+UNCOMMITTED = [line[3:] for line in CHANGES.splitlines()]
 """The code as it was loaded, not as it may be when a long benchmark ends; files that git does not know count too."""
 
 

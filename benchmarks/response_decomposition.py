@@ -34,6 +34,7 @@ import fut
 from estimators.adjoint import StreamedAnchors
 from estimators.orders.order import Order, random_orders
 from estimators.replay import OrderBatch
+from estimators.rules.base import next_state
 from estimators.state import State
 from fut.methods.adjoint.anchors import AnchoredItems, missing_anchors, run_anchors
 from fut.methods.adjoint.config import AdjointConfig
@@ -93,16 +94,16 @@ class Steps:
             centre, rate = self.centre[step], self.problem.rate(step)
             anchored = self.gradients.pick(step, batch.at(step))[0]
             there, here = (self.problem.gradient(at.theta, item) for at in (state, centre))
-            after = self.rule.step(state, there, rate)[0]
+            after = next_state(self.rule, state, there, rate)
             delta = state.theta - centre.theta
             bent = self.problem.product(centre.theta, item, delta, exact=False) if delta.any() else delta
             change = self._valued(step + 1, after) - self._valued(step, state)
-            table, exact = (self._valued(step + 1, self.rule.step(centre, g, rate)[0]) for g in (anchored, here))
+            table, exact = (self._valued(step + 1, next_state(self.rule, centre, g, rate)) for g in (anchored, here))
             injection = self.injections[step].double()
             items = float(injection @ bent.double()) - self._weighed(step, state)
             bending = float(injection @ (there - here - bent).double())
             adjoint = self._weighed(step, uncurved)
-            state, uncurved = after, self.rule.step(uncurved, anchored, rate)[0]
+            state, uncurved = after, next_state(self.rule, uncurved, anchored, rate)
             if step == len(order) - 1:
                 adjoint += self._valued(step + 1, State(uncurved.theta, self.centre[-1].memory, {}))
             rows.append([change, adjoint, table, exact - table, items, bending, change - exact - items - bending])

@@ -24,6 +24,7 @@ import torch
 from record import began, resumed, write_record
 
 import fut
+from estimators.rules.base import next_state
 from estimators.rules.signals import Signals
 from estimators.state import State
 from fut.api.opening import train_window
@@ -140,7 +141,7 @@ class Setting:
                 parts if "micro_batches" in needed else None,
                 torch.stack([curvature(self.theta, i) for i in items]) if "curvature" in needed else None,
             )
-            state = rule.step(state, parts.mean(0), rate, signals=signals)[0]._replace(theta=self.theta)
+            state = next_state(rule, state, parts.mean(0), rate, signals=signals)._replace(theta=self.theta)
         return state
 
     def reached(self, case: str, rate: float) -> float:

@@ -23,7 +23,8 @@ from torch import nn
 
 from estimators.parameters import ParameterLayout
 from estimators.rules import make_rule
-from estimators.rules.base import Rule
+from estimators.rules.base import Rule, next_state
+from estimators.rules.memory import reused
 from fut.models.transformer import Transformer
 
 BETAS, DECAY, RATE = (0.9, 0.95), 0.1, 1e-3
@@ -44,7 +45,7 @@ def ours(rule: Rule, like: nn.Module) -> Step:
     gradient, held = torch.randn(theta.shape, generator=torch.Generator().manual_seed(1)), [bound.init(theta)]
 
     def step() -> None:
-        held[0] = bound.step(held[0], gradient, RATE)[0]
+        held[0] = next_state(bound, held[0], gradient, RATE)
 
     return step
 
@@ -125,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="step-time")
     arguments = cli.parse_args(argv)
     started, like = began(), module(arguments.width, arguments.layers)
-    found = measured(contenders(like), arguments.repeats, arguments.steps)
+    with reused():
+        found = measured(contenders(like), arguments.repeats, arguments.steps)
     rows = [row(name, found) for name in found]
     settings = vars(arguments) | {"parameters": sum(p.numel() for p in like.parameters())}
     write_record(arguments.name, settings, rows, started)

@@ -25,7 +25,7 @@ from .adjoint import Anchored, AnchoredGradients, StreamedAnchors, anchors_aroun
 from .errors import DivergenceError
 from .lanczos import Product, RitzPairs, lanczos, seeded_draw
 from .replay import GradientsAndNorms, Picks
-from .rules.base import Rule
+from .rules.base import Rule, next_state
 from .shapes import Float
 from .state import State
 
@@ -57,7 +57,7 @@ def sensitivity(rule: Rule, state: State, clamp: float = 1.0) -> Float[Tensor, "
         return moved
     sampled = moved[:: -(-len(moved) // QUANTILE_OF)]  # torch.quantile refuses more than 16 million numbers
     place = min(len(sampled), max(1, round(clamp * len(sampled))))
-    return moved.clamp(max=sampled.kthvalue(place).values)
+    return moved.clamp(max=sampled.sort().values[place - 1])  # of `kthvalue` CUDA has no deterministic kernel
 
 
 def low_rank(product: Product, weight: Float[Tensor, " D"], rank: int, seed: int) -> RitzPairs:
@@ -186,5 +186,5 @@ class LowRankTransition:
                 f"lowrank: expected finite gradients, got NaN or infinity at step {step}: the order leads too far from the "
                 "trajectory; refresh the curvature more often (lowrank:refresh=4), or lower lowrank.clamp"
             )
-        after = self.rule.step(State(state.theta, memory, state.clock), gradient, self.rate(step))[0]
+        after = next_state(self.rule, State(state.theta, memory, state.clock), gradient, self.rate(step))
         return State(after.theta, after.memory | {"remainder": remainder}, after.clock)

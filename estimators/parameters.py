@@ -118,7 +118,7 @@ class ParameterLayout:
                 "take the layout of those coordinates (`ParameterLayout.restrict`)"
             )
         parts = vector.split(self.sizes, dim=-1)
-        return [part.reshape(*part.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [part.reshape((*part.shape[:-1], *shape)) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """The vector [..., D] of tensors [..., *shape]: what `split` took apart."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from .errors import OrderError
 from .orders.order import Order
 from .replay import OrderBatch
-from .rules.base import Rule
+from .rules.base import Rule, next_state
 from .shapes import Float
 from .state import State
 
@@ -51,7 +51,7 @@ def item_values(
     coordinates; over a sample of them, weighted by the inverse of their probabilities, it is unbiased.
     """
     before, after, costate = (state.map(Tensor.double) for state in states)
-    moved = rule.step(before.rows(len(gradients)), gradients.double(), rate, norms.double())[0]
+    moved = next_state(rule, before.rows(len(gradients)), gradients.double(), rate, norms.double())
     values = costate.theta[:, None] * (moved.theta - after.theta)
     for name, buffer in costate.memory.items():
         values += buffer[:, None] * (moved.memory[name] - after.memory[name])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import DivergenceError, RuleError
 from .orders.order import Order
-from .rules.base import Rule
+from .rules.base import Rule, next_state
 from .rules.signals import SignalName, Signals, stacked
 from .shapes import Bool, Float, Int
 from .state import State
@@ -160,7 +160,7 @@ class RuleTransition:
             return self._with_signals(step, picks, state, needed)
         gradient, norm = self.gradients(step, picks, state.theta)
         require_finite(step, gradient)
-        return self.rule.step(state, gradient, self.rate(step), norm)[0]
+        return next_state(self.rule, state, gradient, self.rate(step), norm)
 
     def _with_signals(self, step: int, picks: Picks, state: State, needed: frozenset[SignalName]) -> State:
         """A step of a rule that needs more than the mean gradient, run by run."""
@@ -173,7 +173,7 @@ class RuleTransition:
         for n, theta in enumerate(state.theta):
             gradient, signals = self.gradients.signals(step, picks.row(n), theta, needed)
             require_finite(step, gradient)
-            rows.append(self.rule.step(state.row(n), gradient, self.rate(step), signals=signals)[0])
+            rows.append(next_state(self.rule, state.row(n), gradient, self.rate(step), signals=signals))
         return rows[0].rows(1) if len(rows) == 1 else _stacked(rows)
 
 

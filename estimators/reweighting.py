@@ -22,7 +22,7 @@ from torch import Tensor
 from .errors import OrderError
 from .orders.order import Order
 from .replay import GradientsAndNorms, Picks, require_finite
-from .rules.base import Rule
+from .rules.base import Rule, next_state
 from .shapes import Float
 from .state import State
 
@@ -136,7 +136,7 @@ class InPlaceTransition:
         gathered = state.memory["gathered"] + (state.theta - self.centre(step)) * self.weights(step)
         gathered = gathered - gradient * self.injections(step)
         memory = {k: b for k, b in state.memory.items() if k != "gathered"}
-        after = self.rule.step(State(state.theta, memory, state.clock), gradient, self.rate(step), norm)[0]
+        after = next_state(self.rule, State(state.theta, memory, state.clock), gradient, self.rate(step), norm)
         return State(after.theta, after.memory | {"gathered": gathered}, after.clock)
 
     def remainder(self, end: State, steps: int, slope: Float[Tensor, " k"]) -> Float[Tensor, "n k"]:

@@ -19,7 +19,7 @@ from .errors import OrderError
 from .orders.epochs import epochs
 from .orders.order import Order, random_order
 from .replay import Picks
-from .rules.base import Rule
+from .rules.base import Rule, next_state
 from .state import State
 
 
@@ -99,7 +99,7 @@ class CentreTransition:
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         here, items = state.row(0), [int(i) for i in picks.items[0]]
-        after = [self.rule.step(here, self.gradient(step, here.theta, i), self.rate(step))[0] for i in items]
+        after = [next_state(self.rule, here, self.gradient(step, here.theta, i), self.rate(step)) for i in items]
         return mean_state(after).rows(1)
 
 

@@ -3,7 +3,7 @@
 from .atomic import read_json, remove_parts, replacing, require_free, write_bytes, write_json
 from .backends import BACKENDS, Backend
 from .bfloat16 import from_bfloat16, to_bfloat16
-from .checkpoints import Checkpoint, CheckpointStore
+from .checkpoints import Attributes, Checkpoint, CheckpointStore
 from .errors import (
     ContentError,
     Damage,
@@ -22,6 +22,7 @@ from .terms import TermStore
 __all__ = [
     "BACKENDS",
     "FORMAT",
+    "Attributes",
     "Backend",
     "Block",
     "Checkpoint",

@@ -14,7 +14,7 @@ from typing import Any
 from .atomic import read_json, write_json
 from .errors import DamagedError, IdentityError
 
-FORMAT = 3
+FORMAT = 4
 _SHOWN_FIELDS = 5
 _SHOWN_CHARACTERS = 160
 _DIGEST = re.compile(r'"([0-9a-f]{12})[0-9a-f]{20,}"')

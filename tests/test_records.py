@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import merge_records
 import pytest
 import record
 from record import ALLOWED, RECORDS, UncommittedError, began, resumed, write_record
@@ -19,6 +20,7 @@ FOUND = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sor
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a test's records go; the code is taken as that of commit `one`."""
     monkeypatch.setattr(record, "RECORDS", tmp_path)
+    monkeypatch.setattr(merge_records, "RECORDS", tmp_path)
     monkeypatch.setattr(record, "UNCOMMITTED", [])
     monkeypatch.setattr(record, "COMMIT", "one")
     monkeypatch.delenv(ALLOWED, raising=False)
@@ -129,3 +131,21 @@ def test_every_row_of_a_record_has_its_call() -> None:
             assert [first for first, _ in ends] == [0, *(last for _, last in ends[:-1])], name
             assert ends[-1][1] == record._rows(content["results"]), name
             assert all(one["commit"] and one["command"] for one in content["calls"]), name
+
+
+def test_parts_that_ran_side_by_side_make_one_record(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = []
+    for name, rows in (("a", [1, 2]), ("b", [3])):
+        called(monkeypatch, f"bench.py --name {name}", f"commit of {name}")
+        parts.append(write_record(name, {"name": name}, rows, began()))
+    merge_records.main(["both", *map(str, parts)])
+    found = json.loads((written / "both.json").read_text())
+    assert found["results"] == [1, 2, 3]
+    assert calls(written / "both.json") == [
+        ("python bench.py --name a", "commit of a", [0, 2]),
+        ("python bench.py --name b", "commit of b", [2, 3]),
+    ]
+    assert found["settings"] == {"parts": {"a": {"name": "a"}, "b": {"name": "b"}}}
+    other = json.loads(parts[1].read_text()) | {"machine": {"cpu": "another"}}
+    with pytest.raises(SystemExit, match="expected the machine of a, got another"):
+        merge_records.merged("both", [json.loads(parts[0].read_text()), other])

@@ -20,7 +20,7 @@ from ..errors import EstimatorError
 from ..orders.order import Order
 from ..replay import Gradients, GradientsAndNorms, OrderBatch, Picks, RuleTransition, replay
 from ..rules.adam import AdamW
-from ..rules.base import Rule
+from ..rules.base import Rule, next_state
 from ..rules.clock_matched import ClockMatchedAdamW, ClockMatchedMomentum
 from ..rules.lion import Lion
 from ..rules.momentum import Momentum
@@ -109,7 +109,7 @@ def warm_state(rule: Rule, history: Sequence[Tensor]) -> State:
     *gradients, end = history
     state = rule.init(end)
     for gradient in gradients:
-        state = rule.step(state, gradient, WARM_RATE)[0]._replace(theta=end)
+        state = next_state(rule, state, gradient, WARM_RATE)._replace(theta=end)
     return state
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from ..errors import RuleError
 from ..state import State
 from .base import Decay
+from .clipping import clip_gradient
 from .moments import Moments
+from .signals import Signals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,8 @@ class Adam(Moments):
     so that coordinates without a gradient so far stay where they are. amsgrad: r is of the largest v so far (Reddi et al. 2018),
     kept in memory `largest`.
 
-    Only plain elementwise products, sums, quotients and roots are used, each rounded once: fused kernels (addcmul, lerp,
-    foreach) may round differently in a vectorised body and its tail, and a coordinate's bits depend on its neighbours.
+    The operations are torch's, in its order, so that float32 parameters get the bits that `torch.optim.Adam(foreach=False)` gives
+    them. A test holds these operations to round a number alike wherever it stands, in a vectorised body or its tail.
 
     Tested by `torch.optim.Adam`, with every flag that changes its numbers.
 
@@ -50,8 +52,28 @@ class Adam(Moments):
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         memory, clock = self._moments(state, gradient), self._tick(state.clock)
         _, denominator = self._root(memory, clock)
-        delta = (-rate / (1.0 - clock["p1"])) * (memory["m"] / denominator)
-        return delta, memory, clock
+        return memory["m"] * -(rate / (1.0 - clock["p1"])) / denominator, memory, clock
+
+    def _plain_step(
+        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals, into: State | None
+    ) -> tuple[State, tuple[Tensor, ...]]:
+        """With the bits of `update`, in fewer vectors: what is new here is written in place, so that it has no derivative."""
+        if gradient.shape != state.theta.shape:
+            return super()._plain_step(state, gradient, rate, norm, signals, into)
+        (b1, b2), (coupled, decoupled), clock = self.betas, self._decays, self._tick(state.clock)
+        gradient = clip_gradient(self.clip, gradient, norm)
+        if coupled:
+            gradient = torch.add(gradient, state.theta, alpha=coupled)
+        place = into or state.map(torch.empty_like)
+        m = torch.lerp(state.memory["m"], gradient, 1.0 - b1, out=place.memory["m"])
+        v = torch.mul(state.memory["v"], b2, out=place.memory["v"]).addcmul_(gradient, gradient, value=1.0 - b2)
+        memory = {"m": m, "v": v}
+        if self.amsgrad:
+            memory["largest"] = torch.maximum(state.memory["largest"], v, out=place.memory["largest"])
+        second, root = memory["largest" if self.amsgrad else "v"], (1.0 - clock["p2"]) ** 0.5
+        denominator = torch.sqrt(second).div_(root).add_(self.eps) if self.eps else self._root(memory, clock)[1]
+        theta = torch.mul(state.theta, 1.0 - rate * decoupled, out=place.theta)
+        return State(theta.addcdiv_(m, denominator, value=-(rate / (1.0 - clock["p1"]))), memory, clock), ()
 
     def update_tangent(
         self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor
@@ -95,7 +117,7 @@ class Adam(Moments):
 
     def linear_momentum(self, state: State, rate: float) -> tuple[float, float]:
         """b1 and rate/(1 - p1'), for a momentum difference in units of the preconditioned gradient."""
-        return self.betas[0], rate / (1.0 - state.clock["p1"] * self.betas[0])
+        return self.betas[0], rate / (1.0 - self._tick(state.clock)["p1"])
 
     def _moments(self, state: State, gradient: Tensor) -> dict[str, Tensor]:
         memory = super()._moments(state, gradient)
@@ -106,7 +128,8 @@ class Adam(Moments):
         return memory["v"] > state.memory["largest"]
 
     def _root(self, memory: dict[str, Tensor], clock: dict[str, float]) -> tuple[Tensor, Tensor]:
-        r = torch.sqrt(memory["largest" if self.amsgrad else "v"] / (1.0 - clock["p2"]))
+        """The root of the second moment, and what is divided by."""
+        r = torch.sqrt(memory["largest" if self.amsgrad else "v"]) / (1.0 - clock["p2"]) ** 0.5
         if self.eps == 0:
             return r, torch.where(r > 0, r, torch.ones_like(r))
         return r, r + self.eps

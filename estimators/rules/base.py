@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Literal, Self, get_args
@@ -159,48 +160,80 @@ class Rule(ABC):
         norm: Float[Tensor, "*n"] | None = None,
         signals: Signals = NONE,
     ) -> tuple[State, Float[Tensor, "*n D"]]:
-        """One step: the next state and the displacement theta' - theta [..., D].
+        """One step: the next state and the displacement theta' - theta [..., D], before theta' is rounded.
 
         gradient: [..., D], the mean gradient of the step's items. rate: learning rate of the step.
         norm: [...], global norm of the gradient where `gradient` holds only some coordinates of it; computed if None.
         signals: what the rule `needs` beside it; RuleError where that is missing.
         """
+        after, moved = self._in_pieces(True, state, gradient, rate, norm, signals)
+        return after, moved[0]
+
+    def _in_pieces(
+        self, displaced: bool, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
+    ) -> tuple[State, tuple[Tensor, ...]]:
+        """A step in blocks, where that is quicker: the next state, and the displacement if it is asked for."""
         self._fitting(state.theta.shape[-1])
         require_signals(self.name, self.needs(state.clock), signals)
-        pieces = self._pieces(state)
-        if not pieces:
-            return self._whole_step(state, gradient, rate, norm, signals)
         if self.clip is not None and norm is None:
-            norm = global_norm(gradient)
+            norm = self._norm(gradient)
+        if not (pieces := self._pieces(state)):
+            return self._form(displaced)(state, gradient, rate, norm, signals, None)
 
-        def one(rule: Rule, block: slice) -> tuple[State, Tensor]:
-            return rule._whole_step(state.restrict(block), gradient[..., block], rate, norm, signals.restrict(block))
+        def one(rule: Rule, block: slice, into: State | None) -> tuple[State, tuple[Tensor, ...]]:
+            own, part = state.restrict(block), signals.restrict(block)
+            return rule._form(displaced)(own, gradient[..., block], rate, norm, part, into)
 
         return in_blocks(pieces, state.theta.shape[-1], one)
+
+    def _form(self, displaced: bool) -> Callable[..., tuple[State, tuple[Tensor, ...]]]:
+        return self._displaced_step if displaced else self._plain_step
+
+    def _displaced_step(
+        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals, into: State | None
+    ) -> tuple[State, tuple[Tensor, ...]]:
+        """`step` in one piece."""
+        after, delta = self._whole_step(state, gradient, rate, norm, signals)
+        decoupled = self._decays[1]
+        return after, (delta - (rate * decoupled) * state.theta if decoupled else delta,)
+
+    def _plain_step(
+        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals, into: State | None
+    ) -> tuple[State, tuple[Tensor, ...]]:
+        """`next_state` in one piece; into: where it may be written."""
+        return self._whole_step(state, gradient, rate, norm, signals)[0], ()
 
     def _whole_step(
         self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
     ) -> tuple[State, Tensor]:
-        """`step` in one piece."""
+        """The next state and what moves theta beside its decay, in torch's order: theta shrinks before it moves."""
         coupled, decoupled = self._decays
-        pull = coupled * state.theta if coupled else 0.0
-        signals = prepared(signals, self.clip, gradient, norm, pull)
+        signals = prepared(signals, self.clip, gradient, norm, coupled * state.theta if coupled else 0.0)
         gradient = clip_gradient(self.clip, gradient, norm)
         if coupled:
-            gradient = gradient + pull
+            gradient = torch.add(gradient, state.theta, alpha=coupled)
         delta, memory, clock = self.update_with(state, gradient, rate, signals)
-        if decoupled:
-            delta = delta - (rate * decoupled) * state.theta
-        return State(state.theta + delta, memory, clock), delta
+        theta = state.theta * (1.0 - rate * decoupled) if decoupled else state.theta
+        return State(theta + delta, memory, clock), delta
+
+    def _norm(self, gradient: Tensor) -> Tensor:
+        """The global norm [...] of a gradient [..., D] by which `clip` scales it."""
+        known = self.layout is not None and self.layout.size == gradient.shape[-1] and not self._partial
+        return global_norm(gradient, self.parameters.slices if known else ())
 
     def _pieces(self, state: State) -> list[tuple[slice, Rule]]:
         """Blocks in which a step is taken, each with the rule restricted to it; none for a step in one piece."""
-        size, width = state.theta.shape[-1], width_of(state.theta)
-        if not width or self.coupling != "coordinate" or any(b.shape[-1] != size for b in state.memory.values()):
+        size, width = state.theta.shape[-1], self._width(state)
+        if not width:
             return []
         if (size, width) not in self._known_pieces:
             self._known_pieces[size, width] = [(block, self.restrict(block)) for block in self.blocks(size, width)]
         return self._known_pieces[size, width]
+
+    def _width(self, state: State) -> int:
+        """The width of blocks in which a step is taken; 0 for a step in one piece."""
+        cut = any(buffer.shape[-1] != state.theta.shape[-1] for buffer in state.memory.values())
+        return 0 if cut or self.coupling != "coordinate" else width_of(state.theta)
 
     @cached_property
     def _known_pieces(self) -> dict[tuple[int, int], list[tuple[slice, Rule]]]:
@@ -337,6 +370,18 @@ class Rule(ABC):
         decay, rho = self.linear_momentum(state, rate)
         carried = decay * carried + swapped / rho
         return carried, rho * carried
+
+
+def next_state(
+    rule: Rule,
+    state: State,
+    gradient: Float[Tensor, "*n D"],
+    rate: float,
+    norm: Float[Tensor, "*n"] | None = None,
+    signals: Signals = NONE,
+) -> State:
+    """The state of `rule.step`, bit for bit, in less time: without the displacement, and not to be differentiated by torch."""
+    return rule._in_pieces(False, state, gradient, rate, norm, signals)[0]
 
 
 def _in_rows(like: Tensor, state: State, gradient: Tensor) -> list[Tensor]:

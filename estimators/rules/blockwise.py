@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..state import State
+from .memory import lent
 
-BLOCK, NARROWEST = 1 << 15, 1 << 10
+BLOCK, NARROWEST = 1 << 17, 1 << 10
 """Numbers of a block for every thread, and its least width in a stack. Smaller ones cost calls, larger ones leave the cache."""
-LEAST = 8
+LEAST = 4
 """Blocks below which a step is taken as a whole."""
 R = TypeVar("R")
 """A rule."""
@@ -27,31 +29,43 @@ def width_of(theta: Tensor) -> int:
 
 
 def in_blocks(
-    pieces: Sequence[tuple[slice, R]], size: int, step: Callable[[R, slice], tuple[State, Tensor]]
-) -> tuple[State, Tensor]:
+    pieces: Sequence[tuple[slice, R]],
+    size: int,
+    step: Callable[[R, slice, State | None], tuple[State, tuple[Tensor, ...]]],
+) -> tuple[State, tuple[Tensor, ...]]:
     """The step of a whole vector, put together from the steps of its blocks.
 
     Args:
         pieces: every block and the rule restricted to it, ascending.
         size: D.
-        step: (rule, block) -> the state after the step and the displacement, of a block.
+        step: (rule, block, into) -> the state after the step and further vectors, of a block. It may write the state into the
+            tensors of `into`, and then gives these; None leaves it no choice.
 
     Returns:
-        State and displacement [..., D], with the bits that the step of the whole gives: operations on single numbers round alike
+        State and vectors [..., D], with the bits that the step of the whole gives: operations on single numbers round alike
         wherever these stand.
     """
     whole: list[Tensor] = []
     names: list[str] = []
     clock: dict[str, float] = {}
     for block, rule in pieces:
-        state, moved = step(rule, block)
+        places = [vector[..., block] for vector in whole]
+        into = State(places[0], dict(zip(names, places[1:], strict=False)), {}) if places else None
+        state, more = step(rule, block, into)
         if not whole:
             names = list(state.memory)
-            parts = (state.theta, moved, *state.memory.values())
-            whole = [part.new_empty(*part.shape[:-1], size) for part in parts]
+            whole = [_empty(part, size) for part in (state.theta, *state.memory.values(), *more)]
+            places = [vector[..., block] for vector in whole]
         for counter, count in state.clock.items():  # a block knows those of its own groups; `step` is the largest
             clock[counter] = max(clock.get(counter, count), count)
-        for place, part in zip(whole, (state.theta, moved, *(state.memory[name] for name in names)), strict=True):
-            place[..., block] = part
-    theta, delta, *memory = whole
-    return State(theta, dict(zip(names, memory, strict=True)), clock), delta
+        for place, part in zip(places, (state.theta, *(state.memory[name] for name in names), *more), strict=True):
+            if part is not place:
+                place.copy_(part)
+    theta, memory, rest = whole[0], whole[1 : 1 + len(names)], whole[1 + len(names) :]
+    return State(theta, dict(zip(names, memory, strict=True)), clock), tuple(rest)
+
+
+def _empty(like: Tensor, size: int) -> Tensor:
+    """A vector [..., size] for parts such as `like` [..., k]."""
+    shape = (*like.shape[:-1], size)
+    return lent(math.prod(shape) * like.element_size()).view(like.dtype).view(shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,22 @@ NORM_FLOOR = 1e-6
 """Added to the norm by torch."""
 
 
-def global_norm(gradient: Float[Tensor, "*n D"]) -> Float[Tensor, "*n"]:
+def global_norm(gradient: Float[Tensor, "*n D"], tensors: Sequence[slice] = ()) -> Float[Tensor, "*n"]:
     """Euclidean norm along the last axis, row by row: [..., D] -> [...].
 
     Each row is reduced by itself and contiguous, so that a row's norm has the same bits alone and in a stack.
+
+    Args:
+        gradient: [..., D].
+        tensors: where its tensors stand. With them it is the norm of their norms, which is how torch rounds it.
+
+    Returns:
+        The norms [...].
     """
-    rows = gradient.reshape(-1, gradient.shape[-1])
-    return torch.stack([torch.linalg.vector_norm(row.contiguous()) for row in rows]).reshape(gradient.shape[:-1])
+    norm = torch.linalg.vector_norm
+    rows = [row.contiguous() for row in gradient.reshape(-1, gradient.shape[-1])]
+    norms = [norm(torch.stack([norm(row[place]) for place in tensors])) if tensors else norm(row) for row in rows]
+    return torch.stack(norms).reshape(gradient.shape[:-1])
 
 
 def clip_gradient(

@@ -55,26 +55,29 @@ class CorrectedAdamW(CrossFitted, SignalRule, Moments):
         items = signals.micro_batches
         if items is None:  # which `step` has refused
             return self.update(state, gradient, rate)
-        parts = [self._direction(state, gradient, items, fold, clock) for fold in self._folds(items)]
-        direction = mean_over_items(stacked(parts))
-        return (-rate / (1.0 - clock["p1"])) * direction, memory, clock
+        rate = -(rate / (1.0 - clock["p1"]))
+        parts = [self._move(state, gradient, items, fold, clock, rate) for fold in self._folds(items)]
+        return mean_over_items(stacked(parts)), memory, clock
 
-    def _direction(self, state: State, gradient: Tensor, items: Tensor, fold: Fold, clock: dict[str, float]) -> Tensor:
-        """The direction of one fold [..., D]."""
+    def _move(
+        self, state: State, gradient: Tensor, items: Tensor, fold: Fold, clock: dict[str, float], rate: float
+    ) -> Tensor:
+        """The direction of one fold times a rate [..., D]."""
         (b1, b2), c2 = self.betas, 1.0 - clock["p2"]
         whole = self.cross_fit == "none"  # where the mean of all items is the gradient, bit for bit
         ours, theirs = (gradient if whole else mean_over_items(items, chosen) for chosen in fold)
-        m = b1 * state.memory["m"] + (1.0 - b1) * ours
+        m = torch.lerp(state.memory["m"], ours, 1.0 - b1) * rate
         old = b2 * state.memory["v"]
-        u = (old + (1.0 - b2) * (theirs * theirs)) / c2
+        v = torch.addcmul(old, theirs, theirs, value=1.0 - b2)
+        denominator = self._denominator(v, c2**0.5)
         if not self.correct_variance:
-            return m / self._denominator(u)
+            return m / denominator
         chosen = items[..., fold.preconditioner, :]
         if self.correction == "root":
             noise = variance_of_mean(root((old.unsqueeze(-2) + (1.0 - b2) * (chosen * chosen)) / c2))
-            return m * corrected_inverse(self._denominator(u), noise)
+            return m * corrected_inverse(denominator, noise)
         noise = ((1.0 - b2) / c2) ** 2 * variance_of_mean(chosen * chosen)
-        return m * corrected_inverse_of_root(u, self._denominator(u), noise)
+        return m * corrected_inverse_of_root(v / c2, denominator, noise)
 
 
 def corrected_inverse(value: Tensor, variance: Tensor) -> Tensor:

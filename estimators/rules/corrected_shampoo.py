@@ -76,7 +76,8 @@ def eigenvalue_noise(values: Tensor, vectors: Tensor, items: list[Tensor]) -> Te
         values: ascending [d]. vectors: eigenvectors, as columns [d, d]. items: at least two matrices A_j [d, d].
     """
     count, near = len(items), values[-1].abs() * torch.finfo(values.dtype).eps ** 0.5
-    place = torch.cat([values.new_zeros(1), (values.diff() > near).to(values).cumsum(0)])
+    steps = (values.diff() > near).cumsum(0)  # of whole numbers: of others CUDA has no deterministic kernel
+    place = torch.cat([steps.new_zeros(1), steps])
     alike = (place[:, None] == place[None, :]).to(values)
     mean = sum(items[1:], items[0]) / count
     squares = [(vectors.mT @ (item - mean) @ vectors).square() * alike for item in items]

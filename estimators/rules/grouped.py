@@ -16,10 +16,11 @@ from ..errors import RuleError
 from ..parameters import Coupling, ParameterLayout
 from ..state import State
 from .base import Rule, check_number, in_range
+from .blockwise import in_blocks
 from .clipping import clip_gradient, clip_tangent
 from .rates import GroupRates
 from .sgd import SGD
-from .signals import NONE, SignalName, Signals
+from .signals import NONE, SignalName, Signals, prepared
 
 PROBE = ParameterLayout(("weight",), ((5, 7),))
 """A matrix that tells memory by coordinate from other memory: no usual statistic of it has as many numbers."""
@@ -83,6 +84,11 @@ class Group:
         numbers = self.rule.buffers(PROBE)
         return tuple((own if n == PROBE.size else f"{self.name}/{own}", own) for own, n in numbers.items())
 
+    def clock(self, clock: Mapping[str, float]) -> dict[str, float]:
+        """The rule's own counters of those of a whole state."""
+        prefix = f"{self.name}/"
+        return {k.removeprefix(prefix): count for k, count in clock.items() if k.startswith(prefix)}
+
     def rate(self, rate: float) -> float:
         """The group's learning rate in a step of the rate given."""
         own = rate.groups.get(self.name, float(rate)) if isinstance(rate, GroupRates) else rate
@@ -112,12 +118,7 @@ class _Part:
             own: state.memory[name] if "/" in name else self.take(state.memory[name])
             for name, own in self.group.buffers
         }
-        return State(self.take(state.theta), memory, self.clock(state.clock))
-
-    def clock(self, clock: Mapping[str, float]) -> dict[str, float]:
-        """The rule's own counters of those of a whole state."""
-        prefix = f"{self.group.name}/"
-        return {k.removeprefix(prefix): count for k, count in clock.items() if k.startswith(prefix)}
+        return State(self.take(state.theta), memory, self.group.clock(state.clock))
 
 
 class Share(NamedTuple):
@@ -192,7 +193,7 @@ class Grouped(Rule):
         return frozenset().union(*(group.rule.signals for group in self.groups))
 
     def needs(self, clock: dict[str, float]) -> frozenset[SignalName]:
-        return frozenset().union(*(part.rule.needs(part.clock(clock)) for part in self._parts))
+        return frozenset().union(*(part.rule.needs(part.group.clock(clock)) for part in self._parts))
 
     def on(self, layout: ParameterLayout) -> Self:
         """The rule for the parameters of a layout, each tensor labelled by its group."""
@@ -266,6 +267,44 @@ class Grouped(Rule):
         """The groups' own rules and states of a state of all; clipping over all groups is not in them."""
         return [Share(part.places, part.rule, part.share(state), part.group.rate) for part in self._parts]
 
+    def _in_pieces(
+        self, displaced: bool, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
+    ) -> tuple[State, tuple[Tensor, ...]]:
+        """Blocks of the groups' own rules, where these are by coordinate."""
+        if self.signals or not (pieces := self._apart(state)):
+            return super()._in_pieces(displaced, state, gradient, rate, norm, signals)
+        if self.clip is not None:
+            gradient = clip_gradient(self.clip, gradient, self._norm(gradient) if norm is None else norm)
+        clocks = {group.name: group.clock(state.clock) for group in self.groups}
+
+        def one(group: Group, block: slice, into: State | None) -> tuple[State, tuple[Tensor, ...]]:
+            own = {buffer: state.memory[name][..., block] for name, buffer in group.buffers}
+            share = State(state.theta[..., block], own, clocks[group.name])
+            place = into and into._replace(memory={buffer: into.memory[name] for name, buffer in group.buffers})
+            after, more = group.rule._form(displaced)(share, gradient[..., block], group.rate(rate), None, NONE, place)
+            kept = {name: after.memory[buffer] for name, buffer in group.buffers}
+            memory = {name: kept[name] if name in kept else torch.zeros_like(after.theta) for name in state.memory}
+            clock = {f"{group.name}/{counter}": count for counter, count in after.clock.items()}
+            return State(after.theta, memory, clock | {"step": after.clock["step"]}), more
+
+        return in_blocks(pieces, state.theta.shape[-1], one)
+
+    def _apart(self, state: State) -> list[tuple[slice, Group]]:
+        """Blocks of single groups, ascending; none for a step in one piece."""
+        self._fitting(state.theta.shape[-1])
+        width = self._width(state)
+        if width and width not in self._known_apart:
+            runs = sorted((place.start, place.stop, part.group) for part in self._parts for place in part.places)
+            ends = [
+                (first, min(first + width, stop), g) for start, stop, g in runs for first in range(start, stop, width)
+            ]
+            self._known_apart[width] = [(slice(first, last), group) for first, last, group in ends]
+        return self._known_apart[width] if width else []
+
+    @cached_property
+    def _known_apart(self) -> dict[int, list[tuple[slice, Group]]]:
+        return {}
+
     def init(self, theta: Tensor) -> State:
         self._fitting(theta.shape[-1])
         return self._whole([part.rule.init(part.take(theta)) for part in self._parts])
@@ -276,6 +315,11 @@ class Grouped(Rule):
     def update_with(
         self, state: State, gradient: Tensor, rate: float, signals: Signals
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+        after, moved = self._steps(state, gradient, rate, signals)
+        return moved, after.memory, after.clock
+
+    def _steps(self, state: State, gradient: Tensor, rate: float, signals: Signals) -> tuple[State, Tensor]:
+        """The groups' steps, for a clipped gradient: the state after them, and the displacement."""
         steps = [
             part.rule.step(
                 part.share(state), part.take(gradient), part.group.rate(rate), signals=signals.each(part.take)
@@ -283,8 +327,13 @@ class Grouped(Rule):
             for part in self._parts
         ]
         after = self._whole([share for share, _ in steps])
-        moved = _joined(zip(self._parts, (delta for _, delta in steps), strict=True))
-        return moved, after.memory, after.clock
+        return after, _joined(zip(self._parts, (delta for _, delta in steps), strict=True))
+
+    def _whole_step(
+        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
+    ) -> tuple[State, Tensor]:
+        clipped = clip_gradient(self.clip, gradient, norm)
+        return self._steps(state, clipped, rate, prepared(signals, self.clip, gradient, norm, 0.0))
 
     def tangent(self, state: State, gradient: Tensor, rate: float, dstate: State, dgradient: Tensor) -> State:
         self._require_whole(state.theta.shape[-1])

@@ -67,7 +67,8 @@ class ModuleScaledAdamW(Moments):
 
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         memory, clock = self._moments(state, gradient), self._tick(state.clock)
-        delta = (-rate / (1.0 - clock["p1"])) * (memory["m"] / self._denominator(memory["v"] / (1.0 - clock["p2"])))
+        denominator = self._denominator(memory["v"], (1.0 - clock["p2"]) ** 0.5)
+        delta = memory["m"] * -(rate / (1.0 - clock["p1"])) / denominator
         due = clock["step"] >= self.calibration if self.scaling == "online" else clock["step"] == self.calibration
         scale = self._scales(memory, clock) if due else state.memory["scale"].expand(memory["m"].shape)
         return delta * scale, memory | {"scale": scale}, clock

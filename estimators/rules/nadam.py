@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..state import State
 from .base import Decay, check_number, in_range
-from .moments import Moments
+from .moments import Moments, next_power
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class NAdam(Moments):
     def update(self, state: State, gradient: Tensor, rate: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         memory, step = self._moments(state, gradient), state.clock["step"] + 1.0
         mu, ahead = self.momentum_at(step), self.momentum_at(step + 1.0)
-        product, p2 = state.clock["mu_product"] * mu, state.clock["p2"] * self.betas[1]
+        product, p2 = state.clock["mu_product"] * mu, next_power(state.clock["p2"], self.betas[1])
         denominator = self._denominator(memory["v"] / (1.0 - p2))
         fresh = (rate * (1.0 - mu) / (1.0 - product)) * gradient
         kept = (rate * ahead / (1.0 - product * ahead)) * memory["m"]

@@ -17,7 +17,7 @@ from ..state import State
 from .base import Rule
 from .clipping import clip_gradient
 from .rates import GroupRates
-from .signals import NONE, Signals
+from .signals import Signals
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,9 +127,9 @@ class OptimizerRule(Rule):
         after, moved = self.step(state, gradient, rate)
         return moved, after.memory, after.clock
 
-    def step(
-        self, state: State, gradient: Tensor, rate: float, norm: Tensor | None = None, signals: Signals = NONE
-    ) -> tuple[State, Tensor]:
+    def _in_pieces(
+        self, displaced: bool, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
+    ) -> tuple[State, tuple[Tensor, ...]]:
         self._fitting(state.theta.shape[-1])
         gradient = clip_gradient(self.clip, gradient, norm)
         width = state.theta.shape[-1]
@@ -139,14 +139,14 @@ class OptimizerRule(Rule):
         stacks = {name: buffer.reshape(-1, buffer.shape[-1]) for name, buffer in kept.items()}
         given = gradient.expand(state.theta.shape).reshape(-1, width)
         rows = [
-            self._stepped(theta, {name: stack[i] for name, stack in stacks.items()}, given[i], rate)
+            self._row(theta, {name: stack[i] for name, stack in stacks.items()}, given[i], rate)
             for i, theta in enumerate(state.theta.reshape(-1, width))
         ]
         theta = torch.stack([row.theta for row in rows]).reshape(state.theta.shape)
         memory = {name: torch.stack([row.memory[name] for row in rows]).reshape(*shape, -1) for name in state.memory}
-        return State(theta, memory, {"step": state.clock["step"] + 1.0}), theta - state.theta
+        return State(theta, memory, {"step": state.clock["step"] + 1.0}), (theta - state.theta,)
 
-    def _stepped(self, theta: Tensor, memory: dict[str, Tensor], gradient: Tensor, rate: float) -> State:
+    def _row(self, theta: Tensor, memory: dict[str, Tensor], gradient: Tensor, rate: float) -> State:
         """One run's step. memory: empty before the first."""
         own = self._copied(theta)
         parts, parameters = self.parameters.split(gradient), self._parameters(own)

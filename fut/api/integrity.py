@@ -58,11 +58,12 @@ def _require_owned(file: Path, owner: str) -> None:
 
 def _missing_checkpoints(path: Path) -> list[Damage]:
     try:
-        expected = range(read_config(path).steps + 1) if (path / files.SUMMARY).exists() else range(0)
+        finished = (path / files.SUMMARY).exists() and read_config(path)
+        expected = files.read_summary(path)["checkpoints"] if finished else []
     except (UsageError, StorageError):
         return []
     start = CheckpointStore(path / files.START)
-    if len(expected) and not start.has(0):
+    if expected and not start.has(0):
         return [Damage(str(start.path(0)), "absent from a finished run")]
     store = CheckpointStore(path / files.CHECKPOINTS)
     return [Damage(str(store.path(t)), "absent from a finished run") for t in expected if not store.has(t)]

@@ -208,5 +208,6 @@ def _finish(path: Path, problem: Problem, progress: Progress) -> None:
         "parameters": problem.objective.size,
         "source": problem.data.source,
         "unit": unit_of_loss(problem),
+        "checkpoints": problem.kept_steps,
     }
     creation.finish(path, summary, problem.digest)

@@ -29,7 +29,7 @@ from fut.recording.ranks import Ranks
 from fut.recording.restored import MakeOptimizer, MakeScheduler, flat_weights, ordered_steps, restored_window
 from fut.recording.watch import Watch
 from fut.recording.window import EQUAL, Window
-from fut.training.checkpoints import read_state
+from fut.resources.device import set_workspace
 from storage import IdentityError, write_json
 
 REPLAY = 1e-3
@@ -66,6 +66,7 @@ class Recorder:
         self.path, self.start, self.steps, self.clip = Path(path), start, steps, clip
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UsageError(f"recorder: expected a new or empty directory, got {self.path}; choose another")
+        set_workspace()
         self._loss = loss
         self._watch: Watch | None = None
         self._first: FirstStep | None = None
@@ -215,7 +216,8 @@ class Recorder:
         Args:
             probe: held-out batches, whose mean loss is the read-out: mappings of the forward pass's arguments, or tuples as
                 `loss` takes them.
-            device: where the run is computed: `auto`, `cpu` or `cuda[:N]`.
+            device: where the run is computed: `auto`, `cpu` or `cuda[:N]`. auto: where the training was watched, else as
+                `fut.open` has it.
             progress: hears of the training.
             settings: sections of the configuration that the recording does not decide, as `adjoint`; and `model` with the unit
                 of the loss alone.
@@ -231,6 +233,8 @@ class Recorder:
         if isinstance(probe, Mapping | Tensor) or not isinstance(probe, Iterable):
             raise DataError(f"probe: expected a list of held-out batches, got {type(probe).__name__}; write [batch]")
         window = self._recorded()
+        if device == "auto" and self._watch:
+            device = str(window.start.theta.device)
         given: dict[str, Any] = {"loss": self._loss, "device": device, "progress": progress}
         ranks = self._watch.ranks if self._watch else Ranks()
         batches = list(probe)
@@ -279,7 +283,15 @@ class Recorder:
         first = window.merged(self._watch.ranks if self._watch else Ranks(), 1)
         loss = self._loss or first.form.loss(len(first.steps[0].items))
         self._first = first_step(
-            first, Objective(first.module, loss, first.start.theta.device, first.start.theta.dtype, first.noisy)
+            first,
+            Objective(
+                first.module,
+                loss,
+                first.start.theta.device,
+                first.start.theta.dtype,
+                first.noisy,
+                getattr(torch, window.autocast) if window.autocast else None,
+            ),
         )
 
     def _require_precision(self, window: Window) -> None:
@@ -346,6 +358,7 @@ class Recorder:
         """Number format, noise, and the loss of the forward pass, as the configuration has them; no loss where one was given."""
         own = {"dtype": str(window.start.theta.dtype).removeprefix("torch.")}
         own |= {"noise": "recorded"} if window.noisy else {}
+        own |= {"autocast": window.autocast} if window.autocast else {}
         if self._loss:
             return own
         loss = window.form.loss(window.per_step)
@@ -353,8 +366,7 @@ class Recorder:
 
     def _require_replayed(self, run: Run, window: Window) -> None:
         """Write how the window, trained anew, went; remove it, with ModelError, unless it is where the training went."""
-        checkpoints = run.context.checkpoints
-        errors = replay_errors(window, lambda step: read_state(checkpoints, step, torch.device("cpu")).theta)
+        errors = replay_errors(window, lambda step: run.context.state(step).theta.cpu())
         first = self._first
         write_json(
             run.path / RECORDING,

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from estimators.rules.base import state_size
 from fut.artifacts.dataset import write_dataset
 from fut.artifacts.directory import (
     CONFIG,
@@ -77,9 +76,8 @@ def _require_same_run(found: Manifest, problem: Problem, path: Path) -> None:
 
 
 def checkpoint_bytes(problem: Problem) -> int:
-    """Bytes of all checkpoints: parameters and memory, before every step and after the last."""
-    numbers = state_size(problem.rule, problem.objective.layout)
-    return numbers * problem.objective.start().element_size() * (problem.config.steps + 1)
+    """Bytes of all checkpoints that are kept: parameters and memory."""
+    return problem.state_bytes * len(problem.kept_steps)
 
 
 def require_same_environment(manifest: Manifest, now: dict[str, Any], path: Path) -> None:

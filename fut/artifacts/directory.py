@@ -128,7 +128,9 @@ def read_summary(path: Path) -> dict[str, Any]:
     found = Manifest.read(path / SUMMARY)
     require_owned(found.environment.get(OWNER, ""), owner_of(read_manifest(path)), path / SUMMARY)
     numbers = [found.identity.get(name) for name in ("reference_loss", "start_loss", "parameters")]
-    if not all(type(number) in (int, float) for number in numbers) or type(found.identity.get("source")) is not str:
+    texts, steps = type(found.identity.get("source")) is str, found.identity.get("checkpoints")
+    listed = isinstance(steps, list) and all(type(step) is int and step >= 0 for step in steps)
+    if not all(type(number) in (int, float) for number in numbers) or not texts or not listed:
         raise DamagedError(
             f"{path / SUMMARY}: expected the losses of a finished run, got something else; restore the file"
         )

@@ -156,6 +156,11 @@ class ModelConfig(Section):
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="number format of parameters and of all that is computed with them"
     )
+    autocast: Literal["", "bfloat16"] = Field(
+        "",
+        description="number format in which torch.autocast runs forward and backward passes, parameters and optimizer being in "
+        "`dtype`; empty: no autocast. Differences of gradients are taken without it",
+    )
     seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the starting parameters")
 
 
@@ -196,6 +201,19 @@ class WarmupConfig(Section):
     steps: int = Field(100, ge=0, le=WIDE, description="steps before the window; counted where a data set is given")
     rate: float = Field(3e-3, gt=0, description="learning rate of the warm-up, per step, constant after the ramp")
     ramp: int = Field(20, ge=1, le=MANY, description="steps of linear ramp to the rate")
+
+
+class CheckpointsConfig(Section):
+    """Which checkpoints of the reference run are kept; states in between are trained again on demand, with the same bits."""
+
+    every: int = Field(
+        0,
+        ge=0,
+        le=MANY,
+        description="steps between two that are kept; 1 for all, 0 for all while they take at most `bytes`, else every "
+        "ceil(sqrt(T)). The first, the last and the one before it are always kept",
+    )
+    bytes: int = Field(1 << 34, ge=0, le=1 << 62, description="bytes of all checkpoints above which fewer are kept")
 
 
 def _distinct(names: list[str]) -> list[str]:

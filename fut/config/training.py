@@ -6,7 +6,15 @@ from typing import Any
 
 import tomli_w
 
-from fut.config.schema import DataConfig, ModelConfig, RuleConfig, ScheduleConfig, Section, WarmupConfig
+from fut.config.schema import (
+    CheckpointsConfig,
+    DataConfig,
+    ModelConfig,
+    RuleConfig,
+    ScheduleConfig,
+    Section,
+    WarmupConfig,
+)
 
 
 class TrainingConfig(Section):
@@ -17,6 +25,7 @@ class TrainingConfig(Section):
     rule: RuleConfig = RuleConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     warmup: WarmupConfig = WarmupConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
 
     @property
     def steps(self) -> int:

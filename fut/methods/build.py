@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from estimators.errors import DivergenceError
 from fut.artifacts import creation
 from fut.artifacts.directory import TERMS
@@ -41,7 +43,10 @@ def require_training(problem: Problem) -> None:
 def require_stages(preparation: Preparation[Any], spec: Any, footprint: Footprint) -> None:
     """ResourceError unless every stage of a preparation fits the memory that is there."""
     for stage in counted(preparation.stages, spec):
-        _require(footprint, stage.name, stage.memory(spec, footprint), stage.advice)
+        host, device = footprint.split(stage.memory(spec, footprint), 0, stage.held(spec))
+        _require(footprint, stage.name, device or host, stage.advice)
+        if device:
+            require_memory(stage.name, host, torch.device("cpu"), stage.advice)
 
 
 def _require(footprint: Footprint, stage: str, planned: int, advice: str) -> None:

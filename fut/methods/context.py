@@ -46,7 +46,7 @@ from fut.training.fidelity import require_same_loss, require_same_training
 from fut.training.optimizers import MakeOptimizer
 from fut.training.problem import Problem, build_problem, reference_order
 from fut.training.retrained import RetrainedOrders
-from fut.training.trainer import Retrained, train_order_at
+from fut.training.trainer import Retrained, train_order_at, trained_on
 from storage import IdentityError, Manifest
 
 
@@ -83,6 +83,10 @@ class Context:
         self.device = choose_device(device)
         self._module, self._loss, self._data = None if module is None else copied(module)[0], loss, data
         self._optimizer = optimizer
+        self._between: tuple[int, State | None] = (
+            -1,
+            None,
+        )  # the state that was asked for last, of those that are not kept
         self.checkpoints = files.open_checkpoints(self.path, self.manifest)
         self.summary: dict[str, Any] = files.read_summary(self.path)
         self.readouts = RunReadouts(self, readouts, trust)
@@ -166,7 +170,15 @@ class Context:
 
     def state(self, step: int) -> State:
         """Lifted state [D] of the reference run before step `step` (after the last for `steps`)."""
-        return read_state(self.checkpoints, step, self.problem.device)
+        problem, kept = self.problem, [at for at in self.problem.kept_steps if at <= step]
+        if kept[-1] == step:
+            return read_state(self.checkpoints, step, problem.device)
+        first, state = self._between
+        if state is None or not kept[-1] < first <= step:
+            first, state = kept[-1], read_state(self.checkpoints, kept[-1], problem.device)
+        found = trained_on(problem, state, first, step)
+        self._between = step, found
+        return found
 
     @cached_property
     def retrained(self) -> RetrainedOrders:

@@ -37,14 +37,14 @@ def pooled_products(
     places: Tensor,
     directions: Tensor,
     fine: int,
-    relative: float = 3e-4,
+    relative: float | None = None,
 ) -> Tensor:
     """Hessian-vector products [r + m, D] of a step's pooled batch along directions [r + m, D], the mean over places [p, D].
 
     The batch is divided among the places. The first `fine` products, usually those of the read-outs, by central differences
     on a batch of `pool` steps' size, two gradients of it each, or exactly. The others, usually functionals, which need less,
     by one-sided differences on half a step's: a gradient each, and one more. relative: step of the central differences, as
-    in `derivatives.hessian_vector_difference`.
+    in `derivatives.hessian_vector_difference`, None for its own.
     """
     objective, count, total = problem.objective, len(places), torch.zeros_like(directions)
     for place, theta in enumerate(places):
@@ -70,12 +70,23 @@ def product_error(problem: Problem, theta: Tensor, batch: Item, direction: Tenso
     Of a model that has no exact products the difference is compared with one over a step `LONGER` times as long, from which
     rounding differs and curvature hardly does.
     """
-    exact = derivatives.hessian_vector(problem.objective, theta, batch, direction)
-    if problem.objective.exact_form == DIFFERENCE:
-        exact = derivatives.hessian_vector_difference(
-            problem.objective, theta, batch, direction, LONGER * derivatives.STEP
-        )
-    found = derivatives.hessian_vector_difference(problem.objective, theta, batch, direction)
+    objective = problem.objective
+    exact = derivatives.hessian_vector(objective, theta, batch, direction)
+    if objective.exact_form == DIFFERENCE:
+        step = LONGER * derivatives.difference_step(len(theta))
+        exact = derivatives.hessian_vector_difference(objective, theta, batch, direction, step)
+    found = derivatives.hessian_vector_difference(objective, theta, batch, direction)
+    return _relative(found, exact)
+
+
+def autocast_error(problem: Problem, theta: Tensor, batch: Item, direction: Tensor) -> float:
+    """|under autocast - in full precision| / |in full precision| of one exact Hessian-vector product [D] on a batch."""
+    coarse = derivatives.hessian_vector(problem.objective, theta, batch, direction)
+    with problem.objective.full_precision():
+        return _relative(coarse, derivatives.hessian_vector(problem.objective, theta, batch, direction))
+
+
+def _relative(found: Tensor, exact: Tensor) -> float:
     scale = exact.norm().item()
     return (found - exact).norm().item() / scale if scale else math.nan
 

@@ -161,12 +161,12 @@ class Footprint:
         safety = SAFETY_ON_HEAP if device == "cpu" and self.vector < MAPPED else SAFETY
         return round(safety * tensors) + LIBRARIES[device]
 
-    def split(self, peak: int, passing: int = 0) -> tuple[int, int]:
+    def split(self, peak: int, passing: int = 0, held: int = 0) -> tuple[int, int]:
         """Bytes of the host's memory and of the device's, of a stage planned with `peak`. passing: of arrays on their way between
-        the device and files, at a time."""
+        the device and files, at a time; held: of scratch in memory."""
         if self.theta.device.type == "cpu":
-            return peak, 0
-        return LIBRARIES["cpu"] + 2 * passing, peak
+            return peak + held, 0
+        return LIBRARIES["cpu"] + 2 * passing + held, peak
 
     def training(self) -> int:
         """Reference run, or a retraining: the state it started from, the current and the next one, a step's gradients."""

@@ -127,6 +127,10 @@ class Prepared(ABC):
         read, of which only a digest could be compared. kind: of the preparation, in messages."""
         require_identity(self.directory, kind, self.identity)
 
+    def release(self) -> None:
+        """Let go of what is held in memory of scratch: nothing, where scratch is files."""
+        return
+
     def instead(self, error: DivergenceError) -> Self:
         """Files to go on with after an error, in place of these, which cannot be made; raises the error where there are none."""
         raise error
@@ -152,6 +156,7 @@ class Stage(Generic[F]):
         seconds: of a specification, by timings taken here; None for those of its gradients.
         memory: bytes at its height.
         passing: bytes of arrays that are on their way between the device and a file at a time, at most.
+        held: bytes of scratch that is in memory instead of files: of the host, or of a GPU that has it free.
         advice: what to lower where that does not fit.
         part_of: whether a specification has the stage at all.
         within: the stage whose figures hold this one's; empty for its own.
@@ -166,6 +171,7 @@ class Stage(Generic[F]):
     seconds: Callable[[Any, Timings], float] | None = None
     memory: Callable[[Any, Footprint], int] = lambda spec, footprint: footprint.planned(footprint.resident)
     passing: Callable[[Any], int] = lambda spec: 0
+    held: Callable[[Any], int] = lambda spec: 0
     advice: str = LESS
     part_of: Callable[[Any], bool] = lambda spec: True
     within: str = ""
@@ -303,7 +309,7 @@ def stage_costs(preparation: Preparation[Any], spec: Any, timings: Timings) -> I
     """What each stage of a specification costs."""
     for stage in counted(preparation.stages, spec):
         cost, footprint = stage.cost(spec), timings.footprint
-        memory = footprint.split(stage.memory(spec, footprint), stage.passing(spec))
+        memory = footprint.split(stage.memory(spec, footprint), stage.passing(spec), stage.held(spec))
         if stage.seconds is not None:
             seconds = stage.seconds(spec, timings)
         else:
@@ -335,6 +341,7 @@ def build(preparation: Preparation[F], files: F, progress: Progress = silent) ->
 
 def discard_scratch(files: Prepared) -> None:
     """All of scratch at once: what a kill leaves half removed must not be gone on with, should a damaged term need it again."""
+    files.release()
     gone = files.directory / "discarded"
     shutil.rmtree(gone, ignore_errors=True)
     if files.scratch.exists():

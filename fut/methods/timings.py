@@ -10,14 +10,16 @@ import torch
 from estimators.adjoint import Anchored, AnchoredGradients, DualTransition
 from estimators.orders.order import random_orders
 from estimators.replay import OrderBatch, RuleTransition
+from estimators.rules.base import next_state
 from estimators.rules.signals import NONE, alike
 from estimators.state import State
 from fut.methods.footprint import Footprint, numbers, timed
 from fut.models import autodiff as derivatives
 from fut.training.problem import Problem
 
-BLOCK, LEAST = 1 << 16, 512
-"""Numbers of one buffer that a batch replays at once, and the least width of a block."""
+BLOCK, LEAST = {"cpu": 1 << 16, "cuda": 1 << 26}, 512
+"""Numbers of one buffer that a batch replays at once, by the kind of device, and the least width of a block: as many as stay in a
+core's cache, and as many as keep a GPU busy."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Timings:
         theta, rule = self.footprint.theta, self.problem.rule
         state = rule.init(theta)
         signals = alike(theta) if rule.signals else NONE
-        return timed(lambda: rule.step(state, theta, self.problem.rate(0), signals=signals)[0].theta.sum().item())
+        return timed(lambda: next_state(rule, state, theta, self.problem.rate(0), signals=signals).theta.sum().item())
 
     @cached_property
     def flop(self) -> float:
@@ -117,7 +119,7 @@ class Timings:
 
     def replayed(self, orders: int, coordinates: int) -> float:
         """Seconds of one step of a replay, per order and coordinate, in a batch of `orders` of so many coordinates."""
-        width, problem = min(max(LEAST, BLOCK // orders), coordinates), self.problem
+        width, problem = min(max(LEAST, BLOCK[self.problem.device.type] // orders), coordinates), self.problem
         block = problem.rule.blocks(problem.objective.size, width)[0]
         rule, width = problem.rule.restrict(block), block.stop
         table = self.footprint.theta[block].expand(problem.config.data.items, -1).clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,8 +20,8 @@ from fut.models.randomness import draws
 
 STACKED = 1 << 13
 """Numbers of input that one pass takes together: beyond them, stacking items saves no time and only costs memory."""
-STEP = 3e-4
-"""Length of a difference of gradients, relative to the parameters."""
+STEP, UNSCALED = 3e-4, 1 << 17
+"""Length of a difference of gradients, relative to the parameters, for up to so many of them: see `difference_step`."""
 KNOWN_STEP = 1e-4
 """The same from one gradient that is known already: shorter, as its error is of first order."""
 GRADIENT_BYTES = 1 << 28
@@ -243,14 +244,26 @@ def hessian_vector(objective: Objective, theta: Tensor, item: Item, direction: T
     return hessian_vector_difference(objective, theta, item, direction) if product is None else product
 
 
+def difference_step(size: int) -> float:
+    """`STEP` for models of up to `UNSCALED` parameters; beyond, what keeps a difference's own length at theirs.
+
+    |theta| grows as the root of D. A length in proportion to it leaves the region in which a loss is quadratic along a direction
+    of few coordinates: at 3.3 million parameters a difference along the probe loss's gradient was 2 % off with `STEP`, at 11
+    million 29 %.
+    """
+    return STEP * min(1.0, math.sqrt(UNSCALED / size))
+
+
 def hessian_vector_difference(
-    objective: Objective, theta: Tensor, item: Item, direction: Tensor, step: float = STEP
+    objective: Objective, theta: Tensor, item: Item, direction: Tensor, step: float | None = None
 ) -> Tensor:
     """Central difference of two gradients at theta ± h u, h = step |theta| / |u|: H u to O(h²), for any kernel.
 
-    At theta = 0, which says nothing of the scale, h = step / |u|.
+    At theta = 0, which says nothing of the scale, h = step / |u|. step: None for `difference_step`.
     """
-    return central_difference(lambda at: gradient(objective, at, item), theta, direction, step)
+    step = difference_step(theta.numel()) if step is None else step
+    with objective.full_precision():
+        return central_difference(lambda at: gradient(objective, at, item), theta, direction, step)
 
 
 def central_difference(
@@ -266,12 +279,16 @@ def central_difference(
     return derivative
 
 
-def hessian_vectors_one_sided(
-    objective: Objective, theta: Tensor, item: Item, directions: Tensor, step: float = STEP
-) -> list[Tensor]:
+def hessian_vectors_one_sided(objective: Objective, theta: Tensor, item: Item, directions: Tensor) -> list[Tensor]:
     """Products H u for several directions [m, D] by one-sided differences, to O(h): m + 1 gradients in place of 2 m."""
-    here = gradient(objective, theta, item)
-    return [one_sided_difference(lambda at: gradient(objective, at, item), theta, u, here, step) for u in directions]
+    step = difference_step(theta.numel())
+    with objective.full_precision():
+        here, slope = gradient(objective, theta, item), partial(_slope, objective, item)
+        return [one_sided_difference(slope, theta, u, here, step) for u in directions]
+
+
+def _slope(objective: Objective, item: Item, theta: Tensor) -> Tensor:
+    return gradient(objective, theta, item)
 
 
 def one_sided_difference(

@@ -20,13 +20,15 @@ LARGE, DEPTH = 1 << 20, 6
 
 
 def hidden_state(root: nn.Module) -> dict[str, str]:
-    """A fingerprint of every tensor and every plain attribute of a module and its parts, by name.
+    """A fingerprint of every tensor that is not trained and every plain attribute of a module and its parts, by name.
 
+    Trained tensors are written anew before every evaluation, and compared with what was written by who evaluates.
     Loss and module of an objective are the parts `module` and `loss`; names are given without the former.
     """
     found: dict[str, str] = {}
     for name, tensor in (*root.named_parameters(), *root.named_buffers()):
-        found[_short(name)] = _of_tensor(tensor)
+        if not tensor.requires_grad:
+            found[_short(name)] = _of_tensor(tensor)
     for name, part in root.named_modules():
         if part is not root:
             found |= {_short(f"{name}.{key}"): _of(value) for key, value in _attributes(part)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,16 @@ class _WithLoss(nn.Module):
         super().__init__()
         self.module, self.loss, self._proven, self.judged = module, loss, False, False
         self.recorded = recorded
+        self.autocast: torch.dtype | None = None
+        self.keeps_casts = True  # of weights that are used twice; not those that a transform makes
         self.built_in = isinstance(module, Transformer) and loss is next_token_loss
 
     def forward(self, *item: Tensor) -> Tensor:
-        value = self._value(*self.arguments(item))
+        with self.precision(item[0].device.type):
+            value = self._value(*self.arguments(item))
         self._proven = True
+        if self.autocast is not None and isinstance(value, Tensor) and value.dtype == self.autocast:
+            value = value.float()
         if not isinstance(value, Tensor) or value.numel() != 1 or value.ndim > 1 or not value.is_floating_point():
             got = f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ModelError(
@@ -48,6 +53,12 @@ class _WithLoss(nn.Module):
     def arguments(self, item: Item) -> Item:
         """What of an item the loss takes."""
         return item[:-1] if self.recorded else item
+
+    def precision(self, device: str) -> AbstractContextManager[None]:
+        """The autocast of forward passes on a kind of device."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(device, self.autocast, cache_enabled=self.keeps_casts)
 
     def _value(self, *item: Tensor) -> Any:
         """What the loss returns; ModelError, with the place, for an error of the user's own code."""
@@ -94,6 +105,7 @@ class Objective:
     item's tokens in nats/token; if it is a module itself, its parameters are trained too. All random numbers (of torch, of
     `random`, of numpy) are keyed by the item's own content, in training and in evaluation mode, so that the noise travels
     with the item when the order changes.
+    autocast: the number format of forward and backward passes under `torch.autocast`, None without it.
     """
 
     def __init__(
@@ -103,9 +115,11 @@ class Objective:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         recorded: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype, self.autocast = torch.device(device), dtype, autocast
         self._call = lifted(_WithLoss(*copied(module, loss), recorded), self.device, dtype)
+        self._call.autocast = autocast
         named = {n: p for n, p in self._call.named_parameters() if p.requires_grad}
         if not named:
             raise ModelError("expected a module with parameters, got none to train; pass the module to be trained")
@@ -134,7 +148,9 @@ class Objective:
 
     def fresh(self) -> Objective:
         """Another copy with the same starting parameters, of this one's module as it is now."""
-        made = Objective(self._call.module, self._call.loss, self.device, self.dtype, self._call.recorded)
+        made = Objective(
+            self._call.module, self._call.loss, self.device, self.dtype, self._call.recorded, self.autocast
+        )
         made._start = self._start.clone()
         return made
 
@@ -228,7 +244,11 @@ class Objective:
 
     def noiseless(self, theta: Tensor, item: Item) -> Tensor:
         """The same for a module and a loss that draw no random numbers: items may be stacked."""
-        loss: Tensor = functional_call(self._call, self.parameters(theta), item)
+        self._call.keeps_casts = False
+        try:
+            loss: Tensor = functional_call(self._call, self.parameters(theta), item)
+        finally:
+            self._call.keeps_casts = True
         return loss
 
     @contextmanager
@@ -271,6 +291,20 @@ class Objective:
             self.stochastic, self._call.judged = stochastic, judged
             for module, training in modes:
                 module.training = training
+
+    def precision(self) -> AbstractContextManager[None]:
+        """The autocast that forward passes run under; nothing without it."""
+        context: AbstractContextManager[None] = self._call.precision(self.device.type)
+        return context
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Forward and backward passes without autocast: for differences of gradients, which its rounding would drown."""
+        kept, self._call.autocast = self._call.autocast, None
+        try:
+            yield
+        finally:
+            self._call.autocast = kept
 
     @cached_property
     def _fixed(self) -> dict[str, list[Any]]:

@@ -24,11 +24,12 @@ def exact_product(objective: Objective, theta: Tensor, item: Item, direction: Te
 
     Forward over reverse (`torch.func.jvp` of `grad`), else reverse over reverse by plain autograd. The first product says
     which the model has: the one that torch computes and that a difference of gradients agrees with, as functions may keep
-    silent about a derivative that they lack. Where it is not the first, a warning says so. Attention runs on the math back
-    end, the one that has second derivatives.
+    silent about a derivative that they lack. Where it is not the first, a warning says so. Under autocast, whose casts have no
+    forward derivatives, the second is the first that is tried. Attention runs on the math back end, the one that has second
+    derivatives.
     """
     settled, said, others = objective.exact_form, "", list[Tensor]()
-    for form in FORMS[FORMS.index(settled or FORWARD) : -1]:
+    for form in FORMS[FORMS.index(settled or _first(objective)) : -1]:
         try:
             with sdpa_kernel(SDPBackend.MATH):
                 product = (_forward if form == FORWARD else _reverse)(objective, theta, item, direction)
@@ -60,13 +61,15 @@ def _agrees(
 
 
 def _gradient(objective: Objective, theta: Tensor, item: Item) -> Tensor:
-    with objective.holding(theta, item), torch.enable_grad():
+    with objective.full_precision(), objective.holding(theta, item), torch.enable_grad():
         return objective.flat(torch.autograd.grad(objective.plain(item), objective.tensors, allow_unused=True))
 
 
 def stacked_product(objective: Objective, theta: Tensor, stacked: Item, direction: Tensor) -> Tensor | None:
     """Product [D] with the Hessian of the mean loss of stacked items; None where it cannot be taken forward over reverse."""
     if objective.exact_form != FORWARD and not (objective.built_in and objective.exact_form is None):
+        return None
+    if objective.autocast is not None:
         return None
 
     def mean(at: Tensor) -> Tensor:
@@ -106,10 +109,15 @@ def _reverse(objective: Objective, theta: Tensor, item: Item, direction: Tensor)
         return objective.flat(found)
 
 
+def _first(objective: Objective) -> str:
+    """The form that is tried first."""
+    return FORWARD if objective.autocast is None else REVERSE
+
+
 def _settle(objective: Objective, form: str, said: str) -> None:
-    """Keep the form; a warning where it is another one than before, or than the first."""
+    """Keep the form; a warning where it is another one than before, or than the first that is tried."""
     before, objective.exact_form = objective.exact_form, form
-    if form in (FORWARD, before):
+    if form in (FORWARD, _first(objective), before):
         return
     instead = "reverse over reverse, which is as exact" if form == REVERSE else "central differences of gradients"
     lacks = "forward derivative" if form == REVERSE else "second derivative"

@@ -123,9 +123,9 @@ def _require_repeatable(trainer: Any, module: Any) -> None:
         raise ModelError(
             "recorder: expected clipping by the norm, got clipping by value; set gradient_clip_algorithm='norm'"
         )
-    if not str(trainer.precision).endswith("-true") or str(trainer.precision).split("-")[0] not in ("32", "64"):
+    if str(trainer.precision) not in ("32-true", "64-true", "bf16-mixed"):
         raise ModelError(
-            f"recorder: expected precision 32-true or 64-true, got {trainer.precision}; record without autocast"
+            f"recorder: expected precision 32-true, 64-true or bf16-mixed, got {trainer.precision}; record with one of these"
         )
 
 

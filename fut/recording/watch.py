@@ -46,6 +46,24 @@ def _parallel(model: nn.Module) -> nn.Module | None:
     return inner
 
 
+ORIGINAL = "_original_forward"
+"""Under what name accelerate keeps the forward function that it wraps in autocast."""
+
+
+def _plain_copy(model: nn.Module) -> nn.Module:
+    """A copy whose forward function is the module's own: the objective has the autocast, and can do without."""
+    copied = copy.deepcopy(model)
+    if vars(copied).pop(ORIGINAL, None) is not None:
+        vars(copied).pop("forward", None)
+    return copied
+
+
+def _first_part(model: nn.Module) -> nn.Module:
+    """The first part that has parameters and no parts of its own; the model itself where there is none."""
+    leaves = (part for part in model.modules() if next(part.children(), None) is None)
+    return next((part for part in leaves if next(part.parameters(), None) is not None), model)
+
+
 class Watch:
     """Sees one window of a training.
 
@@ -71,7 +89,7 @@ class Watch:
         self.ranks = Ranks.of(model)
         self.first, self.steps, self.clip, self.on_first = first, steps, clip, on_first
         self._device = next(self.model.parameters()).device
-        self._signature = inspect.signature(self.model.forward)
+        self._signature = inspect.signature(getattr(self.model, ORIGINAL, self.model.forward))
         self.window: Window | None = None
         self.taken, self.explicit = 0, False
         self._before = False  # whether items are said before all that they are computed from
@@ -107,6 +125,7 @@ class Watch:
         self._seeing = [
             self.model.register_forward_pre_hook(self._forward, with_kwargs=True, prepend=True),
             self.model.register_forward_hook(self._forwarded),
+            _first_part(self.model).register_forward_pre_hook(self._inside),
         ]
 
     def detach(self) -> None:
@@ -148,11 +167,6 @@ class Watch:
     def _forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._trains(module):
             return
-        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            raise ModelError(
-                "recorder: expected a forward pass in the parameters' own precision, got autocast; its rounding depends on the "
-                "kernels and is not repeated. Record a window without autocast"
-            )
         if not self._before:
             self._generator.append(generator_state(self._device))
         if not self.explicit:
@@ -161,6 +175,27 @@ class Watch:
     def _forwarded(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._trains(module):
             self._note_noise()
+
+    def _inside(self, part: nn.Module, args: Any) -> None:
+        """Keep the precision of a forward pass that has begun; ModelError for one that is not repeated.
+
+        Heard inside of the model, as autocast that wraps the forward function itself, as accelerate's does, shows here alone.
+        """
+        if self.window is None or self.done or not part.training or not torch.is_grad_enabled():
+            return
+        kind = self._device.type
+        enabled = torch.is_autocast_enabled(kind)
+        found = str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if enabled else ""
+        if found not in ("", "bfloat16"):
+            raise ModelError(
+                f"recorder: expected forward passes in the parameters' own precision or under autocast to bfloat16, got {found}, "
+                "whose gradients are scaled; record a window with bfloat16, or without autocast"
+            )
+        if self.window.autocast not in (None, found):
+            raise ModelError(
+                "recorder: expected one precision in the whole window, got forward passes with and without autocast; choose one"
+            )
+        self.window.autocast = found
 
     def _note_noise(self) -> None:
         """Whether random numbers were drawn since the latest forward pass began."""
@@ -189,7 +224,7 @@ class Watch:
         """The state before the window."""
         self._translated = from_optimizer(self.optimizers, self.model, self.clip)
         rule, _, state, _ = self._translated
-        self.window = Window(self.first, Form(()), copy.deepcopy(self.model), rule, state, facts=facts(self.model))
+        self.window = Window(self.first, Form(()), _plain_copy(self.model), rule, state, facts=facts(self.model))
         self._names = {name for name, _ in trained(self.model)}
         self._see_forward()  # from here on, and not in the copy
 

@@ -51,6 +51,7 @@ class Window:
         consumed: the gradients that the first step's optimizers were given, by the tensor's name, until it is proved.
         facts: provenance: versions, device, attention back end.
         noisy: whether forward passes drew random numbers.
+        autocast: the number format in which `torch.autocast` ran forward passes; empty without it; None before the first.
         weighting: what items count by in their step, where that is known: `equal`, `targets`, or `shifted targets` for those
             after the first of each row; None where the first step is to show it.
     """
@@ -65,6 +66,7 @@ class Window:
     consumed: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     noisy: bool = False
+    autocast: str | None = None
     weighting: str | None = None
 
     def settle(self, step: Step) -> None:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property, wraps
+from functools import cache, cached_property, wraps
 from threading import Lock
 from types import FunctionType
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from fut.spoken import spoken
 Made = TypeVar("Made", bound=type)
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 DETERMINISTIC = (":4096:8", ":16:8")
-"""Values of the variable under which cuBLAS is deterministic; torch checks it at every product."""
+"""Values of the variable under which cuBLAS is deterministic; torch reads it at the process's first product on CUDA alone."""
 COMPILER, COMPILED = "torch._dynamo", "TORCHINDUCTOR_CACHE_DIR"
 _NEWER = hasattr(torch.backends.cudnn, "conv")
 """Whether torch (2.9 and later) has a precision of its own for every kind of operation."""
@@ -42,6 +42,12 @@ def choose_device(request: str = "auto") -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("device: expected a CUDA device, got none that torch can see; use --device cpu")
     return device
+
+
+def set_workspace() -> None:
+    """Have cuBLAS be deterministic from its first product on, where the host has CUDA and does not say otherwise."""
+    if torch.cuda.is_available():
+        os.environ.setdefault(WORKSPACE, DETERMINISTIC[0])
 
 
 def describe(device: torch.device) -> str:
@@ -127,18 +133,21 @@ def _deterministic() -> Callable[[], None]:
     """Kernels of CUDA that give the same bytes every time."""
     import torch._inductor.config as inductor  # torch's own setter changes it too
 
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     kernels = cudnn.deterministic, cudnn.benchmark
     compiled, workspace = getattr(inductor, "deterministic", None), os.environ.get(WORKSPACE)
     if workspace not in DETERMINISTIC:
         os.environ[WORKSPACE] = DETERMINISTIC[0]
     torch.use_deterministic_algorithms(True)
+    filled, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False  # a kernel for every new tensor
     cudnn.deterministic, cudnn.benchmark = True, False
 
     def restore() -> None:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         cudnn.deterministic, cudnn.benchmark = kernels
+        memory.fill_uninitialized_memory = filled
         if compiled is not None:
             inductor.deterministic = compiled
         if workspace is None:
@@ -147,6 +156,24 @@ def _deterministic() -> Callable[[], None]:
             os.environ[WORKSPACE] = workspace
 
     return restore
+
+
+@cache
+def _require_workspace(device: torch.device) -> None:
+    """UsageError for a process that used cuBLAS before it was deterministic, as torch refuses every product then."""
+    if not torch.cuda.is_available():
+        return
+    one = torch.ones(1, 1, device=device)
+    try:
+        one @ one
+    except RuntimeError as error:
+        if WORKSPACE not in str(error):
+            raise
+        raise UsageError(
+            "device: expected a process whose products on CUDA are deterministic from the first on, got one that multiplied "
+            f"before; set the environment variable {WORKSPACE}={DETERMINISTIC[0]} before the program starts, or make the "
+            "recorder before the first forward pass"
+        ) from error
 
 
 def _undisturbed() -> Callable[[], None]:
@@ -173,12 +200,16 @@ def reproducible(device: torch.device) -> Iterator[None]:
 
     May be entered again inside itself, and by several threads. Full precision on every device; on CUDA deterministic
     algorithms too, and a workspace of cuBLAS that is, where the process has not used cuBLAS yet: it keeps its first one.
+
+    Raises:
+        UsageError: on CUDA, where the process has used cuBLAS with another workspace.
     """
     with ExitStack() as settings:
         settings.enter_context(_UNDISTURBED)
         settings.enter_context(_PRECISE)
         if device.type == "cuda":
             settings.enter_context(_DETERMINISTIC)
+            _require_workspace(device)
         yield
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from estimators.rules.base import Rule
+from estimators.rules.base import Rule, next_state
 from estimators.rules.signals import alike
 from fut.errors import ModelError
 from fut.models.objective import Objective
@@ -77,7 +77,7 @@ class AbsentGradients:
         zeros, start = torch.zeros_like(ones), self._rule.init(ones)
         after = start
         for _ in range(2):  # as the first step of some rules moves nothing and remembers no gradient
-            after = self._rule.step(after, ones, 1.0, signals=alike(ones))[0]
+            after = next_state(self._rule, after, ones, 1.0, signals=alike(ones))
         return self._nonzero(self._rule.step(start, zeros, 1.0, signals=alike(zeros))[1]), self._nonzero(
             self._rule.step(after, zeros, 1.0, signals=alike(zeros))[1]
         )

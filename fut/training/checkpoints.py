@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from estimators.state import State
-from storage import CheckpointStore
+from fut.training.tensor_store import TensorStore
+from storage import Attributes, CheckpointStore
 
 
 def pack(state: State) -> dict[str, np.ndarray]:
@@ -15,13 +19,16 @@ def pack(state: State) -> dict[str, np.ndarray]:
     return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
 
-def unpack(arrays: dict[str, np.ndarray], attributes: dict[str, int | float | str], device: torch.device) -> State:
-    """The lifted state [D] from stored arrays."""
-    memory = {
-        name.removeprefix("memory/"): torch.from_numpy(a).to(device) for name, a in arrays.items() if name != "theta"
-    }
+def unpack(tensors: Mapping[str, Tensor], attributes: Attributes) -> State:
+    """The lifted state [D], or stacked ones, from stored tensors."""
+    memory = {name.removeprefix("memory/"): t for name, t in tensors.items() if name != "theta"}
     clock = {name.removeprefix("clock/"): float(v) for name, v in attributes.items() if name.startswith("clock/")}
-    return State(torch.from_numpy(arrays["theta"]).to(device), memory, clock)
+    return State(tensors["theta"], memory, clock)
+
+
+def state_tensors(state: State) -> dict[str, Tensor]:
+    """Tensors of a state, or of stacked ones, by the names under which they are stored."""
+    return {"theta": state.theta} | {f"memory/{name}": buffer for name, buffer in state.memory.items()}
 
 
 def attributes_of(state: State, **more: int | float | str) -> dict[str, int | float | str]:
@@ -29,5 +36,13 @@ def attributes_of(state: State, **more: int | float | str) -> dict[str, int | fl
 
 
 def read_state(store: CheckpointStore, step: int, device: torch.device) -> State:
-    checkpoint = store.read(step)
-    return unpack(checkpoint.arrays, checkpoint.attributes, device)
+    """The lifted state [D], or stacked ones, that was stored of a step."""
+    if isinstance(store, TensorStore):
+        return unpack(*store.get(step, device))
+    found = store.read(step)
+    return unpack({n: torch.from_numpy(a).to(device) for n, a in found.arrays.items()}, found.attributes)
+
+
+def save(store: TensorStore, step: int, state: State, **more: int | float | str) -> None:
+    """Keep a lifted state, or stacked ones, in place of what was there."""
+    store.put(step, state_tensors(state), attributes_of(state, **more))

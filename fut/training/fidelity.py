@@ -7,7 +7,7 @@ from torch import Tensor
 from fut.errors import ModelError
 from fut.training.checkpoints import read_state
 from fut.training.problem import Problem
-from fut.training.trainer import step_loss
+from fut.training.trainer import step_loss, trained_on
 from storage import CheckpointStore
 
 TOLERANCE = 1e-4
@@ -32,7 +32,9 @@ def require_same_training(problem: Problem, checkpoints: CheckpointStore, step: 
     if not step:
         return
     recorded = float(checkpoints.read(step).attributes["train_loss"])
-    found = step_loss(problem, read_state(checkpoints, step - 1, problem.device).theta, step - 1)
+    earlier = max(at for at in checkpoints.steps() if at < step)
+    state = trained_on(problem, read_state(checkpoints, earlier, problem.device), earlier, step - 1)
+    found = step_loss(problem, state.theta, step - 1)
     if not abs(found - recorded) <= TOLERANCE * max(abs(recorded), LEAST):
         raise ModelError(
             f"{where}: expected the training loss {recorded:.6f} in step {step - 1}, got {found:.6f}; the model in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.rules import make_rule
-from estimators.rules.base import Rule
+from estimators.rules.base import Rule, state_size
 from estimators.schedule import Schedule
 from estimators.state import State
 from fut.config.training import TrainingConfig
@@ -111,6 +112,21 @@ class Problem:
     def device(self) -> torch.device:
         return self.objective.device
 
+    @cached_property
+    def state_bytes(self) -> int:
+        """Bytes of a lifted state."""
+        numbers = state_size(self.rule, self.objective.layout)
+        return numbers * self.objective.start().element_size()
+
+    @cached_property
+    def kept_steps(self) -> list[int]:
+        """Steps before which the reference run's lifted state is kept, ascending; T is after the last."""
+        steps, every = self.config.steps, self.config.checkpoints.every
+        if not every:
+            few = self.state_bytes * (steps + 1) <= self.config.checkpoints.bytes
+            every = 1 if few else math.isqrt(max(steps - 1, 0)) + 1
+        return sorted({*range(0, steps + 1, every), max(steps - 1, 0), steps})
+
     def rate(self, step: int) -> float:
         """Learning rate of a step of the window."""
         return self._schedule.rate_at(step)
@@ -177,7 +193,8 @@ class Problem:
         if exact:
             chosen = [self.data.items[i] for i in items]
             return derivatives.hessian_vector_mean(self.objective, theta, chosen, direction)
-        return derivatives.central_difference(lambda at: self.mean_gradient(at, items, of_items), theta, direction)
+        with self.objective.full_precision():
+            return derivatives.central_difference(lambda at: self.mean_gradient(at, items, of_items), theta, direction)
 
     def probe_loss(self, theta: Tensor) -> float:
         """The read-out phi: mean loss on the probe set [nats/token]."""
@@ -194,8 +211,11 @@ class Problem:
         if not training["data"]["weights"]:
             training["data"].pop("weights")
         training["model"].pop("unit")  # which changes no number
+        training.pop("checkpoints")  # nor does this
         if training["model"]["noise"] == "content":
             training["model"].pop("noise")
+        if not training["model"]["autocast"]:
+            training["model"].pop("autocast")
         training["data"].pop("text")  # the content hashes below pin the text, wherever the file lies now
         return {
             "config": training,
@@ -263,7 +283,7 @@ def build_problem(
 ) -> Problem:
     """A problem from its configuration; `module`, `loss`, `data` and `optimizer` replace what the configuration describes.
 
-    state: the lifted state [D] before the window, of a training that was recorded in its course.
+    state: the lifted state [D] before the window, of a training that was recorded in its course; on any device.
     """
     data = (build_dataset(config) if data is None else data).to(device)
     if config.data.weights and len(config.data.weights) != len(data.items):
@@ -273,7 +293,9 @@ def build_problem(
     module, loss = module_and_loss(config, module, loss, data.names)
     config, own = with_optimizer(config, module, optimizer)
     dtype, recorded = getattr(torch, config.model.dtype), config.model.noise == "recorded"
-    return Problem(config, data, Objective(module, loss, device, dtype, recorded), state, own)
+    autocast = getattr(torch, config.model.autocast) if config.model.autocast else None
+    state = None if state is None else state.map(lambda tensor: tensor.to(device))
+    return Problem(config, data, Objective(module, loss, device, dtype, recorded, autocast), state, own)
 
 
 def module_and_loss(

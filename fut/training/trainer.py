@@ -13,6 +13,7 @@ from torch import Tensor
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.replay import Listener, OrderBatch, RuleTransition, TrueGradients, replay
+from estimators.rules.memory import reused
 from estimators.state import State
 from fut.divergence import named
 from fut.errors import UsageError
@@ -83,7 +84,8 @@ def train_order_at(
             listener(step, state)
 
     try:
-        theta = replay(transition, start.rows(1), batch, listener=hear).theta[0]
+        with reused():
+            theta = replay(transition, start.rows(1), batch, listener=hear).theta[0]
         return result(theta, time.perf_counter() - began), after
     except DivergenceError as error:
         raise DivergenceError(f"order {named(order)}: it diverges: {error}") from error
@@ -115,7 +117,7 @@ def warm_up(problem: Problem, directory: Path, progress: Progress = silent) -> S
     def rate(step: int) -> float:
         return config.rate * min(1.0, (step + 1) / config.ramp)
 
-    with progress("warm-up", len(items) - done) as tick:
+    with progress("warm-up", len(items) - done) as tick, reused():
 
         def listener(step: int, state: State) -> None:
             save(step, state)
@@ -132,6 +134,16 @@ def warmup_order(problem: Problem) -> Order:
     count = len(problem.data.warmup)
     width = min(problem.config.data.per_step, count) if "micro_batches" in problem.rule.signals else 1
     return Order.of([[(step + i) % count for i in range(width)] for step in range(count)])
+
+
+def trained_on(problem: Problem, state: State, first: int, last: int) -> State:
+    """The reference run's lifted state [D] before step `last`, trained again from that before an earlier step."""
+    gradients, _ = _recording(problem)
+    transition = RuleTransition(problem.rule, problem.rate, gradients)
+    batch = OrderBatch.pack([weighed(problem, problem.reference)], problem.device)
+    for step in range(first, last):
+        state = transition(step, batch.at(step), state.rows(1)).row(0)
+    return state
 
 
 def _recording(problem: Problem) -> tuple[TrueGradients, list[float]]:
@@ -160,7 +172,7 @@ def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
 
 
 def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path, progress: Progress = silent) -> None:
-    """Train in the reference order, a checkpoint of the lifted state before every step and after the last.
+    """Train in the reference order, with checkpoints of the lifted state before the steps that are kept and after the last.
 
     Resumes after the last whole checkpoint. Each checkpoint records the training loss of the step that led to it, the mean
     over its items.
@@ -173,13 +185,15 @@ def train_reference(problem: Problem, checkpoints: CheckpointStore, warmup: Path
     else:
         state = read_state(checkpoints, done, problem.device).rows(1)
     gradients, losses = _recording(problem)
+    kept = set(problem.kept_steps)
 
     def save(step: int, state: State) -> None:
         loss = sum(losses) / len(losses) if losses else math.nan
         losses.clear()
-        checkpoints.write(step, pack(state), attributes_of(state, train_loss=loss))
+        if step in kept:
+            checkpoints.write(step, pack(state), attributes_of(state, train_loss=loss))
 
-    with progress("reference run", problem.config.steps - done) as tick:
+    with progress("reference run", problem.config.steps - done) as tick, reused():
 
         def listener(step: int, state: State) -> None:
             save(step, state)

@@ -333,3 +333,25 @@ def test_what_cannot_be_copied_is_named(make: Any, said: str, tmp_path: Path) ->
     with pytest.raises(ModelError, match=said):
         by_fut(tmp_path / "run", make(), cross_entropy, PAIRS[:8], PAIRS[8:])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_module_with_a_large_tensor_is_trained(tmp_path: Path) -> None:
+    """An embedding of a language model has over a million numbers: such tensors are known by their sums."""
+
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(40_000, 32), nn.Linear(32, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(torch.tanh(self.table(x)))
+            return out
+
+    draw = torch.Generator().manual_seed(0)
+    items = [(torch.randint(40_000, (4,), generator=draw), torch.randn(4, 1, generator=draw)) for _ in range(4)]
+    data = fut.Dataset(items[:3], items[3:])
+    run = fut.train(
+        tmp_path / "run", module=Large(), loss=lambda m, x, y: (m(x) - y).square().mean(), data=data, device="cpu"
+    )
+    assert run.context.parameters == 40_000 * 32 + 33
+    assert run.retrain("identity").loss == run.reference_loss

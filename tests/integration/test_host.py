@@ -23,7 +23,7 @@ from fut.methods.context import Context
 from fut.models.factory import build_module
 from fut.models.objective import Objective
 from fut.resources import device as devices
-from fut.resources.device import WORKSPACE, choose_device, computes, reproducible
+from fut.resources.device import WORKSPACE, choose_device, computes, reproducible, set_workspace
 from fut.training.problem import Problem
 
 CUDA = torch.device("cuda")
@@ -128,6 +128,35 @@ def test_choosing_a_device_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     before = settings()
     assert choose_device("auto") == choose_device("cuda") == CUDA
     assert settings() == before
+
+
+def test_a_process_that_multiplied_before_is_told_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch reads it at the first product on CUDA, and refuses all products under deterministic algorithms afterwards."""
+
+    class Refused:
+        def __matmul__(self, other: object) -> None:
+            raise RuntimeError(
+                f"you must set an environment variable before running: {WORKSPACE}=:4096:8 or {WORKSPACE}=:16:8"
+            )
+
+    a_host(monkeypatch, False)
+    before = settings()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", lambda *shape, device: Refused())
+    devices._require_workspace.cache_clear()
+    with pytest.raises(fut.UsageError, match=rf"{WORKSPACE}=:4096:8 before the program starts"), reproducible(CUDA):
+        pass
+    assert settings() == before
+
+
+def test_the_workspace_is_the_hosts_where_it_says_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_host(monkeypatch, True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    set_workspace()
+    assert os.environ[WORKSPACE] == ":0:0"
+    monkeypatch.delenv(WORKSPACE)
+    set_workspace()
+    assert os.environ[WORKSPACE] == ":4096:8"
 
 
 class Computer:

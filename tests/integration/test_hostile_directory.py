@@ -192,7 +192,7 @@ DOCUMENTS = ("manifest.json", "order.json", "summary.json", "adjoint/manifest.js
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 200_000, '{"a":' * 5000, "9" * 100_000, "1e999", "NaN", "\x00" * 1000, '{"format": 3}']
+    "text", ["[" * 200_000, '{"a":' * 5000, "9" * 100_000, "1e999", "NaN", "\x00" * 1000, '{"format": 4}']
 )
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_odd_documents_are_refused(own_run: Path, cli: Cli, name: str, text: str) -> None:

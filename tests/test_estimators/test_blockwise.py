@@ -49,9 +49,10 @@ def test_blocks_change_no_bit(
     calls: list[int] = []
     monkeypatch.setattr(blockwise, "BLOCK", 50)
     monkeypatch.setattr(blockwise, "NARROWEST", 10)
-    monkeypatch.setattr(
-        "estimators.rules.base.in_blocks", lambda *a: calls.append(len(a[0])) or blockwise.in_blocks(*a)
-    )
+    for module in ("base", "grouped"):
+        monkeypatch.setattr(
+            f"estimators.rules.{module}.in_blocks", lambda *a: calls.append(len(a[0])) or blockwise.in_blocks(*a)
+        )
     parts = trained(RULE_OF[name], rows, dtype, rate)
     assert len(calls) == 3
     assert min(calls) >= blockwise.LEAST

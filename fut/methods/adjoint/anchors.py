@@ -50,8 +50,8 @@ def run_anchors(expansion: Expansion, blocks: Sequence[tuple[int, int]]) -> Iter
     for anchor, first in blocks:
         theta = expansion.trajectory.state(spec.anchors[anchor]).theta
         found = expansion.problem.item_gradients(theta, range(first, min(first + ITEM_BLOCK, count)))
-        arrays = {"gradient": found.cpu().numpy(), "norm": global_norm(found)[:, None].cpu().numpy()}
-        expansion.anchored.write(anchored_key(spec, anchor, first), arrays, {})
+        norm = global_norm(found, expansion.problem.objective.layout.slices)[:, None]
+        expansion.anchored.put(anchored_key(spec, anchor, first), {"gradient": found, "norm": norm}, replace=False)
         yield
 
 
@@ -66,7 +66,10 @@ def run_sampled_anchors(expansion: Expansion, blocks: Sequence[Block]) -> Iterat
             continue
         theta = expansion.trajectory.state(expansion.spec.anchors[block.step]).theta
         chunks = item_gradient_chunks(expansion.problem, theta, range(block.first, block.last))
-        parts = [(found[:, expansion.indices], global_norm(found)[:, None]) for found in chunks]
+        parts = [
+            (found[:, expansion.indices], global_norm(found, expansion.problem.objective.layout.slices)[:, None])
+            for found in chunks
+        ]
         values = {name: torch.cat(part) for name, part in zip(ANCHORED, zip(*parts, strict=True), strict=True)}
         wanted = terms.missing_names(block, ANCHORED)
         terms.write(block, {name: values[name].cpu().numpy() for name in wanted})
@@ -84,8 +87,8 @@ class AnchoredItems:
     def _block(self, anchor: int, first: int) -> tuple[Tensor, Tensor]:
         """Gradients [ITEM_BLOCK, D] of the items from `first` on, and their norms."""
         store, key = self.expansion.anchored, anchored_key(self.expansion.spec, anchor, first)
-        gradient, norm = (torch.from_numpy(store.read_array(key, name)) for name in ("gradient", "norm"))
-        return gradient.to(self.expansion.problem.device), norm.squeeze(-1).to(self.expansion.problem.device)
+        gradient, norm = (store.tensor(key, name, self.expansion.problem.device) for name in ("gradient", "norm"))
+        return gradient, norm.squeeze(-1)
 
     def rows(self, anchor: int, items: Sequence[int]) -> Tensor:
         """Gradients of some items [len(items), D] at an anchor."""
@@ -154,7 +157,10 @@ def pilot_items(spec: AdjointSpec) -> list[int]:
 def _run_pilots(expansion: Expansion, steps: Sequence[int]) -> Iterator[None]:
     for step in (step for step in sorted(steps) if not expansion.pilots.has(step)):
         found = expansion.problem.item_gradients(expansion.trajectory.state(step).theta, pilot_items(expansion.spec))
-        arrays = {"gradient": found.cpu().numpy(), "norm": global_norm(found).cpu().numpy()}
+        arrays = {
+            "gradient": found.cpu().numpy(),
+            "norm": global_norm(found, expansion.problem.objective.layout.slices).cpu().numpy(),
+        }
         expansion.pilots.write(step, arrays, {})
         yield
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fut.config.schema import ALL, FEW, MANY, ReadoutNames, Section
 
-STORED = ("storage", "scratch_bytes")
+STORED = ("storage", "scratch", "scratch_bytes")
 """Settings of how scratch is stored, on which no number depends."""
 
 
@@ -103,6 +103,12 @@ class AdjointConfig(Section):
         "auto",
         description="whether the trajectory is stored step by step, or every ceil(sqrt(T)) steps and trained again in between; "
         "the numbers are the same bits. auto: stored where that takes no more than `scratch_bytes`, and than is free",
+    )
+    scratch: Literal["disk", "memory"] = Field(
+        "disk",
+        description="where trajectory and scratch are until the expansion is complete: files, from which a killed command goes "
+        "on; or memory, of a GPU while half of it is free and else of the host, and a killed command begins again. Read-outs "
+        "that are added later train the trajectory again where it was in memory",
     )
     scratch_bytes: int = Field(
         1 << 34,

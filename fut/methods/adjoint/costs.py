@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fut.methods.adjoint.anchors import most_pilots, pilot_gradients, pilot_items
 from fut.methods.adjoint.quadratic_directions import SAMPLES, bend_cost
 from fut.methods.adjoint.replay_curvature import products
@@ -16,10 +18,11 @@ def trajectory(spec: AdjointSpec) -> Cost:
     """The trajectory, which stays or is scratch; nothing where another expansion has it."""
     about = spec.trajectory
     if spec.added:
-        return Cost(0, 0, about.segment_bytes)
-    simulated = SAMPLES * spec.functionals * spec.state_vectors * spec.vector_bytes if about.segment else 0
+        return Cost(0, 0, _on_disk(spec, about.segment_bytes))
     scratch = about.segment_bytes if spec.keeps else about.scratch_bytes
-    return Cost(about.gradients, about.scratch_bytes - scratch, scratch + simulated)
+    if spec.holds:
+        return Cost(about.gradients)
+    return Cost(about.gradients, about.scratch_bytes - scratch, scratch + _simulated(spec))
 
 
 def low_rank(spec: AdjointSpec) -> Cost:
@@ -32,7 +35,7 @@ def low_rank(spec: AdjointSpec) -> Cost:
     nbytes = len(spec.curvatures) * spec.rank * spec.vector_bytes
     about = spec.trajectory
     again = about.again(min(1.0, len(spec.curvatures) * about.segment / spec.steps))
-    return Cost(round(count * size / rows(spec.problem)) + again, 0, nbytes)
+    return Cost(round(count * size / rows(spec.problem)) + again, 0, _on_disk(spec, nbytes))
 
 
 def sweep(spec: AdjointSpec) -> Cost:
@@ -45,7 +48,7 @@ def sweep(spec: AdjointSpec) -> Cost:
     count = round(taken * sum(_shares(spec)[: spec.fine])) + sum(gradient_cost(n, problem) for n in spec.names)
     count += _coarse(spec) + check_cost(spec) + spec.trajectory.once_back
     control = 16 * spec.fine * problem.objective.size if spec.of_all and not spec.drawn_first else 0
-    return Cost(count, 0, spec.swept_bytes + control)
+    return Cost(count, 0, _on_disk(spec, spec.swept_bytes + control))
 
 
 def anchors(spec: AdjointSpec) -> Cost:
@@ -56,7 +59,8 @@ def anchors(spec: AdjointSpec) -> Cost:
     count = len(spec.anchors) * spec.problem.config.data.items
     whole = most_pilots(spec) * len(pilot_items(spec)) + (count if spec.controlled else 0)
     nbytes = whole * (spec.vector_bytes + spec.width)
-    return Cost(count + pilot_gradients(spec), 0 if spec.controlled else spec.kept_bytes(["gradient"]), nbytes)
+    kept = 0 if spec.controlled else spec.kept_bytes(["gradient"])
+    return Cost(count + pilot_gradients(spec), kept, _on_disk(spec, nbytes))
 
 
 def sample(spec: AdjointSpec) -> Cost:
@@ -71,6 +75,27 @@ def fold(spec: AdjointSpec) -> Cost:
     for simulated orders where all coordinates are kept."""
     again = spec.trajectory.again(0 if spec.drawn_first else 2 if spec.whole else 1)
     return Cost(again, spec.kept_bytes() - (0 if spec.controlled else spec.kept_bytes(["gradient"])))
+
+
+def held(spec: AdjointSpec) -> int:
+    """Bytes of trajectory and scratch in memory, at most, where they are there; of the host, where a GPU's own is short."""
+    if not spec.holds:
+        return 0
+    on_disk = replace(spec, config=spec.config.model_copy(update={"scratch": "disk"}), keeps=False)
+    parts = (trajectory, low_rank, sweep, anchors)
+    return sum(part(on_disk).scratch for part in parts)
+
+
+def _on_disk(spec: AdjointSpec, nbytes: int) -> int:
+    """So many bytes of scratch, where scratch is on disk."""
+    return 0 if spec.holds else nbytes
+
+
+def _simulated(spec: AdjointSpec) -> int:
+    """Bytes of the lifted states of simulated runs, where the trajectory is trained again."""
+    if not spec.trajectory.segment:
+        return 0
+    return SAMPLES * spec.functionals * spec.state_vectors * spec.vector_bytes
 
 
 def passing(spec: AdjointSpec) -> int:

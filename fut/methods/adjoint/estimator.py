@@ -18,6 +18,7 @@ from estimators.orders.order import Order
 from estimators.replay import Listener, RuleTransition, replay
 from estimators.rules.base import Rule
 from estimators.state import State
+from fut.artifacts.directory import MEMORIZATION
 from fut.errors import NotCachedError, UsageError
 from fut.methods.adjoint.control_variate import Control, Half, control_of, part_of
 from fut.methods.adjoint.files import Expansion
@@ -202,13 +203,14 @@ class Adjoint(Estimator):
         return torch.stack([scarcity([rows]) for rows in self._common["gradient"]])
 
     def _blocks(self, orders: int, rows: int = 1) -> list[slice]:
-        """Coordinates replayed together: as many as stay in a core's cache, and those that act on one another: all, for a norm to
+        """Coordinates replayed together: as many as suit the device, and those that act on one another: all, for a norm to
         clip, or curvature that is no diagonal.
 
         Whole runs of LEAST coordinates, which are summed first: the sums do not depend on the blocks.
         """
         size, coupled = len(self.indices), self._rule.clip is not None or self.expansion.spec.rank
-        width = LEAST * max(1, BLOCK // (orders * LEAST * (1 + (rows - 1) // 4)))
+        numbers = BLOCK[self.problem.device.type]
+        width = LEAST * max(1, numbers // (orders * LEAST * (1 + (rows - 1) // 4)))
         return self._rule.blocks(size, size if coupled else width, LEAST)
 
     def require_length(self, orders: Sequence[Order]) -> None:
@@ -297,7 +299,7 @@ class Adjoint(Estimator):
     @cached_property
     def _own_caution(self) -> str:
         """What is said where estimates of its own runs are worse than none; nothing of an expansion for other questions."""
-        error = self.own_error() if self.expansion.planned.keeps else None
+        error = self.own_error() if self.expansion.directory.name != MEMORIZATION else None
         if error is None or error <= WORSE * (spread := float(self.expansion.own_values.std(ddof=1))):
             return ""
         return (

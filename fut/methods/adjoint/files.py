@@ -27,6 +27,7 @@ from fut.methods.expansion.trajectory import RunDivergedError, TrajectoryFiles
 from fut.readouts.readout import UserFunction
 from fut.training.checkpoints import unpack
 from fut.training.problem import Problem
+from fut.training.tensor_store import HeldTensors, TensorStore
 from storage import CheckpointStore, TermStore
 
 TRAJECTORY, SEGMENT = "trajectory", "segment"
@@ -50,22 +51,23 @@ MOST_LOST = 3
 class SweepFiles:
     """What the backward sweep writes; scratch. Of a sample that is drawn before it, on the k sampled coordinates in place of D.
 
-    owner: the digest that every file holds.
+    owner: the digest that every file holds. stores_of: makes a store of a directory and an owner: on disk, or in memory.
     """
 
     directory: Path
     problem: Problem
     owner: str
+    stores_of: Callable[[Path, str], TensorStore] = TensorStore
 
     @cached_property
-    def swept(self) -> CheckpointStore:
+    def swept(self) -> TensorStore:
         """Weights w_t [r, D] of every step, and of the end, and costates of the exact read-outs."""
-        return CheckpointStore(self.directory / "sweep", self.owner)
+        return self.stores_of(self.directory / "sweep", self.owner)
 
     @cached_property
-    def latest(self) -> CheckpointStore:
+    def latest(self) -> TensorStore:
         """The whole costate of the latest step that is swept."""
-        return CheckpointStore(self.directory / "costate", self.owner)
+        return self.stores_of(self.directory / "costate", self.owner)
 
     def weight(self, step: int) -> Tensor:
         """w_t [r, D], and the read-outs' slopes for step T."""
@@ -81,19 +83,19 @@ class SweepFiles:
 
     def costate(self, step: int) -> State:
         """Sensitivities of the exact read-outs to the lifted state before step `step`, buffers [r, D]."""
-        return costate_from(self.swept.read(step).arrays, self.problem.device)
+        return costate_from(self.swept.get(step, self.problem.device)[0])
 
     def centre(self, step: int) -> State:
         """The trajectory's lifted state [k] before step `step`, of a sample that is drawn first."""
-        found = self.swept.read(step)
-        return unpack(_named(found.arrays, CENTRE), found.attributes, self.problem.device)
+        tensors, attributes = self.swept.get(step, self.problem.device)
+        return unpack(_named(tensors, CENTRE), attributes)
 
     def bound(self, step: int) -> Tensor:
         """What entries of the table of positions are held within [fine, k], float64, of a sample that is drawn first."""
         return self._read(step, "bound")
 
     def _read(self, step: int, name: str) -> Tensor:
-        return torch.from_numpy(self.swept.read_array(step, name)).to(self.problem.device)
+        return self.swept.tensor(step, name, self.problem.device)
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,15 @@ class Expansion(Sampled):
         choice = Choice(found.arrays["anchors"].tolist(), errors, int(found.attributes["pilots"]))
         return replace(self.planned, choice=choice)
 
+    @property
+    def stores_of(self) -> Callable[[Path, str], TensorStore]:
+        """Makes a store of scratch: files, or memory."""
+        return HeldTensors if self.planned.holds else TensorStore
+
+    def scratch_store(self, name: str) -> TensorStore:
+        """A store of scratch."""
+        return self.stores_of(self.scratch / name, self.owner)
+
     @cached_property
     def trajectory(self) -> TrajectoryFiles:
         """What is expanded about: kept, or scratch; of added read-outs that of the expansion they are added to."""
@@ -144,10 +155,10 @@ class Expansion(Sampled):
             found = self.origin.trajectory
             return replace(found, scratch=self.scratch / SEGMENT) if isinstance(found, SegmentedFiles) else found
         directory = self.directory / TRAJECTORY if self.planned.keeps else self.scratch
-        spec = self.planned.trajectory
+        spec, about = self.planned.trajectory, (self.start, self.owner, self.end, self.stores_of)
         if not spec.segment:
-            return TrajectoryFiles(spec, directory, self.start, self.owner, self.end)
-        return SegmentedFiles(spec, directory, self.start, self.owner, self.end, self.scratch / SEGMENT)
+            return TrajectoryFiles(spec, directory, *about)
+        return SegmentedFiles(spec, directory, *about, self.scratch / SEGMENT)
 
     @cached_property
     def lender(self) -> TermStore | None:
@@ -157,37 +168,37 @@ class Expansion(Sampled):
     @cached_property
     def sweep(self) -> SweepFiles:
         """Weights and costates; scratch."""
-        return SweepFiles(self.scratch, self.problem, self.owner)
+        return SweepFiles(self.scratch, self.problem, self.owner, self.stores_of)
 
     @cached_property
-    def anchored(self) -> CheckpointStore:
+    def anchored(self) -> TensorStore:
         """Gradients [ITEM_BLOCK, D] of blocks of items at the anchors, and their norms; scratch."""
-        return self.store("scratch/anchors")
+        return self.scratch_store("anchors")
 
     @cached_property
-    def pilots(self) -> CheckpointStore:
+    def pilots(self) -> TensorStore:
         """Gradients [n, D] of a few items, by step, from which the number of anchors is chosen; scratch."""
-        return self.store("scratch/pilots")
+        return self.scratch_store("pilots")
 
     @cached_property
-    def simulated(self) -> CheckpointStore:
+    def simulated(self) -> TensorStore:
         """Lifted states [n, D] of simulated runs, a few at a time, where the trajectory is trained again; scratch."""
-        return self.store("scratch/simulated")
+        return self.scratch_store("simulated")
 
     @cached_property
-    def updates(self) -> CheckpointStore:
+    def updates(self) -> TensorStore:
         """How far a step's gradients move coordinates apart, summed over steps [D], where the sample is drawn first; scratch."""
-        return self.store("scratch/updates")
+        return self.scratch_store("updates")
 
     @cached_property
-    def ritz(self) -> CheckpointStore:
+    def ritz(self) -> TensorStore:
         """Ritz values [r] and vectors [r, D] of mean curvature at a few checkpoints of the trajectory; scratch."""
-        return self.store("scratch/lowrank")
+        return self.scratch_store("lowrank")
 
     @cached_property
-    def bounded(self) -> CheckpointStore:
+    def bounded(self) -> TensorStore:
         """How the control variates of the exact read-outs take the table of positions: shares and bounds [fine, D]; scratch."""
-        return self.store("scratch/bounded")
+        return self.scratch_store("bounded")
 
     @cached_property
     def chosen(self) -> CheckpointStore:
@@ -232,6 +243,10 @@ class Expansion(Sampled):
         warnings.warn(f"{said}; another stands in its place", FutWarning, stacklevel=5)
         return replace(self, planned=replace(self.planned, config=config.model_copy(update={"left_out": lost})))
 
+    def release(self) -> None:
+        for name in ("trajectory", "sweep", "anchored", "pilots", "simulated", "updates", "ritz", "bounded"):
+            self.__dict__.pop(name, None)  # the stores, made anew when they are asked for
+
     @property
     def settled(self) -> bool:
         """Whether coordinates are drawn, and anchors chosen."""
@@ -242,11 +257,11 @@ class Expansion(Sampled):
         return self.settled and TermStore.created(self.terms_path)
 
 
-def costate_from(arrays: dict[str, np.ndarray], device: torch.device) -> State:
+def costate_from(tensors: Mapping[str, Tensor]) -> State:
     """Sensitivities to the lifted state, as the sweep wrote them."""
-    return unpack(_named(arrays, COSTATE), {}, device)
+    return unpack(_named(tensors, COSTATE), {})
 
 
-def _named(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those whose names begin so, without that."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from estimators.adjoint import inclusion_probabilities, poisson_sample
 from estimators.control_variates import WIDE, Bounded
+from estimators.rules.base import next_state
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.sampling import known_ends
 
@@ -47,13 +48,14 @@ def measure_updates(expansion: Expansion, segment: Sequence[int]) -> None:
         square, largest = _read_updates(expansion)
     for step in segment:
         before, gradients = trajectory.state(step), trajectory.gradients_of(step)
-        moved = problem.rule.step(before.rows(len(gradients)), gradients, problem.rate(step))[0].theta - before.theta
+        moved = (
+            next_state(problem.rule, before.rows(len(gradients)), gradients, problem.rate(step)).theta - before.theta
+        )
         if len(moved) > 1:
             moved -= moved.mean(0)
         square += moved.double().square().mean(0)
         largest = torch.maximum(largest, moved.abs().amax(0))
-    arrays = {"square": square.cpu().numpy(), "largest": largest.cpu().numpy()}
-    store.write(0, arrays, {"reached": segment[-1] + 1}, replace=True)
+    store.put(0, Updates(square, largest)._asdict(), {"reached": segment[-1] + 1})
 
 
 def updates_of(expansion: Expansion) -> Updates:
@@ -64,8 +66,8 @@ def updates_of(expansion: Expansion) -> Updates:
 
 
 def _read_updates(expansion: Expansion) -> Updates:
-    read, device = expansion.updates.read_array, expansion.problem.device
-    return Updates(*(torch.from_numpy(read(0, name)).to(device) for name in Updates._fields))
+    read, device = expansion.updates.tensor, expansion.problem.device
+    return Updates(*(read(0, name, device) for name in Updates._fields))
 
 
 def first_probabilities(expansion: Expansion, slopes: Tensor) -> Tensor:

@@ -3,7 +3,6 @@ coordinates, which are taken while these are in memory."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +11,7 @@ from estimators.state import State
 from fut.methods.adjoint.files import CENTRE, COSTATE, Expansion
 from fut.methods.adjoint.first_sample import Ahead, updates_of
 from fut.methods.adjoint.tables import PositionTable
-from fut.methods.expansion.trajectory import state_arrays
-from fut.training.checkpoints import attributes_of
+from fut.training.checkpoints import attributes_of, state_tensors
 
 
 class FirstSweep:
@@ -33,9 +31,8 @@ class FirstSweep:
             self.ahead = Ahead(slopes, slopes.abs())
             self._save(last, costate, {"weight": costate.theta[:r]}, {})
         else:
-            read = expansion.sweep.latest.read_array
-            kept = (torch.from_numpy(read(first + 1, name)) for name in Ahead._fields)
-            self.ahead = Ahead(*(tensor.to(expansion.problem.device) for tensor in kept))
+            read, device = expansion.sweep.latest.tensor, expansion.problem.device
+            self.ahead = Ahead(*(read(first + 1, name, device) for name in Ahead._fields))
         self.largest = updates_of(expansion).largest if self.table is not None else None
 
     def write(self, step: int, costate: State, arrays: dict[str, Tensor]) -> None:
@@ -46,21 +43,20 @@ class FirstSweep:
         expansion, latest = self.expansion, self.expansion.sweep.latest
         self._save(step, costate, arrays, self._rows(step, arrays["injection"]))
         self.ahead, self.after = self.ahead.before(arrays["weight"][: expansion.spec.fine]), costate
-        ahead = {name: tensor.cpu().numpy() for name, tensor in self.ahead._asdict().items()}
-        latest.write(step, packed(costate) | ahead, {}, replace=True)
+        latest.put(step, packed(costate) | self.ahead._asdict())
         if latest.has(step + 1):
             latest.remove(step + 1)
 
-    def _save(self, step: int, costate: State, arrays: dict[str, Tensor], rows: dict[str, np.ndarray]) -> None:
+    def _save(self, step: int, costate: State, arrays: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
         expansion, kept = self.expansion, self.expansion.indices
         centre = expansion.trajectory.state(step).restrict(kept)
         exact = costate.map(lambda buffer: buffer[: expansion.spec.fine]).restrict(kept)
-        found = {name: tensor[:, kept].cpu().numpy() for name, tensor in arrays.items()} | rows
-        found |= {f"{CENTRE}{name}": array for name, array in state_arrays(centre).items()}
+        found = {name: tensor[:, kept] for name, tensor in arrays.items()} | rows
+        found |= {f"{CENTRE}{name}": tensor for name, tensor in state_tensors(centre).items()}
         found |= packed(exact)
-        expansion.sweep.swept.write(step, found, attributes_of(centre), replace=True)
+        expansion.sweep.swept.put(step, found, attributes_of(centre))
 
-    def _rows(self, step: int, injection: Tensor) -> dict[str, np.ndarray]:
+    def _rows(self, step: int, injection: Tensor) -> dict[str, Tensor]:
         """Of a control variate, a step's row of the tables on all coordinates, and what it is held within on the sample."""
         expansion, table = self.expansion, self.table
         if table is None or self.largest is None:
@@ -70,12 +66,14 @@ class FirstSweep:
         states = StepStates(expansion.trajectory.state(step), expansion.trajectory.state(step + 1), exact)
         anchors = expansion.spec.anchors
         row = table.of_all(step, range(len(anchors)), states, injection, bounded)
-        found = {**row._asdict(), "bound": bounded.part(expansion.indices).bound.cpu().numpy()}
+        found = {name: torch.from_numpy(array) for name, array in row._asdict().items()}
+        found["bound"] = bounded.part(expansion.indices).bound
         if step in anchors and (rest := table.without(anchors.index(step))):
-            found["left_out"] = table.of_all(step, rest, states, injection, bounded).values[-1] - row.values[-1]
+            left = table.of_all(step, rest, states, injection, bounded).values[-1] - row.values[-1]
+            found["left_out"] = torch.from_numpy(left)
         return found
 
 
-def packed(costate: State, rows: int | None = None) -> dict[str, np.ndarray]:
+def packed(costate: State, rows: int | None = None) -> dict[str, Tensor]:
     """The first rows of a costate, all for None, as they are stored."""
-    return {f"{COSTATE}{name}": array[:rows] for name, array in state_arrays(costate).items()}
+    return {f"{COSTATE}{name}": tensor[:rows] for name, tensor in state_tensors(costate).items()}

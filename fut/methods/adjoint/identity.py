@@ -59,6 +59,7 @@ def _left_out_as_stored(context: Context, config: AdjointConfig, part: str) -> A
 
 def _expansion(context: Context, spec: AdjointSpec, part: str, origin: Expansion | None = None) -> Expansion:
     user, end = context.readouts.user, lambda: context.state(context.steps).theta
+    spec = replace(spec, keeps=spec.keeps and not spec.holds)
     found = Expansion(context.path / part, spec, lambda: context.state(0), user, end, origin)
     return replace(found, planned=_stored_as(found.trajectory.directory, spec, context.path))
 

@@ -154,7 +154,7 @@ def query(e: AdjointSpec, f: Footprint, orders: int) -> int:
     width, k = f.theta.element_size(), e.expected_coordinates
     batch = min(orders, batch_size(2 * k))
     coupled = e.problem.rule.clip is not None or e.rank
-    block = k if coupled else min(k, max(LEAST, BLOCK // batch))
+    block = k if coupled else min(k, max(LEAST, BLOCK[f.theta.device.type] // batch))
     replayed = block * ((2 * f.state + 1 + 5 * bool(e.rank)) * width + 24) + 8 * SUMS * (2 * k // LEAST + 1)
     reference = 2 * k * width + 24 * k
     opened = f.resident + f.state * f.vector

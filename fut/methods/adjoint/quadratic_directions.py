@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators.rules.base import next_state
 from estimators.state import State
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.quadratic import weighted_by
-from fut.methods.expansion.trajectory import state_arrays
 from fut.models import autodiff as derivatives
 from fut.readouts.readout import PROBE, Readout
-from fut.training.checkpoints import attributes_of, read_state
+from fut.training.checkpoints import read_state, save
 from fut.training.problem import Problem
 
 SAMPLES = 4
@@ -78,7 +78,7 @@ def simulate(expansion: Expansion, segment: Sequence[int]) -> None:
         if (store.read_attributes(n)["reached"] if store.has(n) else 0) != segment[0]:
             continue
         state = _simulated(expansion, n, picks, segment)
-        store.write(n, state_arrays(state), attributes_of(state, reached=after), replace=True)
+        save(store, n, state, reached=after)
 
 
 def _picks(expansion: Expansion, count: int) -> tuple[Tensor, ...]:
@@ -96,7 +96,7 @@ def _simulated(expansion: Expansion, number: int, picks: Tensor, steps: Sequence
     if steps[0]:
         state = read_state(expansion.simulated, number, problem.device)
     for step in steps:
-        state = problem.rule.step(state, trajectory.gradients_of(step)[picks[step]], problem.rate(step))[0]
+        state = next_state(problem.rule, state, trajectory.gradients_of(step)[picks[step]], problem.rate(step))
     return state
 
 
@@ -114,15 +114,9 @@ def _bend(problem: Problem, readout: Readout, theta: Tensor, moved: Tensor) -> T
             return derivatives.evaluate_gradient(problem.objective, at, probe)
         return readout.gradient(at)
 
-    here, scale = gradient(theta), theta.norm()
-    rows = []
-    for delta in moved:
-        if not delta.any():
-            rows.append(torch.zeros_like(delta))
-            continue
-        h = STEP * torch.where(scale > 0, scale, 1.0) / delta.norm().clamp(min=torch.finfo(theta.dtype).tiny)
-        rows.append((gradient(theta + h * delta) - here) / h)
-    return torch.stack(rows)
+    with problem.objective.full_precision():
+        here = gradient(theta)
+        return torch.stack([derivatives.one_sided_difference(gradient, theta, u, here, STEP) for u in moved])
 
 
 def bend_cost(problem: Problem, readout: str, count: int, cost: int) -> int:

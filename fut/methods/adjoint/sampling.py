@@ -13,6 +13,7 @@ from estimators.adjoint import StreamedAnchors, inclusion_probabilities, poisson
 from estimators.control_variates import Bounded
 from estimators.orders.order import random_orders
 from estimators.replay import OrderBatch
+from estimators.rules.base import next_state
 from estimators.state import State
 from fut.methods.adjoint.anchors import AnchoredItems
 from fut.methods.adjoint.files import Expansion
@@ -142,9 +143,9 @@ def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
             total[:, r:] += (plain - trajectory.gradients_of(step).mean(0))[:, None] * sweep.injection(step)
         centre = trajectory.state(step + 1)
         if fine:
-            moved = problem.rule.step(before.rows(simulated), plain, problem.rate(step))[0]
+            moved = next_state(problem.rule, before.rows(simulated), plain, problem.rate(step))
             _place(table, sweep.costate(step + 1), moved, centre)
-        state = problem.rule.step(state, gradient, problem.rate(step))[0]
+        state = next_state(problem.rule, state, gradient, problem.rate(step))
         if fine:
             ahead = ahead - sweep.weight(step)[:fine]
             for row, slope in enumerate(ahead):

@@ -80,6 +80,11 @@ class AdjointSpec(SweptSpec):
         return stored_bytes(self) > self.config.scratch_bytes
 
     @property
+    def holds(self) -> bool:
+        """Whether trajectory and scratch are in memory alone."""
+        return self.config.scratch == "memory"
+
+    @property
     def drawn_first(self) -> bool:
         """Whether a sample of coordinates is drawn before the sweep, which then stores nothing of whole size a step."""
         return self.config.drawn == "before" and not self.whole

@@ -20,6 +20,7 @@ from fut.methods.adjoint.first_sweep import FirstSweep, packed
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.curvature_batches import (
+    autocast_error,
     drawn_samples,
     noise_caution,
     pooled_products,
@@ -44,10 +45,8 @@ def run_sweep(expansion: Expansion, steps: Sequence[int]) -> Iterator[None]:
     """Write steps' weights of the read-outs [r, D], injections of the functionals [m, D], and exact read-outs' costates; where
     the replay has curvature also the read-outs' injections, `answer` [r, D]. Of the whole costates the latest is kept."""
     done = min(expansion.sweep.latest.steps(), default=None)
-    if done is None:
-        costate = start(expansion)
-    else:
-        costate = costate_from(expansion.sweep.latest.read(done).arrays, expansion.problem.device)
+    latest, device = expansion.sweep.latest, expansion.problem.device
+    costate = start(expansion) if done is None else costate_from(latest.get(done, device)[0])
     r = len(expansion.spec.names)
     writer = FirstSweep(expansion, costate, steps[0]) if expansion.spec.drawn_first else None
     for found in _sweep(expansion).backward(costate, steps[0]):
@@ -66,9 +65,10 @@ def draw_before(expansion: Expansion, units: Sequence[int]) -> Iterator[None]:
     steps, device = expansion.spec.steps, expansion.problem.device
     if not expansion.sweep.latest.has(steps):
         start(expansion)
-    found = expansion.sweep.latest.read(steps).arrays
-    known: dict[str, np.ndarray] = {name: found[name] for name in ("difference_error", "signs") if name in found}
-    slopes = costate_from(found, device).theta
+    found = expansion.sweep.latest.get(steps, device)[0]
+    names = [name for name in ("difference_error", "signs") if name in found]
+    known: dict[str, np.ndarray] = {name: found[name].cpu().numpy() for name in names}
+    slopes = costate_from(found).theta
     for end in {end for end in expansion.spec.ends if end < steps}:  # whose slopes are not known at the end
         slopes[: len(expansion.spec.names)] += _slopes(expansion, end)
     draw_first(expansion, slopes, known)
@@ -84,8 +84,8 @@ def _sweep(expansion: Expansion) -> Sweep:
         by a one-sided difference, since the gradient there is known; forwards and backwards in turn."""
         items, (step, row) = expansion.spec.trajectory.groups[number], divmod(number, config.num_runs)
         theta = places(step)[row] if expansion.spec.trajectory.ensemble else centre
-        if config.products == "exact":
-            return problem.mean_product(theta, items, direction, exact=True)
+        if config.products == "exact" or problem.objective.autocast is not None:  # whose gradients are too coarse
+            return problem.mean_product(theta, items, direction, exact=config.products == "exact")
         shares, sign = shares_of(problem.config, items), -1 if (step + row) % 2 else 1
         here = gradients(step)[row]
         return one_sided_difference(
@@ -129,8 +129,8 @@ def start(expansion: Expansion) -> State:
         slopes = torch.cat([slopes, arrays["functional"]])
     costate = _sweep(expansion).start(slopes)
     if expansion.spec.drawn_first:
-        known = {n: tensor.cpu().numpy() for n, tensor in arrays.items() if n in ("difference_error", "signs")}
-        expansion.sweep.latest.write(steps, known | packed(costate), {}, replace=True)
+        known = {n: tensor for n, tensor in arrays.items() if n in ("difference_error", "signs")}
+        expansion.sweep.latest.put(steps, known | packed(costate))
     else:
         _write(expansion, steps, costate, arrays)
     return costate
@@ -155,9 +155,8 @@ def _entering(expansion: Expansion, step: int) -> Tensor | None:
 def _write(expansion: Expansion, step: int, costate: State, arrays: dict[str, Tensor]) -> None:
     """A step's results, then the whole costate, then away with the one before: killed anywhere, the step is done again."""
     swept, latest = expansion.sweep.swept, expansion.sweep.latest
-    results = {name: found.cpu().numpy() for name, found in arrays.items()}
-    swept.write(step, results | packed(costate, expansion.spec.fine), {}, replace=True)
-    latest.write(step, packed(costate, expansion.spec.rows), {}, replace=True)
+    swept.put(step, arrays | packed(costate, expansion.spec.fine))
+    latest.put(step, packed(costate, expansion.spec.rows))
     if latest.has(step + 1):
         latest.remove(step + 1)
 
@@ -170,14 +169,17 @@ def difference_error(expansion: Expansion, theta: Tensor, direction: Tensor) -> 
     """|difference - exact| / |exact| of one Hessian-vector product [D], on half a step's samples or, where the items are not
     made of samples, on one item.
 
-    NaN where the sweep takes exact products, where the product vanishes, or where the model has no second derivatives.
+    NaN where the sweep takes exact products in full precision, where the product vanishes, or where the model has no second
+    derivatives. Under autocast, of exact products: how far one is from that in full precision.
     """
-    if expansion.spec.config.products == "exact" and expansion.problem.objective.exact_form != DIFFERENCE:
+    exact, objective = expansion.spec.config.products == "exact", expansion.problem.objective
+    if exact and objective.autocast is None and objective.exact_form != DIFFERENCE:
         return math.nan
     problem, items = expansion.problem, expansion.problem.samples.pooled
     draw = np.random.default_rng([expansion.spec.config.seed, SAMPLE_KEY])
     batch = drawn_samples(items, small_size(problem), draw) if problem.samples.items else items[0]
-    return product_error(problem, theta, batch, direction)
+    error = autocast_error if exact and objective.exact_form != DIFFERENCE else product_error
+    return error(problem, theta, batch, direction)
 
 
 def kept_error(expansion: Expansion) -> float | None:
@@ -196,6 +198,6 @@ def curvature_caution(expansion: Expansion) -> str:
 
 def check_cost(spec: AdjointSpec) -> int:
     """Gradients that the check is counted as: two products of two each."""
-    if spec.config.products == "exact":
+    if spec.config.products == "exact" and spec.problem.objective.autocast is None:
         return 0
     return round(4 * small_size(spec.problem) / rows(spec.problem)) if spec.problem.samples.items else 4

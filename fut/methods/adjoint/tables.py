@@ -79,7 +79,7 @@ def _centre(expansion: Expansion, step: int) -> np.ndarray:
     """Parameters [k] of the trajectory before a step, on the sampled coordinates."""
     if expansion.spec.drawn_first:
         return expansion.sweep.swept.read_array(step, f"{CENTRE}theta")
-    found: np.ndarray = expansion.trajectory.parameters(step)[expansion.indices.cpu().numpy()]
+    found: np.ndarray = expansion.trajectory.parameters(step)[expansion.indices].cpu().numpy()
     return found
 
 

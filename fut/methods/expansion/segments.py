@@ -6,19 +6,17 @@ what lies on disk grows as sqrt(T), and one backward pass over the window costs 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from estimators.state import State
-from fut.methods.expansion.trajectory import Follower, Taken, TrajectoryFiles, mean_of, save, trained
-from fut.training.checkpoints import read_state
-from storage import CheckpointStore
+from fut.methods.expansion.trajectory import Follower, Taken, TrajectoryFiles, mean_of, trained
+from fut.training.checkpoints import read_state, save
+from fut.training.tensor_store import TensorStore
 
 
 @dataclass(frozen=True)
@@ -32,27 +30,27 @@ class SegmentedFiles(TrajectoryFiles):
     scratch: Path = Path()
 
     @cached_property
-    def centre(self) -> CheckpointStore:
+    def centre(self) -> TensorStore:
         """Its lifted states within the segment at hand."""
-        return CheckpointStore(self.scratch / "centre", self.owner)
+        return self.stores_of(self.scratch / "centre", self.owner)
 
     @cached_property
-    def mixed(self) -> CheckpointStore:
+    def mixed(self) -> TensorStore:
         """Gradients [c, D] of the segment at hand; of an ensemble also the parameters [c, D] at which they are taken."""
-        return CheckpointStore(self.scratch / "gradients", self.owner)
+        return self.stores_of(self.scratch / "gradients", self.owner)
 
     @cached_property
-    def snapshots(self) -> CheckpointStore:
+    def snapshots(self) -> TensorStore:
         """Lifted states of an ensemble's runs [c, D], or of the trajectory [1, D], at the ends of segments."""
-        return CheckpointStore(self.directory / "snapshots", self.owner)
+        return self.stores_of(self.directory / "snapshots", self.owner)
 
     @cached_property
-    def pins(self) -> CheckpointStore:
+    def pins(self) -> TensorStore:
         """The lifted states [D] before pinned steps."""
-        return CheckpointStore(self.directory / "pinned", self.owner)
+        return self.stores_of(self.directory / "pinned", self.owner)
 
     @property
-    def stores(self) -> tuple[CheckpointStore, ...]:
+    def stores(self) -> tuple[TensorStore, ...]:
         return (self.snapshots, self.pins, self.centre, self.mixed)
 
     @property
@@ -86,9 +84,8 @@ class SegmentedFiles(TrajectoryFiles):
         self._require(step)
         return super().state(step)
 
-    def parameters(self, step: int) -> np.ndarray:
-        found: np.ndarray = self.state(step).theta.cpu().numpy()
-        return found
+    def parameters(self, step: int) -> Tensor:
+        return self.state(step).theta
 
     def gradients_of(self, step: int) -> Tensor:
         self._require(step)
@@ -111,14 +108,14 @@ class SegmentedFiles(TrajectoryFiles):
     def _train(self, segment: range, first: bool = False) -> Iterator[Taken]:
         """Put a segment in the place of the one at hand. first: for the first time, when pinned states are kept."""
         for store in (self.mixed, self.centre):
-            shutil.rmtree(store.directory, ignore_errors=True)
+            store.clear()
         for taken in trained(self.spec, self._begun(segment.start), segment, self.reach):
             if (step := taken.step + 1) < segment.stop:
                 after = mean_of(self.spec, taken.after)
                 save(self.centre, step, after)
                 if first and step in self.spec.pinned:
                     save(self.pins, step, after)
-            self.mixed.write(taken.step, taken.arrays(), {}, replace=True)
+            self.mixed.put(taken.step, taken.tensors())
             yield taken
 
     def _begun(self, step: int) -> State:

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +20,10 @@ from estimators.state import State
 from estimators.trajectory import CentreTransition, mean_state
 from fut.divergence import named
 from fut.methods.expansion.spec import Trajectory
-from fut.training.checkpoints import attributes_of, read_state
+from fut.training.checkpoints import read_state, save
 from fut.training.problem import LOWER
+from fut.training.tensor_store import TensorStore
 from fut.training.weights import shares, weighed
-from storage import CheckpointStore
 
 PARTS = ("centre", "gradients", "runs", "snapshots", "pinned")
 """Directories of its stores, below the scratch directory or that in which it is kept."""
@@ -59,6 +58,7 @@ class TrajectoryFiles:
         start: the lifted state [D] that every order starts from.
         owner: the digest that every file holds.
         end: the reference run's parameters [D] after the last step, by which a run that goes far is told; None for no such check.
+        stores_of: makes a store of a directory and an owner: on disk, or in memory.
     """
 
     spec: Trajectory
@@ -66,24 +66,25 @@ class TrajectoryFiles:
     start: Callable[[], State]
     owner: str
     end: Callable[[], Tensor] | None = None
+    stores_of: Callable[[Path, str], TensorStore] = TensorStore
 
     @cached_property
-    def centre(self) -> CheckpointStore:
+    def centre(self) -> TensorStore:
         """Its lifted states."""
-        return CheckpointStore(self.directory / "centre", self.owner)
+        return self.stores_of(self.directory / "centre", self.owner)
 
     @cached_property
-    def mixed(self) -> CheckpointStore:
+    def mixed(self) -> TensorStore:
         """Gradients [c, D] of every step's mixture; of an ensemble also the parameters [c, D] at which they are taken."""
-        return CheckpointStore(self.directory / "gradients", self.owner)
+        return self.stores_of(self.directory / "gradients", self.owner)
 
     @cached_property
-    def runs(self) -> CheckpointStore:
+    def runs(self) -> TensorStore:
         """The latest lifted states [c, D] of an ensemble's runs."""
-        return CheckpointStore(self.directory / "runs", self.owner)
+        return self.stores_of(self.directory / "runs", self.owner)
 
     @property
-    def stores(self) -> tuple[CheckpointStore, ...]:
+    def stores(self) -> tuple[TensorStore, ...]:
         """All of them, of use together alone."""
         return (self.centre, self.mixed, self.runs)
 
@@ -108,7 +109,7 @@ class TrajectoryFiles:
                 save(self.runs, 0, self.start().rows(spec.count))
         state = read_state(latest, first, spec.problem.device)
         for taken in trained(spec, state if spec.ensemble else state.rows(1), steps, self.reach):
-            self.mixed.write(taken.step, taken.arrays(), {}, replace=True)
+            self.mixed.put(taken.step, taken.tensors())
             save(self.centre, taken.step + 1, mean_of(spec, taken.after))
             if spec.ensemble:
                 save(self.runs, taken.step + 1, taken.after)
@@ -119,9 +120,9 @@ class TrajectoryFiles:
         """The lifted state [D] before step `step`."""
         return read_state(self.centre, step, self.spec.problem.device)
 
-    def parameters(self, step: int) -> np.ndarray:
+    def parameters(self, step: int) -> Tensor:
         """Parameters [D] before step `step`."""
-        return self.centre.read_array(step, "theta")
+        return self.centre.tensor(step, "theta", self.spec.problem.device)
 
     @cached_property
     def reach(self) -> Reach | None:
@@ -133,13 +134,13 @@ class TrajectoryFiles:
 
     def gradients_of(self, step: int) -> Tensor:
         """Gradients of the step's mixture [c, D]."""
-        return torch.from_numpy(self.mixed.read_array(step, "gradient")).to(self.spec.problem.device)
+        return self.mixed.tensor(step, "gradient", self.spec.problem.device)
 
     def places(self, step: int) -> Tensor:
         """Parameters at which the step's curvature is taken: of every run of an ensemble [c, D], else its own [1, D]."""
         if not self.spec.ensemble:
             return self.state(step).theta[None]
-        return torch.from_numpy(self.mixed.read_array(step, "theta")).to(self.spec.problem.device)
+        return self.mixed.tensor(step, "theta", self.spec.problem.device)
 
     def ends(self) -> State:
         """Lifted states [c, D] of an ensemble's runs after the last step."""
@@ -169,10 +170,9 @@ class Taken(NamedTuple):
     gradient: Tensor
     theta: Tensor | None = None
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def tensors(self) -> dict[str, Tensor]:
         """Gradients, and parameters, as they are stored."""
-        found = {"gradient": self.gradient} | ({} if self.theta is None else {"theta": self.theta})
-        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        return {"gradient": self.gradient} | ({} if self.theta is None else {"theta": self.theta})
 
 
 def trained(spec: Trajectory, state: State, steps: Sequence[int], reach: Reach | None = None) -> Iterator[Taken]:
@@ -237,14 +237,3 @@ def _ensemble(spec: Trajectory, state: State, steps: Sequence[int], reach: Reach
         if reach is not None and (far := ~((state.theta - reach.start).norm(dim=-1) <= reach.distance)).any():
             raise diverged(int(far.nonzero()[0]), step, f"it moves {FAR:g} times as far as the reference run; {LOWER}")
         yield Taken(step, state, seen["gradient"], seen["theta"])
-
-
-def state_arrays(state: State) -> dict[str, np.ndarray]:
-    """Arrays of a state, or of stacked ones, as they are stored."""
-    arrays = {"theta": state.theta} | {f"memory/{name}": buffer for name, buffer in state.memory.items()}
-    return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
-
-
-def save(store: CheckpointStore, step: int, state: State) -> None:
-    """Write a lifted state, or stacked ones, over what was there."""
-    store.write(step, state_arrays(state), attributes_of(state), replace=True)

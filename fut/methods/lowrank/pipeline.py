@@ -48,7 +48,7 @@ def _run_states(base: LowRankFiles, units: Sequence[object]) -> Iterator[None]:
     terms, steps = base.open_terms(), missing_steps(base.trajectory)
     yield from run_trajectory(base.trajectory, steps) if steps else ()
     for block in terms.missing(["centre"]):
-        terms.write(block, {"centre": base.trajectory.parameters(block.step)[None]})
+        terms.write(block, {"centre": base.trajectory.parameters(block.step)[None].cpu().numpy()})
         if not steps:
             yield
 

@@ -39,7 +39,7 @@ def block_terms(
     if "gradient" in names:
         result["gradient"] = layout.kept(gradients)
     if "norm" in names:
-        result["norm"] = global_norm(gradients)[:, None]
+        result["norm"] = global_norm(gradients, problem.objective.layout.slices)[:, None]
     if not {"update", "jvp", "second"} & set(names):
         return result
     updates = problem.rule.step(state.rows(len(gradients)), gradients, problem.rate(block.step))[1]

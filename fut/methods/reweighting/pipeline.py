@@ -22,7 +22,6 @@ from estimators.state import State
 from fut.errors import ResourceError, UsageError
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates
-from fut.methods.expansion.trajectory import state_arrays
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.reweighting.gradients import Reduced, StepGradients
 from fut.methods.reweighting.spec import HELD_ITEMS, ReweightingSpec
@@ -33,7 +32,7 @@ from fut.methods.timings import StageCost, Timings
 from fut.models.autodiff import GRADIENT_BYTES
 from fut.readouts.readout import make_readouts, step_of
 from fut.resources.memory import GIB
-from fut.training.checkpoints import unpack
+from fut.training.checkpoints import state_tensors, unpack
 from fut.training.problem import Problem
 from fut.training.weights import item_weights
 from storage import Block, TermStore
@@ -102,7 +101,7 @@ def _start(files: ReweightingFiles, sweep: Sweep) -> tuple[State, Tensor]:
     theta = files.state(steps).theta
     slopes = torch.stack([r.gradient(theta) for r in make_readouts(files.problem, files.spec.names, files.user)])
     costate, squares = sweep.start(slopes), torch.zeros_like(slopes)
-    files.swept.write(steps, {"weight": slopes.cpu().numpy()}, {}, replace=True)
+    files.swept.put(steps, {"weight": slopes})
     _save_costate(files, steps, costate, squares)
     return costate, squares
 
@@ -114,22 +113,22 @@ def _save_step(files: ReweightingFiles, found: Sensitivity, reduced: Reduced) ->
         "value": reduced.value,
         "gram": reduced.gram,
     }
-    files.swept.write(found.step, {k: v.cpu().numpy() for k, v in arrays.items()}, {}, replace=True)
+    files.swept.put(found.step, arrays)
     if reduced.rows is not None:
         _write_gradients(files.open_terms(), found.step, reduced.rows)
 
 
 def _save_costate(files: ReweightingFiles, step: int, costate: State, squares: Tensor) -> None:
-    files.costates.write(step, state_arrays(costate) | {"squares": squares.cpu().numpy()}, {})
+    files.costates.put(step, state_tensors(costate) | {"squares": squares}, replace=False)
     for older in files.costates.steps():
         if older > step:
             files.costates.remove(older)
 
 
 def _read_costate(files: ReweightingFiles, step: int) -> tuple[State, Tensor]:
-    arrays = files.costates.read(step).arrays
-    squares = torch.from_numpy(arrays.pop("squares")).to(files.problem.device)
-    return unpack(arrays, {}, files.problem.device), squares
+    tensors, _ = files.costates.get(step, files.problem.device)
+    squares = tensors.pop("squares")
+    return unpack(tensors, {}), squares
 
 
 def _run_gradients(files: ReweightingFiles, blocks: Sequence[Block]) -> Iterator[None]:

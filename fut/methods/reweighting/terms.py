@@ -18,7 +18,7 @@ from fut.methods.reweighting.config import ReweightingConfig
 from fut.methods.reweighting.spec import ReweightingSpec
 from fut.readouts.readout import UserFunction
 from fut.training.problem import item_gradient_chunks
-from storage import CheckpointStore
+from fut.training.tensor_store import TensorStore
 
 DIRECTORY = "reweighting"
 
@@ -40,14 +40,14 @@ class ReweightingFiles(Sampled):
     user: Mapping[str, UserFunction] = field(default_factory=dict)
 
     @cached_property
-    def swept(self) -> CheckpointStore:
+    def swept(self) -> TensorStore:
         """Weights and injections [r, D] of every step, values and Gram matrices; scratch."""
-        return self.store("scratch/sweep")
+        return TensorStore(self.scratch / "sweep", self.owner)
 
     @cached_property
-    def costates(self) -> CheckpointStore:
+    def costates(self) -> TensorStore:
         """The costate before the last step swept, and the sum of squared responses so far [r, D]; scratch."""
-        return self.store("scratch/costate")
+        return TensorStore(self.scratch / "costate", self.owner)
 
     def item_gradients(self, step: int) -> Tensor:
         """Gradients [n, D] of a step's own items at the reference run's parameters, always all in one call."""

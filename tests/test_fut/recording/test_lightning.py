@@ -80,7 +80,7 @@ def test_a_window_is_replayed_as_it_was(tmp_path: Path, named: bool, dropout: fl
     ("settings", "message"),
     [
         ({"gradient_clip_val": 0.5, "gradient_clip_algorithm": "value"}, "got clipping by value"),
-        ({"precision": "bf16-mixed"}, "got bf16-mixed"),
+        ({"precision": "bf16-true"}, "got bf16-true"),
     ],
 )
 def test_trainers_that_are_not_repeated(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

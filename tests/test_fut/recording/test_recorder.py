@@ -94,6 +94,17 @@ def test_it_is_opened_again_with_the_module(tmp_path: Path) -> None:
     assert again.estimate(["reverse"], "retrain")[0].value == run.estimate(["reverse"], "retrain")[0].value
 
 
+def test_a_run_is_computed_where_its_training_was_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine that has another kind of device, whose random numbers are others."""
+    model = net()
+    optimizer = adamw(model)
+    recorder = fut.Recorder(tmp_path / "run", steps=STEPS)
+    with recorder.watch(model, optimizer):
+        trained(model, [optimizer], count=STEPS)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert recorder.finish(PROBE).context.device == torch.device("cpu")
+
+
 def test_labels_that_are_not_forwarded_are_said(tmp_path: Path) -> None:
     model = net()
     optimizer = adamw(model)

@@ -73,17 +73,6 @@ def watched_loop(
             optimizer.zero_grad()
 
 
-def test_autocast_is_refused(tmp_path: Path) -> None:
-    model = net()
-    recorder = fut.Recorder(tmp_path / "run", steps=STEPS)
-    with (
-        pytest.raises(ModelError, match="got autocast"),
-        recorder.watch(model, adamw(model)),
-        torch.autocast("cpu", torch.bfloat16),
-    ):
-        model(*next(batches(1)))
-
-
 def test_a_tensor_that_something_else_writes_is_found(tmp_path: Path) -> None:
     model = net()
     optimizer = adamw(model)
