@@ -92,7 +92,10 @@ def own_window(run: Context, steps: int, precision: str, permutations: int) -> M
 
 
 def in_precision(problem: Problem, dtype: torch.dtype) -> Problem:
-    """The same problem whose parameters and floating data are of a type; ModelError where the model cannot be."""
+    """The same problem whose parameters and floating data are of a type; ModelError where the model cannot be.
+
+    In double precision there is no autocast.
+    """
 
     def cast(part: Sequence[Item]) -> list[Item]:
         return [tuple(t.to(dtype) if t.is_floating_point() else t for t in item) for item in part]
@@ -102,7 +105,8 @@ def in_precision(problem: Problem, dtype: torch.dtype) -> Problem:
         update={"model": problem.config.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})}
     )
     call: Any = problem.objective.call
-    objective = Objective(call.module, call.loss, problem.device, dtype, call.recorded)
+    autocast = None if dtype == torch.float64 else problem.objective.autocast
+    objective = Objective(call.module, call.loss, problem.device, dtype, call.recorded, autocast)
     return replace(problem, config=config, data=data, objective=objective, state=None)
 
 
