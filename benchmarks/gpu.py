@@ -11,11 +11,13 @@ every part, so that a call that is cut off leaves what it has; parts that `--sec
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,9 @@ from fut.methods.batching import raw_estimates
 from fut.methods.footprint import Footprint
 from fut.methods.settings import load_config
 from fut.methods.timings import Timings
-from fut.models.autodiff import gradient
+from fut.models.autodiff import gradient, hessian_vector, hessian_vector_difference
 from fut.resources.device import reproducible
+from fut.resources.memory import peak_bytes
 from fut.training.problem import Problem
 from fut.training.trainer import train_order
 
@@ -127,17 +130,43 @@ def measured(device: torch.device, directory: Path) -> Iterator[Peak]:
 
 
 class Stages:
-    """A progress that keeps the seconds of every stage, by its name."""
+    """A progress that keeps the seconds of every stage and says its units while they are done: a call may be cut off."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds = device, dict[str, float]()
 
     @contextmanager
     def __call__(self, label: str, total: int) -> Iterator[Callable[[], None]]:
-        started = time.perf_counter()
-        yield lambda: None
+        started, done = time.perf_counter(), 0
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            if done in (1, 2, 4, 8, 16, 32, total):
+                print(f"{label} {done}/{total}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+
+        yield tick
         finished(self.device)
         self.seconds[label] = self.seconds.get(label, 0.0) + time.perf_counter() - started
+
+
+def product_seconds(problem: Problem, sequences: Sequence[int] = (2, 4, 8)) -> list[dict[str, float]]:
+    """Seconds and memory of a gradient, and of a Hessian-vector product exactly and by difference, on a few sequences."""
+    objective, device, found = problem.objective, problem.device, []
+    theta, item = objective.start(), problem.data.items[0]
+    calls: dict[str, Callable[[Any], object]] = {
+        "gradient": lambda part: gradient(objective, theta, part),
+        "exact": lambda part: hessian_vector(objective, theta, part, theta),
+        "difference": lambda part: hessian_vector_difference(objective, theta, part, theta),
+    }
+    with reproducible(device):
+        for count in sequences:
+            part, row = tuple(t[:count] for t in item), {"sequences": float(count)}
+            for name, call in calls.items():
+                row[f"{name}_seconds"] = seconds_of(device, partial(call, part), 2)
+                row[f"{name}_bytes"] = float(peak_bytes(device, partial(call, part)))
+            found.append(row)
+    return found
 
 
 def device_rates(device: torch.device, size: int = 8192) -> dict[str, float]:
@@ -219,8 +248,13 @@ class Clock:
         return self.end - time.monotonic()
 
 
-def prepared(row: dict[str, Any], arguments: argparse.Namespace, keep: Callable[[], None]) -> fut.Run:
-    """Train a rate's reference run and compute its expansion, and keep what that takes in the row."""
+def prepared(
+    row: dict[str, Any], arguments: argparse.Namespace, keep: Callable[[], None], first: dict[str, Any] | None
+) -> fut.Run:
+    """Train a rate's reference run and compute its expansion, and keep what that takes in the row.
+
+    first: hears of throughput, on the first run alone.
+    """
     path, device = arguments.work / f"{row['rate']:g}", torch.device(arguments.device)
     shutil.rmtree(path, ignore_errors=True)
     stages = Stages(device)
@@ -228,6 +262,9 @@ def prepared(row: dict[str, Any], arguments: argparse.Namespace, keep: Callable[
         run = fut.train(path, config_of(row["rate"], arguments), device=arguments.device, progress=stages)
     row |= {"parameters": run.context.parameters, "reference": took.as_dict(), "reference_loss": run.reference_loss}
     keep()
+    if first is not None:
+        first |= {"throughput": throughput(run.context.problem, 5), "products": product_seconds(run.context.problem)}
+        keep()
     timings = Timings(Footprint(run.context.problem))
     planned = next(way for way in strategies(run.context.config, timings) if way.chosen)
     row["planned"] = {
@@ -264,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=list(SIZES), default="100M")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3])
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--products", choices=["difference", "exact"], default="exact")
+    parser.add_argument("--products", choices=["difference", "exact"], default="difference")
     parser.add_argument("--steps", type=int, default=64, help="T")
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--warmup-rate", type=float, default=3e-4)
@@ -283,6 +320,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", default=NAME)
     arguments = parser.parse_args(argv)
     arguments.work.mkdir(parents=True, exist_ok=True)
+    faulthandler.dump_traceback_later(60, repeat=True)  # where a call that is cut off spent its time
     clock, call, device = Clock(arguments.seconds), began(), torch.device(arguments.device)
     results: dict[str, Any] = {"device": device_rates(device), "rows": []}
 
@@ -295,9 +333,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             break
         row: dict[str, Any] = {"rate": rate}
         results["rows"].append(row)
-        run = prepared(row, arguments, keep)
-        if "throughput" not in results:
-            results["throughput"] = throughput(run.context.problem, 5)
+        run = prepared(row, arguments, keep, None if "throughput" in results else results)
         compared(run, row, arguments, clock)
         keep()
         if clock.left > arguments.floor * row.get("retrain_seconds", np.inf):

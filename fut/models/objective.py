@@ -155,7 +155,7 @@ class Objective:
         return made
 
     @property
-    def call(self) -> nn.Module:
+    def call(self) -> _WithLoss:
         """Module and loss together, as the parts `module` and `loss`."""
         return self._call
 
@@ -291,11 +291,6 @@ class Objective:
             self.stochastic, self._call.judged = stochastic, judged
             for module, training in modes:
                 module.training = training
-
-    def precision(self) -> AbstractContextManager[None]:
-        """The autocast that forward passes run under; nothing without it."""
-        context: AbstractContextManager[None] = self._call.precision(self.device.type)
-        return context
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:

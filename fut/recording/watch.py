@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from fut.models.objective import refuse_running_statistics
 from fut.recording.items import Form, Item, forwarded
 from fut.recording.ranks import Ranks, unsharded
 from fut.recording.window import Step, Window
+from fut.resources.device import COMPILER
 
 
 def innermost(optimizer: Any) -> Optimizer:
@@ -122,10 +124,11 @@ class Watch:
 
     def _see_forward(self) -> None:
         """Hear of every forward pass, before hooks of the user's own may change its arguments."""
+        # in compiled models hooks are not compiled: torch before 2.13 cannot trace all of what they do
+        own: Any = torch.compiler.disable if COMPILER in sys.modules else lambda hook: hook
         self._seeing = [
-            self.model.register_forward_pre_hook(self._forward, with_kwargs=True, prepend=True),
-            self.model.register_forward_hook(self._forwarded),
-            _first_part(self.model).register_forward_pre_hook(self._inside),
+            self.model.register_forward_pre_hook(own(self._forward), with_kwargs=True, prepend=True),
+            self.model.register_forward_hook(own(self._forwarded)),
         ]
 
     def detach(self) -> None:

@@ -171,7 +171,7 @@ def _require_own_loss(problem: Problem, module: nn.Module, loss: Loss) -> None:
         ("item 0", problem.data.items[0], False),
         ("probe chunk 0", problem.data.probe[0], True),
     ):
-        with torch.no_grad(), objective.noise(item), objective.precision():
+        with torch.no_grad(), objective.noise(item), objective.call.precision(device.type):
             if judged:
                 own.eval()
                 own_loss = own_loss.eval() if isinstance(own_loss, nn.Module) else own_loss

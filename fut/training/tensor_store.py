@@ -23,7 +23,12 @@ class TensorStore(CheckpointStore):
     Args:
         directory: where they are.
         owner: what they belong to, as a digest.
+        seldom: whether they are asked for so seldom that a GPU's memory has better use: of no effect on files.
     """
+
+    def __init__(self, directory: Path | str, owner: str = "", seldom: bool = False) -> None:
+        super().__init__(directory, owner)
+        self.seldom = seldom
 
     def put(
         self,
@@ -53,12 +58,12 @@ class TensorStore(CheckpointStore):
 class HeldTensors(TensorStore):
     """The same in memory: nothing is written, and what is held is gone with the process.
 
-    Tensors stay on the device that they are on while `KEPT_FREE` of its memory is free, else they go to the host's memory. They
-    are not copied where they stay: lifted states are values, which nothing changes.
+    Tensors stay on the device that they are on while `KEPT_FREE` of its memory is free, but for those of `seldom`; else they go
+    to the host's memory. They are not copied where they stay: lifted states are values, which nothing changes.
     """
 
-    def __init__(self, directory: Path | str = "", owner: str = "") -> None:
-        super().__init__(directory, owner)
+    def __init__(self, directory: Path | str = "", owner: str = "", seldom: bool = False) -> None:
+        super().__init__(directory, owner, seldom)
         self._held: dict[int, tuple[dict[str, Tensor], Attributes]] = {}
 
     def put(
@@ -71,7 +76,8 @@ class HeldTensors(TensorStore):
         if step in self._held and not replace:
             raise ExistsError(f"expected no tensors of step {step} yet, got some; put them with replace=True")
         self._held.pop(step, None)  # whose memory is free for these
-        self._held[step] = {name: _placed(tensor.detach()) for name, tensor in tensors.items()}, dict(attributes or {})
+        placed = {name: _placed(tensor.detach(), self.seldom) for name, tensor in tensors.items()}
+        self._held[step] = placed, dict(attributes or {})
 
     def get(self, step: int, device: torch.device) -> tuple[dict[str, Tensor], Attributes]:
         tensors, attributes = self._of(step)
@@ -131,11 +137,11 @@ class HeldTensors(TensorStore):
             ) from None
 
 
-def _placed(tensor: Tensor) -> Tensor:
+def _placed(tensor: Tensor, seldom: bool) -> Tensor:
     """The tensor where it is, or in the host's memory; of a part of a larger one a copy, so that the rest is not held."""
     device = tensor.device
     if device.type == "cuda":
         free, total = available_bytes(device) or 0, torch.cuda.get_device_properties(device).total_memory
-        if free < KEPT_FREE * total:
+        if seldom or free < KEPT_FREE * total:
             return tensor.cpu()
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

@@ -88,6 +88,10 @@ def test_tensors_are_held_on_the_device_while_it_has_room(monkeypatch: pytest.Mo
     store.put(1, {"x": tensor})
     assert store._held[1][0]["x"].device.type == "cpu"
     assert torch.equal(store.tensor(1, "x", tensor.device), tensor)
+    monkeypatch.undo()
+    seldom = HeldTensors(seldom=True)
+    seldom.put(0, {"x": tensor})
+    assert seldom._held[0][0]["x"].device.type == "cpu"
 
 
 def test_the_host_programs_settings_are_left_alone(tmp_path: Path) -> None:

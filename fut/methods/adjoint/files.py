@@ -57,7 +57,7 @@ class SweepFiles:
     directory: Path
     problem: Problem
     owner: str
-    stores_of: Callable[[Path, str], TensorStore] = TensorStore
+    stores_of: type[TensorStore] = TensorStore
 
     @cached_property
     def swept(self) -> TensorStore:
@@ -140,7 +140,7 @@ class Expansion(Sampled):
         return replace(self.planned, choice=choice)
 
     @property
-    def stores_of(self) -> Callable[[Path, str], TensorStore]:
+    def stores_of(self) -> type[TensorStore]:
         """Makes a store of scratch: files, or memory."""
         return HeldTensors if self.planned.holds else TensorStore
 

@@ -42,7 +42,7 @@ class SegmentedFiles(TrajectoryFiles):
     @cached_property
     def snapshots(self) -> TensorStore:
         """Lifted states of an ensemble's runs [c, D], or of the trajectory [1, D], at the ends of segments."""
-        return self.stores_of(self.directory / "snapshots", self.owner)
+        return self.stores_of(self.directory / "snapshots", self.owner, seldom=True)
 
     @cached_property
     def pins(self) -> TensorStore:

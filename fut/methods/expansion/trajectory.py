@@ -66,7 +66,7 @@ class TrajectoryFiles:
     start: Callable[[], State]
     owner: str
     end: Callable[[], Tensor] | None = None
-    stores_of: Callable[[Path, str], TensorStore] = TensorStore
+    stores_of: type[TensorStore] = TensorStore
 
     @cached_property
     def centre(self) -> TensorStore:
