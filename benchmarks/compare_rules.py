@@ -47,13 +47,14 @@ def table(results: Mapping[str, Any]) -> str:
     rates = {arm["label"]: arm["rate"] for arm in results["arms"]}
     losses = {arm["label"]: sum(arm["values"]) / len(arm["values"]) for arm in results["arms"]}
     head = "rule | rate | loss | against | difference | 95 % t interval | order noise | p | the difference is"
-    lines = [head, "|".join(["---"] * (head.count("|") + 1))]
+    lines = [head, " | ".join(["---"] * (head.count("|") + 1))]
     for row in results["rows"]:
         of = row["effect"]
         low, high = (1e3 * end for end in of["interval"])
         cells = [row["arm"], f"{rates[row['arm']]:.2g}", f"{losses[row['arm']]:.4f}", row["against"]]
-        cells += [f"{1e3 * of['mean']:+.2f}", f"{low:+.2f} … {high:+.2f}", f"± {1e3 * row['noise']:.1f}"]
-        lines.append(" | ".join(map(minus, [*cells, f"{of['p_value']:.3f}", SAID[row["verdict"]]])))
+        numbers = f"{1e3 * of['mean']:+.2f}", f"{low:+.2f} … {high:+.2f}", f"± {1e3 * row['noise']:.1f}"
+        cells += [*map(minus, numbers), f"{of['p_value']:.3f}", SAID[row["verdict"]]]
+        lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
 
 

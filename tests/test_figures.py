@@ -22,6 +22,10 @@ UNMEASURED = {
         "reports 4.00 for SGD, 2.00 for momentum and 1.83 for AdamW",  # the paper's
         "finds the gap with 80 % probability at the 5 % level",  # settings
         "Modules of known SNR, from 0.01 to 1,",  # of a test
+        "hold the truth in 84 % or more of draws there",  # of a test, test_moment_intervals.py
+        "its 95 % Student t interval",  # levels
+        "Six orders can reach p = 0.05",  # arithmetic: 2^(1 - 6)
+        "95 % of the differences of two single runs",
     ],
     "docs/branch-and-hold.md": [
         "3.2 times with Adam's defaults",  # arithmetic: (1 - 0.9) / sqrt(1 - 0.999)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from estimators.replay import GradientsAndNorms, Picks, TrueGradients
 from fut.data.dataset import Dataset
 from fut.errors import ModelError, UsageError
-from fut.models.objective import Item
+from fut.models.objective import Item, Objective
 from fut.resources.memory import require_memory
 from fut.training.problem import Problem
 from fut.training.weights import item_weights
@@ -92,7 +92,10 @@ def own_window(run: Context, steps: int, precision: str, permutations: int) -> M
 
 
 def in_precision(problem: Problem, dtype: torch.dtype) -> Problem:
-    """The same problem whose parameters and floating data are of a type; ModelError where the model cannot be."""
+    """The same problem whose parameters and floating data are of a type; ModelError where the model cannot be.
+
+    In double precision there is no autocast.
+    """
 
     def cast(part: Sequence[Item]) -> list[Item]:
         return [tuple(t.to(dtype) if t.is_floating_point() else t for t in item) for item in part]
@@ -101,7 +104,9 @@ def in_precision(problem: Problem, dtype: torch.dtype) -> Problem:
     config = problem.config.model_copy(
         update={"model": problem.config.model.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})}
     )
-    objective = problem.objective.fresh(dtype)
+    call: Any = problem.objective.call
+    autocast = None if dtype == torch.float64 else problem.objective.autocast
+    objective = Objective(call.module, call.loss, problem.device, dtype, call.recorded, autocast)
     return replace(problem, config=config, data=data, objective=objective, state=None)
 
 

@@ -146,16 +146,11 @@ class Objective:
         """The module's trained tensors, by its own names, in the order of theta."""
         return ParameterLayout(tuple(map(self.own_name, self.names)), tuple(self.shapes))
 
-    def fresh(self, dtype: torch.dtype | None = None) -> Objective:
-        """Another copy with the same starting parameters, of this one's module as it is now.
-
-        dtype: None for this one's own; else parameters, and other floating tensors as far as they can be, are of this type, and
-        there is no autocast.
-        """
-        call, autocast = self._call, self.autocast if dtype is None else None
-        made = Objective(call.module, call.loss, self.device, dtype or self.dtype, call.recorded, autocast)
-        if dtype is None:
-            made._start = self._start.clone()
+    def fresh(self) -> Objective:
+        """Another copy with the same starting parameters, of this one's module as it is now."""
+        call = self._call
+        made = Objective(call.module, call.loss, self.device, self.dtype, call.recorded, self.autocast)
+        made._start = self._start.clone()
         return made
 
     @property

@@ -22,7 +22,7 @@ from fut.studies.compare.render import draw, text
 from fut.studies.compare.result import ArmValues, Compared, Difference, verdict
 from fut.studies.paired import LEVEL, paired_effect
 
-FACTOR, REACH = 2.0, 8
+FACTOR, REACH = 2.0, 12
 """Ratio of neighbouring rates of a search, and how many it goes up or down at most."""
 LEAST, FILL = 6, 16
 
