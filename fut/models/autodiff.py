@@ -248,8 +248,8 @@ def difference_step(size: int) -> float:
     """`STEP` for models of up to `UNSCALED` parameters; beyond, what keeps a difference's own length at theirs.
 
     |theta| grows as the root of D. A length in proportion to it leaves the region in which a loss is quadratic along a direction
-    of few coordinates: at 3.3 million parameters a difference along the probe loss's gradient was 2 % off with `STEP`, at 11
-    million 29 %.
+    of few coordinates: at 11 million parameters a difference along the probe loss's gradient was 5 % off with `STEP`
+    (`benchmarks/records/difference-length.json`).
     """
     return STEP * min(1.0, math.sqrt(UNSCALED / size))
 
