@@ -41,7 +41,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Hook:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Hook:
-    """Last of all, which browser tests were not run, and how to run them."""
+    """Last of all, which tests in a browser and on a GPU were not run, and how to run the former."""
     found = yield
     skipped = [r for r in terminalreporter.stats.get("skipped", []) if "browser" in r.keywords]
     if skipped:
@@ -50,6 +50,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Hook:
             terminalreporter.line(f"NOT RUN {report.nodeid}", red=True)
         terminalreporter.line(f"Why: {skipped[0].longrepr[-1]}", red=True)
         terminalreporter.line(browser.REMEDY, red=True, bold=True)
+    if on_gpu := [r for r in terminalreporter.stats.get("skipped", []) if "cuda" in r.keywords]:
+        terminalreporter.section(f"NOT RUN: {len(on_gpu)} tests on a GPU, of which this machine has none", red=True)
+        for report in sorted(on_gpu, key=lambda r: r.nodeid):
+            terminalreporter.line(f"NOT RUN {report.nodeid}", red=True)
     return found
 
 

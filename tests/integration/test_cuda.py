@@ -17,7 +17,10 @@ from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
 from fut.training.tensor_store import KEPT_FREE, HeldTensors
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use"),
+]
 
 WINDOW = {"items": 8, "batch": 4, "context": 24, "probe": 8}
 FIRST = {"functionals": 2, "storage": "retrain", "coordinates": 400, "drawn": "before", "control": "never"}
