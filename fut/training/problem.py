@@ -294,6 +294,11 @@ def build_problem(
     config, own = with_optimizer(config, module, optimizer)
     dtype, recorded = getattr(torch, config.model.dtype), config.model.noise == "recorded"
     autocast = getattr(torch, config.model.autocast) if config.model.autocast else None
+    if autocast is not None and dtype != torch.float32:
+        raise UsageError(
+            f"model.autocast: expected parameters in float32, which alone torch.autocast casts, got model.dtype = "
+            f'"{config.model.dtype}"; set one of the two'
+        )
     state = None if state is None else state.map(lambda tensor: tensor.to(device))
     return Problem(config, data, Objective(module, loss, device, dtype, recorded, autocast), state, own)
 

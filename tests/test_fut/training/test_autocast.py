@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from small import MakeRun, small_config
 from torch import nn
 
+import fut
+from fut.errors import UsageError
 from fut.models.autodiff import gradient, hessian_vector, hessian_vector_difference
 from fut.models.factory import build_module
 from fut.models.objective import Objective
@@ -52,6 +57,12 @@ def test_a_module_of_the_users_own_has_products_too(recwarn: object) -> None:
     u = torch.randn(objective.size, generator=torch.Generator().manual_seed(3))
     found, right = hessian_vector(objective, theta, x, u), hessian_vector_difference(objective, theta, x, u)
     assert (found - right).norm() / right.norm() < 0.05
+
+
+def test_parameters_that_are_not_cast_are_refused(tmp_path: Path) -> None:
+    config = small_config(model=small_config().model.model_dump() | BF16 | {"dtype": "float64"})
+    with pytest.raises(UsageError, match=r"model\.autocast: expected parameters in float32"):
+        fut.train(tmp_path / "run", config, device="cpu")
 
 
 def test_a_run_under_autocast_answers_and_is_opened_again(make_run: MakeRun) -> None:
