@@ -5,6 +5,7 @@ Import this before anything imports `estimators`.
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,6 +16,10 @@ from beartype import BeartypeConf, beartype
 from estimators import shapes
 
 assert not {n for n in sys.modules if n.startswith("estimators.")} - {"estimators.shapes"}, "imported too late to check"
+
+for module in [m for name, m in sys.modules.items() if name.startswith("beartype")]:
+    if hasattr(module, "getrandbits"):  # of a list beartype checks one that it draws: not with the host's random numbers
+        setattr(module, "getrandbits", random.Random(0).getrandbits)  # noqa: B010
 
 Function = TypeVar("Function", bound=Callable[..., object])
 

@@ -90,7 +90,7 @@ class Watch:
         self.model, self.optimizers = unwrapped(model), [innermost(optimizer) for optimizer in optimizers]
         self.ranks = Ranks.of(model)
         self.first, self.steps, self.clip, self.on_first = first, steps, clip, on_first
-        self._device = next(self.model.parameters()).device
+        self._device, self._part = next(self.model.parameters()).device, _first_part(self.model)
         self._signature = inspect.signature(getattr(self.model, ORIGINAL, self.model.forward))
         self.window: Window | None = None
         self.taken, self.explicit = 0, False
@@ -129,6 +129,7 @@ class Watch:
         self._seeing = [
             self.model.register_forward_pre_hook(own(self._forward), with_kwargs=True, prepend=True),
             self.model.register_forward_hook(own(self._forwarded)),
+            self._part.register_forward_pre_hook(own(self._inside)),
         ]
 
     def detach(self) -> None:
@@ -164,8 +165,14 @@ class Watch:
             self._generator.append(generator_state(self._device))
 
     def _trains(self, module: nn.Module) -> bool:
-        """Whether a forward pass is one of the window's training."""
-        return self.window is not None and not self.done and module.training and torch.is_grad_enabled()
+        """Whether a forward pass is one of the window's training: not one of a copy, which has the hooks too."""
+        return (
+            module is self.model
+            and self.window is not None
+            and not self.done
+            and module.training
+            and torch.is_grad_enabled()
+        )
 
     def _forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._trains(module):
@@ -184,7 +191,9 @@ class Watch:
 
         Heard inside of the model, as autocast that wraps the forward function itself, as accelerate's does, shows here alone.
         """
-        if self.window is None or self.done or not part.training or not torch.is_grad_enabled():
+        if self.window is None or self.done or part is not self._part:  # of a copy, which has the hooks too
+            return
+        if not part.training or not torch.is_grad_enabled():
             return
         kind = self._device.type
         enabled = torch.is_autocast_enabled(kind)

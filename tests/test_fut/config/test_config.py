@@ -49,7 +49,7 @@ def test_a_file_is_overridden_by_flags_and_flags_by_keywords(tmp_path: Path) -> 
     ("values", "message"),
     [
         ({"data": {"itmes": 3}}, r"`data\.itmes`: unknown key; expected one of text, tokenizer, .*items"),
-        ({"dat": {}}, "`dat`: unknown key; expected one of data, model, rule, schedule, warmup, cache"),
+        ({"dat": {}}, "`dat`: unknown key; expected one of data, model, rule, schedule, warmup, checkpoints, cache"),
         ({"data": {"items": "3"}}, r"`data\.items`: .*integer, got '3'"),
         ({"data": {"items": 0}}, r"`data\.items`: .*greater than or equal to 1, got 0"),
         ({"model": {"heads": True}}, r"`model\.heads`"),

@@ -130,7 +130,7 @@ def test_estimates_follow_real_retraining(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cached", [1, 3000, 10**9])
 def test_blocks_of_the_replay_never_cut_a_matrix(run: fut.Run, monkeypatch: pytest.MonkeyPatch, cached: int) -> None:
     expected = run.estimate([ORDER], "adjoint", known=False)[0].value
-    monkeypatch.setattr("fut.methods.adjoint.estimator.BLOCK", cached)
+    monkeypatch.setattr("fut.methods.adjoint.estimator.BLOCK", {"cpu": cached})
     monkeypatch.setattr("estimators.position_table.CACHED", cached)
     estimator: Any = run.methods.open("adjoint")
     blocks = estimator._blocks(1)

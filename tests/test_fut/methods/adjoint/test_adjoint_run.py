@@ -185,7 +185,7 @@ def test_estimates_do_not_depend_on_blocks_or_batches(
     run = make_run()
     orders = [run.order(f"random:{i}") for i in range(5)]
     expected = raw_estimates(run.methods.open("adjoint"), orders)[0]
-    monkeypatch.setattr("fut.methods.adjoint.estimator.BLOCK", cached)
+    monkeypatch.setattr("fut.methods.adjoint.estimator.BLOCK", {"cpu": cached})
     estimator: Any = run.methods.open("adjoint")
     assert len(estimator._blocks(5)) == (1 if cached == 10**9 else -(-run.context.parameters // 512))
     assert raw_estimates(run.methods.open("adjoint"), orders)[0] == expected
