@@ -17,8 +17,9 @@ from estimators import shapes
 
 assert not {n for n in sys.modules if n.startswith("estimators.")} - {"estimators.shapes"}, "imported too late to check"
 
+# Of a list beartype checks one that it draws: not with the host's random numbers.
 for module in [m for name, m in sys.modules.items() if name.startswith("beartype")]:
-    if hasattr(module, "getrandbits"):  # of a list beartype checks one that it draws: not with the host's random numbers
+    if hasattr(module, "getrandbits"):
         setattr(module, "getrandbits", random.Random(0).getrandbits)  # noqa: B010
 
 Function = TypeVar("Function", bound=Callable[..., object])
