@@ -14,7 +14,7 @@ from fut.studies.branch.kept import KeptEffect
 from fut.studies.branch.render import NAMES, SAID
 
 QUESTION = "What does the memory of training do?"
-OPTIONS = "--at 4 --treatment reset --window 6"
+OPTIONS = "--treatment reset"
 BETTER = {"loss": "negative helps", "accuracy": "positive helps", "calibration_error": "negative helps"}
 
 
