@@ -58,8 +58,7 @@ def _require_owned(file: Path, owner: str) -> None:
 
 def _missing_checkpoints(path: Path) -> list[Damage]:
     try:
-        finished = (path / files.SUMMARY).exists() and read_config(path)
-        expected = files.read_summary(path)["checkpoints"] if finished else []
+        expected = files.read_summary(path)["checkpoints"] if (path / files.SUMMARY).exists() else []
     except (UsageError, StorageError):
         return []
     start = CheckpointStore(path / files.START)

@@ -53,7 +53,7 @@ def measure_updates(expansion: Expansion, segment: Sequence[int]) -> None:
         )
         if len(moved) > 1:
             moved -= moved.mean(0)
-        square += moved.double().square().mean(0)
+        square = square + moved.double().square().mean(0)  # not in place: what is read may be what is held
         largest = torch.maximum(largest, moved.abs().amax(0))
     store.put(0, Updates(square, largest)._asdict(), {"reached": segment[-1] + 1})
 

@@ -68,7 +68,7 @@ def draw_before(expansion: Expansion, units: Sequence[int]) -> Iterator[None]:
     found = expansion.sweep.latest.get(steps, device)[0]
     names = [name for name in ("difference_error", "signs") if name in found]
     known: dict[str, np.ndarray] = {name: found[name].cpu().numpy() for name in names}
-    slopes = costate_from(found).theta
+    slopes = costate_from(found).theta.clone()  # the costate itself, where it is held in memory, begins the sweep
     for end in {end for end in expansion.spec.ends if end < steps}:  # whose slopes are not known at the end
         slopes[: len(expansion.spec.names)] += _slopes(expansion, end)
     draw_first(expansion, slopes, known)

@@ -34,9 +34,10 @@ def _kept(expansion: Expansion) -> dict[str, bytes]:
         {"storage": "retrain"},
         {"storage": "retrain", "coordinates": 300, "drawn": "before"},
         {"storage": "retrain", "coordinates": 300, "drawn": "before", "control": "never"},
+        {"storage": "retrain", "coordinates": 300, "drawn": "before", "readouts": ["probe", "probe@6"]},
         {"storage": "store", "trajectory": "mixture", "num_anchors": 0, "coordinates": 300, "rank": 2},
     ],
-    ids=["stored", "retrained", "control", "sample", "mixture"],
+    ids=["stored", "retrained", "control", "sample", "early", "mixture"],
 )
 def test_scratch_in_memory_gives_the_same_bits(tmp_path: Path, adjoint: dict[str, Any]) -> None:
     kept, seen = [], set[str]()
