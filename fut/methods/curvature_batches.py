@@ -104,7 +104,7 @@ def noise_caution(error: float | None, setting: str, redo: str) -> str:
     return (
         f"its curvature is mostly rounding: a Hessian-vector product by differences is {100 * error:.0f} % off an exact one "
         f"(limit {100 * NOISE:.0f} %), so that estimates may be worse than none; set {setting}, or compute the loss in "
-        f"float32 without autocast, and make {redo} anew"
+        f"float32 and leave autocast to the setting model.autocast, and make {redo} anew"
     )
 
 

@@ -231,12 +231,17 @@ def state_bytes(problem: Problem) -> int:
     return numbers * problem.objective.start().element_size()
 
 
+def segment_width(steps: int) -> int:
+    """Steps of a segment of a training that is repeated in between: ceil(sqrt(T)), of which there are as many, or one fewer."""
+    return max(1, math.isqrt(max(steps - 1, 0)) + 1)
+
+
 def kept_steps(problem: Problem) -> list[int]:
     """Steps before which the reference run's lifted state is kept, ascending; T is after the last."""
     steps, every = problem.config.steps, problem.config.checkpoints.every
     if not every:
         few = state_bytes(problem) * (steps + 1) <= problem.config.checkpoints.bytes
-        every = 1 if few else math.isqrt(max(steps - 1, 0)) + 1
+        every = 1 if few else segment_width(steps)
     return sorted({*range(0, steps + 1, every), max(steps - 1, 0), steps})
 
 

@@ -10,9 +10,9 @@ from estimators.adjoint import spread_anchors
 from estimators.control_variates import SIGNS
 from estimators.lowrank import curvature_anchors
 from fut.methods.adjoint.config import AdjointConfig
-from fut.methods.expansion.spec import SweptSpec, Trajectory, segment_width
+from fut.methods.expansion.spec import SweptSpec, Trajectory
 from fut.readouts.readout import step_of
-from fut.training.problem import Problem
+from fut.training.problem import Problem, segment_width
 from storage import TermSpec
 
 ENTRIES = 1 << 15

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +24,6 @@ ALL_UP_TO = 1 << 17
 """Parameters of a model of which all coordinates are kept, where nothing else is configured."""
 APART = 1 << 62
 """Added to the expansion's seed for the trajectory's orders: not that of random orders, some of which would be among them."""
-
-
-def segment_width(steps: int) -> int:
-    """Steps of a segment of a trajectory that is trained again: ceil(sqrt(T)), of which there are as many, or one fewer."""
-    return max(1, math.isqrt(max(steps - 1, 0)) + 1)
 
 
 @dataclass(frozen=True)

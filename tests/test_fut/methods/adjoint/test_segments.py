@@ -15,8 +15,8 @@ from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.adjoint.spec import AdjointSpec, stored_bytes
-from fut.methods.expansion.spec import segment_width
 from fut.methods.expansion.trajectory import TrajectoryFiles
+from fut.training.problem import segment_width
 
 WINDOW = {"items": 5, "epochs": 2, "batch": 2, "context": 12, "probe": 4}
 """Ten steps: segments of 4, 4 and 2."""
