@@ -287,6 +287,7 @@ def test_the_matrix_never_exists(kind: SketchKind) -> None:
     assert seen.elements < 9000 * 2000 / 4, f"a tensor of {seen.elements} elements; P has {9000 * 2000}"
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to compare with")
 @pytest.mark.parametrize("kind", KINDS)
 def test_cuda_has_the_same_numbers(kind: SketchKind) -> None:
