@@ -171,6 +171,7 @@ def measure(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
     chosen = [*(WHOLE if setting["tuning"] == "full" else ()), *arguments.set]
     run = recorded(model, setting, items, probe, path, chosen)
     del model
+    trust = run.trust().as_dict()  # before anything dear
     started = time.perf_counter()
     run.cache(["adjoint"])
     built = time.perf_counter() - started
@@ -188,6 +189,7 @@ def measure(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
         "reference_loss": run.reference_loss,
         "true_sd": found.as_dict()["true_sd"],
         "accuracy": row,
+        "trust": {name: trust[name] for name in ("interaction", "over")},
         "calibration": {"slope": fit.fit.slope, "residual_sd": fit.fit.sd, "orders": fit.fit.count},
         "precompute_training_runs": row["precompute_gradients"] / run.steps,
         "build_seconds": built,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from .entries import Entries, checked_weights, listed, read_item, read_items, re
 from .epochs import epochs
 from .samplers import OrderBatchSampler, OrderSampler, indexed
 
+LEAST = 4
+"""Steps of an epoch whose halves can both be permuted."""
 SHOWN = 32
 """Steps that the text of an order lists."""
 
@@ -300,6 +302,43 @@ def random_steps(reference: Order, *seed: int) -> Order:
     """A uniformly random permutation of the reference order's steps as they are, from an explicit seed; epoch by epoch."""
     draw, parts = _generator(seed), epochs(reference.entries)
     return Order.of_entries(part[i] for part in parts for i in draw.permutation(len(part)).tolist())
+
+
+class Halves(NamedTuple):
+    """Orders that part from the reference order in one half of the steps, in the other, and in both."""
+
+    first: Order
+    second: Order
+    both: Order
+
+
+def shuffled_halves(reference: Order, *seed: int) -> Halves:
+    """Orders that permute the reference order's items within a half of its steps, drawn at random from an explicit seed.
+
+    `first` permutes what one half of each epoch's steps consume among these, `second` the other half, and `both` has the changes
+    of either: where what an order leads to is a sum over its steps, that is the sum of what the two change.
+
+    Args:
+        reference: of 4 steps or more in each epoch.
+        seed: of the draw.
+
+    Raises:
+        OrderError: for fewer steps, or a seed below 0.
+    """
+    draw, made = _generator(seed), tuple[list[Entries], ...](([], [], []))
+    for part in epochs(reference.entries):
+        if len(part) < LEAST:
+            raise OrderError(
+                f"halves: expected {LEAST} steps or more in an epoch, got {len(part)}; use a longer window"
+            )
+        places = draw.permutation(len(part))
+        halves = places[: len(part) // 2], places[len(part) // 2 :]
+        changed = [
+            dict(zip(half, _shuffled([part[i] for i in half], draw), strict=True)) for half in map(sorted, halves)
+        ]
+        for entries, of in zip(made, (changed[0], changed[1], changed[0] | changed[1]), strict=True):
+            entries += [of.get(step, kept) for step, kept in enumerate(part)]
+    return Halves(*map(Order.of_entries, made))
 
 
 def _shuffled(entries: Sequence[Entries], draw: np.random.Generator) -> Iterator[Entries]:

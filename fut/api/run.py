@@ -35,6 +35,7 @@ from fut.questions.endpoint import EndpointRequest
 from fut.questions.estimate import EstimateRequest
 from fut.questions.memorization.ask import MemorizeRequest
 from fut.questions.question import Request, require_list
+from fut.questions.trust.ask import TrustRequest
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.readouts.readout import PROBE, UserFunction
 from fut.report import SAMPLES, Report, write_report
@@ -224,6 +225,8 @@ class Run:
         fields: dict[str, Any] = {"known": known, "calibrated": calibrated, "partial": partial, **along}
         return self.ask(EstimateRequest(tuple(orders), estimator, readout=readout, options=options, **fields))
 
+    trust = asks(TrustRequest)
+    """Train three orders, and say how well estimates can be expected to rank orders. Fields of `TrustRequest`."""
     calibrate = asks(CalibrateRequest)
     """Retrain a few orders and fit a method to them: later estimates then carry 90 % intervals. Fields of `CalibrateRequest`."""
     verify = asks(VerifyRequest)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from estimators.orders.order import Order
+from estimators.orders.order import Halves, Order
 from fut.artifacts.directory import ENDPOINTS
-from fut.errors import NotCachedError
+from fut.errors import FutError, NotCachedError
 from fut.estimation.calibration import Calibrated, answers_from, calibrate_run, calibration_orders
 from fut.estimation.changes import PassPlan, ReadoutChanges, open_changes, plan_changes
 from fut.estimation.endpoint import write_endpoint
 from fut.estimation.estimates import ReadoutEstimates
+from fut.estimation.interactions import HalvesTrained, train_halves
 from fut.estimation.measured import Measured
 from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
@@ -125,6 +126,20 @@ class EstimationService:
     def calibration_orders(self, orders: int, seed: int, edit: str | None) -> list[Order]:
         """The orders that `calibrate` retrains."""
         return calibration_orders(self.context, orders, seed, edit)
+
+    def train_halves(
+        self, halves: Halves, steps: Sequence[int], readout: str, tick: Callable[[], object] = _no_tick
+    ) -> HalvesTrained:
+        """Train three orders and compare their parameters after some steps: see `fut.estimation.interactions`."""
+        return train_halves(self.context, halves, steps, readout, tick)
+
+    def own_runs(self, method: str, readout: str) -> tuple[float, float] | None:
+        """What a method errs by on the real runs that it is made of, and what these differ by: standard deviations, in the
+        read-out's unit; None where it is made of none, or is not ready."""
+        try:
+            return open_estimator(self.context, method, readout=readout).own_runs()
+        except FutError:
+            return None
 
     def endpoint(self, order: Order, method: str | None, out: Path | None, options: Mapping[str, str]) -> Endpoint:
         """Write the parameters that an order leads to: see `write_endpoint`. out: None for a file in the run."""

@@ -83,6 +83,10 @@ class Estimator(ABC):
         is made of none."""
         return None
 
+    def own_runs(self) -> tuple[float, float] | None:
+        """`own_error`, and the standard deviation of the truth over those runs; None where it is made of none."""
+        return None
+
     @property
     def sampled(self) -> bool:
         """Whether an estimate has a sampling error over coordinates, and independent halves of them can be asked for."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from estimators.orders.order import Order
+from estimators.orders.order import Halves, Order
 from fut.estimation.calibration import Calibrated
 from fut.estimation.changes import PassPlan, ReadoutChanges
+from fut.estimation.interactions import HalvesTrained
 from fut.estimation.measured import Measured
 from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
@@ -57,6 +58,12 @@ class Service(Protocol):
 
     def calibration_orders(self, orders: int, seed: int, edit: str | None) -> list[Order]:
         """The orders that `calibrate` retrains."""
+
+    def train_halves(self, halves: Halves, steps: Sequence[int], readout: str, tick: Tick = ...) -> HalvesTrained:
+        """Train three orders and compare their parameters after some steps."""
+
+    def own_runs(self, method: str, readout: str) -> tuple[float, float] | None:
+        """What a method errs by on the real runs that it is made of, and what these differ by; None where there are none."""
 
     def endpoint(self, order: Order, method: str | None, out: Path | None, options: Mapping[str, str]) -> Endpoint:
         """Write the parameters that an order leads to. out: None for a file in the run."""

@@ -15,12 +15,14 @@ from fut.questions.estimate import ESTIMATE
 from fut.questions.memorization.ask import MEMORIZE
 from fut.questions.question import Question, Request
 from fut.questions.snr.ask import SNR
+from fut.questions.trust.ask import TRUST
 from fut.questions.whatif.ask import WHATIF
 from fut.questions.whatif.stream import WHATIFS
 
 QUESTIONS: tuple[Question[Any, Any], ...] = (
     ESTIMATE,
     ENDPOINT,
+    TRUST,
     CALIBRATE,
     VERIFY,
     LDS,

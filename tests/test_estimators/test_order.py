@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimators.errors import OrderError
-from estimators.orders.order import Order, named_order, random_order, random_orders, random_steps
+from estimators.orders.order import Order, named_order, random_order, random_orders, random_steps, shuffled_halves
 from estimators.replay import OrderBatch
 
 REFERENCE = Order.of(range(6))
@@ -240,3 +240,23 @@ def test_plain_orders_are_packed_as_others_are() -> None:
     assert alone.items.tolist() == among.items[:2, :, :1].tolist()
     assert alone.weights.tolist() == among.weights[:2, :, :1].tolist()
     assert (alone.weights.dtype, alone.items.dtype) == (among.weights.dtype, among.items.dtype)
+
+
+@given(st.integers(4, 24), st.integers(0, 2**32), st.integers(1, 3))
+def test_halves_part_in_different_steps_and_both_has_either_change(steps: int, seed: int, per_step: int) -> None:
+    reference = Order.of([[per_step * s + k for k in range(per_step)] for s in range(steps)])
+    first, second, both = shuffled_halves(reference, seed)
+    for step, of in enumerate(zip(reference.steps, first.steps, second.steps, both.steps, strict=True)):
+        kept, one, other, together = of
+        assert kept in (one, other), "a step is changed by one half alone"
+        assert together == (other if one == kept else one), step
+    assert {order.multiset_digest for order in (first, second, both)} == {reference.multiset_digest}
+
+
+def test_halves_stay_in_their_epoch_and_need_four_steps() -> None:
+    twice = Order.of([*range(8), *range(8)])
+    for order in shuffled_halves(twice, 3):
+        assert sorted(order.steps[:8]) == sorted(twice.steps[:8])
+    assert shuffled_halves(twice, 3) != shuffled_halves(twice, 4)
+    with pytest.raises(OrderError, match="expected 4 steps or more in an epoch, got 3"):
+        shuffled_halves(Order.of(range(3)), 0)

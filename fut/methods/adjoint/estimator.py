@@ -287,6 +287,11 @@ class Adjoint(Estimator):
         about = self.expansion.spec.trajectory
         return self._own_error if about.ensemble and self.row == 0 and len(about.members) > 2 else None
 
+    def own_runs(self) -> tuple[float, float] | None:
+        """`own_error`, and the standard deviation of the truth over those runs."""
+        error = self.own_error()
+        return None if error is None else (error, float(self.expansion.own_values.std(ddof=1)))
+
     @cached_property
     def _own_error(self) -> float:
         ends = self.final_states(self.expansion.spec.trajectory.members)

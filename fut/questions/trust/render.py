@@ -1,0 +1,74 @@
+"""`fut trust` for people: the verdict, what it rests on, and what to do."""
+
+from __future__ import annotations
+
+from fut.display.format import amount, columns
+from fut.questions.trust.result import Trust
+
+EARLY = 0.6
+"""Share of the interaction at the end that a first quarter has where a window begins roughly."""
+NOISY = 1.5
+"""Times what an additive estimate would err by, from which on a method's own error speaks for more runs."""
+
+
+def text(found: Trust) -> str:
+    """A verdict, a table over the steps, and advice."""
+    guess, orders = found.expected, 3 * len(found.trials)
+    lines = [
+        f"{guess.verdict}: expect Spearman {guess.spearman:.2f} ({guess.low:.2f} to {guess.high:.2f}) between the adjoint's "
+        "estimates and retraining, over random orders",
+        "",
+        columns([("after step", "changes / way moved", "interaction / changes"), *_rows(found)]),
+        "",
+        f"Interaction: what two changes of the order do to the parameters together, beyond the sum of either, from {orders} "
+        "trained orders. 0: estimates of first order can be right. 1: nothing adds up.",
+    ]
+    lines += [*_share(found), *_own(found), *advice(found)]
+    return "\n".join(lines)
+
+
+def _rows(found: Trust) -> list[tuple[str, ...]]:
+    return [(str(one.step), f"{one.effect:.2f}", f"{one.interaction:.3f}") for one in found.over]
+
+
+def _share(found: Trust) -> list[str]:
+    if found.share is None or found.ceiling is None:
+        return []
+    return [
+        f"Of the variance that orders give {found.readout}, about {100 * found.share:.0f} % is interaction "
+        f"({len(found.trials)} trials): no sum over steps can correlate with retraining by more than {found.ceiling:.2f}."
+    ]
+
+
+def _own(found: Trust) -> list[str]:
+    if found.own is None:
+        return []
+    error, spread = (amount(value, found.unit, ".2g") for value in (found.own.error, found.own.spread))
+    return [
+        f"{found.method} errs by {error} on the runs that it is made of, which differ by {spread} (standard deviations)."
+    ]
+
+
+def advice(found: Trust) -> list[str]:
+    """What to do, a line for each thing."""
+    guess, first = found.expected, found.over[0].interaction
+    if guess.verdict == "smooth":
+        lines = ["Do: `fut cache`, then `fut calibrate --orders 8` for intervals."]
+    else:
+        early = first > EARLY * found.interaction
+        where = (
+            "it is there after a quarter of the window already: more warm-up steps before the window help"
+            if early
+            else "it grows along the window: a lower learning rate, a decaying one, or a shorter window helps"
+        )
+        lines = [f"Do: {where}."]
+    if guess.verdict in ("usable", "rough"):
+        lines.append("Do: calibrate on 16 orders or more, and retrain what you choose.")
+    if guess.verdict == "do not trust":
+        lines.append("Do: retrain, or ask `replay-exact`; the adjoint will hardly rank orders here.")
+    own = found.own
+    if own is not None and own.spread > 0 and (own.error / own.spread) ** 2 > NOISY * max(1 - guess.low**2, 0.05):
+        lines.append(
+            "Do: take more runs (`--set adjoint.num_runs=8`): the method errs by more than interactions explain."
+        )
+    return lines
