@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import warnings
-from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored
-from estimators.orders.order import Order, random_order
+from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored, calibrate_curved
 from fut.artifacts.directory import OWNER, require_owned
 from fut.artifacts.kept import keeping
 from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.display.scale import NATS, shown_unit
 from fut.divergence import divergence_note, named, require_trained, trained_apart
-from fut.errors import FutError, FutWarning, UsageError
+from fut.errors import FutError, FutWarning
+from fut.estimation.calibration_orders import CHOSEN, calibration_orders
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
-from fut.orders.editing import random_edits
 from fut.readouts.readout import PROBE, Readout, require_same_value, suffix
 from storage import FORMAT, DamagedError, Manifest
 
@@ -36,12 +33,15 @@ if TYPE_CHECKING:
 DIRECTORY = "calibration"
 SEED = 1_000_003
 """Default seed of calibration orders, apart from the seeds that anybody verifies with."""
-TRIES = 20
-SMALL = 20
-"""Items whose orders can be counted."""
 VALUE = "reference_value"
 LEAST = 3
 """Retrained orders that a fit needs."""
+
+
+def formula(fit: Calibration) -> str:
+    """The fit, in a line."""
+    bent = f" {fit.curve:+.3g} × (estimate {-fit.mean:+.5f})²" if fit.curve else ""
+    return f"{fit.offset:+.5f} {fit.slope:+.4f} × estimate{bent}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Calibrated(Displayable):
 
     variance: mean sampling variance of those estimates. edit: the kind of edit of the reference order that each of the
     orders is one of, or None for random orders; anchor: then, the reference order's value, which the fit passes through.
+    chosen: whether the orders were chosen for their estimates, from the best to the worst, in place of random ones.
     diverged: orders that were drawn too and whose training diverged, in words.
     """
 
@@ -65,13 +66,24 @@ class Calibrated(Displayable):
     unit: str = NATS
     edit: str | None = None
     anchor: float | None = None
+    chosen: bool = False
     diverged: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What its orders are, in a word: `random`, `chosen`, or the kind of edit."""
+        return self.edit or (CHOSEN if self.chosen else "random")
+
+    def extrapolates(self, estimate: float) -> bool:
+        """Whether an estimate, not calibrated, lies outside the range of those that it was fitted to."""
+        return not min(self.estimates) <= estimate <= max(self.estimates)
 
     @property
     def fitted_on(self) -> str:
         """What it was fitted on, in words."""
         return (
             f"{self.fit.count} retrained orders"
+            + (", from the best to the worst by their estimates" if self.chosen else "")
             + (f", each one `{self.edit}` away from the reference" if self.edit else "")
             + (f" ({len(self.diverged)} others diverged and are left out)" if self.diverged else "")
         )
@@ -93,6 +105,7 @@ class Calibrated(Displayable):
             "estimator": self.estimator,
             "offset": fit.offset,
             "slope": fit.slope,
+            "curve": fit.curve,
             "residual_sd": fit.sd,
             "degrees_of_freedom": fit.freedom,
             "level": LEVEL,
@@ -105,11 +118,12 @@ class Calibrated(Displayable):
             "sampling_variance": self.variance,
             "seed": self.seed,
             "edit": self.edit,
+            "chosen": self.chosen,
             "diverged": list(self.diverged),
         }
 
     def title(self) -> str:
-        return f"{self.estimator} of {self.readout}: truth = {self.fit.offset:+.5f} {self.fit.slope:+.4f} × estimate"
+        return f"{self.estimator} of {self.readout}: truth = {formula(self.fit)}"
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per retrained order: its true value, the estimate, and the calibrated one with its interval."""
@@ -143,15 +157,16 @@ class Calibrated(Displayable):
 
 
 def calibrate_run(
-    run: Context, count: int, seed: int, estimator: str, readout: str = PROBE, edit: str | None = None
+    run: Context, count: int, seed: int, estimator: str, readout: str = PROBE, kind: str | None = None
 ) -> Calibrated:
     """Retrain `count` random orders (kept, as every truth is), estimate them, fit, and store the fit in the run.
 
-    edit: a kind of edit, for orders one random edit of that kind away from the reference in place of random ones.
+    kind: of edit, for orders one random edit of that kind away from the reference in place of random ones; or CHOSEN.
     """
-    if edit != "without":
+    if kind != "without":
         require_movable("calibrate", [estimator])
-    orders, about = calibration_orders(run, count, seed, edit), run.readouts.get(readout)
+    about = run.readouts.get(readout)
+    orders, edit = calibration_orders(run, count, seed, kind, about.name), None if kind == CHOSEN else kind
     estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
         trained, diverged = trained_apart(
@@ -174,9 +189,10 @@ def calibrate_run(
         "seed": seed,
     } | _asked(about)
     content |= {"diverged": list(map(named, diverged))} if diverged else {}
+    content |= {"chosen": True} if kind == CHOSEN else {}
     content |= {} if edit is None else {"edit": edit, "anchor": run.readouts.at_reference(about)}
     calibrated = _fitted(content)  # refuses what cannot be fitted before anything is written
-    path = _path(run.path, estimator, about.name, edit)
+    path = _path(run.path, estimator, about.name, kind)
     environment = {
         "basis": _basis(run, estimator, about.name),
         VALUE: run.readouts.at_reference(about),
@@ -188,14 +204,6 @@ def calibrate_run(
     return calibrated
 
 
-def calibration_orders(run: Context, count: int, seed: int, edit: str | None) -> list[Order]:
-    """The orders that a calibration retrains; arguments as in `calibrate_run`."""
-    if edit is None:
-        return fresh_orders(run.reference, run.problem.canonical, count, seed, (), "calibrate")
-    drawn = random_edits(run.reference, edit, count, seed)
-    return [one.apply(run.reference, lambda order, key: order) for one in drawn]
-
-
 def _asked(readout: Readout) -> dict[str, str]:
     """What a calibration says of its read-out: nothing for the probe loss in nats/token, as in their names."""
     usual = readout.name == PROBE and readout.unit == NATS
@@ -203,11 +211,18 @@ def _asked(readout: Readout) -> dict[str, str]:
 
 
 def read_calibration(run: Context, estimator: str, readout: str = PROBE, edit: str | None = None) -> Calibrated | None:
-    """The calibration of this estimator of a read-out on this run, if there is one: on random orders, or on a kind of edit.
+    """The calibration of this estimator of a read-out on this run, if there is one: on a kind of edit where one is named, else
+    on chosen orders, which lie about random ones too, else on random orders.
 
     None where its terms have been made anew since. ModelError where a user's read-out is another function now.
     """
-    path = _path(run.path, estimator, readout, edit)
+    kinds = [CHOSEN, None] if edit is None else [edit]
+    return next((fit for kind in kinds if (fit := read_kind(run, estimator, readout, kind)) is not None), None)
+
+
+def read_kind(run: Context, estimator: str, readout: str, kind: str | None) -> Calibrated | None:
+    """The calibration on orders of one kind: of edits, CHOSEN, or None for random orders; else as `read_calibration`."""
+    path = _path(run.path, estimator, readout, kind)
     if not path.exists():
         return None
     manifest, about = Manifest.read(path), run.readouts.get(readout)
@@ -226,12 +241,12 @@ def read_calibration(run: Context, estimator: str, readout: str = PROBE, edit: s
 
 @dataclass(frozen=True)
 class KnownCalibration:
-    """A calibration that is kept with a run. edit: None for random orders. holds: whether estimates still use it; they do not
-    where terms have been made anew since, or where its read-out cannot be opened here."""
+    """A calibration that is kept with a run. kind: `random`, `chosen`, or of edit. holds: whether estimates still use
+    it; they do not where terms have been made anew since, or where its read-out cannot be opened here."""
 
     estimator: str
     readout: str
-    edit: str | None
+    kind: str
     orders: int
     residual_sd: float
     unit: str
@@ -241,7 +256,8 @@ class KnownCalibration:
     def words(self) -> str:
         """In a line."""
         of = "" if self.readout == PROBE else f" of {self.readout}"
-        kind = "random orders" if self.edit is None else f"orders one `{self.edit}` away from the reference"
+        kinds = {"random": "random orders", CHOSEN: "orders from the best to the worst by their estimates"}
+        kind = kinds.get(self.kind, f"orders one `{self.kind}` away from the reference")
         sd = f"residual sd {self.residual_sd:.2g} {shown_unit(self.unit)}".rstrip()
         again = "" if self.holds else "; of other terms than the run has now: not used, repeat `fut calibrate`"
         return f"{self.estimator}{of}: calibrated on {self.orders} {kind}, {sd}{again}"
@@ -253,10 +269,11 @@ def known_calibrations(run: Context) -> list[KnownCalibration]:
     for path in sorted((run.path / DIRECTORY).glob("*.json")):
         fit = _fitted(Manifest.read(path).identity)
         try:
-            holds = read_calibration(run, fit.estimator, fit.readout, fit.edit) is not None
+            kind = None if fit.kind == "random" else fit.kind
+            holds = read_kind(run, fit.estimator, fit.readout, kind) is not None
         except FutError:
             holds = False
-        found.append(KnownCalibration(fit.estimator, fit.readout, fit.edit, fit.fit.count, fit.fit.sd, fit.unit, holds))
+        found.append(KnownCalibration(fit.estimator, fit.readout, fit.kind, fit.fit.count, fit.fit.sd, fit.unit, holds))
     return found
 
 
@@ -274,55 +291,14 @@ def _basis(run: Context, estimator: str, readout: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def fresh_orders(
-    reference: Order,
-    canonical: Callable[[Order], Order],
-    count: int,
-    seed: int,
-    used: Collection[str],
-    question: str = "verify",
-) -> list[Order]:
-    """The first `count` random orders of a seed that train differently from one another and from the reference order, and whose
-    digests are not among `used`: none that was calibrated on.
-
-    Args:
-        reference: the reference order.
-        canonical: order -> the form that is equal for orders that train the same.
-        count: how many.
-        seed: of the draw.
-        used: digests that are left out.
-        question: in whose name too few are refused.
-
-    Raises:
-        UsageError: for too few.
-    """
-    items = sum(map(len, reference.steps))
-    if items <= SMALL and count >= math.factorial(items):
-        raise UsageError(
-            f"{question}: expected at most {math.factorial(items) - 1} random orders, as many as {items} items have other than "
-            f"the reference order, got {count}; ask for fewer --orders"
-        )
-    seen, fresh = {canonical(reference)}, list[Order]()
-    for i in range(TRIES * count):
-        order = random_order(reference, seed, i)
-        form = canonical(order)
-        if form not in seen and order.digest not in used:
-            fresh.append(order)
-        seen.add(form)
-        if len(fresh) == count:
-            return fresh
-    raise UsageError(
-        f"{question}: expected {count} random orders, each another one, none of them the reference order's or calibrated on; got "
-        f"{len(fresh)} among {TRIES * count}; ask for fewer --orders, or calibrate on fewer"
-    )
-
-
 def _fitted(content: dict[str, Any]) -> Calibrated:
     true, guess, anchor = content["truths"], content["estimates"], content.get("anchor")
-    fit = calibrate(true, guess) if anchor is None else calibrate_anchored(true, guess, anchor)
+    whole = calibrate_curved if content.get("chosen") else calibrate
+    fit = whole(true, guess) if anchor is None else calibrate_anchored(true, guess, anchor)
     return Calibrated(fit, **content | {"diverged": tuple(content.get("diverged", ()))})
 
 
-def _path(run_path: Path, estimator: str, readout: str, edit: str | None) -> Path:
-    near, estimator = "" if edit is None else f"-edit-{edit}", canonical(estimator)
+def _path(run_path: Path, estimator: str, readout: str, kind: str | None) -> Path:
+    near = "" if kind is None else f"-{CHOSEN}" if kind == CHOSEN else f"-edit-{kind}"
+    estimator = canonical(estimator)
     return run_path / DIRECTORY / f"{estimator.replace(':', '+')}{suffix(readout)}{near}.json"

@@ -71,7 +71,7 @@ class ReadoutEstimates:
     @property
     def fitted_to(self) -> str | None:
         """What the intervals are fitted to: `random` orders, or a kind of edit; None without a calibration."""
-        return None if self.calibration is None else self.calibration.edit or "random"
+        return None if self.calibration is None else self.calibration.kind
 
     def for_edit(self, edit: str) -> ReadoutEstimates:
         """The same for orders that each are one edit of a kind of the reference order, which a calibration on such orders is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fut.display.format import amount, loss
 from fut.display.scale import PROBABILITY, better, shown_unit
-from fut.estimation.calibration import Calibrated
+from fut.estimation.calibration import Calibrated, formula
 from fut.estimation.results import Endpoint, Estimate
 from fut.methods.registry import EXACT, base_name
 from fut.readouts.readout import PROBE
@@ -36,7 +36,7 @@ def calibration(calibrated: Calibrated) -> str:
     fit = calibrated.fit
     named = "" if calibrated.readout == PROBE else f" of {calibrated.readout}"
     return (
-        f"{calibrated.estimator}{named}: truth = {fit.offset:+.5f} {fit.slope:+.4f} × estimate, "
+        f"{calibrated.estimator}{named}: truth = {formula(fit)}, "
         f"residual sd {(format(fit.sd, '.6f') + ' ' + shown_unit(calibrated.unit)).rstrip()}, "
         f"fitted on {calibrated.fitted_on} ({fit.freedom} degrees of freedom); kept in the run"
     )

@@ -40,7 +40,8 @@ class Estimate(Displayable):
     delta: that minus the reference order's. interval: 90 % interval of the value, or None, and then `note` says why.
     source: `estimate`, or `retrained` where the value is the truth: by `retrain`, or where no estimator was named and the order
     has been retrained. order: its digest; asked: its name or its list, as it was asked for. truth: what retraining gave, beside
-    an estimate, where it is known; the estimate does not use it.
+    an estimate, where it is known; the estimate does not use it. extrapolated: whether the estimate lies outside the
+    range of those that its interval was fitted to.
     """
 
     value: float
@@ -54,6 +55,7 @@ class Estimate(Displayable):
     unit: str = NATS
     asked: str = ""
     truth: float | None = None
+    extrapolated: bool = False
 
     @property
     def delta_interval(self) -> tuple[float, float] | None:
@@ -227,7 +229,26 @@ def estimated(
             f"; this order is close to the reference order, so {percent(share)} of the calibration offset is applied"
         )
         note += ", and a narrower interval" if near.fit.sd < calibration.fit.sd else ""
-    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, note=note, **about)
+    beyond = calibration.extrapolates(value)
+    note += f"; {beyond_range(calibration, value)}" if beyond else ""
+    changed = {"note": note, "extrapolated": beyond} | about
+    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, **changed)
+
+
+def beyond_range(calibration: Calibrated, value: float) -> str:
+    """How far an estimate lies outside the range of those that its interval was fitted to."""
+    spread = float(np.std(calibration.estimates, ddof=1))
+    off = (
+        f", {abs(value - calibration.fit.mean) / spread:.1f} of their standard deviations from their mean"
+        if spread
+        else ""
+    )
+    advice = (
+        "" if calibration.chosen or calibration.edit else "; `fut calibrate RUN --orders 16 --chosen` reaches further"
+    )
+    return (
+        f"this estimate lies outside the range of those that the interval was fitted to{off}: it may not hold{advice}"
+    )
 
 
 def _uncalibrated(estimator: str, variance: float, unit: str, own_error: float | None) -> str:

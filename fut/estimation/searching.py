@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from estimators.errors import EstimatorError
 from estimators.orders.order import Order
 from fut.errors import FutError, NotCachedError
-from fut.estimation.calibration import Calibrated, read_calibration
+from fut.estimation.calibration import read_calibration
 from fut.estimation.nearness import Nearness
 from fut.estimation.results import estimated
 from fut.methods.adjoint.positions import position_table
@@ -69,10 +69,9 @@ class Searching:
         reference = self._run.readouts.at_reference(about)
         share = Nearness(self._run, about).share(fit, order)
         answer = estimated(order, method, values[0], variances[0], reference, fit, about, share=share)
-        beyond = "" if fit is None else _beyond(fit, values[0])
         half = f"{SECOND_HALF}; " if self._judge.half == "second" else ""
         caution = self._judge.caution()
-        note = f"{answer.note}{beyond}; {half}{caution + '; ' if caution else ''}{CURSE}"
+        note = f"{answer.note}; {half}{caution + '; ' if caution else ''}{CURSE}"
         return {"estimated_loss": answer.value, "interval": answer.interval, "note": note} | self._again(order)
 
     def _again(self, order: Order) -> dict[str, Any]:
@@ -99,12 +98,3 @@ def _guide_and_judge(run: Context, name: str, about: Readout) -> tuple[Estimator
         return whole, whole
     first, second = (open_estimator(run, f"{name}:sample={half}", readout=about.name) for half in ("first", "second"))
     return first, second
-
-
-def _beyond(fit: Calibrated, value: float) -> str:
-    """How far outside the calibration's range an estimate lies: nothing within it."""
-    if min(fit.estimates) <= value <= max(fit.estimates):
-        return ""
-    outside = ", fitted to random orders alone: this one lies outside their range"
-    spread = np.std(fit.estimates, ddof=1)
-    return outside + (f", {abs(value - fit.fit.mean) / spread:.1f} of their standard deviations off" if spread else "")

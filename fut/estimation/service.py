@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from estimators.orders.order import Halves, Order
 from fut.artifacts.directory import ENDPOINTS
 from fut.errors import FutError, NotCachedError
-from fut.estimation.calibration import Calibrated, answers_from, calibrate_run, calibration_orders
+from fut.estimation.calibration import Calibrated, answers_from, calibrate_run
+from fut.estimation.calibration_orders import calibration_orders
 from fut.estimation.changes import PassPlan, ReadoutChanges, open_changes, plan_changes
 from fut.estimation.endpoint import write_endpoint
 from fut.estimation.estimates import ReadoutEstimates
@@ -119,13 +120,13 @@ class EstimationService:
         """What `changes` would compute first; None for nothing."""
         return plan_changes(self.context, method, shared, items)
 
-    def calibrate(self, method: str, readout: str, orders: int, seed: int, edit: str | None) -> Calibrated:
+    def calibrate(self, method: str, readout: str, orders: int, seed: int, kind: str | None) -> Calibrated:
         """Retrain a few orders, fit the method to them and keep the fit: see `calibrate_run`."""
-        return calibrate_run(self.context, orders, seed, method, readout, edit)
+        return calibrate_run(self.context, orders, seed, method, readout, kind)
 
-    def calibration_orders(self, orders: int, seed: int, edit: str | None) -> list[Order]:
+    def calibration_orders(self, orders: int, seed: int, kind: str | None, readout: str) -> list[Order]:
         """The orders that `calibrate` retrains."""
-        return calibration_orders(self.context, orders, seed, edit)
+        return calibration_orders(self.context, orders, seed, kind, readout)
 
     def train_halves(
         self, halves: Halves, steps: Sequence[int], readout: str, tick: Callable[[], object] = _no_tick

@@ -53,10 +53,10 @@ class Service(Protocol):
     def plan_changes(self, method: str, shared: Sequence[str], items: Sequence[int]) -> PassPlan | None:
         """What `changes` would compute first; None for nothing."""
 
-    def calibrate(self, method: str, readout: str, orders: int, seed: int, edit: str | None) -> Calibrated:
-        """Retrain a few orders, fit the method to them and keep the fit."""
+    def calibrate(self, method: str, readout: str, orders: int, seed: int, kind: str | None) -> Calibrated:
+        """Retrain a few orders, fit the method to them and keep the fit. kind: of edit, `chosen`, or None for random orders."""
 
-    def calibration_orders(self, orders: int, seed: int, edit: str | None) -> list[Order]:
+    def calibration_orders(self, orders: int, seed: int, kind: str | None, readout: str) -> list[Order]:
         """The orders that `calibrate` retrains."""
 
     def train_halves(self, halves: Halves, steps: Sequence[int], readout: str, tick: Tick = ...) -> HalvesTrained:

@@ -11,7 +11,7 @@ from typing import Any
 from estimators.orders.order import Order
 from fut.divergence import require_trained, trained_apart
 from fut.errors import UsageError
-from fut.estimation.calibration import fresh_orders
+from fut.estimation.calibration_orders import fresh_orders
 from fut.estimation.measured import Measured
 from fut.estimation.results import Answers
 from fut.methods.baseline import REFERENCE

@@ -88,6 +88,10 @@ def _fit(calibrated: Calibrated) -> dict[str, Any]:
         "least": 0.0 if fit.anchored else 1 / fit.count,
         "mean": fit.mean,
         "spread": fit.spread,
+        "curve": fit.curve,
+        "covariance": fit.covariance,
+        "chosen": calibrated.chosen,
+        "range": [min(calibrated.estimates), max(calibrated.estimates)],
         "quantile": float(stdtrit(fit.freedom, 0.5 + LEVEL / 2)),
     }
 

@@ -43,9 +43,24 @@ class Distance {
   }
 }
 
+/* The calibrated value of an estimate: `Calibration.correct`. */
+function corrected(fit, raw) {
+  return fit.offset + fit.slope * raw + fit.curve * (raw - fit.mean) ** 2;
+}
+
+/* Variance of a fit at an estimate, for residuals of variance 1: `Calibration.interval`. */
+function leverage(fit, raw) {
+  const away = raw - fit.mean;
+  if (!fit.covariance.length) return fit.least + (fit.spread > 0 && fit.slope !== 1 ? away ** 2 / fit.spread : 0);
+  const powers = [1, away, away ** 2];
+  let total = 0;
+  powers.forEach((a, i) => powers.forEach((b, j) => (total += a * fit.covariance[i][j] * b)));
+  return total;
+}
+
 /* A calibration on random orders, for an order that has a share of what they have in common: `Calibration.nearer`. */
 function nearer(fit, reference, share) {
-  const offset = fit.offset + fit.slope * reference - reference;
+  const offset = corrected(fit, reference) - reference;
   return { ...fit, offset: fit.offset - (1 - share) * offset, sd: fit.sd * Math.sqrt(Math.min(1, 2 * share)) };
 }
 
@@ -66,10 +81,11 @@ class Table {
     return total;
   }
 
-  /* { value, delta, interval, known, edit, count, share } in the read-out's unit; interval is null where the estimator is not
+  /* { value, delta, interval, known, edit, count, share, chosen, beyond } in the read-out's unit; interval is null where the estimator is not
      calibrated for the order, known says that the value is the truth about the reference order. edit is the single edit of it that
      the order is, where the estimator is calibrated on such; count: of the orders that it is calibrated on; share: how much is
-     taken of the offset that random orders have in common. */
+     taken of the offset that random orders have in common; beyond: whether the estimate lies outside the range of those that it is
+     calibrated on. */
   predict(order) {
     if (this.isReference(order)) {
       const interval = this.fit ? [this.reference, this.reference] : null;
@@ -81,11 +97,12 @@ class Table {
     const fit = edit ? this.edits[edit[0]] : this.fit;
     if (!fit) return { value: raw, delta: added, interval: null, known: false };
     const share = edit ? 1 : this.distance.share(order);
-    const { offset, slope, sd, least, mean, spread, quantile, count } = share < 1 ? nearer(fit, this.reference, share) : fit;
-    const value = offset + slope * raw;
-    const far = spread > 0 && slope !== 1 ? (raw - mean) ** 2 / spread : 0;
-    const half = quantile * sd * Math.sqrt(1 + least + far);
-    return { value, delta: value - this.reference, interval: [value - half, value + half], known: false, edit, count, share };
+    const near = share < 1 ? nearer(fit, this.reference, share) : fit;
+    const value = corrected(near, raw);
+    const half = near.quantile * near.sd * Math.sqrt(1 + leverage(near, raw));
+    const beyond = raw < fit.range[0] || raw > fit.range[1];
+    const interval = [value - half, value + half];
+    return { value, delta: value - this.reference, interval, known: false, edit, count: fit.count, share, chosen: fit.chosen, beyond };
   }
 }
 
@@ -118,18 +135,21 @@ function percent(share) {
 }
 
 /* What a prediction is calibrated on, in short and in a sentence; "" where it is not. */
-function basisOf({ known, interval, edit, count, share }) {
+function basisOf({ known, interval, edit, count, share, chosen, beyond }) {
   if (known || !interval) return ["", ""];
+  const outside = beyond ? " The estimate lies outside the range of those that it was calibrated on: the interval may not hold." : "";
   if (edit) {
     const [kind] = edit;
-    return [`${count} single ${kind}s`, `Calibrated on ${count} retrained orders, each a single ${kind} away from the reference order, as this one is.`];
+    return [`${count} single ${kind}s`, `Calibrated on ${count} retrained orders, each a single ${kind} away from the reference order, as this one is.${outside}`];
   }
-  const all = `Calibrated on ${count} retrained random orders`;
-  if (share >= 1) return [`${count} random orders`, `${all}, with all of the calibration offset.`];
+  const kind = chosen ? "chosen orders" : "random orders";
+  const all = `Calibrated on ${count} retrained ${kind}`;
+  const short = `${count} ${kind}${beyond ? ", out of range" : ""}`;
+  if (share >= 1) return [short, `${all}, with all of the calibration offset.${outside}`];
   const narrower = share < 0.5 ? `, and the interval is narrower: it has ${percent(2 * share)} of their error variance` : "";
   return [
-    `${count} random orders, ${percent(share)} of offset`,
-    `${all}. This order is close to the reference order, so ${percent(share)} of the calibration offset is applied${narrower}.`,
+    `${short}, ${percent(share)} of offset`,
+    `${all}. This order is close to the reference order, so ${percent(share)} of the calibration offset is applied${narrower}.${outside}`,
   ];
 }
 

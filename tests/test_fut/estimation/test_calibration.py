@@ -12,7 +12,8 @@ from estimators.intervals import calibrate, calibrate_anchored
 from estimators.orders.distance import Distance
 from estimators.orders.order import Order, random_order
 from fut.errors import UsageError
-from fut.estimation.calibration import TRIES, Calibrated, fresh_orders
+from fut.estimation.calibration import Calibrated
+from fut.estimation.calibration_orders import TRIES, fresh_orders
 from fut.estimation.results import estimated
 
 REFERENCE, VARIANCE = 2.1, 3e-4

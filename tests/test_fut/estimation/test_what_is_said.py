@@ -192,8 +192,8 @@ def test_info_knows_calibrations(own_run: Path, cli: Cli) -> None:
     run.calibrate(4)
     run.calibrate(3, edit="swap")
     first, second = run.info()["calibrations"]
-    assert (first["estimator"], first["edit"], first["orders"], first["holds"]) == ("adjoint", "swap", 3, True)
-    assert (second["edit"], second["orders"], second["unit"]) == (None, 4, "nats/token")
+    assert (first["estimator"], first["kind"], first["orders"], first["holds"]) == ("adjoint", "swap", 3, True)
+    assert (second["kind"], second["orders"], second["unit"]) == ("random", 4, "nats/token")
     assert "adjoint: calibrated on 4 random orders" in cli("info", own_run).out
 
 
