@@ -122,14 +122,15 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
         "curve": {name: fit.curve for name, fit in fits.items()},
         "classes": found,
     }
-    shutil.rmtree(path)
+    if not arguments.keep:
+        shutil.rmtree(path)
     return result
 
 
 def judge(
     fit: Calibration, truths: np.ndarray, guesses: np.ndarray, shares: Sequence[float], reference: float
 ) -> dict[str, Any]:
-    """How many 90 % intervals hold, their mean half-width, bias and mean absolute error of calibrated values [the loss's unit]."""
+    """How many 90 % intervals hold, their mean half-width, and bias and mean absolute error of calibrated values."""
     near = [fit.nearer(reference, share) if share < 1 else fit for share in shares]
     ends = np.array([of.interval(guess) for of, guess in zip(near, guesses, strict=True)])
     errors = ends.mean(1) - truths
@@ -162,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--each", type=int, default=6, help="orders of every other class")
     cli.add_argument("--text", default="")
     cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
+    cli.add_argument("--keep", action="store_true", help="leave the runs in the work directory")
     cli.add_argument("--work", type=Path, required=True)
     cli.add_argument("--name", default="chosen-orders")
     arguments = cli.parse_args(argv)
