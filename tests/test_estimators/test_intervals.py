@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from estimators.intervals import CalibrationError, calibrate, calibrate_anchored
+from estimators.intervals import CURVED_LEAST, CalibrationError, calibrate, calibrate_anchored, calibrate_curved
 
 
 def test_an_affine_relation_is_recovered_exactly() -> None:
@@ -95,3 +95,56 @@ def test_an_anchored_fit_passes_through_the_reference_and_covers() -> None:
     assert few.sd == pytest.approx(0.1 / np.sqrt(3))
     with pytest.raises(CalibrationError, match="at least 3"):
         calibrate_anchored([1.0], [1.0], 1.0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.1])
+def test_a_curve_is_that_of_least_squares_for_a_new_order(offset: float) -> None:
+    """The textbook's x' (X'X)^-1 x with 1, x and x², and Student's quantile on n - 3 degrees of freedom."""
+    draw, count = np.random.default_rng(4), 14
+    guess = offset + 0.1 * draw.normal(size=count)
+    true = 0.4 + 0.8 * guess + 5 * (guess - offset) ** 2 + 0.02 * draw.normal(size=count)
+    fit = calibrate_curved(true.tolist(), guess.tolist())
+    X = np.stack([np.ones(count), guess, guess**2], axis=1)
+    found = np.linalg.lstsq(X, true, rcond=None)[0]
+    variance = ((true - X @ found) ** 2).sum() / (count - 3)
+    for new in (offset - 0.3, offset + 0.02, offset + 0.5):
+        x = np.array([1, new, new**2])
+        half = student.ppf(0.95, count - 3) * np.sqrt(variance * (1 + x @ np.linalg.inv(X.T @ X) @ x))
+        assert fit.correct(new) == pytest.approx(x @ found, rel=1e-7)
+        low, high = fit.interval(new)
+        assert high - low == pytest.approx(2 * half, rel=1e-5)
+        assert (low + high) / 2 == pytest.approx(x @ found, rel=1e-7)
+
+
+def test_a_curve_recovers_a_bent_relation_exactly_and_covers_nine_in_ten() -> None:
+    guess = np.linspace(-1, 1, CURVED_LEAST)
+    fit = calibrate_curved(list(0.2 + guess + 0.3 * guess**2), list(guess))
+    assert fit.correct(3.0) == pytest.approx(0.2 + 3 + 0.3 * 9)
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(3000):
+        guess = rng.normal(size=17)
+        true = 0.5 + guess + 0.4 * guess**2 + 0.3 * rng.normal(size=17)
+        low, high = calibrate_curved(list(true[:-1]), list(guess[:-1])).interval(guess[-1])
+        inside.append(low <= true[-1] <= high)
+    assert np.mean(inside) == pytest.approx(0.9, abs=0.022), "four standard errors of 3000 draws"
+
+
+def test_a_curve_near_the_reference_has_its_share_of_what_random_orders_are_off_by() -> None:
+    draw = np.random.default_rng(5)
+    guess = 2 + 0.1 * draw.normal(size=16)
+    fit = calibrate_curved(list(0.1 + guess + 3 * (guess - 2) ** 2 + 0.01 * draw.normal(size=16)), list(guess))
+    off = fit.correct(2.0) - 2.0
+    assert abs(off) > 0.05
+    near = fit.nearer(2.0, 0.0)
+    assert near.correct(2.0) == pytest.approx(2.0)
+    assert near.correct(2.1) == pytest.approx(fit.correct(2.1) - off)
+    assert near.sd == 0.0
+
+
+def test_a_curve_needs_enough_orders_that_differ() -> None:
+    with pytest.raises(
+        CalibrationError, match="expected 12 orders or more, of estimates that differ, for a curve, got 11"
+    ):
+        calibrate_curved(list(range(11)), list(range(11)))
+    with pytest.raises(CalibrationError, match="of estimates that differ"):
+        calibrate_curved(list(range(12)), [1.0] * 12)
