@@ -16,7 +16,7 @@ from fut.questions.question import Question, Request
 from fut.questions.registry import QUESTIONS
 
 ROOT = Path(fut.__file__).parent
-MOST = 25
+MOST = 26
 """Public members of a class."""
 
 

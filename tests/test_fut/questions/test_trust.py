@@ -13,7 +13,7 @@ import torch
 
 import fut
 from estimators.orders.order import shuffled_halves
-from fut.errors import OrderError, UsageError
+from fut.errors import UsageError
 from fut.estimation.interactions import HalvesTrained, Interaction, compared
 from fut.questions.trust import render
 from fut.questions.trust.ask import SEED, TrustRequest
@@ -52,12 +52,6 @@ def test_the_answer_is_of_really_retrained_orders(small_run: fut.Run) -> None:
         ratios.append(float((both - first - second + reference).norm() / effect))
         changes = [end.loss - small_run.reference_loss for end in ends]
         assert found.trials[trial].changes == pytest.approx(changes, rel=1e-12)
-        middle = (
-            small_run.retrain(halves.both.first(steps // 2))
-            if False
-            else context.retrain(halves.both.first(steps // 2))
-        )
-        assert middle.theta.shape == reference.shape
     assert found.interaction == pytest.approx(math.sqrt(np.mean(np.square(ratios))), rel=1e-6)
 
 
@@ -88,8 +82,8 @@ def test_the_more_interaction_the_less_is_expected_and_the_verdict_follows() -> 
 
 def test_advice_says_where_it_arises() -> None:
     early, late = (render.text(trusted(0.5, first=first)) for first in (0.45, 0.02))
-    assert "more warm-up steps" in early and "more warm-up steps" not in late
-    assert "learning rate" in late and "learning rate" not in early
+    assert ["more warm-up steps" in said for said in (early, late)] == [True, False]
+    assert ["learning rate" in said for said in (early, late)] == [False, True]
     noisy = render.text(trusted(0.05, own=OwnRuns(0.8, 1.0)))
     assert "take more runs" in noisy
     assert "take more runs" not in render.text(trusted(0.05, own=OwnRuns(0.05, 1.0)))
@@ -115,7 +109,8 @@ def test_the_share_of_interactions_is_that_of_a_model_with_known_shares() -> Non
     found = Trust(made, None, "adjoint", "probe", "", 0)
     apart = np.array([value(draw.integers(40, size=steps)) for _ in range(20_000)]).var()
     second = 0.09 * steps * (steps - 1) / 2
-    assert found.share is not None and found.ceiling is not None
+    assert found.share is not None
+    assert found.ceiling is not None
     assert found.share == pytest.approx(second / apart, rel=0.12)
     assert found.ceiling == pytest.approx(math.sqrt(1 - found.share))
     assert trusted(0.1, trials=3).share is None
@@ -126,4 +121,3 @@ def test_what_cannot_be_meant_is_refused(small_run: fut.Run) -> None:
         TrustRequest(trials=0)
     with pytest.raises(UsageError, match="whole number"):
         TrustRequest(trials=1.5)  # type: ignore[arg-type]
-    assert issubclass(OrderError, Exception)
