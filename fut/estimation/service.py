@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from estimators.orders.order import Halves, Order
 from fut.artifacts.directory import ENDPOINTS
 from fut.errors import FutError, NotCachedError
@@ -19,6 +22,7 @@ from fut.estimation.measured import Measured
 from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
 from fut.estimation.signals import RunSignals
+from fut.estimation.surrogate import halves_learnt
 from fut.methods.registry import METHODS, costs, open_estimator, rebuilding, require_movable
 from fut.protocols import Estimates
 from fut.training.trainer import Retrained
@@ -133,6 +137,10 @@ class EstimationService:
     ) -> HalvesTrained:
         """Train three orders and compare their parameters after some steps: see `fut.estimation.interactions`."""
         return train_halves(self.context, halves, steps, readout, tick)
+
+    def surrogate(self, orders: Sequence[Order], truths: Sequence[float]) -> list[NDArray[np.float64]] | None:
+        """What could be learnt of orders from retrained ones alone: see `fut.estimation.surrogate`."""
+        return halves_learnt(self.context, orders, truths)
 
     def own_runs(self, method: str, readout: str) -> tuple[float, float] | None:
         """What a method errs by on the real runs that it is made of, and what these differ by: standard deviations, in the

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from estimators.orders.order import Halves, Order
 from fut.estimation.calibration import Calibrated
 from fut.estimation.changes import PassPlan, ReadoutChanges
@@ -61,6 +64,9 @@ class Service(Protocol):
 
     def train_halves(self, halves: Halves, steps: Sequence[int], readout: str, tick: Tick = ...) -> HalvesTrained:
         """Train three orders and compare their parameters after some steps."""
+
+    def surrogate(self, orders: Sequence[Order], truths: Sequence[float]) -> list[NDArray[np.float64]] | None:
+        """Every other order's value as learnt from the rest's truths, and the rest's from these; None for too few orders."""
 
     def own_runs(self, method: str, readout: str) -> tuple[float, float] | None:
         """What a method errs by on the real runs that it is made of, and what these differ by; None where there are none."""

@@ -287,6 +287,17 @@ class Adjoint(Estimator):
         about = self.expansion.spec.trajectory
         return self._own_error if about.ensemble and self.row == 0 and len(about.members) > 2 else None
 
+    def item_likeness(self) -> np.ndarray:
+        """How alike items' gradients are at the anchors [items, items]: inner products of what each has beyond their mean, summed
+        over anchors, of trace `items`; estimated from the sampled coordinates."""
+        total = 0.0
+        for rows in self._common["gradient"]:
+            apart = (rows - rows.mean(0)).double()
+            total = total + (apart / self.probabilities) @ apart.T
+        found: np.ndarray = torch.as_tensor(total).cpu().numpy()
+        trace = float(np.trace(found))
+        return found * (len(found) / trace) if trace > 0 else np.eye(len(found))
+
     def own_runs(self) -> tuple[float, float] | None:
         """`own_error`, and the standard deviation of the truth over those runs."""
         error = self.own_error()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fut.protocols import Truths
 from fut.questions.accuracy import render
 from fut.questions.accuracy.curve import CurveVerification, scatter
 from fut.questions.accuracy.curve import table as curve_table
-from fut.questions.accuracy.result import Verification, verify
+from fut.questions.accuracy.result import Surrogate, Verification, verify
 from fut.questions.context import QuestionContext
 from fut.questions.curves import CURVE, curve_names, train_at
 from fut.questions.question import READOUT_HELP, Question, Request, names_if_any, option
@@ -80,6 +80,7 @@ def ask(request: VerifyRequest, context: QuestionContext) -> Verification:
     used = {digest for method in methods.values() for digest in method.fitted_digests}
     draw = partial(fresh_orders, run.reference, run.canonical, request.orders, request.seed, used)
     result = compare(context, truths, methods, draw, RETRAIN.name in names)
+    result = replace(result, surrogate=_learnt(context, result))
     basis = {name: service.basis(name, readout) for name in methods}
     context.archive.keep(KIND, request.key(readout), result, **{BASIS: basis})
     return result
@@ -133,6 +134,12 @@ def compare(
     costs = {name: context.service.costs(name) for name in answering}
     found = verify(orders, truths.reference, trained.__getitem__, answering, costs, truths.readout, truths.unit)
     return replace(found, diverged=[order.tolist() for order in diverged])
+
+
+def _learnt(context: QuestionContext, found: Verification) -> dict[str, Any] | None:
+    """What a learner of the retrained orders alone has; None for too few of them."""
+    halves = context.service.surrogate(list(map(Order.of, found.orders)), found.true_losses)
+    return None if halves is None else asdict(Surrogate.of(halves, found.true_losses, found.reference_loss))
 
 
 def kept_verification(request: VerifyRequest, context: QuestionContext) -> Verification | None:

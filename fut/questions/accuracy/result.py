@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from estimators.orders.order import Order
 from fut.display.agreement import Agreement, table_row, table_units
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Verification(Displayable):
     """The protocol's table. orders: as item lists; losses in the read-out's unit; seconds of one retraining; diverged: orders
-    that were drawn and could not be trained, which nothing else counts."""
+    that were drawn and could not be trained, which nothing else counts; surrogate: what a learner of the
+    retrained orders alone has, as `Surrogate` says; None for too few orders."""
 
     orders: list[Any]
     reference_loss: float
@@ -36,6 +38,7 @@ class Verification(Displayable):
     readout: str = "probe"
     unit: str = NATS
     diverged: list[Any] = field(default_factory=list)
+    surrogate: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return jsonable_fields(asdict(self) | {"true_sd": float(np.std(self.true_losses, ddof=1))})
@@ -63,7 +66,8 @@ class Verification(Displayable):
     def remarks(self) -> list[str]:
         """What has to be said of the table: orders that diverged, too few for an interval, and what estimators say against
         themselves."""
-        return [*self.divergence(), *few_orders(len(self.true_losses)), *said_against(self.estimators)]
+        learnt = [] if self.surrogate is None else [Surrogate(**self.surrogate).words]
+        return [*self.divergence(), *few_orders(len(self.true_losses)), *learnt, *said_against(self.estimators)]
 
     def notes(self) -> list[str]:
         return ["low … high: 90 % bootstrap interval of spearman; skill: 1 − mae / mae of `reference`", *self.remarks]
@@ -75,6 +79,40 @@ class Verification(Displayable):
     def draw(self, axes: Axes) -> None:
         shown = {name: self.agreement(name) for name in self.estimated_losses if not is_baseline(name)}
         draw_agreement(axes, shown, Scale(self.unit, 0))
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What is learnt of orders from one half of those that were retrained, judged on the other half; both ways.
+
+    Args:
+        learnt_from: orders of a half.
+        spearman: mean of both halves.
+        mae, skill: over all orders, as of an estimator.
+    """
+
+    learnt_from: int
+    spearman: float | None
+    mae: float
+    skill: float
+
+    @classmethod
+    def of(cls, halves: Sequence[NDArray[np.float64]], truths: Sequence[float], reference: float) -> Surrogate:
+        """From values of every other order, and of the rest, as `fut.estimation.surrogate.halves_learnt` gives them."""
+        true = [np.asarray(truths[first::2]) for first in range(2)]
+        ranks = [accuracy(t, guess, reference).spearman for t, guess in zip(true, halves, strict=True)]
+        known = [rank for rank in ranks if rank is not None]
+        whole = accuracy(np.concatenate(true), np.concatenate(halves), reference)
+        return cls(len(truths) // 2, sum(known) / len(known) if known else None, whole.mae, whole.skill)
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        rank = "none" if self.spearman is None else f"{self.spearman:.2f}"
+        return (
+            f"a learner of retrained orders alone, from {self.learnt_from} of them, has Spearman {rank} and skill "
+            f"{self.skill:+.2f} on the others: what a method has to beat"
+        )
 
 
 def few_orders(count: int) -> list[str]:
