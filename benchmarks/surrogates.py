@@ -2,8 +2,8 @@
 
 python benchmarks/surrogates.py RUN …
 
-Each RUN is a finished run with an expansion (`chosen_orders.py --keep` leaves some). Of it, m of 40 random orders are retrained and
-fitted to, and 48 others judged, for m of 8, 16, 32 and 40, by
+Each RUN is a finished run with an expansion (`chosen_orders.py --keep` leaves some). Of it, m of 40 random orders are retrained
+and fitted to, and 48 others judged, for m of 8, 16, 32 and 40, by
 
     line         the estimate with an offset and a slope, as `fut calibrate` does;
     parts        ridge regression on the estimate's parts: what is linear, what is quadratic, the sum of the table of positions,

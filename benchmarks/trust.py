@@ -65,12 +65,17 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     found = run.trust(arguments.trials).as_dict()
     seconds = time.perf_counter() - asked
     shutil.rmtree(path)
-    return setting | {key: found[key] for key in ("interaction", "over", "trials")} | {"seconds": seconds}
+    return setting | {key: found[key] for key in ("over", "trials")} | {"seconds": seconds}
+
+
+def interaction(row: dict[str, Any]) -> float:
+    """Mean over the window, as `fut trust` takes it."""
+    return float(np.mean([one["interaction"] for one in row["over"]]))
 
 
 def law(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """1 - Spearman = scale · interaction^power, by least squares of logarithms; spread: what is left, a standard deviation."""
-    x, y = (np.log(of) for of in np.array([(row["interaction"], 1 - row["spearman"]) for row in rows]).T)
+    x, y = (np.log(of) for of in np.array([(interaction(row), 1 - row["spearman"]) for row in rows]).T)
     power, constant = np.polyfit(x, y, 1)
     left = y - power * x - constant
     return {"scale": float(np.exp(constant)), "power": float(power), "spread": float(left.std(ddof=2))}
@@ -80,7 +85,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The rank correlation of interaction with Spearman over settings, in all and by size, and the law of all."""
 
     def ranks(of: Sequence[dict[str, Any]]) -> float | None:
-        pairs = [(-row["interaction"], row["spearman"]) for row in of]
+        pairs = [(-interaction(row), row["spearman"]) for row in of]
         return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(of) > 2 else None
 
     large = [row for row in rows if row["parameters"] > 200_000]
@@ -104,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if tuple(setting[key] for key in KEYS) in done:
             continue
         rows.append(measure(setting, arguments))
-        print(*(rows[-1][key] for key in (*KEYS, "spearman", "interaction")), file=sys.stderr, flush=True)
+        print(*(rows[-1][key] for key in (*KEYS, "spearman")), interaction(rows[-1]), file=sys.stderr, flush=True)
         write_record(arguments.name, vars(arguments), rows, started)
     print(summary(rows), file=sys.stderr)
     return 0

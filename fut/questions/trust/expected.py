@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-SCALE, POWER, SPREAD = 0.5, 1.5, 0.6
+SCALE, POWER, SPREAD = 1.97, 2.5, 0.775
 """1 - Spearman = SCALE · interaction^POWER, times or divided by exp(SPREAD) (one standard deviation): fitted to the settings of
 `benchmarks/records/trust.json`, in which Spearman is that of the adjoint with 48 retrained orders each."""
 WIDTH = 1.645
@@ -30,7 +30,7 @@ class Expected:
 
 
 def expected(interaction: float) -> Expected:
-    """By the interaction at the end of the window (`fut.estimation.interactions.Interaction`), a share of the changes' size."""
+    """By the mean interaction over the window (`fut.estimation.interactions.Interaction`), a share of the changes' size."""
     lost = SCALE * max(interaction, 0.0) ** POWER
     ends = (max(-1.0, 1 - lost * math.exp(sign * WIDTH * SPREAD)) for sign in (0, 1, -1))
     return Expected(*ends)

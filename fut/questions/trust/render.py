@@ -5,7 +5,7 @@ from __future__ import annotations
 from fut.display.format import amount, columns
 from fut.questions.trust.result import Trust
 
-EARLY = 0.6
+EARLY = 0.9
 """Share of the interaction at the end that a first quarter has where a window begins roughly."""
 NOISY = 1.5
 """Times what an additive estimate would err by, from which on a method's own error speaks for more runs."""
@@ -51,11 +51,11 @@ def _own(found: Trust) -> list[str]:
 
 def advice(found: Trust) -> list[str]:
     """What to do, a line for each thing."""
-    guess, first = found.expected, found.over[0].interaction
+    guess, first, last = found.expected, found.over[0].interaction, found.over[-1].interaction
     if guess.verdict == "smooth":
         lines = ["Do: `fut cache`, then `fut calibrate --orders 8` for intervals."]
     else:
-        early = first > EARLY * found.interaction
+        early = first > EARLY * last
         where = (
             "it is there after a quarter of the window already: more warm-up steps before the window help"
             if early

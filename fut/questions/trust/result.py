@@ -52,8 +52,8 @@ class Trust:
 
     @property
     def interaction(self) -> float:
-        """At the end: 0 where what orders change adds up over their steps, about 1 where nothing is left of that."""
-        return self.over[-1].interaction
+        """Mean over the places in the window: 0 where what orders change adds up over their steps, about 1 where nothing does."""
+        return sum(one.interaction for one in self.over) / len(self.over)
 
     @property
     def expected(self) -> Expected:

@@ -52,7 +52,8 @@ def test_the_answer_is_of_really_retrained_orders(small_run: fut.Run) -> None:
         ratios.append(float((both - first - second + reference).norm() / effect))
         changes = [end.loss - small_run.reference_loss for end in ends]
         assert found.trials[trial].changes == pytest.approx(changes, rel=1e-12)
-    assert found.interaction == pytest.approx(math.sqrt(np.mean(np.square(ratios))), rel=1e-6)
+    assert found.over[-1].interaction == pytest.approx(math.sqrt(np.mean(np.square(ratios))), rel=1e-6)
+    assert found.interaction == pytest.approx(np.mean([one.interaction for one in found.over]))
 
 
 def test_it_is_kept_and_read_again(small_run: fut.Run) -> None:
@@ -81,7 +82,7 @@ def test_the_more_interaction_the_less_is_expected_and_the_verdict_follows() -> 
 
 
 def test_advice_says_where_it_arises() -> None:
-    early, late = (render.text(trusted(0.5, first=first)) for first in (0.45, 0.02))
+    early, late = (render.text(trusted(0.5, first=first)) for first in (0.48, 0.2))
     assert ["more warm-up steps" in said for said in (early, late)] == [True, False]
     assert ["learning rate" in said for said in (early, late)] == [False, True]
     noisy = render.text(trusted(0.05, own=OwnRuns(0.8, 1.0)))
