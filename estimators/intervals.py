@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .errors import EstimatorError
 
@@ -27,7 +28,9 @@ class Calibration:
     sd: residual standard deviation on `freedom` degrees of freedom. mean, spread: mean and centred sum of squares of the
     m estimates, from which the interval widens away from them. anchored: the line was made to pass through the reference
     order, `mean`, which every estimator answers exactly. curve: of (estimate - mean)², which is added to the line; covariance:
-    then, of the coefficients of 1, estimate - mean and its square, row by row, for residuals of variance 1.
+    then, of the coefficients of 1, estimate - mean and its square, row by row, for residuals of variance 1. typical: root mean
+    square of estimate - mean, where errors grow with that: sd is theirs where it is typical; 0 where they do not. reach: then,
+    the error that a new one stays within by the errors' own ranks.
     """
 
     offset: float
@@ -40,6 +43,8 @@ class Calibration:
     anchored: bool = False
     curve: float = 0.0
     covariance: tuple[tuple[float, ...], ...] = ()
+    typical: float = 0.0
+    reach: float = 0.0
 
     def nearer(self, reference: float, share: float) -> Calibration:
         """The same for an order so near to the reference order, whose value is known, that it has a share in [0, 1] alone of what
@@ -59,10 +64,16 @@ class Calibration:
         sampling_variance: of the estimate, over the sample of coordinates [nats²]; the calibration orders' residuals hold
         its mean already, so that only what exceeds it would be added: pass the excess.
         """
-        leverage = self._leverage(estimate)
-        half = _quantile(0.5 + LEVEL / 2, self.freedom) * math.sqrt(self.sd**2 * (1 + leverage) + sampling_variance)
-        centre = self.correct(estimate)
+        variance, scale = self.sd**2 * (1 + self._leverage(estimate)), self._scale(estimate)
+        half = _quantile(0.5 + LEVEL / 2, self.freedom) * math.sqrt(variance * scale**2 + sampling_variance)
+        half, centre = max(half, self.reach * scale), self.correct(estimate)
         return centre - half, centre + half
+
+    def _scale(self, estimate: float) -> float:
+        """Standard deviation of an error at an estimate, by that where the change is typical."""
+        if not self.typical:
+            return 1.0
+        return math.sqrt(((estimate - self.mean) ** 2 + self.typical**2) / (2 * self.typical**2))
 
     def _leverage(self, estimate: float) -> float:
         """Variance of the fit at an estimate, for residuals of variance 1."""
@@ -126,19 +137,34 @@ def calibrate_curved(truth: Sequence[float], estimate: Sequence[float]) -> Calib
 
 
 def calibrate_anchored(truth: Sequence[float], estimate: Sequence[float], reference: float) -> Calibration:
-    """Fit a slope (from 6 orders on, else 1) through the reference order's value, for orders near to it.
+    """How far orders near to the reference order err, whose value is known: single edits of a kind, which share no offset.
 
-    Orders a single edit away from the reference err by far less than random ones, and without their common offset.
-    CalibrationError for fewer than 3 orders.
+    Estimates stay as they are: a slope through few edits is worse than none. Errors are held to grow with the estimated change e,
+    with sqrt(e² + mean e²). A half-width is the larger of Student's and of what the next error stays within by the ranks of the
+    errors (conformal prediction, Vovk et al. 2005), as most edits change little and a few much. CalibrationError for fewer than
+    3 orders.
     """
     true, guess = _checked(truth, estimate)
-    changes, guesses, count = true - reference, guess - reference, len(true)
-    spread = float((guesses**2).sum())
-    fits = count >= 6 and spread > 0
-    slope = float((guesses * changes).sum() / spread) if fits else 1.0
-    freedom = count - fits
-    sd = float(np.sqrt(((changes - slope * guesses) ** 2).sum() / freedom))
-    return Calibration((1 - slope) * reference, slope, sd, freedom, count, reference, spread, anchored=True)
+    changes = guess - reference
+    typical = float(np.sqrt((changes**2).mean()))
+    errors = (true - guess) / (np.sqrt((changes**2 + typical**2) / (2 * typical**2)) if typical else 1.0)
+    sd, spread = float(np.sqrt((errors**2).mean())), float((changes**2).sum())
+    reach, count = conformal_quantile(errors), len(true)
+    return Calibration(0.0, 1.0, sd, count, count, reference, spread, anchored=True, typical=typical, reach=reach)
+
+
+def conformal_quantile(errors: ArrayLike) -> float:
+    """The size that the next of n + 1 exchangeable errors stays within with probability `LEVEL`.
+
+    Between the sizes in rank that the probability lies between. The largest of n holds n / (n + 1) alone: where that is less, it
+    is widened as Student's quantiles do, which is no longer free of a shape.
+    """
+    sizes = np.sort(np.abs(np.asarray(errors, dtype=float)))
+    count, rank = len(sizes), LEVEL * (len(sizes) + 1)
+    if rank <= count:
+        return float(np.interp(rank, np.arange(1, count + 1), sizes))
+    wanted, held = (_quantile(0.5 + level / 2, count - 1) for level in (LEVEL, count / (count + 1)))
+    return float(sizes[-1] * wanted / held)
 
 
 def _checked(truth: Sequence[float], estimate: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from estimators.orders.graded import graded_order
 from estimators.orders.order import Order, random_order
 from fut.errors import NotCachedError, UsageError
 from fut.methods.adjoint.positions import position_table
 from fut.orders.editing import random_edits
+from fut.orders.parsing import named_orders
 from fut.readouts.readout import PROBE
 
 if TYPE_CHECKING:
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 
 
 CHOSEN = "chosen"
-"""The kind of calibration orders that lie between the best and the worst by their estimates."""
+"""The kind of calibration orders that lie between the best and the worst by their estimates, with named ones among them."""
+NAMED = 3
+"""Every how many chosen orders one has a name."""
 TRIES = 20
 SMALL = 20
 """Items whose orders can be counted."""
@@ -31,14 +36,14 @@ def calibration_orders(
     if kind is None:
         return fresh_orders(run.reference, run.problem.canonical, count, seed, (), "calibrate")
     if kind == CHOSEN:
-        return graded_orders(run, count, seed, readout)
+        return chosen_orders(run, count, seed, readout)
     drawn = random_edits(run.reference, kind, count, seed)
     return [one.apply(run.reference, lambda order, key: order) for one in drawn]
 
 
-def graded_orders(run: Context, count: int, seed: int, readout: str) -> list[Order]:
-    """Orders from the best to the worst that the run's table of positions knows, every other one good, from nearly random to
-    extreme, each another one.
+def chosen_orders(run: Context, count: int, seed: int, readout: str) -> list[Order]:
+    """Orders as people choose them, each another one: from the best to the worst that the run's table of positions knows, from
+    nearly random to extreme, and as every third one an order that has a name, as `sort:loss`.
 
     Raises:
         UsageError: where the run has no table of the read-out, or too few orders.
@@ -49,20 +54,37 @@ def graded_orders(run: Context, count: int, seed: int, readout: str) -> list[Ord
         raise UsageError(
             f"calibrate: expected a table of positions to choose orders by, got none; leave --chosen out, or make it: {error}"
         ) from error
-    pairs, seen, found = math.ceil(count / 2), {run.problem.canonical(run.reference)}, list[Order]()
-    for i in range(count):
+    canonical = run.problem.canonical
+    seen, found = {canonical(run.reference)}, list[Order]()
+    names = list(named_orders(run).values())
+    named = [names[i] for i in np.random.default_rng([seed, NAMED]).permutation(len(names))]
+    graded = count - count // NAMED
+    pairs = math.ceil(graded / 2)
+    for i in range(graded):
         grade = (i // 2 + 1) / pairs * (-1 if i % 2 == 0 else 1)
-        for again in range(TRIES):
-            order = graded_order(run.reference, table, grade, seed, i, again)
-            if run.problem.canonical(order) not in seen:
-                break
-        else:
-            raise UsageError(
-                f"calibrate: expected {count} chosen orders, each another one, got {i}; ask for fewer --orders"
-            )
-        seen.add(run.problem.canonical(order))
-        found.append(order)
+        tries = [graded_order(run.reference, table, grade, seed, i, again) for again in range(TRIES)]
+        _add_another(tries, found, seen, canonical)
+    while len(found) < count and named:
+        _add_another([named.pop()], found, seen, canonical)
+    for i in range(TRIES * (count - len(found))):  # where too few orders have names
+        if len(found) < count:
+            _add_another([random_order(run.reference, seed, i)], found, seen, canonical)
+    if len(found) < count:
+        raise UsageError(
+            f"calibrate: expected {count} orders, each another one, got {len(found)}; ask for fewer --orders"
+        )
     return found
+
+
+def _add_another(
+    tries: Sequence[Order], found: list[Order], seen: set[Order], canonical: Callable[[Order], Order]
+) -> None:
+    """Add the first of some orders that trains differently from all before; none where none does."""
+    for order in tries:
+        if (form := canonical(order)) not in seen:
+            seen.add(form)
+            found.append(order)
+            return
 
 
 def fresh_orders(

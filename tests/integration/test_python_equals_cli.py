@@ -24,6 +24,7 @@ from fut.questions.memorization.ask import MemorizeRequest
 from fut.questions.question import Request
 from fut.questions.registry import QUESTIONS, question_of
 from fut.questions.snr.ask import SnrRequest
+from fut.questions.trust.ask import TrustRequest
 from fut.questions.whatif.ask import WhatIfRequest
 from fut.questions.whatif.stream import Queries
 
@@ -37,9 +38,12 @@ CASES: list[tuple[str, tuple[object, ...], Request[Any]]] = [
         ("--order", "random:3", "--curve-steps", "2,4", "--estimator", "replay-exact"),
         EstimateRequest(["random:3"], "replay-exact", curve_steps=(2, 4)),
     ),
+    ("trust", ("--trials", 1, "--seed", 3), TrustRequest(1, 3)),
     ("calibrate", ("--orders", 4), CalibrateRequest(4)),
     ("calibrate", ("--orders", 3, "--edit", "swap", "--seed", 5), CalibrateRequest(3, 5, edit="swap")),
     ("estimate", ("--order", "swap:0,4", "--no-known"), EstimateRequest(["swap:0,4"], known=False)),
+    ("calibrate", ("--orders", 12, "--chosen"), CalibrateRequest(12, chosen=True)),
+    ("estimate", ("--order", "random:4", "--no-known"), EstimateRequest(["random:4"], known=False)),
     ("estimate", ("--order", "random:3", "--readout", "item:1"), EstimateRequest(["random:3"], readout="item:1")),
     (
         "endpoint",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from estimators.intervals import LEVEL, conformal_quantile
 from estimators.orders.order import Order
 from fut.data.probe_groups import Group
 from fut.estimation.accuracy import accuracy
@@ -22,7 +23,6 @@ from fut.questions.retraining import LEAST
 from fut.readouts.readout import PROBE
 
 Floats = NDArray[np.float64]
-LEVEL = 0.9
 SLOPED = 6
 """Retrained cells from which a slope is fitted."""
 KINDS = ("own", "near", "far", "probe")
@@ -183,22 +183,6 @@ def fit_cells(truth: ArrayLike, estimates: ArrayLike, scales: ArrayLike) -> Cell
     leverages = guess**2 / spread if sloped else np.zeros(len(true))
     left_out = np.abs(true - slope * guess) / np.maximum(1 - leverages, 1e-9)
     return CellFit(slope, sd, freedom, len(true), spread, conformal_quantile(left_out))
-
-
-def conformal_quantile(errors: ArrayLike) -> float:
-    """The size that the next of n + 1 exchangeable errors stays within with probability `LEVEL`.
-
-    Between the sizes in rank that the probability lies between. The largest of n holds n / (n + 1) alone: where that is less, it
-    is widened as Student's quantiles do, which is no longer free of a shape.
-    """
-    sizes = np.sort(np.abs(np.asarray(errors, dtype=float)))
-    count, rank = len(sizes), LEVEL * (len(sizes) + 1)
-    if rank <= count:
-        return float(np.interp(rank, np.arange(1, count + 1), sizes))
-    from scipy.special import stdtrit
-
-    wanted, held = (stdtrit(count - 1, 0.5 + level / 2) for level in (LEVEL, count / (count + 1)))
-    return float(sizes[-1] * wanted / held)
 
 
 def effect_scales(effects: ArrayLike) -> Floats:

@@ -91,6 +91,8 @@ def _fit(calibrated: Calibrated) -> dict[str, Any]:
         "curve": fit.curve,
         "covariance": fit.covariance,
         "chosen": calibrated.chosen,
+        "typical": fit.typical,
+        "reach": fit.reach,
         "range": [min(calibrated.estimates), max(calibrated.estimates)],
         "quantile": float(stdtrit(fit.freedom, 0.5 + LEVEL / 2)),
     }

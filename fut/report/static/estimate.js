@@ -58,6 +58,11 @@ function leverage(fit, raw) {
   return total;
 }
 
+/* Standard deviation of an error at an estimate, by that where the change is typical: `Calibration.interval`. */
+function errorScale(fit, raw) {
+  return fit.typical ? Math.sqrt(((raw - fit.mean) ** 2 + fit.typical ** 2) / (2 * fit.typical ** 2)) : 1;
+}
+
 /* A calibration on random orders, for an order that has a share of what they have in common: `Calibration.nearer`. */
 function nearer(fit, reference, share) {
   const offset = corrected(fit, reference) - reference;
@@ -99,7 +104,7 @@ class Table {
     const share = edit ? 1 : this.distance.share(order);
     const near = share < 1 ? nearer(fit, this.reference, share) : fit;
     const value = corrected(near, raw);
-    const half = near.quantile * near.sd * Math.sqrt(1 + leverage(near, raw));
+    const half = Math.max(near.quantile * near.sd * Math.sqrt(1 + leverage(near, raw)), near.reach) * errorScale(near, raw);
     const beyond = raw < fit.range[0] || raw > fit.range[1];
     const interval = [value - half, value + half];
     return { value, delta: value - this.reference, interval, known: false, edit, count: fit.count, share, chosen: fit.chosen, beyond };

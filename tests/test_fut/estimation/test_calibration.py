@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
+import fut
 from estimators.intervals import calibrate, calibrate_anchored
 from estimators.orders.distance import Distance
 from estimators.orders.order import Order, random_order
 from fut.errors import UsageError
 from fut.estimation.calibration import Calibrated
-from fut.estimation.calibration_orders import TRIES, fresh_orders
+from fut.estimation.calibration_orders import CHOSEN, TRIES, calibration_orders, fresh_orders
 from fut.estimation.results import estimated
+from fut.methods.adjoint.positions import position_table
+from fut.orders.parsing import named_orders
 
 REFERENCE, VARIANCE = 2.1, 3e-4
 DRAW = np.random.default_rng(2)
@@ -132,3 +136,41 @@ def test_fresh_orders_are_the_first_of_a_seed_that_train_anew() -> None:
     assert len({halves(order) for order in found} | {halves(reference)}) == 6, "all that there are"
     with pytest.raises(UsageError, match=f"mine: expected 6 random orders.* got 5 among {TRIES * 6}"):
         fresh_orders(reference, halves, 6, 3, (), "mine")
+
+
+def test_chosen_orders_reach_from_the_best_to_the_worst_and_have_named_ones_among_them(small_run: fut.Run) -> None:
+    run = small_run.context
+    orders, table = calibration_orders(run, 12, 5, CHOSEN), position_table(run)
+    assert len({run.problem.canonical(order) for order in orders} - {run.problem.canonical(run.reference)}) == 12
+    steps = np.arange(run.steps)
+    worth = [float(table[steps, [item for (item,) in order.steps]].sum()) for order in orders[:8]]
+    assert max(worth[0::2]) <= min(worth[1::2]), "good and bad in turn"
+    names = {run.problem.canonical(order) for order in named_orders(run).values()}
+    assert any(run.problem.canonical(order) in names for order in orders[8:])
+    assert orders == calibration_orders(run, 12, 5, CHOSEN)
+
+
+def test_a_calibration_on_chosen_orders_answers_whole_orders_and_says_where_it_extrapolates(own_run: Path) -> None:
+    run = fut.open(own_run, device="cpu")
+    plain = run.calibrate(4)
+    (before,) = run.estimate(["reverse"], known=False)
+    found = run.calibrate(14, chosen=True)
+    (after,) = run.estimate(["reverse"], known=False)
+    assert "calibrated on 4 retrained orders" in before.note
+    assert "calibrated on 14 retrained orders, from the best to the worst by their estimates" in after.note
+    assert (plain.chosen, found.chosen, found.kind) == (False, True, "chosen")
+    assert after.value != before.value
+    true, guess = np.array(found.truths), np.array(found.estimates)
+    assert found.fit.correct(guess[0]) == pytest.approx(np.polyval(np.polyfit(guess, true, 2), guess[0]), rel=1e-6)
+    widest = max(found.estimates)
+    said = estimated(ORDER, "adjoint", widest + 1.0, 0.0, REFERENCE, found, Named())  # type: ignore[arg-type]
+    assert said.extrapolated
+    assert "outside the range" in said.note
+    assert not after.extrapolated or "outside the range" in after.note
+
+
+def test_chosen_orders_need_enough_of_them_and_no_edit(small_run: fut.Run) -> None:
+    with pytest.raises(UsageError, match="expected at least 12 orders with `chosen`, got 8"):
+        small_run.calibrate(8, chosen=True)
+    with pytest.raises(UsageError, match="expected `chosen` or `edit`, got both"):
+        small_run.calibrate(16, chosen=True, edit="swap")

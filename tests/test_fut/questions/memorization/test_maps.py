@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import t as student
 
 from estimators.errors import OrderError
+from estimators.intervals import conformal_quantile
 from estimators.orders.order import Order
 from fut.estimation.results import Changes
 from fut.orders.editing import place_of, with_item_at
@@ -22,7 +23,6 @@ from fut.questions.memorization.maps import (
     ProbeGroups,
     by_kind,
     check_cells,
-    conformal_quantile,
     distance_scales,
     draw_cells,
     effect_scales,
