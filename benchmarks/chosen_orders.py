@@ -4,7 +4,7 @@ python benchmarks/chosen_orders.py --steps 64 --items iid heterogeneous --work D
 
 Every setting: a reference run, its expansion, then calibrations on random and on chosen orders (`fut calibrate --chosen`), and
 orders of every class, all really retrained: held-out random ones, what local searches found under jittered tables (least and
-greatest), every named order, blocks of even and of odd items, and random edits of each kind. Their intervals are those that
+greatest), every other named order, blocks of even and of odd items, and random edits of each kind. Their intervals are those that
 `fut estimate` gives, under each calibration alone. Resumes: settings that the record holds are skipped.
 """
 
@@ -15,6 +15,7 @@ import itertools
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from record import began, resumed, write_record
 
 import fut
-from estimators.intervals import Calibration, calibrate, calibrate_curved
+from estimators.intervals import Calibration, calibrate, calibrate_anchored, calibrate_curved
 from estimators.orders.distance import Distance
 from estimators.orders.order import Order, random_orders
 from fut.estimation.calibration import SEED
@@ -40,11 +41,11 @@ KEYS = ("steps", "schedule", "items", "rate")
 EVALUATIONS, JITTER = 200, 0.3
 FITS: Mapping[str, tuple[str | None, int]] = {
     "8 random": (None, 8),
-    "16 random": (None, 16),
     "16 chosen": (CHOSEN, 16),
     "24 chosen": (CHOSEN, 24),
 }
-"""Calibrations: kind and number of their orders."""
+"""Calibrations: kind and number of their orders. Single edits are judged by one on OF_KIND edits of their kind, too."""
+OF_KIND = 8
 
 
 def searched(run: fut.Run, count: int, maximize: bool) -> list[Order]:
@@ -88,12 +89,23 @@ def classes(run: fut.Run, arguments: argparse.Namespace) -> dict[str, list[Order
     }
 
 
-def fitted(run: fut.Run, kind: str | None, count: int) -> Calibration:
-    """A calibration, as `fut calibrate` makes it."""
-    orders = calibration_orders(run.context, count, SEED, kind)
-    truths = [run.retrain(order).loss for order in orders]
-    guesses = raw_estimates(run.methods.open("adjoint"), orders)[0]
-    return (calibrate_curved if kind == CHOSEN else calibrate)(truths, guesses)
+@dataclass(frozen=True)
+class Fitted:
+    """A calibration, as `fut calibrate` makes it, and what it was fitted to."""
+
+    fit: Calibration
+    orders: list[Order]
+    truths: list[float]
+    estimates: list[float]
+
+    @classmethod
+    def of(cls, run: fut.Run, kind: str | None, count: int) -> Fitted:
+        orders = calibration_orders(run.context, count, SEED, kind)
+        truths = [run.retrain(order).loss for order in orders]
+        guesses = raw_estimates(run.methods.open("adjoint"), orders)[0]
+        if kind in CALIBRATED:
+            return cls(calibrate_anchored(truths, guesses, run.reference_loss), orders, truths, guesses)
+        return cls((calibrate_curved if kind == CHOSEN else calibrate)(truths, guesses), orders, truths, guesses)
 
 
 def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -106,20 +118,26 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     run.cache(["adjoint"])
     estimator, canonical = run.methods.open("adjoint"), run.context.problem.canonical
     distance = Distance(canonical(run.reference))
-    fits = {name: fitted(run, *of) for name, of in FITS.items()}
+    fits = {name: Fitted.of(run, *of) for name, of in FITS.items()}
+    used = {canonical(order) for of in fits.values() for order in of.orders} | {canonical(run.reference)}
     found: dict[str, Any] = {}
-    for name, orders in classes(run, arguments).items():
+    for name, drawn in classes(run, arguments).items():
+        own = {f"{OF_KIND} of the kind": Fitted.of(run, name, OF_KIND)} if name in CALIBRATED else {}
+        taken = used | {canonical(order) for of in own.values() for order in of.orders}
+        orders = [order for order in drawn if canonical(order) not in taken]
         truths = np.array([run.retrain(order).loss for order in orders])
         guesses = np.array(raw_estimates(estimator, orders)[0])
         shares = [distance.share(canonical(order)) for order in orders]
-        judged = {fit: judge(of, truths, guesses, shares, run.reference_loss) for fit, of in fits.items()}
+        judged = {n: judge(of.fit, truths, guesses, shares, run.reference_loss) for n, of in (fits | own).items()}
         found[name] = {"truths": truths.tolist(), "estimates": guesses.tolist(), "shares": shares, "under": judged}
     result = {
         **setting,
         "parameters": run.context.parameters,
         "reference_loss": run.reference_loss,
         "true_sd": float(np.std(found["random"]["truths"], ddof=1)),
-        "curve": {name: fit.curve for name, fit in fits.items()},
+        "calibrations": {
+            name: {"curve": of.fit.curve, "truths": of.truths, "estimates": of.estimates} for name, of in fits.items()
+        },
         "classes": found,
     }
     if not arguments.keep:
@@ -131,7 +149,7 @@ def judge(
     fit: Calibration, truths: np.ndarray, guesses: np.ndarray, shares: Sequence[float], reference: float
 ) -> dict[str, Any]:
     """How many 90 % intervals hold, their mean half-width, and bias and mean absolute error of calibrated values."""
-    near = [fit.nearer(reference, share) if share < 1 else fit for share in shares]
+    near = [fit.nearer(reference, share) if share < 1 and not fit.anchored else fit for share in shares]
     ends = np.array([of.interval(guess) for of, guess in zip(near, guesses, strict=True)])
     errors = ends.mean(1) - truths
     return {
