@@ -69,8 +69,8 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
 
 
 def interaction(row: dict[str, Any]) -> float:
-    """Mean over the window, as `fut trust` takes it."""
-    return float(np.mean([one["interaction"] for one in row["over"]]))
+    """At the end, as a share of the way that training has moved, as `fut trust` takes it."""
+    return float(row["over"][-1]["interaction"] * row["over"][-1]["effect"])
 
 
 def law(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

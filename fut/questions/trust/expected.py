@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-SCALE, POWER, SPREAD = 1.97, 2.5, 0.775
+SCALE, POWER, SPREAD = 6.63, 2.07, 0.79
 """1 - Spearman = SCALE · interaction^POWER, times or divided by exp(SPREAD) (one standard deviation): fitted to the settings of
 `benchmarks/records/trust.json`, in which Spearman is that of the adjoint with 48 retrained orders each."""
 WIDTH = 1.645
@@ -30,7 +30,7 @@ class Expected:
 
 
 def expected(interaction: float) -> Expected:
-    """By the mean interaction over the window (`fut.estimation.interactions.Interaction`), a share of the changes' size."""
+    """By what two changes do beyond their sum, as a share of the way that training has moved (`Trust.interaction`)."""
     lost = SCALE * max(interaction, 0.0) ** POWER
     ends = (max(-1.0, 1 - lost * math.exp(sign * WIDTH * SPREAD)) for sign in (0, 1, -1))
     return Expected(*ends)

@@ -18,7 +18,9 @@ def text(found: Trust) -> str:
         f"{guess.verdict}: expect Spearman {guess.spearman:.2f} ({guess.low:.2f} to {guess.high:.2f}) between the adjoint's "
         "estimates and retraining, over random orders",
         "",
-        columns([("after step", "changes / way moved", "interaction / changes"), *_rows(found)]),
+        columns(
+            [("after step", "changes / way moved", "interaction / changes", "interaction / way moved"), *_rows(found)]
+        ),
         "",
         f"Interaction: what two changes of the order do to the parameters together, beyond the sum of either, from {orders} "
         "trained orders. 0: estimates of first order can be right. 1: nothing adds up.",
@@ -28,7 +30,10 @@ def text(found: Trust) -> str:
 
 
 def _rows(found: Trust) -> list[tuple[str, ...]]:
-    return [(str(one.step), f"{one.effect:.2f}", f"{one.interaction:.3f}") for one in found.over]
+    return [
+        (str(at.step), f"{at.effect:.2f}", f"{at.interaction:.3f}", f"{at.interaction * at.effect:.3f}")
+        for at in found.over
+    ]
 
 
 def _share(found: Trust) -> list[str]:

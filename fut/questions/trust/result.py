@@ -52,8 +52,8 @@ class Trust:
 
     @property
     def interaction(self) -> float:
-        """Mean over the places in the window: 0 where what orders change adds up over their steps, about 1 where nothing does."""
-        return sum(one.interaction for one in self.over) / len(self.over)
+        """What changes do together beyond their sum, at the end, as a share of the way that training has moved."""
+        return self.over[-1].interaction * self.over[-1].effect
 
     @property
     def expected(self) -> Expected:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 import fut
 from estimators.orders.order import shuffled_halves
@@ -17,7 +18,7 @@ from fut.errors import UsageError
 from fut.estimation.interactions import HalvesTrained, Interaction, compared
 from fut.questions.trust import render
 from fut.questions.trust.ask import SEED, TrustRequest
-from fut.questions.trust.expected import expected
+from fut.questions.trust.expected import POWER, SCALE, SPREAD, expected
 from fut.questions.trust.result import OwnRuns, Trust
 
 
@@ -53,7 +54,7 @@ def test_the_answer_is_of_really_retrained_orders(small_run: fut.Run) -> None:
         changes = [end.loss - small_run.reference_loss for end in ends]
         assert found.trials[trial].changes == pytest.approx(changes, rel=1e-12)
     assert found.over[-1].interaction == pytest.approx(math.sqrt(np.mean(np.square(ratios))), rel=1e-6)
-    assert found.interaction == pytest.approx(np.mean([one.interaction for one in found.over]))
+    assert found.interaction == pytest.approx(found.over[-1].interaction * found.over[-1].effect)
 
 
 def test_it_is_kept_and_read_again(small_run: fut.Run) -> None:
@@ -65,7 +66,7 @@ def test_it_is_kept_and_read_again(small_run: fut.Run) -> None:
 
 
 def trusted(interaction: float, trials: int = 1, own: OwnRuns | None = None, first: float = 0.0, **more: Any) -> Trust:
-    over = [Interaction(4, 0.5, first), Interaction(16, 0.3, interaction)]
+    over = [Interaction(4, 1.0, first), Interaction(16, 1.0, interaction)]
     changes = more.get("changes", (1.0, 1.0, 2.0))
     return Trust([HalvesTrained(over, changes)] * trials, own, "adjoint", "probe", "nats/token", 3 * trials)
 
@@ -122,3 +123,20 @@ def test_what_cannot_be_meant_is_refused(small_run: fut.Run) -> None:
         TrustRequest(trials=0)
     with pytest.raises(UsageError, match="whole number"):
         TrustRequest(trials=1.5)  # type: ignore[arg-type]
+
+
+def test_the_law_is_the_records_and_the_record_ranks_settings_as_its_page_says() -> None:
+    root = Path(fut.__file__).parents[1] / "benchmarks"
+    rows = json.loads((root / "records" / "trust.json").read_text())["results"]
+    beyond = [row["over"][-1]["interaction"] * row["over"][-1]["effect"] for row in rows]
+    real = np.array([row["spearman"] for row in rows])
+    power, constant = np.polyfit(np.log(beyond), np.log(1 - real), 1)
+    left = np.log(1 - real) - power * np.log(beyond) - constant
+    assert (pytest.approx(np.exp(constant), abs=0.01), pytest.approx(power, abs=0.005)) == (SCALE, POWER)
+    assert pytest.approx(left.std(ddof=2), abs=0.005) == SPREAD
+    assert spearmanr(beyond, -real).statistic == pytest.approx(0.90, abs=0.005)
+    guesses = [expected(of) for of in beyond]
+    inside = sum(guess.low <= true <= guess.high for guess, true in zip(guesses, real, strict=True))
+    page = (root / "pages" / "trust.md").read_text()
+    assert f"in {inside} of the {len(rows)}" in page
+    assert sum(guess.verdict == "smooth" for guess in guesses) == 34
