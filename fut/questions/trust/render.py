@@ -11,25 +11,32 @@ NOISY = 1.5
 """Times what an additive estimate would err by, from which on a method's own error speaks for more runs."""
 
 
+HEAD = ("after step", "changes / way moved", "interaction / changes", "interaction / way moved")
+
+
 def text(found: Trust) -> str:
     """A verdict, a table over the steps, and advice."""
+    verdict, *rest = sentences(found)
+    return "\n".join([verdict, "", columns([HEAD, *rows(found)]), "", *rest])
+
+
+def sentences(found: Trust) -> list[str]:
+    """The verdict, what it rests on, and advice."""
     guess, orders = found.expected, 3 * len(found.trials)
-    lines = [
+    return [
         f"{guess.verdict}: expect Spearman {guess.spearman:.2f} ({guess.low:.2f} to {guess.high:.2f}) between the adjoint's "
-        "estimates and retraining, over random orders",
-        "",
-        columns(
-            [("after step", "changes / way moved", "interaction / changes", "interaction / way moved"), *_rows(found)]
-        ),
-        "",
+        "estimates and retraining, over random orders.",
         f"Interaction: what two changes of the order do to the parameters together, beyond the sum of either, from {orders} "
-        "trained orders. 0: estimates of first order can be right. 1: nothing adds up.",
+        "trained orders. Where it is 0, estimates of first order can be right; where it is as large as the changes, nothing "
+        "adds up.",
+        *_share(found),
+        *_own(found),
+        *advice(found),
     ]
-    lines += [*_share(found), *_own(found), *advice(found)]
-    return "\n".join(lines)
 
 
-def _rows(found: Trust) -> list[tuple[str, ...]]:
+def rows(found: Trust) -> list[tuple[str, ...]]:
+    """The table over the steps, under HEAD."""
     return [
         (str(at.step), f"{at.effect:.2f}", f"{at.interaction:.3f}", f"{at.interaction * at.effect:.3f}")
         for at in found.over

@@ -18,6 +18,7 @@ from fut.report.sections import (
     positions,
     snr,
     summary,
+    trust,
     whatif,
 )
 
@@ -27,6 +28,7 @@ SECTIONS: tuple[Section, ...] = (
     curriculum.SECTION,
     order_effect.SECTION,
     noise.SECTION,
+    trust.SECTION,
     accuracy.SECTION,
     positions.SECTION,
     memorization.SECTION,

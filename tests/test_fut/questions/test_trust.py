@@ -140,3 +140,14 @@ def test_the_law_is_the_records_and_the_record_ranks_settings_as_its_page_says()
     page = (root / "pages" / "trust.md").read_text()
     assert f"in {inside} of the {len(rows)}" in page
     assert sum(guess.verdict == "smooth" for guess in guesses) == 34
+
+
+def test_the_report_has_the_verdict_and_the_table(own_run: Path, tmp_path: Path) -> None:
+    run = fut.open(own_run, device="cpu")
+    run.report(tmp_path / "before.html", samples=0)
+    assert "how smooth the window is" in (tmp_path / "before.html").read_text()
+    found = run.trust()
+    run.report(tmp_path / "after.html", samples=0)
+    page = (tmp_path / "after.html").read_text()
+    assert f"{found.expected.verdict}: expect Spearman" in page
+    assert f"{found.over[-1].interaction:.3f}" in page
