@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from field_gradients import Tapped, log_odds_gradients, sequences, tapped
 from field_metagradient import metagradient
 from field_methods import Projected, bm25, cosines, factors, influence, projection, tracin, trak, words
-from small import MakeRun
+from small import MakeRun, small_config
 from torch import Tensor, nn
 
+import fut
 from estimators.orders.order import Order
 
 DOUBLE: dict[str, Any] = {
@@ -122,7 +124,8 @@ def test_tapped_gradients_are_the_items_own(make_run: MakeRun) -> None:
 def dense(seen: Tapped) -> Tensor:
     """length times the mean over sequences of the outer product of the gradients [out in, out in]."""
     flat = seen.gradients.flatten(1)
-    return seen.slopes.shape[1] * flat.mT @ flat / len(flat)
+    found: Tensor = seen.slopes.shape[1] * flat.mT @ flat / len(flat)
+    return found
 
 
 def test_where_curvature_is_a_kronecker_product_the_inverse_is_exact() -> None:
@@ -189,7 +192,10 @@ def test_tracin_and_cosines_are_their_sums() -> None:
     rates = [0.3, 0.2, 0.1]
     found = tracin([(r, g @ t) for r, g, t in zip(rates, gradients, target, strict=True)], 2)
     for i in range(6):
-        products = [sum(a * b for a, b in zip(g[i].tolist(), t.tolist(), strict=True)) for g, t in zip(gradients, target, strict=True)]
+        products = [
+            sum(a * b for a, b in zip(g[i].tolist(), t.tolist(), strict=True))
+            for g, t in zip(gradients, target, strict=True)
+        ]
         assert found[i].item() == pytest.approx(-sum(r * p / 2 for r, p in zip(rates, products, strict=True)))
         lengths = gradients[0][i].norm() * target[0].norm()
         assert cosines(gradients[0], target[0])[i].item() == pytest.approx(-products[0] / lengths.item())
@@ -232,6 +238,15 @@ def test_the_metagradient_is_the_slope_of_real_retraining(make_run: MakeRun, epo
         places = [found.weights[t, s.index(item)].item() for t, s in enumerate(run.reference.steps) if item in s]
         assert len(places) == epochs
         assert by_item[item].item() == pytest.approx(sum(places))
+
+
+def test_the_metagradient_is_what_reweighting_attributes(tmp_path: Path) -> None:
+    """Two ways to one number: autograd through the steps, and `fut`'s own pass with exact products."""
+    config = small_config(**DOUBLE, reweighting={"products": "exact"})
+    run = fut.train(tmp_path / "run", config)
+    run.cache(["reweighting"])
+    exact = metagradient(run.context.problem, run.context.state).weights.numpy()
+    assert run.methods.attributions() == pytest.approx(exact, rel=1e-6, abs=1e-10)
 
 
 def test_a_rule_that_is_not_written_here_is_refused(make_run: MakeRun) -> None:
