@@ -26,13 +26,14 @@ import field_scores
 import numpy as np
 import torch
 from field_metagradient import metagradient
-from field_scores import PASS, Answers, Cost, timed
+from field_scores import PASS, Answers, Cost, passes, timed
 from record import began, resumed, write_record
 
 import fut
 from estimators.orders.order import Order
 from fut.artifacts.directory import directory_bytes
 from fut.estimation.accuracy import accuracy
+from fut.methods.adjoint.quadratic_directions import bend_cost
 from fut.methods.registry import method_of
 from fut.methods.settings import Config, load_config
 from fut.questions.accuracy.leave_out import random_subsets
@@ -87,15 +88,21 @@ def reweighted(run: fut.Run, subsets: Sequence[Sequence[int]], runs: float = 0.0
         found[label] = Answers(effects, Cost(cost, kept, seconds, asking / len(subsets)))
     exact, seconds = timed(lambda: metagradient(run.context.problem, run.context.state))
     scores = exact.by_item(run.reference.steps, run.items)
-    cost = runs + PASS + gradient_cost(PROBE, run.context.problem) / run.context.config.consumed
-    made = Answers.of_scores(scores, subsets, Cost(cost, 8 * run.items, seconds))
+    made = Answers.of_scores(scores, subsets, Cost(runs + PASS + passes(run, 0, 1), 8 * run.items, seconds))
     found["metagradient"] = Answers(made.effects, made.cost, {"step_error": exact.error})
     return found
 
 
 def gradients_before(run: fut.Run, name: str) -> float:
-    """What an estimator of the package takes before its first answer, in training runs."""
-    return method_of(name).gradients_before(run.context) / run.context.config.consumed
+    """What an estimator of the package takes before its first answer, in training runs.
+
+    A plan counts a gradient of a chunk of the probe as one; here it counts as many as the chunk has sequences, as samples do.
+    """
+    problem, config = run.context.problem, run.context.config
+    cost = gradient_cost(PROBE, problem)
+    directions = 0 if name == "reweighting" else bend_cost(problem, PROBE, config.adjoint.functionals, cost)
+    more = (len(problem.data.probe[0][0]) - 1) * (cost + directions)
+    return (method_of(name).gradients_before(run.context) + more) / config.consumed
 
 
 def replayed_orders(
@@ -147,6 +154,7 @@ def measure(setting: dict[str, Any], arguments: argparse.Namespace) -> dict[str,
     told = replays["other"] | {"reweighting moved by adjoint": moved(first, replays["other"])}
     told |= {f"{name}, of a run in that order": one for name, one in own.items()}
     row = setting | described(run, banks, subsets) | {
+        "planned": {name: method_of(name).gradients_before(run.context) for name in ("reweighting", "adjoint")},
         "other_run_gap": again.reference_loss - banks["other"].loss,
         "order_effect": banks["other"].loss - banks["reference"].loss,
         "order_effect_by_adjoint": run.estimate([other], "adjoint", known=False, calibrated=False)[0].delta,

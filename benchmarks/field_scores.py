@@ -16,7 +16,6 @@ from torch import Tensor
 import fut
 from estimators.orders.order import random_orders
 from fut.data.text import detokenize
-from fut.readouts.readout import PROBE, gradient_cost
 
 PASS = 3.0
 """Gradients of a pass back through a step: the step's own, and one Hessian-vector product, which counts two."""
@@ -36,7 +35,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Cost:
-    """training_runs: gradients in place of those of one training, the reference run aside. bytes: that are kept to answer
+    """training_runs: gradients of sequences, in those of one training, the reference run aside. bytes: that are kept to answer
     further subsets. seconds: before the first answer. seconds_per_subset: of one more."""
 
     training_runs: float
@@ -78,9 +77,9 @@ def all_scores(run: fut.Run, subsets: Sequence[Sequence[int]]) -> dict[str, Answ
 Scored = dict[str, tuple[Tensor, Cost, bool]]
 
 
-def _passes(run: fut.Run, samples: float, probes: float) -> float:
-    """Training runs of so many passes over all samples and so many gradients of the read-out."""
-    gradients = samples * run.items + probes * gradient_cost(PROBE, run.context.problem)
+def passes(run: fut.Run, samples: float, probes: float) -> float:
+    """Training runs of so many passes over all samples and so many gradients of the read-out, a gradient for each sequence."""
+    gradients = samples * run.items + probes * len(sequences(run.context.problem.data.probe))
     return gradients / run.context.config.consumed
 
 
@@ -101,7 +100,7 @@ def _trak(run: fut.Run) -> Scored:
     seconds = time.perf_counter() - began
     found: Scored = {}
     for count, label in ((MODELS, "TRAK"), (1, "TRAK, one model")):
-        cost = Cost(count - 1 + _passes(run, count, count), 8 * run.items, seconds * count / MODELS)
+        cost = Cost(count - 1 + passes(run, count, count), 8 * run.items, seconds * count / MODELS)
         found[label] = (trak([one.first(WIDTH) for one in models[:count]], RIDGE), cost, True)
         for width in WIDTHS:
             for ridge in RIDGES:
@@ -125,7 +124,7 @@ def _ekfac(run: fut.Run) -> Scored:
         return layers, target, samples
 
     (layers, target, samples), seconds = timed(prepare)
-    cost = Cost(_passes(run, DRAWS + 1, 1), 8 * run.items, seconds)
+    cost = Cost(passes(run, DRAWS + 1, 1), 8 * run.items, seconds)
     found: Scored = {"EK-FAC": (influence(layers, target, samples, DAMPING), cost, True)}
     for damping in DAMPINGS:
         found[f"EK-FAC, damping {damping:g}"] = (influence(layers, target, samples, damping), cost, True)
@@ -156,11 +155,11 @@ def _dot_products(run: fut.Run) -> Scored:
     own, at_own = timed(own_steps)
     end = run.context.state(steps).theta
     similar, at_end = timed(lambda: cosines(problem.item_gradients(end, range(run.items)), target(steps)))
-    own_cost = 1 + steps * _passes(run, 0, 1)
+    own_cost = 1 + steps * passes(run, 0, 1)
     return {
-        "TracIn": (several, Cost(_passes(run, CHECKPOINTS, CHECKPOINTS), 8 * run.items, at_several), False),
+        "TracIn": (several, Cost(passes(run, CHECKPOINTS, CHECKPOINTS), 8 * run.items, at_several), False),
         "TracIn, own steps": (own, Cost(own_cost, 8 * run.items, at_own), False),
-        "gradient cosine": (similar, Cost(_passes(run, 1, 1), 8 * run.items, at_end), False),
+        "gradient cosine": (similar, Cost(passes(run, 1, 1), 8 * run.items, at_end), False),
     }
 
 

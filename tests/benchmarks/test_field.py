@@ -71,6 +71,18 @@ def test_the_step_that_is_differentiated_is_the_one_that_was_trained(found: dict
     assert found["reference"]["metagradient"]["step_error"] < 1e-9
 
 
+def test_costs_count_every_sequence_of_the_probe(found: dict[str, Any]) -> None:
+    """24 samples are consumed, and the probe has 4 sequences in one chunk: 3 passes and the read-out's gradient; of `adjoint`
+    the plan's gradients, and 3 more for each of the read-out's own gradient and of 4 m + 1 for m = 2 directions."""
+    runs = {name: one["training_runs"] * 24 for name, one in found["reference"].items()}
+    assert runs["reweighting"] == runs["metagradient"] == pytest.approx(3 * 24 + 4)
+    assert runs["TracIn, own steps"] == pytest.approx(24 + 6 * 4)
+    assert runs["adjoint"] == runs["positions"] == pytest.approx(found["planned"]["adjoint"] + 3 * (1 + 9))
+    assert found["planned"]["reweighting"] == pytest.approx(3 * 24 + 1)
+    own = found["other"]["reweighting, of a run in that order"]["training_runs"]
+    assert own * 24 == pytest.approx(runs["reweighting"] + 24)
+
+
 def test_the_bank_is_of_retrained_orders(tmp_path: Path) -> None:
     config = field.configured({"items": "iid", "epochs": 2, "rate": 1e-3}, arguments(tmp_path))
     run = fut.train(tmp_path / "run", config)
