@@ -12,6 +12,8 @@ from record import RECORDS
 Row = dict[str, Any]
 NAMES = ("field", "field-wikitext")
 TEXTS = {"field": "docs", "field-wikitext": "WikiText-2"}
+COSTED = "WikiText-2"
+"""The text of the setting, its first, that costs are shown of."""
 METAGRADIENT = "exact metagradient"
 FIRST = {
     "reweighting": "`reweighting`",
@@ -60,20 +62,31 @@ def lds(found: Row) -> str:
 
 def best(part: Mapping[str, Row], method: str) -> Row:
     """Of the grid of a method's settings the one with the largest LDS, which only the truth tells."""
-    grid = [one for name, one in part.items() if name.startswith(f"{method}, ") and name[-1].isdigit()]
-    own = [one for one in grid if "one model" not in one.get("name", "")]
-    return max(own, key=lambda one: float(one["spearman"]))
+    names = [name for name in part if name.startswith(f"{method}, ") and name[-1].isdigit() and "one model" not in name]
+    return max((part[name] for name in names), key=lambda one: float(one["spearman"]))
+
+
+def found(row: Row, part: str, name: str) -> Row:
+    """What a method answers in a bank; of a grid, by its name on the page, the best."""
+    grid = next((method for method, shown in GRIDS.items() if shown == name), None)
+    answers: dict[str, Row] = row[part]
+    return answers[name] if grid is None else best(answers, grid)
+
+
+def span(rows: Sequence[Row], part: str, name: str, key: str = "spearman", shown: str = ".2f") -> str:
+    """The least and the largest over settings, of LDS or of another measure."""
+    values = [float(found(row, part, name)[key]) for row in rows]
+    return f"{min(values):{shown}} to {max(values):{shown}}".replace("-", "−")
 
 
 def table(rows: Sequence[Row], part: str, names: Mapping[str, str], grids: bool) -> Iterator[str]:
     """LDS of every method, a column for every setting."""
-    parts = [{n: one | {"name": n} for n, one in row[part].items()} for row in rows]
     yield "| method | " + " | ".join(map(setting, rows)) + " |"
     yield "|---" * (len(rows) + 1) + "|"
     for name, shown in names.items():
-        yield f"| {shown} | " + " | ".join(lds(one[name]) for one in parts) + " |"
+        yield f"| {shown} | " + " | ".join(lds(found(row, part, name)) for row in rows) + " |"
         if grids and name in GRIDS:
-            yield f"| {GRIDS[name]} | " + " | ".join(lds(best(one, name)) for one in parts) + " |"
+            yield f"| {GRIDS[name]} | " + " | ".join(lds(found(row, part, GRIDS[name])) for row in rows) + " |"
 
 
 def skills(rows: Sequence[Row]) -> Iterator[str]:
@@ -93,7 +106,7 @@ def size(count: int) -> str:
 
 def costs(row: Row) -> Iterator[str]:
     """What every method costs in one setting."""
-    yield "| method | training runs | kept | seconds before | seconds a subset |"
+    yield f"| {setting(row)} | training runs | kept | seconds before | seconds a subset |"
     yield "|---|---|---|---|---|"
     for part, names, said in (("reference", FIRST, ""), ("other", TOLD, ", told the other order")):
         for name, shown in names.items():
@@ -122,7 +135,7 @@ def tables(rows: Sequence[Row]) -> dict[str, list[str]]:
         "other order, told nothing": list(table(rows, "reference_told_nothing", FIRST, grids=True)),
         "other order, told": list(table(rows, "other", TOLD, grids=False)),
         "skill": list(skills(rows)),
-        "cost": list(costs(rows[0])),
+        "cost": list(costs(next(row for row in rows if row["text"] == COSTED))),
     }
 
 
