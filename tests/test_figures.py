@@ -6,7 +6,8 @@ import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-import figures_large_models  # noqa: F401  # registers its claims
+import figures_field  # noqa: F401  # registers its claims
+import figures_large_models  # noqa: F401
 import figures_studies  # noqa: F401
 import pytest
 from documents import ROOT, pages

@@ -169,7 +169,9 @@ def test_influence_is_the_derivative_of_a_linear_fit_by_a_samples_weight() -> No
     z = normal(3, seed=2)
 
     def fit(weights: Tensor) -> Tensor:
-        return torch.linalg.solve((x * weights[:, None]).mT @ x, (x * weights[:, None]).mT @ y)[:, 0]
+        weighted: Tensor = x * weights[:, None]
+        solved: Tensor = torch.linalg.solve(weighted.mT @ x, weighted.mT @ y)
+        return solved[:, 0]
 
     ones = torch.ones(8, dtype=torch.float64)
     theta = fit(ones)
