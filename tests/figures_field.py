@@ -45,6 +45,8 @@ def leave_out() -> Iterable[tuple[str, str]]:
         yield NAMES, f"| {shown} | {runs('other', name)} | – | {span(every, 'other', name)} |"
     skill = (span(every, "reference", name, "skill", "+.2f") for name in ("reweighting", "metagradient"))
     yield NAMES, "skill is {} in place of {}".format(*skill)
+    once, each = (field_table.found(costed(), "other", name)["training_runs"] for name in ("adjoint", OWN))
+    yield NAMES, f"For up to {int(once // each)} other orders"
 
 
 @of("docs/limitations.md")

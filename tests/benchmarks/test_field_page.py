@@ -26,13 +26,15 @@ def test_no_line_of_a_table_is_of_no_record() -> None:
 def test_ranges_in_the_text_are_those_of_the_records() -> None:
     text = " ".join(line for line in PAGE.splitlines() if not line.startswith("|"))
     stated = re.findall(r"[−+]?\d\.\d\d to [−+]?\d\.\d\d", text)
+    texts = [[row for row in ROWS if row["text"] == text] for text in field_table.TEXTS.values()]
     known = {
-        field_table.span(ROWS, part, name, key, shown)
+        field_table.span(rows, part, name, key, shown)
+        for rows in (ROWS, *texts)
         for part in ("reference", "reference_told_nothing", "other")
         for name in [*ROWS[0][part], *(field_table.GRIDS.values() if part != "other" else ())]
         for key, shown in (("spearman", ".2f"), ("skill", "+.2f"))
-        if key == "spearman" or (name in ROWS[0][part] and key in ROWS[0][part][name])
-    } | {f"{min(agree):.2f} to {max(agree):.2f}" for agree in [[row["banks_agree"]["spearman"] for row in ROWS]]}
+        if key in field_table.found(ROWS[0], part, name)
+    }
     assert len(stated) > 5
     assert not {*stated} - known
 
