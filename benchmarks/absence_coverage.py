@@ -26,8 +26,9 @@ from record import RECORDS, began, write_record
 from scipy.stats import t as student
 
 import fut
+from estimators.intervals import LEVEL
 from fut.methods.settings import load_config
-from fut.questions.memorization.maps import ABSENT, KINDS, LEVEL, effect_scales, fit_cells
+from fut.questions.memorization.maps import ABSENT, KINDS, effect_scales, fit_cells
 
 Floats = NDArray[np.float64]
 Intervals = Callable[[Floats, Floats, list[int]], tuple[Floats, Floats]]

@@ -39,6 +39,7 @@ from fut.estimation.calibration import SEED
 from fut.estimation.calibration_orders import fresh_orders
 from fut.estimation.surrogate import item_similarities
 from fut.methods.adjoint.estimator import Adjoint
+from fut.methods.adjoint.positions import position_table
 from fut.methods.batching import batch_size
 
 ORDER_SEED, COUNTS, HELD = 2000, (8, 16, 32, 40), 48
@@ -48,7 +49,7 @@ Floats = NDArray[np.float64]
 
 def parts_of(run: fut.Run, orders: Sequence[Order]) -> Floats:
     """Parts of each order's estimate, as changes in the read-out's unit, and its distance: [n, 4]."""
-    adjoint, table = Adjoint(run.context), run.methods.open("positions").table.cpu().numpy()
+    adjoint, table = Adjoint(run.context), position_table(run.context)
     distance, rows = Distance(run.reference), np.zeros((len(orders), 4))
     for places, batch in batches(orders, batch_size(adjoint.width())):
         for place, position in zip(places, adjoint.final_states(batch), strict=True):

@@ -231,8 +231,8 @@ def estimated(
         note += ", and a narrower interval" if near.fit.sd < calibration.fit.sd else ""
     beyond = calibration.extrapolates(value)
     note += f"; {beyond_range(calibration, value)}" if beyond else ""
-    changed = {"note": note, "extrapolated": beyond} | about
-    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, **changed)
+    about |= {"note": note, "extrapolated": beyond}
+    return Estimate(corrected, corrected - reference, interval, estimator, order.digest, **about)
 
 
 def beyond_range(calibration: Calibrated, value: float) -> str:

@@ -55,4 +55,6 @@ def halves_learnt(
     kernels = placement_kernels(orders, rates, item_similarities(context))
     places, values = np.arange(len(orders)), np.asarray(truths, dtype=float)
     halves = places[0::2], places[1::2]
-    return [learn(kernels, values[known], known.tolist()).values[asked] for asked, known in (halves, halves[::-1])]
+    return [
+        learn(kernels, values[known].tolist(), known.tolist()).values[asked] for asked, known in (halves, halves[::-1])
+    ]

@@ -12,7 +12,7 @@ STEPS = 10
 REFERENCE = Order.of(range(STEPS))
 ORDERS = random_orders(REFERENCE, 40, 0)
 RATES = np.linspace(1.0, 0.1, STEPS)
-SIMILARITY = np.corrcoef(np.random.default_rng(0).normal(size=(STEPS, 3)))
+SIMILARITY = np.asarray(np.corrcoef(np.random.default_rng(0).normal(size=(STEPS, 3))), dtype=np.float64)
 
 
 def test_a_kernel_is_the_sum_over_pairs_of_places() -> None:
