@@ -94,25 +94,38 @@ def searched(run: fut.Run, method: str, name: str, table: np.ndarray, evaluation
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> str:
-    """A line of each search: gains over the reference order and over the mean random one, in 10⁻³ nats/token."""
-    lines = ["| search | estimator | gain by seed | mean | over the mean random order | promised |", "|" + "---|" * 6]
-    for key in rows[0]["searches"]:
+    """A line of each T and search: gains over the reference order and over the mean random one, in 10⁻³ nats/token."""
+    head = [
+        "| T | search | estimator | gain by seed | mean | over the mean random order | promised |",
+        "|" + "---|" * 7,
+    ]
+    lengths = sorted({row["steps"] for row in rows})
+    return "\n".join(
+        head + [line for steps in lengths for line in lines_of(steps, [r for r in rows if r["steps"] == steps])]
+    )
+
+
+def lines_of(steps: int, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Those of one T."""
+    lines = []
+    for key in (", ".join(one) for one in SEARCHES):
         of = [row["searches"][key] for row in rows]
         gains, over = [1000 * one["gain"] for one in of], [1000 * one["gain_on_random_mean"] for one in of]
         promised = [1000 * (row["reference_loss"] - row["searches"][key]["estimated_loss"]) for row in rows]
         cells = [*key.split(", "), ", ".join(f"{g:.1f}" for g in gains), spread(gains), spread(over), spread(promised)]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(f"| {steps} | " + " | ".join(cells) + " |")
     best = [1000 * (row["reference_loss"] - min(row["random_losses"])) for row in rows]
     count, listed = len(rows[0]["random_losses"]), ", ".join(f"{g:.1f}" for g in best)
     over = [1000 * (float(np.mean(row["random_losses"])) - min(row["random_losses"])) for row in rows]
-    lines.append(f"| best of {count} retrained | – | {listed} | {spread(best)} | {spread(over)} | – |")
-    return "\n".join(lines).replace("-", "−").replace("−−−", "---")
+    lines.append(f"| {steps} | best of {count} retrained | – | {listed} | {spread(best)} | {spread(over)} | – |")
+    return [line.replace("-", "−") for line in lines]
 
 
 def spread(values: Sequence[float]) -> str:
     """Mean ± standard error over seeds."""
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return f"{np.mean(values):.1f} ± {error:.1f}"
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

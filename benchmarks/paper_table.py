@@ -124,7 +124,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         base = row["reference"]
         cells = [str(row[k]) for k in KEPT] + [f"{row['reference_perplexity']:.2f}", f"{row['true_sd_perplexity']:.4f}"]
         cells += [f"{base['absdiff']:.4f} ± {base['standard_error']:.4f}"]
-        for of in row["methods"].values():
+        for of in (row["methods"][name] for name in METHODS):  # a record sorts its names
             error = "diverged" if of["standard_error"] is None else f"{of['standard_error']:.4f}"
             cells.append(f"{of['absdiff']:.4f} ± {error} / {of['spearman']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")

@@ -44,6 +44,15 @@ def test_the_page_has_the_tables_of_its_records(name: str) -> None:
     assert not [line for line in lines if line not in PAGE.splitlines()]
 
 
+def test_columns_are_those_of_their_methods_though_a_record_sorts_its_names() -> None:
+    row: dict[str, Any] = {"steps": 8, "batch": 4, "seed": 0, "reference_perplexity": 9.0, "true_sd_perplexity": 0.5}
+    row["reference"] = {"absdiff": 0.4, "standard_error": 0.1}
+    found = {"adjoint": 0.1, "taylor1": 0.2, "taylor2": 0.3}
+    row["methods"] = {n: {"absdiff": v, "standard_error": 0.0, "spearman": v} for n, v in found.items()}
+    line = paper_table.table([row]).splitlines()[-1]
+    assert line.endswith("| 0.2000 ± 0.0000 / 0.20 | 0.3000 ± 0.0000 / 0.30 | 0.1000 ± 0.0000 / 0.10 |")
+
+
 @pytest.mark.parametrize("name", paper_table.METHODS)
 def test_absdiff_is_the_mean_error_in_perplexity(run: fut.Run, name: str) -> None:
     orders = random_orders(run.reference, 6, 3)
