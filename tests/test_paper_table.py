@@ -49,8 +49,23 @@ def test_columns_are_those_of_their_methods_though_a_record_sorts_its_names() ->
     row["reference"] = {"absdiff": 0.4, "standard_error": 0.1}
     found = {"adjoint": 0.1, "taylor1": 0.2, "taylor2": 0.3}
     row["methods"] = {n: {"absdiff": v, "standard_error": 0.0, "spearman": v} for n, v in found.items()}
-    line = paper_table.table([row]).splitlines()[-1]
+    row["true_losses"] = [1.0 + 0.1 * place for place in range(12)]
+    for of in row["methods"].values():
+        of["estimated_losses"] = row["true_losses"]
+    line = paper_table.table([row]).splitlines()[2]
     assert line.endswith("| 0.2000 ± 0.0000 / 0.20 | 0.3000 ± 0.0000 / 0.30 | 0.1000 ± 0.0000 / 0.10 |")
+
+
+def test_a_calibration_takes_a_line_away_and_is_judged_on_other_orders() -> None:
+    draw = np.random.default_rng(0)
+    true = 2 + 0.01 * draw.standard_normal(24)
+    assert paper_table.calibrated(true, 5 + 0.3 * true) == pytest.approx(0, abs=1e-6)
+    noise = paper_table.calibrated(true, true + 0.003 * draw.standard_normal(24))
+    mean = paper_table.calibrated(true, np.zeros(24))
+    assert 0 < noise < 0.5 * mean
+    spread = np.exp(2) * 0.01 * np.sqrt(2 / np.pi)  # of a normal law, about the truth's mean
+    assert mean == pytest.approx(spread * np.sqrt(1 + 1 / 8), rel=0.25)
+    assert np.isnan(paper_table.calibrated(true, [None, *true[1:]]))
 
 
 @pytest.mark.parametrize("name", paper_table.METHODS)
