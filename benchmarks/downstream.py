@@ -91,7 +91,7 @@ def measure(setting: dict[str, int], arguments: argparse.Namespace) -> dict[str,
     run = fut.open(path, readouts=readouts(sets))
     run.cache(readouts=["probe", *(f"{name}-{kind}" for name in sets for kind in SMOOTH)])
     orders = random_orders(run.reference, arguments.orders, ORDER_SEED)
-    row = setting | {
+    row: dict[str, Any] = setting | {
         "parameters": run.context.parameters,
         "orders": len(orders),
         "true_losses": [run.retrain(order).loss for order in orders],

@@ -48,7 +48,7 @@ def measure(setting: dict[str, int], arguments: argparse.Namespace) -> dict[str,
     run, _ = opened(setting, arguments.settings, arguments.work)
     table = run.orders.positions()
     randoms = [run.retrain(order).loss for order in random_orders(run.reference, arguments.orders, ORDER_SEED)]
-    row = setting | {
+    row: dict[str, Any] = setting | {
         "parameters": run.context.parameters,
         "reference_loss": run.reference_loss,
         "random_losses": randoms,

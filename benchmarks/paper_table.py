@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from adjoint_table import CALIBRATION, SEED, SPLITS
+from numpy.typing import NDArray
 from record import began, resumed, write_record
 
 import fut
@@ -35,6 +36,7 @@ ORDER_SEED = 9000
 METHODS = ("taylor1", "taylor2", "adjoint")
 TERMS = ("update", "jvp", "second")
 KEPT = ("steps", "batch", "seed")
+Losses = Sequence[float] | NDArray[np.float64]
 
 
 def opened(setting: dict[str, int], settings: Sequence[str], work: Path) -> tuple[fut.Run, dict[str, float]]:
@@ -79,7 +81,7 @@ def baseline(losses: Sequence[float], reference: float) -> dict[str, float]:
     return mean_and_error(np.abs(np.exp(losses) - math.exp(reference)))
 
 
-def mean_and_error(errors: np.ndarray) -> dict[str, float]:
+def mean_and_error(errors: NDArray[np.float64]) -> dict[str, float]:
     """Mean of n absolute errors [n], and the standard error of that mean over orders."""
     return {"absdiff": float(errors.mean()), "standard_error": float(errors.std(ddof=1) / math.sqrt(len(errors)))}
 
@@ -144,7 +146,7 @@ def calibrated_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def calibrated(true: Sequence[float], guess: Sequence[float]) -> float:
+def calibrated(true: Losses, guess: Losses | Sequence[float | None]) -> float:
     """AbsDiff [perplexity] of estimates corrected by a line fitted to CALIBRATION of the orders, judged on the others.
 
     The mean over SPLITS random choices of these orders. Estimates that are all the same are corrected to the mean of the fitted
@@ -152,7 +154,8 @@ def calibrated(true: Sequence[float], guess: Sequence[float]) -> float:
     """
     if any(value is None for value in guess):
         return math.nan
-    truth, guessed, draw, errors = np.asarray(true), np.asarray(guess), np.random.default_rng(SEED), []
+    truth, guessed = np.asarray(true, dtype=float), np.asarray(guess, dtype=float)
+    draw, errors = np.random.default_rng(SEED), []
     for _ in range(SPLITS):
         chosen = draw.permutation(len(truth))
         fitted, judged = chosen[:CALIBRATION], chosen[CALIBRATION:]

@@ -25,6 +25,7 @@ from simfluence import RIDGES, Floats, Items, Kind, Simulator, chosen
 
 import fut
 from estimators.orders.order import random_orders
+from estimators.state import State
 from fut.estimation.accuracy import accuracy
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.pipeline import EXPANSION
@@ -106,7 +107,11 @@ def traced(run: fut.Run, orders: Sequence[fut.Order]) -> tuple[Floats, Items]:
     start = problem.probe_loss(run.context.state(0).theta)
     for order in orders:
         losses = [start]
-        run.context.retrain(order, lambda step, state, kept=losses: kept.append(problem.probe_loss(state.theta[0])))
+
+        def hear(step: int, state: State, kept: list[float] = losses) -> None:
+            kept.append(problem.probe_loss(state.theta[0]))
+
+        run.context.retrain(order, hear)
         if len(losses) != run.steps + 1:
             raise ValueError(
                 f"traced: expected an order that has not been trained, got {order.tolist()}; change its seed"
