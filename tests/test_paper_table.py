@@ -27,6 +27,7 @@ TABLES = {
     "paper-table": paper_table.table,
     "paper-search": paper_search.table_of,
     "simulators": simulators.table,
+    "downstream": downstream.table,
 }
 
 
