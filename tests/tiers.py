@@ -28,6 +28,7 @@ TIERS = {
         "test_rules",
         "test_runs",
         "test_samples",
+        "test_simfluence",
         "test_sketch",
         "test_stacking",
         "test_studies",
