@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import began, resumed, write_record
+from record import RECORDS, began, resumed, write_record
 
 import fut
 from estimators.intervals import Calibration, calibrate, calibrate_anchored, calibrate_curved
@@ -171,6 +172,50 @@ def say(row: dict[str, Any]) -> None:
         print(f"  {name:18s}", "; ".join(cells), file=sys.stderr, flush=True)
 
 
+def pooled(rows: Sequence[dict[str, Any]]) -> str:
+    """A line of each class: how many intervals hold over all settings, and their mean half-width by the order's deviation."""
+    fits = [*FITS, f"{OF_KIND} of the kind"]
+    lines = ["| orders | " + " | ".join(fits) + " |", "|---" * (len(fits) + 1) + "|"]
+    for name in rows[0]["classes"]:
+        cells = []
+        for fit in fits:
+            found = [(row["classes"][name]["under"].get(fit), row["true_sd"]) for row in rows]
+            judged = [(one, sd) for one, sd in found if one]
+            held, count = (sum(one[key] for one, _ in judged) for key in ("held", "of"))
+            width = sum(one["half_width"] / sd * one["of"] for one, sd in judged) / max(count, 1)
+            cells.append(f"{held / count:.2f} ({held} of {count}) / {width:.2f}" if count else "–")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def biases(rows: Sequence[dict[str, Any]]) -> str:
+    """A line of each setting: what calibrated values of searched orders err by, in standard deviations of the order."""
+    lines = ["| text, items | sd, 10⁻³ | " + " | ".join(FITS) + " |", "|---" * (len(FITS) + 2) + "|"]
+    for row in rows:
+        under, sd = row["classes"]["found by a search"]["under"], row["true_sd"]
+        cells = [f"{under[fit]['bias'] / sd:+.2f}".replace("-", "−") for fit in FITS]
+        items = "mixed" if row["items"] == "iid" else row["items"]
+        lines.append(f"| {row['of']}, {items} | {1000 * sd:.2f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+RECORDED = {
+    "chosen-orders": "language reference",
+    "chosen-orders-wikitext": "WikiText-2",
+    "chosen-orders-source": "standard library",
+}
+"""Records that the page's tables are of, and their texts."""
+
+
+def recorded() -> list[dict[str, Any]]:
+    """The rows of these records, each with its text."""
+    rows = []
+    for name, text in RECORDED.items():
+        path = RECORDS / f"{name}.json"
+        rows += [row | {"of": text} for row in json.loads(path.read_text(encoding="utf-8"))["results"]]
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--steps", type=int, nargs="+", default=[64])
@@ -182,9 +227,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--text", default="")
     cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
     cli.add_argument("--keep", action="store_true", help="leave the runs in the work directory")
-    cli.add_argument("--work", type=Path, required=True)
+    cli.add_argument("--table", action="store_true", help="print the tables of the page; nothing is computed")
+    cli.add_argument("--work", type=Path)
     cli.add_argument("--name", default="chosen-orders")
     arguments = cli.parse_args(argv)
+    if arguments.table:
+        print(pooled(recorded()), biases(recorded()), sep="\n\n")
+        return 0
+    if arguments.work is None:
+        cli.error("expected --work DIR, an empty directory or one of an interrupted call")
     started, (rows, done) = began(arguments.name), resumed(arguments.name, KEYS)
     settings = itertools.product(arguments.steps, arguments.schedules, arguments.items, arguments.rates)
     for values in (v for v in settings if v not in done):
