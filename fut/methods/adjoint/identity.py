@@ -47,7 +47,7 @@ def open_expansion(context: Context, config: AdjointConfig | None = None, part: 
     else:
         config = config or context.config.adjoint
         spec = possible_spec(context.problem, _left_out_as_stored(context, config, part))
-    return _expansion(context, replace(spec, keeps=part == ADJOINT), part)
+    return _expansion(context, replace(spec, keeps=part == ADJOINT, thinned=part == ADJOINT), part)
 
 
 def _left_out_as_stored(context: Context, config: AdjointConfig, part: str) -> AdjointConfig:

@@ -17,6 +17,10 @@ from storage import TermSpec
 
 ENTRIES = 1 << 15
 """Entries of a table up to which it is a control variate, by default."""
+UNTHINNED = 1 << 12
+"""Coordinates up to which orders are replayed on all of them: fewer would hardly be sooner."""
+ORDERS, MOST = 8, 0.25
+"""Simulated orders by which those are drawn, and as many that judge them; and the largest share of all that is tried."""
 COUNTS = (3, 5, 9)
 """Numbers of anchors that are tried; the last is taken where no other will do."""
 
@@ -52,6 +56,7 @@ class AdjointSpec(SweptSpec):
         choice: how many anchors were found to be enough; None where that is configured, and before.
         whole_items: whether items are taken whole although pooling them was configured.
         keeps: whether the trajectory stays when the expansion is complete, for read-outs that are added later.
+        thinned: whether few coordinates are drawn for the replay where that is enough.
         added: whether it is of read-outs that are added to another expansion, whose trajectory it takes; and its item gradients,
             where all coordinates are kept.
     """
@@ -60,6 +65,7 @@ class AdjointSpec(SweptSpec):
     choice: Choice | None = None
     whole_items: bool = False
     keeps: bool = True
+    thinned: bool = True
     added: bool = False
     sampled: ClassVar[int] = 1 << 13
 
@@ -164,6 +170,16 @@ class AdjointSpec(SweptSpec):
     def of_all(self) -> bool:
         """Whether tables are of all coordinates, and that of positions is bounded too (`estimators.control_variates.Bounded`)."""
         return self.whole or self.controlled
+
+    @property
+    def thins(self) -> bool:
+        """Whether few of all coordinates may be drawn, with which orders are replayed: where each is updated by itself, and a
+        norm that clips is known; not for curvature in the replay, which is of all."""
+        problem, wanted = self.problem, self.thinned and self.config.replay_error > 0
+        apart = problem.rule.coupling == "coordinate" and (
+            problem.rule.clip is None or problem.config.data.per_step == 1
+        )
+        return wanted and apart and self.whole and not self.rank and problem.objective.size > UNTHINNED
 
     @property
     def lent(self) -> bool:
