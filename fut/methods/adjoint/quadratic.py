@@ -112,7 +112,7 @@ class Bend:
         rows [n, m * sums]."""
         (added, signed), (mean, origin, gain) = self.split(found), self.response
         values, base, nothing = mean + gain * (added - origin), mean - gain * origin, torch.zeros_like(mean)
-        spread = gain**2 * signed_variance(signed) if signed.numel() else nothing
+        spread = gain**2 * signed_variance(signed) if signed.numel() else torch.zeros_like(values)
         change = quadratic_part(values, spread, self.signs) - quadratic_part(base, nothing, self.signs)
         if not signed.numel():
             return change, torch.zeros_like(change)

@@ -17,7 +17,7 @@ from storage import TermSpec
 
 ENTRIES = 1 << 15
 """Entries of a table up to which it is a control variate, by default."""
-UNTHINNED = 1 << 12
+UNTHINNED = 1 << 13
 """Coordinates up to which orders are replayed on all of them: fewer would hardly be sooner."""
 ORDERS, MOST = 8, 0.25
 """Simulated orders by which those are drawn, and as many that judge them; and the largest share of all that is tried."""
