@@ -317,7 +317,8 @@ def weighted_sums(
 
 
 def _run_sums(x: Tensor, run: int) -> Tensor:
-    padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % run))
+    short = -x.shape[-1] % run
+    padded = torch.nn.functional.pad(x, (0, short)) if short else x
     runs: Tensor = padded.unflatten(-1, (-1, run))
     return runs.sum(-1)
 
