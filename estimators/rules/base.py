@@ -75,7 +75,7 @@ class Rule(ABC):
         False  # whether `update` looks at theta (a trust ratio does, decoupled decay does not)
     )
     signals: ClassVar[frozenset[SignalName]] = frozenset()  # what it needs of a step beside the mean gradient
-    in_place: ClassVar[bool] = False  # whether `_plain_step` may write the next state into the one that it reads
+    _in_place: ClassVar[bool] = False  # whether `_plain_step` may write the next state into the one that it reads
 
     def __post_init__(self) -> None:
         check_number("weight_decay", self.weight_decay, in_range(self.weight_decay, 0.0), "a number >= 0")
@@ -179,7 +179,7 @@ class Rule(ABC):
         if self.clip is not None and norm is None:
             norm = self._norm(gradient)
         if not (pieces := self._pieces(state)):
-            into = state if form.owned and self.in_place else None
+            into = state if form.owned and self._in_place else None
             return self._form(form)(state, gradient, rate, norm, signals, into)
 
         def one(rule: Rule, block: slice, into: State | None) -> tuple[State, tuple[Tensor, ...]]:

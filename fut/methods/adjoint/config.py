@@ -12,7 +12,19 @@ STORED = ("storage", "scratch", "scratch_bytes", "replay_error")
 """Settings on which no number that an expansion is made of depends: how scratch is stored, and how finely orders are replayed."""
 
 
-class AdjointConfig(Section):
+class ReplayConfig(Section):
+    """How finely orders are replayed, whatever the expansion is made of."""
+
+    replay_error: float = Field(
+        0.03,
+        ge=0,
+        lt=1,
+        description="where all coordinates are kept: what replaying few of them may err by, as a share of what simulated orders "
+        "differ by; the fewest are drawn that come within it. 0 replays all",
+    )
+
+
+class AdjointConfig(ReplayConfig):
     """The expansion about the trajectory that the adjoint estimator reads."""
 
     trajectory: Literal["ensemble", "mixture"] = Field(
@@ -86,13 +98,6 @@ class AdjointConfig(Section):
     )
     coordinates: int = Field(
         0, ge=0, le=ALL, description="expected number of sampled coordinates; 0 for all of up to 131072, else 8192"
-    )
-    replay_error: float = Field(
-        0.03,
-        ge=0,
-        lt=1,
-        description="where all coordinates are kept: what replaying few of them may err by, as a share of what simulated orders "
-        "differ by; the fewest are drawn that come within it. 0 replays all",
     )
     simulated: int = Field(4, ge=1, le=FEW, description="simulated orders behind the sampling probabilities")
     control: Literal["auto", "always", "never"] = Field(

@@ -9,7 +9,7 @@ from fut.methods.adjoint.anchors import most_pilots, pilot_gradients, pilot_item
 from fut.methods.adjoint.config import in_memory
 from fut.methods.adjoint.quadratic_directions import SAMPLES, bend_cost
 from fut.methods.adjoint.replay_curvature import products
-from fut.methods.adjoint.spec import MOST, ORDERS, ROWS, AdjointSpec
+from fut.methods.adjoint.spec import MOST, ORDERS, ROWS, AdjointSpec, thins
 from fut.methods.adjoint.sweep import check_cost
 from fut.methods.curvature_batches import pooled_size, rows, small_size
 from fut.methods.stages import Cost
@@ -75,7 +75,7 @@ def sample(spec: AdjointSpec) -> Cost:
 def few(spec: AdjointSpec) -> Cost:
     """Few coordinates for the replay, at most. A trajectory that is trained again is so for every few of the simulated orders,
     and for the table."""
-    if not spec.thins:
+    if not thins(spec):
         return Cost()
     size, items, width = round(MOST * spec.problem.objective.size), spec.problem.config.data.items, spec.width
     terms = (len(spec.anchors) * items + (spec.steps + 1) * (len(spec.names) + 1)) * size * width

@@ -102,8 +102,25 @@ class SweepFiles:
         return self.swept.tensor(step, name, self.problem.device)
 
 
+class Thinned(Sampled):
+    """What a preparation left, with few of its coordinates, where these are enough to replay orders."""
+
+    @cached_property
+    def few(self) -> CheckpointStore:
+        """At step 0, the few coordinates with which orders are replayed, and what is replayed on them."""
+        return self.store("few")
+
+    @property
+    def awaits_few(self) -> bool:
+        """Whether they are to be drawn yet; never of an expansion from before there were any."""
+        return self.opened and bool(self.sampled.read_attributes(0).get(FEW)) and not self.few.has(0)
+
+    def complete(self) -> bool:
+        return super().complete() and not self.awaits_few
+
+
 @dataclass(frozen=True)
-class Expansion(Sampled):
+class Expansion(Thinned):
     """One expansion in its directory.
 
     Args:
@@ -218,19 +235,6 @@ class Expansion(Sampled):
     def chosen(self) -> CheckpointStore:
         """At step 0, the anchors where they are chosen, and what was found of each number that was tried."""
         return self.store("anchors")
-
-    @cached_property
-    def few(self) -> CheckpointStore:
-        """At step 0, the few coordinates with which orders are replayed, and what is replayed on them."""
-        return self.store("few")
-
-    @property
-    def awaits_few(self) -> bool:
-        """Whether they are to be drawn yet; never of an expansion from before there were any."""
-        return self.opened and bool(self.sampled.read_attributes(0).get(FEW)) and not self.few.has(0)
-
-    def complete(self) -> bool:
-        return super().complete() and not self.awaits_few
 
     def around(self, step: int) -> StepStates:
         """The trajectory before and after a step, and the exact read-outs' costate after it, on all coordinates; scratch."""

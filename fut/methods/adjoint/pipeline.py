@@ -41,7 +41,7 @@ from fut.methods.adjoint.identity import (
 from fut.methods.adjoint.quadratic_directions import simulate
 from fut.methods.adjoint.replay_curvature import missing_low_rank, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
-from fut.methods.adjoint.spec import MOST, ORDERS, AdjointSpec, possible_spec, whole_items_note
+from fut.methods.adjoint.spec import MOST, ORDERS, AdjointSpec, possible_spec, thins, whole_items_note
 from fut.methods.adjoint.sweep import draw_before, kept_error, missing_sweep, run_sweep
 from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present
 from fut.methods.context import Context
@@ -223,7 +223,7 @@ FEW: Stage[Expansion] = Stage(
     cost=costs.few,
     seconds=_few_seconds,
     memory=memory.few,
-    part_of=lambda s: s.thins,
+    part_of=thins,
 )
 FOLD: Stage[Expansion] = Stage(
     "tables",

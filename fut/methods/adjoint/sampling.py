@@ -18,6 +18,7 @@ from estimators.state import State
 from fut.methods.adjoint.anchors import AnchoredItems
 from fut.methods.adjoint.files import FEW, Expansion
 from fut.methods.adjoint.replay_curvature import curvature_of
+from fut.methods.adjoint.spec import thins
 from fut.readouts.readout import make_readouts
 from fut.training.weights import weighed
 
@@ -45,7 +46,7 @@ def draw_sample(expansion: Expansion) -> None:
     if spec.functionals:
         arrays["signs"] = expansion.sweep.swept.read_array(spec.steps, "signs")
         rows = torch.from_numpy(expansion.sweep.swept.read_array(spec.steps, "functional")).to(theta)
-    said = {"centre_loss": loss} | ({FEW: 1} if spec.thins else {})
+    said = {"centre_loss": loss} | ({FEW: 1} if thins(spec) else {})
     expansion.sampled.write(0, arrays | known_ends(expansion, theta, rows), said)
 
 

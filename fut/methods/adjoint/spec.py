@@ -56,7 +56,6 @@ class AdjointSpec(SweptSpec):
         choice: how many anchors were found to be enough; None where that is configured, and before.
         whole_items: whether items are taken whole although pooling them was configured.
         keeps: whether the trajectory stays when the expansion is complete, for read-outs that are added later.
-        thinned: whether few coordinates are drawn for the replay where that is enough.
         added: whether it is of read-outs that are added to another expansion, whose trajectory it takes; and its item gradients,
             where all coordinates are kept.
     """
@@ -65,7 +64,6 @@ class AdjointSpec(SweptSpec):
     choice: Choice | None = None
     whole_items: bool = False
     keeps: bool = True
-    thinned: bool = True
     added: bool = False
     sampled: ClassVar[int] = 1 << 13
 
@@ -172,16 +170,6 @@ class AdjointSpec(SweptSpec):
         return self.whole or self.controlled
 
     @property
-    def thins(self) -> bool:
-        """Whether few of all coordinates may be drawn, with which orders are replayed: where each is updated by itself, and a
-        norm that clips is known; not for curvature in the replay, which is of all."""
-        problem, wanted = self.problem, self.thinned and self.config.replay_error > 0
-        apart = problem.rule.coupling == "coordinate" and (
-            problem.rule.clip is None or problem.config.data.per_step == 1
-        )
-        return wanted and apart and self.whole and not self.rank and problem.objective.size > UNTHINNED
-
-    @property
     def lent(self) -> bool:
         """Whether its item gradients at the anchors are those of another expansion."""
         return self.added and self.whole
@@ -245,6 +233,14 @@ def out_of_turn(spec: AdjointSpec) -> set[int]:
     """Steps before which the trajectory's state is asked for out of turn: anchors that there may be, and the next ones."""
     counts = [spec.config.num_anchors] if spec.config.num_anchors else COUNTS
     return {step + after for count in counts for step in spec.spread(count) for after in (0, 1)}
+
+
+def thins(spec: AdjointSpec) -> bool:
+    """Whether few of all coordinates may be drawn, with which orders are replayed: where each is updated by itself, and a norm
+    that clips is known; not for curvature in the replay, which is of all."""
+    problem, wanted = spec.problem, spec.config.replay_error > 0
+    apart = problem.rule.coupling == "coordinate" and (problem.rule.clip is None or problem.config.data.per_step == 1)
+    return wanted and apart and spec.whole and not spec.rank and problem.objective.size > UNTHINNED
 
 
 def sums_of(spec: AdjointSpec) -> int:

@@ -133,13 +133,14 @@ def test_other_options_are_left_to_the_program(own_run: Path, told: Callable[...
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"state": 1, "text": "", "json": ""}', "x" * (LARGEST + 1), None])
 def test_what_is_kept_may_be_anything(own_run: Path, told: Callable[..., str], content: str | None) -> None:
-    said = told("info", str(own_run))
+    told("info", str(own_run))
     file = own_run / FILE
     file.unlink()
     os.mkfifo(file) if content is None else file.write_text(content)
     assert recalled([str(own_run)]) is None
     if content is not None:
-        assert told("info", str(own_run)) == said
+        assert "parameters" in told("info", str(own_run))
+        assert recalled([str(own_run)]) is not None
 
 
 def test_nothing_is_kept_of_a_run_that_needs_trust(own_run: Path, told: Callable[..., str]) -> None:

@@ -27,7 +27,7 @@ from fut.methods.adjoint.estimator import Adjoint
 from fut.methods.adjoint.few import FEWEST, Few, Measured, few_facts, few_of, fewest
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.adjoint.multi_readout import MultiReadout
-from fut.methods.adjoint.spec import SAMPLES, UNTHINNED
+from fut.methods.adjoint.spec import SAMPLES, UNTHINNED, thins
 from fut.methods.batching import raw_estimates
 from fut.methods.registry import method_of
 
@@ -252,10 +252,10 @@ def test_another_word_for_all_is_refused(thinned: Thinned) -> None:
 
 def test_a_rule_without_coordinates_of_its_own_is_replayed_on_all(tmp_path: Path) -> None:
     run = fut.train(tmp_path / "run", small_config(model=MODEL, rule=CLIPPED), device="cpu")
-    assert open_expansion(run.context).spec.thins, "an item's own norm is known"
+    assert thins(open_expansion(run.context).spec), "an item's own norm is known"
     several = small_config(model=MODEL, rule=CLIPPED, data={"items": 6, "per_step": 2})
     run = fut.train(tmp_path / "several", several, device="cpu")
-    assert not open_expansion(run.context).spec.thins
+    assert not thins(open_expansion(run.context).spec)
 
 
 def test_a_clipped_order_is_replayed_alike(tmp_path: Path) -> None:
