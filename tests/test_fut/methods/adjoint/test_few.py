@@ -16,6 +16,7 @@ import fut
 from estimators.adjoint import inclusion_probabilities, poisson_sample
 from estimators.control_variates import Bounded
 from estimators.orders.order import Order, random_orders
+from fut.api import render
 from fut.errors import UsageError
 from fut.estimation.searching import Searching
 from fut.methods.adjoint import few as few_module
@@ -266,3 +267,16 @@ def test_a_clipped_order_is_replayed_alike(tmp_path: Path) -> None:
     few, every = (np.array(raw_estimates(opened(run, replayed=way), orders)[0]) for way in (None, "all"))
     said = np.sqrt(raw_estimates(opened(run), orders)[1])
     assert np.all(np.abs(few - every) < 5 * said)
+
+
+def test_info_says_how_many_are_replayed(thinned: Thinned) -> None:
+    facts = thinned.run.info()
+    assert facts["adjoint_few"] == few_facts(open_expansion(thinned.run.context))
+    assert f"replayed: {len(thinned.few.indices)} of {thinned.run.context.parameters:,} coordinates" in render.info(
+        facts
+    )
+
+
+def test_maps_are_replayed_on_all(thinned: Thinned) -> None:
+    """Their items' own steps differ by far less than random orders do."""
+    assert not thins(open_expansion(thinned.run.context, part="memorization").spec)
