@@ -4,8 +4,8 @@ python benchmarks/query_speed.py --steps 32 64 --items iid heterogeneous --work 
 
 For every setting: a run, its expansion, 8 calibration orders and n held-out random orders (seeds fixed here), all really
 retrained, and estimated both ways on the same store. Then processor seconds of many orders, of retrainings and of copying
-memory, on one thread and in turn, so that all of them see the same load. Resumes: settings that the record holds already are skipped, and a run in DIR
-goes on.
+memory, on one thread and in turn, so that all of them see the same load. Resumes: settings that the record holds already are
+skipped, and a run in DIR goes on.
 
 The bound: a step of an order reads its parameters, both moments, the read-out's sum and a gradient, and writes all but the last,
 9 numbers a coordinate; so many bytes are copied in the time that the bound is.
