@@ -56,7 +56,7 @@ def measure(steps: int, items: str, arguments: argparse.Namespace) -> dict[str, 
     run.cache(["adjoint"])
     built, expansion = time.perf_counter() - started, open_expansion(run.context)
     row = {"steps": steps, "items": items, "rate": arguments.rate, "parameters": run.context.parameters}
-    row |= {"cache_seconds": built, "few": few_facts(expansion)}
+    row |= {"cache_seconds": built, "drawn": few_facts(expansion)}
     row |= {
         "few_bytes": directory_bytes(expansion.directory / "few"),
         "store_bytes": directory_bytes(expansion.directory),
