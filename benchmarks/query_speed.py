@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,8 +115,8 @@ def speed(run: fut.Run, arguments: argparse.Namespace) -> dict[str, Any]:
         spent["copy"].append(_copy())
         spent["few"].append(_timed(lambda: raw_estimates(few, many)))
         spent["all"].append(_timed(lambda: raw_estimates(every, many[: arguments.fewer])))
-        spent["retrain"].append(_timed(lambda part=part: _train(run, part)))
-        spent["estimate"].append(_timed(lambda asked=asked: run.estimate(asked)))
+        spent["retrain"].append(_timed(partial(_train, run, part)))
+        spent["estimate"].append(_timed(partial(run.estimate, asked)))
     counts = {
         "few": len(many),
         "all": arguments.fewer,

@@ -200,9 +200,11 @@ def _sampled(expansion: Expansion, drawn: _Drawn, found: dict[str, Tensor]) -> T
     problem, fine = expansion.problem, expansion.spec.fine
     weights, bounded = all_weights(drawn), bounded_tables(expansion).part(drawn.indices)
     rule, rows = problem.rule.restrict(drawn.indices), list[Tensor]()
-    gradients, norms = (
-        Anchored(expansion.spec.anchors, lambda a, name=name: found[name][a]) for name in ("gradient", "norm")
-    )
+
+    def anchored(name: str) -> Anchored:
+        return Anchored(expansion.spec.anchors, lambda anchor: found[name][anchor])
+
+    gradients, norms = anchored("gradient"), anchored("norm")
     for step in range(expansion.spec.steps):
         states, gradient = expansion.around(step).part(drawn.indices), gradients(step)
         total = torch.zeros(fine, ROWS, len(gradient), dtype=torch.float64, device=problem.device)
