@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .orders.order import Order
+from .position_table import added_up
 from .replay import GradientsAndNorms, Picks, Transition, sampled_norm
 from .rules.base import Rule
 from .shapes import Bool, Float, Int
@@ -131,6 +132,7 @@ class DualTransition:
     To first order that moves the read-out by its product with the injection lambda_t [r, k], which is taken off again,
     coordinate by coordinate: the sum stays exact to first order whatever the response is, if it is 0 where no injection is
     known; only what comes after changes.
+    owned: whether nobody else holds the states that it is given, so that they may be overwritten.
     """
 
     inner: Transition
@@ -138,6 +140,7 @@ class DualTransition:
     weights: Callable[[int], Tensor]
     response: Callable[[int, Picks, Tensor], Tensor] | None = None
     injections: Callable[[int], Tensor] | None = None
+    owned: bool = False
 
     def __post_init__(self) -> None:
         if (self.response is None) != (self.injections is None):
@@ -150,7 +153,9 @@ class DualTransition:
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         delta = state.theta - self.centre(step)
-        gathered = torch.addcmul(state.memory["gathered"], delta[:, None], self.weights(step))
+        gathered = state.memory["gathered"]
+        out = gathered if self.owned else None
+        gathered = torch.addcmul(gathered, delta[:, None], self.weights(step), out=out)
         if self.response is not None and self.injections is not None:
             bent = self.response(step, picks, state.theta)
             gathered = torch.addcmul(gathered, bent[:, None], self.injections(step), value=-1.0)
@@ -177,7 +182,10 @@ class Anchored:
         return interpolated(self.anchors, step, self.table)
 
     def pick(self, step: int, picks: Picks) -> Float[Tensor, "n k"]:
-        """What n runs consume at a step, [n, k], interpolating the rows that are picked and no others."""
+        """What n runs consume at a step, [n, k]: interpolated before it is picked, or after, whichever is less; the bits are
+        the same."""
+        if picks.plain and len(picks.items) > len(self.table(0)):
+            return picks.combine(self(step))
         return interpolated(self.anchors, step, lambda index: picks.combine(self.table(index)))
 
     def rows(self, index: int, items: Sequence[int]) -> Float[Tensor, "items k"]:
@@ -309,11 +317,14 @@ def weighted_sums(
 
 
 def _run_sums(x: Tensor, run: int) -> Tensor:
-    padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % run))
+    short = -x.shape[-1] % run
+    padded = torch.nn.functional.pad(x, (0, short)) if short else x
     runs: Tensor = padded.unflatten(-1, (-1, run))
     return runs.sum(-1)
 
 
-def quadratic_part(values: Float[Tensor, " m"], variances: Float[Tensor, " m"], signs: Float[Tensor, " m"]) -> float:
-    """½ sum_j s_j c_j² of functionals c [m], less what their sampling variances [m] add to the squares on average."""
-    return 0.5 * (signs * (values.square() - variances)).sum().item()
+def quadratic_part(
+    values: Float[Tensor, "*n m"], variances: Float[Tensor, "*n m"], signs: Float[Tensor, " m"]
+) -> Float[Tensor, "*n"]:
+    """½ sum_j s_j c_j² of functionals c [..., m], less what their sampling variances [..., m] add to the squares on average."""
+    return 0.5 * added_up(signs * (values.square() - variances))

@@ -83,10 +83,17 @@ def look_up(
 def summed(tables: Float[Tensor, "T rows items"], batch: OrderBatch) -> Float[Tensor, "n rows"]:
     """What n orders are worth under several tables [T, rows, items]: [n, rows], added up step by step, so that no order depends
     on its batch."""
-    values = torch.stack([look_up(tables[:, j], batch) for j in range(tables.shape[1])], dim=1)
-    total = torch.zeros_like(values[..., 0])
-    for column in values.unbind(-1):
-        total = total + column
+    rows, total = tables.mT.contiguous(), torch.zeros(len(batch), tables.shape[1]).to(tables)
+    for step in range(batch.steps):
+        total += batch.at(step).combine(rows[step])
+    return total
+
+
+def added_up(columns: Float[Tensor, "*n C"]) -> Float[Tensor, "*n"]:
+    """Sums over the last axis [..., C] -> [...], one column after the other, so that no row depends on those beside it."""
+    total = torch.zeros_like(columns[..., 0])
+    for column in columns.unbind(-1):
+        total += column
     return total
 
 

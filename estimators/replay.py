@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -18,14 +19,18 @@ from .state import State
 
 
 class Picks(NamedTuple):
-    """What n runs consume at one step: items [n, c] and weights [n, c]; a weight of 0 pads a shorter step."""
+    """What n runs consume at one step: items [n, c] and weights [n, c]; a weight of 0 pads a shorter step.
+
+    plain: known to be one item each, with a weight of 1.
+    """
 
     items: Int[Tensor, "n c"]
     weights: Float[Tensor, "n c"]
+    plain: bool = False
 
     def row(self, n: int) -> Picks:
         """What run n consumes, as a single run."""
-        return Picks(self.items[n : n + 1], self.weights[n : n + 1])
+        return Picks(self.items[n : n + 1], self.weights[n : n + 1], self.plain)
 
     @property
     def lone(self) -> Bool[Tensor, " n"]:
@@ -44,6 +49,8 @@ class Picks(NamedTuple):
         back unchanged, bit for bit.
         """
         items = self.items if rows is None else _renumbered(self.items, rows)
+        if self.plain:
+            return table.index_select(0, items[:, 0])
         weights = self.weights.to(table)
         total = table[items[:, 0]] * weights[:, :1]
         for c in range(1, items.shape[1]):
@@ -86,8 +93,13 @@ class OrderBatch:
     def steps(self) -> int:
         return self.items.shape[1]
 
+    @cached_property
+    def plain(self) -> bool:
+        """Whether every run consumes one item at every step, with a weight of 1."""
+        return self.items.shape[-1] == 1 and bool((self.weights == 1).all())
+
     def at(self, step: int) -> Picks:
-        return Picks(self.items[:, step], self.weights[:, step])
+        return Picks(self.items[:, step], self.weights[:, step], self.plain)
 
 
 def _padded(values: list[Any], filler: float, width: int) -> list[Any]:
@@ -149,18 +161,22 @@ class ItemSignals(Protocol):
 
 @dataclass(frozen=True)
 class RuleTransition:
-    """The true update rule on the lifted state; only where the gradient comes from differs between its users."""
+    """The true update rule on the lifted state; only where the gradient comes from differs between its users.
+
+    owned: whether nobody else holds the states that it is given, so that they may be overwritten.
+    """
 
     rule: Rule
     rate: Callable[[int], float]
     gradients: Gradients
+    owned: bool = False
 
     def __call__(self, step: int, picks: Picks, state: State) -> State:
         if needed := self.rule.needs(state.clock):
             return self._with_signals(step, picks, state, needed)
         gradient, norm = self.gradients(step, picks, state.theta)
         require_finite(step, gradient)
-        return next_state(self.rule, state, gradient, self.rate(step), norm)
+        return next_state(self.rule, state, gradient, self.rate(step), norm, owned=self.owned)
 
     def _with_signals(self, step: int, picks: Picks, state: State, needed: frozenset[SignalName]) -> State:
         """A step of a rule that needs more than the mean gradient, run by run."""

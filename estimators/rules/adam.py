@@ -39,6 +39,7 @@ class Adam(Moments):
     amsgrad: bool = False
 
     name: ClassVar[str] = "adam"
+    _in_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

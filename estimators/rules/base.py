@@ -20,7 +20,7 @@ from ..errors import LayoutError, RuleError
 from ..parameters import Coordinates, Coupling, ParameterLayout
 from ..shapes import Float
 from ..state import State
-from .blockwise import in_blocks, width_of
+from .blockwise import Form, in_blocks, width_of
 from .clipping import clip_gradient, clip_tangent, global_norm
 from .signals import NONE, SignalName, Signals, prepared, require_signals
 
@@ -75,6 +75,7 @@ class Rule(ABC):
         False  # whether `update` looks at theta (a trust ratio does, decoupled decay does not)
     )
     signals: ClassVar[frozenset[SignalName]] = frozenset()  # what it needs of a step beside the mean gradient
+    _in_place: ClassVar[bool] = False  # whether `_plain_step` may write the next state into the one that it reads
 
     def __post_init__(self) -> None:
         check_number("weight_decay", self.weight_decay, in_range(self.weight_decay, 0.0), "a number >= 0")
@@ -166,11 +167,11 @@ class Rule(ABC):
         norm: [...], global norm of the gradient where `gradient` holds only some coordinates of it; computed if None.
         signals: what the rule `needs` beside it; RuleError where that is missing.
         """
-        after, moved = self._in_pieces(True, state, gradient, rate, norm, signals)
+        after, moved = self._in_pieces(Form(displaced=True), state, gradient, rate, norm, signals)
         return after, moved[0]
 
     def _in_pieces(
-        self, displaced: bool, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
+        self, form: Form, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
     ) -> tuple[State, tuple[Tensor, ...]]:
         """A step in blocks, where that is quicker: the next state, and the displacement if it is asked for."""
         self._fitting(state.theta.shape[-1])
@@ -178,16 +179,17 @@ class Rule(ABC):
         if self.clip is not None and norm is None:
             norm = self._norm(gradient)
         if not (pieces := self._pieces(state)):
-            return self._form(displaced)(state, gradient, rate, norm, signals, None)
+            into = state if form.owned and self._in_place else None
+            return self._form(form)(state, gradient, rate, norm, signals, into)
 
         def one(rule: Rule, block: slice, into: State | None) -> tuple[State, tuple[Tensor, ...]]:
             own, part = state.restrict(block), signals.restrict(block)
-            return rule._form(displaced)(own, gradient[..., block], rate, norm, part, into)
+            return rule._form(form)(own, gradient[..., block], rate, norm, part, into)
 
         return in_blocks(pieces, state.theta.shape[-1], one)
 
-    def _form(self, displaced: bool) -> Callable[..., tuple[State, tuple[Tensor, ...]]]:
-        return self._displaced_step if displaced else self._plain_step
+    def _form(self, form: Form) -> Callable[..., tuple[State, tuple[Tensor, ...]]]:
+        return self._displaced_step if form.displaced else self._plain_step
 
     def _displaced_step(
         self, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals, into: State | None
@@ -379,21 +381,15 @@ def next_state(
     rate: float,
     norm: Float[Tensor, "*n"] | None = None,
     signals: Signals = NONE,
+    owned: bool = False,
 ) -> State:
-    """The state of `rule.step`, bit for bit, in less time: without the displacement, and not to be differentiated by torch."""
-    return rule._in_pieces(False, state, gradient, rate, norm, signals)[0]
+    """The state of `rule.step`, bit for bit, in less time: without the displacement, and not to be differentiated by torch.
+
+    owned: whether `state` is the caller's alone, so that it may be overwritten: no page of new memory is cleared then.
+    """
+    return rule._in_pieces(Form(owned=owned), state, gradient, rate, norm, signals)[0]
 
 
 def _in_rows(like: Tensor, state: State, gradient: Tensor) -> list[Tensor]:
     """theta, a gradient and the memory, each stacked as `like` is."""
     return [t.expand(*like.shape[:-1], t.shape[-1]) for t in (state.theta, gradient, *state.memory.values())]
-
-
-def state_size(rule: Rule, layout: ParameterLayout) -> int:
-    """Numbers in one lifted state: parameters and memory."""
-    return layout.size + sum(rule.buffers(layout).values())
-
-
-def state_vectors(rule: Rule, layout: ParameterLayout) -> int:
-    """`state_size` in vectors [D], rounded up."""
-    return -(-state_size(rule, layout) // max(layout.size, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,13 @@ LEAST = 4
 """Blocks below which a step is taken as a whole."""
 R = TypeVar("R")
 """A rule."""
+
+
+class Form(NamedTuple):
+    """How a step is taken. displaced: with the displacement beside the next state. owned: the state may be overwritten."""
+
+    displaced: bool = False
+    owned: bool = False
 
 
 def width_of(theta: Tensor) -> int:

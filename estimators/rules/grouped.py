@@ -16,7 +16,7 @@ from ..errors import RuleError
 from ..parameters import Coupling, ParameterLayout
 from ..state import State
 from .base import Rule, check_number, in_range
-from .blockwise import in_blocks
+from .blockwise import Form, in_blocks
 from .clipping import clip_gradient, clip_tangent
 from .rates import GroupRates
 from .sgd import SGD
@@ -268,11 +268,11 @@ class Grouped(Rule):
         return [Share(part.places, part.rule, part.share(state), part.group.rate) for part in self._parts]
 
     def _in_pieces(
-        self, displaced: bool, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
+        self, form: Form, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
     ) -> tuple[State, tuple[Tensor, ...]]:
         """Blocks of the groups' own rules, where these are by coordinate."""
         if self.signals or not (pieces := self._apart(state)):
-            return super()._in_pieces(displaced, state, gradient, rate, norm, signals)
+            return super()._in_pieces(form, state, gradient, rate, norm, signals)
         if self.clip is not None:
             gradient = clip_gradient(self.clip, gradient, self._norm(gradient) if norm is None else norm)
         clocks = {group.name: group.clock(state.clock) for group in self.groups}
@@ -281,7 +281,7 @@ class Grouped(Rule):
             own = {buffer: state.memory[name][..., block] for name, buffer in group.buffers}
             share = State(state.theta[..., block], own, clocks[group.name])
             place = into and into._replace(memory={buffer: into.memory[name] for name, buffer in group.buffers})
-            after, more = group.rule._form(displaced)(share, gradient[..., block], group.rate(rate), None, NONE, place)
+            after, more = group.rule._form(form)(share, gradient[..., block], group.rate(rate), None, NONE, place)
             kept = {name: after.memory[buffer] for name, buffer in group.buffers}
             memory = {name: kept[name] if name in kept else torch.zeros_like(after.theta) for name in state.memory}
             clock = {f"{group.name}/{counter}": count for counter, count in after.clock.items()}

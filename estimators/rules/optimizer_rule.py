@@ -15,6 +15,7 @@ from ..errors import RuleError
 from ..parameters import Coupling, ParameterLayout
 from ..state import State
 from .base import Rule
+from .blockwise import Form
 from .clipping import clip_gradient
 from .rates import GroupRates
 from .signals import Signals
@@ -128,7 +129,7 @@ class OptimizerRule(Rule):
         return moved, after.memory, after.clock
 
     def _in_pieces(
-        self, displaced: bool, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
+        self, form: Form, state: State, gradient: Tensor, rate: float, norm: Tensor | None, signals: Signals
     ) -> tuple[State, tuple[Tensor, ...]]:
         self._fitting(state.theta.shape[-1])
         gradient = clip_gradient(self.clip, gradient, norm)

@@ -165,6 +165,11 @@ def _checks(facts: dict[str, Any]) -> list[str]:
     if (error := facts["adjoint_anchor_error"]) is not None:
         unit = shown_unit(unit_of(facts["readouts"][0], facts["unit"])) or f"in the unit of `{facts['readouts'][0]}`"
         lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} {unit}")
+    if (few := facts["adjoint_few"]) is not None and few["coordinates"] < facts["parameters"]:
+        lines.append(
+            f"replayed: {few['coordinates']:,} of {facts['parameters']:,} coordinates; on simulated orders that errs by "
+            f"{100 * few['error']:.2g} % of what these differ by (adjoint.replay_error)"
+        )
     if (error := facts["adjoint_difference_error"]) is not None:
         coarse = '; inaccurate, set adjoint.products = "exact"' if error > COARSE else ""
         coarse = '; mostly rounding: every answer says so, set adjoint.products = "exact"' if error > NOISE else coarse

@@ -27,6 +27,7 @@ from fut.cli.options import (
     Spec,
     Trust,
     answer,
+    answer_info,
     open_run,
     own_objects,
     progress,
@@ -96,7 +97,7 @@ def train(
     data: dict[str, Any] = {} if text is None else {"text": text}
     run = make(out, load_config(config, settings or (), steps, data=data), device=device, progress=progress(as_json))
     say(f"trained on {describe(run.context.problem.device)}", as_json)
-    answer(run.info(), render.info(run.info()), as_json)
+    answer_info(out, run.info(), as_json)
 
 
 @app.command()
@@ -176,8 +177,8 @@ def cache(
     plan: CachePlan = run.methods.plan_cache(names, config, readout_list, adjoint)
     say(render.plan(plan, repaired), as_json)
     run.cache(names, config, readout_list, adjoint)
-    info = run.info()
-    answer({"plan": vars(plan), "repaired": repaired} | info, render.info(info), as_json)
+    more = {"plan": vars(plan), "repaired": repaired}
+    answer_info(path, run.info(), as_json, (model, loss, trust), more)
 
 
 def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig | None:
@@ -254,8 +255,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What a run is, and what each estimator costs."""
-    facts = open_run(path, device, as_json, trust, model, loss).info()
-    answer(facts, render.info(facts), as_json)
+    answer_info(path, open_run(path, device, as_json, trust, model, loss).info(), as_json, (model, loss, trust))
 
 
 @app.command("settings")

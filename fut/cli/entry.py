@@ -1,6 +1,7 @@
 """The entry point: the list of commands at once, from a page that lists them; any command by the program itself.
 
-The program imports torch, which takes seconds. `fut`, `fut --help` and `fut --version` need none of it.
+The program imports torch, which takes seconds. `fut`, `fut --help` and `fut --version` need none of it, nor does `fut info` of a
+run that has not changed since it was last said what that is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from fut.cli.said import recalled
 from fut.version import __version__
 
 PAGE = "commands.json"
@@ -26,6 +28,8 @@ def main() -> None:
         print_line(f"fut {__version__}")
     elif not words or words[0] in HELP:
         listing()()
+    elif words[0] == "info" and (said := recalled(words[1:])) is not None:
+        print_line(said)
     else:
         from fut.cli.app import main as run
 

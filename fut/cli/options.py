@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from estimators.orders.order import NAMES as ORDERS
+from fut.cli.said import keep
 from fut.config.schema import printable
 from fut.display import format as present
 from fut.display.numbers import jsonable
@@ -66,6 +67,26 @@ def say(text: str, quiet: bool = False) -> None:
 def answer(result: dict[str, Any], text: str, as_json: bool) -> None:
     """The result on standard output: one JSON object, or text."""
     typer.echo(present.dumps(jsonable(result)) if as_json else printable(text))
+
+
+NOTHING = (None, None, False)
+"""No module, no loss, and no trust."""
+
+
+def answer_info(
+    path: Path, facts: dict[str, Any], as_json: bool, own: tuple[Any, ...] = NOTHING, more: dict[str, Any] | None = None
+) -> None:
+    """What a run is, on standard output; and kept, to be said again by `fut info` for as long as the run stays as it is.
+
+    own: the module, the loss and the trust that the run was opened with. With any, nothing is kept: it would be said to who
+    gives none. more: goes into the JSON object alone.
+    """
+    from fut.api import render
+
+    text = render.info(facts)
+    if own == NOTHING:
+        keep(path, {"text": printable(text), "json": present.dumps(jsonable(facts))})
+    answer((more or {}) | facts, text, as_json)
 
 
 def open_run(

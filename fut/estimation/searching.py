@@ -35,7 +35,8 @@ REEVALUATED = "no interval: {}, which had no part in the search"
 class Searching:
     """Estimates that guide a search, and estimates of the order that it found, which had no part in choosing it.
 
-    Where the adjoint samples coordinates, the search asks one of two independent halves of them and the other half judges.
+    Where the adjoint samples coordinates, the search asks one of two independent halves of them and the other half judges; all of
+    them judge where all are kept.
 
     Args:
         context: the opened run.
@@ -94,6 +95,9 @@ def _guide_and_judge(run: Context, name: str, about: Readout) -> tuple[Estimator
     require_movable("search", [name])
     whole = open_estimator(run, name, readout=about.name)
     whole.ready()
+    if whole.judge is not None:
+        options = ":".join(f"{key}={value}" for key, value in whole.judge.items())
+        return whole, open_estimator(run, f"{name}:{options}", readout=about.name)
     if not whole.sampled or whole.half is not None:
         return whole, whole
     first, second = (open_estimator(run, f"{name}:sample={half}", readout=about.name) for half in ("first", "second"))

@@ -92,6 +92,11 @@ class Estimator(ABC):
         """Whether an estimate has a sampling error over coordinates, and independent halves of them can be asked for."""
         return False
 
+    @property
+    def judge(self) -> dict[str, str] | None:
+        """Options with which the method has no sampling error, to judge what was chosen with one; None where there are none."""
+        return None
+
     def reconstruction(self) -> tuple[float, float] | None:
         """Measured and expected relative error with which it rebuilds parameters from a sketch; None where it has none."""
         return None

@@ -21,7 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from estimators.rules.base import state_vectors
+from estimators.rules.sizes import state_vectors
 from estimators.sketch import Sketch
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.rules import make_rule
-from estimators.rules.base import Rule, state_size
+from estimators.rules.base import Rule
+from estimators.rules.sizes import state_size
 from estimators.schedule import Schedule
 from estimators.state import State
 from fut.config.training import TrainingConfig

@@ -314,11 +314,11 @@ def test_the_quadratic_part_of_a_sample_is_unbiased(signs: tuple[float, float]) 
         kept = torch.tensor(held)
         probability = torch.where(kept, p, 1 - p).prod().item()
         values, variances = (part.sum(-1)[0] for part in partial_sums(contributions[None, :, kept], p[kept], 2))
-        total, mean = total + probability, mean + probability * quadratic_part(values, variances, sign)
+        total, mean = total + probability, mean + probability * quadratic_part(values, variances, sign).item()
     assert total == pytest.approx(1.0)
     exact = 0.5 * (sign * contributions.sum(-1).square()).sum().item()
     assert mean == pytest.approx(exact, rel=1e-12)
-    assert quadratic_part(contributions.sum(-1), torch.zeros(2), sign) == pytest.approx(exact, rel=1e-12)
+    assert quadratic_part(contributions.sum(-1), torch.zeros(2), sign).item() == pytest.approx(exact, rel=1e-12)
 
 
 def test_all_pairs_of_steps_are_seen_by_the_reference_curvature_test() -> None:

@@ -14,8 +14,9 @@ from estimators.errors import RuleError
 from estimators.parameters import ParameterLayout
 from estimators.position_table import StepStates, chunked_values, item_values
 from estimators.rules import RULES, make_rule
-from estimators.rules.base import Rule, state_size, state_vectors
+from estimators.rules.base import Rule
 from estimators.rules.clipping import global_norm
+from estimators.rules.sizes import state_size, state_vectors
 from estimators.state import State
 
 OWN = {rule.name: rule for rule in (Orthogonal, Trusting)}

@@ -8,11 +8,23 @@ from pydantic import Field
 
 from fut.config.schema import ALL, FEW, MANY, ReadoutNames, Section
 
-STORED = ("storage", "scratch", "scratch_bytes")
-"""Settings of how scratch is stored, on which no number depends."""
+STORED = ("storage", "scratch", "scratch_bytes", "replay_error")
+"""Settings on which no number that an expansion is made of depends: how scratch is stored, and how finely orders are replayed."""
 
 
-class AdjointConfig(Section):
+class ReplayConfig(Section):
+    """How finely orders are replayed, whatever the expansion is made of."""
+
+    replay_error: float = Field(
+        0.03,
+        ge=0,
+        lt=1,
+        description="where all coordinates are kept: what replaying few of them may err by, as a share of what simulated orders "
+        "differ by; the fewest are drawn that come within it. 0 replays all",
+    )
+
+
+class AdjointConfig(ReplayConfig):
     """The expansion about the trajectory that the adjoint estimator reads."""
 
     trajectory: Literal["ensemble", "mixture"] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from estimators.orders.order import Order
 from estimators.position_table import summed
 from estimators.replay import OrderBatch
 from fut.methods.adjoint.files import Expansion
-from fut.methods.adjoint.spec import SAMPLES, SUMS
+from fut.methods.adjoint.spec import SAMPLES, SUMS, AdjointSpec
 from fut.training.weights import weighed
 
 Half = Literal["first", "second"]
@@ -22,28 +22,44 @@ HALVES, SIGNED = 2, 3
 """Added to the expansion's seed for the draw of halves, and of the signs of the first sample (the next ones' follow)."""
 
 
-def part_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Tensor]:
-    """Places among the kept coordinates that a sample holds (None for all), and their probabilities in it, float64."""
+class Drawn(Protocol):
+    """Coordinates that were drawn: those that an expansion keeps, or the few of them with which orders are replayed."""
+
+    @property
+    def spec(self) -> AdjointSpec:
+        """What the expansion is made of."""
+
+    @property
+    def indices(self) -> Tensor:
+        """The coordinates, ascending [k]."""
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Their inclusion probabilities [k], float64."""
+
+
+def part_of(drawn: Drawn, sample: str | None) -> tuple[Tensor | None, Tensor]:
+    """Places among the drawn coordinates that a sample holds (None for all), and their probabilities in it, float64."""
     if sample is None:
-        return None, expansion.probabilities
-    first, second, either = independent_halves(expansion.probabilities, expansion.spec.config.seed + HALVES)
+        return None, drawn.probabilities
+    first, second, either = independent_halves(drawn.probabilities, drawn.spec.config.seed + HALVES)
     places = torch.nonzero(first if sample == "first" else second).squeeze(-1)
     return places, either[places]
 
 
-def weights_of(expansion: Expansion, sample: str | None) -> tuple[Tensor | None, Tensor]:
+def weights_of(drawn: Drawn, sample: str | None) -> tuple[Tensor | None, Tensor]:
     """Places that a sample holds (None for all), and the weights [1 + SIGNS, k] of its sums."""
-    places, probabilities = part_of(expansion, sample)
-    seed = expansion.spec.config.seed + SIGNED + SAMPLES.index(sample)
+    places, probabilities = part_of(drawn, sample)
+    seed = drawn.spec.config.seed + SIGNED + SAMPLES.index(sample)
     return places, control_weights(probabilities, seed).to(probabilities.device)
 
 
-def all_weights(expansion: Expansion) -> Tensor:
+def all_weights(drawn: Drawn) -> Tensor:
     """The weights of all samples one after the other, 0 on coordinates that a sample does not hold: [3 (1 + SIGNS), k]."""
     rows = []
     for sample in SAMPLES:
-        places, weights = weights_of(expansion, sample)
-        spread = torch.zeros(SUMS, len(expansion.indices), dtype=torch.float64, device=weights.device)
+        places, weights = weights_of(drawn, sample)
+        spread = torch.zeros(SUMS, len(drawn.indices), dtype=torch.float64, device=weights.device)
         spread[:, slice(None) if places is None else places] = weights
         rows.append(spread)
     return torch.cat(rows)
@@ -68,16 +84,26 @@ class Control:
         return summed(self.table, batch) - summed(self.table, own)
 
 
-def control_of(expansion: Expansion, row: int, sample: str | None) -> Control | None:
-    """The control variate of a read-out; None where the expansion has none: all coordinates are kept, or no table of them.
+class DrawnFew(Drawn, Protocol):
+    """The few coordinates with which orders are replayed."""
 
+    @property
+    def sampled(self) -> Tensor:
+        """As the term `sampled_positions` [T, fine * ROWS, items]."""
+
+
+def control_of(expansion: Expansion, row: int, sample: str | None, few: DrawnFew | None = None) -> Control | None:
+    """The control variate of a read-out; None where there is none: all coordinates are replayed, or no table of them is kept.
+
+    few: the coordinates that are replayed; None for those that the expansion keeps.
     NotCachedError where blocks of it are missing: estimates without it would be others, and not those that were calibrated.
     """
-    if not expansion.spec.controlled or row >= expansion.spec.fine:
+    if row >= expansion.spec.fine or not (few or expansion.spec.controlled):
         return None
     first = SUMS * (len(SAMPLES) * row + SAMPLES.index(sample))
-    expected = "adjoint: expected a complete control variate"
-    table = -expansion.table("sampled_positions", range(first, first + SUMS), expected).double()
+    expected, rows = "adjoint: expected a complete control variate", range(first, first + SUMS)
+    kept = few.sampled[:, list(rows)] if few else expansion.table("sampled_positions", rows, expected)
+    table = -kept.double()
     table[:, 0] += expansion.table("controlled_positions", [row], expected)[:, 0].double()
     problem = expansion.problem
-    return Control(weights_of(expansion, sample)[1][1:], table, weighed(problem, problem.reference))
+    return Control(weights_of(few or expansion, sample)[1][1:], table, weighed(problem, problem.reference))

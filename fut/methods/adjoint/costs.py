@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from fut.methods.adjoint.anchors import most_pilots, pilot_gradients, pilot_items
 from fut.methods.adjoint.config import in_memory
 from fut.methods.adjoint.quadratic_directions import SAMPLES, bend_cost
 from fut.methods.adjoint.replay_curvature import products
-from fut.methods.adjoint.spec import AdjointSpec
+from fut.methods.adjoint.spec import MOST, ORDERS, ROWS, AdjointSpec, thins
 from fut.methods.adjoint.sweep import check_cost
 from fut.methods.curvature_batches import pooled_size, rows, small_size
 from fut.methods.stages import Cost
@@ -69,6 +70,18 @@ def sample(spec: AdjointSpec) -> Cost:
     theirs are drawn; for updates, of read-outs that are added to a sample that is drawn first."""
     passes = 0 if spec.whole else int(spec.added) if spec.drawn_first else 1 if spec.controlled else 2
     return Cost(spec.trajectory.again(passes), 16 * spec.expected_coordinates)
+
+
+def few(spec: AdjointSpec) -> Cost:
+    """Few coordinates for the replay, at most. A trajectory that is trained again is so for every few of the simulated orders,
+    and for the table."""
+    if not thins(spec):
+        return Cost()
+    size, items, width = round(MOST * spec.problem.objective.size), spec.problem.config.data.items, spec.width
+    terms = (len(spec.anchors) * items + (spec.steps + 1) * (len(spec.names) + 1)) * size * width
+    kept = terms + 16 * size + 8 * spec.steps * spec.fine * ROWS * items
+    passes = 2 + 2 * math.ceil(ORDERS / spec.config.simulated)
+    return Cost(spec.trajectory.again(passes), kept)
 
 
 def fold(spec: AdjointSpec) -> Cost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,12 +16,14 @@ from estimators.control_variates import signed_variance
 from estimators.errors import OrderError
 from estimators.lowrank import scarcity
 from estimators.orders.order import Order
-from estimators.replay import Listener, RuleTransition, replay
+from estimators.position_table import added_up
+from estimators.replay import Listener, OrderBatch, RuleTransition, replay
 from estimators.rules.base import Rule
 from estimators.state import State
 from fut.artifacts.directory import MEMORIZATION
 from fut.errors import NotCachedError, UsageError
-from fut.methods.adjoint.control_variate import Control, Half, control_of, part_of
+from fut.methods.adjoint.control_variate import Control, Drawn, Half, control_of, part_of
+from fut.methods.adjoint.few import Few, few_of
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.identity import expansion_of
 from fut.methods.adjoint.quadratic import Bend, bend_of
@@ -34,6 +37,7 @@ from fut.methods.timings import BLOCK, LEAST
 from fut.readouts.readout import PROBE
 
 AdjointReading = Literal["linear", "quadratic"]
+Replayed = Literal["all"]
 Rows = slice | list[int]
 ALL = slice(None)
 WORSE = 2.0
@@ -51,14 +55,15 @@ class Adjoint(Estimator):
     of c_j would be multiplied by c_j.
 
     With `adjoint.rank` the replay has low-rank curvature (`replay_curvature.py`), whose first-order part is taken off again.
-    Where coordinates are sampled, the linear part has the table of positions for a control variate (`control_variate.py`).
+    Where coordinates are sampled, the linear part has the table of positions for a control variate (`control_variate.py`). So it
+    has where all of them are kept, and few are enough for the replay (`few.py`).
 
     A *position* is what an order adds to the reference order's: partial sums over sampled coordinates of the linear part, and of
     what its sampling variance is known from; then what the control variate adds, and the m functionals.
 
     reading: `quadratic` (the default where there are functionals), or `linear`, without them. sample: `first` or `second` for
     one of two independent halves of the sampled coordinates, so that what was chosen by one can be judged by the other; both
-    hold the coordinates that are surely kept.
+    hold the coordinates that are surely kept. replayed: `all` for every coordinate that is kept, where few are enough.
     """
 
     name, rebuilds = "adjoint", False
@@ -69,6 +74,7 @@ class Adjoint(Estimator):
         readout: str = PROBE,
         reading: str | None = None,
         sample: str | None = None,
+        replayed: str | None = None,
         *,
         expansion: Expansion | None = None,
     ) -> None:
@@ -76,6 +82,8 @@ class Adjoint(Estimator):
         super().__init__(context, readout)
         self.expansion: Expansion = expansion or expansion_of(context, self.readout.name, self.name)
         one_of("sample", sample, Half)
+        one_of("replayed", replayed, Replayed)
+        self.few = few_of(self.expansion) if replayed is None else None
         self.sample = self.half = sample
         self.row = self.expansion.spec.names.index(self.readout.name)
         one_of("reading", reading, AdjointReading)
@@ -89,14 +97,19 @@ class Adjoint(Estimator):
 
     @cached_property
     def _part(self) -> tuple[Tensor | None, Tensor]:
-        """Which of the expansion's coordinates are replayed [k], None for all of them, and their probabilities."""
-        return part_of(self.expansion, self.sample)
+        """Which of the drawn coordinates are replayed [k], None for all of them, and their probabilities."""
+        return part_of(self._drawn, self.sample)
+
+    @property
+    def _drawn(self) -> Drawn:
+        """The coordinates that orders are replayed with, halves apart: those that are kept, or few of them."""
+        return self.few or self.expansion
 
     @cached_property
     def indices(self) -> Tensor:
         """Coordinates that are replayed, ascending [k]."""
         places = self._part[0]
-        return self.expansion.indices if places is None else self.expansion.indices[places]
+        return self._drawn.indices if places is None else self._drawn.indices[places]
 
     @property
     def probabilities(self) -> Tensor:
@@ -106,7 +119,7 @@ class Adjoint(Estimator):
     @cached_property
     def control(self) -> Control | None:
         """The linear part's control variate; None where there is none."""
-        return control_of(self.expansion, self.row, self.sample)
+        return control_of(self.expansion, self.row, self.sample, self.few)
 
     @cached_property
     def bend(self) -> Bend | None:
@@ -123,6 +136,10 @@ class Adjoint(Estimator):
         """Whether an estimate has a sampling error over coordinates."""
         return bool((self.probabilities < 1).any())
 
+    @property
+    def judge(self) -> dict[str, str] | None:
+        return {"replayed": "all"} if self.few is not None and self.half is None else None
+
     @cached_property
     def _common(self) -> dict[str, Tensor]:
         """What is replayed whatever the read-out, in memory, by name: [steps, items, k]."""
@@ -136,6 +153,8 @@ class Adjoint(Estimator):
         return self._common | self._read({"weight": self.rows, **answers})
 
     def _read(self, rows: dict[str, list[int] | None]) -> dict[str, Tensor]:
+        if self.few is not None:
+            return self._read_few(self.few, rows)
         terms = self.expansion.terms()
         missing = terms.missing(list(rows))
         if missing:
@@ -157,9 +176,24 @@ class Adjoint(Estimator):
             if spec.name in rows
         }
 
+    def _read_few(self, few: Few, rows: dict[str, list[int] | None]) -> dict[str, Tensor]:
+        """The same of few coordinates."""
+        places = slice(None) if self._part[0] is None else self._part[0]
+
+        def read(name: str) -> Tensor:
+            values, selected = few.tensor(name), rows[name]
+            values = values if selected is None else values[:, selected]
+            return values if name == "norm" else values[..., places]
+
+        return {name: read(name) for name in rows}
+
+    @property
+    def _source(self) -> tuple[Path, str | None, bool]:
+        """Where its tables are from."""
+        return self.expansion.directory, self.sample, self.few is None
+
     def share(self, other: Estimator) -> None:
-        read = (self.expansion.directory, self.sample)
-        if isinstance(other, Adjoint) and (other.expansion.directory, other.sample) == read:
+        if isinstance(other, Adjoint) and other._source == self._source:
             self._common = other._common
 
     def ready(self) -> None:
@@ -175,12 +209,12 @@ class Adjoint(Estimator):
     def width(self) -> int:
         return 2 * len(self.indices)
 
-    def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
-        """The replay on a block of the sampled coordinates. rows: of the weights that are in memory."""
+    def _transition(self, block: slice, rows: Rows = ALL, owned: bool = False) -> DualTransition:
+        """The replay on a block of the sampled coordinates. rows: of the weights that are in memory; owned: see there."""
         tables, expansion = self._tables, self.expansion
         gradients = Anchored(expansion.spec.anchors, lambda a: tables["gradient"][a, :, block])
         norms = None
-        if len(self.indices) < self.problem.objective.size:
+        if self._rule.clip is not None and len(self.indices) < self.problem.objective.size:
             norms = Anchored(expansion.spec.anchors, lambda a: tables["norm"][a])
 
         def centre(step: int) -> Tensor:
@@ -192,7 +226,7 @@ class Adjoint(Estimator):
         consumed = AnchoredGradients(gradients, norms, 1.0 / self.probabilities[block])
         rule, rate = self._rule.restrict(block), self.problem.rate
         if not expansion.spec.rank:
-            return DualTransition(RuleTransition(rule, rate, consumed), centre, weights)
+            return DualTransition(RuleTransition(rule, rate, consumed, owned), centre, weights, owned=owned)
         lowrank = curved_gradients(expansion, consumed, tables, centre, self._scarce)
         inner = RuleTransition(rule, rate, lowrank)
         return DualTransition(inner, centre, weights, lowrank.response, lambda t: tables["answer"][t, rows, block])
@@ -225,13 +259,12 @@ class Adjoint(Estimator):
 
     def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         self.require_length(orders)
-        values, spreads = [], []
-        for block, found in self._contributions(orders, listener):
+        values, spreads, batch = [], [], self.batch(orders)
+        for block, found in self._contributions(batch, listener):
             sums = self._sums((found - self._reference[:, block]).double(), block, self.control)
             values.append(sums[0])
             spreads.append(sums[1])
         parts = [torch.cat(part, dim=-1).flatten(1) for part in (values, spreads)]
-        batch = self.batch(orders)
         return torch.cat([*parts, *(t.looked_up(batch) for t in (self.control, self.bend) if t is not None)], dim=-1)
 
     def _sums(self, found: Tensor, block: slice, control: Control | None) -> tuple[Tensor, Tensor]:
@@ -241,18 +274,17 @@ class Adjoint(Estimator):
         return sums, variances if control is None else weighted_sums(found, control.weights[:, block], LEAST)
 
     def _contributions(
-        self, orders: Sequence[Order], listener: Listener | None = None, rows: Rows = ALL
+        self, batch: OrderBatch, listener: Listener | None = None, rows: Rows = ALL
     ) -> Iterator[tuple[slice, Tensor]]:
         """Block by block, what its coordinates contribute to the linear part [n, 1, width].
 
-        rows: of the weights that are in memory; [n, rows, width].
+        rows: of the weights that are in memory; [n, rows, width]. What a listener hears of is never overwritten.
         """
-        steps = self.problem.config.steps
-        start, batch = self._start, self.batch(orders)
+        steps, start, n = self.problem.config.steps, self._start, len(batch)
         count = len(self._tables["weight"][0, rows])
-        for block in (blocks := self._blocks(len(orders), count)):
-            transition = self._transition(block, rows)
-            begun = transition.start(start.restrict(block).rows(len(orders)), count)
+        for block in (blocks := self._blocks(n, count)):
+            transition = self._transition(block, rows, listener is None)
+            begun = transition.start(start.restrict(block).rows(n), count)
             end = replay(transition, begun, batch, listener=listener if block is blocks[-1] else None)
             yield block, transition.contributions(end, steps, self._tables["weight"][steps, rows, block])
 
@@ -264,21 +296,23 @@ class Adjoint(Estimator):
     @cached_property
     def _reference(self) -> Tensor:
         """Contributions of the reference order [rows, k]."""
-        return torch.cat([found[0] for _, found in self._contributions([self.problem.reference])], dim=-1)
+        return torch.cat([found[0] for _, found in self._contributions(self.batch([self.problem.reference]))], dim=-1)
 
-    def _summed(self, position: Tensor) -> Tensor:
-        """The sum of the linear part, then what its variance is known from: [1 + rows], float64."""
+    def _summed(self, positions: Tensor) -> Tensor:
+        """The sums of the linear part, then what their variances are known from: [n, 1 + rows], float64."""
         extra, last = 0 if self.control is None else SUMS, 0 if self.bend is None else self.bend.sums
-        size, rows = len(position) - extra - last, 1 if self.control is None else len(self.control.weights)
-        sums = position[:size].view(1 + rows, -1).sum(-1)
-        return sums + position[size : size + extra] if extra else sums
+        size, rows = positions.shape[1] - extra - last, 1 if self.control is None else len(self.control.weights)
+        sums = added_up(positions[:, :size].unflatten(1, (1 + rows, -1)))
+        return sums + positions[:, size : size + extra] if extra else sums
 
-    def _quadratic(self, position: Tensor) -> tuple[float, float]:
-        """What the quadratic term changes against the reference order, and its sampling variance."""
-        return (0.0, 0.0) if self.bend is None else self.bend.read(position[-self.bend.sums :])
+    def _quadratic(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """What the quadratic term changes against the reference order, and its sampling variance: twice [n]."""
+        if self.bend is None:
+            return torch.zeros_like(positions[:, 0]), torch.zeros_like(positions[:, 0])
+        return self.bend.read(positions[:, -self.bend.sums :])
 
     def values(self, states: Tensor, steps: int) -> list[float]:
-        return [self.reference_value + self._summed(p)[0].item() + self._quadratic(p)[0] for p in states]
+        return (self.reference_value + self._summed(states)[:, 0] + self._quadratic(states)[0]).tolist()
 
     def own_error(self) -> float | None:
         """Standard deviation of estimate minus truth over an ensemble's own runs, in the first read-out's unit; common offsets
@@ -329,8 +363,6 @@ class Adjoint(Estimator):
 
         That of the linear part, and of each functional's square to first order; covariances of the parts are left out.
         """
-        return [self._linear_variance(p) + self._quadratic(p)[1] for p in states]
-
-    def _linear_variance(self, position: Tensor) -> float:
-        known = self._summed(position)[1:]
-        return (known.sum() if self.control is None else signed_variance(known)).item()
+        known = self._summed(states)[:, 1:]
+        linear = added_up(known) if self.control is None else signed_variance(known)
+        return (linear + self._quadratic(states)[1]).tolist()

@@ -36,6 +36,7 @@ COSTATE, CENTRE = "costate/", "centre/"
 """What names of the arrays of states begin with in the sweep's files."""
 PARTS = (
     "sample",
+    "few",
     "anchors",
     *(f"{place}/{part}" for place in (TRAJECTORY, "scratch", f"scratch/{SEGMENT}") for part in trajectory_files.PARTS),
     *(
@@ -44,6 +45,8 @@ PARTS = (
     ),
 )
 """Directories of an expansion's checkpoint stores."""
+FEW = "few"
+"""Says, among the attributes of a sample, that few of its coordinates are to be drawn for the replay."""
 MOST_LOST = 3
 """Orders that may diverge, for every one that trains and that the trajectory is made of."""
 
@@ -99,8 +102,25 @@ class SweepFiles:
         return self.swept.tensor(step, name, self.problem.device)
 
 
+class Thinned(Sampled):
+    """What a preparation left, with few of its coordinates, where these are enough to replay orders."""
+
+    @cached_property
+    def few(self) -> CheckpointStore:
+        """At step 0, the few coordinates with which orders are replayed, and what is replayed on them."""
+        return self.store("few")
+
+    @property
+    def awaits_few(self) -> bool:
+        """Whether they are to be drawn yet; never of an expansion from before there were any."""
+        return self.opened and bool(self.sampled.read_attributes(0).get(FEW)) and not self.few.has(0)
+
+    def complete(self) -> bool:
+        return super().complete() and not self.awaits_few
+
+
 @dataclass(frozen=True)
-class Expansion(Sampled):
+class Expansion(Thinned):
     """One expansion in its directory.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fut.methods.adjoint.anchors import HELD, pilot_items
 from fut.methods.adjoint.quadratic_directions import BUFFERS, SAMPLES, simulated_together
 from fut.methods.adjoint.replay_curvature import products
-from fut.methods.adjoint.spec import ROWS, SUMS, AdjointSpec, sums_of
+from fut.methods.adjoint.spec import MOST, ROWS, SUMS, AdjointSpec, sums_of
 from fut.methods.batching import batch_size
 from fut.methods.expansion.spec import ITEM_BLOCK
 from fut.methods.footprint import TEMPORARIES, Footprint
@@ -135,6 +135,14 @@ def fold(e: AdjointSpec, f: Footprint) -> int:
     )  # a step's weights, or a checkpoint's Ritz vectors, before they are sampled
     again = 0 if e.drawn_first else max(states, drawn) + retrained(e, f, 0)
     return f.planned(f.resident + max(read, states + sampled, drawn, again - f.resident))
+
+
+def few(e: AdjointSpec, f: Footprint) -> int:
+    """Drawing few coordinates: simulated orders on all of them, and their squares; the samples' weights and table."""
+    most, d, items = round(MOST * f.theta.numel()), f.theta.numel(), e.problem.config.data.items
+    squares = 8 * d * len(e.names) * (3 + 2 * e.config.simulated)
+    drawn = most * (8 * ROWS + f.theta.element_size() * items * (len(e.anchors) + 4)) + 16 * f.state * e.fine * f.vector
+    return f.planned(max(f.resident + max(simulated(e, f) + squares, drawn), retrained(e, f, 0)))
 
 
 def tables(e: AdjointSpec, f: Footprint) -> int:

@@ -8,6 +8,7 @@ from typing import Any, cast
 from fut.artifacts.directory import ADJOINT, directory_bytes
 from fut.methods.adjoint import memory
 from fut.methods.adjoint.estimator import Adjoint
+from fut.methods.adjoint.few import few_facts
 from fut.methods.adjoint.identity import holding, open_expansion
 from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.adjoint.positions import Positions, table_name
@@ -30,6 +31,7 @@ class AdjointMethod(Method):
     preparation = EXPANSION
     advice = "lower adjoint.coordinates or adjoint.num_anchors"
     note = "by the expansion about the trajectory"
+    replays = True
 
     def table_bytes(self, estimator: Estimator, footprint: Footprint) -> int:
         return memory.tables(
@@ -46,14 +48,16 @@ class AdjointMethod(Method):
         return StageCost("query: adjoint", 0, seconds, 0, 0, *peak)
 
     def fingerprint(self, context: Context, readout: str) -> Mapping[str, Any]:
-        spec = holding(context, readout).spec
-        return {**spec.config.identity(), "readouts": spec.names}
+        held = holding(context, readout)
+        few = few_facts(held)
+        known = {**held.spec.config.identity(), "readouts": held.spec.names}
+        return known if few is None or not self.replays else known | {"few": few["coordinates"]}
 
 
 class PositionsMethod(AdjointMethod):
     """First order in every single placement: a look-up for every step."""
 
-    name, opens = "positions", Positions
+    name, opens, replays = "positions", Positions, False
     capabilities = Capabilities(
         needs_smooth=True, coupling="coordinate", by_coordinate=True, swept=True, empty_steps=False, early=True
     )

@@ -46,19 +46,19 @@ class MultiReadout(Adjoint):
         selected = [self.names.index(name) for name in names]
         controls, parts = [self._controls[row] for row in selected], []
         self.require_length(orders)
-        for block, found in self._contributions(orders, listener, selected):
+        batch = self.batch(orders)
+        for block, found in self._contributions(batch, listener, selected):
             beyond = (found - self._reference[selected, block]).double()
             sums = [self._sums(beyond[:, j : j + 1], block, control) for j, control in enumerate(controls)]
             parts.append([torch.cat(pair, dim=1) for pair in sums])
         joined = [torch.cat(part, dim=-1).sum(-1) for part in zip(*parts, strict=True)]
-        batch = self.batch(orders)
         corrected = [self._corrected(sums, control, batch) for sums, control in zip(joined, controls, strict=True)]
         values, variances = torch.stack(corrected, dim=1).unbind(-1)
         return values, variances
 
     @cached_property
     def _controls(self) -> list[Control | None]:
-        return [control_of(self.expansion, row, self.sample) for row in self.rows]
+        return [control_of(self.expansion, row, self.sample, self.few) for row in self.rows]
 
     def _corrected(self, sums: Tensor, control: Control | None, batch: OrderBatch) -> Tensor:
         """Value and variance [n, 2] from an order's sums [n, 1 + what the variance is known from]."""

@@ -26,6 +26,7 @@ from fut.methods.adjoint.anchors import (
     run_choice,
     run_sampled_anchors,
 )
+from fut.methods.adjoint.few import draw_few, few_facts, missing_few
 from fut.methods.adjoint.files import PARTS, Expansion
 from fut.methods.adjoint.first_sample import measure_updates
 from fut.methods.adjoint.identity import (
@@ -40,7 +41,7 @@ from fut.methods.adjoint.identity import (
 from fut.methods.adjoint.quadratic_directions import simulate
 from fut.methods.adjoint.replay_curvature import missing_low_rank, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
-from fut.methods.adjoint.spec import AdjointSpec, possible_spec, whole_items_note
+from fut.methods.adjoint.spec import MOST, ORDERS, AdjointSpec, possible_spec, thins, whole_items_note
 from fut.methods.adjoint.sweep import draw_before, kept_error, missing_sweep, run_sweep
 from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present
 from fut.methods.context import Context
@@ -62,11 +63,12 @@ def _lacks(e: Expansion, *names: str) -> bool:
     if not e.settled:
         return True
     terms = e.open_terms()
-    return bool((stored := present(terms, names)) and terms.missing(stored))
+    return e.awaits_few or bool((stored := present(terms, names)) and terms.missing(stored))
 
 
 def _unless_complete(e: Expansion) -> Sequence[int]:
-    return missing_steps(e.trajectory) if not e.settled or e.open_terms().missing() else ()
+    lacking = not e.settled or e.awaits_few or e.open_terms().missing()
+    return missing_steps(e.trajectory) if lacking else ()
 
 
 def _follower(e: Expansion) -> Follower | None:
@@ -91,6 +93,13 @@ def _simulated(s: AdjointSpec, t: Timings) -> float:
     """Seconds of the simulated orders behind the sample, or behind a bounded table."""
     rows = len(s.names) if s.of_all else s.rows
     return (3 + rows / 2) * s.steps * s.config.simulated * t.step
+
+
+def _few_seconds(s: AdjointSpec, t: Timings) -> float:
+    """Seconds of the simulated orders by which few coordinates are drawn, and of the table on them."""
+    orders = 2 * ORDERS + 1
+    table = TABLE * s.steps * s.problem.config.data.items * s.fine * t.step * MOST
+    return (3 + len(s.names) / 2) * s.steps * orders * t.step + table + costs.few(s).gradients * t.item
 
 
 def _sweep_seconds(s: AdjointSpec, t: Timings) -> float:
@@ -205,6 +214,17 @@ SAMPLED_ANCHORS: Stage[Expansion] = Stage(
     memory=memory.anchors,
     part_of=lambda s: not s.controlled,
 )
+FEW: Stage[Expansion] = Stage(
+    "few coordinates",
+    missing=missing_few,
+    work=draw_few,
+    stores=lambda e: ((e.few,),),
+    held=costs.held,
+    cost=costs.few,
+    seconds=_few_seconds,
+    memory=memory.few,
+    part_of=thins,
+)
 FOLD: Stage[Expansion] = Stage(
     "tables",
     missing=missing_tables,
@@ -234,6 +254,7 @@ class ExpansionStages(Preparation[Expansion]):
         ANCHORS,
         SAMPLE,
         SAMPLED_ANCHORS,
+        FEW,
         FOLD,
     )
 
@@ -298,6 +319,7 @@ class ExpansionStages(Preparation[Expansion]):
             "adjoint_anchor_error": anchor_error(found) if complete else None,
             "adjoint_anchor_choice": _choice(found.spec) if begun else None,
             "adjoint_left_out": left_out_note(found.spec),
+            "adjoint_few": few_facts(found) if complete else None,
             "adjoint_difference_error": kept_error(found) if begun else None,
             "readouts": [
                 *found.spec.names,

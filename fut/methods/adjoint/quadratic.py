@@ -24,7 +24,7 @@ from torch import Tensor
 from estimators.adjoint import quadratic_part
 from estimators.control_variates import signed_variance
 from estimators.orders.order import Order
-from estimators.position_table import summed
+from estimators.position_table import added_up, summed
 from estimators.replay import OrderBatch
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import FUNCTIONAL_SIGNS, SAMPLES, SUMS, sums_of
@@ -107,13 +107,16 @@ class Bend:
         gain = ((guess - origin) * (true - mean)).sum() / spread if spread > 0 else torch.tensor(1.0)
         return Response(mean, origin, float(gain.clamp(0, 1)))
 
-    def read(self, found: Tensor) -> tuple[float, float]:
-        """½ sum_j s_j c_j² beyond the reference order's, and its sampling variance to first order, from `looked_up`'s row."""
+    def read(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """½ sum_j s_j c_j² beyond the reference order's, and its sampling variance to first order, twice [n], from `looked_up`'s
+        rows [n, m * sums]."""
         (added, signed), (mean, origin, gain) = self.split(found), self.response
         values, base, nothing = mean + gain * (added - origin), mean - gain * origin, torch.zeros_like(mean)
-        spread = gain**2 * signed_variance(signed) if signed.numel() else nothing
+        spread = gain**2 * signed_variance(signed) if signed.numel() else torch.zeros_like(values)
         change = quadratic_part(values, spread, self.signs) - quadratic_part(base, nothing, self.signs)
-        return change, signed_variance(gain * (self.signs * values) @ signed).item() if signed.numel() else 0.0
+        if not signed.numel():
+            return change, torch.zeros_like(change)
+        return change, signed_variance(gain * added_up(((self.signs * values)[..., None] * signed).mT))
 
 
 def known_functionals(expansion: Expansion) -> tuple[Tensor, Tensor]:

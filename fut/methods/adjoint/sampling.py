@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from estimators.adjoint import StreamedAnchors, inclusion_probabilities, poisson_sample
 from estimators.control_variates import Bounded
-from estimators.orders.order import random_orders
+from estimators.orders.order import Order, random_orders
 from estimators.replay import OrderBatch
 from estimators.rules.base import next_state
 from estimators.state import State
 from fut.methods.adjoint.anchors import AnchoredItems
-from fut.methods.adjoint.files import Expansion
+from fut.methods.adjoint.files import FEW, Expansion
 from fut.methods.adjoint.replay_curvature import curvature_of
+from fut.methods.adjoint.spec import thins
 from fut.readouts.readout import make_readouts
 from fut.training.weights import weighed
 
@@ -45,7 +46,8 @@ def draw_sample(expansion: Expansion) -> None:
     if spec.functionals:
         arrays["signs"] = expansion.sweep.swept.read_array(spec.steps, "signs")
         rows = torch.from_numpy(expansion.sweep.swept.read_array(spec.steps, "functional")).to(theta)
-    expansion.sampled.write(0, arrays | known_ends(expansion, theta, rows), {"centre_loss": loss})
+    said = {"centre_loss": loss} | ({FEW: 1} if thins(spec) else {})
+    expansion.sampled.write(0, arrays | known_ends(expansion, theta, rows), said)
 
 
 def known_ends(expansion: Expansion, centre: Tensor, rows: Tensor) -> dict[str, np.ndarray]:
@@ -113,10 +115,14 @@ class Simulated(NamedTuple):
     largest: Tensor
 
 
-def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
-    """Of random orders, by the replay that estimates them, on all coordinates; no gradient is computed anew."""
+def simulated_contributions(expansion: Expansion, simulated: int, orders: Sequence[Order] = ()) -> Simulated:
+    """Of so many random orders, by the replay that estimates them, on all coordinates; no gradient is computed anew.
+
+    orders: in place of random ones, where item gradients are known on all coordinates.
+    """
     problem, spec, sweep, trajectory = expansion.problem, expansion.spec, expansion.sweep, expansion.trajectory
-    gradients = (_real_gradients if spec.of_all else _normal_gradients)(expansion, simulated)
+    drawn = orders or random_orders(problem.reference, simulated, spec.config.seed + SIMULATED)
+    gradients = _real_gradients(expansion, drawn) if spec.of_all else _normal_gradients(expansion, simulated)
     state, centre = trajectory.start().rows(simulated), trajectory.state(0)
     size, r = len(centre.theta), len(spec.names)
     m, fine = (0, spec.fine) if spec.of_all else (spec.functionals, 0)
@@ -156,10 +162,9 @@ def simulated_contributions(expansion: Expansion, simulated: int) -> Simulated:
     return Simulated(total, table, largest)
 
 
-def _real_gradients(expansion: Expansion, simulated: int) -> Callable[[int], Tensor]:
-    """Gradients [n, D] of what random orders consume at a step, from the anchors."""
+def _real_gradients(expansion: Expansion, orders: Sequence[Order]) -> Callable[[int], Tensor]:
+    """Gradients [n, D] of what orders consume at a step, from the anchors."""
     problem = expansion.problem
-    orders = random_orders(problem.reference, simulated, expansion.spec.config.seed + SIMULATED)
     batch = OrderBatch.pack([weighed(problem, order) for order in orders], problem.device)
     rows = AnchoredItems(expansion).rows
     if expansion.spec.whole:  # the terms have them on all coordinates

@@ -17,6 +17,10 @@ from storage import TermSpec
 
 ENTRIES = 1 << 15
 """Entries of a table up to which it is a control variate, by default."""
+UNTHINNED = 1 << 13
+"""Coordinates up to which orders are replayed on all of them: fewer would hardly be sooner."""
+ORDERS, MOST = 8, 0.25
+"""Simulated orders by which those are drawn, and as many that judge them; and the largest share of all that is tried."""
 COUNTS = (3, 5, 9)
 """Numbers of anchors that are tried; the last is taken where no other will do."""
 
@@ -229,6 +233,14 @@ def out_of_turn(spec: AdjointSpec) -> set[int]:
     """Steps before which the trajectory's state is asked for out of turn: anchors that there may be, and the next ones."""
     counts = [spec.config.num_anchors] if spec.config.num_anchors else COUNTS
     return {step + after for count in counts for step in spec.spread(count) for after in (0, 1)}
+
+
+def thins(spec: AdjointSpec) -> bool:
+    """Whether few of all coordinates may be drawn, with which orders are replayed: where each is updated by itself, and a norm
+    that clips is known; not for curvature in the replay, which is of all."""
+    problem, wanted = spec.problem, spec.config.replay_error > 0
+    apart = problem.rule.coupling == "coordinate" and (problem.rule.clip is None or problem.config.data.per_step == 1)
+    return wanted and apart and spec.whole and not spec.rank and problem.objective.size > UNTHINNED
 
 
 def sums_of(spec: AdjointSpec) -> int:

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any, ClassVar
 
 from estimators.orders.order import Order
-from estimators.rules.base import state_vectors
+from estimators.rules.sizes import state_vectors
 from estimators.trajectory import balanced_groups, ensemble_orders, standing_in
 from fut.methods.footprint import TEMPORARIES, Footprint
 from fut.methods.stages import bytes_of

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,7 @@ from typer.testing import CliRunner
 import fut
 from fut.cli import entry
 from fut.cli.app import app
+from fut.cli.said import FILE, LARGEST, recalled
 
 Start = Callable[..., Popen[str]]
 HEAVY = ("torch", "scipy", "numpy", "matplotlib", "zarr", "h5py", "pydantic", "fut.cli.app")
@@ -72,3 +76,74 @@ def test_types_are_checked_against_the_names_that_are_imported() -> None:
     }
     assert checked == fut._PLACES
     assert set(checked) == set(fut.__all__)
+
+
+@pytest.fixture
+def told(own_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command says of the run by the entry point, and whether the program had to run for it."""
+
+    def tell(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["fut", *words])
+        with contextlib.suppress(SystemExit):
+            entry.main()
+        return capsys.readouterr().out
+
+    return tell
+
+
+def test_info_is_said_again_without_the_program(
+    own_run: Path, told: Callable[..., str], monkeypatch: pytest.MonkeyPatch, start_python: Start
+) -> None:
+    first, asked = told("info", str(own_run)), told("info", str(own_run), "--json")
+    monkeypatch.setattr("fut.cli.app.main", lambda: pytest.fail("the program ran"))
+    assert told("info", str(own_run)) == first
+    assert told("info", "--json", str(own_run)) == asked
+    assert json.loads(asked)["path"] == str(own_run)
+    script = (
+        "import json, sys\nfrom fut.cli.entry import main\nsys.argv = ['fut', *sys.argv[1:]]\nmain()\n"
+        f"print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    )
+    out, err = start_python(script, "info", str(own_run)).communicate(timeout=PATIENCE)
+    assert json.loads(out.splitlines()[-1]) == [], err
+    assert out.startswith(first)
+
+
+@pytest.mark.parametrize("change", ["new", "size", "time", "gone"])
+def test_what_has_changed_is_asked_anew(own_run: Path, told: Callable[..., str], change: str) -> None:
+    told("info", str(own_run))
+    assert recalled([str(own_run)]) is not None
+    file = own_run / "order.json"
+    if change == "new":
+        (own_run / "notes").mkdir()
+        (own_run / "notes" / "mine.txt").write_text("mine")
+    elif change == "size":
+        file.write_text(file.read_text() + "\n")
+    elif change == "time":
+        os.utime(file, ns=(1, 1))
+    else:
+        shutil.rmtree(own_run / "adjoint")
+    assert recalled([str(own_run)]) is None
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["RUN", "--trust"], ["RUN", "--device", "cpu"], ["RUN", "RUN"]])
+def test_other_options_are_left_to_the_program(own_run: Path, told: Callable[..., str], words: list[str]) -> None:
+    told("info", str(own_run))
+    assert recalled([word.replace("RUN", str(own_run)) for word in words]) is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"state": 1, "text": "", "json": ""}', "x" * (LARGEST + 1), None])
+def test_what_is_kept_may_be_anything(own_run: Path, told: Callable[..., str], content: str | None) -> None:
+    told("info", str(own_run))
+    file = own_run / FILE
+    file.unlink()
+    os.mkfifo(file) if content is None else file.write_text(content)
+    assert recalled([str(own_run)]) is None
+    if content is not None:
+        assert "parameters" in told("info", str(own_run))
+        assert recalled([str(own_run)]) is not None
+
+
+def test_nothing_is_kept_of_a_run_that_needs_trust(own_run: Path, told: Callable[..., str]) -> None:
+    (own_run / FILE).unlink(missing_ok=True)
+    told("info", str(own_run), "--trust")
+    assert not (own_run / FILE).exists()

@@ -63,7 +63,7 @@ def test_the_estimate_is_its_formula(few: Few, make_run: MakeRun, sample: Any) -
     order = plain.order([4, 3, 2, 1, 0])
     whole = plain.methods.open("adjoint")
     assert isinstance(whole, Adjoint)
-    parts = whole._contributions([order, plain.reference])
+    parts = whole._contributions(whole.batch([order, plain.reference]))
     given, own = torch.cat([found[:, 0] for _, found in parts], dim=-1)
     share, bound = few.bounded.share[0], few.bounded.bound[0]
     table = share * torch.from_numpy(written_out_table(plain)).clamp(-bound, bound)

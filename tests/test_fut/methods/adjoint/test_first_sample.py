@@ -34,7 +34,7 @@ def _opened(run: fut.Run) -> Adjoint:
 
 def _contributions(estimator: Adjoint) -> Tensor:
     """What every kept coordinate contributes to an order, beyond the reference order [k], float64."""
-    parts = [found[0, 0] for _, found in estimator._contributions([fut.Order.of(ORDER)])]
+    parts = [found[0, 0] for _, found in estimator._contributions(estimator.batch([fut.Order.of(ORDER)]))]
     return (torch.cat(parts) - estimator._reference[0]).double()
 
 

@@ -236,12 +236,12 @@ def test_squares_of_sampled_sums_are_unbiased() -> None:
     x = torch.randn(1, 2, 1500, generator=draw, dtype=torch.float64) + 0.1
     p = inclusion_probabilities(x.abs().mean(dim=(0, 1)), 150)
     signs = torch.ones(2, dtype=torch.float64)  # opposite ones would cancel what the variance takes off
-    exact = quadratic_part(x.sum(-1)[0], torch.zeros(2), signs)
+    exact = float(quadratic_part(x.sum(-1)[0], torch.zeros(2), signs))
     found = []
     for seed in range(400):
         kept = poisson_sample(p, seed)
         values, variances = (part.sum(-1)[0] for part in partial_sums(x[..., kept], p[kept], 64))
-        found.append(quadratic_part(values, variances, signs))
+        found.append(float(quadratic_part(values, variances, signs)))
     error = np.std(found) / len(found) ** 0.5
     assert abs(np.mean(found) - exact) < 4 * error
 

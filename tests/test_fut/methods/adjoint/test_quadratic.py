@@ -40,7 +40,8 @@ def bend(gain: float | None, kept: Tensor | None = None) -> Bend:
 
 
 def read(made: Bend, order: Order = ASKED) -> tuple[float, float]:
-    return made.read(made.looked_up(OrderBatch.pack([order]))[0])
+    change, variance = made.read(made.looked_up(OrderBatch.pack([order])))
+    return change.item(), variance.item()
 
 
 def change(gain: float) -> float:
