@@ -124,7 +124,7 @@ class VariedExpansion(Expansion):
 class Unweighted(Adjoint):
     """Order 0: the displacement without curvature, read linearly about the trajectory."""
 
-    def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
+    def _transition(self, block: slice, rows: Rows = ALL, owned: bool = False) -> DualTransition:
         whole = super()._transition(block, rows)
         return replace(whole, weights=lambda t: torch.zeros_like(whole.weights(t)))
 
@@ -143,7 +143,7 @@ class Frozen(Adjoint):
             ]
         )
 
-    def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
+    def _transition(self, block: slice, rows: Rows = ALL, owned: bool = False) -> DualTransition:
         whole = super()._transition(block, rows)
         inner: Any = whole.inner
         frozen = FrozenSecondMoment(inner.rule, inner.rate, inner.gradients, lambda t: self._seconds[t, block])

@@ -57,7 +57,7 @@ class Varied(Adjoint):
     own: Anchored | None = None
     lowrank = True
 
-    def _transition(self, block: slice, rows: Rows = ALL) -> DualTransition:
+    def _transition(self, block: slice, rows: Rows = ALL, owned: bool = False) -> DualTransition:
         whole = super()._transition(block, rows)
         inner = whole.inner
         assert isinstance(inner, RuleTransition)

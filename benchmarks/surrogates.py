@@ -150,13 +150,32 @@ def say(found: dict[str, Any]) -> None:
         print(f"  {count}:", "; ".join(cells), file=sys.stderr, flush=True)
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line of each setting and number of orders."""
+    names = ("line", "parts", "residual", "surrogate")
+    lines = ["| setting | ceiling | retrained | " + " | ".join(names) + " |", "|---" * (len(names) + 3) + "|"]
+    for row in rows:
+        items = "heterogeneous" if row["heterogeneous"] else "mixed"
+        for count in map(str, COUNTS):
+            found = row["readings"][count]
+            cells = [f"{found[n]['spearman']:.3f} / {found[n]['skill']:+.2f}".replace("-", "−") for n in names]
+            setting = f"{row['run'].split('/')[0]}, {row['schedule']} {row['rate']:g}, {items}"
+            lines.append(f"| {setting} | {row['trust']['ceiling']:.3f} | {count} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("runs", type=Path, nargs="+")
+    cli.add_argument("runs", type=Path, nargs="*")
+    cli.add_argument("--table", action="store_true", help="print the record's table; nothing is computed")
     cli.add_argument("--trials", type=int, default=16)
     cli.add_argument("--name", default="surrogates")
     arguments = cli.parse_args(argv)
-    started, (rows, done) = began(arguments.name), resumed(arguments.name, ("run",))
+    rows, done = resumed(arguments.name, ("run",))
+    if arguments.table:
+        print(table(rows))
+        return 0
+    started = began(arguments.name)
     for path in (p for p in arguments.runs if (f"{p.parent.name}/{p.name}",) not in done):
         rows.append(measure(path, arguments))
         say(rows[-1])
