@@ -63,7 +63,8 @@ def recalled(words: Sequence[str]) -> str | None:
         if not (isinstance(kept, dict) and all(isinstance(kept.get(key), str) for key in KEYS)):
             return None
         said: str = kept["json" if JSON in words else "text"]
-        return said if kept["state"] == state_of(path) else None
+        plain = all(part.isprintable() for part in said.split("\n"))  # a foreign file commands no terminal
+        return said if plain and kept["state"] == state_of(path) else None
     except (OSError, ValueError, RecursionError):
         return None
 

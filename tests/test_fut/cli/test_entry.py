@@ -147,3 +147,13 @@ def test_nothing_is_kept_of_a_run_that_needs_trust(own_run: Path, told: Callable
     (own_run / FILE).unlink(missing_ok=True)
     told("info", str(own_run), "--trust")
     assert not (own_run / FILE).exists()
+
+
+def test_what_is_kept_commands_no_terminal(own_run: Path, told: Callable[..., str]) -> None:
+    """A run directory from somebody else may hold escape sequences in the state that it says it is in."""
+    told("info", str(own_run))
+    kept = json.loads((own_run / FILE).read_text())
+    assert recalled([str(own_run)]) == kept["text"]
+    for text in ("\x1b]0;mine\x07", "one\rtwo", "\x9b2J", "\u202eright to left"):
+        (own_run / FILE).write_text(json.dumps(kept | {"text": text}))
+        assert recalled([str(own_run)]) is None
