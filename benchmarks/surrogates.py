@@ -41,6 +41,7 @@ from fut.estimation.surrogate import item_similarities
 from fut.methods.adjoint.estimator import Adjoint
 from fut.methods.adjoint.positions import position_table
 from fut.methods.batching import batch_size
+from fut.questions.trust.result import ceiling_interval
 
 ORDER_SEED, COUNTS, HELD = 2000, (8, 16, 32, 40), 48
 RIDGES = tuple(10.0 ** np.arange(-3, 3.5, 0.5))
@@ -156,11 +157,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| setting | ceiling | retrained | " + " | ".join(names) + " |", "|---" * (len(names) + 3) + "|"]
     for row in rows:
         items = "heterogeneous" if row["heterogeneous"] else "mixed"
+        ends = ceiling_interval(row["trust"]["changes"])
         for count in map(str, COUNTS):
             found = row["readings"][count]
             cells = [f"{found[n]['spearman']:.3f} / {found[n]['skill']:+.2f}".replace("-", "−") for n in names]
             setting = f"{row['run'].split('/')[0]}, {row['schedule']} {row['rate']:g}, {items}"
-            lines.append(f"| {setting} | {row['trust']['ceiling']:.3f} | {count} | " + " | ".join(cells) + " |")
+            ceiling = f"{row['trust']['ceiling']:.2f} [{', '.join(f'{end:.2f}' for end in ends)}]"
+            lines.append(f"| {setting} | {ceiling} | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

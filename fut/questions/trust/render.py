@@ -44,11 +44,13 @@ def rows(found: Trust) -> list[tuple[str, ...]]:
 
 
 def _share(found: Trust) -> list[str]:
-    if found.share is None or found.ceiling is None:
+    if found.share is None or found.ceiling is None or found.ceiling_interval is None:
         return []
+    low, high = found.ceiling_interval
     return [
         f"Of the variance that orders give {found.readout}, about {100 * found.share:.0f} % is interaction "
-        f"({len(found.trials)} trials): no sum over steps can correlate with retraining by more than {found.ceiling:.2f}."
+        f"({len(found.trials)} trials): no sum over steps can correlate with retraining by more than {found.ceiling:.2f} "
+        f"({low:.2f} to {high:.2f})."
     ]
 
 

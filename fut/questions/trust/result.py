@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from fut.display.numbers import jsonable_fields
+from fut.estimation.accuracy import BOOTSTRAP, BOOTSTRAP_SEED
 from fut.estimation.interactions import HalvesTrained, Interaction
 from fut.questions.trust.expected import Expected, expected
 
@@ -62,21 +66,18 @@ class Trust:
 
     @property
     def share(self) -> float | None:
-        """Interactions' share of the variance that random orders give the read-out; None from fewer than FEW trials.
-
-        With main effects of variance V1 and pairwise interactions of V2, E[I²] = 2 V2, and a half's change has V1 + 1.5 V2.
-        """
-        if len(self.trials) < FEW:
-            return None
-        beyond = sum(trial.interaction**2 for trial in self.trials) / len(self.trials)
-        change = sum(sum(c * c for c in trial.changes[:2]) / 2 for trial in self.trials) / len(self.trials)
-        total = change - beyond / 4
-        return min(1.0, beyond / 2 / total) if total > 0 else 1.0
+        """Interactions' share of the variance that random orders give the read-out; None from fewer than FEW trials."""
+        return None if len(self.trials) < FEW else share_of([trial.changes for trial in self.trials])
 
     @property
     def ceiling(self) -> float | None:
         """The best correlation that any sum over steps can have with retraining, sqrt(1 - share); None as for the share."""
         return None if self.share is None else math.sqrt(1 - self.share)
+
+    @property
+    def ceiling_interval(self) -> tuple[float, float] | None:
+        """Its 90 % percentile bootstrap interval over trials; None as for the share."""
+        return None if self.share is None else ceiling_interval([trial.changes for trial in self.trials])
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -91,6 +92,7 @@ class Trust:
                 "expected": asdict(self.expected),
                 "share": self.share,
                 "ceiling": self.ceiling,
+                "ceiling_interval": self.ceiling_interval,
                 "own": None if self.own is None else asdict(self.own),
                 "verdict": self.expected.verdict,
                 "trials": [asdict(trial) for trial in self.trials],
@@ -107,6 +109,26 @@ class Trust:
         own = None if content["own"] is None else OwnRuns(**content["own"])
         kept = (content[name] for name in ("method", "readout", "unit", "gradients"))
         return cls(trials, own, *kept)
+
+
+def share_of(changes: ArrayLike) -> float:
+    """Interactions' share of the variance, from what n trials changed: the first half, the second, both [n, 3].
+
+    With main effects of variance V1 and pairwise interactions of V2, E[I²] = 2 V2, and a half's change has V1 + 1.5 V2.
+    """
+    first, second, both = np.asarray(changes, dtype=float).T
+    beyond = float(((both - first - second) ** 2).mean())
+    total = float((first**2 + second**2).mean() / 2) - beyond / 4
+    return min(1.0, beyond / 2 / total) if total > 0 else 1.0
+
+
+def ceiling_interval(changes: ArrayLike) -> tuple[float, float]:
+    """90 % percentile bootstrap interval of sqrt(1 - share) over trials."""
+    given = np.asarray(changes, dtype=float)
+    draw = np.random.default_rng(BOOTSTRAP_SEED)
+    rows = draw.integers(len(given), size=(BOOTSTRAP, len(given)))
+    low, high = np.quantile([math.sqrt(1 - share_of(given[row])) for row in rows], [0.05, 0.95])
+    return float(low), float(high)
 
 
 def _rms(values: Sequence[float]) -> float:

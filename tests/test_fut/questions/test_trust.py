@@ -115,7 +115,14 @@ def test_the_share_of_interactions_is_that_of_a_model_with_known_shares() -> Non
     assert found.ceiling is not None
     assert found.share == pytest.approx(second / apart, rel=0.12)
     assert found.ceiling == pytest.approx(math.sqrt(1 - found.share))
+    assert found.ceiling_interval is not None
+    low, high = found.ceiling_interval
+    assert low < found.ceiling < high < low + 0.1
     assert trusted(0.1, trials=3).share is None
+    assert trusted(0.1, trials=3).ceiling_interval is None
+    few = Trust(made[:8], None, "adjoint", "probe", "", 0).ceiling_interval
+    assert few is not None
+    assert few[1] - few[0] > 3 * (high - low)
 
 
 def test_what_cannot_be_meant_is_refused(small_run: fut.Run) -> None:
