@@ -74,8 +74,8 @@ def interaction(row: dict[str, Any]) -> float:
 
 
 def law(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """1 - Spearman = scale · interaction^power, by least squares of logarithms; spread: what is left, a standard deviation."""
-    x, y = (np.log(of) for of in np.array([(interaction(row), 1 - row["spearman"]) for row in rows]).T)
+    """-log Spearman = scale · interaction^power, by least squares of logarithms; spread: what is left, a standard deviation."""
+    x, y = (np.log(of) for of in np.array([(interaction(row), -np.log(row["spearman"])) for row in rows]).T)
     power, constant = np.polyfit(x, y, 1)
     left = y - power * x - constant
     return {"scale": float(np.exp(constant)), "power": float(power), "spread": float(left.std(ddof=2))}

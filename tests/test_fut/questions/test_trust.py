@@ -137,8 +137,9 @@ def test_the_law_is_the_records_and_the_record_ranks_settings_as_its_page_says()
     rows = json.loads((root / "records" / "trust.json").read_text())["results"]
     beyond = [row["over"][-1]["interaction"] * row["over"][-1]["effect"] for row in rows]
     real = np.array([row["spearman"] for row in rows])
-    power, constant = np.polyfit(np.log(beyond), np.log(1 - real), 1)
-    left = np.log(1 - real) - power * np.log(beyond) - constant
+    lost = np.log(-np.log(real))
+    power, constant = np.polyfit(np.log(beyond), lost, 1)
+    left = lost - power * np.log(beyond) - constant
     assert (pytest.approx(np.exp(constant), abs=0.01), pytest.approx(power, abs=0.005)) == (SCALE, POWER)
     assert pytest.approx(left.std(ddof=2), abs=0.005) == SPREAD
     assert spearmanr(beyond, -real).statistic == pytest.approx(0.90, abs=0.005)
@@ -146,7 +147,10 @@ def test_the_law_is_the_records_and_the_record_ranks_settings_as_its_page_says()
     inside = sum(guess.low <= true <= guess.high for guess, true in zip(guesses, real, strict=True))
     page = (root / "pages" / "trust.md").read_text()
     assert f"in {inside} of the {len(rows)}" in page
-    assert sum(guess.verdict == "smooth" for guess in guesses) == 34
+    for verdict in ("smooth", "usable", "rough", "do not trust"):
+        of = sorted(true for guess, true in zip(guesses, real, strict=True) if guess.verdict == verdict)
+        line = f"| {verdict} | {len(of)} |"
+        assert (f"{line} {of[0]:.3f}, {of[len(of) // 2]:.3f}, {of[-1]:.3f} |" in page) if of else line not in page
 
 
 def test_the_report_has_the_verdict_and_the_table(own_run: Path, tmp_path: Path) -> None:
