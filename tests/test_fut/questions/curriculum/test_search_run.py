@@ -62,7 +62,7 @@ def test_an_estimate_outside_the_calibrated_range_says_so(own_run: Path) -> None
     run.calibrate(4)
     found = run.search(evaluations=30, verify=0)
     assert found.estimate.interval is not None
-    assert "outside their range" in found.estimate.note
+    assert "outside the range of those that the interval was fitted to" in found.estimate.note
     assert "trust the retrained figure" in found.estimate.note
 
 

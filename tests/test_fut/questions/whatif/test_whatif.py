@@ -19,6 +19,7 @@ from small import Cli, MakeRun, Said, whatifs
 
 import fut
 from estimators.errors import OrderError
+from estimators.intervals import conformal_quantile
 from estimators.orders.order import Order
 from fut.errors import NotCachedError, UsageError
 from fut.estimation.results import Estimate
@@ -130,13 +131,14 @@ def test_one_edit_has_the_interval_fitted_on_such_edits(own_run: Path, cli: Cli)
     said = cli("calibrate", own_run, "--edit", "swap", "--orders", 6, "--json", *CPU).json
     assert said["edit"] == "swap"
     truths, guesses = (np.array(said[key]) - run.reference_loss for key in ("true_losses", "estimated_losses"))
-    slope = (truths @ guesses) / (guesses @ guesses)
-    assert said["slope"] == pytest.approx(slope)
+    assert said["slope"] == 1.0, "a slope through few edits is worse than none"
     found = run.whatif(edits=["swap:0,4"], known=False)["probe"]
     raw = run.estimate(["swap:0,4"], known=False, calibrated=False)[0]
-    assert found.delta == pytest.approx(slope * raw.delta)
-    sd = math.sqrt(((truths - slope * guesses) ** 2).sum() / 5)
-    half = student.ppf(0.95, 5) * sd * math.sqrt(1 + raw.delta**2 / (guesses @ guesses))
+    assert found.delta == pytest.approx(raw.delta)
+    mean = (guesses**2).mean()
+    scaled = (truths - guesses) / np.sqrt((guesses**2 + mean) / (2 * mean))
+    reach = max(student.ppf(0.95, 6) * np.sqrt((scaled**2).mean()), conformal_quantile(scaled))
+    half = reach * math.sqrt((raw.delta**2 + mean) / (2 * mean))
     assert found.delta_interval == pytest.approx((found.delta - half, found.delta + half))
     assert "each one `swap` away" in found.note
     assert "random" not in found.note
