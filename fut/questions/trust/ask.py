@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from estimators.orders.order import Halves, shuffled_halves
 from fut.errors import UsageError
 from fut.estimation.interactions import HalvesTrained
+from fut.methods.registry import method_of
 from fut.questions.context import QuestionContext
 from fut.questions.question import ESTIMATOR, READOUT_HELP, Question, Request, option
 from fut.questions.retraining import retraining
@@ -33,7 +34,7 @@ class TrustRequest(Request[Trust]):
         readout: whose interactions are taken too.
 
     Raises:
-        UsageError: for no trial.
+        UsageError: for no trial, and for a method that there is not.
     """
 
     trials: int = option(
@@ -47,6 +48,8 @@ class TrustRequest(Request[Trust]):
         super().__post_init__()
         if self.trials < 1:
             raise UsageError(f"trust: expected at least 1 trial, got {self.trials}; 1 is a good number to begin with")
+        if self.estimator is not None:
+            method_of(self.estimator)  # refuses a name that there is not, before anything is trained
 
 
 def ask(request: TrustRequest, context: QuestionContext) -> Trust:
@@ -57,6 +60,11 @@ def ask(request: TrustRequest, context: QuestionContext) -> Trust:
     steps = sorted({max(1, run.steps * part // PARTS) for part in range(1, PARTS + 1)})
     with context.progress("retraining", ORDERS * request.trials * run.steps) as tick:
         trials: list[HalvesTrained] = [service.train_halves(halves, steps, truths.readout, tick) for halves in drawn]
+    if not any(trial.over[-1].effect for trial in trials):
+        raise UsageError(
+            f"trust: expected orders that change what training leads to, got {ORDERS * request.trials} that change nothing, "
+            "as where items are equal or the rate is 0; then every order is the reference's, else take another --seed"
+        )
     own = service.own_runs(method, truths.readout)
     gradients = ORDERS * request.trials * run.consumed
     answer = Trust(trials, None if own is None else OwnRuns(*own), method, truths.readout, truths.unit, gradients)

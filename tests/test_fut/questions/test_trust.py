@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from small import MakeRun
 
 import fut
 from estimators.orders.order import shuffled_halves
@@ -162,3 +163,14 @@ def test_the_report_has_the_verdict_and_the_table(own_run: Path, tmp_path: Path)
     page = (tmp_path / "after.html").read_text()
     assert f"{found.expected.verdict}: expect Spearman" in page
     assert f"{found.over[-1].interaction:.3f}" in page
+
+
+def test_a_method_that_there_is_not_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(UsageError, match="foo"):
+        TrustRequest(estimator="foo")
+
+
+def test_orders_that_change_nothing_are_no_smooth_window(make_run: MakeRun) -> None:
+    run = make_run(cached=False, schedule={"kind": "constant", "rate": 1e-30})
+    with pytest.raises(UsageError, match="got 3 that change nothing"):
+        run.trust()
