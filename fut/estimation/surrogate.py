@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 LEAST = 16
 """Orders from whose half anything can be learnt of placements."""
-LARGEST = 1 << 27
-"""Numbers of all orders' placements, above which nothing is learnt."""
+LARGEST = 1 << 25
+"""Numbers of all orders' placements, above which nothing is learnt: a few copies of them are in memory at once."""
 BY_ITEM, BY_CONTENT, BY_GRADIENT = "each item by itself", "items by content", "items by gradient"
 
 
@@ -30,11 +30,11 @@ def item_similarities(context: Context) -> dict[str, Floats]:
     expansion that knows it."""
     eye = np.eye(context.items)
     found = {BY_ITEM: eye}
-    first = [np.asarray(item[0].cpu()) for item in context.problem.data.items]
     try:
+        first = [np.asarray(item[0].cpu()) for item in context.problem.data.items]
         alike = (number_vectors if first[0].dtype.kind == "f" else token_vectors)(first)
         found[BY_CONTENT] = (eye + alike) / 2
-    except (ValueError, IndexError, TypeError):  # items that hold neither tokens nor samples of numbers
+    except (ValueError, IndexError, TypeError):  # neither tokens nor samples of numbers, or of a type that numpy lacks
         pass
     with suppress(FutError):  # not cached, or beyond this machine's memory
         found[BY_GRADIENT] = Adjoint(context).item_likeness()
