@@ -41,11 +41,14 @@ def test_the_board_grades_its_calibration_as_python_does(
     bases.append(compare_orders(browser, run))
     run.calibrate(4, estimator="positions", edit="swap")
     bases.append(compare_orders(browser, run))
+    run.calibrate(12, estimator="positions", chosen=True)
+    bases.append(compare_orders(browser, run))
     assert {*bases[0].values()} == {""}
     assert [name for name, basis in bases[1].items() if "a single move" in basis] == ["neighbours", "move"]
     assert "of the calibration offset is applied" in bases[2]["two swaps"]
     assert "8 retrained random orders, with all" in bases[2]["reverse"]
     assert "a single swap" in bases[3]["neighbours"]
+    assert "12 retrained chosen orders, with all" in bases[4]["reverse"]
 
 
 def compare_orders(browser: Browser, run: fut.Run) -> dict[str, str]:
