@@ -19,6 +19,8 @@ from .samplers import OrderBatchSampler, OrderSampler, indexed
 
 LEAST = 4
 """Steps of an epoch whose halves can both be permuted."""
+TRIES = 64
+"""Draws of a half's permutation, the identity among two being as likely as not."""
 SHOWN = 32
 """Steps that the text of an order lists."""
 
@@ -315,8 +317,9 @@ class Halves(NamedTuple):
 def shuffled_halves(reference: Order, *seed: int) -> Halves:
     """Orders that permute the reference order's items within a half of its steps, drawn at random from an explicit seed.
 
-    `first` permutes what one half of each epoch's steps consume among these, `second` the other half, and `both` has the changes
-    of either: where what an order leads to is a sum over its steps, that is the sum of what the two change.
+    `first` permutes what one half of each epoch's steps consume among these, `second` the other half, each into another order
+    where its items differ, and `both` has the changes of either: where what an order leads to is a sum over its steps, that is
+    the sum of what the two change.
 
     Args:
         reference: of 4 steps or more in each epoch.
@@ -333,12 +336,21 @@ def shuffled_halves(reference: Order, *seed: int) -> Halves:
             )
         places = draw.permutation(len(part))
         halves = places[: len(part) // 2], places[len(part) // 2 :]
-        changed = [
-            dict(zip(half, _shuffled([part[i] for i in half], draw), strict=True)) for half in map(sorted, halves)
-        ]
+        changed = [_changed(part, sorted(half), draw) for half in halves]
         for entries, of in zip(made, (changed[0], changed[1], changed[0] | changed[1]), strict=True):
             entries += [of.get(step, kept) for step, kept in enumerate(part)]
     return Halves(*map(Order.of_entries, made))
+
+
+def _changed(part: Sequence[Entries], half: Sequence[int], draw: np.random.Generator) -> dict[int, Entries]:
+    """The steps of a half with their items permuted, drawn again where that is the order as it was."""
+    kept = [part[step] for step in half]
+    found = list(_shuffled(kept, draw))
+    for _ in range(TRIES):
+        if found != kept:
+            break
+        found = list(_shuffled(kept, draw))
+    return dict(zip(half, found, strict=True))
 
 
 def _shuffled(entries: Sequence[Entries], draw: np.random.Generator) -> Iterator[Entries]:

@@ -57,6 +57,12 @@ def ask(request: TrustRequest, context: QuestionContext) -> Trust:
     run, service = context.run, context.service
     method, truths = request.estimator or run.default_method, service.truths(request.readout)
     drawn = [shuffled_halves(run.reference, request.seed, trial) for trial in range(request.trials)]
+    same = run.canonical(run.reference)
+    if any(run.canonical(order) == same for halves in drawn for order in halves[:2]):
+        raise UsageError(
+            "trust: expected items that differ in either half of the steps, got a half whose order changes nothing; take another "
+            "--seed, or a window of more items"
+        )
     steps = sorted({max(1, run.steps * part // PARTS) for part in range(1, PARTS + 1)})
     with context.progress("retraining", ORDERS * request.trials * run.steps) as tick:
         trials: list[HalvesTrained] = [service.train_halves(halves, steps, truths.readout, tick) for halves in drawn]

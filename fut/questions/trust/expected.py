@@ -8,6 +8,8 @@ from dataclasses import dataclass
 SCALE, POWER, SPREAD = 7.78, 2.113, 0.803
 """-log Spearman = SCALE · interaction^POWER, times or divided by exp(SPREAD) (one standard deviation): fitted to the settings of
 `benchmarks/records/trust.json`, in which Spearman is that of the adjoint with 48 retrained orders each."""
+LEAST = 0.0145
+"""The least interaction that was measured: below it no more is promised than there."""
 WIDTH = 1.645
 """Standard deviations on either side that a 90 % interval takes."""
 GOOD, FAIR, WEAK = 0.97, 0.9, 0.7
@@ -31,6 +33,6 @@ class Expected:
 
 def expected(interaction: float) -> Expected:
     """By what two changes do beyond their sum, as a share of the way that training has moved (`Trust.interaction`)."""
-    lost = SCALE * max(interaction, 0.0) ** POWER
+    lost = SCALE * max(interaction, LEAST) ** POWER
     ends = (math.exp(-lost * math.exp(sign * WIDTH * SPREAD)) for sign in (0, 1, -1))
     return Expected(*ends)

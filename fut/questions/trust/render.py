@@ -24,7 +24,7 @@ def sentences(found: Trust) -> list[str]:
     """The verdict, what it rests on, and advice."""
     guess, orders = found.expected, 3 * len(found.trials)
     return [
-        f"{guess.verdict}: expect Spearman {guess.spearman:.2f} ({guess.low:.2f} to {guess.high:.2f}) between the adjoint's "
+        f"{guess.verdict}: expect Spearman {guess.spearman:.3f} ({guess.low:.3f} to {guess.high:.3f}) between the adjoint's "
         "estimates and retraining, over random orders.",
         f"Interaction: what two changes of the order do to the parameters together, beyond the sum of either, from {orders} "
         "trained orders. Where it is 0, estimates of first order can be right; where it is as large as the changes, nothing "

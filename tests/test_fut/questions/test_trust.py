@@ -19,7 +19,7 @@ from fut.errors import UsageError
 from fut.estimation.interactions import HalvesTrained, Interaction, compared
 from fut.questions.trust import render
 from fut.questions.trust.ask import SEED, TrustRequest
-from fut.questions.trust.expected import POWER, SCALE, SPREAD, expected
+from fut.questions.trust.expected import LEAST, POWER, SCALE, SPREAD, expected
 from fut.questions.trust.result import OwnRuns, Trust
 
 
@@ -76,7 +76,8 @@ def test_the_more_interaction_the_less_is_expected_and_the_verdict_follows() -> 
     guesses = [expected(of) for of in (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 3.0)]
     values = [guess.spearman for guess in guesses]
     assert values == sorted(values, reverse=True)
-    assert values[0] == 1.0
+    assert guesses[0] == expected(LEAST), "no more is promised than was measured"
+    assert guesses[0].low < values[0] < 1
     assert all(guess.low <= guess.spearman <= guess.high <= 1 for guess in guesses)
     assert guesses[0].verdict == "smooth"
     assert guesses[-1].verdict == "do not trust"
@@ -141,6 +142,7 @@ def test_the_law_is_the_records_and_the_record_ranks_settings_as_its_page_says()
     lost = np.log(-np.log(real))
     power, constant = np.polyfit(np.log(beyond), lost, 1)
     left = lost - power * np.log(beyond) - constant
+    assert min(beyond) == pytest.approx(LEAST, abs=1e-4)
     assert (pytest.approx(np.exp(constant), abs=0.01), pytest.approx(power, abs=0.005)) == (SCALE, POWER)
     assert pytest.approx(left.std(ddof=2), abs=0.005) == SPREAD
     assert spearmanr(beyond, -real).statistic == pytest.approx(0.90, abs=0.005)
@@ -174,3 +176,15 @@ def test_orders_that_change_nothing_are_no_smooth_window(make_run: MakeRun) -> N
     run = make_run(cached=False, schedule={"kind": "constant", "rate": 1e-30})
     with pytest.raises(UsageError, match="got 3 that change nothing"):
         run.trust()
+
+
+def test_a_half_that_changes_nothing_is_refused_before_anything_is_trained(make_run: MakeRun) -> None:
+    """The reference order in place of a half would have no interaction with the other, and look smooth."""
+    run = make_run(cached=False, data={"items": 4})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(run.context.problem), "canonical", lambda self, order: run.reference)
+        with pytest.raises(UsageError, match="got a half whose order changes nothing"):
+            run.trust()
+    for seed in range(40):
+        halves = shuffled_halves(run.reference, seed)
+        assert run.reference not in halves[:2]
