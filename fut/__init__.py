@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fut.api.opening import train
     from fut.api.recorder import Recorder
     from fut.api.run import Run
+    from fut.api.transfer import pull, push
     from fut.data.dataset import Dataset
     from fut.errors import EXPECTED, DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError
     from fut.estimation.results import Endpoint, Estimate
@@ -50,6 +51,8 @@ _PLACES = {
     "train": "fut.api.opening",
     "Recorder": "fut.api.recorder",
     "Run": "fut.api.run",
+    "pull": "fut.api.transfer",
+    "push": "fut.api.transfer",
     "Dataset": "fut.data.dataset",
     "EXPECTED": "fut.errors",
     "DataError": "fut.errors",
@@ -104,6 +107,8 @@ __all__ = [
     "next_token_loss",
     "open",
     "plan",
+    "pull",
+    "push",
     "train",
 ]
 

@@ -12,11 +12,13 @@ from .errors import (
     ExistsError,
     IdentityError,
     MissingError,
+    RemoteError,
     StorageError,
 )
 from .layout import Block, TermSpec
 from .manifest import FORMAT, Manifest, fingerprint, require_same
 from .plain import irregular, open_plain, parse_json, read_plain, require_plain
+from .sources import absent_bytes, fetch, fetch_all, listed, size_of, tell, there, writing
 from .terms import TermStore
 
 __all__ = [
@@ -35,12 +37,17 @@ __all__ = [
     "IdentityError",
     "Manifest",
     "MissingError",
+    "RemoteError",
     "StorageError",
     "TermSpec",
     "TermStore",
+    "absent_bytes",
+    "fetch",
+    "fetch_all",
     "fingerprint",
     "from_bfloat16",
     "irregular",
+    "listed",
     "open_plain",
     "parse_json",
     "read_json",
@@ -50,7 +57,11 @@ __all__ = [
     "require_free",
     "require_plain",
     "require_same",
+    "size_of",
+    "tell",
+    "there",
     "to_bfloat16",
     "write_bytes",
     "write_json",
+    "writing",
 ]

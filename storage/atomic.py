@@ -18,6 +18,7 @@ from typing import Any
 
 from .errors import ContentError, DamagedError, DiskFullError, MissingError
 from .plain import parse_json, read_plain
+from .sources import tell
 
 _TOKEN = secrets.token_hex(4)
 _COUNTER = itertools.count()
@@ -135,6 +136,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    tell(path)
 
 
 def remove_parts(directory: Path | str) -> list[Path]:

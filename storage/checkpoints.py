@@ -20,6 +20,7 @@ from .errors import ContentError, Damage, DamagedError, ExistsError, IdentityErr
 from .hdf5 import datasets, member
 from .manifest import FORMAT
 from .plain import open_plain, parse_json
+from .sources import listed, size_of, there
 
 Attributes = dict[str, int | float | str]
 
@@ -58,13 +59,11 @@ class CheckpointStore:
 
     def has(self, step: int) -> bool:
         """Whether a whole checkpoint of `step` exists; what is no file under its name is refused when it is read."""
-        return os.path.lexists(self.path(step))
+        return there(self.path(step))
 
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, ascending."""
-        if not self.directory.is_dir():
-            return []
-        matches = (_FILE_NAME.fullmatch(path.name) for path in self.directory.iterdir())
+        matches = map(_FILE_NAME.fullmatch, listed(self.directory))
         return sorted(int(match[1]) for match in matches if match)
 
     def write(
@@ -81,7 +80,7 @@ class CheckpointStore:
         DiskFullError if the disk has not the room.
         """
         path = self.path(step)
-        if path.exists() and not replace:
+        if self.has(step) and not replace:
             raise ExistsError(
                 f"expected no checkpoint of step {step} yet; {path} exists; "
                 "resume after it, remove it, or write with replace=True"
@@ -143,7 +142,7 @@ class CheckpointStore:
 
     def nbytes(self) -> int:
         """Bytes on disk of all checkpoints."""
-        return sum(self.path(step).stat().st_size for step in self.steps())
+        return sum(size_of(self.path(step)) for step in self.steps())
 
     def _missing(self, step: int) -> MissingError:
         return MissingError(

@@ -22,6 +22,7 @@ from .errors import Damage, DamagedError
 from .layout import Block, Layout, TermSpec
 from .ledger import ChunkRecord
 from .plain import MOST_BYTES, memory_bytes, open_plain, read_plain
+from .sources import fetch
 
 METADATA = "zarr.json"
 _TRAILER_BYTES = 4
@@ -113,6 +114,7 @@ class TermArray:
         The ledger's lengths and checksums are compared with those at the end of the files; whether the content has that
         checksum is left to Zarr, which computes it while decoding.
         """
+        fetch([self.directory / key for key in records])
         for damage in self._quick_damages(records):
             raise self._damaged(damage)
         try:

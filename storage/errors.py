@@ -38,6 +38,10 @@ class DiskFullError(StorageError, OSError):
         self.errno = errno.ENOSPC
 
 
+class RemoteError(StorageError, OSError):
+    """A directory at a URL that cannot be reached, or that somebody else has written to meanwhile."""
+
+
 @dataclass(frozen=True)
 class Damage:
     """One damaged file, as found by a `check()`."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from .errors import Damage, DamagedError
+from .sources import fetch
 
 MOST_BYTES = 1 << 28
 """Bytes of a document (JSON, TOML) beyond which it is not read."""
@@ -57,7 +58,7 @@ def open_plain(path: Path | str) -> BinaryIO:
     Raises FileNotFoundError where there is none, and DamagedError for a link, a FIFO, a device or a directory.
     """
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = _descriptor(path)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
             raise _refused(path, _kind(os.lstat(path).st_mode)) from error
@@ -67,6 +68,16 @@ def open_plain(path: Path | str) -> BinaryIO:
         os.close(descriptor)
         raise _refused(path, _kind(mode))
     return os.fdopen(descriptor, "rb")
+
+
+def _descriptor(path: Path | str) -> int:
+    """The opened file; fetched first, where it lies elsewhere."""
+    try:
+        return os.open(path, _FLAGS)
+    except FileNotFoundError:
+        if not fetch([Path(path)]):
+            raise
+        return os.open(path, _FLAGS)
 
 
 def read_plain(path: Path | str, most: int = MOST_BYTES) -> bytes:

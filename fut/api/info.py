@@ -16,10 +16,12 @@ from fut.methods.registry import METHODS, default_estimator, open_estimator, pre
 from fut.orders.parsing import order_of
 from fut.readouts.readout import PROBE
 from fut.training.problem import unit_of_loss
+from storage import listed
 
 
 def info(run: Context) -> dict[str, Any]:
     """Size, cost and state of a run, ready for JSON. Losses in `unit`; costs in gradient evaluations and bytes."""
+    retrained = run.path / files.RETRAINED
     facts = {
         "path": str(run.path),
         "steps": run.steps,
@@ -38,7 +40,7 @@ def info(run: Context) -> dict[str, Any]:
         "term_bytes": {m.name: m.read_bytes(run) for m in METHODS},
         "store_bytes": directory_bytes(run.path),
         "calibrations": [asdict(calibration) for calibration in known_calibrations(run)],
-        "retrained_orders": len(list((run.path / files.RETRAINED).glob("*/*.h5"))),
+        "retrained_orders": sum(1 for name in listed(retrained) if listed(retrained / name)),
         "environment": run.manifest.environment,
     }
     for preparation in preparations():

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fut.artifacts import directory as files
+from fut.artifacts.location import located
 from fut.errors import UsageError
 from fut.estimation.calibration import DIRECTORY
 from fut.methods.registry import preparations
 from fut.methods.settings import read_config
 from fut.training.retrained import RetrainedOrders
-from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, irregular
+from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, fetch_all, irregular
 
 
-def check_path(path: Path) -> list[Damage]:
+def check_path(path: Path | str) -> list[Damage]:
     """Verify every checksum under a run directory, without needing the run to open; what is damaged, by file."""
+    path = located(path)
+    fetch_all(path)
     if not path.is_dir() or not any(path.iterdir()):
         raise MissingError(f"check: expected a run directory, got {path}; make one with `fut train --out {path}`")
     if damages := list(irregular(path)):  # nothing is opened beside what would not end, or lies elsewhere

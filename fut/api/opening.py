@@ -14,6 +14,7 @@ from fut.artifacts import creation
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
 from fut.artifacts.identity import require_same_run
+from fut.artifacts.location import located
 from fut.artifacts.lock import run_lock
 from fut.artifacts.trust import require_trust
 from fut.data.counting import counted
@@ -93,7 +94,7 @@ def plan_path(
         progress: hears of long work.
         trust, module, loss: as in `open_run`.
     """
-    where = Path(path)
+    where = located(path)
     if (where / files.SUMMARY).exists():
         run = open_run(where, device=device, progress=progress, trust=trust, module=module, loss=loss)
         return run.plan(adjoint_settings(open_expansion(run.context).spec.config, settings))
@@ -164,7 +165,7 @@ def train_window(
         )
     torch_device, module, loss = choose_device(device), given.get("module"), given.get("loss")
     _require_own_data(config, module, data)
-    config, path = counted(config, data), Path(out)
+    config, path = counted(config, data), located(out, new=True)
     make = None if optimizer is None else maker_of(optimizer, module)
     with reproducible(torch_device):
         problem = build_problem(config, torch_device, module=module, loss=loss, data=data, state=state, optimizer=make)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from estimators.rules import described
 from fut.api.opening import open_run, train_window
 from fut.api.run import Run
+from fut.artifacts.location import located
 from fut.data.dataset import Dataset
 from fut.errors import DataError, ExtraError, ModelError, UsageError
 from fut.methods.settings import Config, load_config
@@ -30,7 +31,7 @@ from fut.recording.restored import MakeOptimizer, MakeScheduler, flat_weights, o
 from fut.recording.watch import Watch
 from fut.recording.window import EQUAL, Window
 from fut.resources.device import set_workspace
-from storage import IdentityError, write_json
+from storage import IdentityError, tell, write_json
 
 REPLAY = 1e-3
 """Largest difference of the replayed window's parameters, as a fraction of how far they moved."""
@@ -63,7 +64,7 @@ class Recorder:
     ) -> None:
         if start < 0 or steps < 2:
             raise UsageError(f"recorder: expected start >= 0 and steps >= 2, got start={start}, steps={steps}")
-        self.path, self.start, self.steps, self.clip = Path(path), start, steps, clip
+        self.path, self.start, self.steps, self.clip = located(path, new=True), start, steps, clip
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UsageError(f"recorder: expected a new or empty directory, got {self.path}; choose another")
         set_workspace()
@@ -259,6 +260,7 @@ class Recorder:
             run = train_window(unproved, config, window.start, **about)
         self._require_replayed(run, window)
         os.replace(unproved, self.path)
+        tell(self.path)
 
     def _recorded(self) -> Window:
         """The window of all processes, if all of it can be used."""

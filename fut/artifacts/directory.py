@@ -16,6 +16,7 @@ from storage import (
     IdentityError,
     Manifest,
     MissingError,
+    absent_bytes,
     fingerprint,
     read_json,
     require_plain,
@@ -24,7 +25,7 @@ from storage import (
 MANIFEST, CONFIG, SUMMARY, ORDER = "manifest.json", "config.toml", "summary.json", "order.json"
 DATA, START, CHECKPOINTS, WARMUP, TERMS, ADJOINT = "data", "start", "checkpoints", "warmup", "terms", "adjoint"
 RETRAINED, ENDPOINTS, VERIFICATION = "retrained", "endpoints", "verification"
-DIFFICULTY, MEMORIZATION, ANSWERS = "difficulty", "memorization", "answers"
+DIFFICULTY, MEMORIZATION, ANSWERS, CALIBRATION = "difficulty", "memorization", "answers", "calibration"
 OWNER, MODEL = "run", "model"
 """Fields of an environment: the digest of the run that a file belongs to, and the class of the module that was trained."""
 VECTORS = 64
@@ -36,8 +37,9 @@ def _sha256(content: bytes) -> str:
 
 
 def directory_bytes(path: Path) -> int:
-    """Bytes of all files under a directory; 0 where there is none."""
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.exists() else 0
+    """Bytes of all files under a directory, those that are to be fetched included; 0 where there is none."""
+    there = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.exists() else 0
+    return there + absent_bytes(path)
 
 
 def read_manifest(path: Path) -> Manifest:

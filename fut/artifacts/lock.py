@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from fut.errors import BusyError
-from storage import require_plain
+from storage import require_plain, writing
 
 try:
     import fcntl
@@ -28,7 +28,16 @@ def _opened(path: Path) -> TextIO:
 
 @contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """Hold a run directory's lock, which ends with the process however it ends; BusyError while another process holds it."""
+    """Hold a run directory's lock, which ends with the process however it ends; BusyError while another process holds it.
+
+    Of a run at a URL it is the local copy's lock; all of the run is fetched first, and what was written is uploaded at the end.
+    """
+    with _locked(path), writing(path):
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return

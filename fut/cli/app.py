@@ -14,6 +14,7 @@ import typer
 
 from fut.api import render
 from fut.api.run import Run
+from fut.cli.lists import list_settings, rules
 from fut.cli.noise import noise
 from fut.cli.options import (
     CacheSettings,
@@ -35,6 +36,7 @@ from fut.cli.options import (
 )
 from fut.cli.orders import check_order, write_order
 from fut.cli.questions import command
+from fut.cli.transfer import pull, push
 from fut.cli.whatif import InOrder, whatif
 from fut.errors import EXPECTED, FutWarning, UsageError, exit_status
 from fut.methods.adjoint.config import AdjointConfig
@@ -97,7 +99,7 @@ def train(
     data: dict[str, Any] = {} if text is None else {"text": text}
     run = make(out, load_config(config, settings or (), steps, data=data), device=device, progress=progress(as_json))
     say(f"trained on {describe(run.context.problem.device)}", as_json)
-    answer_info(out, run.info(), as_json)
+    answer_info(run.path, run.info(), as_json)
 
 
 @app.command()
@@ -178,7 +180,7 @@ def cache(
     say(render.plan(plan, repaired), as_json)
     run.cache(names, config, readout_list, adjoint)
     more = {"plan": vars(plan), "repaired": repaired}
-    answer_info(path, run.info(), as_json, (model, loss, trust), more)
+    answer_info(run.path, run.info(), as_json, (model, loss, trust), more)
 
 
 def _cache_config(run: Run, settings: list[str] | None) -> CacheConfig | None:
@@ -242,6 +244,10 @@ def report(
 app.command(cls=InOrder)(whatif)
 app.command("write-order")(write_order)
 app.command("check-order")(check_order)
+app.command("settings")(list_settings)
+app.command("rules")(rules)
+app.command("push")(push)
+app.command("pull")(pull)
 app.add_typer(noise, name="noise")
 
 
@@ -255,30 +261,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What a run is, and what each estimator costs."""
-    answer_info(path, open_run(path, device, as_json, trust, model, loss).info(), as_json, (model, loss, trust))
-
-
-@app.command("settings")
-def list_settings(
-    section: Annotated[str | None, typer.Argument(metavar="SECTION", help="one section; default: all")] = None,
-    as_json: Json = False,
-) -> None:
-    """Every setting of a configuration: its default, the values it may have, and what it means."""
-    from fut.methods.described import described, sections
-
-    if section is not None and section not in sections():
-        raise UsageError(f"settings: expected one of {', '.join(sections())}, got `{section}`; correct the section")
-    listed = [s for s in described() if section is None or s.key.startswith(f"{section}.")]
-    answer({s.key: s.as_dict() for s in listed}, render.settings(listed), as_json)
-
-
-@app.command()
-def rules(as_json: Json = False) -> None:
-    """The update rules by name: their memory, what they couple and need, and the estimators that take them."""
-    from fut.methods.applicability import rule_table
-
-    table = rule_table()
-    answer({"rules": [rule.as_dict() for rule in table]}, render.rules(table), as_json)
+    run = open_run(path, device, as_json, trust, model, loss)
+    answer_info(run.path, run.info(), as_json, (model, loss, trust))
 
 
 @app.command()

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from fut.api.run import Run
 
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="directory of a reference run")]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="directory of a reference run, or its URL as s3://bucket/run")
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else there")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N]")]
 ORDER_HELP = f"file (.json, .jsonl, .npy, .uint32), list 3,1,2,0, or {ORDERS}"

@@ -35,7 +35,7 @@ def command(question: Question[Any, Any] | Study[Any, Any]) -> Callable[..., Non
         content, text = question.content(result), question.text(result)
         if question.draw is not None:
             default = "" if question.picture is None else question.picture(result, request)
-            file = plot or path / default
+            file = plot or run.path / default
             with keeping("the picture", file):
                 picture = question.draw(result, file)
                 content, text = content | {"plot": str(picture)}, f"{text}\npicture: {picture}"

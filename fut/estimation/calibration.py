@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimators.intervals import LEVEL, Calibration, calibrate, calibrate_anchored, calibrate_curved
-from fut.artifacts.directory import OWNER, require_owned
+from fut.artifacts.directory import CALIBRATION, OWNER, require_owned
 from fut.artifacts.kept import keeping
 from fut.display.notebook import COLOURS, Displayable, labelled
 from fut.display.scale import NATS, shown_unit
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fut.methods.context import Context
 
 
-DIRECTORY = "calibration"
+DIRECTORY = CALIBRATION
 SEED = 1_000_003
 """Default seed of calibration orders, apart from the seeds that anybody verifies with."""
 VALUE = "reference_value"

@@ -19,6 +19,7 @@ from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
 from fut.artifacts.identity import read_pins, require_same_run
 from fut.artifacts.kept import keeping
+from fut.artifacts.location import located
 from fut.artifacts.trust import require_trust
 from fut.data.dataset import Dataset
 from fut.errors import ModelError
@@ -76,7 +77,7 @@ class Context:
         progress: Progress = terminal,
         trust: bool = False,
     ) -> None:
-        self.path, self.progress, self.trust = Path(path), progress, trust
+        self.path, self.progress, self.trust = located(path), progress, trust
         self.manifest: Manifest = files.read_manifest(self.path)
         self.owner = files.owner_of(self.manifest)
         self.config: Config = read_config(self.path)

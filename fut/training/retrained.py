@@ -10,7 +10,7 @@ import torch
 
 from estimators.orders.order import Order
 from fut.training.trainer import Retrained
-from storage import CheckpointStore, Damage, parse_json
+from storage import CheckpointStore, Damage, listed, parse_json
 
 
 class RetrainedOrders:
@@ -46,7 +46,7 @@ class RetrainedOrders:
 
     def among(self, orders: Sequence[Order]) -> dict[int, Retrained]:
         """The truths that are known about any of the orders, by their places; the directory is listed once."""
-        names = {path.name for path in self.directory.iterdir()} if self.directory.exists() else set()
+        names = set(listed(self.directory))
         found = {i: self.find(order) for i, order in enumerate(orders) if names and self._name(order) in names}
         return {i: truth for i, truth in found.items() if truth is not None}
 
@@ -69,5 +69,4 @@ class RetrainedOrders:
         return [damage for store in self._stores() for damage in store.check()]
 
     def _stores(self) -> list[CheckpointStore]:
-        found = sorted(self.directory.iterdir()) if self.directory.exists() else []
-        return [CheckpointStore(path, self.owner) for path in found if path.is_dir()]
+        return [CheckpointStore(self.directory / name, self.owner) for name in listed(self.directory)]

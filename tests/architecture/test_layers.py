@@ -45,6 +45,7 @@ MEMBERS, PARAMETERS, LINES = 25, 10, 400
 ONLY = {
     "h5py": {"storage", "fut.resources"},  # whose version is recorded
     "zarr": {"storage", "fut.resources"},
+    "obstore": {"storage"},
     "typer": {"fut.cli"},
     "jinja2": {"fut.report"},
     "transformers": {"fut.models", "fut.recording"},

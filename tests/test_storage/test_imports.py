@@ -6,7 +6,7 @@ from pathlib import Path
 
 import storage
 
-ALLOWED = sys.stdlib_module_names | {"numpy", "h5py", "zarr", "google_crc32c"}
+ALLOWED = sys.stdlib_module_names | {"numpy", "h5py", "zarr", "google_crc32c", "obstore"}
 FOLDER = Path(storage.__file__).parent
 
 

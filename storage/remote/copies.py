@@ -1,0 +1,180 @@
+"""Whole copies: a directory to a URL, and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..atomic import require_free, sync_file
+from ..errors import DamagedError, IdentityError, MissingError, RemoteError
+from ..plain import require_plain
+from .index import Entry, Index, commit, read_index
+from .objects import Objects
+from .policy import Policy
+from .synced import digest_of, local_files
+
+AT_ONCE = 32
+"""Requests that are under way together: a store far away answers many as fast as one."""
+TRIES = 20
+IDENTIFYING = "manifest.json"
+"""The file that says what a directory is: where it differs, nothing of one is put beside the other."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What is to be copied.
+
+    Args:
+        url: of the directory.
+        files: names and sizes of what is copied.
+        kept: files that are on both sides alike, or of which the other side's version stays.
+    """
+
+    url: str
+    files: Mapping[str, Entry]
+    kept: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are copied."""
+        return sum(entry.size for entry in self.files.values())
+
+
+def at_once(work: Callable[[str], object], names: Mapping[str, Entry], tick: Callable[[], object]) -> None:
+    """Do something for every file, many at a time; an error of one is raised when all have ended."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in pool.map(work, names):
+            tick()
+
+
+def bring(objects: Objects, name: str, entry: Entry, path: Path, part: Path) -> Entry:
+    """Fetch a file whole: it has its name once it is durable and what the index says.
+
+    Returns:
+        Its length and digest.
+
+    Raises:
+        DamagedError: for an object that is not what the index says.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        found = Entry(*objects.download(name, part))
+        if found.size != entry.size or entry.digest not in ("", found.digest):
+            raise DamagedError(
+                f"expected {entry.size} bytes with SHA-256 {entry.digest[:12] or '?'}… in {objects.url}/{name}; got {found.size} "
+                f"with {found.digest[:12]}…; it was written to meanwhile, or damaged: repeat the command, or upload it anew"
+            )
+        sync_file(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return found
+
+
+class Upload:
+    """A directory on its way to a URL. Make it, say what it will copy, then `run` it.
+
+    Args:
+        directory: local.
+        url: where to; what lies there must be the same directory at an earlier time, or nothing.
+        policy: what is copied, and which version stays.
+
+    Raises:
+        IdentityError: where another directory lies there.
+        MissingError: for a directory that has no `manifest.json`.
+    """
+
+    def __init__(self, directory: Path, url: str, policy: Policy) -> None:
+        self._directory, self._objects = directory, Objects(url)
+        if not (directory / IDENTIFYING).exists():
+            raise MissingError(f"expected a directory with {IDENTIFYING}, got {directory}; check the path")
+        require_plain(directory)
+        latest = read_index(self._objects)
+        here = {name: Entry(path.lstat().st_size, digest_of(path)) for name, path in _shared(directory, policy)}
+        if latest.files and latest.files.get(IDENTIFYING, here[IDENTIFYING]) not in _like(here[IDENTIFYING]):
+            raise IdentityError(
+                f"expected the same directory, or none, in {self._objects.url}; another lies there ({IDENTIFYING} differs); "
+                "choose another URL"
+            )
+        stays = {name for name in here if name in latest.files and policy.stays(name)}
+        files = {n: e for n, e in here.items() if n not in stays and latest.files.get(n) != e}
+        self.transfer = Transfer(self._objects.url, files, len(here) - len(files))
+
+    def run(self, tick: Callable[[], object]) -> None:
+        """Upload, and then write the index that lists it. tick: hears of every file."""
+        files, objects = self.transfer.files, self._objects
+        at_once(lambda name: objects.upload(name, self._directory / name), files, tick)
+        for _ in range(TRIES):
+            latest = read_index(objects)
+            if commit(objects, Index(latest.number + 1, {**latest.files, **files})):
+                return
+        raise overtaken(objects, TRIES)
+
+
+class Download:
+    """A directory on its way from a URL. Make it, say what it will copy, then `run` it.
+
+    Args:
+        url: where from.
+        directory: local; new, empty, or the same directory at another time, of which nothing is overwritten.
+        policy: which version stays.
+
+    Raises:
+        IdentityError: where another directory lies there, or a file of it differs.
+        MissingError: where nothing is at the URL.
+    """
+
+    def __init__(self, url: str, directory: Path, policy: Policy) -> None:
+        self._directory, self._objects = directory, Objects(url)
+        latest = read_index(self._objects)
+        if IDENTIFYING not in latest.files:
+            raise MissingError(
+                f"expected a directory with {IDENTIFYING} in {self._objects.url}; there is none; check the URL"
+            )
+        here = dict(_shared(directory, policy)) if directory.is_dir() else {}
+        if here and IDENTIFYING not in here:
+            raise IdentityError(f"expected a new or empty directory, got {directory}; choose another")
+        both = [name for name in here if name in latest.files and policy.stays(name) is None]
+        for name in sorted(both, key=lambda name: name != IDENTIFYING):
+            if latest.files[name] not in _like(Entry(here[name].lstat().st_size, digest_of(here[name]))):
+                raise IdentityError(
+                    f"expected {directory / name} to be as in {self._objects.url}; it differs; choose another directory"
+                )
+        files = {name: entry for name, entry in latest.files.items() if name not in here}
+        self.transfer = Transfer(self._objects.url, files, len(here))
+
+    def run(self, tick: Callable[[], object]) -> None:
+        """Download what is absent. tick: hears of every file."""
+        directory, transfer = self._directory, self.transfer
+        directory.mkdir(parents=True, exist_ok=True)
+        require_free(directory, transfer.nbytes, f"the copy of {transfer.url}")
+
+        def one(name: str) -> None:
+            path = directory / name
+            bring(self._objects, name, transfer.files[name], path, path.with_name(f"{path.name}.{os.getpid()}.part"))
+
+        rest = {name: entry for name, entry in transfer.files.items() if name != IDENTIFYING}
+        at_once(one, rest, tick)
+        if IDENTIFYING in transfer.files:  # last, so that what was fetched in part is not taken for a run
+            one(IDENTIFYING)
+            tick()
+
+
+def overtaken(objects: Objects, tries: int) -> RemoteError:
+    """The error for an index whose next number somebody else has always taken."""
+    return RemoteError(
+        f"{objects.url}: expected to add to the index, got another writer before this one {tries} times; repeat the command "
+        "when less is written there: nothing that was computed is lost"
+    )
+
+
+def _like(entry: Entry) -> tuple[Entry, Entry]:
+    """How an index may say a file: with its digest, or without where another program has uploaded it."""
+    return entry, Entry(entry.size, "")
+
+
+def _shared(directory: Path, policy: Policy) -> Iterator[tuple[str, Path]]:
+    return ((name, path) for name, path in local_files(directory) if not policy.is_private(name))
