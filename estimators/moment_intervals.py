@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from .rules.base import Rule
@@ -138,7 +137,9 @@ def with_interval(found: SignalNoise, memories: Sequence[Memory], shape: NoiseSh
     variance = (
         2 * scale**2 * shape.square * square + 4 * scale * shape.along * ones + scale**2 * shape.excess * diagonal
     )
-    half = float(student.ppf(0.5 + LEVEL / 2, shape.freedom)) * math.sqrt(variance) / found.noise
+    from scipy.special import stdtrit  # imported where it is used: it takes a while
+
+    half = float(stdtrit(shape.freedom, 0.5 + LEVEL / 2)) * math.sqrt(variance) / found.noise
     return SignalNoise(found.signal, found.noise, (found.ratio - half, found.ratio + half))
 
 

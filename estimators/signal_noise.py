@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from .errors import EstimatorError
@@ -89,7 +88,9 @@ def of_gradients(gradients: Float[Tensor, "n k"]) -> SignalNoise:
     ratios = [s / n for s, n in left]
     mean = sum(ratios) / count
     error = math.sqrt((count - 1) / count * sum((r - mean) ** 2 for r in ratios))
-    half = float(student.ppf(0.5 + LEVEL / 2, count - 1)) * error
+    from scipy.special import stdtrit  # imported where it is used: it takes a while
+
+    half = float(stdtrit(count - 1, 0.5 + LEVEL / 2)) * error
     return SignalNoise(signal, noise, (signal / noise - half, signal / noise + half))
 
 

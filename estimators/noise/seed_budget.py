@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import nct, norm
-from scipy.stats import t as student
-
 from ..errors import EstimatorError
 
 MOST = 100_000
@@ -59,11 +56,13 @@ def seed_budget(
     _check(delta, sd, rho, power, level)
     kept = 1.0 - rho if paired else 1.0
     size = abs(delta) / (sd * math.sqrt(2.0 * kept)) if kept > 0 else math.inf  # of one pair, in standard deviations
-    quantiles = norm.ppf(1 - level / 2) + norm.ppf(power)
+    from scipy.special import ndtr, ndtri  # imported where it is used: it takes a while
+
+    quantiles = ndtri(1 - level / 2) + ndtri(power)
     normal_runs = max(1, math.ceil((quantiles / size) ** 2)) if math.isfinite(size) else 1
     runs = _least(size, paired, power, level)
     reached = None if runs is None else power_of_test(size, runs, paired, level)
-    return SeedBudget(runs, reached, normal_runs, float(norm.cdf(-size)), paired)
+    return SeedBudget(runs, reached, normal_runs, float(ndtr(-size)), paired)
 
 
 def power_of_test(size: float, runs: int, paired: bool, level: float = 0.05) -> float:
@@ -75,8 +74,11 @@ def power_of_test(size: float, runs: int, paired: bool, level: float = 0.05) -> 
         paired: whether differences of pairs are tested, on K - 1 degrees of freedom, or two samples, on 2 K - 2.
         level: of the test.
     """
+    from scipy.special import stdtrit
+    from scipy.stats import nct
+
     freedom = runs - 1 if paired else 2 * runs - 2
-    bound, shift = student.ppf(1 - level / 2, freedom), size * math.sqrt(runs)
+    bound, shift = stdtrit(freedom, 1 - level / 2), size * math.sqrt(runs)
     if not math.isfinite(shift) or shift > 35 + bound:  # where the tails of the noncentral law are no longer numbers
         return 1.0
     lower = nct.cdf(-bound, freedom, shift) if shift < NO_LOWER_TAIL else 0.0

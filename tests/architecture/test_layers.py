@@ -142,6 +142,19 @@ def test_heavy_packages_stay_in_their_rooms(graph: dict[str, set[str]]) -> None:
             assert room(name) in rooms, f"{name} imports {package}"
 
 
+def test_what_is_slow_to_import_is_imported_where_it_is_used() -> None:
+    """A command of `fut` begins without scipy and matplotlib, which take a second."""
+    for name, file in modules().items():
+        if name.startswith(("fut", "estimators", "storage")):
+            at_once = [
+                n
+                for n in ast.parse(file.read_text(encoding="utf-8")).body
+                if isinstance(n, (ast.Import, ast.ImportFrom))
+            ]
+            named = [n.module or "" if isinstance(n, ast.ImportFrom) else n.names[0].name for n in at_once]
+            assert not {"scipy", "matplotlib"} & {n.split(".")[0] for n in named}, f"{name}: import it in the function"
+
+
 def test_the_check_sees_hidden_imports(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..api.run import Run\n"

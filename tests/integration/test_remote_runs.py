@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from fut.methods import stages
 from storage import TermStore, absent_bytes, sources
 from storage.remote import Objects
 
-SMALL = {"device": "cpu"}
+SMALL: dict[str, Any] = {"device": "cpu"}
 
 
 def pair_terms(run: fut.Run) -> TermStore:

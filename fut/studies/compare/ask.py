@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order, random_orders
@@ -193,7 +192,9 @@ def order_noise(values: Sequence[float]) -> float | None:
     """
     if len(values) < 2:
         return None
-    return float(student.ppf((1 + LEVEL) / 2, len(values) - 1) * math.sqrt(2) * np.std(values, ddof=1))
+    from scipy.special import stdtrit
+
+    return float(stdtrit(len(values) - 1, (1 + LEVEL) / 2) * math.sqrt(2) * np.std(values, ddof=1))
 
 
 def _rules(context: StudyContext) -> OtherRules:

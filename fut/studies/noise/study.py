@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from estimators.orders.order import Order, random_orders
 from fut.divergence import divergence_note, require_trained, trained_apart
@@ -122,6 +121,8 @@ def _agreement(estimated: Sequence[float] | None, values: Sequence[float]) -> fl
     """Rank correlation; None for fewer than three orders, or where all are alike."""
     if estimated is None or len(values) < 3 or np.ptp(estimated) == 0 or np.ptp(values) == 0:
         return None
+    from scipy.stats import spearmanr
+
     return float(spearmanr(estimated, values).statistic)
 
 
