@@ -56,10 +56,19 @@ class Recorder:
         loss: `loss(module, *item)` for a model whose forward pass does not return its loss; items are then what `item` is
             given, or the arguments of the forward pass in the order of their names.
         clip: bound on the gradient's global norm, if there is one; found from the gradients where it is not said.
+        module: for a model of `fully_shard` alone: one of its structure that is not sharded, as a copy that was made before;
+            it is copied, and its values do not matter.
     """
 
     def __init__(
-        self, path: Path | str, *, start: int = 0, steps: int = 64, loss: Loss | None = None, clip: float | None = None
+        self,
+        path: Path | str,
+        *,
+        start: int = 0,
+        steps: int = 64,
+        loss: Loss | None = None,
+        clip: float | None = None,
+        module: nn.Module | None = None,
     ) -> None:
         if start < 0 or steps < 2:
             raise UsageError(f"recorder: expected start >= 0 and steps >= 2, got start={start}, steps={steps}")
@@ -67,7 +76,7 @@ class Recorder:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UsageError(f"recorder: expected a new or empty directory, got {self.path}; choose another")
         set_workspace()
-        self._loss = loss
+        self._loss, self._plain = loss, module
         self._watch: Watch | None = None
         self._first: FirstStep | None = None
         self._window: Window | None = None  # of all processes, when it is whole
@@ -151,12 +160,14 @@ class Recorder:
             raise UsageError("recorder: expected the optimizers that train the model, got none; pass them after it")
         if self._watch is not None and self._watch.window is not None:
             raise UsageError("recorder: expected one window, got a second `watch` after it; make a recorder for each")
-        self._watch = Watch(model, optimizers, self.start, self.steps, self.clip, self._check_first)
+        self._watch = Watch(model, optimizers, self.start, self.steps, self.clip, self._check_first, self._plain)
         self._watch.attach()
         try:
             yield self
-        finally:
-            self._watch.detach()
+        except BaseException:
+            self._watch.detach(failed=True)
+            raise
+        self._watch.detach()
 
     def callback(self, package: Literal["transformers", "lightning", "pytorch_lightning"] = "transformers") -> Any:
         """The same for a trainer that makes its optimizer itself, as `transformers.Trainer(callbacks=[recorder.callback()])`.
@@ -234,7 +245,7 @@ class Recorder:
             raise DataError(f"probe: expected a list of held-out batches, got {type(probe).__name__}; write [batch]")
         window = self._recorded()
         if device == "auto" and self._watch:
-            device = str(window.start.theta.device)
+            device = str(self._watch.device)
         given: dict[str, Any] = {"loss": self._loss, "device": device, "progress": progress}
         ranks = self._watch.ranks if self._watch else Ranks()
         batches = list(probe)
@@ -282,12 +293,13 @@ class Recorder:
         self._require_precision(window)
         first = window.merged(self._watch.ranks if self._watch else Ranks(), 1)
         loss = self._loss or first.form.loss(len(first.steps[0].items))
+        device = self._watch.device if self._watch else first.start.theta.device
         self._first = first_step(
             first,
             Objective(
                 first.module,
                 loss,
-                first.start.theta.device,
+                device,
                 first.start.theta.dtype,
                 first.noisy,
                 getattr(torch, window.autocast) if window.autocast else None,
