@@ -130,7 +130,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def whole_module(model: nn.Module, plain: nn.Module) -> nn.Module:
-    """A copy of the plain module, on the CPU, with a sharded model's values, modes and frozen tensors; all processes call this."""
+    """A copy of the plain module, on the CPU, with a sharded model's values, modes and frozen tensors; all call this."""
     made, given = copy.deepcopy(plain).to("cpu"), dict(_tensors(model))
     with torch.no_grad():
         for name, tensor in _tensors(made):
