@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from estimators.rules import described
 from fut.api.opening import open_run, train_window
 from fut.api.run import Run
 from fut.data.dataset import Dataset
@@ -23,12 +21,13 @@ from fut.methods.settings import Config, load_config
 from fut.models.objective import Loss, Objective
 from fut.progress import Progress, terminal
 from fut.recording.checkpoint import read_checkpoint
+from fut.recording.configuration import bound_of, configuration, weighting_of
 from fut.recording.items import Form, Item, copied, of_mapping
-from fut.recording.proof import FirstStep, clip_of, first_step, replay_errors, require_replayed
+from fut.recording.proof import FirstStep, first_step, replay_errors, require_replayed
 from fut.recording.ranks import Ranks
 from fut.recording.restored import MakeOptimizer, MakeScheduler, flat_weights, ordered_steps, restored_window
 from fut.recording.watch import Watch
-from fut.recording.window import EQUAL, Window
+from fut.recording.window import Window
 from fut.resources.device import set_workspace
 from storage import IdentityError, write_json
 
@@ -231,7 +230,7 @@ class Recorder:
                 `fut.open` has it.
             progress: hears of the training.
             settings: sections of the configuration that the recording does not decide, as `adjoint`; and `model` with the unit
-                of the loss alone.
+                of the loss, and `noise_key`, alone.
 
         Returns:
             The run. Its directory appears when the window is shown to be repeatable, and not before.
@@ -332,49 +331,7 @@ class Recorder:
 
     def _config(self, window: Window, settings: dict[str, Any]) -> Config:
         """The configuration of a run that trains the window."""
-        name, options = described(replace(window.rule, clip=self._clip_of(window)))
-        items = [item for step in window.steps for item in step.items]
-        weighting = self._weighting(window)
-        weights = [] if weighting == EQUAL else window.counts(items, weighting)
-        weights = weights if len(set(weights)) > 1 else []
-        own: dict[str, Any] = {
-            "data": {"items": len(items), "per_step": window.per_step, "weights": weights},
-            "model": self._model(window),
-            "rule": {"name": name, "options": options},
-            "schedule": {
-                "kind": "recorded",
-                "rates": [float(s.rate) for s in window.steps],
-                "groups": window.group_rates(),
-            },
-            "warmup": {"steps": 0},
-        }
-        if set(settings.get("model", ())) == {"unit"}:
-            own["model"] |= settings.pop("model")
-        if decided := sorted(own.keys() & settings.keys()):
-            raise UsageError(
-                f"recorder: expected settings that the recording does not decide, got `{decided[0]}`; remove it from `settings`"
-            )
-        sections: dict[str, Any] = own | settings
-        return load_config(None, (), **sections)
-
-    def _clip_of(self, window: Window) -> float | None:
-        """The bound on the gradient's norm: as said, or as the first step or the norms of all show it."""
-        shown = self._first.clip if self._first else None
-        return self.clip or shown or clip_of([float(step.norm) for step in window.steps if step.norm is not None])
-
-    def _weighting(self, window: Window) -> str:
-        """What items count by in their step."""
-        return window.weighting or (self._first.weighting if self._first else EQUAL)
-
-    def _model(self, window: Window) -> dict[str, Any]:
-        """Number format, noise, and the loss of the forward pass, as the configuration has them; no loss where one was given."""
-        own = {"dtype": str(window.start.theta.dtype).removeprefix("torch.")}
-        own |= {"noise": "recorded"} if window.noisy else {}
-        own |= {"autocast": window.autocast} if window.autocast else {}
-        if self._loss:
-            return own
-        loss = window.form.loss(window.per_step)
-        return own | {"forward": list(loss.names), "constants": dict(loss.constants), "training": dict(loss.training)}
+        return load_config(None, (), **configuration(window, self._first, self.clip, self._loss is not None, settings))
 
     def _require_replayed(self, run: Run, window: Window) -> None:
         """Write how the window, trained anew, went; remove it, with ModelError, unless it is where the training went."""
@@ -385,9 +342,9 @@ class Recorder:
             {
                 "first_step": window.first,
                 "steps": len(window.steps),
-                "clip": self._clip_of(window),
-                "weighting": self._weighting(window),
-                "noise": "recorded with each item" if window.noisy else "none",
+                "clip": bound_of(window, self._first, self.clip),
+                "weighting": weighting_of(window, self._first),
+                "noise": f"recorded with each {run.context.config.model.noise_key}" if window.noisy else "none",
                 "gradient_error": None if first is None else first.error,
                 "replay_errors": {str(step): error for step, error in errors.items()},
                 "facts": window.facts,
