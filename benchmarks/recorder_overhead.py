@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import began, write_record
+from record import began, resumed, write_record
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -138,9 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--no-record", action="store_true", help="print only")
     arguments = cli.parse_args(argv)
     torch.set_num_threads(1)
-    started, rows = None if arguments.no_record else began(), []
+    started = None if arguments.no_record else began(arguments.name)
+    rows, done = ([], set()) if started is None else resumed(arguments.name, ("size", "accumulate", "dropout"))
     for size in arguments.sizes:
         for accumulate, dropout in ((1, 0.0), (4, 0.0), (1, 0.1)):
+            if (size, accumulate, dropout) in done:
+                continue
             rows.append(measured(size, accumulate, dropout, arguments))
             if started is not None:
                 write_record(arguments.name, vars(arguments), rows, started)
