@@ -15,8 +15,8 @@ from fut.errors import ModelError, UsageError
 from fut.models.objective import Item, Objective
 from fut.resources.memory import require_memory
 from fut.training.curvature import true_gradients
-from fut.training.noise import Stepwise
 from fut.training.problem import Problem
+from fut.training.stepwise import Stepwise
 from fut.training.weights import item_weights
 
 if TYPE_CHECKING:

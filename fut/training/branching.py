@@ -24,9 +24,9 @@ from fut.models.objective import item_digest
 from fut.protocols import BranchPair, BranchPlan, Reading, Tick
 from fut.training.curvature import true_gradients
 from fut.training.interventions import Point, key_of, normal, parse
-from fut.training.noise import Stepwise
 from fut.training.predictions import compared
 from fut.training.problem import Problem, finite
+from fut.training.stepwise import Stepwise
 from fut.training.weights import weighed
 
 READINGS = 6

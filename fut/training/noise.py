@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from estimators.replay import GradientsAndNorms, Picks
-from estimators.rules.signals import SignalName, Signals
 from fut.errors import UsageError
 from fut.models.objective import Item, Keyed, Objective
-
-if TYPE_CHECKING:
-    from fut.training.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -74,30 +68,3 @@ def keys_of(objective: Objective, items: Sequence[Item], by_step: bool, per_step
         return None
     recorded = tuple(item[-1] for item in items) if by_step and objective.call.recorded else ()
     return NoiseKeys(objective, by_step, per_step, recorded)
-
-
-class SignalGradients(Protocol):
-    """`Gradients` that are `ItemSignals` too."""
-
-    def __call__(self, step: int, picks: Picks, theta: Tensor) -> GradientsAndNorms: ...
-    def signals(
-        self, step: int, picks: Picks, theta: Tensor, needed: frozenset[SignalName]
-    ) -> tuple[Tensor, Signals]: ...
-
-
-@dataclass(frozen=True)
-class Stepwise:
-    """Gradients of a problem whose items draw the random numbers of the step that they stand in.
-
-    problem: whose gradients they are. make: of the problem at a step.
-    """
-
-    problem: Problem
-    make: Callable[[Problem], SignalGradients]
-
-    def __call__(self, step: int, picks: Picks, theta: Tensor) -> GradientsAndNorms:
-        return self.make(self.problem.at(step))(step, picks, theta)
-
-    def signals(self, step: int, picks: Picks, theta: Tensor, needed: frozenset[SignalName]) -> tuple[Tensor, Signals]:
-        """As `ItemSignals`."""
-        return self.make(self.problem.at(step)).signals(step, picks, theta, needed)

@@ -16,8 +16,8 @@ from fut.config.schema import RuleConfig, ScheduleConfig
 from fut.errors import UsageError
 from fut.protocols import OWN_RULE, RuleChoice, Tick
 from fut.training.curvature import true_gradients
-from fut.training.noise import Stepwise
 from fut.training.problem import Problem
+from fut.training.stepwise import Stepwise
 from fut.training.trainer import train_order
 from fut.training.weights import weighed
 

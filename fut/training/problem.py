@@ -55,7 +55,7 @@ class Problem:
     )
     _own_rule: Rule | None = None  # of an optimizer object; None for the rule that the configuration names
     _step: int | None = None  # whose random numbers items draw, where these are keyed by step
-    draw: int = 0  # of the forward passes' random numbers; 0 for the run's own
+    _draw: int = 0  # of the forward passes' random numbers; 0 for the run's own
 
     @cached_property
     def rule(self) -> Rule:
@@ -77,7 +77,7 @@ class Problem:
     def _keys(self) -> NoiseKeys | None:
         model, data = self.config.model, self.config.data
         found = keys_of(self.objective, self.data.items, model.noise_key == "step", data.per_step)
-        return found and replace(found, step=self._step, draw=self.draw)
+        return found and replace(found, step=self._step, draw=self._draw)
 
     def at(self, step: int) -> Problem:
         """The problem whose items draw the random numbers of a step; itself where these travel with the items."""
@@ -86,15 +86,6 @@ class Problem:
         made = copy.copy(self)
         vars(made).update(_step=step, _keys=replace(self._keys, step=step), absent=self.absent)
         return made
-
-    def redrawn(self, draw: int) -> Problem:
-        """The same problem with other random numbers in its forward passes; with its own for 0."""
-        return replace(self, draw=draw)
-
-    def _item(self, number: int) -> Item:
-        """An item with the random numbers that it draws."""
-        own = self.data.items[number]
-        return own if self._keys is None else self._keys.of(number, own)
 
     @cached_property
     def samples(self) -> DataSamples:
@@ -131,13 +122,6 @@ class Problem:
         return self.twins != list(range(len(self.twins)))
 
     @property
-    def stacked(self) -> bool:
-        """Whether the reference run's gradients may differ by rounding from sums of the items' own."""
-        return self.config.data.per_step > 1 or (
-            derivatives.run_lock(self.data.items) and derivatives.stackable(self.objective, self.data.items)
-        )
-
-    @property
     def device(self) -> torch.device:
         return self.objective.device
 
@@ -150,7 +134,7 @@ class Problem:
         return self.gradient_and_loss(theta, item)[0]
 
     def gradient_and_loss(self, theta: Tensor, item: int) -> tuple[Tensor, float]:
-        return self.gradient_and_loss_of(theta, self._item(item), f"item {item}")
+        return self.gradient_and_loss_of(theta, keyed_item(self, item), f"item {item}")
 
     def gradient_and_loss_of(self, theta: Tensor, item: Item, where: str) -> tuple[Tensor, float]:
         """The same of an item of any part of the data set, which messages call `where`."""
@@ -179,7 +163,7 @@ class Problem:
     def mean_gradient_and_loss(
         self, theta: Tensor, items: Sequence[int], weights: Sequence[float]
     ) -> tuple[Tensor, float]:
-        chosen = [self._item(i) for i in items]
+        chosen = [keyed_item(self, i) for i in items]
         g, loss = derivatives.mean_gradient_and_loss(
             self.objective,
             theta,
@@ -189,10 +173,6 @@ class Problem:
         )
         return g, finite(loss, f"items {', '.join(map(str, items))}")
 
-    def item_loss(self, theta: Tensor, item: int) -> float:
-        """Mean loss of one item at theta, the module in its own mode."""
-        return derivatives.item_loss(self.objective, theta, self._item(item))
-
     def item_gradients(self, theta: Tensor, items: Sequence[int]) -> Tensor:
         """Gradients of several items' mean losses [n, D]; DivergenceError where one is not finite."""
         return torch.cat(list(item_gradient_chunks(self, theta, items)))
@@ -200,7 +180,7 @@ class Problem:
     def product(self, theta: Tensor, item: int, direction: Tensor, exact: bool = True) -> Tensor:
         """Hessian-vector product [D] of one item's loss: exact, or by central difference of two gradients."""
         form = derivatives.hessian_vector if exact else derivatives.hessian_vector_difference
-        return form(self.objective, theta, self._item(item), direction)
+        return form(self.objective, theta, keyed_item(self, item), direction)
 
     def mean_product(self, theta: Tensor, items: Sequence[int], direction: Tensor, exact: bool) -> Tensor:
         """Hessian-vector product [D] of a step's mean loss: exact, or by central difference of two gradients."""
@@ -209,7 +189,7 @@ class Problem:
             products = (s * self.product(theta, item, direction) for s, item in zip(of_items, items, strict=True))
             return sum(products, torch.zeros_like(theta))
         if exact:
-            chosen = [self._item(i) for i in items]
+            chosen = [keyed_item(self, i) for i in items]
             return derivatives.hessian_vector_mean(self.objective, theta, chosen, direction)
         with full_precision(self.objective):
             return derivatives.central_difference(lambda at: self.mean_gradient(at, items, of_items), theta, direction)
@@ -250,9 +230,23 @@ class Problem:
         return fingerprint(self.identity)
 
 
+def stacks(problem: Problem) -> bool:
+    """Whether the reference run's gradients may differ by rounding from sums of the items' own."""
+    items = problem.data.items
+    return problem.config.data.per_step > 1 or (
+        derivatives.run_lock(items) and derivatives.stackable(problem.objective, items)
+    )
+
+
+def keyed_item(problem: Problem, number: int) -> Item:
+    """An item with the random numbers that it draws; UsageError where these are a step's and none is said: see `Problem.at`."""
+    own = problem.data.items[number]
+    return own if problem._keys is None else problem._keys.of(number, own)
+
+
 def item_gradient_chunks(problem: Problem, theta: Tensor, items: Sequence[int]) -> Iterator[Tensor]:
     """The rows of `Problem.item_gradients`, as many at a time [c, D] as are taken together."""
-    for found in derivatives.item_gradient_chunks(problem.objective, theta, [problem._item(i) for i in items]):
+    for found in derivatives.item_gradient_chunks(problem.objective, theta, [keyed_item(problem, i) for i in items]):
         if not torch.isfinite(found).all():
             raise DivergenceError(
                 f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"

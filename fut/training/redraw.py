@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -53,5 +53,7 @@ def redrawn(
     """
     if not problem.objective.stochastic:
         raise UsageError("redraw: expected a model that draws random numbers in training mode, got one that draws none")
-    trained = (train_order(problem.redrawn(d), start, problem.reference, lambda step, state: tick()) for d in draws)
+    trained = (
+        train_order(replace(problem, _draw=d), start, problem.reference, lambda step, state: tick()) for d in draws
+    )
     return [value(end.theta) for end in trained]

@@ -17,12 +17,13 @@ from estimators.rules.memory import reused
 from estimators.state import State
 from fut.divergence import named
 from fut.errors import UsageError
+from fut.models.autodiff import item_loss
 from fut.models.objective import Objective
 from fut.progress import Progress, silent
 from fut.training.checkpoints import attributes_of, pack, read_state
 from fut.training.curvature import item_curvature, true_gradients, warmup_curvature
-from fut.training.noise import Stepwise
-from fut.training.problem import Problem, finite, kept_steps
+from fut.training.problem import Problem, finite, kept_steps, keyed_item
+from fut.training.stepwise import Stepwise
 from fut.training.weights import weighed
 from storage import CheckpointStore
 
@@ -171,7 +172,7 @@ def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
     picks = OrderBatch.pack([weighed(problem, problem.reference)], problem.device).at(step)
     pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
     at = problem.at(step)
-    losses = [w * at.item_loss(theta, item) for item, w in pairs if w]
+    losses = [w * item_loss(problem.objective, theta, keyed_item(at, item)) for item, w in pairs if w]
     return float(sum(losses))
 
 

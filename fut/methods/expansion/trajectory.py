@@ -22,8 +22,8 @@ from fut.divergence import named
 from fut.methods.expansion.spec import Trajectory
 from fut.training.checkpoints import read_state, save
 from fut.training.curvature import true_gradients
-from fut.training.noise import Stepwise
 from fut.training.problem import LOWER
+from fut.training.stepwise import Stepwise
 from fut.training.tensor_store import TensorStore
 from fut.training.weights import shares, weighed
 

@@ -17,8 +17,8 @@ from fut.methods.coupling import UNCUT, require_mean_gradient, require_uncut
 from fut.methods.pairwise.store import Streamed, term_layout
 from fut.methods.pairwise.terms import NEEDS
 from fut.readouts.readout import PROBE
-from fut.training.noise import Stepwise
-from fut.training.problem import Problem
+from fut.training.problem import Problem, stacks
+from fut.training.stepwise import Stepwise
 
 
 class ReplayExact(Estimator):
@@ -82,7 +82,7 @@ class Replay(Streamed):
     def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         start = self.context.state(0)
         start = start if self.full else start.restrict(self.sample.indices)
-        if not self.problem.stacked:
+        if not stacks(self.problem):
             return replay(self.transition(), start.rows(len(orders)), self.batch(orders), listener=listener).theta
         steps = len(orders[0])
         batch = self.batch([*orders, Order(self.problem.reference.steps[:steps])])

@@ -19,7 +19,7 @@ from fut.api import render
 from fut.errors import UsageError
 from fut.methods.registry import METHODS
 from fut.models.randomness import seeded
-from fut.training.problem import Problem
+from fut.training.problem import Problem, build_problem, keyed_item
 
 STEPS = 6
 BY_STEP = {"model": {"noise_key": "step"}}
@@ -120,7 +120,7 @@ def masked(problem: Problem, theta: Tensor, step: int, item: int) -> Tensor:
     """Gradient of an item with the key of a step, by torch alone."""
     module = net().train()
     nn.utils.vector_to_parameters(theta, module.parameters())
-    key = problem.at(step)._item(item).key  # type: ignore[attr-defined]
+    key = keyed_item(problem.at(step), item).key  # type: ignore[attr-defined]
     x, y = problem.data.items[item]
     with seeded(key):
         module(x, y).backward()
@@ -132,7 +132,7 @@ def test_a_key_is_that_of_the_step_and_of_the_items_own_place(tmp_path: Path) ->
     theta = problem.objective.start()
     for step, item in ((0, 0), (4, 0), (4, 3), (STEPS + 2, 1)):
         assert torch.equal(problem.at(step).gradient(theta, item), masked(problem, theta, step, item))
-    keys = [[problem.at(step)._item(item).key for item in range(4)] for step in range(2 * STEPS)]  # type: ignore[attr-defined]
+    keys = [[keyed_item(problem.at(step), item).key for item in range(4)] for step in range(2 * STEPS)]  # type: ignore[attr-defined]
     assert all(key[:2] == key[2:] for key in keys), "whatever the item is"
     assert len({key for of_step in keys for key in of_step}) == 2 * 2 * STEPS
 
@@ -147,8 +147,6 @@ def test_noise_that_travels_is_as_it_was(tmp_path: Path) -> None:
 
 def test_items_of_one_content_are_no_twins_at_other_places() -> None:
     """As each has the numbers of its own place."""
-    from fut.training.problem import build_problem
-
     [(x, y)] = batches(1)
     data = fut.Dataset([(x, y)] * 4, [(x, y)])
     for key, twins in (("item", [0, 0, 0, 0]), ("step", [0, 1, 0, 1])):
