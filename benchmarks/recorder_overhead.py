@@ -129,6 +129,28 @@ def measured(size: str, accumulate: int, dropout: float, arguments: argparse.Nam
     return row
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each setting: medians [quartiles] over pairs."""
+    lines = [
+        "| parameters | micro-batches in a step | dropout | n | load | processor overhead, % | wall overhead, % | once, % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            f"{row['parameters']:,}",
+            row["accumulate"],
+            f"{row['dropout']:g}",
+            len(row["pairs"]),
+            f"{row['load']:.1f}",
+        ]
+        for kind in ("processor", "wall"):
+            found = row[f"{kind}_overhead"]
+            low, high = found["quartiles"]
+            cells.append(f"{100 * found['median']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+        lines.append("| " + " | ".join(map(str, [*cells, f"{100 * row['once_share']:.1f}"])) + " |")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
@@ -136,7 +158,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--pairs", type=int, default=12)
     cli.add_argument("--name", default="recorder-overhead")
     cli.add_argument("--no-record", action="store_true", help="print only")
+    cli.add_argument("--table", action="store_true", help="print the record's table, and measure nothing")
     arguments = cli.parse_args(argv)
+    if arguments.table:
+        print(table(resumed(arguments.name, ())[0]))
+        return 0
     torch.set_num_threads(1)
     started = None if arguments.no_record else began(arguments.name)
     rows, done = ([], set()) if started is None else resumed(arguments.name, ("size", "accumulate", "dropout"))

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import RECORDS, began, write_record
+from record import began, resumed, write_record
 from scipy.stats import spearmanr
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -108,9 +108,35 @@ def measured(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each kind of noise: means over seeds [smallest, largest]."""
+    lines = [
+        "| noise | seeds | sd over orders | sd over draws | estimates | Spearman | skill |",
+        "|---|---|---|---|---|---|---|",
+    ]
+
+    def spread(values: Sequence[float], digits: int) -> str:
+        return f"{np.mean(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+
+    for key in KEYS:
+        own = [row for row in rows if row["key"] == key]
+        first = f"| `{key}` | {len(own)} | {1e3 * np.mean([r['sd_over_orders'] for r in own]):.1f} | "
+        first += f"{1e3 * np.mean([r['sd_over_draws'] for r in own]):.1f} | "
+        kinds = {f"`{key}`, anchors at {n} steps": [r["adjoint"][n] for r in own] for n in own[0]["adjoint"]}
+        other = next(k for k in KEYS if k != key)
+        of_other = [row for row in rows if row["key"] == other]
+        kinds[f"`{other}`, anchors at 3 steps"] = [r["of_the_others_truth"] for r in of_other]
+        kinds[f"`{other}`, really retrained"] = [r["other_truth"] for r in of_other]
+        for name, found in kinds.items():
+            ranks, skills = [f["spearman"] for f in found], [f["skill"] for f in found]
+            lines.append(f"{first}{name} | {spread(ranks, 3)} | {spread(skills, 2)} |")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--work", type=Path, required=True, help="directory for runs")
+    cli.add_argument("--work", type=Path, help="directory for runs")
+    cli.add_argument("--table", action="store_true", help="print the record's table, and measure nothing")
     cli.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     cli.add_argument("--steps", type=int, default=16, help="T")
     cli.add_argument("--start", type=int, default=100, help="steps before the window")
@@ -120,11 +146,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--name", default="step-noise")
     arguments = cli.parse_args(argv)
     torch.set_num_threads(1)
-    path = RECORDS / f"{arguments.name}.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+    rows, done = resumed(arguments.name, ("seed",))
+    if arguments.table:
+        print(table(rows))
+        return 0
+    if arguments.work is None:
+        cli.error("expected --work DIR, where the runs are")
     started = began(arguments.name)
     for seed in arguments.seeds:
-        if seed not in {row["seed"] for row in rows}:
+        if (seed,) not in done:
             rows += measured(seed, arguments)
             write_record(arguments.name, vars(arguments), rows, started)
     return 0
