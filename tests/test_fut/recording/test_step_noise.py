@@ -124,7 +124,7 @@ def masked(problem: Problem, theta: Tensor, step: int, item: int) -> Tensor:
     x, y = problem.data.items[item]
     with seeded(key):
         module(x, y).backward()
-    return nn.utils.parameters_to_vector([p.grad for p in module.parameters()])  # type: ignore[misc]
+    return nn.utils.parameters_to_vector([p.grad for p in module.parameters()])
 
 
 def test_a_key_is_that_of_the_step_and_of_the_items_own_place(tmp_path: Path) -> None:
