@@ -14,13 +14,12 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from curriculum import fresh_text
-from record import began, resumed, write_record
+from measured_rows import Rows, run, with_frame
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -170,26 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--seeds", type=int, nargs="+", default=[0], help="of text and model")
     cli.add_argument("--choices", type=int, default=4)
     cli.add_argument("--ending", type=int, default=17, help="tokens of an ending")
-    cli.add_argument("--orders", type=int, default=24)
-    cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
-    cli.add_argument("--work", type=Path)
-    cli.add_argument("--table", action="store_true", help="print the record's tables, and measure nothing")
-    cli.add_argument("--name", default="downstream")
-    arguments = cli.parse_args(argv)
-    if arguments.table:
-        print(table(resumed(arguments.name, KEPT)[0]))
-        return 0
-    if arguments.work is None:
-        cli.error("expected --work DIR, where the runs are")
-    started, (rows, done) = began(arguments.name), resumed(arguments.name, KEPT)
-    for seed in arguments.seeds:
-        setting = (arguments.steps, seed, arguments.choices, arguments.ending)
-        if setting not in done:
-            rows.append(measure(dict(zip(KEPT, setting, strict=True)), arguments))
-            print(table(rows[-1:]), file=sys.stderr, flush=True)
-            shown = vars(arguments) | {"order_seed": ORDER_SEED, "threads": torch.get_num_threads()}
-            write_record(arguments.name, shown, rows, started)
-    return 0
+    arguments = with_frame(cli, "downstream").parse_args(argv)
+    settings = [(arguments.steps, seed, arguments.choices, arguments.ending) for seed in arguments.seeds]
+    return run(cli, arguments, Rows(KEPT, measure, table, {"order_seed": ORDER_SEED}), settings)
 
 
 if __name__ == "__main__":

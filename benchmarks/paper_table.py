@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from adjoint_table import CALIBRATION, SEED, SPLITS
+from measured_rows import Rows, run, with_frame
 from numpy.typing import NDArray
-from record import began, resumed, write_record
 
 import fut
 from estimators.intervals import calibrate
@@ -114,13 +113,6 @@ def judged(run: fut.Run, name: str, orders: Sequence[fut.Order], losses: Sequenc
     }
 
 
-def say(row: dict[str, Any]) -> None:
-    parts = [f"reference {row['reference']['absdiff']:.4f}"]
-    for name, of in row["methods"].items():
-        parts.append(f"{name} {of['absdiff']:.4f} Spearman {of['spearman']:.3f}")
-    print(f"T={row['steps']} batch={row['batch']} seed={row['seed']}: {', '.join(parts)}", file=sys.stderr, flush=True)
-
-
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A line of each cell: AbsDiff ± standard error and Spearman."""
     lines = ["| T | batch | seed | perplexity | sd | `reference` | `fut` | `fut++` | `adjoint` |", "|" + "---|" * 9]
@@ -172,26 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--steps", type=int, nargs="+", default=[8, 16, 32, 64])
     cli.add_argument("--batches", type=int, nargs="+", default=[4, 16], help="sequences per item")
     cli.add_argument("--seeds", type=int, nargs="+", default=[0], help="of text and model")
-    cli.add_argument("--orders", type=int, default=24)
-    cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
-    cli.add_argument("--work", type=Path)
     cli.add_argument("--keep", action="store_true", help="keep the runs, as for paper_search.py")
-    cli.add_argument("--table", action="store_true", help="print the record's table, and measure nothing")
-    cli.add_argument("--name", default="paper-table")
-    arguments = cli.parse_args(argv)
-    if arguments.table:
-        print(table(resumed(arguments.name, KEPT)[0]))
-        return 0
-    if arguments.work is None:
-        cli.error("expected --work DIR, where the runs are")
-    started, (rows, done) = began(arguments.name), resumed(arguments.name, KEPT)
-    for values in itertools.product(arguments.steps, arguments.batches, arguments.seeds):
-        if values not in done:
-            rows.append(measure(dict(zip(KEPT, values, strict=True)), arguments))
-            say(rows[-1])
-            shown = vars(arguments) | {"order_seed": ORDER_SEED, "threads": torch.get_num_threads()}
-            write_record(arguments.name, shown, rows, started)
-    return 0
+    arguments = with_frame(cli, "paper-table").parse_args(argv)
+    settings = itertools.product(arguments.steps, arguments.batches, arguments.seeds)
+    return run(cli, arguments, Rows(KEPT, measure, table, {"order_seed": ORDER_SEED}), settings)
 
 
 if __name__ == "__main__":

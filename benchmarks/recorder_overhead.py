@@ -2,26 +2,27 @@
 
 python benchmarks/recorder_overhead.py                              (on an idle machine; trains GPT-2 models of its own)
 
-A pair is a window of T steps trained alone and the same window recorded, from the same state, one of the two first by turns. The
-overhead of a pair is recorded / alone - 1: all that the recorder does from the first step of the window to the last, the copy of
-the state at its beginning and the proof of its first step included. Proof and copy are timed apart too, as they are once per
-window, whatever T.
+A pair is a window of T steps trained alone and the same window recorded, from the same state, side by side: step by step in
+turns, one of the two first by turns, so that what else the machine does disturbs both alike. The overhead of a pair is
+recorded / alone - 1: all that the recorder does from the first step of the window to the last, the copy of the state at its
+beginning and the proof of its first step included. Proof and copy are timed apart too, as they are once per window, whatever T.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from record import began, write_record
+from record import began, resumed, write_record
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -31,6 +32,7 @@ from fut.recording.watch import Watch
 VOCABULARY, LENGTH, ROWS = 256, 64, 8
 SIZES = {"small": (2, 48, 4), "medium": (4, 128, 4), "large": (6, 320, 8)}
 """Layers, width and heads."""
+ARMS = ("alone", "recorded")
 
 
 def model(size: str, dropout: float) -> Any:
@@ -44,16 +46,16 @@ def model(size: str, dropout: float) -> Any:
     return GPT2LMHeadModel(config).train()
 
 
-def train(of: Any, optimizer: Any, batches: Sequence[Tensor], accumulate: int) -> tuple[float, float]:
-    """Wall and processor seconds of a loop over micro-batches."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    for number, batch in enumerate(batches):
-        (of(input_ids=batch, labels=batch).loss / accumulate).backward()
-        if (number + 1) % accumulate == 0:
-            nn.utils.clip_grad_norm_(of.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-    return time.perf_counter() - wall, time.process_time() - cpu
+def train(of: Any, optimizer: Any, batches: Sequence[Tensor], accumulate: int) -> Iterator[tuple[float, float]]:
+    """Wall and processor seconds of every step of a loop over micro-batches."""
+    for first in range(0, len(batches), accumulate):
+        wall, cpu = time.perf_counter(), time.process_time()
+        for batch in batches[first : first + accumulate]:
+            (of(input_ids=batch, labels=batch).loss / accumulate).backward()
+        nn.utils.clip_grad_norm_(of.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield time.perf_counter() - wall, time.process_time() - cpu
 
 
 class Timed:
@@ -82,23 +84,23 @@ class Timed:
         return timed
 
 
-def pair(
-    start: Any, batches: Sequence[Tensor], arguments: argparse.Namespace, accumulate: int, first: str
-) -> dict[str, Any]:
-    """Seconds of one window alone and of the same recorded, in the order that `first` says."""
-    found: dict[str, Any] = {}
-    for arm in ("alone", "recorded") if first == "alone" else ("recorded", "alone"):
-        own = copy.deepcopy(start)
-        optimizer = torch.optim.AdamW(own.parameters(), lr=1e-3)
-        if arm == "alone":
-            found[arm] = train(own, optimizer, batches, accumulate)
-            continue
-        with tempfile.TemporaryDirectory() as path, Timed() as timed:
-            recorder = fut.Recorder(Path(path) / "run", steps=arguments.steps, clip=1.0)
-            with recorder.watch(own, optimizer):
-                found[arm] = train(own, optimizer, batches, accumulate)
-        found["once"] = timed.seconds
-    return found
+def pair(start: Any, batches: Sequence[Tensor], arguments: argparse.Namespace, accumulate: int) -> dict[str, Any]:
+    """Wall and processor seconds of one window alone and of the same recorded, step by step in turns."""
+    models = {arm: copy.deepcopy(start) for arm in ARMS}
+    optimizers = {arm: torch.optim.AdamW(own.parameters(), lr=1e-3) for arm, own in models.items()}
+    spent: dict[str, list[tuple[float, float]]] = {arm: [] for arm in ARMS}
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as path, Timed() as timed:
+        recorder = fut.Recorder(Path(path) / "run", steps=arguments.steps, clip=1.0)
+        with recorder.watch(models["recorded"], optimizers["recorded"]):
+            loops = {arm: train(models[arm], optimizers[arm], batches, accumulate) for arm in ARMS}
+            for step in range(arguments.steps):
+                for arm in ARMS if step % 2 else reversed(ARMS):
+                    spent[arm].append(next(loops[arm]))
+    opened = timed.seconds["_open"]  # as a window that begins at the first step is opened before it
+    found: dict[str, Any] = {arm: [sum(part) for part in zip(*listed, strict=True)] for arm, listed in spent.items()}
+    found["recorded"] = [seconds + opened for seconds in found["recorded"]]
+    return found | {"once": timed.seconds, "load": load}
 
 
 def measured(size: str, accumulate: int, dropout: float, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -106,15 +108,14 @@ def measured(size: str, accumulate: int, dropout: float, arguments: argparse.Nam
     draw = torch.Generator().manual_seed(1)
     shape = (ROWS, LENGTH)
     batches = [torch.randint(VOCABULARY, shape, generator=draw) for _ in range(arguments.steps * accumulate)]
-    pair(start, batches, arguments, accumulate, "alone")  # warm
-    pairs = [
-        pair(start, batches, arguments, accumulate, "alone" if n % 2 else "recorded") for n in range(arguments.pairs)
-    ]
+    pair(start, batches, arguments, accumulate)  # warm
+    pairs = [pair(start, batches, arguments, accumulate) for _ in range(arguments.pairs)]
     row: dict[str, Any] = {
         "size": size,
         "parameters": sum(p.numel() for p in start.parameters()),
         "accumulate": accumulate,
         "dropout": dropout,
+        "load": statistics.median(p["load"] for p in pairs),
         "step_seconds": statistics.median(p["alone"][0] for p in pairs) / arguments.steps,
         "pairs": pairs,
     }
@@ -128,6 +129,28 @@ def measured(size: str, accumulate: int, dropout: float, arguments: argparse.Nam
     return row
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each setting: medians [quartiles] over pairs."""
+    lines = [
+        "| parameters | micro-batches in a step | dropout | n | load | processor overhead, % | wall overhead, % | once, % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            f"{row['parameters']:,}",
+            row["accumulate"],
+            f"{row['dropout']:g}",
+            len(row["pairs"]),
+            f"{row['load']:.1f}",
+        ]
+        for kind in ("processor", "wall"):
+            found = row[f"{kind}_overhead"]
+            low, high = found["quartiles"]
+            cells.append(f"{100 * found['median']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+        lines.append("| " + " | ".join(map(str, [*cells, f"{100 * row['once_share']:.1f}"])) + " |")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
@@ -135,11 +158,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--pairs", type=int, default=12)
     cli.add_argument("--name", default="recorder-overhead")
     cli.add_argument("--no-record", action="store_true", help="print only")
+    cli.add_argument("--table", action="store_true", help="print the record's table, and measure nothing")
     arguments = cli.parse_args(argv)
+    if arguments.table:
+        print(table(resumed(arguments.name, ())[0]))
+        return 0
     torch.set_num_threads(1)
-    started, rows = None if arguments.no_record else began(), []
+    started = None if arguments.no_record else began(arguments.name)
+    rows, done = ([], set()) if started is None else resumed(arguments.name, ("size", "accumulate", "dropout"))
     for size in arguments.sizes:
         for accumulate, dropout in ((1, 0.0), (4, 0.0), (1, 0.1)):
+            if (size, accumulate, dropout) in done:
+                continue
             rows.append(measured(size, accumulate, dropout, arguments))
             if started is not None:
                 write_record(arguments.name, vars(arguments), rows, started)

@@ -15,12 +15,10 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from record import began, resumed, write_record
+from measured_rows import Rows, run, with_frame
 from simfluence import RIDGES, Floats, Items, Kind, Simulator, chosen
 
 import fut
@@ -175,28 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--steps", type=int, nargs="+", default=[32])
     cli.add_argument("--items", nargs="+", default=["iid", "heterogeneous"])
     cli.add_argument("--seeds", type=int, nargs="+", default=[0], help="of text and model")
-    cli.add_argument("--orders", type=int, default=24)
     cli.add_argument("--calibrated", type=int, default=8)
     cli.add_argument("--runs", type=int, default=0, help="that simulators are fitted to; 0: what the adjoint costs")
-    cli.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
-    cli.add_argument("--work", type=Path)
-    cli.add_argument("--table", action="store_true", help="print the record's table, and measure nothing")
-    cli.add_argument("--name", default="simulators")
-    arguments = cli.parse_args(argv)
-    if arguments.table:
-        print(table(resumed(arguments.name, KEPT)[0]))
-        return 0
-    if arguments.work is None:
-        cli.error("expected --work DIR, where the runs are")
-    started, (rows, done) = began(arguments.name), resumed(arguments.name, KEPT)
-    seeds = {"fit_seed": FIT_SEED, "judged_seed": JUDGED_SEED}
-    for values in itertools.product(arguments.steps, arguments.items, arguments.seeds):
-        if values not in done:
-            rows.append(measure(dict(zip(KEPT, values, strict=True)), arguments))
-            print(table(rows[-1:]), file=sys.stderr, flush=True)
-            shown = vars(arguments) | seeds | {"ridges": RIDGES, "threads": torch.get_num_threads()}
-            write_record(arguments.name, shown, rows, started)
-    return 0
+    arguments = with_frame(cli, "simulators").parse_args(argv)
+    about = {"fit_seed": FIT_SEED, "judged_seed": JUDGED_SEED, "ridges": RIDGES}
+    settings = itertools.product(arguments.steps, arguments.items, arguments.seeds)
+    return run(cli, arguments, Rows(KEPT, measure, table, about), settings)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def info(run: Context) -> dict[str, Any]:
         "reference_loss": run.reference_loss,
         "start_loss": run.summary["start_loss"],
         "unit": unit_of_loss(run.problem),
+        "noise": {"of": run.config.model.noise, "stays_with": run.config.model.noise_key},
         "estimators": METHODS.names,
         "precompute_gradients": {m.name: m.gradients_before(run) for m in METHODS},
         "query_gradients": {m.name: m.gradients_per_order(run, {}) for m in METHODS},

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from estimators.rules import described
 from fut.api.opening import open_run, train_window
 from fut.api.run import Run
 from fut.artifacts.location import located
@@ -24,12 +22,13 @@ from fut.methods.settings import Config, load_config
 from fut.models.objective import Loss, Objective
 from fut.progress import Progress, terminal
 from fut.recording.checkpoint import read_checkpoint
+from fut.recording.configuration import bound_of, configuration, weighting_of
 from fut.recording.items import Form, Item, copied, of_mapping
-from fut.recording.proof import FirstStep, clip_of, first_step, replay_errors, require_replayed
+from fut.recording.proof import FirstStep, first_step, replay_errors, require_replayed
 from fut.recording.ranks import Ranks
 from fut.recording.restored import MakeOptimizer, MakeScheduler, flat_weights, ordered_steps, restored_window
 from fut.recording.watch import Watch
-from fut.recording.window import EQUAL, Window
+from fut.recording.window import Window
 from fut.resources.device import set_workspace
 from storage import IdentityError, tell, write_json
 
@@ -57,10 +56,19 @@ class Recorder:
         loss: `loss(module, *item)` for a model whose forward pass does not return its loss; items are then what `item` is
             given, or the arguments of the forward pass in the order of their names.
         clip: bound on the gradient's global norm, if there is one; found from the gradients where it is not said.
+        module: for a model of `fully_shard` alone: one of its structure that is not sharded, as a copy that was made before;
+            it is copied, and its values do not matter.
     """
 
     def __init__(
-        self, path: Path | str, *, start: int = 0, steps: int = 64, loss: Loss | None = None, clip: float | None = None
+        self,
+        path: Path | str,
+        *,
+        start: int = 0,
+        steps: int = 64,
+        loss: Loss | None = None,
+        clip: float | None = None,
+        module: nn.Module | None = None,
     ) -> None:
         if start < 0 or steps < 2:
             raise UsageError(f"recorder: expected start >= 0 and steps >= 2, got start={start}, steps={steps}")
@@ -68,7 +76,7 @@ class Recorder:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UsageError(f"recorder: expected a new or empty directory, got {self.path}; choose another")
         set_workspace()
-        self._loss = loss
+        self._loss, self._plain = loss, module
         self._watch: Watch | None = None
         self._first: FirstStep | None = None
         self._window: Window | None = None  # of all processes, when it is whole
@@ -152,12 +160,14 @@ class Recorder:
             raise UsageError("recorder: expected the optimizers that train the model, got none; pass them after it")
         if self._watch is not None and self._watch.window is not None:
             raise UsageError("recorder: expected one window, got a second `watch` after it; make a recorder for each")
-        self._watch = Watch(model, optimizers, self.start, self.steps, self.clip, self._check_first)
+        self._watch = Watch(model, optimizers, self.start, self.steps, self.clip, self._check_first, self._plain)
         self._watch.attach()
         try:
             yield self
-        finally:
-            self._watch.detach()
+        except BaseException:
+            self._watch.detach(failed=True)
+            raise
+        self._watch.detach()
 
     def callback(self, package: Literal["transformers", "lightning", "pytorch_lightning"] = "transformers") -> Any:
         """The same for a trainer that makes its optimizer itself, as `transformers.Trainer(callbacks=[recorder.callback()])`.
@@ -221,7 +231,7 @@ class Recorder:
                 `fut.open` has it.
             progress: hears of the training.
             settings: sections of the configuration that the recording does not decide, as `adjoint`; and `model` with the unit
-                of the loss alone.
+                of the loss, and `noise_key`, alone.
 
         Returns:
             The run. Its directory appears when the window is shown to be repeatable, and not before.
@@ -235,7 +245,7 @@ class Recorder:
             raise DataError(f"probe: expected a list of held-out batches, got {type(probe).__name__}; write [batch]")
         window = self._recorded()
         if device == "auto" and self._watch:
-            device = str(window.start.theta.device)
+            device = str(self._watch.device)
         given: dict[str, Any] = {"loss": self._loss, "device": device, "progress": progress}
         ranks = self._watch.ranks if self._watch else Ranks()
         batches = list(probe)
@@ -284,12 +294,13 @@ class Recorder:
         self._require_precision(window)
         first = window.merged(self._watch.ranks if self._watch else Ranks(), 1)
         loss = self._loss or first.form.loss(len(first.steps[0].items))
+        device = self._watch.device if self._watch else first.start.theta.device
         self._first = first_step(
             first,
             Objective(
                 first.module,
                 loss,
-                first.start.theta.device,
+                device,
                 first.start.theta.dtype,
                 first.noisy,
                 getattr(torch, window.autocast) if window.autocast else None,
@@ -322,49 +333,7 @@ class Recorder:
 
     def _config(self, window: Window, settings: dict[str, Any]) -> Config:
         """The configuration of a run that trains the window."""
-        name, options = described(replace(window.rule, clip=self._clip_of(window)))
-        items = [item for step in window.steps for item in step.items]
-        weighting = self._weighting(window)
-        weights = [] if weighting == EQUAL else window.counts(items, weighting)
-        weights = weights if len(set(weights)) > 1 else []
-        own: dict[str, Any] = {
-            "data": {"items": len(items), "per_step": window.per_step, "weights": weights},
-            "model": self._model(window),
-            "rule": {"name": name, "options": options},
-            "schedule": {
-                "kind": "recorded",
-                "rates": [float(s.rate) for s in window.steps],
-                "groups": window.group_rates(),
-            },
-            "warmup": {"steps": 0},
-        }
-        if set(settings.get("model", ())) == {"unit"}:
-            own["model"] |= settings.pop("model")
-        if decided := sorted(own.keys() & settings.keys()):
-            raise UsageError(
-                f"recorder: expected settings that the recording does not decide, got `{decided[0]}`; remove it from `settings`"
-            )
-        sections: dict[str, Any] = own | settings
-        return load_config(None, (), **sections)
-
-    def _clip_of(self, window: Window) -> float | None:
-        """The bound on the gradient's norm: as said, or as the first step or the norms of all show it."""
-        shown = self._first.clip if self._first else None
-        return self.clip or shown or clip_of([float(step.norm) for step in window.steps if step.norm is not None])
-
-    def _weighting(self, window: Window) -> str:
-        """What items count by in their step."""
-        return window.weighting or (self._first.weighting if self._first else EQUAL)
-
-    def _model(self, window: Window) -> dict[str, Any]:
-        """Number format, noise, and the loss of the forward pass, as the configuration has them; no loss where one was given."""
-        own = {"dtype": str(window.start.theta.dtype).removeprefix("torch.")}
-        own |= {"noise": "recorded"} if window.noisy else {}
-        own |= {"autocast": window.autocast} if window.autocast else {}
-        if self._loss:
-            return own
-        loss = window.form.loss(window.per_step)
-        return own | {"forward": list(loss.names), "constants": dict(loss.constants), "training": dict(loss.training)}
+        return load_config(None, (), **configuration(window, self._first, self.clip, self._loss is not None, settings))
 
     def _require_replayed(self, run: Run, window: Window) -> None:
         """Write how the window, trained anew, went; remove it, with ModelError, unless it is where the training went."""
@@ -375,9 +344,9 @@ class Recorder:
             {
                 "first_step": window.first,
                 "steps": len(window.steps),
-                "clip": self._clip_of(window),
-                "weighting": self._weighting(window),
-                "noise": "recorded with each item" if window.noisy else "none",
+                "clip": bound_of(window, self._first, self.clip),
+                "weighting": weighting_of(window, self._first),
+                "noise": f"recorded with each {run.context.config.model.noise_key}" if window.noisy else "none",
                 "gradient_error": None if first is None else first.error,
                 "replay_errors": {str(step): error for step, error in errors.items()},
                 "facts": window.facts,

@@ -111,6 +111,19 @@ def _taking(rule: RuleInfo) -> str:
     return ", ".join(name for name in named if not is_baseline(name))
 
 
+def _noise(about: dict[str, str]) -> list[str]:
+    """What the random numbers of forward passes do in another order, of a run of which that was recorded or said."""
+    if about == {"of": "content", "stays_with": "item"}:
+        return []
+    meets = {
+        "item": "an item keeps its own in every order; a loop would give it those of its new step",
+        "step": "an item that moves meets those of its new step, as in a loop",
+    }
+    return [
+        f"random numbers of forward passes: {meets[about['stays_with']]}; run.redraw() says what another draw changes"
+    ]
+
+
 def info(facts: dict[str, Any]) -> str:
     schedule, terms = facts["schedule"], facts["term_blocks"]
     lines = [
@@ -123,6 +136,7 @@ def info(facts: dict[str, Any]) -> str:
         f"on disk: {nbytes(facts['store_bytes'])}; terms: "
         + (f"{terms['done']} of {terms['total']} blocks of pairs" if terms["total"] else "none of pairs")
         + f"; adjoint: {_expanded(facts)}",
+        *_noise(facts["noise"]),
         *_checks(facts),
         *(KnownCalibration(**of).words for of in facts["calibrations"]),
     ]

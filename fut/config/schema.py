@@ -153,6 +153,11 @@ class ModelConfig(Section):
         description="what random numbers of the loss are keyed by: an item's content, or the generator's state that was recorded "
         "with it and is its last tensor; both travel with the item",
     )
+    noise_key: Literal["item", "step"] = Field(
+        "item",
+        description="whether random numbers of the loss travel with the item, or stay at the step, as in a loop that draws them "
+        "in turn: then an item has those of the step and of its place among the items of its own step in the reference order",
+    )
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="number format of parameters and of all that is computed with them"
     )

@@ -128,7 +128,7 @@ class RunNoise:
         with self._run.progress("gradients of the window's items", len(self._items)) as tick:
             rows = []
             for item in self._items:
-                rows.append(self._problem.gradient(self._state.theta, item))
+                rows.append(self._problem.at(self.first).gradient(self._state.theta, item))
                 tick()
         return torch.stack(rows)
 
@@ -251,9 +251,9 @@ class RunNoise:
 
             def product(item: int | None, direction: Tensor) -> Tensor:
                 if item is None:
-                    moved = self._problem.mean_product(theta, list(self._items), direction, True)
+                    moved = self._problem.at(self.first).mean_product(theta, list(self._items), direction, True)
                 else:
-                    moved = self._problem.product(theta, list(self._items)[item], direction)
+                    moved = self._problem.at(self.first).product(theta, list(self._items)[item], direction)
                 tick()
                 return scale * moved
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from estimators.replay import GradientsAndNorms, Picks, TrueGradients
+from estimators.replay import GradientsAndNorms, Picks
 from fut.data.dataset import Dataset
 from fut.errors import ModelError, UsageError
 from fut.models.objective import Item, Objective
 from fut.resources.memory import require_memory
+from fut.training.curvature import true_gradients
 from fut.training.problem import Problem
+from fut.training.stepwise import Stepwise
 from fut.training.weights import item_weights
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class ModelWindow:
 
     def gradients(self, step: int, picks: Picks, theta: Tensor) -> GradientsAndNorms:
         """Of what n runs consume, each at its own parameters [n, D]."""
-        return TrueGradients(self.problem.gradient, self.problem.mean_gradient)(step, picks, theta)
+        first = self.problem.config.steps - len(self.entries)
+        return Stepwise(self.problem, true_gradients)(first + step, picks, theta)
 
     def probe_loss(self, theta: Tensor) -> Tensor:
         """Of n parameters [n, D]: [n]."""
@@ -85,8 +88,10 @@ def own_window(run: Context, steps: int, precision: str, permutations: int) -> M
     if dtype == torch.float64:
         require_double(problem, theta)
     entries = [list(step) for step in run.reference.steps]
-    places = [(run.state(step).theta.to(dtype), entries[step]) for step in range(max(0, first - HISTORY), first)]
-    filled = [_gradient(problem, at, items) for at, items in places or [(theta, items) for items in entries]]
+    before = range(max(0, first - HISTORY), first)
+    places = [(step, run.state(step).theta.to(dtype), entries[step]) for step in before]
+    own = [(step, theta, items) for step, items in enumerate(entries)]
+    filled = [_gradient(problem.at(step), at, items) for step, at, items in places or own]
     about = f"the run's model, {run.parameters:,} parameters"
     return ModelWindow(problem, entries[first:], [*filled, theta], about)
 
@@ -116,6 +121,7 @@ def require_double(problem: Problem, theta: Tensor) -> None:
     A step along the gradient that changes a loss by a share of 1e-8 must change it by that: single precision does not see it.
     """
     try:
+        problem = problem.at(0)
         gradient, loss = problem.gradient_and_loss(theta, 0)
         size = float(gradient.norm())
         step = SEEN * max(abs(loss), 1e-3) / size if size > 0 else 0.0

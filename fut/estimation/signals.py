@@ -83,7 +83,7 @@ class RunSignals:
         found, last = [], 0
         for step in steps:
             state = self._run.state(step)
-            own = self._gradients(state, self._drawn(count, seed, step), tick)
+            own = self._gradients(state, step, self._drawn(count, seed, step), tick)
             by_item = {module: of_gradients(own[:, numbers]) for module, numbers in self.modules.items()}
             shares = self._floor_shares(state, own, min(step, self._run.steps - 1))
             found.append(StepSignals(step, self._of_steps(by_item), self._moments(last, step, own), shares))
@@ -96,10 +96,10 @@ class RunSignals:
         items: list[int] = draw.choice(self._run.items, min(count, self._run.items), replace=False).tolist()
         return items
 
-    def _gradients(self, state: State, items: Sequence[int], tick: Callable[[], object]) -> Tensor:
-        rows = []
+    def _gradients(self, state: State, step: int, items: Sequence[int], tick: Callable[[], object]) -> Tensor:
+        rows, problem = [], self._problem.at(step)
         for item in items:
-            rows.append(self._problem.gradient(state.theta, item))
+            rows.append(problem.gradient(state.theta, item))
             tick()
         return clip_gradient(self._problem.rule.clip, torch.stack(rows))
 

@@ -26,7 +26,7 @@ from estimators.sketch import Sketch
 from fut.models import autodiff as derivatives
 from fut.models.objective import Item
 from fut.resources.memory import available_bytes, peak_bytes
-from fut.training.problem import Problem
+from fut.training.problem import Problem, stacks
 
 SAFETY, SAFETY_ON_HEAP, MAPPED = 1.3, 1.75, 32 << 20
 LIBRARIES = {"cpu": 128 << 20, "cuda": 64 << 20}
@@ -170,7 +170,7 @@ class Footprint:
 
     def training(self) -> int:
         """Reference run, or a retraining: the state it started from, the current and the next one, a step's gradients."""
-        width = 1 if self.problem.stacked else self.problem.config.data.per_step
+        width = 1 if stacks(self.problem) else self.problem.config.data.per_step
         held = self.resident + (2 * self.state + 1) * self.vector
         step = (2 * self.state + 3 + width + TEMPORARIES) * self.vector
         return self.planned(held + max(self.gradient + width * self.vector, step, self.evaluation))

@@ -114,7 +114,7 @@ class Timings:
     @cached_property
     def product(self) -> float:
         """Seconds of one Hessian-vector product as replay takes it at query time."""
-        of, theta = self.problem, self.footprint.theta
+        of, theta = self.problem.at(0), self.footprint.theta
         return timed(lambda: of.product(theta, 0, theta).sum().item())
 
     def replayed(self, orders: int, coordinates: int) -> float:
@@ -145,4 +145,4 @@ class Timings:
 
 def seconds_per_gradient(problem: Problem, state: State) -> float:
     """Seconds of one gradient here, the faster of two."""
-    return timed(lambda: problem.gradient(state.theta, 0).sum().item())
+    return timed(lambda: problem.at(0).gradient(state.theta, 0).sum().item())

@@ -26,6 +26,17 @@ Item = tuple[Tensor, ...]
 Loss = Callable[..., Tensor]
 
 
+class Keyed(tuple[Tensor, ...]):
+    """An item that draws the random numbers of a key, in place of its own."""
+
+    key: int | Tensor
+
+    def __new__(cls, item: Item, key: int | Tensor) -> Keyed:
+        made = super().__new__(cls, item)
+        made.key = key
+        return made
+
+
 class _WithLoss(nn.Module):
     """The loss as a forward pass, so that every parameter that the loss uses is one of its own."""
 
@@ -226,7 +237,10 @@ class Objective:
         return tuple((*item[:-1], item[-1].new_zeros(len(item[0]), 0)) for item in items)
 
     def seed(self, item: Item) -> int | Tensor:
-        """What keys the randomness to the item: a number of its content, or the generator's state that was recorded with it."""
+        """What keys the item's randomness: the key that it has, else the generator's state that was recorded with it, else its
+        content's number."""
+        if isinstance(item, Keyed):
+            return item.key
         if self._call.recorded and item[-1].numel():
             return item[-1].cpu()
         return int.from_bytes(item_digest(item)[:7], "little")

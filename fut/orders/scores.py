@@ -75,7 +75,7 @@ def _loss(problem: Problem, ends: Ends, item: int) -> float:
 
 
 def _gradient_norm(problem: Problem, ends: Ends, item: int) -> float:
-    norm: float = problem.gradient(ends.first, item).double().norm().item()
+    norm: float = problem.at(0).gradient(ends.first, item).double().norm().item()
     return norm
 
 

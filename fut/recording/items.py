@@ -48,6 +48,8 @@ def forwarded(of: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, A
     Raises:
         DataError: for arguments that are neither tensors nor constants.
     """
+    if not args:  # as trainers call a model, at every step
+        return of_mapping(kwargs)
     bound = of.bind(*args, **kwargs)
     given: dict[str, Any] = {}
     for name, value in bound.arguments.items():

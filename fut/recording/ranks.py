@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from torch import distributed, nn
 
-from fut.errors import FutError, ModelError
+from fut.errors import FutError
 
 T = TypeVar("T")
 
@@ -18,21 +17,23 @@ T = TypeVar("T")
 class Ranks:
     """Processes that take the mean of their gradients.
 
-    group: of torch.distributed; None for one process. rank: of this one. count: of all.
+    group: of torch.distributed; None for one process. rank: of this one. count: of all. sharded: whether each of them holds
+    a part of every gradient, in place of all of it.
     """
 
     group: Any = None
     rank: int = 0
     count: int = 1
+    sharded: bool = False
 
     @staticmethod
-    def of(model: nn.Module) -> Ranks:
+    def of(model: nn.Module, sharded: bool = False) -> Ranks:
         """Those of a model that `DistributedDataParallel` wraps; of any other all that there are, which the proof confirms."""
         inner = getattr(model, "_orig_mod", model)
         if not (distributed.is_available() and distributed.is_initialized()):
             return Ranks()
         group = inner.process_group if isinstance(inner, nn.parallel.DistributedDataParallel) else None
-        return Ranks(group, distributed.get_rank(group), distributed.get_world_size(group))
+        return Ranks(group, distributed.get_rank(group), distributed.get_world_size(group), sharded)
 
     def gathered(self, value: T) -> list[T]:
         """The values of all, by rank; each of them calls this."""
@@ -56,26 +57,3 @@ class Ranks:
         if said is not None:
             raise said[0](said[1])
         return found
-
-
-def unsharded(model: nn.Module) -> None:
-    """ModelError for a model whose tensors are spread over processes."""
-    sharded = getattr(distributed, "fsdp", None) and isinstance(model, distributed.fsdp.FullyShardedDataParallel)
-    spread = [name for name, p in model.named_parameters() if isinstance(p.data, _dtensor())]
-    if sharded or spread:
-        raise ModelError(
-            f"recorder: expected whole tensors in every process, got a fully sharded model{_where(spread)}; record with "
-            "DistributedDataParallel, or save a checkpoint and use fut.Recorder.from_checkpoint"
-        )
-
-
-def _where(names: list[str]) -> str:
-    return f" (`{names[0]}`)" if names else ""
-
-
-def _dtensor() -> type[Any]:
-    if not distributed.is_available():
-        return torch.jit.ScriptModule  # no parameter is one
-    from torch.distributed.tensor import DTensor
-
-    return DTensor

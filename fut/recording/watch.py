@@ -19,7 +19,8 @@ from estimators.torch_optimizers import Translated, from_optimizer, group_rates,
 from fut.errors import ModelError
 from fut.models.objective import refuse_running_statistics
 from fut.recording.items import Form, Item, forwarded
-from fut.recording.ranks import Ranks, unsharded
+from fut.recording.ranks import Ranks
+from fut.recording.sharded import is_sharded, own_part, require_gatherable, whole, whole_module, whole_optimizers
 from fut.recording.window import Step, Window
 from fut.resources.device import COMPILER
 
@@ -76,6 +77,7 @@ class Watch:
         steps: of the window.
         clip: bound on the gradient's global norm, where it is known.
         on_first: called with the window after its first step.
+        plain: a module of the structure of a model of `fully_shard`, which it is recorded into.
     """
 
     def __init__(
@@ -86,11 +88,13 @@ class Watch:
         steps: int,
         clip: float | None,
         on_first: Callable[[Window], None],
+        plain: nn.Module | None = None,
     ) -> None:
         self.model, self.optimizers = unwrapped(model), [innermost(optimizer) for optimizer in optimizers]
-        self.ranks = Ranks.of(model)
+        self.plain, self.sharded = plain, is_sharded(self.model)
+        self.ranks = Ranks.of(model, self.sharded)
         self.first, self.steps, self.clip, self.on_first = first, steps, clip, on_first
-        self._device, self._part = next(self.model.parameters()).device, _first_part(self.model)
+        self.device, self._part = next(self.model.parameters()).device, _first_part(self.model)
         self._signature = inspect.signature(getattr(self.model, ORIGINAL, self.model.forward))
         self.window: Window | None = None
         self.taken, self.explicit = 0, False
@@ -116,7 +120,8 @@ class Watch:
     def attach(self) -> None:
         """Begin to see; ModelError for a model whose training cannot be repeated."""
         refuse_running_statistics(self.model)
-        unsharded(self.model)
+        if self.sharded:
+            require_gatherable(self.model, self.plain)
         for number, optimizer in enumerate(self.optimizers):
             self._handles.append(optimizer.register_step_post_hook(self._stepping(number)))
         if not self.first:
@@ -132,11 +137,16 @@ class Watch:
             self._part.register_forward_pre_hook(own(self._inside)),
         ]
 
-    def detach(self) -> None:
-        """See no more. A training that ended inside the window stands where its last step left it."""
+    def detach(self, failed: bool = False) -> None:
+        """See no more. A training that ended inside the window stands where its last step left it.
+
+        failed: whether by an error, which other processes may not have: nothing is gathered then.
+        """
         for handle in (*self._handles, *self._seeing):
             handle.remove()
         self._handles.clear()
+        if failed and self.sharded:
+            return
         if self.window is not None and (count := len(self.window.steps)) and count not in self.window.snapshots:
             self.window.snapshots[count] = flat_parameters(self.model, self._names)
 
@@ -162,7 +172,7 @@ class Watch:
         self.take(form, item)
         self._before = before
         if before:
-            self._generator.append(generator_state(self._device))
+            self._generator.append(generator_state(self.device))
 
     def _trains(self, module: nn.Module) -> bool:
         """Whether a forward pass is one of the window's training: not one of a copy, which has the hooks too."""
@@ -178,7 +188,7 @@ class Watch:
         if not self._trains(module):
             return
         if not self._before:
-            self._generator.append(generator_state(self._device))
+            self._generator.append(generator_state(self.device))
         if not self.explicit:
             self.take(*forwarded(self._signature, args, kwargs))
 
@@ -195,7 +205,7 @@ class Watch:
             return
         if not part.training or not torch.is_grad_enabled():
             return
-        kind = self._device.type
+        kind = self.device.type
         enabled = torch.is_autocast_enabled(kind)
         found = str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if enabled else ""
         if found not in ("", "bfloat16"):
@@ -212,7 +222,7 @@ class Watch:
     def _note_noise(self) -> None:
         """Whether random numbers were drawn since the latest forward pass began."""
         if self.window is not None and not self.window.noisy and self._generator:
-            self.window.noisy = not torch.equal(self._generator[-1], generator_state(self._device))
+            self.window.noisy = not torch.equal(self._generator[-1], generator_state(self.device))
 
     def _stepping(self, number: int) -> Callable[..., None]:
         def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -223,7 +233,8 @@ class Watch:
                     self._given |= {id(p): p.grad.detach().clone() for p in held(optimizer) if p.grad is not None}
                 self._rates[number] = learning_rates(optimizer)  # before a scheduler sets the next
                 if self.clip is None:  # else there is nothing to find
-                    self._norms.append(nn.utils.get_total_norm(p.grad for p in held(optimizer) if p.grad is not None))
+                    own = [own_part(p.grad) for p in held(optimizer) if p.grad is not None]
+                    self._norms.append(nn.utils.get_total_norm(own))
             self._due.discard(number)
             if not self._due:
                 self._due = set(range(len(self.optimizers)))
@@ -234,9 +245,15 @@ class Watch:
 
     def _open(self) -> None:
         """The state before the window."""
-        self._translated = from_optimizer(self.optimizers, self.model, self.clip)
+        module, optimizers = self.model, self.optimizers
+        if self.sharded and self.plain is not None:
+            module = whole_module(self.model, self.plain)
+            optimizers = whole_optimizers(self.optimizers, self.model, module)
+        self._translated = from_optimizer(optimizers, module, self.clip)
         rule, _, state, _ = self._translated
-        self.window = Window(self.first, Form(()), _plain_copy(self.model), rule, state, facts=facts(self.model))
+        made = module if self.sharded else _plain_copy(module)
+        about = facts(module) | {"device": str(self.device)} | ({"processes": "fully_shard"} if self.sharded else {})
+        self.window = Window(self.first, Form(()), made, rule, state, facts=about)
         self._names = {name for name, _ in trained(self.model)}
         self._see_forward()  # from here on, and not in the copy
 
@@ -270,7 +287,8 @@ class Watch:
             self.window.settle(own)
         count = len(self.window.steps)
         if count == 1:
-            self.window.consumed = {name: self._given[id(p)] for name, p in trained(self.model) if id(p) in self._given}
+            given = {name: self._given[id(p)] for name, p in trained(self.model) if id(p) in self._given}
+            self.window.consumed = {name: whole(gradient) for name, gradient in given.items()}
             self.on_first(self.window)
             self.window.consumed.clear()  # as large as the model, and shown to be the items' own
         self._given = {}
@@ -303,7 +321,7 @@ def flat_parameters(model: nn.Module, names: Set[str]) -> Tensor:
             f"recorder: expected the same trained tensors in the whole window, got `{min(odd)}` frozen or unfrozen inside it; "
             "choose a window in which it is not"
         )
-    return torch.cat([p.detach().reshape(-1).to("cpu", copy=True) for _, p in own])
+    return torch.cat([whole(p.detach()).reshape(-1).to("cpu", copy=True) for _, p in own])
 
 
 def held(optimizer: Optimizer) -> list[Tensor]:

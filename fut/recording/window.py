@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from estimators.rules.base import Rule
@@ -128,7 +129,7 @@ class Window:
         steps = self.steps[:count]
         if ranks.count == 1:
             return replace(self, steps=steps)
-        shared = ranks.gathered((self.noisy, [(step.items, step.divisor, step.states) for step in steps]))
+        shared = ranks.gathered((self.noisy, [(step.items, step.divisor, step.states, step.norm) for step in steps]))
         if len(counts := {len(listed) for _, listed in shared}) > 1:
             raise DataError(
                 f"recorder: expected as many steps in every process, got {', '.join(map(str, sorted(counts)))}; choose a window "
@@ -136,7 +137,7 @@ class Window:
             )
         made = replace(self, steps=[], noisy=any(noisy for noisy, _ in shared))
         for own, *parts in zip(steps, *(listed for _, listed in shared), strict=True):
-            divisors = {divisor for _, divisor, _ in parts}
+            divisors = {divisor for _, divisor, _, _ in parts}
             if len(divisors) > 1:
                 raise ModelError(
                     f"recorder: expected one number of targets for all processes, got {', '.join(map(str, divisors))}: they are "
@@ -145,9 +146,12 @@ class Window:
             divisor = divisors.pop()
             if divisor in [sum(self.counts(own.items, name)) for name in (SHIFTED, TARGETS)]:
                 divisor = divisor * ranks.count if divisor else None  # of this process alone
-            items = tuple(item for listed, _, _ in parts for item in listed)
-            states = tuple(state for _, _, listed in parts for state in listed)
-            made.steps.append(replace(own, items=items, divisor=divisor, states=states))
+            items = tuple(item for listed, _, _, _ in parts for item in listed)
+            states = tuple(state for _, _, listed, _ in parts for state in listed)
+            norm = own.norm
+            if ranks.sharded and norm is not None:  # every process has that of its part
+                norm = torch.stack([part.cpu() for *_, part in parts if part is not None]).square().sum().sqrt()
+            made.steps.append(replace(own, items=items, divisor=divisor, states=states, norm=norm))
             made.settle(made.steps[-1])
         return made
 

@@ -15,17 +15,18 @@ from torch import Tensor
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.parameters import ParameterLayout
-from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients, replay
+from estimators.replay import OrderBatch, Picks, RuleTransition, replay
 from estimators.rules.base import Rule
 from estimators.rules.grouped import Grouped
 from estimators.state import State
 from fut.errors import UsageError
 from fut.models.objective import item_digest
 from fut.protocols import BranchPair, BranchPlan, Reading, Tick
-from fut.training.curvature import item_curvature
+from fut.training.curvature import true_gradients
 from fut.training.interventions import Point, key_of, normal, parse
 from fut.training.predictions import compared
 from fut.training.problem import Problem, finite
+from fut.training.stepwise import Stepwise
 from fut.training.weights import weighed
 
 READINGS = 6
@@ -98,7 +99,9 @@ class TrainedBranches:
 
     @property
     def environment(self) -> Mapping[str, Any]:
-        keyed = "by item: it travels with the item" if self.problem.objective.stochastic else "none is drawn"
+        by_step = self.problem.config.model.noise_key == "step"
+        kind = "by step: it stays when items move" if by_step else "by item: it travels with the item"
+        keyed = kind if self.problem.objective.stochastic else "none is drawn"
         probe = hashlib.sha256(b"".join(item_digest(item) for item in self.problem.data.probe)).hexdigest()
         return {**self.about, "noise_of_the_forward_pass": keyed, "probe_sha256": probe}
 
@@ -214,7 +217,7 @@ class TrainedBranches:
     ) -> Arm:
         """An arm after the steps from `first` up to `last` of an order."""
         average = None if arm.average is None else replace(arm.average)
-        gradients = TrueGradients(self.problem.gradient, self.problem.mean_gradient, item_curvature(self.problem))
+        gradients = Stepwise(self.problem, true_gradients)
         step_of = RuleTransition(self.problem.rule, rate, gradients)
 
         def transition(step: int, picks: Picks, state: State) -> State:

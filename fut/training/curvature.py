@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from estimators.replay import ItemGradient
+from estimators.replay import ItemGradient, TrueGradients
 from fut.models.autodiff import hessian_vector
 from fut.training.problem import Problem
 
@@ -36,6 +36,11 @@ def item_curvature(problem: Problem) -> ItemGradient:
         return probed_diagonal(lambda u: problem.product(theta, item, u), theta, problem.config.data.seed, item)
 
     return estimate
+
+
+def true_gradients(problem: Problem) -> TrueGradients:
+    """Gradients at the runs' own parameters, and curvature for rules that need it."""
+    return TrueGradients(problem.gradient, problem.mean_gradient, item_curvature(problem))
 
 
 def warmup_curvature(problem: Problem) -> ItemGradient:

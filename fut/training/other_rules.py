@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from estimators.orders.order import Order
-from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients, replay
+from estimators.replay import OrderBatch, Picks, RuleTransition, replay
 from estimators.rules.signals import alike
 from estimators.state import State
 from fut.config.schema import RuleConfig, ScheduleConfig
 from fut.errors import UsageError
 from fut.protocols import OWN_RULE, RuleChoice, Tick
-from fut.training.curvature import item_curvature
+from fut.training.curvature import true_gradients
 from fut.training.problem import Problem
+from fut.training.stepwise import Stepwise
 from fut.training.trainer import train_order
 from fut.training.weights import weighed
 
@@ -60,7 +61,7 @@ class TrainedRules:
         state = problem.rule.init(self.theta)
         if not count:
             return state
-        gradients = TrueGradients(problem.gradient, problem.mean_gradient, item_curvature(problem))
+        gradients = Stepwise(problem, true_gradients)
         step_of = RuleTransition(problem.rule, problem.rate, gradients)
 
         def transition(step: int, picks: Picks, before: State) -> State:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -31,6 +32,7 @@ from fut.models.objective import Item, Loss, Objective, full_precision
 from fut.models.transformer import next_token_loss
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
+from fut.training.noise import NoiseKeys, keys_of
 from fut.training.optimizers import MakeOptimizer, with_optimizer
 from fut.training.samples import DataSamples
 from fut.training.weights import item_weights, shares
@@ -52,6 +54,8 @@ class Problem:
         None  # before the window, of a training that was recorded in its course; None to warm up instead
     )
     _own_rule: Rule | None = None  # of an optimizer object; None for the rule that the configuration names
+    _step: int | None = None  # whose random numbers items draw, where these are keyed by step
+    _draw: int = 0  # of the forward passes' random numbers; 0 for the run's own
 
     @cached_property
     def rule(self) -> Rule:
@@ -68,6 +72,20 @@ class Problem:
         if names or not self.objective.built_in:
             self.absent.note(where, names)
             self.absent.require_none()
+
+    @cached_property
+    def _keys(self) -> NoiseKeys | None:
+        model, data = self.config.model, self.config.data
+        found = keys_of(self.objective, self.data.items, model.noise_key == "step", data.per_step)
+        return found and replace(found, step=self._step, draw=self._draw)
+
+    def at(self, step: int) -> Problem:
+        """The problem whose items draw the random numbers of a step; itself where these travel with the items."""
+        if self._keys is None or not self._keys.by_step:
+            return self
+        made = copy.copy(self)
+        vars(made).update(_step=step, _keys=replace(self._keys, step=step), absent=self.absent)
+        return made
 
     @cached_property
     def samples(self) -> DataSamples:
@@ -89,10 +107,11 @@ class Problem:
     @cached_property
     def twins(self) -> list[int]:
         """For every item, the first item of equal content and weight: exchanging the two changes nothing."""
-        first: dict[tuple[str, float], int] = {}
+        first: dict[tuple[str, float, int], int] = {}
         weights = item_weights(self.config) or [1.0] * len(self.data.items)
         found = zip(self.data.identity()["items"], weights, strict=True)
-        return [first.setdefault(pair, item) for item, pair in enumerate(found)]
+        width = self.config.data.per_step if self._keys is not None and self._keys.by_step else 1
+        return [first.setdefault((*pair, item % width), item) for item, pair in enumerate(found)]
 
     def canonical(self, order: Order) -> Order:
         """The one form of all orders that train on the same content at every step; what is computed is computed for it."""
@@ -101,13 +120,6 @@ class Problem:
     @cached_property
     def _has_twins(self) -> bool:
         return self.twins != list(range(len(self.twins)))
-
-    @property
-    def stacked(self) -> bool:
-        """Whether the reference run's gradients may differ by rounding from sums of the items' own."""
-        return self.config.data.per_step > 1 or (
-            derivatives.run_lock(self.data.items) and derivatives.stackable(self.objective, self.data.items)
-        )
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +134,7 @@ class Problem:
         return self.gradient_and_loss(theta, item)[0]
 
     def gradient_and_loss(self, theta: Tensor, item: int) -> tuple[Tensor, float]:
-        return self.gradient_and_loss_of(theta, self.data.items[item], f"item {item}")
+        return self.gradient_and_loss_of(theta, keyed_item(self, item), f"item {item}")
 
     def gradient_and_loss_of(self, theta: Tensor, item: Item, where: str) -> tuple[Tensor, float]:
         """The same of an item of any part of the data set, which messages call `where`."""
@@ -151,7 +163,7 @@ class Problem:
     def mean_gradient_and_loss(
         self, theta: Tensor, items: Sequence[int], weights: Sequence[float]
     ) -> tuple[Tensor, float]:
-        chosen = [self.data.items[i] for i in items]
+        chosen = [keyed_item(self, i) for i in items]
         g, loss = derivatives.mean_gradient_and_loss(
             self.objective,
             theta,
@@ -168,7 +180,7 @@ class Problem:
     def product(self, theta: Tensor, item: int, direction: Tensor, exact: bool = True) -> Tensor:
         """Hessian-vector product [D] of one item's loss: exact, or by central difference of two gradients."""
         form = derivatives.hessian_vector if exact else derivatives.hessian_vector_difference
-        return form(self.objective, theta, self.data.items[item], direction)
+        return form(self.objective, theta, keyed_item(self, item), direction)
 
     def mean_product(self, theta: Tensor, items: Sequence[int], direction: Tensor, exact: bool) -> Tensor:
         """Hessian-vector product [D] of a step's mean loss: exact, or by central difference of two gradients."""
@@ -177,7 +189,7 @@ class Problem:
             products = (s * self.product(theta, item, direction) for s, item in zip(of_items, items, strict=True))
             return sum(products, torch.zeros_like(theta))
         if exact:
-            chosen = [self.data.items[i] for i in items]
+            chosen = [keyed_item(self, i) for i in items]
             return derivatives.hessian_vector_mean(self.objective, theta, chosen, direction)
         with full_precision(self.objective):
             return derivatives.central_difference(lambda at: self.mean_gradient(at, items, of_items), theta, direction)
@@ -200,6 +212,8 @@ class Problem:
         training.pop("checkpoints")  # nor does this
         if training["model"]["noise"] == "content":
             training["model"].pop("noise")
+        if training["model"]["noise_key"] == "item":
+            training["model"].pop("noise_key")
         if not training["model"]["autocast"]:
             training["model"].pop("autocast")
         training["data"].pop("text")  # the content hashes below pin the text, wherever the file lies now
@@ -216,9 +230,23 @@ class Problem:
         return fingerprint(self.identity)
 
 
+def stacks(problem: Problem) -> bool:
+    """Whether the reference run's gradients may differ by rounding from sums of the items' own."""
+    items = problem.data.items
+    return problem.config.data.per_step > 1 or (
+        derivatives.run_lock(items) and derivatives.stackable(problem.objective, items)
+    )
+
+
+def keyed_item(problem: Problem, number: int) -> Item:
+    """An item with the random numbers that it draws; UsageError where these are a step's and none is said: see `Problem.at`."""
+    own = problem.data.items[number]
+    return own if problem._keys is None else problem._keys.of(number, own)
+
+
 def item_gradient_chunks(problem: Problem, theta: Tensor, items: Sequence[int]) -> Iterator[Tensor]:
     """The rows of `Problem.item_gradients`, as many at a time [c, D] as are taken together."""
-    for found in derivatives.item_gradient_chunks(problem.objective, theta, [problem.data.items[i] for i in items]):
+    for found in derivatives.item_gradient_chunks(problem.objective, theta, [keyed_item(problem, i) for i in items]):
         if not torch.isfinite(found).all():
             raise DivergenceError(
                 f"items {items[0]}..{items[-1]}: expected finite gradients, got NaN or infinity; lower schedule.rate"

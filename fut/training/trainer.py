@@ -21,8 +21,9 @@ from fut.models.autodiff import item_loss
 from fut.models.objective import Objective
 from fut.progress import Progress, silent
 from fut.training.checkpoints import attributes_of, pack, read_state
-from fut.training.curvature import item_curvature, warmup_curvature
-from fut.training.problem import Problem, finite, kept_steps
+from fut.training.curvature import item_curvature, true_gradients, warmup_curvature
+from fut.training.problem import Problem, finite, kept_steps, keyed_item
+from fut.training.stepwise import Stepwise
 from fut.training.weights import weighed
 from storage import CheckpointStore
 
@@ -70,7 +71,7 @@ def train_order_at(
         DivergenceError: as `train_order`.
     """
     began, after = time.perf_counter(), dict[int, Retrained]()
-    gradients = TrueGradients(problem.gradient, problem.mean_gradient, item_curvature(problem))
+    gradients = Stepwise(problem, true_gradients)
     transition = RuleTransition(problem.rule, problem.rate, gradients)
     batch = OrderBatch.pack([weighed(problem, order)], problem.device)
 
@@ -146,7 +147,7 @@ def trained_on(problem: Problem, state: State, first: int, last: int) -> State:
     return state
 
 
-def _recording(problem: Problem) -> tuple[TrueGradients, list[float]]:
+def _recording(problem: Problem) -> tuple[Stepwise, list[float]]:
     """The gradients that training takes, and the losses of those of the latest step: of their mean, or of each of its items."""
     losses: list[float] = []
 
@@ -154,20 +155,24 @@ def _recording(problem: Problem) -> tuple[TrueGradients, list[float]]:
         losses.append(found[1])
         return found[0]
 
-    def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
-        return kept(problem.mean_gradient_and_loss(theta, items, weights))
+    def make(at: Problem) -> TrueGradients:
+        def mean(theta: Tensor, items: Sequence[int], weights: Sequence[float]) -> Tensor:
+            return kept(at.mean_gradient_and_loss(theta, items, weights))
 
-    def one(theta: Tensor, item: int) -> Tensor:
-        return kept(problem.gradient_and_loss(theta, item))
+        def one(theta: Tensor, item: int) -> Tensor:
+            return kept(at.gradient_and_loss(theta, item))
 
-    return TrueGradients(one, mean, item_curvature(problem)), losses
+        return TrueGradients(one, mean, item_curvature(at))
+
+    return Stepwise(problem, make), losses
 
 
 def step_loss(problem: Problem, theta: Tensor, step: int) -> float:
     """Training loss of a step of the reference order at parameters theta [D]: that of training, but for rounding."""
     picks = OrderBatch.pack([weighed(problem, problem.reference)], problem.device).at(step)
     pairs = zip(picks.items[0].tolist(), picks.weights[0].tolist(), strict=True)
-    losses = [w * item_loss(problem.objective, theta, problem.data.items[item]) for item, w in pairs if w]
+    at = problem.at(step)
+    losses = [w * item_loss(problem.objective, theta, keyed_item(at, item)) for item, w in pairs if w]
     return float(sum(losses))
 
 

@@ -48,8 +48,11 @@ def run_anchors(expansion: Expansion, blocks: Sequence[tuple[int, int]]) -> Iter
     """Write the gradients [ITEM_BLOCK, D] and norms [ITEM_BLOCK, 1] of blocks of items."""
     spec, count = expansion.spec, expansion.problem.config.data.items
     for anchor, first in blocks:
-        theta = expansion.trajectory.state(spec.anchors[anchor]).theta
-        found = expansion.problem.item_gradients(theta, range(first, min(first + ITEM_BLOCK, count)))
+        theta, problem = (
+            expansion.trajectory.state(spec.anchors[anchor]).theta,
+            expansion.problem.at(spec.anchors[anchor]),
+        )
+        found = problem.item_gradients(theta, range(first, min(first + ITEM_BLOCK, count)))
         norm = global_norm(found, expansion.problem.objective.layout.slices)[:, None]
         expansion.anchored.put(anchored_key(spec, anchor, first), {"gradient": found, "norm": norm}, replace=False)
         yield
@@ -64,8 +67,9 @@ def run_sampled_anchors(expansion: Expansion, blocks: Sequence[Block]) -> Iterat
             terms.write(block, {name: expansion.lender.read_items(name, block.step, items) for name in wanted})
             yield
             continue
-        theta = expansion.trajectory.state(expansion.spec.anchors[block.step]).theta
-        chunks = item_gradient_chunks(expansion.problem, theta, range(block.first, block.last))
+        anchor = expansion.spec.anchors[block.step]
+        theta = expansion.trajectory.state(anchor).theta
+        chunks = item_gradient_chunks(expansion.problem.at(anchor), theta, range(block.first, block.last))
         parts = [
             (found[:, expansion.indices], global_norm(found, expansion.problem.objective.layout.slices)[:, None])
             for found in chunks
@@ -156,7 +160,8 @@ def pilot_items(spec: AdjointSpec) -> list[int]:
 
 def _run_pilots(expansion: Expansion, steps: Sequence[int]) -> Iterator[None]:
     for step in (step for step in sorted(steps) if not expansion.pilots.has(step)):
-        found = expansion.problem.item_gradients(expansion.trajectory.state(step).theta, pilot_items(expansion.spec))
+        theta = expansion.trajectory.state(step).theta
+        found = expansion.problem.at(step).item_gradients(theta, pilot_items(expansion.spec))
         arrays = {
             "gradient": found.cpu().numpy(),
             "norm": global_norm(found, expansion.problem.objective.layout.slices).cpu().numpy(),

@@ -84,12 +84,13 @@ def _sweep(expansion: Expansion) -> Sweep:
         by a one-sided difference, since the gradient there is known; forwards and backwards in turn."""
         items, (step, row) = expansion.spec.trajectory.groups[number], divmod(number, config.num_runs)
         theta = places(step)[row] if expansion.spec.trajectory.ensemble else centre
+        at_step = problem.at(step)
         if config.products == "exact" or problem.objective.autocast is not None:  # whose gradients are too coarse
-            return problem.mean_product(theta, items, direction, exact=config.products == "exact")
+            return at_step.mean_product(theta, items, direction, exact=config.products == "exact")
         shares, sign = shares_of(problem.config, items), -1 if (step + row) % 2 else 1
         here = gradients(step)[row]
         return one_sided_difference(
-            lambda at: problem.mean_gradient(at, items, shares), theta, direction, here, sign * KNOWN_STEP
+            lambda at: at_step.mean_gradient(at, items, shares), theta, direction, here, sign * KNOWN_STEP
         )
 
     return Sweep(

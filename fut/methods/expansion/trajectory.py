@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from estimators.errors import DivergenceError
-from estimators.replay import OrderBatch, Picks, RuleTransition, TrueGradients
+from estimators.replay import OrderBatch, Picks, RuleTransition
 from estimators.state import State
 from estimators.trajectory import CentreTransition, mean_state
 from fut.divergence import named
 from fut.methods.expansion.spec import Trajectory
 from fut.training.checkpoints import read_state, save
+from fut.training.curvature import true_gradients
 from fut.training.problem import LOWER
+from fut.training.stepwise import Stepwise
 from fut.training.tensor_store import TensorStore
 from fut.training.weights import shares, weighed
 
@@ -196,7 +198,7 @@ def _mixture(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[T
 
     def gradient(step: int, theta: Tensor, number: int) -> Tensor:
         items = spec.groups[number]
-        latest[number] = problem.mean_gradient(theta, items, shares(problem.config, items))
+        latest[number] = problem.at(step).mean_gradient(theta, items, shares(problem.config, items))
         return latest[number]
 
     transition = CentreTransition(problem.rule, problem.rate, gradient)
@@ -209,7 +211,7 @@ def _mixture(spec: Trajectory, state: State, steps: Sequence[int]) -> Iterator[T
 def _ensemble(spec: Trajectory, state: State, steps: Sequence[int], reach: Reach | None) -> Iterator[Taken]:
     """Real training under every order, side by side; the trajectory is the mean of their lifted states."""
     problem, orders = spec.problem, spec.members
-    inner = TrueGradients(problem.gradient, problem.mean_gradient)
+    inner = Stepwise(problem, true_gradients)
     seen: dict[str, Tensor] = {}
 
     def own(k: int, step: int, picks: Picks, theta: Tensor) -> Tensor:

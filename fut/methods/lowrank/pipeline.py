@@ -83,7 +83,8 @@ def _run_anchors(base: LowRankFiles, blocks: Sequence[Block]) -> Iterator[None]:
         if base.lender is not None:
             found = torch.from_numpy(base.lender.read_items("gradient", block.step, items))
         else:
-            found = base.problem.item_gradients(base.theta(terms, base.spec.anchors[block.step]), items)
+            anchor = base.spec.anchors[block.step]
+            found = base.problem.at(anchor).item_gradients(base.theta(terms, anchor), items)
         terms.write(block, {"gradient": base.stored(found)})
         yield
 

@@ -61,7 +61,7 @@ class LowRankFiles(Prepared):
     def batch(self, key: int, step: int) -> Item:
         """The batch drawn for a step, another one for every key."""
         require_samples(self.problem, "use --estimator retrain", "lowrank")
-        items, draw = self.problem.data.items, np.random.default_rng([self.spec.config.seed, key, step])
+        items, draw = self.problem.samples.pooled, np.random.default_rng([self.spec.config.seed, key, step])
         return drawn_samples(items, self.spec.pooled * len(items[0][0]), draw)
 
     def mean_gradient(self, step: int, theta: Tensor) -> Tensor:

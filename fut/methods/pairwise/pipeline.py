@@ -34,6 +34,7 @@ def block_terms(
     problem: Problem, layout: TermLayout, state: State, block: Block, names: Sequence[str]
 ) -> dict[str, Tensor]:
     """The named terms of one block of items at one checkpoint, each [items of the block, k]."""
+    problem = problem.at(block.step)
     gradients = problem.item_gradients(state.theta, range(block.first, block.last))
     result: dict[str, Tensor] = {}
     if "gradient" in names:

@@ -17,6 +17,8 @@ from fut.methods.coupling import UNCUT, require_mean_gradient, require_uncut
 from fut.methods.pairwise.store import Streamed, term_layout
 from fut.methods.pairwise.terms import NEEDS
 from fut.readouts.readout import PROBE
+from fut.training.problem import Problem, stacks
+from fut.training.stepwise import Stepwise
 
 
 class ReplayExact(Estimator):
@@ -31,7 +33,11 @@ class ReplayExact(Estimator):
 
     def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         problem, state = self.problem, self.context.state
-        gradients = CurvedGradients(lambda t: state(t).theta, problem.gradient, problem.product, problem.mean_gradient)
+
+        def curved(at: Problem) -> CurvedGradients:
+            return CurvedGradients(lambda t: state(t).theta, at.gradient, at.product, at.mean_gradient)
+
+        gradients = Stepwise(problem, curved)
         transition = RuleTransition(problem.rule, problem.rate, gradients)
         return replay(transition, state(0).rows(len(orders)), self.batch(orders), listener=listener).theta
 
@@ -76,7 +82,7 @@ class Replay(Streamed):
     def final_states(self, orders: Sequence[Order], listener: Listener | None = None) -> Tensor:
         start = self.context.state(0)
         start = start if self.full else start.restrict(self.sample.indices)
-        if not self.problem.stacked:
+        if not stacks(self.problem):
             return replay(self.transition(), start.rows(len(orders)), self.batch(orders), listener=listener).theta
         steps = len(orders[0])
         batch = self.batch([*orders, Order(self.problem.reference.steps[:steps])])

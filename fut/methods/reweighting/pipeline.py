@@ -71,7 +71,7 @@ def _run_sweep(files: ReweightingFiles, steps: Sequence[int]) -> Iterator[None]:
 
     def product(theta: Tensor, number: int, direction: Tensor) -> Tensor:
         exact = files.spec.config.products == "exact"
-        return problem.mean_product(theta, problem.reference.steps[number], direction, exact)
+        return problem.at(number).mean_product(theta, problem.reference.steps[number], direction, exact)
 
     sweep = Sweep(problem.rule, problem.rate, Order.of(range(files.spec.steps)), files.state, mean, product)
     if files.costates.steps():

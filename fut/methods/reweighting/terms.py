@@ -51,11 +51,11 @@ class ReweightingFiles(Sampled):
 
     def item_gradients(self, step: int) -> Tensor:
         """Gradients [n, D] of a step's own items at the reference run's parameters, always all in one call."""
-        return self.problem.item_gradients(self.state(step).theta, self.problem.reference.steps[step])
+        return self.problem.at(step).item_gradients(self.state(step).theta, self.problem.reference.steps[step])
 
     def chunks(self, step: int) -> Iterator[Tensor]:
         """The same, some at a time [c, D]."""
-        return item_gradient_chunks(self.problem, self.state(step).theta, self.problem.reference.steps[step])
+        return item_gradient_chunks(self.problem.at(step), self.state(step).theta, self.problem.reference.steps[step])
 
 
 def stored_config(context: Context) -> ReweightingConfig | None:

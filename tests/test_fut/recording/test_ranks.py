@@ -14,7 +14,6 @@ from hf_models import LENGTH, gpt2, rows
 from hf_models import PROBE as TOKENS
 from torch import distributed, nn
 from torch.multiprocessing.spawn import spawn
-from torch.optim import SGD
 from transformers import Trainer, TrainingArguments
 from user_loops import PROBE, adamw, batches, net
 
@@ -109,22 +108,3 @@ def test_two_processes(tmp_path: Path) -> None:
     run = fut.open(tmp_path / "run-False", module=net(), device="cpu")
     for item, given in zip(run.context.problem.data.items, list(batches(RANKS * (1 + STEPS)))[RANKS:], strict=True):
         assert torch.equal(item[0], given[0]), "rank by rank inside a step"
-
-
-def test_fully_sharded_models_are_refused(tmp_path: Path) -> None:
-    """As `fully_shard` leaves them: parameters that are spread over processes."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port()}", rank=0, world_size=1)
-    try:
-        model = net()
-        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-        recorder = fut.Recorder(tmp_path / "run", steps=2)
-        with (
-            pytest.raises(ModelError, match="got a fully sharded model"),
-            recorder.watch(model, SGD(model.parameters(), lr=0.1)),
-        ):
-            pass
-    finally:
-        distributed.destroy_process_group()
