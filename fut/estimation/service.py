@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +23,7 @@ from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
 from fut.estimation.signals import RunSignals
 from fut.estimation.surrogate import halves_learnt
+from fut.methods.elsewhere import train_ahead
 from fut.methods.registry import METHODS, costs, open_estimator, rebuilding, require_movable
 from fut.protocols import Estimates
 from fut.training.trainer import Retrained
@@ -48,6 +49,10 @@ class RunTruths:
         """The value, if the order has been trained before; trains nothing."""
         trained = self._run.retrained.find(self._about.seen(order))
         return None if trained is None else self._run.readouts.truth(self._about, trained)
+
+    def ahead(self, orders: Iterable[Order], tick: Callable[[], object] = _no_tick) -> None:
+        """Have orders trained by other processes, where the run's engine has some: see `fut.methods.elsewhere.train_ahead`."""
+        self._service.train_ahead(map(self._about.seen, orders), tick=tick)
 
     def train(self, order: Order, tick: Callable[[], object] = _no_tick) -> float:
         """The value; really trains the order, unless that has been done before."""
@@ -107,6 +112,12 @@ class EstimationService:
     def train_at(self, order: Order, steps: Sequence[int], tick: Callable[[], object] = _no_tick) -> None:
         """Train an order, and keep what it has come to after some steps too; what is known is not trained again."""
         self.context.retrain(order, lambda step, state: tick(), at=steps)
+
+    def train_ahead(
+        self, orders: Iterable[Order], steps: Sequence[int] = (), tick: Callable[[], object] = _no_tick
+    ) -> None:
+        """Have orders trained by other processes, where the run's engine has some, and what they come to after steps kept."""
+        train_ahead(self.context, orders, steps, tick)
 
     def measured(self, method: str, readout: str, *, calibrated: bool = True) -> Measured:
         """A method as a comparison with retrained orders asks it."""

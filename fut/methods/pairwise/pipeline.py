@@ -184,6 +184,7 @@ PAIRS: Stage[PairwiseFiles] = Stage(
     missing=lambda files: files.missing(),
     work=_run,
     independent=True,
+    together=lambda block: block.step,
     cost=lambda s: Cost(s.layout.gradients(s.names), s.layout.nbytes(s.names)),
     memory=lambda s, f: terms_memory(s.layout, f, s.names),
     advice=f"lower cache.item_block, or {LESS}",
@@ -240,6 +241,9 @@ class PairwiseStages(Preparation[PairwiseFiles]):
     def pin_identity(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
         """The store pins itself what it is made of."""
         files.open_terms()
+
+    def again(self, files: PairwiseFiles) -> Request:
+        return Request(files.spec.names, cache=files.spec.config)
 
     def rest(self, files: PairwiseFiles) -> int:
         return self.still(files)[2].kept

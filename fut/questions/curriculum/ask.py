@@ -176,6 +176,8 @@ def _retrained(
         return Trained([value for value, _ in timed], timed[0][1])
 
     with context.progress("retraining", len(set(orders)) * context.run.steps) as tick:
+        for truths in readouts:
+            truths.ahead(orders, tick)
         return trained_apart(dict.fromkeys(orders), train)
 
 

@@ -58,6 +58,7 @@ def ask(request: NoiseRequest, context: StudyContext) -> OrderNoise:
     window, truths = _window(request, context), context.truths
     orders = ending_orders(context.reference, window, request.orders, request.seed)
     with context.progress("retraining", request.orders * len(context.reference)) as tick:
+        truths.ahead(orders, tick)
         trained, diverged = trained_apart(orders, lambda order: truths.train(order, tick))
     require_trained("noise", len(trained), diverged)
     orders = [order for order in orders if order in trained]
