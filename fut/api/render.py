@@ -123,6 +123,7 @@ def info(facts: dict[str, Any]) -> str:
         f"on disk: {nbytes(facts['store_bytes'])}; terms: "
         + (f"{terms['done']} of {terms['total']} blocks of pairs" if terms["total"] else "none of pairs")
         + f"; adjoint: {_expanded(facts)}",
+        *_truths(facts["retrained_orders"]),
         *_checks(facts),
         *(KnownCalibration(**of).words for of in facts["calibrations"]),
     ]
@@ -132,6 +133,11 @@ def info(facts: dict[str, Any]) -> str:
     ]
     header = ["estimator", "gradients before", "gradients per order", "reads"]
     return "\n".join(lines) + "\n\n" + columns([header, *rows])
+
+
+def _truths(count: int) -> list[str]:
+    """How many retrained orders the run keeps."""
+    return [f"truths: {count} retrained orders are kept; `fut bank RUN` lists them"] if count else []
 
 
 def _expanded(facts: dict[str, Any]) -> str:

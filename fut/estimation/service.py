@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimators.orders.order import Halves, Order
-from fut.artifacts.directory import ENDPOINTS
+from fut.artifacts.directory import ENDPOINTS, RETRAINED
 from fut.errors import FutError, NotCachedError
 from fut.estimation.calibration import Calibrated, answers_from, calibrate_run
 from fut.estimation.calibration_orders import calibration_orders
@@ -118,6 +118,18 @@ class EstimationService:
     ) -> None:
         """Have orders trained by other processes, where the run's engine has some, and what they come to after steps kept."""
         train_ahead(self.context, orders, steps, tick)
+
+    def untrained(self, orders: Sequence[Order]) -> list[Order]:
+        """Those of the orders whose truth is not kept."""
+        return [order for order in orders if not self.context.retrained.has(order)]
+
+    def kept_orders(self) -> list[Order]:
+        """Every order whose truth is kept, the first steps of orders among them."""
+        return [order for order, _ in self.context.retrained.losses()]
+
+    def take_truths(self, path: Path) -> tuple[int, int]:
+        """Copy the truths of another copy of the run: see `fut.training.retrained.RetrainedOrders.take`."""
+        return self.context.retrained.take(path / RETRAINED)
 
     def measured(self, method: str, readout: str, *, calibrated: bool = True) -> Measured:
         """A method as a comparison with retrained orders asks it."""

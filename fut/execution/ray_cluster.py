@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ from fut.execution.worker import Failed, Worker
 
 TRIES = 3
 """Times that a unit may end its worker."""
+PATIENCE = 10.0
+"""Seconds in which a cluster's address has to answer."""
 STATISTICS = "RAY_USAGE_STATS_ENABLED"
 
 
@@ -75,14 +78,11 @@ class RayCluster(Engine):
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         with _without_statistics():
             if self._address is not None:
+                _require_answer(self._address)
                 try:
                     ray.init(address=self._address, **quiet)
                 except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-                    said = (str(error).splitlines() or [type(error).__name__])[0]
-                    raise EngineError(
-                        f"engine: expected a Ray cluster at {self._address}, got none that answers ({said}); correct --address, "
-                        "or leave it out to start one here"
-                    ) from error
+                    raise _nobody(self._address, error) from error
             else:
                 count = self._wanted or _here(site)
                 ray.init(address="local", num_cpus=count * site.threads, include_dashboard=False, **quiet)
@@ -174,6 +174,25 @@ def _fetched(reference: list[Any]) -> Site:
     """A site, in a worker: within a list it travels as a reference, and is fetched by those alone that have it not open."""
     site: Site = _ray().get(reference)[0]
     return site
+
+
+def _require_answer(address: str) -> None:
+    """EngineError where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise _nobody(address, error) from error
+
+
+def _nobody(address: str, error: Exception) -> EngineError:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return EngineError(
+        f"engine: expected a Ray cluster at {address}, got none that answers ({said}); correct --address, or leave it out to "
+        "start one here"
+    )
 
 
 def _here(site: Site) -> int:

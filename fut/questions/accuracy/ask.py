@@ -216,4 +216,5 @@ VERIFY = Question(
     draw=scatter,
     picture=_picture,
     picture_help="PNG of estimated against retrained losses; default: in the run",
+    retrains=True,
 )

@@ -208,4 +208,5 @@ SEARCH = Question(
     render.text,
     "Find the order that would have trained best, then retrain in it, beside random and named orders.",
     _costs,
+    retrains=True,
 )

@@ -279,4 +279,5 @@ MEMORIZE = Question(
     draw=render.picture,
     picture=lambda answer, request: "answers/memorization.png",
     picture_help="PNG of the maps; default: in the run",
+    retrains=True,
 )

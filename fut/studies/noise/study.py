@@ -143,5 +143,6 @@ NOISE = Study(
     picture=lambda answer, request: "answers/noise.png",
     picture_help="PNG of weights by position and of the spreads; default: answers/noise.png in the run",
     command=False,
+    retrains=True,
 )
 """The study, for the registry."""
