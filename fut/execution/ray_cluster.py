@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -114,7 +115,8 @@ class RayCluster(Engine):
         if idle := self._idle.get(site.device):
             return idle.pop()
         on = {"num_gpus": 1} if site.device == "cuda" else {"num_cpus": site.threads}
-        return self._ray.remote(**on, max_restarts=0, max_task_retries=0)(Worker).remote(_fetched)
+        made = self._ray.remote(**on, max_restarts=0, max_task_retries=0)(Worker)
+        return made.remote(_fetched, [os.path.abspath(path) for path in sys.path])
 
     def each(self, site: Site, work: Callable[[Any, U], R], units: Sequence[U]) -> Iterator[tuple[int, R]]:
         if not units:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +40,12 @@ class Worker:
 
     Args:
         fetch: gets a site from the reference by which it travels.
+        paths: where modules are found by the process that asks; those that this one lacks are added.
     """
 
-    def __init__(self, fetch: Callable[[Any], Site]) -> None:
+    def __init__(self, fetch: Callable[[Any], Site], paths: Sequence[str] = ()) -> None:
         self._fetch = fetch
+        sys.path += [path for path in paths if path not in sys.path]
         self._opened: dict[str, Any] = {}
 
     def do(self, key: str, reference: Any, work: Callable[[Any, Any], Any], unit: Any) -> Done | Failed:
