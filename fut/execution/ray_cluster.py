@@ -86,7 +86,8 @@ class RayCluster(Engine):
                     raise _nobody(self._address, error) from error
             else:
                 count = self._wanted or _here(site)
-                ray.init(address="local", num_cpus=count * site.threads, include_dashboard=False, **quiet)
+                own: dict[str, Any] = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+                ray.init(address="local", num_cpus=count * site.threads, **own, **quiet)
         self._own = True
 
     def _require_address(self, connected: str) -> None:
