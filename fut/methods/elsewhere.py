@@ -86,11 +86,12 @@ def doing(context: Context, preparation: Any) -> Doing:
         return here
 
     def do(stage: Stage[Any], files: Prepared, units: Sequence[Any]) -> Iterator[object]:
-        if not stage.independent or not files.shared or len(units) == 1:
+        request = files.again
+        if not stage.independent or request is None or len(units) == 1:
             yield from here(stage, files, units)
             return
         site, number = site_of(context), preparation.stages.index(stage)
-        about = preparation.name, files.directory.absolute(), files.owner, preparation.again(files), number
+        about = preparation.name, files.directory.absolute(), files.owner, request, number
         pieces = [Piece(*about, part) for part in _cut(stage, units, PIECES * context.engine.workers(site))]
         for place, _ in context.engine.each(site, do_piece, pieces):
             yield from pieces[place].units

@@ -114,10 +114,12 @@ class Prepared(ABC):
         """Whether what decides the terms' shapes is known."""
         return True
 
+    _shared: ClassVar[bool] = True
+
     @property
-    def shared(self) -> bool:
-        """Whether independent units find all that they read in files that nobody writes meanwhile: not in memory."""
-        return True
+    def again(self) -> Request | None:
+        """What opens these files in another process; None where it would not find all that units read, or find it changing."""
+        return Request() if self._shared else None
 
     @property
     def scratch(self) -> Path:
@@ -266,10 +268,6 @@ class Preparation(ABC, Generic[F]):
         """
         kept = pins | (read_pins(path) if files.pinned else {})
         pin_identity(files.directory, self.kind, files.identity, {PINS: kept} if kept else {})
-
-    def again(self, files: F) -> Request:
-        """What opens such files again, in another process, once what they are made of is pinned."""
-        return Request()
 
     def cost(self, spec: Any) -> Cost:
         """What all stages take together."""

@@ -222,12 +222,17 @@ def _costs(request: BankRequest, context: QuestionContext) -> Sequence[str]:
 
 def text(bank: Bank) -> str:
     """A line per order, the first of many."""
-    rows = bank.rows()
-    names = list(rows[0]) if rows else []
-    cells = [[row["order"], *(number(row[name], ".5f") for name in names[1:])] for row in rows[:LISTED]]
-    table = [columns([[f"{name} [{unit}]" if (unit := bank.units().get(name)) else name for name in names], *cells])]
-    more = [f"… {len(rows) - LISTED} more; --json has them all"] if len(rows) > LISTED else []
-    return "\n".join([bank.title(), *(table if rows else []), *more, *bank.notes()])
+    rows, units = bank.rows(), bank.units()
+    lines = [bank.title()]
+    if rows:
+        _, *names = rows[0]
+        head = ["order", *(f"{name} [{units[name]}]" if units[name] else name for name in names)]
+        lines.append(
+            columns([head, *([row["order"], *(number(row[n], ".5f") for n in names)] for row in rows[:LISTED])])
+        )
+    if len(rows) > LISTED:
+        lines.append(f"… {len(rows) - LISTED} more; --json has them all")
+    return "\n".join([*lines, *bank.notes()])
 
 
 BANK = Question(

@@ -127,6 +127,10 @@ class PairwiseFiles(Prepared):
     def terms_path(self) -> Path:
         return self.directory
 
+    @property
+    def again(self) -> Request:
+        return Request(self.spec.names, cache=self.spec.config)
+
     def term_specs(self) -> list[TermSpec]:
         return self.spec.layout.specs()
 
@@ -241,9 +245,6 @@ class PairwiseStages(Preparation[PairwiseFiles]):
     def pin_identity(self, files: PairwiseFiles, pins: dict[str, float], path: Path) -> None:
         """The store pins itself what it is made of."""
         files.open_terms()
-
-    def again(self, files: PairwiseFiles) -> Request:
-        return Request(files.spec.names, cache=files.spec.config)
 
     def rest(self, files: PairwiseFiles) -> int:
         return self.still(files)[2].kept
