@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import record
@@ -72,13 +73,39 @@ def kept(path: Path) -> dict[str, Any]:
     return {"seconds_per_training": sum(seconds) / len(seconds), "endpoints": digest.hexdigest()}
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The page's rows: median seconds of a way and its least and most, how many times as fast as in line that is, repeat by
+    repeat, seconds of one training, load on the machine, and whether endpoints have the bits of those in line."""
+    by_way = {way: [row for row in rows if row["way"] == way] for way in WAYS}
+    inline = {row["repeat"]: row for row in by_way[INLINE]}
+    lines = []
+    for way, found in by_way.items():
+        seconds, training = ([row[key] for row in found] for key in ("seconds", "seconds_per_training"))
+        faster = [inline[row["repeat"]]["seconds"] / row["seconds"] for row in found]
+        loads = [row[key] for row in found for key in ("load_before", "load_after")]
+        same = {row["endpoints"] == inline[row["repeat"]]["endpoints"] for row in found}
+        cells = [way, spread(seconds, ".0f"), spread(faster, ".2f"), spread(training, ".1f")]
+        cells += [f"{min(loads):.1f} to {max(loads):.1f}", "yes" if same == {True} else "no"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Median, least and most."""
+    return f"{median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="directory of the runs")
+    parser.add_argument("--work", type=Path, default=Path("build/bank"), help="directory of the runs")
     parser.add_argument("--orders", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3, help="times that every way is run, by turns")
     parser.add_argument("--name", default=NAME, help="of the record")
+    parser.add_argument("--table", action="store_true", help="print the table of the record, and run nothing")
     options = parser.parse_args()
+    if options.table:
+        print("\n".join(table(record.resumed(options.name, ())[0])))
+        return
     call = began(options.name)
     rows, done = record.resumed(options.name, ("way", "repeat", "orders"))
     options.work.mkdir(parents=True, exist_ok=True)
