@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fut.data.dataset import Dataset
     from fut.errors import EXPECTED, DataError, FutError, ModelError, NotCachedError, ResourceError, UsageError
     from fut.estimation.results import Endpoint, Estimate
+    from fut.execution.registry import engine
     from fut.methods.settings import Config, load_config
     from fut.models.transformer import Transformer, next_token_loss
     from fut.planning import Plan, plan
@@ -61,6 +62,7 @@ _PLACES = {
     "NotCachedError": "fut.errors",
     "ResourceError": "fut.errors",
     "UsageError": "fut.errors",
+    "engine": "fut.execution.registry",
     "Endpoint": "fut.estimation.results",
     "Estimate": "fut.estimation.results",
     "Config": "fut.methods.settings",
@@ -103,6 +105,7 @@ __all__ = [
     "Run",
     "Transformer",
     "UsageError",
+    "engine",
     "load_config",
     "next_token_loss",
     "open",

@@ -42,6 +42,10 @@ class BusyError(FutError, RuntimeError):
     """A run directory that another process is writing into."""
 
 
+class EngineError(FutError, RuntimeError):
+    """Work that other processes were to do and could not: they end, differ from this one, or nobody answers at the address."""
+
+
 class ExtraError(FutError, ImportError):
     """An optional package that is not installed; the message names the extra that installs it."""
 

@@ -6,7 +6,7 @@ A question takes these in place of an opened run, so that it can be asked of any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -116,6 +116,12 @@ class Truths(Protocol):
 
     def find(self, order: Order) -> float | None:
         """The value, if the order has been trained before; trains nothing."""
+
+    def ahead(self, orders: Iterable[Order], tick: Tick = ...) -> None:
+        """Have those that have not been trained yet trained by other processes, where there are some: `train` then finds them.
+
+        Nothing is done where there are none. Orders that diverge are left out here, and `train` says so.
+        """
 
     def train(self, order: Order, tick: Tick = ...) -> float:
         """The value [`unit`]; really trains the order, unless that has been done before."""

@@ -1,6 +1,6 @@
 """Arrays on disk that are whole or absent, say what they are, and notice when a byte has changed."""
 
-from .atomic import read_json, remove_parts, replacing, require_free, write_bytes, write_json
+from .atomic import read_json, remove_abandoned, remove_parts, replacing, require_free, write_bytes, write_json
 from .backends import BACKENDS, Backend
 from .bfloat16 import from_bfloat16, to_bfloat16
 from .checkpoints import Attributes, Checkpoint, CheckpointStore
@@ -52,6 +52,7 @@ __all__ = [
     "parse_json",
     "read_json",
     "read_plain",
+    "remove_abandoned",
     "remove_parts",
     "replacing",
     "require_free",

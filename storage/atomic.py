@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,8 @@ _COUNTER = itertools.count()
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PART = re.compile(r"\.(\d{1,9})-([0-9a-f]{8})[0-9a-f]{8}-\d+\.part$")
 _TIDIED: set[Path] = set()
+FORGOTTEN = 86_400.0
+"""Seconds after which a half-written file of another machine has no writer any more: a file is written in seconds or minutes."""
 
 
 @cache
@@ -49,15 +52,38 @@ def _lives(process: int) -> bool:
     return True
 
 
+def _abandoned(path: Path) -> bool:
+    """Whether nobody writes a `.part` file any more: its process is dead, or it is of another machine and a day old."""
+    tag = _PART.search(path.name)
+    if tag is None:
+        return False
+    if tag[2] == _host():
+        return not _lives(int(tag[1]))
+    try:
+        return time.time() - path.stat().st_mtime > FORGOTTEN
+    except FileNotFoundError:
+        return False
+
+
 def _tidy(directory: Path) -> None:
-    """Remove what killed processes of this machine left half-written in a directory, once in a process's life."""
+    """Remove what nobody writes any more of the half-written files of a directory, once in a process's life."""
     if directory in _TIDIED:
         return
     _TIDIED.add(directory)
     for path in directory.glob("*.part"):
-        tag = _PART.search(path.name)
-        if tag and tag[2] == _host() and not _lives(int(tag[1])):
+        if _abandoned(path):
             path.unlink(missing_ok=True)
+
+
+def remove_abandoned(directory: Path | str) -> list[Path]:
+    """Removes the `.part` files below `directory` that nobody writes any more; returns them.
+
+    Other processes may write there meanwhile: a file of one that lives stays, and one of another machine for a day.
+    """
+    found = [path for path in Path(directory).rglob("*.part") if _abandoned(path)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
 
 
 def _free_bytes(directory: Path) -> int:
@@ -140,9 +166,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def remove_parts(directory: Path | str) -> list[Path]:
-    """Removes the `.part` files that killed processes left in `directory`; returns them.
+    """Removes the `.part` files in `directory` that are not this process's own; returns them.
 
-    This process's own are kept. Call it only where no other process is writing.
+    Call it only where no other process is writing, as under the lock of what the directory belongs to; else `remove_abandoned`.
     """
     own = _own_tag()
     stray = sorted(path for path in Path(directory).glob("*.part") if own not in path.name)

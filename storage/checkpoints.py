@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .atomic import make_directory, remove_parts, replacing, require_free, sync_directory
+from .atomic import make_directory, replacing, require_free, sync_directory
 from .deferring import DeferringFile
 from .errors import ContentError, Damage, DamagedError, ExistsError, IdentityError, MissingError, StorageError
 from .hdf5 import datasets, member
@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints in a directory. One process writes at a time; any number read.
+    """The checkpoints in a directory. Any number of processes read, and write, each other steps or the same content.
 
     Args:
         directory: where they are.
@@ -49,7 +49,6 @@ class CheckpointStore:
 
     def __init__(self, directory: Path | str, owner: str = "", most: int | None = None) -> None:
         self.directory, self.owner, self.most = Path(directory), owner, most
-        self._swept = False
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of `step` lies, or would lie."""
@@ -87,9 +86,6 @@ class CheckpointStore:
             )
         _require_storable(arrays, attributes)
         make_directory(self.directory)
-        if not self._swept:
-            remove_parts(self.directory)
-            self._swept = True
         require_free(self.directory, sum(array.nbytes for array in arrays.values()), f"the checkpoint of step {step}")
         with replacing(path) as part, DeferringFile(part) as target, h5py.File(target, "w", libver="latest") as file:
             content = {"step": int(step), "attributes": dict(attributes), "owner": self.owner, "format": FORMAT}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .atomic import make_directory, read_json, remove_parts, sync_directory, write_json
+from .atomic import make_directory, read_json, sync_directory, write_json
 from .errors import DamagedError, MissingError
 from .layout import Block
 
@@ -24,11 +24,13 @@ class ChunkRecord:
 
 
 class Ledger:
-    """One small JSON file per term and complete block, under `directory/<name>/<step>-<first>.json`; each says whose it is."""
+    """One small JSON file per term and complete block, under `directory/<name>/<step>-<first>.json`; each says whose it is.
+
+    Any number of processes write at once, each other blocks: no two of them share a file.
+    """
 
     def __init__(self, directory: Path, owner: str = "") -> None:
         self.directory, self.owner = directory, owner
-        self._swept: set[str] = set()
 
     def marker(self, name: str, block: Block) -> Path:
         """The file that says that `block` of `name` is complete."""
@@ -50,9 +52,6 @@ class Ledger:
         """Marks `block` of `name` complete, durably. The chunk files must be durable already."""
         marker = self.marker(name, block)
         make_directory(marker.parent)
-        if name not in self._swept:
-            remove_parts(marker.parent)
-            self._swept.add(name)
         document = {key: {"length": chunk.length, "crc32c": chunk.crc32c} for key, chunk in chunks.items()}
         about = {"name": name, "block": [block.step, block.first, block.last], "owner": self.owner}
         write_json(marker, about | {"chunks": document})

@@ -90,10 +90,10 @@ def tell(path: Path) -> None:
         source.written(path)
 
 
-def fetch_all(directory: Path) -> None:
-    """Bring every file below a directory that lies elsewhere."""
+def fetch_all(directory: Path, but: Sequence[str] = ()) -> None:
+    """Bring every file below a directory that lies elsewhere, but for those below some names in it."""
     if (source := source_of(directory)) is not None:
-        source.fetch([directory / name for name in source.absent(directory)])
+        source.fetch([directory / name for name in source.absent(directory) if name.split("/")[0] not in but])
 
 
 @contextmanager

@@ -25,8 +25,8 @@ _BACKEND = "backend"
 class TermStore:
     """Terms in a directory: `manifest.json` says what they are and in which backend their blocks lie, by default `zarr`.
 
-    One process writes; any number read. A kill at any moment leaves blocks that are complete, and blocks that `missing` lists.
-    All arrays are numpy; bfloat16 terms come as float32.
+    Any number of processes read, and write, each other blocks. A kill at any moment leaves blocks that are complete, and blocks
+    that `missing` lists. All arrays are numpy; bfloat16 terms come as float32.
     """
 
     def __init__(self, path: Path, manifest: Manifest, layout: Layout, writable: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,9 @@ class TableOfTruths:
 
     def find(self, order: Order) -> float | None:
         return self.value(order) if order in self.trained else None
+
+    def ahead(self, orders: Iterable[Order], tick: Callable[[], object] = lambda: None) -> None:
+        """There are no other processes."""
 
     def train(self, order: Order, tick: Callable[[], object] = lambda: None) -> float:
         return self.train_timed(order, tick)[0]

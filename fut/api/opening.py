@@ -21,6 +21,8 @@ from fut.data.counting import counted
 from fut.data.dataset import Dataset
 from fut.data.text import REFERENCE
 from fut.errors import UsageError
+from fut.execution.engine import Engine
+from fut.execution.inline import INLINE
 from fut.methods.adjoint.identity import open_expansion
 from fut.methods.build import require_states, require_training
 from fut.methods.settings import Config, adjoint_settings, read_config
@@ -51,6 +53,7 @@ def open_run(
     readouts: Mapping[str, UserFunction] | None = None,
     progress: Progress = terminal,
     trust: bool = False,
+    engine: Engine | str = INLINE,
 ) -> Run:
     """Open a finished run directory.
 
@@ -65,13 +68,15 @@ def open_run(
             parameters.
         progress: hears of long work.
         trust: whether code may run that the directory names as `package.module:name`: its model, its loss, its read-outs.
+        engine: where orders are retrained and independent units of `cache` are done: `ray`, or what `fut.engine` gives; by
+            default this process.
 
     Raises:
         MissingError, IdentityError, DamagedError, ModelError: naming what does not fit.
         UsageError: where code would have to run that is named in the directory alone.
     """
     given: dict[str, Any] = {"module": module, "loss": loss, "optimizer": optimizer, "readouts": readouts}
-    return Run(path, device=device, progress=progress, trust=trust, **given)
+    return Run(path, device=device, progress=progress, trust=trust, engine=engine, **given)
 
 
 @speaks_python

@@ -31,6 +31,7 @@ from fut.orders.checking import Obedience, check_log
 from fut.orders.files import write_order_file
 from fut.orders.parsing import OrderLike, named_orders, order_of
 from fut.orders.scores import Difficulty, difficulty
+from fut.questions.bank import BANK, Bank, BankRequest
 from fut.questions.context import QuestionContext
 from fut.questions.question import Question
 from fut.questions.question import Request as Asked
@@ -127,6 +128,21 @@ class RunOrders:
     ) -> Obedience:
         """Whether a training obeyed an order, by its log of what was consumed: see `fut.orders.checking.check_log`."""
         return check_log(Path(log), order_of(self.context, order, partial=True), samples, start, later)
+
+    def bank(
+        self,
+        orders: int = 0,
+        seed: int = 0,
+        *,
+        file: Path | str | None = None,
+        part: str | None = None,
+        readout: str = PROBE,
+        source: Path | str | None = None,
+    ) -> Bank:
+        """Retrain orders and keep them for every later question, or list what is kept: fields of
+        `fut.questions.bank.BankRequest`."""
+        self.context.readouts.admit([readout])
+        return BANK.ask(BankRequest(orders, seed, file, part, readout, source), question_context(self.context))
 
     def best(self, readout: str = PROBE) -> Order:
         """The order of every item once with the least sum in the table of positions: a start for a search, not its end."""

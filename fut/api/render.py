@@ -137,6 +137,7 @@ def info(facts: dict[str, Any]) -> str:
         + (f"{terms['done']} of {terms['total']} blocks of pairs" if terms["total"] else "none of pairs")
         + f"; adjoint: {_expanded(facts)}",
         *_noise(facts["noise"]),
+        *_truths(facts["retrained_orders"]),
         *_checks(facts),
         *(KnownCalibration(**of).words for of in facts["calibrations"]),
     ]
@@ -146,6 +147,11 @@ def info(facts: dict[str, Any]) -> str:
     ]
     header = ["estimator", "gradients before", "gradients per order", "reads"]
     return "\n".join(lines) + "\n\n" + columns([header, *rows])
+
+
+def _truths(count: int) -> list[str]:
+    """How many retrained orders the run keeps."""
+    return [f"truths: {count} retrained orders are kept; `fut bank RUN` lists them"] if count else []
 
 
 def _expanded(facts: dict[str, Any]) -> str:

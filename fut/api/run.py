@@ -17,6 +17,9 @@ from fut.api.questions import Names, RunMethods, RunOrders, asked_of
 from fut.data.dataset import Dataset
 from fut.errors import UsageError
 from fut.estimation.results import Endpoint, Estimates
+from fut.execution.engine import Engine
+from fut.execution.inline import INLINE
+from fut.execution.registry import engine_of
 from fut.methods import build
 from fut.methods.adjoint.config import AdjointConfig
 from fut.methods.context import Context
@@ -91,10 +94,11 @@ class Run:
         readouts: Mapping[str, UserFunction] | None = None,
         progress: Progress = terminal,
         trust: bool = False,
+        engine: Engine | str = INLINE,
     ) -> None:
         given: dict[str, Any] = {"module": module, "loss": loss, "data": data, "readouts": readouts}
         given |= {"optimizer": None if optimizer is None else maker_of(optimizer, module)}
-        self.context = Context(path, device=device, progress=progress, trust=trust, **given)
+        self.context = Context(path, device=device, progress=progress, trust=trust, engine=engine_of(engine), **given)
 
     def __dir__(self) -> list[str]:
         """Names for completion: those that are meant to be used."""

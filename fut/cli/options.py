@@ -15,6 +15,8 @@ from fut.cli.said import keep
 from fut.config.schema import printable
 from fut.display import format as present
 from fut.display.numbers import jsonable
+from fut.execution.engine import Engine
+from fut.execution.inline import INLINE
 from fut.methods.registry import METHODS
 from fut.progress import Progress, silent, terminal
 
@@ -45,6 +47,15 @@ OwnLoss = Annotated[
     typer.Option(
         "--loss", metavar="MODULE:NAME", help="the loss of such a run, where its forward pass does not return it"
     ),
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="where orders are retrained: inline, in this process, or ray, in several")
+]
+Workers = Annotated[
+    int | None, typer.Option(help="processes of --engine ray; default: one per GPU, or as many as there are CPUs for")
+]
+Address = Annotated[
+    str | None, typer.Option(help="of a Ray cluster that runs; default: one is started here, and ends with the command")
 ]
 METHOD_HELP = f"one of {', '.join(METHODS.names)}; options after colons, as in taylor1:moments=replayed"
 SET = "section.key=value, as in the TOML file; again for more"
@@ -92,12 +103,28 @@ def answer_info(
 
 
 def open_run(
-    path: Path, device: str, quiet: bool, trust: bool = False, model: str | None = None, loss: str | None = None
+    path: Path,
+    device: str,
+    quiet: bool,
+    trust: bool = False,
+    model: str | None = None,
+    loss: str | None = None,
+    engine: Engine = INLINE,
 ) -> Run:
-    """The opened run. trust: whether code that its directory names may run. model, loss: of `--model` and `--loss`."""
+    """The opened run.
+
+    Args:
+        path: its directory.
+        device: as it is written.
+        quiet: whether there are no bars.
+        trust: whether code that its directory names may run.
+        model, loss: of `--model` and `--loss`.
+        engine: where orders are retrained, and independent units of work are done.
+    """
     from fut.api.opening import open_run as opened
 
-    return opened(path, device=device, progress=progress(quiet), trust=trust, **own_objects(model, loss))
+    given = own_objects(model, loss)
+    return opened(path, device=device, progress=progress(quiet), trust=trust, engine=engine, **given)
 
 
 def own_objects(model: str | None, loss: str | None) -> dict[str, Any]:

@@ -11,7 +11,23 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from fut.artifacts.kept import keeping
-from fut.cli.options import METHOD_HELP, ORDER_HELP, Device, Json, Model, OwnLoss, RunPath, Trust, answer, open_run, say
+from fut.cli.options import (
+    METHOD_HELP,
+    ORDER_HELP,
+    Address,
+    Device,
+    EngineName,
+    Json,
+    Model,
+    OwnLoss,
+    RunPath,
+    Trust,
+    Workers,
+    answer,
+    open_run,
+    say,
+)
+from fut.execution.registry import engine
 from fut.questions.question import ESTIMATOR, ORDER, Flag, Question
 from fut.studies.base import Study
 
@@ -29,9 +45,11 @@ def command(question: Question[Any, Any] | Study[Any, Any]) -> Callable[..., Non
     def run_command(**given: Any) -> None:
         shared = ("path", "model", "loss", "trust", "device", "as_json", "plot")
         path, model, loss, trust, device, as_json, plot = (given.pop(name, None) for name in shared)
-        run = open_run(path, device, as_json, trust, model, loss)
         request = question.request(**read_fields(question.request, given))
-        result = run.ask(request, lambda line: say(line, as_json))
+        chosen = [given[name] for name in ENGINE] if question.retrains else []
+        with engine(*chosen) as where:
+            run = open_run(path, device, as_json, trust, model, loss, where)
+            result = run.ask(request, lambda line: say(line, as_json))
         content, text = question.content(result), question.text(result)
         if question.draw is not None:
             default = "" if question.picture is None else question.picture(result, request)
@@ -46,6 +64,7 @@ def command(question: Question[Any, Any] | Study[Any, Any]) -> Callable[..., Non
     shared = [parameter("path", RunPath), *parameters(question.request)]
     if question.draw is not None:
         shared.append(parameter("plot", Annotated[Path | None, typer.Option(help=question.picture_help)], None))
+    shared += computing() if question.retrains else []
     shared += [*opening(), parameter("device", Device, "auto"), parameter("as_json", Json, False)]
     run_command.__signature__ = inspect.Signature(shared)  # type: ignore[attr-defined]
     return run_command
@@ -54,6 +73,16 @@ def command(question: Question[Any, Any] | Study[Any, Any]) -> Callable[..., Non
 def opening() -> list[inspect.Parameter]:
     """How a run is opened whose directory does not hold all of it."""
     return [parameter("model", Model, None), parameter("loss", OwnLoss, None), parameter("trust", Trust, False)]
+
+
+ENGINE = ("engine", "workers", "address")
+"""Keywords of a command that say where work is done, as `fut.execution.registry.engine` takes them."""
+
+
+def computing() -> list[inspect.Parameter]:
+    """Where orders are retrained, and independent units of work are done."""
+    kinds = zip(ENGINE, (EngineName, Workers, Address), ("inline", None, None), strict=True)
+    return [parameter(name, kind, default) for name, kind, default in kinds]
 
 
 def read_fields(request: type[Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fut.divergence import divergence_note, named, require_trained, trained_apar
 from fut.errors import FutError, FutWarning
 from fut.estimation.calibration_orders import CHOSEN, calibration_orders
 from fut.methods.batching import raw_estimates
+from fut.methods.elsewhere import train_ahead
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
 from fut.readouts.readout import PROBE, Readout, require_same_value, suffix
 from storage import FORMAT, DamagedError, Manifest
@@ -169,6 +170,7 @@ def calibrate_run(
     orders, edit = calibration_orders(run, count, seed, kind, about.name), None if kind == CHOSEN else kind
     estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
     with run.progress("retraining", count * run.steps) as tick:
+        train_ahead(run, map(about.seen, orders), tick=tick)
         trained, diverged = trained_apart(
             orders, lambda order: run.retrain(about.seen(order), lambda step, state: tick())
         )

@@ -16,6 +16,7 @@ from fut.estimation.nearness import Nearness
 from fut.estimation.results import Estimate, estimated, exact_reference, known_truth
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
+from fut.methods.elsewhere import train_ahead
 from fut.methods.registry import canonical, default_estimator, method_of, open_estimator
 from fut.orders.editing import CALIBRATED, edits_between
 from fut.readouts.readout import PROBE
@@ -108,6 +109,7 @@ class ReadoutEstimates:
         """An answer per checked order."""
         about, reference = self._about, self.reference
         if self._trains:
+            train_ahead(self._run, map(about.seen, orders))
             trained = [self._run.readouts.truth(about, self._run.retrain(about.seen(o))) for o in orders]
             return [known_truth(o, self.method, t, reference, about) for o, t in zip(orders, trained, strict=True)]
         truths = self._truths(orders)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from estimators.orders.order import Halves
+from fut.methods.elsewhere import train_ahead
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -63,6 +64,7 @@ def train_halves(
         tick: called after every step that is trained.
     """
     about = context.readouts.get(readout)
+    train_ahead(context, halves, steps[:-1], tick)
     ends = [context.retrain(order, lambda step, state: tick(), at=steps[:-1]) for order in halves]
     reference = context.readouts.at_reference(about)
     values = [

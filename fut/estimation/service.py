@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimators.orders.order import Halves, Order
-from fut.artifacts.directory import ENDPOINTS
+from fut.artifacts.directory import ENDPOINTS, RETRAINED
+from fut.artifacts.location import located
 from fut.errors import FutError, NotCachedError
 from fut.estimation.calibration import Calibrated, answers_from, calibrate_run
 from fut.estimation.calibration_orders import calibration_orders
@@ -23,9 +24,11 @@ from fut.estimation.results import Endpoint
 from fut.estimation.searching import Searching
 from fut.estimation.signals import RunSignals
 from fut.estimation.surrogate import halves_learnt
+from fut.methods.elsewhere import train_ahead
 from fut.methods.registry import METHODS, costs, open_estimator, rebuilding, require_movable
 from fut.protocols import Estimates
 from fut.training.trainer import Retrained
+from storage import fetch_all
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -48,6 +51,10 @@ class RunTruths:
         """The value, if the order has been trained before; trains nothing."""
         trained = self._run.retrained.find(self._about.seen(order))
         return None if trained is None else self._run.readouts.truth(self._about, trained)
+
+    def ahead(self, orders: Iterable[Order], tick: Callable[[], object] = _no_tick) -> None:
+        """Have orders trained by other processes, where the run's engine has some: see `fut.methods.elsewhere.train_ahead`."""
+        self._service.train_ahead(map(self._about.seen, orders), tick=tick)
 
     def train(self, order: Order, tick: Callable[[], object] = _no_tick) -> float:
         """The value; really trains the order, unless that has been done before."""
@@ -107,6 +114,26 @@ class EstimationService:
     def train_at(self, order: Order, steps: Sequence[int], tick: Callable[[], object] = _no_tick) -> None:
         """Train an order, and keep what it has come to after some steps too; what is known is not trained again."""
         self.context.retrain(order, lambda step, state: tick(), at=steps)
+
+    def train_ahead(
+        self, orders: Iterable[Order], steps: Sequence[int] = (), tick: Callable[[], object] = _no_tick
+    ) -> None:
+        """Have orders trained by other processes, where the run's engine has some, and what they come to after steps kept."""
+        train_ahead(self.context, orders, steps, tick)
+
+    def untrained(self, orders: Sequence[Order]) -> list[Order]:
+        """Those of the orders whose truth is not kept."""
+        return [order for order in orders if not self.context.retrained.has(order)]
+
+    def kept_orders(self) -> list[Order]:
+        """Every order whose truth is kept, the first steps of orders among them."""
+        return [order for order, _ in self.context.retrained.losses()]
+
+    def take_truths(self, path: Path) -> tuple[int, int]:
+        """Copy the truths of another copy of the run, or of a URL: see `fut.training.retrained.RetrainedOrders.take`."""
+        truths = located(path) / RETRAINED
+        fetch_all(truths)
+        return self.context.retrained.take(truths)
 
     def measured(self, method: str, readout: str, *, calibrated: bool = True) -> Measured:
         """A method as a comparison with retrained orders asks it."""

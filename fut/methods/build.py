@@ -16,6 +16,7 @@ from fut.artifacts.lock import run_lock
 from fut.errors import UsageError
 from fut.methods import stages
 from fut.methods.context import Context
+from fut.methods.elsewhere import doing
 from fut.methods.footprint import Footprint
 from fut.methods.registry import base_name, default_estimator, method_of, preparations
 from fut.methods.stages import LESS, Names, Preparation, Prepared, Request, counted
@@ -142,7 +143,7 @@ def prepare(context: Context, preparation: Preparation[Any], files: P) -> P:
         require_free(files.directory.parent, preparation.rest(files), preparation.what)
     preparation.pin_identity(files, pins, context.path)
     try:
-        stages.build(preparation, files, context.progress)
+        stages.build(preparation, files, context.progress, doing(context, preparation))
     except DivergenceError as error:
         return prepare(context, preparation, files.instead(error))
     return files

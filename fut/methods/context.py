@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.replay import Listener
 from estimators.state import State
@@ -23,6 +25,8 @@ from fut.artifacts.location import located
 from fut.artifacts.trust import require_trust
 from fut.data.dataset import Dataset
 from fut.errors import ModelError
+from fut.execution.engine import Engine
+from fut.execution.inline import INLINE
 from fut.methods.settings import Config, read_config
 from fut.models.lifting import copied
 from fut.models.objective import Loss
@@ -62,6 +66,7 @@ class Context:
         readouts: a user's own read-outs by name.
         progress: hears of long work.
         trust: whether code that the directory names (`model.factory`, `model.loss`, read-outs) may run.
+        engine: where independent units of work are done.
     """
 
     def __init__(
@@ -76,8 +81,10 @@ class Context:
         readouts: Mapping[str, UserFunction] | None = None,
         progress: Progress = terminal,
         trust: bool = False,
+        engine: Engine = INLINE,
     ) -> None:
-        self.path, self.progress, self.trust = located(path), progress, trust
+        self.path, self.progress, self.trust, self.engine = located(path), progress, trust, engine
+        self.key = uuid.uuid4().hex  # tells it from others that processes of its engine have open
         self.manifest: Manifest = files.read_manifest(self.path)
         self.owner = files.owner_of(self.manifest)
         self.config: Config = read_config(self.path)
@@ -187,6 +194,21 @@ class Context:
         return found
 
     @cached_property
+    def diverged(self) -> dict[Order, str]:
+        """Orders that other processes found to diverge, in canonical form, and what was said of each."""
+        return {}
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The objects that it was opened with, by which another process opens it."""
+        return {
+            "module": self._module,
+            "loss": self._loss,
+            "optimizer": self._optimizer,
+            "readouts": self.readouts.given,
+        }
+
+    @cached_property
     def retrained(self) -> RetrainedOrders:
         """Every order that has been retrained on this run."""
         return RetrainedOrders(self.path / files.RETRAINED, self.problem.device, self.problem.canonical, self.owner)
@@ -196,6 +218,8 @@ class Context:
 
         at: steps after which the result is kept too, as that of the order's first steps, which is then not trained again.
         """
+        if (diverged := self.diverged.get(self.problem.canonical(order))) is not None:
+            raise DivergenceError(diverged)
         found = self.retrained.find(order)
         parts = {step: order.first(step) for step in at if step < len(order)}
         missing = [step for step, part in parts.items() if self.retrained.find(part) is None]
@@ -219,6 +243,7 @@ class RunReadouts:
     """
 
     def __init__(self, run: Context, user: Mapping[str, UserFunction] | None = None, trust: bool = False) -> None:
+        self.given = user
         self._run, self.user = run, Functions(check_registered(user or {}), trust)
         self._made: dict[str, Readout] = {}
         self._values: dict[str, float] = {}

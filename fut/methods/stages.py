@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,6 +114,13 @@ class Prepared(ABC):
         """Whether what decides the terms' shapes is known."""
         return True
 
+    _shared: ClassVar[bool] = True
+
+    @property
+    def again(self) -> Request | None:
+        """What opens these files in another process; None where it would not find all that units read, or find it changing."""
+        return Request() if self._shared else None
+
     @property
     def scratch(self) -> Path:
         """What is removed once all is complete."""
@@ -154,6 +161,7 @@ class Stage(Generic[F]):
         missing: the units of work that are to be done yet, in order; none where nothing that is missing reads them.
         work: does units, and yields once after each, when that one is durable.
         independent: whether any of the units can be done elsewhere, in any order; else each needs the one before.
+        together: what units have in common that are done by one process, as they read or write the same; itself for a unit alone.
         stores: what it writes beside terms, in groups of use together alone: one damaged file, and the group is discarded.
         cost: of a specification.
         seconds: of a specification, by timings taken here; None for those of its gradients.
@@ -169,6 +177,7 @@ class Stage(Generic[F]):
     missing: Callable[[F], Sequence[Any]]
     work: Callable[[F, Sequence[Any]], Iterator[object]]
     independent: bool = False
+    together: Callable[[Any], Hashable] = lambda unit: unit
     stores: Callable[[F], Sequence[Stores]] = lambda files: ()
     cost: Callable[[Any], Cost] = lambda spec: Cost()
     seconds: Callable[[Any, Timings], float] | None = None
@@ -331,13 +340,25 @@ def counted(stages: Sequence[Stage[F]], spec: Any) -> list[Stage[F]]:
     return [stage for stage in parts_of(stages, spec) if not stage.within]
 
 
-def build(preparation: Preparation[F], files: F, progress: Progress = silent) -> None:
-    """Do every unit that is missing; what was discarded is computed again, the same. Scratch is removed at the end."""
+Doing = Callable[[Stage[Any], Any, Sequence[Any]], Iterator[object]]
+"""(stage, files, units): does units of a stage, and yields once after each."""
+
+
+def here(stage: Stage[F], files: F, units: Sequence[Any]) -> Iterator[object]:
+    """Units one after the other, in this process."""
+    return stage.work(files, units)
+
+
+def build(preparation: Preparation[F], files: F, progress: Progress = silent, do: Doing = here) -> None:
+    """Do every unit that is missing; what was discarded is computed again, the same. Scratch is removed at the end.
+
+    do: does units of a stage.
+    """
     for stage in preparation.stages:
         if not stage.part_of(files.spec) or not (units := stage.missing(files)):
             continue
         with progress(stage.name, len(units)) as tick:
-            for _ in stage.work(files, units):
+            for _ in do(stage, files, units):
                 tick()
     discard_scratch(files)
 

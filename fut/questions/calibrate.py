@@ -94,4 +94,5 @@ CALIBRATE = Question(
     render.calibration,
     "Retrain a few orders and fit an estimator to them: every later estimate then carries a 90 % interval.",
     _costs,
+    retrains=True,
 )

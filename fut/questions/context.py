@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +43,18 @@ class Service(Protocol):
 
     def train_at(self, order: Order, steps: Sequence[int], tick: Tick = ...) -> None:
         """Train an order, and keep what it has come to after some steps too."""
+
+    def train_ahead(self, orders: Iterable[Order], steps: Sequence[int] = ..., tick: Tick = ...) -> None:
+        """Have orders trained by other processes, where there are some: `train_at` and `Truths.train` then find them."""
+
+    def untrained(self, orders: Sequence[Order]) -> list[Order]:
+        """Those of the orders whose truth is not kept."""
+
+    def kept_orders(self) -> list[Order]:
+        """Every order whose truth is kept."""
+
+    def take_truths(self, path: Path) -> tuple[int, int]:
+        """Copy the truths of another copy of the run; how many were copied, and how many were here already."""
 
     def measured(self, method: str, readout: str, *, calibrated: bool = True) -> Measured:
         """A method as a comparison with retrained orders asks it."""

@@ -41,4 +41,5 @@ def train_at(context: QuestionContext, orders: Sequence[Order], names: Sequence[
     out, as each read-out finds again."""
     steps = [step for step in map(step_of, names) if step is not None]
     with context.progress("retraining", len(orders) * context.run.steps) as tick:
+        context.service.train_ahead(orders, steps, tick)
         trained_apart(orders, lambda order: context.service.train_at(order, steps, tick))

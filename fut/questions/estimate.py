@@ -151,4 +151,5 @@ ESTIMATE = Question(
     _text,
     "The probe loss, or another read-out, that training in another order would have given, without training.",
     content=_content,
+    retrains=True,
 )

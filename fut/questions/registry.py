@@ -7,6 +7,7 @@ from typing import Any
 from fut.errors import UsageError
 from fut.questions.accuracy.ask import VERIFY
 from fut.questions.accuracy.leave_out import LDS
+from fut.questions.bank import BANK
 from fut.questions.calibrate import CALIBRATE
 from fut.questions.curriculum.ask import SEARCH
 from fut.questions.domains.ask import DOMAINS
@@ -23,6 +24,7 @@ QUESTIONS: tuple[Question[Any, Any], ...] = (
     ESTIMATE,
     ENDPOINT,
     TRUST,
+    BANK,
     CALIBRATE,
     VERIFY,
     LDS,

@@ -69,6 +69,7 @@ class Study(Generic[R, A]):
         picture: (answer, request) -> the picture's default path within the run.
         picture_help: what the picture shows.
         command: whether the command is made of the request's fields; False where it is written by hand.
+        retrains: whether it retrains many orders, which an engine may do side by side.
     """
 
     name: str
@@ -83,3 +84,4 @@ class Study(Generic[R, A]):
     picture: Callable[[A, R], str] | None = None
     picture_help: str = "PNG of the answer; default: in the run"
     command: bool = True
+    retrains: bool = False

@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fut.training",),
     ("fut.data",),
     ("fut.models",),
+    ("fut.execution",),
     ("fut.resources", "fut.display"),
     ("fut.errors",),
     ("fut.config", "fut.protocols", "fut.registry", "fut.progress", "fut.version", "fut.divergence", "fut.spoken"),
@@ -51,7 +52,7 @@ ONLY = {
     "transformers": {"fut.models", "fut.recording"},
     "peft": {"fut.models", "fut.recording"},
     "lightning": {"fut.recording"},
-    "ray": {"fut.resources"},
+    "ray": {"fut.execution"},
 }
 
 

@@ -14,6 +14,7 @@ import fut
 from fut.display.numbers import jsonable
 from fut.questions.accuracy.ask import VerifyRequest
 from fut.questions.accuracy.leave_out import LdsRequest
+from fut.questions.bank import BankRequest
 from fut.questions.calibrate import CalibrateRequest
 from fut.questions.curriculum.constraints import Constraints
 from fut.questions.curriculum.request import SearchRequest
@@ -39,6 +40,12 @@ CASES: list[tuple[str, tuple[object, ...], Request[Any]]] = [
         EstimateRequest(["random:3"], "replay-exact", curve_steps=(2, 4)),
     ),
     ("trust", ("--trials", 1, "--seed", 3), TrustRequest(1, 3)),
+    (
+        "bank",
+        ("--orders", 3, "--seed", 5, "--part", "2/2", "--readout", "item:1"),
+        BankRequest(3, 5, None, "2/2", "item:1"),
+    ),
+    ("bank", (), BankRequest()),
     ("calibrate", ("--orders", 4), CalibrateRequest(4)),
     ("calibrate", ("--orders", 3, "--edit", "swap", "--seed", 5), CalibrateRequest(3, 5, edit="swap")),
     ("estimate", ("--order", "swap:0,4", "--no-known"), EstimateRequest(["swap:0,4"], known=False)),

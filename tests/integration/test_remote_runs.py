@@ -18,6 +18,7 @@ import fut
 from fut.artifacts import location
 from fut.artifacts.kept import NotKeptWarning
 from fut.methods import stages
+from fut.questions.bank import BankRequest
 from storage import TermStore, absent_bytes, sources
 from storage.remote import Objects
 
@@ -198,3 +199,22 @@ def test_a_url_without_the_package_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "obstore" else found(name, *a))
     with pytest.raises(OSError, match=r"pip install obstore"):
         fut.open("s3://runs/any")
+
+
+def test_processes_of_an_engine_do_their_work_for_a_run_at_a_url(
+    place: str, machine: Callable[[str], None], tmp_path: Path
+) -> None:
+    here = fut.train(tmp_path / "here", small_config(), **SMALL)
+    fut.push(here.path, place)
+    machine("second")
+    with fut.engine("ray", workers=2) as engine:
+        run = fut.open(place, engine=engine, **SMALL)
+        run.cache("gradient")
+        bank = run.ask(BankRequest(orders=3))
+    machine("third")
+    elsewhere = fut.open(place, **SMALL)
+    assert elsewhere.info()["retrained_orders"] == 3
+    assert pair_terms(elsewhere).missing(["gradient"]) == []
+    found = [one.value for one in elsewhere.ask(BankRequest(orders=3)).orders]
+    assert found == [one.value for one in bank.orders] == [here.retrain(one.order).loss for one in bank.orders]
+    assert [one.value for one in here.ask(BankRequest(orders=3, source=place)).orders] == found

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import time
 
 import pytest
 from patience import PATIENCE
@@ -14,12 +15,14 @@ from storage import (
     DiskFullError,
     MissingError,
     read_json,
+    remove_abandoned,
     remove_parts,
     replacing,
     require_free,
     write_bytes,
     write_json,
 )
+from storage.atomic import FORGOTTEN
 
 
 class Killed(BaseException):
@@ -137,6 +140,28 @@ def test_the_next_process_removes_what_a_killed_one_left_and_nothing_of_one_that
         writes = "import sys\nfrom storage import write_bytes\nwrite_bytes(sys.argv[1], b'whole')\n"
         assert start_python(writes, tmp_path / "other").communicate(timeout=PATIENCE) == ("", "")
         assert sorted(os.listdir(tmp_path)) == sorted([part.name, "other", *foreign])
+
+
+def test_what_nobody_writes_any_more_is_removed_below_a_directory(tmp_path, start_python):
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    killed = (
+        "import os, sys\nfrom storage import replacing\nwith replacing(sys.argv[1]) as part:\n"
+        "    part.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
+    )
+    with replacing(deep / "mine") as part:
+        part.write_bytes(b"half")
+        start_python(killed, deep / "file").communicate(timeout=PATIENCE)
+        (stray,) = (path for path in deep.iterdir() if path != part)
+        elsewhere = re.sub(r"-[0-9a-f]{8}", "-00000000", stray.name)  # of another machine
+        names = ("old." + elsewhere, "new." + elsewhere, "my own.part")
+        for name in names:
+            (deep / name).write_bytes(b"half")
+        for name in (names[0], names[2]):
+            os.utime(deep / name, (0, time.time() - 1.1 * FORGOTTEN))
+        assert sorted(path.name for path in remove_abandoned(tmp_path)) == sorted([stray.name, names[0]])
+        assert sorted(path.name for path in deep.iterdir()) == sorted([part.name, *names[1:]])
+    assert remove_abandoned(tmp_path / "not there") == []
 
 
 def test_json_round_trip_is_sorted_and_ends_in_a_newline(tmp_path):

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from patience import PATIENCE
 
-from storage import CheckpointStore, ContentError, DamagedError, DiskFullError, ExistsError, MissingError, write_bytes
+from storage import (
+    CheckpointStore,
+    ContentError,
+    DamagedError,
+    DiskFullError,
+    ExistsError,
+    MissingError,
+    replacing,
+    write_bytes,
+)
 
 ATTRIBUTES: dict[str, int | float | str] = {"loss": 0.1 + 0.2, "seed": 2**70, "rule": "adam ü\0", "empty": ""}
 
@@ -113,12 +122,24 @@ def test_steps_has_and_remove(store):
         store.read_array(2, "b")
 
 
-def test_the_first_write_sweeps_what_a_killed_writer_left(store):
-    store.directory.mkdir()
-    stray = store.directory / "step-000007.h5.1-abc-0.part"
-    stray.write_bytes(b"half")
-    store.write(8, {"a": np.ones(2)}, {})
-    assert not stray.exists()
+WRITES = (
+    "import os, sys, time\nimport numpy as np\nfrom storage import CheckpointStore, replacing\n"
+    "store = CheckpointStore(sys.argv[1])\nstore.write(int(sys.argv[2]), {'a': np.ones(2)}, {})\n"
+)
+
+
+def test_the_first_write_removes_what_a_killed_writer_left_and_nothing_of_one_that_lives(store, start_python):
+    store.write(0, {"a": np.zeros(2)}, {})
+    killed = (
+        WRITES + "with replacing(store.path(7)) as part:\n    part.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
+    )
+    start_python(killed, store.directory, 1).communicate(timeout=PATIENCE)
+    assert len(list(store.directory.glob("*.part"))) == 1
+    with replacing(store.path(8)) as part:  # as this process does while others write
+        part.write_bytes(b"half")
+        assert start_python(WRITES, store.directory, 2).communicate(timeout=PATIENCE) == ("", "")
+        assert [path.name for path in store.directory.glob("*.part")] == [part.name]
+    assert store.steps() == [0, 1, 2, 8]
 
 
 def test_a_whole_checkpoint_is_replaced_only_on_request(store):

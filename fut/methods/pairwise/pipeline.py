@@ -128,6 +128,10 @@ class PairwiseFiles(Prepared):
     def terms_path(self) -> Path:
         return self.directory
 
+    @property
+    def again(self) -> Request:
+        return Request(self.spec.names, cache=self.spec.config)
+
     def term_specs(self) -> list[TermSpec]:
         return self.spec.layout.specs()
 
@@ -185,6 +189,7 @@ PAIRS: Stage[PairwiseFiles] = Stage(
     missing=lambda files: files.missing(),
     work=_run,
     independent=True,
+    together=lambda block: block.step,
     cost=lambda s: Cost(s.layout.gradients(s.names), s.layout.nbytes(s.names)),
     memory=lambda s, f: terms_memory(s.layout, f, s.names),
     advice=f"lower cache.item_block, or {LESS}",

@@ -193,6 +193,7 @@ GRADIENTS: Stage[ReweightingFiles] = Stage(
     missing=lambda files: files.open_terms().missing(["gradient"]),
     work=_run_gradients,
     independent=True,
+    together=lambda block: block.step,
     cost=lambda s: Cost(0 if s.whole else s.problem.config.consumed),
 )
 FOLD: Stage[ReweightingFiles] = Stage(

@@ -125,6 +125,7 @@ def compare(
         method.ready()  # refuse before anything is retrained
     orders = draw()
     with context.progress("retraining", len(orders) * context.run.steps) as tick:
+        truths.ahead(orders, tick)
         trained, diverged = trained_apart(orders, lambda order: truths.train_timed(order, tick))
     require_trained("verify", len(trained), diverged)
     orders = list(trained)
@@ -215,4 +216,5 @@ VERIFY = Question(
     draw=scatter,
     picture=_picture,
     picture_help="PNG of estimated against retrained losses; default: in the run",
+    retrains=True,
 )

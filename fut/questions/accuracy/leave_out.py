@@ -180,4 +180,5 @@ LDS = Question(
     datamodel,
     "Retrain without random subsets of the items and score how estimators rank them (LDS).",
     _costs,
+    retrains=True,
 )

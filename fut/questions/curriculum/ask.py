@@ -176,6 +176,8 @@ def _retrained(
         return Trained([value for value, _ in timed], timed[0][1])
 
     with context.progress("retraining", len(set(orders)) * context.run.steps) as tick:
+        for truths in readouts:
+            truths.ahead(orders, tick)
         return trained_apart(dict.fromkeys(orders), train)
 
 
@@ -206,4 +208,5 @@ SEARCH = Question(
     render.text,
     "Find the order that would have trained best, then retrain in it, beside random and named orders.",
     _costs,
+    retrains=True,
 )

@@ -161,4 +161,5 @@ DOMAINS = Question(
     draw=render.picture,
     picture=lambda answer, request: "answers/domains.png",
     picture_help="PNG of the answers; default: in the run",
+    retrains=True,
 )

@@ -108,6 +108,7 @@ class DomainEstimates:
         places = np.random.default_rng([self._seed, key]).permutation(len(different))[:count]
         drawn = [different[place] for place in sorted(places.tolist())]
         with self._context.progress("retraining", len(drawn) * self._run.steps) as tick:
+            self._truths.ahead(drawn, tick)
             trained, diverged = trained_apart(drawn, lambda order: self._truths.train(order, tick))
         self.diverged += diverged
         self.trained += len(trained)

@@ -243,6 +243,7 @@ def _truth(
     changes: list[list[float]] = []
     diverged: list[Order] = []
     orders = cells.orders(context.run.reference, request.items, request.showing)
+    context.service.train_ahead(orders, (), tick)
     for row, order in zip(cells.rows, orders, strict=True):
         of_row = [context.service.truths(name) for name in groups.readouts(request.items[row], row)]
         try:
@@ -278,4 +279,5 @@ MEMORIZE = Question(
     draw=render.picture,
     picture=lambda answer, request: "answers/memorization.png",
     picture_help="PNG of the maps; default: in the run",
+    retrains=True,
 )

@@ -89,4 +89,5 @@ TRUST = Question(
     render.text,
     "Before anything dear: is this window smooth enough, and how well will estimates rank orders? Trains three orders.",
     _costs,
+    retrains=True,
 )

@@ -165,6 +165,7 @@ def _require_sources(request: SeedsRequest, run: StudyContext | None, against: S
 def _values(request: SeedsRequest, run: StudyContext) -> list[float]:
     orders = ending_orders(run.reference, len(run.reference), request.orders, request.seed)
     with run.progress("retraining", request.orders * len(run.reference)) as tick:
+        run.truths.ahead(orders, tick)
         return [run.truths.train(order, tick) for order in orders]
 
 

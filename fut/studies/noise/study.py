@@ -57,6 +57,7 @@ def ask(request: NoiseRequest, context: StudyContext) -> OrderNoise:
     window, truths = _window(request, context), context.truths
     orders = ending_orders(context.reference, window, request.orders, request.seed)
     with context.progress("retraining", request.orders * len(context.reference)) as tick:
+        truths.ahead(orders, tick)
         trained, diverged = trained_apart(orders, lambda order: truths.train(order, tick))
     require_trained("noise", len(trained), diverged)
     orders = [order for order in orders if order in trained]
@@ -143,5 +144,6 @@ NOISE = Study(
     picture=lambda answer, request: "answers/noise.png",
     picture_help="PNG of weights by position and of the spreads; default: answers/noise.png in the run",
     command=False,
+    retrains=True,
 )
 """The study, for the registry."""
