@@ -9,7 +9,9 @@ TEST_THREADS ?= 1
 TEST_WORKERS ?= auto
 # Files of tests lie in memory where there is plenty of it: they are synced to disk one by one, and soon removed.
 TEST_FILES ?= $(shell [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 6000000 ] 2>/dev/null && echo /dev/shm)
-PYTEST = OMP_NUM_THREADS=$(TEST_THREADS) $(if $(TEST_FILES),TMPDIR=$(TEST_FILES)) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
+# What is imported is compiled once, not by every process that a test starts.
+PYTEST = OMP_NUM_THREADS=$(TEST_THREADS) PYTHONDONTWRITEBYTECODE= $(if $(TEST_FILES),TMPDIR=$(TEST_FILES)) \
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 .PHONY: demo test quick mutants docs dist lint format clean
 
