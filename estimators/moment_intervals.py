@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
+from .intervals import student_quantile
 from .rules.base import Rule
 from .rules.grouped import Grouped
 from .rules.moments import Moments
@@ -138,7 +138,7 @@ def with_interval(found: SignalNoise, memories: Sequence[Memory], shape: NoiseSh
     variance = (
         2 * scale**2 * shape.square * square + 4 * scale * shape.along * ones + scale**2 * shape.excess * diagonal
     )
-    half = float(student.ppf(0.5 + LEVEL / 2, shape.freedom)) * math.sqrt(variance) / found.noise
+    half = student_quantile(0.5 + LEVEL / 2, shape.freedom) * math.sqrt(variance) / found.noise
     return SignalNoise(found.signal, found.noise, (found.ratio - half, found.ratio + half))
 
 

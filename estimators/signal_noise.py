@@ -22,10 +22,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from .errors import EstimatorError
+from .intervals import student_quantile
 from .rules.base import Rule
 from .rules.grouped import Grouped
 from .rules.moments import Moments
@@ -89,7 +89,7 @@ def of_gradients(gradients: Float[Tensor, "n k"]) -> SignalNoise:
     ratios = [s / n for s, n in left]
     mean = sum(ratios) / count
     error = math.sqrt((count - 1) / count * sum((r - mean) ** 2 for r in ratios))
-    half = float(student.ppf(0.5 + LEVEL / 2, count - 1)) * error
+    half = student_quantile(0.5 + LEVEL / 2, count - 1) * error
     return SignalNoise(signal, noise, (signal / noise - half, signal / noise + half))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import nct, norm
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri
 
 from ..errors import EstimatorError
+from ..intervals import student_quantile
 
 MOST = 100_000
 """Runs in an arm up to which a budget is looked for."""
@@ -59,11 +59,11 @@ def seed_budget(
     _check(delta, sd, rho, power, level)
     kept = 1.0 - rho if paired else 1.0
     size = abs(delta) / (sd * math.sqrt(2.0 * kept)) if kept > 0 else math.inf  # of one pair, in standard deviations
-    quantiles = norm.ppf(1 - level / 2) + norm.ppf(power)
+    quantiles = ndtri(1 - level / 2) + ndtri(power)
     normal_runs = max(1, math.ceil((quantiles / size) ** 2)) if math.isfinite(size) else 1
     runs = _least(size, paired, power, level)
     reached = None if runs is None else power_of_test(size, runs, paired, level)
-    return SeedBudget(runs, reached, normal_runs, float(norm.cdf(-size)), paired)
+    return SeedBudget(runs, reached, normal_runs, float(ndtr(-size)), paired)
 
 
 def power_of_test(size: float, runs: int, paired: bool, level: float = 0.05) -> float:
@@ -75,8 +75,10 @@ def power_of_test(size: float, runs: int, paired: bool, level: float = 0.05) -> 
         paired: whether differences of pairs are tested, on K - 1 degrees of freedom, or two samples, on 2 K - 2.
         level: of the test.
     """
+    from scipy.stats import nct  # imported where it is used: it takes a while
+
     freedom = runs - 1 if paired else 2 * runs - 2
-    bound, shift = student.ppf(1 - level / 2, freedom), size * math.sqrt(runs)
+    bound, shift = student_quantile(1 - level / 2, freedom), size * math.sqrt(runs)
     if not math.isfinite(shift) or shift > 35 + bound:  # where the tails of the noncentral law are no longer numbers
         return 1.0
     lower = nct.cdf(-bound, freedom, shift) if shift < NO_LOWER_TAIL else 0.0

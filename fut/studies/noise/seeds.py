@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from estimators.noise.seed_budget import SeedBudget, seed_budget
 from fut.display.format import amount
@@ -181,7 +181,7 @@ def _correlation(
         raise UsageError(
             "noise seeds: expected orders that differ in both runs, got one value for all; one run is enough"
         )
-    half = float(norm.ppf(0.5 + LEVEL / 2)) / math.sqrt(len(values) - 3)
+    half = float(ndtri(0.5 + LEVEL / 2)) / math.sqrt(len(values) - 3)
     centre = math.atanh(max(-1 + 1e-15, min(1 - 1e-15, rho)))
     return rho, (math.tanh(centre - half), math.tanh(centre + half))
 

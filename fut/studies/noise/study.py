@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from estimators.orders.order import Order, random_orders
 from fut.divergence import divergence_note, require_trained, trained_apart
@@ -120,6 +119,8 @@ def _estimates(local: LocalNoise, spread: OrderEffect, values: Sequence[float]) 
 
 def _agreement(estimated: Sequence[float] | None, values: Sequence[float]) -> float | None:
     """Rank correlation; None for fewer than three orders, or where all are alike."""
+    from scipy.stats import spearmanr
+
     if estimated is None or len(values) < 3 or np.ptp(estimated) == 0 or np.ptp(values) == 0:
         return None
     return float(spearmanr(estimated, values).statistic)
