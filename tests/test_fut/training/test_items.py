@@ -135,16 +135,21 @@ def test_the_recorded_loss_of_a_step_is_its_items_mean(make_run: MakeRun) -> Non
         assert run.context.checkpoints.read(t + 1).attributes["train_loss"] == pytest.approx(sum(losses) / 4, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["fut", "taylor2", "replay", "replay-exact", "adjoint", "retrain"])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_exchanging_equal_items_between_steps_changes_nothing(tmp_path: Path, name: str, batch: int) -> None:
-    config = small_config(data={"items": 6, "per_step": 3, "batch": batch})
+@pytest.fixture(scope="module", params=[1, 2])
+def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
+    """A run of which items 1 and 5 are equal, of one sequence or of two each. Shared: read only."""
+    config = small_config(data={"items": 6, "per_step": 3, "batch": request.param})
     data = build_dataset(config)
     twin = Dataset((*data.items[:5], data.items[1]), data.probe, data.warmup)
-    run = fut.train(tmp_path / "run", config, data=twin, device="cpu")
+    run = fut.train(tmp_path_factory.mktemp("twins") / "run", config, data=twin, device="cpu")
     run.cache("all")
+    return run
+
+
+@pytest.mark.parametrize("name", ["fut", "taylor2", "replay", "replay-exact", "adjoint", "retrain"])
+def test_exchanging_equal_items_between_steps_changes_nothing(twins: fut.Run, name: str) -> None:
     orders = [[[0, 5, 2], [3, 4, 1]], [[2, 1, 0], [5, 4, 3]], [[0, 3, 2], [1, 4, 5]]]
-    swapped, shuffled, moved = run.estimate(orders, name, known=False)
+    swapped, shuffled, moved = twins.estimate(orders, name, known=False)
     assert swapped.delta == shuffled.delta == 0.0
     assert moved.delta != 0.0, "an estimator that never moves would pass the line above"
 
