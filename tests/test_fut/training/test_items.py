@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import shared
 from small import Cli, MakeRun, arguments, small_config
 
 import fut
@@ -164,7 +165,7 @@ def test_leaving_items_out_is_the_smaller_batch(make_run: MakeRun, name: str) ->
 
 
 def test_the_truth_of_a_weighted_order_is_found_again(tmp_path: Path, cli: Cli) -> None:
-    run = fut.train(tmp_path / "run", small_config(**SEQUENCES), device="cpu")
+    run = shared(tmp_path / "run", small_config(**SEQUENCES), cached=False)
     weighted = run.order("identity").without([3, 5])
     assert run.context.retrained.find(weighted) is None
     truth = run.retrain(weighted)
@@ -182,7 +183,7 @@ def test_the_truth_of_a_weighted_order_is_found_again(tmp_path: Path, cli: Cli) 
 
 
 def test_a_calibrated_answer_does_not_take_a_weighted_order_for_the_reference(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(**SEQUENCES), device="cpu")
+    run = shared(tmp_path / "run", small_config(**SEQUENCES), cached=False)
     run.cache(["adjoint"])
     run.calibrate(orders=4)
     half = Order.of([{"items": [0, 1, 2, 3], "weights": [1, 1, 1, 0.5]}, [4, 5, 6, 7], [8, 9, 10, 11]])
@@ -212,7 +213,7 @@ def test_the_adjoint_expands_about_whole_steps(make_run: MakeRun) -> None:
 
 
 def test_the_adjoint_follows_the_truth_of_new_batches(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(data={"items": 32, "per_step": 4, "batch": 1}), device="cpu")
+    run = shared(tmp_path / "run", small_config(data={"items": 32, "per_step": 4, "batch": 1}), cached=False)
     run.cache(["adjoint"])
     orders = [random_order(run.reference, 11, i) for i in range(8)]
     truth = torch.tensor([run.retrain(o).loss for o in orders])
