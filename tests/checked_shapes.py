@@ -38,7 +38,7 @@ def tensors(function: Callable[..., object]) -> dict[str, Any]:
 
         one.__annotations__ = {name: hint}
         try:
-            found |= get_type_hints(one, function.__globals__, include_extras=True)  # type: ignore[attr-defined]
+            found |= get_type_hints(one, function.__globals__, include_extras=True)
         except NameError:
             continue
     return {name: hint for name, hint in found.items() if "Tensor" in str(hint)}

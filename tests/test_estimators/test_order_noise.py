@@ -195,7 +195,7 @@ def test_replay_is_the_limit_of_training_for_every_rule() -> None:
             rule = SLOPE_RULES[name](rate)
             state = warm_state(rule, history)
             moved = trained(network, rule, state, rate) - state.theta
-            r1 = torch.cat(list(replayed(rule, state, frozen, lambda step, rate=rate: rate, ORDERS))) / rate
+            r1 = torch.cat(list(replayed(rule, state, frozen, lambda step: rate, ORDERS))) / rate  # noqa: B023
             errors.append(float((moved / rate - r1).norm() / r1.norm()))
         assert errors[0] < 1e-2
         assert errors[0] < errors[1] / 2
