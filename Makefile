@@ -7,6 +7,11 @@ BIN := $(VENV)/bin
 # Where the tests' processes share the cores, more threads than one each only get in each other's way.
 TEST_THREADS ?= 1
 TEST_WORKERS ?= auto
+# Files of tests lie in memory where there is plenty of it: they are synced to disk one by one, and soon removed.
+TEST_FILES ?= $(shell [ "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 6000000 ] 2>/dev/null && echo /dev/shm)
+# What is imported is compiled once, not by every process that a test starts.
+PYTEST = OMP_NUM_THREADS=$(TEST_THREADS) PYTHONDONTWRITEBYTECODE= $(if $(TEST_FILES),TMPDIR=$(TEST_FILES)) \
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 .PHONY: demo test quick mutants docs dist lint format clean
 
@@ -14,10 +19,10 @@ demo: $(VENV)/.demo
 	$(BIN)/fut demo --out demo
 
 test: lint
-	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
+	$(PYTEST)
 
 quick: lint
-	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m fast -q
+	$(PYTEST) -m fast -q
 
 # Mutation testing of the mathematics, at low priority; goes on where it was stopped. benchmarks/pages/mutants.md says how to read it.
 mutants: $(VENV)/.mutation

@@ -65,7 +65,7 @@ class Calibration:
         its mean already, so that only what exceeds it would be added: pass the excess.
         """
         variance, scale = self.sd**2 * (1 + self._leverage(estimate)), self._scale(estimate)
-        half = _quantile(0.5 + LEVEL / 2, self.freedom) * math.sqrt(variance * scale**2 + sampling_variance)
+        half = student_quantile(0.5 + LEVEL / 2, self.freedom) * math.sqrt(variance * scale**2 + sampling_variance)
         half, centre = max(half, self.reach * scale), self.correct(estimate)
         return centre - half, centre + half
 
@@ -90,8 +90,8 @@ class Calibration:
 
 
 @cache
-def _quantile(share: float, freedom: int) -> float:
-    """Student's quantile, which costs more than all else of an interval."""
+def student_quantile(share: float, freedom: float) -> float:
+    """Student's quantile of so many degrees of freedom, which costs more than all else of an interval."""
     from scipy.special import stdtrit  # imported where it is used, as are other parts of scipy: it takes a while
 
     return float(stdtrit(freedom, share))
@@ -163,7 +163,7 @@ def conformal_quantile(errors: ArrayLike) -> float:
     count, rank = len(sizes), LEVEL * (len(sizes) + 1)
     if rank <= count:
         return float(np.interp(rank, np.arange(1, count + 1), sizes))
-    wanted, held = (_quantile(0.5 + level / 2, count - 1) for level in (LEVEL, count / (count + 1)))
+    wanted, held = (student_quantile(0.5 + level / 2, count - 1) for level in (LEVEL, count / (count + 1)))
     return float(sizes[-1] * wanted / held)
 
 

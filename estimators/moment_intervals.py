@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .intervals import student_quantile
 from .rules.base import Rule
 from .rules.grouped import Grouped
 from .rules.moments import Moments
@@ -137,9 +138,7 @@ def with_interval(found: SignalNoise, memories: Sequence[Memory], shape: NoiseSh
     variance = (
         2 * scale**2 * shape.square * square + 4 * scale * shape.along * ones + scale**2 * shape.excess * diagonal
     )
-    from scipy.special import stdtrit  # imported where it is used: it takes a while
-
-    half = float(stdtrit(shape.freedom, 0.5 + LEVEL / 2)) * math.sqrt(variance) / found.noise
+    half = student_quantile(0.5 + LEVEL / 2, shape.freedom) * math.sqrt(variance) / found.noise
     return SignalNoise(found.signal, found.noise, (found.ratio - half, found.ratio + half))
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .errors import EstimatorError
+from .intervals import student_quantile
 from .rules.base import Rule
 from .rules.grouped import Grouped
 from .rules.moments import Moments
@@ -88,9 +89,7 @@ def of_gradients(gradients: Float[Tensor, "n k"]) -> SignalNoise:
     ratios = [s / n for s, n in left]
     mean = sum(ratios) / count
     error = math.sqrt((count - 1) / count * sum((r - mean) ** 2 for r in ratios))
-    from scipy.special import stdtrit  # imported where it is used: it takes a while
-
-    half = float(stdtrit(count - 1, 0.5 + LEVEL / 2)) * error
+    half = student_quantile(0.5 + LEVEL / 2, count - 1) * error
     return SignalNoise(signal, noise, (signal / noise - half, signal / noise + half))
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import fut
 
-QUESTIONS, CHOICES, PREFIX, LENGTH = 64, 4, 40, 64
+QUESTIONS, CHOICES, PREFIX, LENGTH = 32, 4, 40, 64
 text = "\n".join(topics[name] for name in sorted(topics)).encode()  # the built-in text: its last tenth is held out
 rows = torch.tensor(list(text[-QUESTIONS * LENGTH :])).view(QUESTIONS, LENGTH)
 endings = torch.stack([rows[:, PREFIX:].roll(shift, 0) for shift in range(CHOICES)], 1)  # the true one is the first
@@ -33,7 +33,7 @@ def accuracy(module: nn.Module) -> torch.Tensor:
 
 if __name__ == "__main__":
     name = "multiple_choice:margin"
-    run = fut.train("runs/choice", fut.load_config(data={"items": 16, "batch": 8}, warmup={"steps": 60}))
+    run = fut.train("runs/choice", fut.load_config(data={"items": 16, "batch": 4}, warmup={"steps": 60}))
     run.cache(readouts=[name])
     print("accuracy", run.estimate(["reverse"], "retrain", readout="multiple_choice:accuracy")[0].value)
     verified = run.verify(orders=12, estimators=["adjoint"], readout=name).estimators["adjoint"]

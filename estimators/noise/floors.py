@@ -154,24 +154,6 @@ def _part(
     return trace, weights.double() @ (by_item if kernel.averaged is not None else by_item.sum(-1, keepdim=True)).mT
 
 
-def order_covariance(kernel: Kernel, gradients: Float[Tensor, "n D"]) -> Float[Tensor, "k k"]:
-    """Covariance of theta_T over random orders in the coordinates of a kernel, one item a step [k, k]."""
-    return per_coordinate_covariance(
-        kernel.weights[:, None].expand(-1, kernel.potentials(gradients).shape[-1]), kernel.potentials(gradients)
-    )
-
-
-def per_coordinate_covariance(weights: Float[Tensor, "n k"], potentials: Float[Tensor, "n k"]) -> Float[Tensor, "k k"]:
-    """Covariance of sum_s W_s a_pi(s), products taken coordinate by coordinate: (Wc'Wc) o (Ac'Ac) / (n - 1).
-
-    Args:
-        weights: W, as of a preconditioner that changes from step to step but not with the order.
-        potentials: a.
-    """
-    w, a = weights.double() - weights.double().mean(0), potentials.double() - potentials.double().mean(0)
-    return (w.mT @ w) * (a.mT @ a) / (len(a) - 1)
-
-
 @dataclass(frozen=True)
 class BracketFloor:
     """Variance of a rule without memory at a constant rate: trace of the covariance of theta_T, fourth order in the rate.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from ..errors import RuleError
@@ -53,13 +52,3 @@ def replayed(
         some = orders[first : first + together]
         end = replay(transition, state.rows(len(some)), OrderBatch.pack(some, gradients.device))
         yield end.theta - state.theta
-
-
-def replay_coefficient(
-    rule: Rule, state: State, gradients: Float[Tensor, "items D"], rate: float, orders: Sequence[Order]
-) -> Float[Tensor, "n D"]:
-    """R1 of orders [n, D]: displacement on frozen gradients, by the learning rate, constant over the window.
-
-    Arguments as of `replayed`. Decay of the parameters is in it, to first order.
-    """
-    return torch.cat(list(replayed(rule, state, gradients, lambda step: rate, orders))) / rate

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..errors import EstimatorError
+from ..intervals import student_quantile
 
 MOST = 100_000
 """Runs in an arm up to which a budget is looked for."""
@@ -74,11 +75,10 @@ def power_of_test(size: float, runs: int, paired: bool, level: float = 0.05) -> 
         paired: whether differences of pairs are tested, on K - 1 degrees of freedom, or two samples, on 2 K - 2.
         level: of the test.
     """
-    from scipy.special import stdtrit
-    from scipy.stats import nct
+    from scipy.stats import nct  # imported where it is used: it takes a while
 
     freedom = runs - 1 if paired else 2 * runs - 2
-    bound, shift = stdtrit(freedom, 1 - level / 2), size * math.sqrt(runs)
+    bound, shift = student_quantile(1 - level / 2, freedom), size * math.sqrt(runs)
     if not math.isfinite(shift) or shift > 35 + bound:  # where the tails of the noncentral law are no longer numbers
         return 1.0
     lower = nct.cdf(-bound, freedom, shift) if shift < NO_LOWER_TAIL else 0.0

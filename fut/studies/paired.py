@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from estimators.intervals import student_quantile
 from fut.display.numbers import jsonable_fields
 
 LEVEL, RESAMPLES, ENUMERATED, DRAWS = 0.95, 10_000, 16, 100_000
@@ -65,9 +66,7 @@ def paired_effect(differences: Sequence[float], seed: int = 0) -> PairedEffect:
     if count == 1:
         return PairedEffect(count, mean, None, None, None, None, least)
     sd = float(values.std(ddof=1))
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * sd / count**0.5
+    half = student_quantile((1 + LEVEL) / 2, count - 1) * sd / count**0.5
     draw = np.random.default_rng(seed)
     means = values[draw.integers(0, count, (RESAMPLES, count))].mean(1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -37,7 +37,7 @@ points.unit = "points"  # type: ignore[attr-defined]
 def trained(path: Path, unit: str = "") -> fut.Run:
     torch.manual_seed(0)
     x = torch.randn(12, 4, 6)
-    run = fut.train(
+    return fut.train(
         path / "run",
         config(8, "sgd", schedule={"kind": "constant", "rate": 0.05}, model={"unit": unit}),
         module=nn.Linear(6, 6),
@@ -46,13 +46,13 @@ def trained(path: Path, unit: str = "") -> fut.Run:
         device="cpu",
         readouts={"norm": norm, "points": points},
     )
-    run.cache()
-    return run
 
 
 @pytest.fixture(scope="module", params=["", "bits/byte", "nats/token"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
-    return trained(tmp_path_factory.mktemp("unit"), request.param)
+    run = trained(tmp_path_factory.mktemp("unit"), request.param)
+    run.cache()
+    return run
 
 
 def said(run: fut.Run) -> Iterator[str]:
@@ -90,6 +90,7 @@ def test_a_loss_has_the_unit_that_its_user_says_everywhere(run: fut.Run) -> None
 
 def test_a_plain_loss_is_shown_without_a_unit_and_lower_is_better(tmp_path: Path) -> None:
     run = trained(tmp_path)
+    run.cache(["adjoint"])
     first, second, _ = estimate_text(run.estimate(["reverse"])[0]).splitlines()
     assert first.split(",")[0] == f"{run.estimate(['reverse'])[0].value:.5f}"
     assert second.endswith("against the reference order (negative is better)")

@@ -26,9 +26,17 @@ except fut.NotCachedError as error:
 """
 
 
-@pytest.mark.parametrize("flags", [(), ("-O",)])
-def test_an_estimator_without_its_terms_is_not_ready(own_run: Path, flags: tuple[str, ...]) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *flags, "-c", BEGUN, str(own_run)]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+@pytest.mark.parametrize("optimised", [False, True])
+def test_an_estimator_without_its_terms_is_not_ready(
+    own_run: Path, optimised: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if optimised:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-O", "-c", BEGUN, str(own_run)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE)
+        said = done.stdout
+    else:
+        monkeypatch.setattr(sys, "argv", ["fut", str(own_run)])
+        exec(compile(BEGUN, "BEGUN", "exec"), {})
+        said = capsys.readouterr().out
     assert said.startswith("refused: lowrank: expected complete terms"), said

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimators.errors import DivergenceError
+from estimators.intervals import student_quantile
 from estimators.orders.order import Order, random_orders
 from fut.divergence import divergence_note, require_trained
 from fut.errors import UsageError
@@ -192,9 +193,7 @@ def order_noise(values: Sequence[float]) -> float | None:
     """
     if len(values) < 2:
         return None
-    from scipy.special import stdtrit
-
-    return float(stdtrit(len(values) - 1, (1 + LEVEL) / 2) * math.sqrt(2) * np.std(values, ddof=1))
+    return float(student_quantile((1 + LEVEL) / 2, len(values) - 1) * math.sqrt(2) * np.std(values, ddof=1))
 
 
 def _rules(context: StudyContext) -> OtherRules:

@@ -120,9 +120,10 @@ def _estimates(local: LocalNoise, spread: OrderEffect, values: Sequence[float]) 
 
 def _agreement(estimated: Sequence[float] | None, values: Sequence[float]) -> float | None:
     """Rank correlation; None for fewer than three orders, or where all are alike."""
+    from scipy.stats import spearmanr
+
     if estimated is None or len(values) < 3 or np.ptp(estimated) == 0 or np.ptp(values) == 0:
         return None
-    from scipy.stats import spearmanr
 
     return float(spearmanr(estimated, values).statistic)
 

@@ -57,7 +57,8 @@ def test_importing_the_package_imports_no_torch_and_every_public_name_is_there(s
     script = (
         "import sys, fut\nassert 'torch' not in sys.modules\nmissing = [n for n in fut.__all__ if not hasattr(fut, n)]\n"
         "assert not missing, missing\nassert fut.errors.UsageError is fut.UsageError\nassert not hasattr(fut, 'nothing')\n"
-        "from fut import Order, open\nassert open is fut.api.opening.open_run\nassert set(fut.__all__) <= set(dir(fut))"
+        "from fut import Order, open\nassert open is fut.api.opening.open_run\nassert set(fut.__all__) <= set(dir(fut))\n"
+        "assert 'scipy.stats' not in sys.modules, 'it takes a while, and no start needs it'"
     )
     process = start_python(script)
     _, err = process.communicate(timeout=PATIENCE)

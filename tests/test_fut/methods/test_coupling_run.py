@@ -11,6 +11,7 @@ import pytest
 import torch
 from centres import written_out, written_out_table
 from coupled import Orthogonal, Trusting, orthogonalised
+from runs import shared
 from small import small_config
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def _registered() -> Iterator[None]:
 
 def trained(path: Path, sections: dict[str, Any], **more: Any) -> fut.Run:
     merged = {name: sections.get(name, {}) | more.get(name, {}) for name in {*sections, *more}}
-    return fut.train(path / "run", small_config(**merged), device="cpu")
+    return shared(path / "run", small_config(**merged), cached=False)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import shared
 from small import Cli, small_config
 from torch import Tensor, nn
 from user_loops import recorded
@@ -82,7 +83,7 @@ def test_known_ratios_are_recovered_within_a_fifth(known: fut.Run) -> None:
 
 def test_a_step_of_several_items_has_a_share_of_their_noise(tmp_path: Path) -> None:
     data = {"items": 8, "per_step": 2, "batch": 1, "context": 12, "probe": 4}
-    run = fut.train(tmp_path / "run", small_config(data=data), device="cpu")
+    run = shared(tmp_path / "run", small_config(data=data), cached=False)
     found = run.ask(SnrRequest(points=1, gradients=8))
     theta = run.context.state(run.steps).theta
     rows = torch.stack([run.context.problem.gradient(theta, item) for item in range(8)]).double()
@@ -99,7 +100,7 @@ def test_a_recorded_training_is_asked_like_one_of_its_own(tmp_path: Path) -> Non
 
 
 def test_a_rule_without_adams_moments_has_none(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(rule={"name": "lion"}), device="cpu")
+    run = shared(tmp_path / "run", small_config(rule={"name": "lion"}), cached=False)
     found = run.ask(SnrRequest(points=1, gradients=4))
     assert found.points[0].moments == {}
     assert found.points[0].floor_shares is None

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from runs import shared
 from scipy.stats import spearmanr
 from small import Cli, MakeRun, arguments, expand, small_config
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ def test_one_sweep_for_several_is_a_sweep_for_each(tmp_path: Path) -> None:
     for sections in (FLOAT64, FLOAT64 | {"rule": {"name": "adamw", "options": {"betas": [0.9, 0.95], "clip": 0.5}}}):
         for curvature in ("pooled", "items"):
             path = tmp_path / f"{curvature}-{len(sections)}"
-            run = fut.train(path, small_config(**sections), device="cpu")
+            run = shared(path, small_config(**sections), cached=False)
             expand(run.context, AdjointConfig(readouts=names, curvature=curvature, functionals=2))
             together = TermStore.open(shutil.copytree(path / "adjoint", path / "kept") / "terms")
             for row, name in enumerate(names):
@@ -176,7 +177,7 @@ def test_large_units_do_not_win_the_sample(tmp_path: Path) -> None:
 def test_costs_are_counted_for_every_readout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curvature: Literal["items", "pooled"], functionals: int, rank: int
 ) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     config = AdjointConfig(
         readouts=["probe", "items"],
         curvature=curvature,
@@ -235,7 +236,7 @@ def test_a_changed_function_is_refused(several: fut.Run, tmp_path: Path) -> None
 
 
 def test_a_function_changed_in_mid_expansion_is_refused(tmp_path: Path) -> None:
-    fut.train(tmp_path / "run", small_config(), device="cpu")
+    shared(tmp_path / "run", small_config(), cached=False)
     run = own(tmp_path / "run")
     config = AdjointConfig(readouts=["norm"])
     EXPANSION.pin_identity(open_expansion(run.context, config), run.context.readouts.pins(["norm"]), run.path)

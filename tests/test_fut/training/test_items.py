@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import shared
 from small import Cli, MakeRun, arguments, small_config
 
 import fut
@@ -135,16 +136,21 @@ def test_the_recorded_loss_of_a_step_is_its_items_mean(make_run: MakeRun) -> Non
         assert run.context.checkpoints.read(t + 1).attributes["train_loss"] == pytest.approx(sum(losses) / 4, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["fut", "taylor2", "replay", "replay-exact", "adjoint", "retrain"])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_exchanging_equal_items_between_steps_changes_nothing(tmp_path: Path, name: str, batch: int) -> None:
-    config = small_config(data={"items": 6, "per_step": 3, "batch": batch})
+@pytest.fixture(scope="module", params=[1, 2])
+def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> fut.Run:
+    """A run of which items 1 and 5 are equal, of one sequence or of two each. Shared: read only."""
+    config = small_config(data={"items": 6, "per_step": 3, "batch": request.param})
     data = build_dataset(config)
     twin = Dataset((*data.items[:5], data.items[1]), data.probe, data.warmup)
-    run = fut.train(tmp_path / "run", config, data=twin, device="cpu")
+    run = fut.train(tmp_path_factory.mktemp("twins") / "run", config, data=twin, device="cpu")
     run.cache("all")
+    return run
+
+
+@pytest.mark.parametrize("name", ["fut", "taylor2", "replay", "replay-exact", "adjoint", "retrain"])
+def test_exchanging_equal_items_between_steps_changes_nothing(twins: fut.Run, name: str) -> None:
     orders = [[[0, 5, 2], [3, 4, 1]], [[2, 1, 0], [5, 4, 3]], [[0, 3, 2], [1, 4, 5]]]
-    swapped, shuffled, moved = run.estimate(orders, name, known=False)
+    swapped, shuffled, moved = twins.estimate(orders, name, known=False)
     assert swapped.delta == shuffled.delta == 0.0
     assert moved.delta != 0.0, "an estimator that never moves would pass the line above"
 
@@ -159,7 +165,7 @@ def test_leaving_items_out_is_the_smaller_batch(make_run: MakeRun, name: str) ->
 
 
 def test_the_truth_of_a_weighted_order_is_found_again(tmp_path: Path, cli: Cli) -> None:
-    run = fut.train(tmp_path / "run", small_config(**SEQUENCES), device="cpu")
+    run = shared(tmp_path / "run", small_config(**SEQUENCES), cached=False)
     weighted = run.order("identity").without([3, 5])
     assert run.context.retrained.find(weighted) is None
     truth = run.retrain(weighted)
@@ -177,7 +183,7 @@ def test_the_truth_of_a_weighted_order_is_found_again(tmp_path: Path, cli: Cli) 
 
 
 def test_a_calibrated_answer_does_not_take_a_weighted_order_for_the_reference(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(**SEQUENCES), device="cpu")
+    run = shared(tmp_path / "run", small_config(**SEQUENCES), cached=False)
     run.cache(["adjoint"])
     run.calibrate(orders=4)
     half = Order.of([{"items": [0, 1, 2, 3], "weights": [1, 1, 1, 0.5]}, [4, 5, 6, 7], [8, 9, 10, 11]])
@@ -207,7 +213,7 @@ def test_the_adjoint_expands_about_whole_steps(make_run: MakeRun) -> None:
 
 
 def test_the_adjoint_follows_the_truth_of_new_batches(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(data={"items": 32, "per_step": 4, "batch": 1}), device="cpu")
+    run = shared(tmp_path / "run", small_config(data={"items": 32, "per_step": 4, "batch": 1}), cached=False)
     run.cache(["adjoint"])
     orders = [random_order(run.reference, 11, i) for i in range(8)]
     truth = torch.tensor([run.retrain(o).loss for o in orders])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import shared
 from small import Cli, flip, small_config
 
 import fut
@@ -24,7 +25,7 @@ ORDERS = ["reverse", "random:3", "without:2"]
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose expansion is for the probe loss alone, calibrated. Shared: copied."""
-    run = fut.train(tmp_path_factory.mktemp("first") / "run", small_config(**DOUBLE), device="cpu")
+    run = shared(tmp_path_factory.mktemp("first") / "run", small_config(**DOUBLE), cached=False)
     run.cache()
     run.calibrate(4)
     return run.path
@@ -67,7 +68,7 @@ def counted(patch: pytest.MonkeyPatch, run: fut.Run) -> list[float]:
 def test_an_added_read_out_has_what_a_joint_adjoint_pass_gives_it(own: Path, tmp_path: Path) -> None:
     run = fut.open(own, device="cpu")
     run.cache(readouts=["item:3", "accuracy"])
-    joint = fut.train(tmp_path / "joint", small_config(**DOUBLE), device="cpu")
+    joint = shared(tmp_path / "joint", small_config(**DOUBLE), cached=False)
     joint.cache(readouts=["probe", "item:3", "accuracy"])
     for readout in ("item:3", "accuracy"):
         found, expected = deltas(run, readout), deltas(joint, readout)
@@ -179,14 +180,14 @@ def test_a_sample_of_coordinates_is_drawn_for_the_added_read_out(tmp_path: Path)
     (added,) = added_expansions(run.context)
     assert added.indices.tolist() != before.tolist()
     assert open_expansion(run.context).indices.tolist() == before.tolist()
-    exact = fut.train(tmp_path / "exact", small_config(**DOUBLE), device="cpu")
+    exact = shared(tmp_path / "exact", small_config(**DOUBLE), cached=False)
     exact.cache(readouts=["probe", "item:3"])
     found, expected = deltas(run, "item:3"), deltas(exact, "item:3")
     assert np.abs(found - expected).max() < 0.5 * np.abs(expected).max()
 
 
 def test_an_unfinished_expansion_is_finished_first(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
 
     def stopping(label: str, total: int) -> Any:
         if label == "tables":

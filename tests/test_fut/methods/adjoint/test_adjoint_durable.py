@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small import expand, small_config
+from small import ASKED, MakeRun, expand
 
 import fut
 from fut.methods.adjoint.files import Expansion
@@ -19,7 +20,13 @@ from fut.methods.stages import build
 from fut.progress import silent
 from storage import CheckpointStore, DiskFullError
 
-FLOAT64 = {"model": {"width": 8, "layers": 1, "heads": 2, "dtype": "float64"}}
+FEW = {"coordinates": 600}
+
+
+def own(run: fut.Run, path: Path) -> fut.Run:
+    """A copy of a shared run, to be damaged at will."""
+    shutil.copytree(run.path, path, ignore=ASKED)
+    return fut.open(path, device="cpu")
 
 
 class StoppedError(Exception):
@@ -39,10 +46,9 @@ def _interrupting(label: str, total: int) -> Any:
     yield tick
 
 
-def test_an_interrupted_expansion_resumes_to_the_same_numbers(tmp_path: Path) -> None:
-    whole = fut.train(tmp_path / "whole", small_config(), device="cpu")
-    expand(whole.context, None)
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+def test_an_interrupted_expansion_resumes_to_the_same_numbers(make_run: MakeRun, tmp_path: Path) -> None:
+    whole = make_run(cached="adjoint")
+    run = own(make_run(cached=False), tmp_path / "run")
     stops, run.context.progress = 0, _interrupting
     for _ in range(40):
         try:
@@ -59,9 +65,8 @@ def test_an_interrupted_expansion_resumes_to_the_same_numbers(tmp_path: Path) ->
             assert np.array_equal(ours, theirs), (spec.name, step)
 
 
-def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
-    expand(run.context, None)
+def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(make_run: MakeRun, tmp_path: Path) -> None:
+    run = own(make_run(cached="adjoint"), tmp_path / "run")
     assert run.check() == []
     chunk = next(p for p in (tmp_path / "run/adjoint/terms/arrays/weight/c").rglob("*") if p.is_file())
     content = bytearray(chunk.read_bytes())
@@ -89,12 +94,10 @@ def test_a_flipped_byte_in_the_expansion_is_found_and_not_used(tmp_path: Path) -
     ],
 )
 def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(
-    tmp_path: Path, part: str, stage: str
+    make_run: MakeRun, tmp_path: Path, part: str, stage: str
 ) -> None:
-    few = small_config(adjoint={"coordinates": 600})
-    whole = fut.train(tmp_path / "whole", few, device="cpu")
-    expand(whole.context, None)
-    run = fut.train(tmp_path / "run", few, device="cpu")
+    whole = make_run(cached="adjoint", adjoint=FEW)
+    run = own(make_run(cached=False, adjoint=FEW), tmp_path / "run")
     run.context.progress = lambda label, total: (_interrupting if label == stage else silent)(label, total)
     with pytest.raises(StoppedError):
         expand(run.context, None)
@@ -115,9 +118,9 @@ def test_damaged_scratch_of_a_killed_expansion_is_found_and_computed_again(
 
 
 def test_an_expansion_that_does_not_fit_the_disk_is_refused_before_it_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = own(make_run(cached=False), tmp_path / "run")
     expansion = open_expansion(run.context)
     needed = EXPANSION.cost(expansion.spec).scratch + EXPANSION.cost(expansion.spec).kept
     monkeypatch.setattr("storage.atomic._free_bytes", lambda directory: needed - 1)
@@ -126,8 +129,8 @@ def test_an_expansion_that_does_not_fit_the_disk_is_refused_before_it_begins(
     assert not (tmp_path / "run" / "adjoint").exists()
 
 
-def test_scratch_is_no_larger_than_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+def test_scratch_is_no_larger_than_said(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = own(make_run(cached=False), tmp_path / "run")
     expansion, seen = open_expansion(run.context), []
 
     def measured(of: Expansion) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import shared
 from small import Cli, MakeRun, expand, flip, small_config
 
-import fut
 from estimators.adjoint import mean_touched
 from estimators.errors import OrderError
 from estimators.orders.order import random_orders
@@ -40,7 +40,7 @@ def test_a_direction_of_zero_has_a_product_of_zero() -> None:
 
 
 def test_a_mixture_of_too_many_items_is_refused_before_anything_is_pinned(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     with pytest.raises(OrderError, match=r"expected a mixture of 1\.\.5 items a step, got 9"):
         expand(run.context, AdjointConfig(trajectory="mixture", num_runs=9))
     expand(run.context, AdjointConfig(trajectory="mixture", num_runs=2))
@@ -52,7 +52,7 @@ def test_fewer_directions_than_functionals_are_no_divergence(
     tmp_path: Path, changes: dict[str, dict[str, int]], centre: str
 ) -> None:
     adjoint = {"num_runs": 1, "trajectory": centre} | changes.get("adjoint", {})
-    run = fut.train(tmp_path / "run", small_config(**changes | {"adjoint": adjoint}), device="cpu")
+    run = shared(tmp_path / "run", small_config(**changes | {"adjoint": adjoint}), cached=False)
     run.cache(["adjoint"])
     found = run.estimate(["identity", "reverse"], known=False, calibrated=False)
     assert found[0].value == run.reference_loss
@@ -61,7 +61,7 @@ def test_fewer_directions_than_functionals_are_no_divergence(
 
 def test_the_centres_orders_are_apart_from_random_ones(tmp_path: Path) -> None:
     """Random orders of the expansion's own seed are what a verification holds out."""
-    run = fut.train(tmp_path / "run", small_config(data={"items": 24}), device="cpu")
+    run = shared(tmp_path / "run", small_config(data={"items": 24}), cached=False)
     held_out = [[i for (i,) in order.steps] for order in random_orders(run.reference, 32, 0)]
 
     def nearest(config: AdjointConfig) -> float:
@@ -73,7 +73,7 @@ def test_the_centres_orders_are_apart_from_random_ones(tmp_path: Path) -> None:
 
 
 def test_an_empty_sample_is_none(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     expand(run.context, AdjointConfig(coordinates=1, seed=1))
     assert len(open_expansion(run.context).indices) >= 1
     assert run.estimate(["reverse"], known=False)[0].delta != 0
@@ -82,7 +82,7 @@ def test_an_empty_sample_is_none(tmp_path: Path) -> None:
 def test_an_interrupted_expansion_needs_no_disk_for_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     expansion = open_expansion(run.context)
     expansion.directory.mkdir()
     list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
@@ -99,7 +99,7 @@ def test_an_interrupted_expansion_needs_no_disk_for_what_it_has(
 
 
 def test_an_expansion_is_configured_when_it_is_made(tmp_path: Path, cli: Cli) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     terms = ("cache", run.path, "--terms", "adjoint", "--device", "cpu")
     assert cli(*terms, "--set", "adjoint.num_runs=2", "--set", "adjoint.num_anchors=2").status == 0
     assert (open_expansion(run.context).spec.config.num_runs, len(open_expansion(run.context).spec.anchors)) == (2, 2)
@@ -120,7 +120,7 @@ def test_an_anchors_error_is_in_the_read_outs_unit(make_run: MakeRun, cli: Cli) 
 def test_a_kill_while_scratch_goes_leaves_none_of_it_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     expansion = open_expansion(run.context)
     with monkeypatch.context() as killed:
         killed.setattr("fut.methods.stages.shutil.rmtree", lambda *a, **k: None)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from centres import written_out
+from runs import shared
 from small import Cli, MakeRun, expand, small_config, uneven_run
 
 import fut
@@ -62,7 +63,7 @@ def test_what_the_adjoint_cannot_answer(make_run: MakeRun) -> None:
 
 
 def test_calibration_gives_intervals_and_is_kept(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     expand(run.context, None)
     assert run.estimate(["reverse"], known=False)[0].interval is None
     fitted = run.calibrate(orders=6, seed=11)
@@ -136,7 +137,7 @@ def test_a_pool_is_divided_among_the_places_and_averaged_over_them(make_run: Mak
 
 
 def test_an_ensemble_is_of_orders_as_they_are_really_trained(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(adjoint={"num_runs": 3}), device="cpu")
+    run = shared(tmp_path / "run", small_config(adjoint={"num_runs": 3}), cached=False)
     expansion = open_expansion(run.context)
     list(run_trajectory(expansion.trajectory, missing_steps(expansion.trajectory)))
     ends = [run.retrain(order).theta for order in expansion.spec.trajectory.members]
@@ -212,7 +213,7 @@ def test_the_expansion_says_what_it_errs_by_on_its_own_runs(tmp_path: Path, make
     assert "errs by" not in make_run("adjoint", adjoint={"num_runs": 2}).estimate(["reverse"], known=False)[0].note, (
         "mirror images"
     )
-    alone = fut.train(tmp_path / "run", small_config(adjoint={"trajectory": "mixture"}), device="cpu")
+    alone = shared(tmp_path / "run", small_config(adjoint={"trajectory": "mixture"}), cached=False)
     alone.cache(["adjoint"])
     assert alone.info()["adjoint_own_error"] is None
     other = make_run(adjoint={"readouts": ["accuracy", "probe"]}, cached=False)
@@ -239,7 +240,7 @@ def test_the_difference_step_is_checked_against_an_exact_product(tmp_path: Path,
     difference = hessian_vector_difference(problem.objective, theta, batch, direction)
     assert found == pytest.approx(((difference - exact).norm() / exact.norm()).item(), rel=1e-6)
     assert "central difference is" in cli("info", run.path).out
-    run = fut.train(tmp_path / "exact", small_config(adjoint={"products": "exact"}), device="cpu")
+    run = shared(tmp_path / "exact", small_config(adjoint={"products": "exact"}), cached=False)
     run.cache(["adjoint"])
     assert run.info()["adjoint_difference_error"] is None
 

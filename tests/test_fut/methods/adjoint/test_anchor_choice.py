@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from centres import written_out_table
+from runs import shared
 from small import Cli, MakeRun, expand, small_config
 
 import fut
@@ -63,7 +64,7 @@ def test_the_error_is_that_of_the_table_between_anchors(
 def test_what_is_chosen_is_what_could_have_been_configured(
     tmp_path: Path, kept: dict[str, Any], asked: dict[str, Any], count: int
 ) -> None:
-    run, same = (fut.train(tmp_path / name, small_config(), device="cpu") for name in ("run", "same"))
+    run, same = (shared(tmp_path / name, small_config(), cached=False) for name in ("run", "same"))
     expand(run.context, AdjointConfig.model_validate(FEW | kept | asked))
     expand(same.context, AdjointConfig.model_validate(FEW | kept | {"num_anchors": count}))
     assert (
@@ -78,7 +79,7 @@ def test_what_is_chosen_is_what_could_have_been_configured(
 
 
 def test_a_window_too_short_for_a_step_between_takes_no_error(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(data={"items": 2}), device="cpu")
+    run = shared(tmp_path / "run", small_config(data={"items": 2}), cached=False)
     expand(run.context, AdjointConfig.model_validate(TIGHT))
     choice = open_expansion(run.context).spec.choice
     assert choice is not None
@@ -86,7 +87,7 @@ def test_a_window_too_short_for_a_step_between_takes_no_error(tmp_path: Path) ->
 
 
 def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     expansion, calls, one = (
         open_expansion(run.context, AdjointConfig.model_validate(LOOSE)),
         list[float](),
@@ -134,9 +135,9 @@ def test_choosing_is_counted_before_and_after(tmp_path: Path, monkeypatch: pytes
 )
 def test_killed_or_damaged_it_chooses_the_same_again(tmp_path: Path, kept: dict[str, Any], part: str | None) -> None:
     config = AdjointConfig.model_validate(FEW | kept | TIGHT)
-    whole = fut.train(tmp_path / "whole", small_config(), device="cpu")
+    whole = shared(tmp_path / "whole", small_config(), cached=False)
     expand(whole.context, config)
-    run, stages = fut.train(tmp_path / "run", small_config(), device="cpu"), set[str]()
+    run, stages = shared(tmp_path / "run", small_config(), cached=False), set[str]()
 
     @contextmanager
     def stopping(label: str, total: int) -> Any:
@@ -173,7 +174,7 @@ def test_killed_or_damaged_it_chooses_the_same_again(tmp_path: Path, kept: dict[
 
 
 def test_a_lost_choice_is_made_again_without_touching_the_terms(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     expand(run.context, AdjointConfig.model_validate(TIGHT))
     choice, before = open_expansion(run.context).spec.choice, all_terms(open_expansion(run.context))
     open_expansion(run.context).chosen.remove(0)
@@ -186,7 +187,7 @@ def test_a_lost_choice_is_made_again_without_touching_the_terms(tmp_path: Path) 
 
 
 def test_info_says_what_was_chosen_and_why(tmp_path: Path, cli: Cli) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     chosen = ["--set", "adjoint.num_anchors=0", "--set", "adjoint.anchor_error=1e-9"]
     assert cli("cache", tmp_path / "run", "--terms", "adjoint", *chosen).status == 0
     found = run.info()["adjoint_anchor_choice"]
@@ -201,7 +202,7 @@ def test_info_says_what_was_chosen_and_why(tmp_path: Path, cli: Cli) -> None:
 
 
 def test_the_curved_estimator_takes_three(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(adjoint=TIGHT, lowrank={"rank": 2, "num_anchors": 1}), device="cpu")
+    run = shared(tmp_path / "run", small_config(adjoint=TIGHT, lowrank={"rank": 2, "num_anchors": 1}), cached=False)
     run.cache(["lowrank"])
     assert open_low_rank(run.context).spec.anchors == [0, 2, 4]
     assert run.endpoint("identity", estimator="lowrank").evaluated_loss == run.reference_loss

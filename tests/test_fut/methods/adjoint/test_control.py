@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from centres import written_out_table
+from runs import shared
 from small import MakeRun, expand, small_config
 
 import fut
@@ -32,7 +33,7 @@ PLAIN = {"num_runs": 2, "curvature": "items", "functionals": 0, "products": "exa
 
 
 def sampled(path: Path, **changes: object) -> fut.Run:
-    run = fut.train(path, small_config(**FLOAT64), device="cpu")
+    run = shared(path, small_config(**FLOAT64), cached=False)
     expand(run.context, AdjointConfig.model_validate(PLAIN | changes))
     return run
 
@@ -88,7 +89,7 @@ def test_it_takes_sampling_error_away_and_states_the_rest(
     true = np.array(raw_estimates(exact.methods.open("adjoint"), orders)[0])
     errors, stated, plain = [], [], []
     for seed in range(6):  # of the sample: the trajectory and the sweep are those of seed 0
-        run = fut.train(tmp_path / str(seed), small_config(**FLOAT64, warmup={"steps": warmup}), device="cpu")
+        run = shared(tmp_path / str(seed), small_config(**FLOAT64, warmup={"steps": warmup}), cached=False)
         monkeypatch.setattr(
             "fut.methods.adjoint.sampling.poisson_sample", lambda p, _, seed=seed: poisson_sample(p, seed)
         )

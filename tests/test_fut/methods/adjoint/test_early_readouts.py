@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import shared
 from scipy.stats import spearmanr
 from small import MakeRun, small_config
 
@@ -91,7 +92,7 @@ def test_one_training_keeps_what_the_first_steps_come_to(make_run: MakeRun) -> N
 
 def test_adding_them_gives_what_a_joint_adjoint_pass_gives(early: fut.Run, tmp_path: Path) -> None:
     sections = {**SECTIONS, "adjoint": {"functionals": 0}}
-    run = fut.train(tmp_path / "run", small_config(**sections), device="cpu")
+    run = shared(tmp_path / "run", small_config(**sections), cached=False)
     run.cache()
     run.cache(readouts=["probe@3", "item:1@5"])
     for readout in ("probe@3", "item:1@5"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from centres import written_out_table
+from runs import shared
 from small import expand, small_config
 
 import fut
@@ -41,7 +42,7 @@ CLIPPED = {"name": "adamw", "options": {"clip": 0.05}}
 
 def expanded(path: Path, **changes: object) -> fut.Run:
     """A run of more than `UNTHINNED` parameters, expanded about."""
-    run = fut.train(path, small_config(model=MODEL), device="cpu")
+    run = shared(path, small_config(model=MODEL), cached=False)
     expand(run.context, AdjointConfig.model_validate(PLAIN | changes))
     assert run.context.parameters > UNTHINNED
     return run
@@ -252,7 +253,7 @@ def test_another_word_for_all_is_refused(thinned: Thinned) -> None:
 
 
 def test_a_rule_without_coordinates_of_its_own_is_replayed_on_all(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(model=MODEL, rule=CLIPPED), device="cpu")
+    run = shared(tmp_path / "run", small_config(model=MODEL, rule=CLIPPED), cached=False)
     assert thins(open_expansion(run.context).spec), "an item's own norm is known"
     several = small_config(model=MODEL, rule=CLIPPED, data={"items": 6, "per_step": 2})
     run = fut.train(tmp_path / "several", several, device="cpu")
@@ -261,7 +262,7 @@ def test_a_rule_without_coordinates_of_its_own_is_replayed_on_all(tmp_path: Path
 
 def test_a_clipped_order_is_replayed_alike(tmp_path: Path) -> None:
     """Norms are of all coordinates: few of them could not tell."""
-    run = fut.train(tmp_path / "run", small_config(model=MODEL, rule=CLIPPED), device="cpu")
+    run = shared(tmp_path / "run", small_config(model=MODEL, rule=CLIPPED), cached=False)
     expand(run.context, AdjointConfig.model_validate(PLAIN))
     orders = [Order.of([4, 3, 2, 1, 0]), *random_orders(run.reference, 12, 3)]
     few, every = (np.array(raw_estimates(opened(run, replayed=way), orders)[0]) for way in (None, "all"))

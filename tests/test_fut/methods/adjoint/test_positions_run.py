@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from centres import written_out_table
+from runs import shared
 from small import Cli, MakeRun, expand, small_config
 
 import fut
@@ -47,7 +48,7 @@ def test_the_table_is_held_where_memory_is_cold(tmp_path: Path) -> None:
     """To first order a memory that has not begun answers out of all proportion; what is read is held within what replays do."""
     data = {"items": 12, "batch": 1, "context": 16, "probe": 16}
     model, warmup = {"width": 8, "layers": 1, "heads": 2}, {"steps": 0}
-    run = fut.train(tmp_path / "run", small_config(data=data, model=model, warmup=warmup), device="cpu")
+    run = shared(tmp_path / "run", small_config(data=data, model=model, warmup=warmup), cached=False)
     run.cache(["adjoint"])
     orders = random_orders(run.reference, 16, 5)
     truth = np.array([run.retrain(order).loss for order in orders])
@@ -64,7 +65,7 @@ def test_the_table_is_held_where_memory_is_cold(tmp_path: Path) -> None:
 
 def test_the_table_is_of_all_coordinates_whatever_is_kept(tmp_path: Path, make_run: MakeRun) -> None:
     exact = make_run("adjoint", **FLOAT64).orders.positions()
-    run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
+    run = shared(tmp_path / "run", small_config(**FLOAT64), cached=False)
     expand(run.context, AdjointConfig(coordinates=600))
     assert len(open_expansion(run.context).indices) < run.context.parameters / 2
     assert np.array_equal(run.orders.positions(), exact)
@@ -72,7 +73,7 @@ def test_the_table_is_of_all_coordinates_whatever_is_kept(tmp_path: Path, make_r
 
 def test_without_a_control_variate_the_table_is_of_the_sample(tmp_path: Path, make_run: MakeRun) -> None:
     exact = as_it_comes(make_run("adjoint", **FLOAT64))
-    run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
+    run = shared(tmp_path / "run", small_config(**FLOAT64), cached=False)
     expand(run.context, AdjointConfig(coordinates=1500, control="never"))
     found = run.orders.positions()
     assert len(open_expansion(run.context).indices) < run.context.parameters / 2
@@ -88,7 +89,7 @@ def test_without_a_control_variate_the_table_is_of_the_sample(tmp_path: Path, ma
 def test_the_best_order_beats_the_reference_on_the_table_and_in_truth(tmp_path: Path) -> None:
     data = {"items": 8, "batch": 4, "context": 24, "probe": 16}
     model, warmup = {"width": 16, "layers": 1, "heads": 2}, {"steps": 40, "ramp": 5}
-    run = fut.train(tmp_path / "run", small_config(data=data, model=model, warmup=warmup), device="cpu")
+    run = shared(tmp_path / "run", small_config(data=data, model=model, warmup=warmup), cached=False)
     run.cache(["adjoint"])
     best, table = run.orders.best(), run.orders.positions()
     assert sorted(i for (i,) in best.steps) == list(range(8))
@@ -145,7 +146,7 @@ def test_leaving_an_anchor_out_is_valued_as_the_table_without_it_is(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, seen, keep = (
-        fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu"),
+        shared(tmp_path / "run", small_config(**FLOAT64), cached=False),
         list[Bounded](),
         sampling._keep_tamed,
     )
@@ -180,7 +181,7 @@ def test_the_hold_leaves_alone_what_is_not_cold(tmp_path: Path, sections: dict[s
     warmup = {"steps": 40, "ramp": 5}
     data = {"batch": 2, "context": 24, "probe": 32} | sections["data"]
     more = {"data": data, "warmup": warmup, "model": {"width": 16, "layers": 1, "heads": 2}}
-    run = fut.train(tmp_path / "run", small_config(**sections | more), device="cpu")
+    run = shared(tmp_path / "run", small_config(**sections | more), cached=False)
     run.cache(["adjoint"])
     held, raw = (table - table.mean(1, keepdims=True) for table in (run.orders.positions(), as_it_comes(run)))
     assert np.corrcoef(held.ravel(), raw.ravel())[0, 1] > 0.98

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from centres import mean_of, trajectories
+from runs import shared
 from small import Cli, MakeRun, expand, flip, small_config, uneven_run
 from torch import Tensor
 
@@ -87,7 +88,7 @@ def test_the_estimate_is_its_formula(make_run: MakeRun, order: list[int]) -> Non
 
 
 def test_the_pairs_are_of_mean_curvature_in_the_rules_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
+    run = shared(tmp_path / "run", small_config(**FLOAT64), cached=False)
     monkeypatch.setattr("fut.methods.stages.discard_scratch", lambda files: None)
     expand(run.context, AdjointConfig.model_validate(CURVED | {"products": "exact"}))
     expansion = open_expansion(run.context)
@@ -136,7 +137,7 @@ def test_a_sample_errs_by_what_it_states(tmp_path: Path, make_run: MakeRun) -> N
     true = np.array(raw_estimates(exact.methods.open("adjoint", reading="linear"), orders)[0])
     errors, stated = [], []
     for seed in range(4):
-        run = fut.train(tmp_path / str(seed), small_config(**FLOAT64), device="cpu")
+        run = shared(tmp_path / str(seed), small_config(**FLOAT64), cached=False)
         expand(run.context, AdjointConfig.model_validate(CURVED | {"coordinates": 500}))
         pins = open_expansion(run.context)
         assert len(pins.indices) < exact.context.parameters / 3
@@ -149,7 +150,7 @@ def test_a_sample_errs_by_what_it_states(tmp_path: Path, make_run: MakeRun) -> N
 
 @pytest.mark.parametrize("name", ["lowrank", "eigenvalue", "answer"])
 def test_a_damaged_part_is_found_and_made_again(tmp_path: Path, name: str) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     expand(run.context, AdjointConfig.model_validate(CURVED))
     expected = run.estimate(["reverse"], known=False, calibrated=False)[0].value
     chunk = next(p for p in (run.path / f"adjoint/terms/arrays/{name}/c").rglob("*") if p.is_file())
@@ -163,7 +164,7 @@ def test_a_damaged_part_is_found_and_made_again(tmp_path: Path, name: str) -> No
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     whole = Path(shutil.copytree(run.path, tmp_path / "whole"))
     config = AdjointConfig.model_validate(CURVED)
     done = fut.open(whole, device="cpu")
@@ -223,7 +224,7 @@ def test_scratch_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_stage_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     huge = [replace(s, memory=lambda *of: 1 << 60) if s is LOW_RANK else s for s in EXPANSION.stages]
     monkeypatch.setattr(type(EXPANSION), "stages", tuple(huge))
     with pytest.raises(ResourceError, match=r"low rank.*lower adjoint\.rank"):
@@ -252,7 +253,7 @@ def test_items_of_several_shapes_are_refused(tmp_path: Path) -> None:
 def test_it_serves_every_window(tmp_path: Path, sections: dict[str, dict[str, Any]]) -> None:
     """The reference order is the reference bit for bit; another order is nearer to the truth than to no change."""
     sections = sections | {"adjoint": CURVED | sections.get("adjoint", {})}
-    run = fut.train(tmp_path / "run", small_config(**FLOAT64, **sections), device="cpu")
+    run = shared(tmp_path / "run", small_config(**FLOAT64, **sections), cached=False)
     run.cache(["adjoint"])
     same, other = run.estimate(["identity", "reverse"], known=False, calibrated=False)
     assert same.value == run.reference_loss
@@ -269,12 +270,12 @@ def test_it_serves_every_window(tmp_path: Path, sections: dict[str, dict[str, An
 
 
 def test_a_rank_beyond_the_parameters_is_all_of_them(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     assert open_expansion(run.context, AdjointConfig(rank=10**9)).spec.rank == run.context.parameters
 
 
 def test_several_readouts_have_it_as_one_has(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(**FLOAT64), device="cpu")
+    run = shared(tmp_path / "run", small_config(**FLOAT64), cached=False)
     names = ["probe", "item:2", "item:0"]
     expand(run.context, AdjointConfig.model_validate(CURVED | {"readouts": names, "coordinates": 900}))
     orders = [run.order("reverse"), run.order("random:3")]

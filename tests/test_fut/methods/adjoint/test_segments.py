@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import shared
 from small import expand, small_config
 
 import fut
@@ -24,7 +25,7 @@ WINDOW = {"items": 5, "epochs": 2, "batch": 2, "context": 12, "probe": 4}
 
 def _trained(path: Path, storage: str, **adjoint: Any) -> fut.Run:
     settings = {"functionals": 2} | adjoint | {"storage": storage}
-    return fut.train(path, small_config(data=WINDOW, adjoint=settings), device="cpu")
+    return shared(path, small_config(data=WINDOW, adjoint=settings), cached=False)
 
 
 def _kept(expansion: Expansion) -> dict[str, bytes]:

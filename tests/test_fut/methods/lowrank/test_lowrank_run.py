@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import shared
 from safetensors.torch import load_file
 from small import Cli, curve, expand, flip, small_config
 
@@ -33,7 +34,7 @@ FEW = {"rank": 3, "num_anchors": 2, "refresh": 2}
 
 
 def trained(path: Path, **sections: dict[str, Any]) -> fut.Run:
-    return fut.train(path, small_config(**({"lowrank": FEW} | sections)), device="cpu")
+    return shared(path, small_config(**({"lowrank": FEW} | sections)), cached=False)
 
 
 @pytest.fixture(scope="module")

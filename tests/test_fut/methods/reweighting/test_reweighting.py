@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import shared
 from small import Cli, MakeRun, flip, small_config
 
 import fut
@@ -260,7 +261,7 @@ def test_its_configuration_is_no_part_of_the_training(make_run: MakeRun) -> None
 
 def test_lds_command(tmp_path: Path, cli: Cli) -> None:
     path = tmp_path / "run"
-    run = fut.train(path, small_config(data={"items": 24, "per_step": 4, "batch": 1}), device="cpu")
+    run = shared(path, small_config(data={"items": 24, "per_step": 4, "batch": 1}), cached=False)
     with pytest.raises(NotCachedError, match="--terms reweighting"):
         run.lds(4)
     cached = cli("cache", path, "--terms", "reweighting", "--device", "cpu", "--json").json
@@ -291,7 +292,7 @@ def test_gradients_taken_in_chunks_give_the_same_numbers(
     once = spec.sweep_gradients
     monkeypatch.setattr("fut.methods.reweighting.spec.HELD_ITEMS", 0)
     monkeypatch.setattr("fut.models.autodiff.GRADIENT_BYTES", 1)
-    run = fut.train(tmp_path / "run", small_config(**sections), device="cpu")
+    run = shared(tmp_path / "run", small_config(**sections), cached=False)
     assert spec.sweep_gradients == once + 12, "every item's once more"
     run.cache(["reweighting"])
     ours, theirs = (open_reweighting(r.context) for r in (run, together))
@@ -309,7 +310,7 @@ def test_norms_of_gradients_taken_in_chunks_are_refused_with_both_numbers(
 ) -> None:
     monkeypatch.setattr("fut.methods.reweighting.spec.HELD_ITEMS", 0)
     clipped = {"rule": {"name": "adamw", "options": {"clip": 1.0}}}
-    run = fut.train(tmp_path / "run", small_config(**SEQUENCES, **clipped), device="cpu")
+    run = shared(tmp_path / "run", small_config(**SEQUENCES, **clipped), cached=False)
     with pytest.raises(ResourceError, match=r"expected at most .* GiB of item gradients of a step .* got .* GiB"):
         run.cache(["reweighting"])
     assert any("reweighting" in note for note in run.plan().notes)

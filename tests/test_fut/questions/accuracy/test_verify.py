@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import shared
 from small import small_config
 
 import fut
@@ -111,7 +112,7 @@ def test_an_order_that_ends_at_the_reference_does_not_spoil_the_endpoint_error(o
 
 
 def test_what_was_said_of_other_terms_is_not_kept(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(), device="cpu")
+    run = shared(tmp_path / "run", small_config(), cached=False)
     run.cache(["adjoint"])
     run.verify(4, 3, ["adjoint", "replay-exact"])
     (path,) = (tmp_path / "run" / "verification").glob("*.json")
@@ -133,7 +134,7 @@ def test_what_was_said_of_other_terms_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_orders_are_drawn_once_each_and_never_the_reference(tmp_path: Path) -> None:
-    run = fut.train(tmp_path / "run", small_config(data={"items": 3}), device="cpu")
+    run = shared(tmp_path / "run", small_config(data={"items": 3}), cached=False)
     run.cache(["adjoint"])
     found = run.calibrate(5)
     assert sorted(found.orders) == [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]

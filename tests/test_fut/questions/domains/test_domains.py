@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import shared
 from small import Cli, MakeRun, small_config
 
 import fut
@@ -288,7 +289,7 @@ def library(folder: Path) -> Path:
 def test_items_of_a_text_directory_know_their_file(tmp_path: Path) -> None:
     text = library(tmp_path / "library")
     data = {"text": str(text), "heterogeneous": True, "items": 6}
-    run = fut.train(tmp_path / "run", small_config(data=data), device="cpu")
+    run = shared(tmp_path / "run", small_config(data=data), cached=False)
     found = labels_of(ContextFacts(run.context), "source")
     assert list(found) == ["a.txt", "b.txt"]
     texts = {name: (text / name).read_text() for name in found}
