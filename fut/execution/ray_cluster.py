@@ -36,7 +36,7 @@ def _ray() -> Any:
         return importlib.import_module("ray")
     except ImportError as error:
         raise ExtraError(
-            "engine: expected the package `ray` for --engine ray, got none; pip install 'fut-orders[ray]', or leave --engine out"
+            "engine: expected the package `ray` for --engine ray, got none; run `pip install ray`, or leave --engine out"
         ) from error
 
 
