@@ -117,7 +117,8 @@ def _noise(about: dict[str, str]) -> list[str]:
         return []
     meets = {
         "item": "an item keeps its own in every order; a loop would give it those of its new step",
-        "step": "an item that moves meets those of its new step, as in a loop",
+        "step": "an item that moves meets those of its new step, as in a loop; only an anchor at every step "
+        "(adjoint.num_anchors) knows them",
     }
     return [
         f"random numbers of forward passes: {meets[about['stays_with']]}; run.redraw() says what another draw changes"
