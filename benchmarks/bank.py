@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3, help="times that every way is run, by turns")
     parser.add_argument("--name", default=NAME, help="of the record")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="which of them are run")
     parser.add_argument("--table", action="store_true", help="print the table of the record, and run nothing")
     options = parser.parse_args()
     if options.table:
@@ -111,7 +112,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     fut.train(options.work / "run", device="cpu", exist_ok=True)
     for repeat in range(options.repeats):
-        for way in WAYS:
+        for way in options.ways:
             if (way, repeat, options.orders) in done:
                 continue
             rows.append(run_way(options.work / "run", options.work, way, options.orders) | {"repeat": repeat})
