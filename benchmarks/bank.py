@@ -62,20 +62,25 @@ def run_way(run: Path, work: Path, way: str, orders: int) -> dict[str, Any]:
 
 
 def kept(path: Path) -> dict[str, Any]:
-    """How long a training took, on average, and a digest of all endpoints [SHA-256]."""
+    """How long a training took, on average; how long all of them, from when the first began until the last was kept, by the
+    times of the files; and a digest of all endpoints [SHA-256]."""
     found, digest = fut.open(path, device="cpu").context.retrained, hashlib.sha256()
-    seconds = []
+    seconds, ends, begins = list[float](), list[float](), list[float]()
     for order, _ in sorted(found.losses(), key=lambda pair: pair[0].digest):
         one = found.find(order)
         assert one is not None
         digest.update(order.digest.encode() + one.theta.numpy().tobytes())
         seconds.append(one.seconds)
-    return {"seconds_per_training": sum(seconds) / len(seconds), "endpoints": digest.hexdigest()}
+        ends.append((found.directory / order.digest[:32] / f"step-{len(order):06d}.h5").stat().st_mtime)
+        begins.append(ends[-1] - one.seconds)
+    mean, span = sum(seconds) / len(seconds), max(ends) - min(begins)
+    return {"seconds_per_training": mean, "training_seconds": span, "endpoints": digest.hexdigest()}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The page's rows: median seconds of a way and its least and most, how many times as fast as in line that is, repeat by
-    repeat, seconds of one training, load on the machine, and whether endpoints have the bits of those in line."""
+    """The page's rows, medians with least and most: seconds of a way, how many times as fast as in line that is, repeat by
+    repeat, seconds of one training, seconds of all without what starts before, how many times as fast that is, load on the
+    machine, and whether endpoints have the bits of those in line."""
     by_way = {way: [row for row in rows if row["way"] == way] for way in WAYS}
     inline = {row["repeat"]: row for row in by_way[INLINE]}
     lines = []
@@ -84,14 +89,23 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         faster = [inline[row["repeat"]]["seconds"] / row["seconds"] for row in found]
         loads = [row[key] for row in found for key in ("load_before", "load_after")]
         same = {row["endpoints"] == inline[row["repeat"]]["endpoints"] for row in found}
-        cells = [way, spread(seconds, ".0f"), spread(faster, ".2f"), spread(training, ".1f")]
+        spans = [row["training_seconds"] for row in found if "training_seconds" in row]
+        alone = [
+            inline[row["repeat"]]["training_seconds"] / row["training_seconds"]
+            for row in found
+            if "training_seconds" in row
+        ]
+        cells = [way, str(len(found)), spread(seconds, ".0f"), spread(faster, ".2f"), spread(training, ".1f")]
+        cells += [spread(spans, ".0f"), spread(alone, ".2f")]
         cells += [f"{min(loads):.1f} to {max(loads):.1f}", "yes" if same == {True} else "no"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Median, least and most."""
+    """Median, least and most; a dash for none."""
+    if not values:
+        return "–"
     return f"{median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
 
 
