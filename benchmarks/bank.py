@@ -23,6 +23,7 @@ import record
 from record import began, write_record
 
 import fut
+from storage import CheckpointStore
 
 NAME = "bank"
 RAY, PARTS, INLINE, THREADS = "ray, 2 workers", "2 processes with --part", "inline, 1 thread", "inline, 2 threads"
@@ -71,8 +72,10 @@ def kept(path: Path) -> dict[str, Any]:
         assert one is not None
         digest.update(order.digest.encode() + one.theta.numpy().tobytes())
         seconds.append(one.seconds)
-        ends.append((found.directory / order.digest[:32] / f"step-{len(order):06d}.h5").stat().st_mtime)
-        begins.append(ends[-1] - one.seconds)
+    for file in found.directory.glob("*/*.h5"):
+        store = CheckpointStore(file.parent)
+        ends.append(file.stat().st_mtime)
+        begins.append(ends[-1] - float(store.read_attributes(store.steps()[0])["seconds"]))
     mean, span = sum(seconds) / len(seconds), max(ends) - min(begins)
     return {"seconds_per_training": mean, "training_seconds": span, "endpoints": digest.hexdigest()}
 
