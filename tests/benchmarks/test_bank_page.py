@@ -21,7 +21,7 @@ def test_the_table_is_made_from_the_record() -> None:
 def test_ways_were_run_as_often_as_it_says_and_left_the_same_bits_with_the_same_threads() -> None:
     repeats = {way: sorted(row["repeat"] for row in ROWS if row["way"] == way) for way in WAYS}
     assert repeats[INLINE] == repeats[RAY] == repeats[PARTS]
-    assert f"n = {len(repeats[INLINE])}, two threads n = {len(repeats[THREADS])}, by turns" in PAGE
+    assert f"n = {len(repeats[INLINE])}, two threads n = {len(repeats[THREADS])}, by turns" in " ".join(PAGE.split())
     bits = {way: {row["endpoints"] for row in ROWS if row["way"] == way} for way in WAYS}
     assert bits[INLINE] == bits[RAY] == bits[PARTS]
     assert len(bits[INLINE]) == len(bits[THREADS]) == 1
