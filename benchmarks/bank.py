@@ -23,6 +23,7 @@ import record
 from record import began, write_record
 
 import fut
+from storage import CheckpointStore
 
 NAME = "bank"
 RAY, PARTS, INLINE, THREADS = "ray, 2 workers", "2 processes with --part", "inline, 1 thread", "inline, 2 threads"
@@ -62,20 +63,27 @@ def run_way(run: Path, work: Path, way: str, orders: int) -> dict[str, Any]:
 
 
 def kept(path: Path) -> dict[str, Any]:
-    """How long a training took, on average, and a digest of all endpoints [SHA-256]."""
+    """How long a training took, on average; how long all of them, from when the first began until the last was kept, by the
+    times of the files; and a digest of all endpoints [SHA-256]."""
     found, digest = fut.open(path, device="cpu").context.retrained, hashlib.sha256()
-    seconds = []
+    seconds, ends, begins = list[float](), list[float](), list[float]()
     for order, _ in sorted(found.losses(), key=lambda pair: pair[0].digest):
         one = found.find(order)
         assert one is not None
         digest.update(order.digest.encode() + one.theta.numpy().tobytes())
         seconds.append(one.seconds)
-    return {"seconds_per_training": sum(seconds) / len(seconds), "endpoints": digest.hexdigest()}
+    for file in found.directory.glob("*/*.h5"):
+        store = CheckpointStore(file.parent)
+        ends.append(file.stat().st_mtime)
+        begins.append(ends[-1] - float(store.read_attributes(store.steps()[0])["seconds"]))
+    mean, span = sum(seconds) / len(seconds), max(ends) - min(begins)
+    return {"seconds_per_training": mean, "training_seconds": span, "endpoints": digest.hexdigest()}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The page's rows: median seconds of a way and its least and most, how many times as fast as in line that is, repeat by
-    repeat, seconds of one training, load on the machine, and whether endpoints have the bits of those in line."""
+    """The page's rows, medians with least and most: seconds of a way, how many times as fast as in line that is, repeat by
+    repeat, seconds of one training, seconds of all without what starts before, how many times as fast that is, load on the
+    machine, and whether endpoints have the bits of those in line."""
     by_way = {way: [row for row in rows if row["way"] == way] for way in WAYS}
     inline = {row["repeat"]: row for row in by_way[INLINE]}
     lines = []
@@ -84,14 +92,23 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         faster = [inline[row["repeat"]]["seconds"] / row["seconds"] for row in found]
         loads = [row[key] for row in found for key in ("load_before", "load_after")]
         same = {row["endpoints"] == inline[row["repeat"]]["endpoints"] for row in found}
-        cells = [way, spread(seconds, ".0f"), spread(faster, ".2f"), spread(training, ".1f")]
+        spans = [row["training_seconds"] for row in found if "training_seconds" in row]
+        alone = [
+            inline[row["repeat"]]["training_seconds"] / row["training_seconds"]
+            for row in found
+            if "training_seconds" in row
+        ]
+        cells = [way, str(len(found)), spread(seconds, ".0f"), spread(faster, ".2f"), spread(training, ".1f")]
+        cells += [spread(spans, ".0f"), spread(alone, ".2f")]
         cells += [f"{min(loads):.1f} to {max(loads):.1f}", "yes" if same == {True} else "no"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Median, least and most."""
+    """Median, least and most; a dash for none."""
+    if not values:
+        return "–"
     return f"{median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
 
 
@@ -101,6 +118,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3, help="times that every way is run, by turns")
     parser.add_argument("--name", default=NAME, help="of the record")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="which of them are run")
     parser.add_argument("--table", action="store_true", help="print the table of the record, and run nothing")
     options = parser.parse_args()
     if options.table:
@@ -111,7 +129,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     fut.train(options.work / "run", device="cpu", exist_ok=True)
     for repeat in range(options.repeats):
-        for way in WAYS:
+        for way in options.ways:
             if (way, repeat, options.orders) in done:
                 continue
             rows.append(run_way(options.work / "run", options.work, way, options.orders) | {"repeat": repeat})

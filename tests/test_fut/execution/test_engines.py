@@ -27,11 +27,9 @@ from fut.studies.noise.study import NoiseRequest
 from fut.training.trainer import train_order_at
 
 
-def trained(path: Path, **sections: dict[str, Any]) -> Path:
+def trained(path: Path, adjoint: dict[str, Any]) -> Path:
     """A run of a network of 93 parameters."""
-    chosen = config(
-        5, adjoint={"functionals": 1, "num_runs": 2, "num_anchors": 2} | sections.pop("adjoint", {}), **sections
-    )
+    chosen = config(5, adjoint={"functionals": 1, "num_runs": 2, "num_anchors": 2} | adjoint)
     return fut.train(path, chosen, module=small_net(), loss=squared_error, data=small_data(), device="cpu").path
 
 
@@ -197,7 +195,7 @@ def test_a_run_is_opened_with_an_engine_or_its_name(answering: Path) -> None:
     given: dict[str, Any] = {"module": small_net(), "loss": squared_error, "device": "cpu"}
     assert fut.open(answering, engine="inline", **given).context.engine is INLINE
     with pytest.raises(fut.UsageError, match=r"expected a name or fut\.engine"):
-        fut.open(answering, engine=3, **given)
+        fut.open(answering, engine=3, **given)  # type: ignore[arg-type]
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
