@@ -108,13 +108,13 @@ class VariedExpansion(Expansion):
 
     @cached_property
     def trajectory(self) -> TrajectoryFiles:
-        return TrajectoryFiles(self.planned.trajectory, self._shared(self.centre), self.start, self._owner(self.centre))
+        return TrajectoryFiles(self.planned.trajectory, self._beside(self.centre), self.start, self._owner(self.centre))
 
     @cached_property
     def sweep(self) -> SweepFiles:
-        return SweepFiles(self._shared(self.swept), self.problem, self._owner(self.swept))
+        return SweepFiles(self._beside(self.swept), self.problem, self._owner(self.swept))
 
-    def _shared(self, name: str) -> Path:
+    def _beside(self, name: str) -> Path:
         return self.directory.parent / "shared" / name
 
     def _owner(self, name: str) -> str:

@@ -114,12 +114,12 @@ class Prepared(ABC):
         """Whether what decides the terms' shapes is known."""
         return True
 
-    _shared: ClassVar[bool] = True
+    _on_disk: ClassVar[bool] = True
 
     @property
     def again(self) -> Request | None:
         """What opens these files in another process; None where it would not find all that units read, or find it changing."""
-        return Request() if self._shared else None
+        return Request() if self._on_disk else None
 
     @property
     def scratch(self) -> Path:

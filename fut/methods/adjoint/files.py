@@ -275,7 +275,7 @@ class Expansion(Thinned):
         return replace(self, planned=replace(self.planned, config=config.model_copy(update={"left_out": lost})))
 
     @property
-    def _shared(self) -> bool:  # type: ignore[override]
+    def _on_disk(self) -> bool:  # type: ignore[override]
         """Whether no scratch is in memory, and no segment of the trajectory is trained again for whoever asks for it."""
         return not in_memory(self.planned.config) and not self.planned.trajectory.segment
 
