@@ -89,6 +89,21 @@ def limits_of_wikitext() -> Iterable[tuple[str, str]]:
 
 
 @of(LIMITS)
+def limits_of_adapters() -> Iterable[tuple[str, str]]:
+    cold, warm = (
+        [row("pretrained", rate=rate, warmup=steps, items="iid", steps=16)["accuracy"] for rate in (2e-4, 1e-3)]
+        for steps in (0, 20)
+    )
+    yield (
+        "pretrained",
+        f"{cold[0]['spearman']:.3f} Spearman and {cold[0]['skill']:.2f} calibrated skill at 2·10⁻⁴, "
+        f"{cold[1]['spearman']:.3f} and {cold[1]['skill']:.2f} at 10⁻³",
+    )
+    first, second = (f"{one['spearman']:.3f} and {one['skill']:.2f}" for one in warm)
+    yield "pretrained", f"they are {first}, {second}"
+
+
+@of(LIMITS)
 def limits_by_source() -> Iterable[tuple[str, str]]:
     for steps, schedule, items in (
         (32, "cosine", "iid"),
