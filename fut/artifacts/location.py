@@ -15,8 +15,8 @@ from fut.artifacts.directory import (
     RETRAINED,
     VERIFICATION,
 )
-from storage import MissingError
-from storage.remote import Mirror, Policy, is_url, normal_url
+from storage import MissingError, RemoteError
+from storage.remote import Mirror, Policy, is_url, like_url, normal_url
 from storage.sources import register
 
 HOME = "FUT_CACHE_HOME"
@@ -54,13 +54,21 @@ def located(path: Path | str, new: bool = False) -> Path:
         RemoteError: where it cannot be reached.
     """
     if not is_url(path):
-        return Path(path)
+        return directory_of(path)
     mirror = mirror_of(path)
     if not new and not mirror.index.files:
         raise MissingError(
             f"run: expected a run at {mirror.objects.url}, got nothing; check the URL, or `fut push` one there"
         )
     return mirror.directory
+
+
+def directory_of(path: Path | str) -> Path:
+    """A path of this machine; RemoteError for what is written as a URL: a directory of that name is meant by nobody."""
+    if like_url(path) and not Path(path).exists():
+        normal_url(path)
+        raise RemoteError(f"expected a directory of this machine, got {path}; `fut pull` brings a run here")
+    return Path(path)
 
 
 def mirror_of(url: Path | str) -> Mirror:

@@ -153,6 +153,22 @@ def test_nothing_at_a_url_is_an_error_that_says_so(cli: Cli, place: str, machine
     assert f"expected a run at {place}/nothing, got nothing" in said.err
 
 
+def test_what_is_written_as_a_url_is_never_taken_for_a_directory(
+    cli: Cli, place: str, machine: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = [
+        cli("train", "--out", "gcs://bucket/run"),
+        cli("info", "http://host/run"),
+        cli("push", place, f"{place}-2"),
+        cli("pull", place, "s3://bucket/run"),
+    ]
+    assert [one.status for one in said] == [1] * 4
+    assert all("expected a" in one.err for one in said)
+    assert "`fut pull` brings a run here" in said[2].err
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_cache_goes_on_on_another_machine(
     place: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
