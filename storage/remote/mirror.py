@@ -15,7 +15,7 @@ from pathlib import Path
 from ..atomic import require_free
 from ..errors import RemoteError
 from .copies import AT_ONCE, TRIES, at_once, bring, overtaken
-from .index import Entry, Index, commit, read_index
+from .index import Entry, Index, begin, commit, read_index
 from .objects import Objects
 from .policy import Policy, chunk_of
 from .synced import Synced
@@ -131,7 +131,7 @@ class Mirror:
         self._pushed = time.monotonic()
         if not changed and not removed:
             return
-        known = read_index(self.objects)
+        known = begin(self.objects)
         changed = self._agreed(changed, known)
         self._upload(changed)
         for _ in range(TRIES):

@@ -116,17 +116,19 @@ class Objects:
         except Exception as error:
             raise self._failed(f"reading {name}", error) from error
 
-    def download(self, name: str, path: Path) -> tuple[int, str]:
-        """Write an object's content to a file.
+    def download(self, name: str, path: Path, most: int) -> tuple[int, str]:
+        """Write an object's content to a file; soon after it has more than `most` bytes nothing more is read.
 
         Returns:
-            Its bytes, and their SHA-256.
+            Its bytes that were read, and their SHA-256.
         """
         digest, size = hashlib.sha256(), 0
         with open(path, "xb") as file:
             for piece in self._pieces(name):
                 digest.update(piece)
                 size += file.write(piece)
+                if size > most:
+                    break
         return size, digest.hexdigest()
 
     def upload(self, name: str, path: Path) -> None:
