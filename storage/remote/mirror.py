@@ -90,29 +90,31 @@ class Mirror:
         self.refresh()
         self.complete(but=self.policy.first)
         self._depth += 1
+        self._synced.hold(True)
         self._pushed = time.monotonic()
         try:
             yield
         except Exception:
             self._depth -= 1
-            self.push()
+            self._end()
             raise
         except BaseException:
             self._depth -= 1
             raise
         self._depth -= 1
-        self.push()
+        self._end()
 
     # --- both directions
 
     def refresh(self) -> None:
         """Take note of what is at the URL now, bring what is small, and upload what was left."""
-        changed, _ = self._synced.changes(self.directory, self.index.files, self.policy)
+        changed, removed = self._synced.changes(self.directory, self.index.files, self.policy)
         self._adopt(read_index(self.objects), set(changed))
-        self._bring([name for name in self._lacking() if not self.policy.is_lazy(name)])
+        later = set(removed)
+        self._bring([name for name in self._lacking() if name not in later and not self.policy.is_lazy(name)])
         self._synced.save()
         try:
-            self.push()
+            self._end()
         except RemoteError as error:
             if error.errno != errno.EACCES:  # a run that may only be read is read
                 raise
@@ -149,6 +151,12 @@ class Mirror:
         raise overtaken(self.objects, TRIES)
 
     # --- parts of it
+
+    def _end(self) -> None:
+        """Upload what was written; what is absent from now on is to be fetched, unless a command still writes."""
+        self.push()
+        if self._depth == 0:
+            self._synced.hold(False)
 
     def _name(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.directory)).as_posix()

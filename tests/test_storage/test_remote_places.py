@@ -30,6 +30,14 @@ def machine(tmp_path, url):
     return opened
 
 
+def put(mirror: Mirror, name: str, value: object) -> Path:
+    """Write a document into a copy, as any part of fut does."""
+    path = mirror.directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, value)
+    return path
+
+
 @pytest.fixture
 def here(tmp_path) -> Path:
     """A directory of this machine."""
@@ -104,3 +112,30 @@ def test_objects_that_are_no_directory_are_neither_fetched_nor_listed(machine, u
     Upload(here, url, POLICY).run(lambda: None)
     assert sorted(machine("three").index.files) == ["manifest.json", "summary.json"]
     assert one.objects.read("other.json")  # and it stays as it is
+
+
+def test_what_somebody_removes_from_a_copy_to_have_its_room_stays_at_the_url(machine) -> None:
+    one = machine("one")
+    store = CheckpointStore(one.directory / "checkpoints")
+    for step in range(3):
+        store.write(step, {"theta": np.full(3, step)}, {})
+    store.path(1).unlink()  # before it is opened again
+    one = machine("one")
+    store.path(2).unlink()  # and while it is open
+    put(one, "summary.json", 1)
+    for name in ("one", "two"):
+        found = CheckpointStore(machine(name).directory / "checkpoints")
+        assert found.steps() == [0, 1, 2]
+        assert found.read_array(1, "theta").tolist() == [1, 1, 1]
+
+
+def test_what_a_killed_command_removed_is_removed(machine) -> None:
+    one = machine("one")
+    path = put(one, "terms/a.json", 1)
+    put(one, "summary.json", 1)
+    held = one.writing()
+    held.__enter__()  # and is never left
+    path.unlink()
+    assert sorted(machine("one").index.files) == ["summary.json"]
+    (one.directory / "summary.json").unlink()
+    assert sorted(machine("one").index.files) == ["summary.json"]  # it writes no more
