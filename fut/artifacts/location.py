@@ -17,7 +17,7 @@ from fut.artifacts.directory import (
 )
 from storage import MissingError, RemoteError
 from storage.remote import Mirror, Policy, is_url, like_url, normal_url
-from storage.sources import register
+from storage.sources import address, register
 
 HOME = "FUT_CACHE_HOME"
 """Variable of the environment that says where local copies lie; by default `fut` in the user's cache directory."""
@@ -69,6 +69,16 @@ def directory_of(path: Path | str) -> Path:
         normal_url(path)
         raise RemoteError(f"expected a directory of this machine, got {path}; `fut pull` brings a run here")
     return Path(path)
+
+
+def spoken(path: Path | str) -> str:
+    """A path or a URL as it is said: of a URL the second slash, which a `Path` has lost."""
+    return normal_url(path) if is_url(path) else str(path)
+
+
+def also_at(file: Path) -> list[str]:
+    """A line that says where a file is besides, which was written into the local copy of a run at a URL."""
+    return [] if (url := address(file)) == str(file) else [f"and, for all who open the run, {url}"]
 
 
 def mirror_of(url: Path | str) -> Mirror:

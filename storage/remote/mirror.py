@@ -71,6 +71,11 @@ class Mirror:
             if name.startswith(prefix) and not os.path.lexists(self.directory / name)
         }
 
+    def address(self, path: Path) -> str:
+        """The URL of a file, or of the directory itself."""
+        name = self._name(path)
+        return self.objects.url if name == "." else f"{self.objects.url}/{name}"
+
     def fetch(self, paths: Sequence[Path]) -> None:
         """Bring those of the files that it has, and some that follow them."""
         names = [name for path in paths if (name := self._name(path)) in self.index.files]
