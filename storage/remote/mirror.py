@@ -15,7 +15,7 @@ from pathlib import Path
 from ..atomic import require_free
 from ..errors import RemoteError
 from .copies import AT_ONCE, TRIES, at_once, bring, overtaken
-from .index import Entry, Index, begin, commit, read_index
+from .index import IDENTIFYING, Entry, Index, begin, commit, read_index
 from .objects import Objects
 from .policy import Policy, chunk_of
 from .synced import Synced
@@ -114,7 +114,9 @@ class Mirror:
     def refresh(self) -> None:
         """Take note of what is at the URL now, bring what is small, and upload what was left."""
         changed, removed = self._synced.changes(self.directory, self.index.files, self.policy)
-        self._adopt(read_index(self.objects), set(changed))
+        latest = read_index(self.objects)
+        self._require_same(latest, changed)
+        self._adopt(latest, set(changed))
         later = set(removed)
         self._bring([name for name in self._lacking() if name not in later and not self.policy.is_lazy(name)])
         self._synced.save()
@@ -139,6 +141,7 @@ class Mirror:
         if not changed and not removed:
             return
         known = begin(self.objects)
+        self._require_same(known, changed)
         changed = self._agreed(changed, known)
         self._upload(changed)
         for _ in range(TRIES):
@@ -210,6 +213,16 @@ class Mirror:
                 (self.directory / name).unlink()
                 self._synced.forget([name])
         return {name: entry for name, entry in changed.items() if not stays.get(name)}
+
+    def _require_same(self, latest: Index, changed: Mapping[str, Entry]) -> None:
+        """RemoteError where what was written here belongs to a directory that does not lie at the URL any more."""
+        entry = latest.files.get(IDENTIFYING)
+        if changed and IDENTIFYING not in changed and self._synced.replaced(IDENTIFYING, entry):
+            raise RemoteError(
+                f"{self.objects.url}: expected the directory that {self.directory} is a copy of, got "
+                f"{'nothing' if entry is None else 'another'} there since; {min(changed)} and what else was written to the "
+                "earlier one is not uploaded: move the copy elsewhere to keep it, or remove it, and repeat"
+            )
 
     def _upload(self, changed: Mapping[str, Entry]) -> None:
         at_once(lambda name: self.objects.upload(name, self.directory / name), changed, lambda: None)

@@ -73,6 +73,10 @@ class Synced:
             return False
         return name not in self._files or (entry.digest not in ("", self._files[name][2]))
 
+    def replaced(self, name: str, entry: Entry | None) -> bool:
+        """Whether a file that was the same here and there is gone there, or is another."""
+        return name in self._files and (entry is None or entry.digest not in ("", self._files[name][2]))
+
     def outdated(self, files: Mapping[str, Entry]) -> list[str]:
         """Files that were the same, and are otherwise in an index."""
         return [

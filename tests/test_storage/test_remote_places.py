@@ -1,5 +1,6 @@
 """What may be at a URL that is no sound directory: other objects, parts of an upload, a copy of which somebody removed files."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,23 @@ def test_what_somebody_removes_from_a_copy_to_have_its_room_stays_at_the_url(mac
         found = CheckpointStore(machine(name).directory / "checkpoints")
         assert found.steps() == [0, 1, 2]
         assert found.read_array(1, "theta").tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("since", ["another", "nothing"])
+def test_what_was_computed_for_a_directory_is_not_put_into_another(machine, url, here, tmp_path, since) -> None:
+    Upload(here, url, POLICY).run(lambda: None)
+    one = machine("one")
+    shutil.rmtree(tmp_path / "remote")
+    if since == "another":
+        write_json(here / "manifest.json", {"a": 2})
+        Upload(here, url, POLICY).run(lambda: None)
+    with pytest.raises(RemoteError, match=f"got {since} there since; answers/b.json and what else"):
+        put(one, "answers/b.json", 1)
+    with pytest.raises(RemoteError, match=f"got {since} there since"):
+        machine("one")
+    assert "answers/b.json" not in machine("two").index.files
+    (one.directory / "answers/b.json").unlink()  # which nobody wants any more
+    assert machine("one").index == machine("two").index
 
 
 def test_what_a_killed_command_removed_is_removed(machine) -> None:
