@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from ..errors import MissingError, RemoteError
 
 SCHEMES = ("s3", "gs", "az", "abfss", "file")
 """Of URLs that name a directory."""
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
+"""Variables of the environment that name a server."""
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,3}}(.*)", re.DOTALL | re.IGNORECASE)
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)
 _HOST = re.compile(r"file://[^/]", re.IGNORECASE)
@@ -77,6 +80,10 @@ class Objects:
 
         self._library = obstore
         options: Any = {"mkdir": True} if self.url.startswith("file:") else {}
+        if self.url.startswith("s3:") and any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS):
+            options["client_options"] = {
+                "allow_http": True
+            }  # as the provider's own tools do, where the endpoint says so
         try:
             self._store = from_url(self.url, **options)
         except Exception as error:

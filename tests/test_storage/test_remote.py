@@ -103,7 +103,8 @@ def test_what_one_machine_writes_another_reads(machine) -> None:
     assert absent_bytes(two.directory) == 0
 
 
-def test_a_term_store_is_read_through_its_chunks_and_by_zarr_where_it_lies(machine, url, disk) -> None:
+def test_a_term_store_is_read_through_its_chunks_and_by_zarr_where_it_lies(machine, url, disk, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # which obstore itself asks for
     one = machine("one")
     disk.path = one.directory / "terms"
     expected = disk.filled().read("gradient", 1)
