@@ -101,7 +101,7 @@ def begin(objects: Objects) -> Index:
 
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path).parts
-    plain = path == "/".join(parts) and "\\" not in path and "\0" not in path and not path.startswith("/")
+    plain = path == "/".join(parts) and "\\" not in path and path.isprintable() and not path.startswith("/")
     return bool(parts) and plain and ".." not in parts and parts[0] != FOLDER
 
 

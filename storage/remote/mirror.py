@@ -190,6 +190,7 @@ class Mirror:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             brought = dict(zip(names, pool.map(self._bring_one, names), strict=True))
         self._synced.note(self.directory, brought)
+        self._synced.save()  # else it would be taken for written here, once it is another at the URL
 
     def _bring_one(self, name: str) -> Entry:
         path = self.directory / name

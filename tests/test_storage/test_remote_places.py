@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage import CheckpointStore, DamagedError, MissingError, RemoteError, write_json
+from storage import CheckpointStore, DamagedError, MissingError, RemoteError, StorageError, write_json
 from storage.remote import Download, Mirror, Objects, Policy, Upload, copies, is_url, normal_url
+from storage.remote.index import Index
 from storage.sources import register
 
 POLICY = Policy()
@@ -145,6 +146,29 @@ def test_what_was_computed_for_a_directory_is_not_put_into_another(machine, url,
     assert "answers/b.json" not in machine("two").index.files
     (one.directory / "answers/b.json").unlink()  # which nobody wants any more
     assert machine("one").index == machine("two").index
+
+
+def test_what_was_fetched_to_be_read_is_not_taken_for_written_here(machine) -> None:
+    one = machine("one")
+    store = CheckpointStore(one.directory / "checkpoints")
+    store.write(0, {"theta": np.zeros(2)}, {})
+    put(one, "summary.json", 1)
+    CheckpointStore(machine("two").directory / "checkpoints").read(0)  # and nothing else, before it ends
+    store.write(0, {"theta": np.ones(2)}, {}, replace=True)
+    again = CheckpointStore(machine("two").directory / "checkpoints")
+    assert again.read_array(0, "theta").tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    ['"a": [1, ""], "a/b": [1, ""]', '"a\\u001b[2J": [1, ""]', '"a": [1e30, ""]', '"a": [true, "x"], "b": [1.5, ""]'],
+)
+def test_a_strange_index_ends_in_an_error_that_names_it(machine, tmp_path, names) -> None:
+    one = machine("one")
+    assert one.objects.create(Index.name(1), f'{{"format": 1, "files": {{{names}}}}}'.encode())
+    with pytest.raises(StorageError) as raised:
+        machine("two")
+    assert "\x1b" not in str(raised.value)
 
 
 def test_what_a_killed_command_removed_is_removed(machine) -> None:
