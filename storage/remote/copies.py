@@ -136,7 +136,7 @@ class Download:
                 f"expected a directory with {IDENTIFYING} in {self._objects.url}; there is none; check the URL"
             )
         here = dict(_shared(directory, policy)) if directory.is_dir() else {}
-        if here and IDENTIFYING not in here:
+        if (here and IDENTIFYING not in here) or (directory.exists() and not directory.is_dir()):
             raise IdentityError(f"expected a new or empty directory, got {directory}; choose another")
         both = [name for name in here if name in latest.files and policy.stays(name) is None]
         for name in sorted(both, key=lambda name: name != IDENTIFYING):

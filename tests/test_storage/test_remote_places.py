@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage import CheckpointStore, DamagedError, MissingError, RemoteError, StorageError, write_json
+from storage import CheckpointStore, DamagedError, IdentityError, MissingError, RemoteError, StorageError, write_json
 from storage.remote import Download, Mirror, Objects, Policy, Upload, copies, is_url, normal_url
 from storage.remote.index import Index
 from storage.sources import register
@@ -169,6 +169,12 @@ def test_a_strange_index_ends_in_an_error_that_names_it(machine, tmp_path, names
     with pytest.raises(StorageError) as raised:
         machine("two")
     assert "\x1b" not in str(raised.value)
+
+
+def test_nothing_is_brought_into_a_file(url, here) -> None:
+    Upload(here, url, POLICY).run(lambda: None)
+    with pytest.raises(IdentityError, match="new or empty directory"):
+        Download(url, here / "summary.json", POLICY)
 
 
 def test_what_a_killed_command_removed_is_removed(machine) -> None:
