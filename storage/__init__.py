@@ -18,7 +18,7 @@ from .errors import (
 from .layout import Block, TermSpec
 from .manifest import FORMAT, Manifest, fingerprint, require_same
 from .plain import irregular, open_plain, parse_json, read_plain, require_plain
-from .sources import absent_bytes, fetch, fetch_all, listed, size_of, tell, there, writing
+from .sources import absent_bytes, address, fetch, fetch_all, listed, size_of, tell, there, writing
 from .terms import TermStore
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "TermSpec",
     "TermStore",
     "absent_bytes",
+    "address",
     "fetch",
     "fetch_all",
     "fingerprint",

@@ -30,6 +30,9 @@ class Source(Protocol):
     def writing(self) -> AbstractContextManager[object]:
         """Hold the whole directory, to write into it at length."""
 
+    def address(self, path: Path) -> str:
+        """Where a file or directory lies, for people."""
+
 
 _SOURCES: dict[str, Source] = {}
 
@@ -45,6 +48,12 @@ def source_of(path: Path | str) -> Source | None:
         return None
     full = os.path.abspath(path)
     return next((found for root, found in _SOURCES.items() if full == root or full.startswith(root + os.sep)), None)
+
+
+def address(path: Path | str) -> str:
+    """Where a file or a directory is, as its user has named it: below a URL, not in the copy that is kept of it."""
+    source = source_of(path)
+    return str(path) if source is None else source.address(Path(path))
 
 
 def fetch(paths: Sequence[Path]) -> bool:

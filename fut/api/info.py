@@ -16,14 +16,14 @@ from fut.methods.registry import METHODS, default_estimator, open_estimator, pre
 from fut.orders.parsing import order_of
 from fut.readouts.readout import PROBE
 from fut.training.problem import unit_of_loss
-from storage import listed
+from storage import address, listed
 
 
 def info(run: Context) -> dict[str, Any]:
     """Size, cost and state of a run, ready for JSON. Losses in `unit`; costs in gradient evaluations and bytes."""
     retrained = run.path / files.RETRAINED
     facts = {
-        "path": str(run.path),
+        "path": address(run.path),
         "steps": run.steps,
         "items": run.items,
         "items_per_step": run.config.data.per_step,

@@ -12,7 +12,7 @@ from fut.estimation.calibration import DIRECTORY
 from fut.methods.registry import preparations
 from fut.methods.settings import read_config
 from fut.training.retrained import RetrainedOrders
-from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, fetch_all, irregular
+from storage import CheckpointStore, Damage, Manifest, MissingError, StorageError, address, fetch_all, irregular
 
 
 def check_path(path: Path | str) -> list[Damage]:
@@ -20,7 +20,9 @@ def check_path(path: Path | str) -> list[Damage]:
     path = located(path)
     fetch_all(path)
     if not path.is_dir() or not any(path.iterdir()):
-        raise MissingError(f"check: expected a run directory, got {path}; make one with `fut train --out {path}`")
+        raise MissingError(
+            f"check: expected a run directory, got {address(path)}; make one with `fut train --out {address(path)}`"
+        )
     if damages := list(irregular(path)):  # nothing is opened beside what would not end, or lies elsewhere
         return damages
     owner = _owner(path)

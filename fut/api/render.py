@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -212,14 +211,14 @@ def settings(listed: Sequence[Setting]) -> str:
     return "\n".join(lines[1:])
 
 
-def damages(path: Path, damaged: Sequence[Damage]) -> str:
+def damages(where: str, damaged: Sequence[Damage]) -> str:
     if not damaged:
-        return f"{path}: every checksum is right"
+        return f"{where}: every checksum is right"
     advice = (
         "run `fut cache` to recompute damaged terms; remove a damaged retrained order's directory to train it again; "
         "anything else needs `fut train` into a new directory"
     )
-    return "\n".join([f"{path}: {len(damaged)} damaged", *(f"  {d.path}: {d.reason}" for d in damaged), advice])
+    return "\n".join([f"{where}: {len(damaged)} damaged", *(f"  {d.path}: {d.reason}" for d in damaged), advice])
 
 
 def batch(step: int, entries: list[dict[str, Any]]) -> str:

@@ -47,7 +47,7 @@ from fut.resources.device import computes
 from fut.training.optimizers import AnyOptimizer, maker_of
 from fut.training.redraw import Redrawn, redrawn
 from fut.training.trainer import Retrained
-from storage import Damage
+from storage import Damage, address
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -105,7 +105,7 @@ class Run:
         return [name for name in super().__dir__() if not name.startswith("_")]
 
     def __repr__(self) -> str:
-        return f"<Run {self.path}: {self.steps} steps over {self.items} items, {self.context.parameters:,} parameters>"
+        return f"<Run {address(self.path)}: {self.steps} steps over {self.items} items, {self.context.parameters:,} parameters>"
 
     @property
     def path(self) -> Path:

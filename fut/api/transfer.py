@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fut.artifacts.directory import read_manifest
-from fut.artifacts.location import POLICY
+from fut.artifacts.location import POLICY, directory_of
 from fut.progress import Progress, terminal
 from storage.remote import Download, Transfer, Upload
 
@@ -33,8 +33,9 @@ def push(
         IdentityError: where another run lies at the URL.
         RemoteError: where it cannot be reached or written to.
     """
-    read_manifest(Path(path))
-    upload = Upload(Path(path), url, POLICY)
+    path = directory_of(path)
+    read_manifest(path)
+    upload = Upload(path, url, POLICY)
     say("uploading", upload.transfer)
     with progress(f"uploading to {upload.transfer.url}", len(upload.transfer.files)) as tick:
         upload.run(tick)
@@ -64,7 +65,7 @@ def pull(
         MissingError: where no run is at the URL.
         RemoteError: where it cannot be reached.
     """
-    download = Download(url, Path(path), POLICY)
+    download = Download(url, directory_of(path), POLICY)
     say("downloading", download.transfer)
     with progress(f"downloading from {download.transfer.url}", len(download.transfer.files)) as tick:
         download.run(tick)

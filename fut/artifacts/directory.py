@@ -17,6 +17,7 @@ from storage import (
     Manifest,
     MissingError,
     absent_bytes,
+    address,
     fingerprint,
     read_json,
     require_plain,
@@ -47,7 +48,8 @@ def read_manifest(path: Path) -> Manifest:
     require_plain(path)
     if not (path / MANIFEST).exists():
         raise MissingError(
-            f"run: expected a run directory with {MANIFEST}, got {path}; make one with `fut train --out {path}`"
+            f"run: expected a run directory with {MANIFEST}, got {address(path)}; make one with `fut train --out "
+            f"{address(path)}`"
         )
     manifest = Manifest.read(path / MANIFEST)
     if manifest.kind == "run":
@@ -125,7 +127,8 @@ def check_order(path: Path) -> None:
 def read_summary(path: Path) -> dict[str, Any]:
     if not (path / SUMMARY).exists():
         raise MissingError(
-            f"run {path}: expected a finished reference run, got an interrupted one; repeat the `fut train` command to finish it"
+            f"run {address(path)}: expected a finished reference run, got an interrupted one; repeat the "
+            "`fut train` command to finish it"
         )
     found = Manifest.read(path / SUMMARY)
     require_owned(found.environment.get(OWNER, ""), owner_of(read_manifest(path)), path / SUMMARY)

@@ -15,9 +15,9 @@ from fut.artifacts.directory import (
     RETRAINED,
     VERIFICATION,
 )
-from storage import MissingError
-from storage.remote import Mirror, Policy, is_url, normal_url
-from storage.sources import register
+from storage import MissingError, RemoteError
+from storage.remote import Mirror, Policy, is_url, like_url, normal_url
+from storage.sources import address, register
 
 HOME = "FUT_CACHE_HOME"
 """Variable of the environment that says where local copies lie; by default `fut` in the user's cache directory."""
@@ -54,13 +54,31 @@ def located(path: Path | str, new: bool = False) -> Path:
         RemoteError: where it cannot be reached.
     """
     if not is_url(path):
-        return Path(path)
+        return directory_of(path)
     mirror = mirror_of(path)
     if not new and not mirror.index.files:
         raise MissingError(
             f"run: expected a run at {mirror.objects.url}, got nothing; check the URL, or `fut push` one there"
         )
     return mirror.directory
+
+
+def directory_of(path: Path | str) -> Path:
+    """A path of this machine; RemoteError for what is written as a URL: a directory of that name is meant by nobody."""
+    if like_url(path) and not Path(path).exists():
+        normal_url(path)
+        raise RemoteError(f"expected a directory of this machine, got {path}; `fut pull` brings a run here")
+    return Path(path)
+
+
+def spoken(path: Path | str) -> str:
+    """A path or a URL as it is said: of a URL the second slash, which a `Path` has lost."""
+    return normal_url(path) if is_url(path) else str(path)
+
+
+def also_at(file: Path) -> list[str]:
+    """A line that says where a file is besides, which was written into the local copy of a run at a URL."""
+    return [] if (url := address(file)) == str(file) else [f"and, for all who open the run, {url}"]
 
 
 def mirror_of(url: Path | str) -> Mirror:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fut.api import render
+from fut.artifacts.location import also_at, spoken
 from fut.cli.cache import cache
 from fut.cli.lists import list_settings, rules
 from fut.cli.noise import noise
@@ -159,7 +160,7 @@ def report(
 ) -> None:
     """Write what the run says as one HTML page, with a board on which its batches are put into another order."""
     written = open_run(path, device, as_json, trust, model, loss).report(out, samples, estimator)
-    lines = [f"wrote {written.path} ({written.nbytes / 1000:.0f} kB); it needs no network"]
+    lines = [f"wrote {written.path} ({written.nbytes / 1000:.0f} kB); it needs no network", *also_at(written.path)]
     if written.missing:
         wide = max(map(len, written.missing))
         lines += ["not in it, and what would compute it:"]
@@ -200,7 +201,7 @@ def check(path: RunPath, as_json: Json = False) -> None:
 
     damaged = check_path(path)
     result = {"sound": not damaged, "damaged": [{"path": d.path, "reason": d.reason} for d in damaged]}
-    answer(result, render.damages(path, damaged), as_json)
+    answer(result, render.damages(spoken(path), damaged), as_json)
     if damaged:
         raise typer.Exit(1)
 

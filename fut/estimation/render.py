@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fut.artifacts.location import also_at
 from fut.display.format import amount, loss
 from fut.display.scale import PROBABILITY, better, shown_unit
 from fut.estimation.calibration import Calibrated, formula
@@ -43,7 +44,11 @@ def calibration(calibrated: Calibrated) -> str:
 
 
 def endpoint(written: Endpoint) -> str:
-    lines = [f"wrote {written.path}", f"estimated {loss(written.estimated_loss, written.unit)} by {written.estimator}"]
+    lines = [
+        f"wrote {written.path}",
+        *also_at(written.path),
+        f"estimated {loss(written.estimated_loss, written.unit)} by {written.estimator}",
+    ]
     lines.append(f"evaluated {loss(written.evaluated_loss, written.unit)} at these parameters")
     if base_name(written.estimator) == EXACT.name:
         lines.append("`fut cache RUN --terms lowrank` prepares endpoints that cost a fraction of a training run each")

@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage import address
+
 
 @dataclass(frozen=True)
 class ChecklistRow:
@@ -58,4 +60,4 @@ class Missing:
 
 def command(path: Path, name: str, arguments: str = "") -> str:
     """A command line about a run, as it can be pasted into a shell."""
-    return " ".join(word for word in ("fut", name, shlex.quote(str(path)), arguments) if word)
+    return " ".join(word for word in ("fut", name, shlex.quote(address(path)), arguments) if word)

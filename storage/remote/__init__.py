@@ -3,7 +3,7 @@
 from .copies import Download, Transfer, Upload
 from .index import Entry, Index
 from .mirror import Mirror
-from .objects import SCHEMES, Objects, is_url, normal_url
+from .objects import SCHEMES, Objects, is_url, like_url, normal_url
 from .policy import Policy
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "Transfer",
     "Upload",
     "is_url",
+    "like_url",
     "normal_url",
 ]

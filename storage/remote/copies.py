@@ -11,7 +11,7 @@ from pathlib import Path
 from ..atomic import require_free, sync_file
 from ..errors import DamagedError, IdentityError, MissingError, RemoteError
 from ..plain import require_plain
-from .index import Entry, Index, commit, read_index
+from .index import IDENTIFYING, Entry, Index, begin, commit, read_index
 from .objects import Objects
 from .policy import Policy
 from .synced import digest_of, local_files
@@ -19,8 +19,6 @@ from .synced import digest_of, local_files
 AT_ONCE = 32
 """Requests that are under way together: a store far away answers many as fast as one."""
 TRIES = 20
-IDENTIFYING = "manifest.json"
-"""The file that says what a directory is: where it differs, nothing of one is put beside the other."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,13 @@ def bring(objects: Objects, name: str, entry: Entry, path: Path, part: Path) -> 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        found = Entry(*objects.download(name, part))
+        found = Entry(*objects.download(name, part, entry.size))
         if found.size != entry.size or entry.digest not in ("", found.digest):
+            more = " or more" if found.size > entry.size else ""
             raise DamagedError(
-                f"expected {entry.size} bytes with SHA-256 {entry.digest[:12] or '?'}… in {objects.url}/{name}; got {found.size} "
-                f"with {found.digest[:12]}…; it was written to meanwhile, or damaged: repeat the command, or upload it anew"
+                f"expected {entry.size} bytes with SHA-256 {entry.digest[:12] or '?'}… in {objects.url}/{name}; got "
+                f"{found.size}{more} with {found.digest[:12]}…; it was written to meanwhile, or damaged: repeat the command, or "
+                "upload it anew"
             )
         sync_file(part)
         os.replace(part, path)
@@ -106,6 +106,7 @@ class Upload:
     def run(self, tick: Callable[[], object]) -> None:
         """Upload, and then write the index that lists it. tick: hears of every file."""
         files, objects = self.transfer.files, self._objects
+        begin(objects)
         at_once(lambda name: objects.upload(name, self._directory / name), files, tick)
         for _ in range(TRIES):
             latest = read_index(objects)
@@ -135,7 +136,7 @@ class Download:
                 f"expected a directory with {IDENTIFYING} in {self._objects.url}; there is none; check the URL"
             )
         here = dict(_shared(directory, policy)) if directory.is_dir() else {}
-        if here and IDENTIFYING not in here:
+        if (here and IDENTIFYING not in here) or (directory.exists() and not directory.is_dir()):
             raise IdentityError(f"expected a new or empty directory, got {directory}; choose another")
         both = [name for name in here if name in latest.files and policy.stays(name) is None]
         for name in sorted(both, key=lambda name: name != IDENTIFYING):

@@ -18,6 +18,8 @@ from ..plain import MOST_BYTES, parse_json
 from .objects import Objects
 
 FOLDER = ".fut"
+IDENTIFYING = "manifest.json"
+"""The file that says what a directory is: where it differs, nothing of one is put beside the other."""
 _FILE = re.compile(rf"{re.escape(FOLDER)}/index-(\d{{8}})\.json")
 _KEPT = 3
 _FORMAT = 1
@@ -50,7 +52,8 @@ class Index:
 
 
 def read_index(objects: Objects) -> Index:
-    """The newest index; where fut has written none, a list of what another program has uploaded there, without digests.
+    """The newest index; where fut has written none, a list of what another program has uploaded there, without digests. Objects
+    among which nothing says what they are, as those of a whole bucket, are no directory and are not listed.
 
     Raises:
         DamagedError: for an index that is none, or names files outside of the directory.
@@ -59,17 +62,19 @@ def read_index(objects: Objects) -> Index:
     numbers = sorted(int(match[1]) for name in held if (match := _FILE.fullmatch(name)))
     if not numbers:
         sizes = objects.sizes()
-        return Index(0, {path: Entry(size, "") for path, size in sizes.items() if _is_inside(path)})
+        found = {path: Entry(size, "") for path, size in sizes.items() if _is_inside(path)}
+        return Index(0, found if IDENTIFYING in found else {})
     name = Index.name(numbers[-1])
     if held[name] > MOST_BYTES:
         raise _damaged(objects, name, f"{held[name]} bytes")
     try:
         content = parse_json(objects.read(name))
         files = {str(path): Entry(int(size), str(digest)) for path, (size, digest) in content["files"].items()}
+        written = content["format"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(objects, name, f"something that fails with {error!r}") from error
-    if content["format"] != _FORMAT:
-        raise _damaged(objects, name, f"format {content['format']!r}, where this version of fut reads {_FORMAT}")
+    if written != _FORMAT:
+        raise _damaged(objects, name, f"format {written!r}, where this version of fut reads {_FORMAT}")
     if wrong := [path for path, entry in files.items() if not _is_inside(path) or entry.size < 0]:
         raise _damaged(objects, name, f"the file {wrong[0]!r}, which cannot lie in the directory")
     return Index(numbers[-1], files)
@@ -85,9 +90,18 @@ def commit(objects: Objects, index: Index) -> bool:
     return True
 
 
+def begin(objects: Objects) -> Index:
+    """The newest index, before anything is uploaded. Where there is none, and no directory, one is written that lists nothing:
+    an upload that is cut off is then not taken for what another program has uploaded."""
+    latest = read_index(objects)
+    if latest.number == 0 and not latest.files and not commit(objects, Index(1)):
+        return read_index(objects)
+    return latest
+
+
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path).parts
-    plain = path == "/".join(parts) and "\\" not in path and "\0" not in path and not path.startswith("/")
+    plain = path == "/".join(parts) and "\\" not in path and path.isprintable() and not path.startswith("/")
     return bool(parts) and plain and ".." not in parts and parts[0] != FOLDER
 
 

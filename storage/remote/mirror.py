@@ -15,7 +15,7 @@ from pathlib import Path
 from ..atomic import require_free
 from ..errors import RemoteError
 from .copies import AT_ONCE, TRIES, at_once, bring, overtaken
-from .index import Entry, Index, commit, read_index
+from .index import IDENTIFYING, Entry, Index, begin, commit, read_index
 from .objects import Objects
 from .policy import Policy, chunk_of
 from .synced import Synced
@@ -71,6 +71,11 @@ class Mirror:
             if name.startswith(prefix) and not os.path.lexists(self.directory / name)
         }
 
+    def address(self, path: Path) -> str:
+        """The URL of a file, or of the directory itself."""
+        name = self._name(path)
+        return self.objects.url if name == "." else f"{self.objects.url}/{name}"
+
     def fetch(self, paths: Sequence[Path]) -> None:
         """Bring those of the files that it has, and some that follow them."""
         names = [name for path in paths if (name := self._name(path)) in self.index.files]
@@ -90,29 +95,33 @@ class Mirror:
         self.refresh()
         self.complete(but=self.policy.first)
         self._depth += 1
+        self._synced.hold(True)
         self._pushed = time.monotonic()
         try:
             yield
         except Exception:
             self._depth -= 1
-            self.push()
+            self._end()
             raise
         except BaseException:
             self._depth -= 1
             raise
         self._depth -= 1
-        self.push()
+        self._end()
 
     # --- both directions
 
     def refresh(self) -> None:
         """Take note of what is at the URL now, bring what is small, and upload what was left."""
-        changed, _ = self._synced.changes(self.directory, self.index.files, self.policy)
-        self._adopt(read_index(self.objects), set(changed))
-        self._bring([name for name in self._lacking() if not self.policy.is_lazy(name)])
+        changed, removed = self._synced.changes(self.directory, self.index.files, self.policy)
+        latest = read_index(self.objects)
+        self._require_same(latest, changed)
+        self._adopt(latest, set(changed))
+        later = set(removed)
+        self._bring([name for name in self._lacking() if name not in later and not self.policy.is_lazy(name)])
         self._synced.save()
         try:
-            self.push()
+            self._end()
         except RemoteError as error:
             if error.errno != errno.EACCES:  # a run that may only be read is read
                 raise
@@ -131,7 +140,8 @@ class Mirror:
         self._pushed = time.monotonic()
         if not changed and not removed:
             return
-        known = read_index(self.objects)
+        known = begin(self.objects)
+        self._require_same(known, changed)
         changed = self._agreed(changed, known)
         self._upload(changed)
         for _ in range(TRIES):
@@ -149,6 +159,12 @@ class Mirror:
         raise overtaken(self.objects, TRIES)
 
     # --- parts of it
+
+    def _end(self) -> None:
+        """Upload what was written; what is absent from now on is to be fetched, unless a command still writes."""
+        self.push()
+        if self._depth == 0:
+            self._synced.hold(False)
 
     def _name(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.directory)).as_posix()
@@ -174,6 +190,7 @@ class Mirror:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             brought = dict(zip(names, pool.map(self._bring_one, names), strict=True))
         self._synced.note(self.directory, brought)
+        self._synced.save()  # else it would be taken for written here, once it is another at the URL
 
     def _bring_one(self, name: str) -> Entry:
         path = self.directory / name
@@ -197,6 +214,16 @@ class Mirror:
                 (self.directory / name).unlink()
                 self._synced.forget([name])
         return {name: entry for name, entry in changed.items() if not stays.get(name)}
+
+    def _require_same(self, latest: Index, changed: Mapping[str, Entry]) -> None:
+        """RemoteError where what was written here belongs to a directory that does not lie at the URL any more."""
+        entry = latest.files.get(IDENTIFYING)
+        if changed and IDENTIFYING not in changed and self._synced.replaced(IDENTIFYING, entry):
+            raise RemoteError(
+                f"{self.objects.url}: expected the directory that {self.directory} is a copy of, got "
+                f"{'nothing' if entry is None else 'another'} there since; {min(changed)} and what else was written to the "
+                "earlier one is not uploaded: move the copy elsewhere to keep it, or remove it, and repeat"
+            )
 
     def _upload(self, changed: Mapping[str, Entry]) -> None:
         at_once(lambda name: self.objects.upload(name, self.directory / name), changed, lambda: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,11 @@ from ..errors import MissingError, RemoteError
 
 SCHEMES = ("s3", "gs", "az", "abfss", "file")
 """Of URLs that name a directory."""
-_URL = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,3}}(.*)", re.DOTALL)
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
+"""Variables of the environment that name a server."""
+_URL = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,3}}(.*)", re.DOTALL | re.IGNORECASE)
+_ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)
+_HOST = re.compile(r"file://[^/]", re.IGNORECASE)
 _PIECE = 8 << 20
 _DENIED = ("PermissionDeniedError", "UnauthenticatedError")
 
@@ -24,13 +29,30 @@ def is_url(text: str | Path) -> bool:
     return _URL.fullmatch(str(text)) is not None
 
 
+def like_url(text: str | Path) -> bool:
+    """Whether a text is written as a URL, of these schemes or of others; a drive of one letter is none."""
+    return _ANY_URL.fullmatch(str(text)) is not None
+
+
 def normal_url(text: str | Path) -> str:
-    """The URL as it is written in full: `s3://bucket/folder`, without a slash at its end."""
+    """The URL as it is written in full: `s3://bucket/folder`, without a slash at its end.
+
+    Raises:
+        RemoteError: for another scheme, or a URL that a store would take for one of another place.
+    """
     match = _URL.fullmatch(str(text))
     if match is None or not match[2].strip("/"):
         raise RemoteError(f"expected a URL such as s3://bucket/folder, got {text}; schemes: {', '.join(SCHEMES)}")
-    slashes = ":///" if match[1] == "file" else "://"
-    return f"{match[1]}{slashes}{match[2].strip('/')}"
+    scheme, path = match[1].lower(), match[2].strip("/")
+    if _HOST.match(str(text)):
+        raise RemoteError(
+            f"expected an absolute path after file://, got {text}; write three slashes, as file:///tmp/run"
+        )
+    if not {"", ".", ".."}.isdisjoint(path.split("/")):
+        raise RemoteError(f"expected a URL without empty parts and without . and .., got {text}; write it in full")
+    if found := [mark for mark in "?#" if mark in path]:  # what follows would be cut off, and another place meant
+        raise RemoteError(f"expected a URL without ? and #, got {found[0]} in {text}; choose another name")
+    return f"{scheme}{':///' if scheme == 'file' else '://'}{path}"
 
 
 class Objects:
@@ -58,6 +80,10 @@ class Objects:
 
         self._library = obstore
         options: Any = {"mkdir": True} if self.url.startswith("file:") else {}
+        if self.url.startswith("s3:") and any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS):
+            options["client_options"] = {
+                "allow_http": True
+            }  # as the provider's own tools do, where the endpoint says so
         try:
             self._store = from_url(self.url, **options)
         except Exception as error:
@@ -97,17 +123,19 @@ class Objects:
         except Exception as error:
             raise self._failed(f"reading {name}", error) from error
 
-    def download(self, name: str, path: Path) -> tuple[int, str]:
-        """Write an object's content to a file.
+    def download(self, name: str, path: Path, most: int) -> tuple[int, str]:
+        """Write an object's content to a file; soon after it has more than `most` bytes nothing more is read.
 
         Returns:
-            Its bytes, and their SHA-256.
+            Its bytes that were read, and their SHA-256.
         """
         digest, size = hashlib.sha256(), 0
         with open(path, "xb") as file:
             for piece in self._pieces(name):
                 digest.update(piece)
                 size += file.write(piece)
+                if size > most:
+                    break
         return size, digest.hexdigest()
 
     def upload(self, name: str, path: Path) -> None:

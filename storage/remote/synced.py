@@ -24,21 +24,34 @@ class Synced:
     Args:
         file: where that is kept.
         url: of the directory; what is kept of another one does not count.
+
+    Attributes:
+        held: whether a command writes at length, or was killed while it did: what it removed is then removed at the URL too. What
+            is absent at any other time somebody has removed from the copy, to have its room, and is to be fetched again.
     """
 
     def __init__(self, file: Path, url: str) -> None:
         self.file, self.url = file, url
         self._files: dict[str, tuple[int, int, str]] = {}
+        self.held = False
         try:
-            held = read_json(file)
-            if held["url"] == url:
-                self._files = {str(k): (int(a), int(b), str(c)) for k, (a, b, c) in held["files"].items()}
+            known = read_json(file)
+            if known["url"] == url:
+                self._files = {str(k): (int(a), int(b), str(c)) for k, (a, b, c) in known["files"].items()}
+                self.held = known.get("held") is True
         except (StorageError, KeyError, TypeError, ValueError):
             return  # every file is compared by its content
 
     def save(self) -> None:
         """Keep what is known."""
-        write_json(self.file, {"url": self.url, "files": {k: list(v) for k, v in self._files.items()}})
+        files = {k: list(v) for k, v in self._files.items()}
+        write_json(self.file, {"url": self.url, "held": self.held, "files": files})
+
+    def hold(self, held: bool) -> None:
+        """Keep whether a command writes at length."""
+        if held != self.held:
+            self.held = held
+            self.save()
 
     def note(self, directory: Path, files: Mapping[str, Entry]) -> None:
         """Take note that files are the same here and there."""
@@ -60,6 +73,10 @@ class Synced:
             return False
         return name not in self._files or (entry.digest not in ("", self._files[name][2]))
 
+    def replaced(self, name: str, entry: Entry | None) -> bool:
+        """Whether a file that was the same here and there is gone there, or is another."""
+        return name in self._files and (entry is None or entry.digest not in ("", self._files[name][2]))
+
     def outdated(self, files: Mapping[str, Entry]) -> list[str]:
         """Files that were the same, and are otherwise in an index."""
         return [
@@ -79,7 +96,7 @@ class Synced:
             policy: what is uploaded at all.
 
         Returns:
-            Files that differ, and names that are gone.
+            Files that differ, and names that a command has removed.
         """
         changed: dict[str, Entry] = {}
         seen = set()
@@ -95,7 +112,10 @@ class Synced:
                 self.note(directory, {name: entry})
             elif _stat(path) == found:  # else it is being written, and its writer will tell
                 changed[name] = entry
-        return changed, [name for name in self._files if name not in seen and name in files]
+        gone = [name for name in self._files if name not in seen]
+        if not self.held:
+            self.forget(gone)
+        return changed, gone if self.held else []
 
     def _known(self, name: str, files: Mapping[str, Entry]) -> Entry | None:
         """A file as it was here and there, or else as an index has it."""

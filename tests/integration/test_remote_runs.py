@@ -153,6 +153,40 @@ def test_nothing_at_a_url_is_an_error_that_says_so(cli: Cli, place: str, machine
     assert f"expected a run at {place}/nothing, got nothing" in said.err
 
 
+def test_what_is_written_as_a_url_is_never_taken_for_a_directory(
+    cli: Cli, place: str, machine: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = [
+        cli("train", "--out", "gcs://bucket/run"),
+        cli("info", "http://host/run"),
+        cli("push", place, f"{place}-2"),
+        cli("pull", place, "s3://bucket/run"),
+    ]
+    assert [one.status for one in said] == [1] * 4
+    assert all("expected a" in one.err for one in said)
+    assert "`fut pull` brings a run here" in said[2].err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_at_a_url_is_called_by_it_and_not_by_the_copy(
+    cli: Cli, own_run: Path, place: str, machine: object, tmp_path: Path
+) -> None:
+    fut.push(own_run, place)
+    run = fut.open(place, **SMALL)
+    assert run.info()["path"] == place
+    assert place in repr(run)
+    said = [cli(*words) for words in (("info", place), ("check", place), ("report", place))]
+    assert [one.out.startswith(f"{place}: ") for one in said[:2]] == [True, True]
+    assert f"for all who open the run, {place}/report.html" in said[2].out
+    assert f" {place}" in said[2].out.split("what would compute it:")[1]
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert f"fut calibrate {place}" in page
+    assert str(run.path) not in page
+    written = cli("endpoint", place, "--order", "reverse")
+    assert f"for all who open the run, {place}/endpoints/" in written.out
+
+
 def test_an_interrupted_cache_goes_on_on_another_machine(
     place: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import AdjointSpec, possible_spec, stored_bytes
 from fut.methods.context import Context
 from fut.readouts.readout import PROBE, caching_command, shortened
-from storage import IdentityError
+from storage import IdentityError, address
 
 ADDED = "adjoint-added-"
 """What directories of added read-outs are called, before their number."""
@@ -146,7 +146,7 @@ def expansion_of(context: Context, readout: str, name: str) -> Expansion:
     expansion = holding(context, readout)
     if not expansion.readable:
         raise NotCachedError(
-            f"{name}: expected the run's expansion, got {expansion.directory}, which is not finished; "
+            f"{name}: expected the run's expansion, got {address(expansion.directory)}, which is not finished; "
             "repeat `fut cache RUN --terms adjoint`"
         )
     if readout not in expansion.spec.names:

@@ -12,6 +12,7 @@ from estimators.orders.epochs import epochs
 from fut.display.scale import Scale
 from fut.report.board.tables import Board
 from fut.report.board.texts import ItemText
+from storage import address
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -22,7 +23,7 @@ def embedded(run: Context, board: Board, texts: Sequence[ItemText]) -> dict[str,
     main, gains = board.tables[0], board.gains
     limit = float(np.quantile(np.abs(gains), 0.95)) or 1.0
     return {
-        "run": shlex.quote(str(run.path)),
+        "run": shlex.quote(address(run.path)),
         "tables": [table.embedded() for table in board.tables],
         "classes": board.classes,
         "content": board.content,

@@ -12,6 +12,7 @@ from fut.display.scale import NATS, shown_unit
 from fut.methods.settings import Config
 from fut.report.section import Section
 from fut.training.problem import unit_of_loss
+from storage import address
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -43,7 +44,7 @@ class About:
 
 def describe_run(run: Context) -> About:
     """Read from the run's manifest and summary alone: no model is built."""
-    name = Path(run.path).resolve().name or str(run.path)
+    name = Path(address(run.path)).resolve().name or str(run.path)
     words = [_model(run), _training(run.config, str(run.summary["source"])), _judged(run)]
     return About(
         name, words, float(run.summary["start_loss"]), run.reference_loss, unit_of_loss(run.problem), _facts(run)
@@ -100,7 +101,7 @@ def _facts(run: Context) -> list[tuple[str, str]]:
     rule = run.config.rule
     options = ", ".join(f"{k} {v}" for k, v in sorted(rule.options.items()))
     facts = [
-        ("directory", str(run.path)),
+        ("directory", address(run.path)),
         ("model", f"{environment.pop(MODEL, 'unknown')}, {identity['model']['dtype']}"),
         ("update rule", f"{rule.name} ({options})" if options else rule.name),
         ("schedule", _schedule(run)),
