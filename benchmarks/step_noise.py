@@ -99,7 +99,7 @@ def measured(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "parameters": runs[key].context.parameters,
         }
         row["reference_loss"], row["sd_over_orders"] = runs[key].reference_loss, float(truths[key].std(ddof=1))
-        row["sd_over_draws"] = runs[key].redraw(arguments.draws).sd
+        row["sd_over_draws"] = runs[key].orders.redraw(arguments.draws).sd
         row["adjoint"] = {str(n): judged(found[key, n], truths[key]) for n in (3, arguments.steps)}
         row["other_truth"] = judged(truths[key], truths["step" if key == "item" else "item"])
         row["of_the_others_truth"] = judged(found[key, 3], truths["step" if key == "item" else "item"])

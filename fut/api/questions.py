@@ -13,6 +13,7 @@ from estimators.orders.families import arranged
 from estimators.orders.order import Order
 from estimators.position_table import best_assignment
 from fut.artifacts.archive import RunArchive
+from fut.errors import UsageError
 from fut.estimation.attributions import Attributions, attributions
 from fut.estimation.facts import ContextFacts
 from fut.estimation.order_noise import local_noise
@@ -43,6 +44,7 @@ from fut.studies.noise.slopes import SlopesRequest
 from fut.studies.registry import study_of
 from fut.training.branching import TrainedBranches
 from fut.training.other_rules import TrainedRules
+from fut.training.redraw import Redrawn, redrawn
 from fut.version import __version__
 
 Names = Sequence[str] | None
@@ -143,6 +145,25 @@ class RunOrders:
         `fut.questions.bank.BankRequest`."""
         self.context.readouts.admit([readout])
         return BANK.ask(BankRequest(orders, seed, file, part, readout, source), question_context(self.context))
+
+    def redraw(self, draws: int = 4, readout: str = PROBE) -> Redrawn:
+        """What other random numbers in forward passes change (dropout): the reference order, trained again with them.
+
+        Orders whose estimates differ by less than this differ by less than two seeds of one order do.
+
+        Args:
+            draws: trainings, each of the window.
+            readout: as in `estimate`.
+
+        Raises:
+            UsageError: for a model that draws no random numbers.
+        """
+        if draws < 1:
+            raise UsageError(f"redraw: expected draws >= 1, got {draws}; correct it")
+        context, found = self.context, self.context.readouts.get(readout)
+        with context.progress("other draws", draws * context.steps) as tick:
+            values = redrawn(context.problem, context.state(0), range(1, draws + 1), found.value, tick)
+        return Redrawn(context.readouts.at_reference(found), tuple(values), found.unit)
 
     def best(self, readout: str = PROBE) -> Order:
         """The order of every item once with the least sum in the table of positions: a start for a search, not its end."""

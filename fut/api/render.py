@@ -120,7 +120,7 @@ def _noise(about: dict[str, str]) -> list[str]:
         "(adjoint.num_anchors) knows them",
     }
     return [
-        f"random numbers of forward passes: {meets[about['stays_with']]}; run.redraw() says what another draw changes"
+        f"random numbers of forward passes: {meets[about['stays_with']]}; run.orders.redraw() says what another draw changes"
     ]
 
 

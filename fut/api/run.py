@@ -15,7 +15,6 @@ from fut.api import info
 from fut.api import integrity as inspection
 from fut.api.questions import Names, RunMethods, RunOrders, asked_of
 from fut.data.dataset import Dataset
-from fut.errors import UsageError
 from fut.estimation.results import Endpoint, Estimates
 from fut.execution.engine import Engine
 from fut.execution.inline import INLINE
@@ -45,7 +44,6 @@ from fut.readouts.readout import PROBE, UserFunction
 from fut.report import SAMPLES, Report, write_report
 from fut.resources.device import computes
 from fut.training.optimizers import AnyOptimizer, maker_of
-from fut.training.redraw import Redrawn, redrawn
 from fut.training.trainer import Retrained
 from storage import Damage, address
 
@@ -260,25 +258,6 @@ class Run:
         asked = self.order(order)
         with self.context.progress("retraining", len(asked)) as tick:
             return self.context.retrain(asked, listener or (lambda step, state: tick()))
-
-    def redraw(self, draws: int = 4, readout: str = PROBE) -> Redrawn:
-        """What other random numbers in forward passes change (dropout): the reference order, trained again with them.
-
-        Orders whose estimates differ by less than this differ by less than two seeds of one order do.
-
-        Args:
-            draws: trainings, each of the window.
-            readout: as in `estimate`.
-
-        Raises:
-            UsageError: for a model that draws no random numbers.
-        """
-        if draws < 1:
-            raise UsageError(f"redraw: expected draws >= 1, got {draws}; correct it")
-        context, found = self.context, self.context.readouts.get(readout)
-        with context.progress("other draws", draws * self.steps) as tick:
-            values = redrawn(context.problem, context.state(0), range(1, draws + 1), found.value, tick)
-        return Redrawn(context.readouts.at_reference(found), tuple(values), found.unit)
 
     def endpoint(
         self, order: OrderLike, estimator: str | None = None, out: Path | str | None = None, **options: str

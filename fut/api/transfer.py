@@ -15,6 +15,7 @@ def push(
     path: Path | str,
     url: str,
     *,
+    prune: bool = False,
     progress: Progress = terminal,
     say: Callable[[str, Transfer], object] = lambda doing, transfer: None,
 ) -> Transfer:
@@ -23,6 +24,8 @@ def push(
     Args:
         path: the run directory.
         url: where to, as `s3://bucket/run`; the same run, or nothing, may lie there.
+        prune: take away at the URL what the directory lacks, as an expansion that was removed to be made otherwise. Retrained
+            orders and answers stay.
         progress: hears of every file.
         say: hears, before anything is uploaded, what will be.
 
@@ -35,7 +38,7 @@ def push(
     """
     path = directory_of(path)
     read_manifest(path)
-    upload = Upload(path, url, POLICY)
+    upload = Upload(path, url, POLICY, prune)
     say("uploading", upload.transfer)
     with progress(f"uploading to {upload.transfer.url}", len(upload.transfer.files)) as tick:
         upload.run(tick)

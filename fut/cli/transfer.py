@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,12 +19,17 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="of the run, as s3://buc
 def push(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="directory of a run on this machine")],
     url: Url,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="take away there what the directory lacks; retrained orders and answers stay"),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Upload a run to a URL, where other machines open it; again, and only what is new is uploaded."""
     from fut.api.transfer import push as upload
 
-    found = upload(path, url, progress=progress(as_json), say=lambda doing, what: say(_line(doing, what), as_json))
+    told: Any = {"progress": progress(as_json), "say": lambda doing, what: say(_line(doing, what), as_json)}
+    found = upload(path, url, prune=prune, **told)
     _answer("uploaded", found, as_json)
 
 
@@ -41,9 +46,16 @@ def pull(
 
 
 def _line(doing: str, what: Transfer) -> str:
-    return f"{doing} {len(what.files)} files, {nbytes(what.nbytes)}; {what.kept} are there already"
+    away = f"; {len(what.removed)} are taken away" if what.removed else ""
+    return f"{doing} {len(what.files)} files, {nbytes(what.nbytes)}; {what.kept} are there already{away}"
 
 
 def _answer(done: str, what: Transfer, as_json: bool) -> None:
-    figures = {"url": what.url, done: len(what.files), "bytes": what.nbytes, "kept": what.kept}
+    figures = {
+        "url": what.url,
+        done: len(what.files),
+        "bytes": what.nbytes,
+        "kept": what.kept,
+        "removed": len(what.removed),
+    }
     answer(figures, f"{done} {len(what.files)} files ({nbytes(what.nbytes)}): {what.url}", as_json)

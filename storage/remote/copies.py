@@ -29,11 +29,13 @@ class Transfer:
         url: of the directory.
         files: names and sizes of what is copied.
         kept: files that are on both sides alike, or of which the other side's version stays.
+        removed: names that are taken away there.
     """
 
     url: str
     files: Mapping[str, Entry]
     kept: int
+    removed: frozenset[str] = frozenset()
 
     @property
     def nbytes(self) -> int:
@@ -81,13 +83,14 @@ class Upload:
         directory: local.
         url: where to; what lies there must be the same directory at an earlier time, or nothing.
         policy: what is copied, and which version stays.
+        prune: take away there what the directory lacks, but for files of which the policy lets several machines write versions.
 
     Raises:
         IdentityError: where another directory lies there.
         MissingError: for a directory that has no `manifest.json`.
     """
 
-    def __init__(self, directory: Path, url: str, policy: Policy) -> None:
+    def __init__(self, directory: Path, url: str, policy: Policy, prune: bool = False) -> None:
         self._directory, self._objects = directory, Objects(url)
         if not (directory / IDENTIFYING).exists():
             raise MissingError(f"expected a directory with {IDENTIFYING}, got {directory}; check the path")
@@ -101,16 +104,19 @@ class Upload:
             )
         stays = {name for name in here if name in latest.files and policy.stays(name)}
         files = {n: e for n, e in here.items() if n not in stays and latest.files.get(n) != e}
-        self.transfer = Transfer(self._objects.url, files, len(here) - len(files))
+        gone = (n for n in latest.files if prune and n not in here and policy.stays(n) is None)
+        self.transfer = Transfer(self._objects.url, files, len(here) - len(files), frozenset(gone))
 
     def run(self, tick: Callable[[], object]) -> None:
-        """Upload, and then write the index that lists it. tick: hears of every file."""
+        """Upload, and then write the index that lists it; what it no longer lists goes last. tick: hears of every file."""
         files, objects = self.transfer.files, self._objects
         begin(objects)
         at_once(lambda name: objects.upload(name, self._directory / name), files, tick)
         for _ in range(TRIES):
             latest = read_index(objects)
-            if commit(objects, Index(latest.number + 1, {**latest.files, **files})):
+            left = {name: entry for name, entry in latest.files.items() if name not in self.transfer.removed}
+            if commit(objects, Index(latest.number + 1, left | dict(files))):
+                objects.remove(sorted(self.transfer.removed))
                 return
         raise overtaken(objects, TRIES)
 

@@ -327,6 +327,26 @@ def test_a_directory_goes_there_and_back(url, tmp_path) -> None:
     assert list(Download(url, back, POLICY).transfer.files) == ["truths/b.json"]
 
 
+def test_what_a_directory_lacks_is_taken_away_on_request(machine, url, tmp_path) -> None:
+    here = tmp_path / "here"
+    for name in ("manifest.json", "terms/a.json", "terms/b.json", "truths/a.json"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(here / name, name)
+    Upload(here, url, POLICY).run(lambda: None)
+    one = machine("one")
+    (here / "terms/a.json").unlink()
+    (here / "truths/a.json").unlink()
+    Upload(here, url, POLICY).run(lambda: None)
+    assert there(machine("two").directory / "terms/a.json")
+    upload = Upload(here, url, POLICY, prune=True)
+    assert upload.transfer.removed == {"terms/a.json"}
+    upload.run(lambda: None)
+    assert sorted(read_index(Objects(url)).files) == ["manifest.json", "terms/b.json", "truths/a.json"]
+    assert "terms/a.json" not in Objects(url).sizes()
+    one.refresh()
+    assert not (one.directory / "terms/a.json").exists()
+
+
 def test_another_directory_is_not_mixed_in(url, tmp_path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -158,13 +158,13 @@ def test_items_of_one_content_are_no_twins_at_other_places() -> None:
 @pytest.mark.parametrize("settings", [None, BY_STEP], ids=["item", "step"])
 def test_another_draw_is_another_training_of_the_same_order(tmp_path: Path, settings: Any) -> None:
     run = recorded(tmp_path / "run", 2, settings)
-    found = run.redraw(3)
+    found = run.orders.redraw(3)
     assert found.reference == run.reference_loss
     assert len({found.reference, *found.values}) == 4
     assert found.sd == pytest.approx(float(np.std([found.reference, *found.values], ddof=1)))
-    assert run.redraw(2).values == found.values[:2]
+    assert run.orders.redraw(2).values == found.values[:2]
     assert run.retrain("identity").loss == run.reference_loss, "the run's own draw is as it was"
-    [said] = [line for line in render.info(run.info()).splitlines() if "run.redraw()" in line]
+    [said] = [line for line in render.info(run.info()).splitlines() if "run.orders.redraw()" in line]
     assert ("meets those of its new step" in said) == (settings is not None)
 
 
@@ -174,4 +174,4 @@ def test_a_model_without_noise_has_no_other_draw(tmp_path: Path) -> None:
     items = list(batches(4))
     run = fut.train(tmp_path / "run", config, module=model, data=fut.Dataset(items, items[:1]), device="cpu")
     with pytest.raises(UsageError, match="got one that draws none"):
-        run.redraw()
+        run.orders.redraw()
