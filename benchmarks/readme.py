@@ -25,7 +25,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOTE = re.compile(r" +(?! *[\d,]+$)")
 """An indented line that is no list of items."""
-WIDTH, LINES = 140, 9
+WIDTH, LINES = 160, 9
 
 
 def commands(text: str) -> list[str]:
