@@ -120,7 +120,7 @@ def readme() -> Iterable[tuple[str, str]]:
     yield (
         "demo",
         f"| `adjoint` | {a['precompute_gradients']}, about {a['precompute_gradients'] / 32:.0f} training runs | "
-        f"{milliseconds('adjoint')} | {a['spearman']:.3f} | {a['skill']:.2f} "
+        f"{milliseconds('adjoint', 1)} | {a['spearman']:.3f} | {a['skill']:.2f} "
         f"({a['skill_uncalibrated']:.2f} before calibration) |",
     )
     yield (
@@ -141,18 +141,18 @@ def choosing() -> Iterable[tuple[str, str]]:
     retrained = f"{1000 * demonstrated['retrain_seconds']:.0f} ms"
     exact = f"{found['replay-exact']['seconds_per_order']:.1f} s"
     yield "demo", f"a retraining takes {retrained} there"
-    yield "demo", f"| {milliseconds('adjoint')} | any order of T steps |"
+    yield "demo", f"| {milliseconds('adjoint', 1)} | any order of T steps |"
     yield "demo", f"| {milliseconds('positions', 2)} | orders of T steps, none of them empty |"
     yield "demo", f"| T² | {milliseconds('replay')} |"
     yield "demo", f"| none | 3 T gradients, {exact} |"
-    yield "demo", f"| {milliseconds('fut')}, {milliseconds('fut++')} |"
+    yield "demo", f"| {milliseconds('taylor1')}, {milliseconds('taylor2')} |"
     yield "demo", f"| T gradients, {retrained} |"
     losses = demonstrated["true_losses"]
     yield (
         "demo",
         f"{len(losses)} random orders, retrained: losses {np.mean(losses):.4f} ± {demonstrated['true_sd']:.4f}",
     )
-    named = {"taylor1": "fut", "taylor2": "fut++", "replay": "replay", "replay-exact": "replay-exact"}
+    named = {name: name for name in ("taylor1", "taylor2", "replay", "replay-exact")}
     for name, key in named.items():
         one, digits = found[key], 3 if key == "replay-exact" else 2
         low, high = one["spearman_interval"]
