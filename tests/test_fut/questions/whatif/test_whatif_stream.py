@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import time
@@ -138,12 +139,15 @@ def test_memory_does_not_grow_with_the_number_of_queries(small_run: fut.Run, mon
         return ({"id": i, "edits": [["swap", i % 5, (i + 1) % 5]]} for i in range(count))
 
     def peak(count: int) -> int:
+        gc.collect()
+        gc.freeze()  # what is there already: the more of it, the longer cycles wait to be collected
         tracemalloc.start()
         try:
             assert sum(1 for _ in whatifs(small_run, lines(count), estimator="positions")) == count
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
+            gc.unfreeze()
 
     peak(64)
     few, many = peak(512), peak(4096)
