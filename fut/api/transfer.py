@@ -24,8 +24,8 @@ def push(
     Args:
         path: the run directory.
         url: where to, as `s3://bucket/run`; the same run, or nothing, may lie there.
-        prune: take away at the URL what the directory lacks, as an expansion that was removed to be made otherwise. Retrained
-            orders and answers stay.
+        prune: replace at the URL what differs, and take away what the directory lacks, as an expansion that was made otherwise.
+            Retrained orders and answers stay.
         progress: hears of every file.
         say: hears, before anything is uploaded, what will be.
 
@@ -33,7 +33,7 @@ def push(
         What was uploaded.
 
     Raises:
-        IdentityError: where another run lies at the URL.
+        IdentityError: where another run lies at the URL, or without `prune` other terms of this one.
         RemoteError: where it cannot be reached or written to.
     """
     path = directory_of(path)

@@ -21,7 +21,10 @@ def push(
     url: Url,
     prune: Annotated[
         bool,
-        typer.Option("--prune", help="take away there what the directory lacks; retrained orders and answers stay"),
+        typer.Option(
+            "--prune",
+            help="replace there what differs, take away what the directory lacks; retrained orders and answers stay",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -83,10 +83,11 @@ class Upload:
         directory: local.
         url: where to; what lies there must be the same directory at an earlier time, or nothing.
         policy: what is copied, and which version stays.
-        prune: take away there what the directory lacks, but for files of which the policy lets several machines write versions.
+        prune: replace there what differs, and take away what the directory lacks, but for files of which the policy lets several
+            machines write versions.
 
     Raises:
-        IdentityError: where another directory lies there.
+        IdentityError: where another directory lies there, or without `prune` another version of a file that cannot have two.
         MissingError: for a directory that has no `manifest.json`.
     """
 
@@ -104,6 +105,14 @@ class Upload:
             )
         stays = {name for name in here if name in latest.files and policy.stays(name)}
         files = {n: e for n, e in here.items() if n not in stays and latest.files.get(n) != e}
+        if not prune and (
+            other := [n for n in files if n in latest.files and _is_other(latest.files[n], here[n], policy, n)]
+        ):
+            raise IdentityError(
+                f"expected {min(other)} in {self._objects.url} to be as in {directory}, or absent; it differs"
+                + (f", and {len(other) - 1} more files do" if len(other) > 1 else "")
+                + ": somebody else wrote there; choose another URL, or replace what is there with --prune"
+            )
         gone = (n for n in latest.files if prune and n not in here and policy.stays(n) is None)
         self.transfer = Transfer(self._objects.url, files, len(here) - len(files), frozenset(gone))
 
@@ -176,6 +185,11 @@ def overtaken(objects: Objects, tries: int) -> RemoteError:
         f"{objects.url}: expected to add to the index, got another writer before this one {tries} times; repeat the command "
         "when less is written there: nothing that was computed is lost"
     )
+
+
+def _is_other(there: Entry, here: Entry, policy: Policy, name: str) -> bool:
+    """Whether two files are known to differ, of which neither may replace the other."""
+    return policy.stays(name) is None and there not in _like(here)
 
 
 def _like(entry: Entry) -> tuple[Entry, Entry]:

@@ -347,6 +347,22 @@ def test_what_a_directory_lacks_is_taken_away_on_request(machine, url, tmp_path)
     assert not (one.directory / "terms/a.json").exists()
 
 
+def test_terms_of_two_machines_are_not_mixed_by_a_push(machine, url, tmp_path) -> None:
+    here = tmp_path / "here"
+    (here / "terms").mkdir(parents=True)
+    write_json(here / "manifest.json", {"a": 1})
+    Upload(here, url, POLICY).run(lambda: None)
+    put(machine("one"), "terms/a.json", "theirs")
+    write_json(here / "terms/a.json", "ours")
+    write_json(here / "terms/b.json", "ours")
+    with pytest.raises(IdentityError, match=r"expected terms/a\.json in .* it differs"):
+        Upload(here, url, POLICY)
+    assert read_json(machine("two").directory / "terms/a.json") == "theirs"
+    assert not there(machine("two").directory / "terms/b.json")
+    Upload(here, url, POLICY, prune=True).run(lambda: None)
+    assert read_json(machine("three").directory / "terms/a.json") == "ours"
+
+
 def test_another_directory_is_not_mixed_in(url, tmp_path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
