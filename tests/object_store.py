@@ -7,6 +7,11 @@ import os
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from storage import write_json
+from storage.remote import Mirror, Policy
+from storage.sources import register
 
 BUCKET = "runs"
 
@@ -37,3 +42,18 @@ def s3_server() -> Iterator[str]:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         server.stop()
+
+
+def opened(url: str, home: Path, policy: Policy) -> Mirror:
+    """A machine's copy of a directory at a URL, opened anew."""
+    mirror = Mirror(url, home, policy)
+    register(mirror.directory, mirror)
+    return mirror
+
+
+def put(mirror: Mirror, name: str, value: object) -> Path:
+    """Write a document into a copy, as any part of fut does."""
+    path = mirror.directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, value)
+    return path

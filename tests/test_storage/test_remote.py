@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from object_store import s3_server
+from object_store import opened, put, s3_server
 
 from storage import (
     CheckpointStore,
@@ -25,7 +25,7 @@ from storage.remote import Download, Mirror, Objects, Policy, Upload, is_url, no
 from storage.remote import mirror as mirrors
 from storage.remote.index import Index, commit, read_index
 from storage.remote.mirror import natural
-from storage.sources import absent_bytes, fetch_all, listed, register, there, writing
+from storage.sources import absent_bytes, fetch_all, listed, there, writing
 
 NUMBER = itertools.count()
 POLICY = Policy(private=frozenset({"lock"}), first=frozenset({"truths"}), last=frozenset({"answers"}))
@@ -48,21 +48,7 @@ def url(request, tmp_path) -> str:
 @pytest.fixture
 def machine(tmp_path, url):
     """A machine of that name, and its copy of the directory, opened anew at every call."""
-
-    def opened(name: str) -> Mirror:
-        mirror = Mirror(url, tmp_path / name, POLICY)
-        register(mirror.directory, mirror)
-        return mirror
-
-    return opened
-
-
-def put(mirror: Mirror, name: str, value: object) -> Path:
-    """Write a document into a copy, as any part of fut does."""
-    path = mirror.directory / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, value)
-    return path
+    return lambda name: opened(url, tmp_path / name, POLICY)
 
 
 def written_until(mirror: Mirror, name: str, error: type[BaseException]) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from object_store import opened, put
 
 from storage import CheckpointStore, DamagedError, IdentityError, MissingError, RemoteError, StorageError, write_json
-from storage.remote import Download, Mirror, Objects, Policy, Upload, copies, is_url, normal_url
+from storage.remote import Download, Objects, Policy, Upload, copies, is_url, normal_url
 from storage.remote.index import Index
-from storage.sources import register
 
 POLICY = Policy()
 
@@ -23,21 +23,7 @@ def url(tmp_path) -> str:
 @pytest.fixture
 def machine(tmp_path, url):
     """A machine of that name, and its copy of the directory, opened anew at every call."""
-
-    def opened(name: str) -> Mirror:
-        mirror = Mirror(url, tmp_path / name, POLICY)
-        register(mirror.directory, mirror)
-        return mirror
-
-    return opened
-
-
-def put(mirror: Mirror, name: str, value: object) -> Path:
-    """Write a document into a copy, as any part of fut does."""
-    path = mirror.directory / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, value)
-    return path
+    return lambda name: opened(url, tmp_path / name, POLICY)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +10,16 @@ import pytest
 import torch
 from hf_models import LENGTH, gpt2, rows
 from hf_models import PROBE as TOKENS
-from torch import distributed, nn
+from torch import nn
 from torch.multiprocessing.spawn import spawn
 from transformers import Trainer, TrainingArguments
+from two_processes import joined, port
 from user_loops import PROBE, adamw, batches, net
 
 import fut
 from fut.errors import ModelError
 
 STEPS, RANKS = 4, 2
-
-
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        found: int = free.getsockname()[1]
-        return found
 
 
 def loop(rank: int, path: str, spoiled: bool) -> dict[str, Any]:
@@ -80,16 +72,10 @@ def of_trainer(path: str) -> dict[str, Any]:
 
 def work(rank: int, free: int, path: str) -> None:
     """What one process does."""
-    torch.set_num_threads(1)
-    about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free}
-    os.environ.update({name: str(value) for name, value in about.items()})
-    distributed.init_process_group("gloo")
-    try:
+    with joined(rank, RANKS, free):
         said = [loop(rank, f"{path}-{spoiled}", spoiled) for spoiled in (False, True)]
         said.append(of_trainer(f"{path}-trainer"))
         Path(f"{path}.{rank}.json").write_text(json.dumps(said))
-    finally:
-        distributed.destroy_process_group()
 
 
 @pytest.mark.slow

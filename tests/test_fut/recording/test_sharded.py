@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.multiprocessing.spawn import spawn
 from torch.optim import SGD
+from two_processes import joined, port
 from user_loops import PROBE, adamw, batches, net
 
 import fut
@@ -31,13 +30,6 @@ from fut.recording.window import Step, Window
 START, STEPS, RANKS = 2, 4, 2
 BOUND = 0.3
 """On the gradient's norm, which most steps are above."""
-
-
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        found: int = free.getsockname()[1]
-        return found
 
 
 def model(dropout: bool = False) -> Any:
@@ -129,16 +121,10 @@ LOOPS: dict[str, dict[str, Any]] = {
 
 def work(rank: int, free: int, path: str) -> None:
     """What one process does."""
-    torch.set_num_threads(1)
-    about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free}
-    os.environ.update({name: str(value) for name, value in about.items()})
-    distributed.init_process_group("gloo")
-    try:
+    with joined(rank, RANKS, free):
         found = {name: loop(rank, f"{path}-{name}", **about) for name, about in LOOPS.items()}
         said = {name: refused(name, f"{path}-refused") for name in SAID}
         Path(f"{path}.{rank}.json").write_text(json.dumps({"found": found, "said": said}))
-    finally:
-        distributed.destroy_process_group()
 
 
 @pytest.mark.slow
