@@ -16,12 +16,11 @@ from fut.methods.registry import METHODS, default_estimator, open_estimator, pre
 from fut.orders.parsing import order_of
 from fut.readouts.readout import PROBE
 from fut.training.problem import unit_of_loss
-from storage import address, listed
+from storage import address
 
 
 def info(run: Context) -> dict[str, Any]:
     """Size, cost and state of a run, ready for JSON. Losses in `unit`; costs in gradient evaluations and bytes."""
-    retrained = run.path / files.RETRAINED
     facts = {
         "path": address(run.path),
         "steps": run.steps,
@@ -41,7 +40,7 @@ def info(run: Context) -> dict[str, Any]:
         "term_bytes": {m.name: m.read_bytes(run) for m in METHODS},
         "store_bytes": directory_bytes(run.path),
         "calibrations": [asdict(calibration) for calibration in known_calibrations(run)],
-        "retrained_orders": sum(1 for name in listed(retrained) if listed(retrained / name)),
+        "retrained_orders": run.retrained.count(),
         "environment": run.manifest.environment,
     }
     for preparation in preparations():
