@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from fut.artifacts import dataset as dataset_file
-from fut.artifacts import directory as files
 from fut.artifacts.directory import directory_bytes
 from fut.data.text import detokenize
 from fut.errors import FutError, UsageError
