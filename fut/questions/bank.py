@@ -160,27 +160,25 @@ def ask(request: BankRequest, context: QuestionContext) -> Bank:
     """Retrain what is missing of the orders, or of the part; every endpoint is kept in the run as soon as it is there."""
     service, truths, losses = context.service, context.service.truths(request.readout), context.service.truths(PROBE)
     copied, known = (0, 0) if request.source is None else service.take_truths(Path(request.source))
-    diverged: list[Order] = []
-    trained = 0
+    made, diverged = dict[Order, float](), list[Order]()
     if request.trains:
         orders = _asked(request, context)
         missing = service.untrained(orders)
         with context.progress("retraining", len(missing) * context.run.steps) as tick:
             losses.ahead(missing, tick)
             made, diverged = trained_apart(missing, lambda order: losses.train(order, tick))
-        trained = len(made)
         listed = [order for order in orders if order not in set(diverged)]
     else:
         listed = [order for order in service.kept_orders() if len(order) == context.run.steps]
     found = []
     for order in listed:
-        loss = losses.find(order)
+        loss = made[order] if order in made else losses.find(order)  # what could not be kept is there too
         value = loss if truths.readout == losses.readout else truths.find(order)
         if loss is not None:
             found.append(BankedOrder(order.tolist(), order.digest, loss, value))
-    notes = (divergence_note(trained, diverged),) if diverged else ()
+    notes = (divergence_note(len(made), diverged),) if diverged else ()
     about = truths.readout, truths.unit, truths.reference, losses.unit
-    return Bank(found, *about, trained, copied, known, notes)
+    return Bank(found, *about, len(made), copied, known, notes)
 
 
 def _asked(request: BankRequest, context: QuestionContext) -> list[Order]:

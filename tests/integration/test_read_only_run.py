@@ -56,6 +56,7 @@ QUESTIONS: dict[str, Ask] = {
     "sort": lambda run: run.estimate(["sort:loss"])[0].value,
     "search": lambda run: run.search(evaluations=20, verify=0).order,
     "retrain": lambda run: run.retrain("reverse").loss,
+    "bank": lambda run: [one.value for one in run.orders.bank(2).orders],
     "verify": lambda run: run.verify(2).true_losses,
     "calibrate": lambda run: run.calibrate(3).truths,
     "lds": lambda run: run.lds(subsets=2).as_dict()["subsets"],
