@@ -42,4 +42,12 @@ def test_the_answer_of_the_page_and_of_the_index_is_that_of_the_table() -> None:
         words = " ".join(text.split())
         assert said in words
         assert f"trainings alone {'are ' if text is PAGE else ''}{alone[RAY]} and {alone[PARTS]} times" in words
-    assert f"{middle(lines[THREADS], 3)} s in their one turn" in " ".join(PAGE.split())
+
+
+def test_what_the_page_says_of_a_busy_machine_is_of_its_record() -> None:
+    busy = json.loads((BENCHMARKS / "records" / "bank-busy.json").read_text(encoding="utf-8"))["results"]
+    lines = dict(zip(WAYS, table(busy), strict=True))
+    (whole, alone), words = ([[middle(lines[w], c) for w in (RAY, PARTS)] for c in (4, 7)]), " ".join(PAGE.split())
+    assert f"{whole[0]} times as fast with Ray and {whole[1]} times with `--part`" in words
+    assert f"the trainings alone {alone[0]} and {alone[1]} times" in words
+    assert f"two threads took {middle(lines[THREADS], 3)} s in their one turn" in words
