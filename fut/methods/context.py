@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from estimators.errors import DivergenceError
 from estimators.orders.order import Order
 from estimators.replay import Listener
+from estimators.rules.optimizer_rule import OptimizerRule
 from estimators.state import State
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts import directory as files
@@ -24,10 +25,12 @@ from fut.artifacts.kept import keeping
 from fut.artifacts.location import located
 from fut.artifacts.trust import require_trust
 from fut.data.dataset import Dataset
+from fut.display.scale import NATS
 from fut.errors import ModelError
 from fut.execution.engine import Engine
 from fut.execution.inline import INLINE
 from fut.methods.settings import Config, read_config
+from fut.models.deferred import DeferredObjective
 from fut.models.lifting import copied
 from fut.models.objective import Loss
 from fut.models.structure import SHOWN, differences
@@ -103,8 +106,38 @@ class Context:
 
     @cached_property
     def problem(self) -> Problem:
-        """Model, data and rule, rebuilt and compared field by field with what the run was made with."""
-        data = self._data or dataset_file.read_dataset(self.path, self.owner)
+        """Model, data and rule, compared field by field with what the run was made with.
+
+        A model that the directory describes is built, and compared, when something is first computed with it; objects that the
+        run was opened with are compared at once.
+        """
+        given = (self._module, self._loss, self._optimizer) != (None, None, None)
+        return self._built_problem if given or self.config.rule.name == OptimizerRule.name else self._described_problem
+
+    @property
+    def _described_problem(self) -> Problem:
+        """As the directory describes it: no model is built, and none of its code runs."""
+        about = self.manifest.identity["model"]
+        data, model = self._run_data.to(self.device), self.config.model
+        objective = DeferredObjective(
+            about,
+            self.device,
+            getattr(torch, model.autocast) if model.autocast else None,
+            self.summary["unit"] == NATS,
+            lambda: torch.from_numpy(files.open_checkpoints(self.path, self.manifest, files.START).read_array(0, "theta")),
+            lambda: self._built_problem.objective,
+        )
+        problem = Problem(self.config, data, objective, self._recorded_state())
+        require_same_run(self.manifest.identity, problem.identity, self.path)
+        return problem
+
+    @cached_property
+    def _run_data(self) -> Dataset:
+        return self._data or dataset_file.read_dataset(self.path, self.owner)
+
+    @cached_property
+    def _built_problem(self) -> Problem:
+        data = self._run_data
         self._require_module()
         model = self.config.model
         named = {"model.factory": model.factory if self._module is None else ""}

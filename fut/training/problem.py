@@ -29,7 +29,6 @@ from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
 from fut.models.named_items import by_name
 from fut.models.objective import Item, Loss, Objective, full_precision
-from fut.models.transformer import next_token_loss
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
 from fut.training.noise import NoiseKeys, keys_of
@@ -79,9 +78,14 @@ class Problem:
         found = keys_of(self.objective, self.data.items, model.noise_key == "step", data.per_step)
         return found and replace(found, step=self._step, draw=self._draw)
 
+    @property
+    def _by_step(self) -> bool:
+        """Whether random numbers are keyed by step; where they are not, that is known without the model."""
+        return self.config.model.noise_key == "step" and self._keys is not None
+
     def at(self, step: int) -> Problem:
         """The problem whose items draw the random numbers of a step; itself where these travel with the items."""
-        if self._keys is None or not self._keys.by_step:
+        if not self._by_step or self._keys is None:
             return self
         made = copy.copy(self)
         vars(made).update(_step=step, _keys=replace(self._keys, step=step), absent=self.absent)
@@ -110,7 +114,7 @@ class Problem:
         first: dict[tuple[str, float, int], int] = {}
         weights = item_weights(self.config) or [1.0] * len(self.data.items)
         found = zip(self.data.identity()["items"], weights, strict=True)
-        width = self.config.data.per_step if self._keys is not None and self._keys.by_step else 1
+        width = self.config.data.per_step if self._by_step else 1
         return [first.setdefault((*pair, item % width), item) for item, pair in enumerate(found)]
 
     def canonical(self, order: Order) -> Order:
@@ -257,7 +261,7 @@ def item_gradient_chunks(problem: Problem, theta: Tensor, items: Sequence[int]) 
 def state_bytes(problem: Problem) -> int:
     """Bytes of a lifted state."""
     numbers = state_size(problem.rule, problem.objective.layout)
-    return numbers * problem.objective.start().element_size()
+    return numbers * problem.objective.dtype.itemsize
 
 
 def segment_width(steps: int) -> int:
@@ -276,7 +280,7 @@ def kept_steps(problem: Problem) -> list[int]:
 
 def unit_of_loss(problem: Problem) -> str:
     """As configured, else nats/token for the built-in loss, and `loss` for one of the user's own."""
-    return problem.config.model.unit or (NATS if problem.objective.loss_function is next_token_loss else LOSS)
+    return problem.config.model.unit or (NATS if problem.objective.of_language else LOSS)
 
 
 def _tupled(groups: dict[str, list[float]]) -> tuple[tuple[str, tuple[float, ...]], ...]:

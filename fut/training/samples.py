@@ -42,8 +42,12 @@ class DataSamples:
     """
 
     def __init__(self, objective: Objective, items: Sequence[Item], probe: Sequence[Item]) -> None:
-        self._objective, self._probe = objective, probe
-        self.pooled = objective.unrecorded(items)  # as rows of several are drawn into one batch
+        self._objective, self._items, self._probe = objective, items, probe
+
+    @cached_property
+    def pooled(self) -> Sequence[Item]:
+        """Items as rows of several of them are drawn into one batch."""
+        return self._objective.unrecorded(self._items)
 
     @cached_property
     def items(self) -> Samples:

@@ -45,7 +45,7 @@ class Spec:
     @property
     def width(self) -> int:
         """Bytes of one number."""
-        return self.problem.objective.start().element_size()
+        return self.problem.objective.dtype.itemsize
 
     @property
     def vector_bytes(self) -> int:

@@ -97,7 +97,7 @@ class Reweighting(Estimator):
     @cached_property
     def _transition(self) -> InPlaceTransition:
         files, problem, indices = self.terms_of, self.problem, self.terms_of.indices
-        size = files.spec.steps * files.spec.per_step * len(indices) * problem.objective.start().element_size()
+        size = files.spec.steps * files.spec.per_step * len(indices) * problem.objective.dtype.itemsize
         table = lru_cache(maxsize=None if size <= IN_MEMORY else 1)(lambda t: self._read("gradient", t))
         gram = lru_cache(maxsize=None)(lambda t: self._read("gram", t))
         return InPlaceTransition(
