@@ -124,7 +124,9 @@ class Context:
             self.device,
             getattr(torch, model.autocast) if model.autocast else None,
             self.summary["unit"] == NATS,
-            lambda: torch.from_numpy(files.open_checkpoints(self.path, self.manifest, files.START).read_array(0, "theta")),
+            lambda: torch.from_numpy(
+                files.open_checkpoints(self.path, self.manifest, files.START).read_array(0, "theta")
+            ),
             lambda: self._built_problem.objective,
         )
         problem = Problem(self.config, data, objective, self._recorded_state())
