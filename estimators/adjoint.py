@@ -14,6 +14,7 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +46,9 @@ class Sweep:
 
     mixture: the items of every step. state: (step) -> lifted state [D], streamed. gradient: (step, item) -> g_i(theta_t)
     [D]. product: (theta [D], item, direction [D]) -> H_i(theta) u [D].
-    pooled: (step, theta [D], directions [r, D]) -> H u [r, D] for a batch drawn from many items; where given, one such
+    pooled: (step, theta [D], directions [r, D], share) -> H u [r, D] for a batch drawn from many items; where given, one such
     product of the mean injection stands for the mean of the items' own, at the cost of one batch whatever the mixture's size.
+    share: (gradient [D]) -> the size of its own injections beside the mean ones [r], at most 1.
     own: how many of the read-outs, the first ones, have the items' own products even so.
     entering: (step) -> slopes [r, D] of read-outs that are taken before that step and not at the end; None where there are
     none. Such a read-out has a costate of 0 until then, and its slope is its weight at that step.
@@ -58,7 +60,7 @@ class Sweep:
     state: Callable[[int], State]
     gradient: Callable[[int, int], Tensor]
     product: Callable[[Tensor, int, Tensor], Tensor]
-    pooled: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    pooled: Callable[[int, Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None
     own: int = 0
     entering: Callable[[int], Tensor | None] | None = None
 
@@ -76,7 +78,8 @@ class Sweep:
             pulled = [self.rule.pullback(state, g, self.rate(step), costate) for g in gradients]
             each = torch.stack([u for _, u in pulled])
             injection = each.sum(0) / len(items) if self.pooled is None else mean_touched(each, torch.stack(gradients))
-            weight = self._weight(step, state.theta, items, each, injection)
+            share = partial(self._share, step, state, costate, injection)
+            weight = self._weight(step, state.theta, items, each, injection, share)
             if self.entering is not None and (slopes := self.entering(step)) is not None:
                 weight = weight + slopes
             before = mean_state([p for p, _ in pulled])
@@ -90,8 +93,9 @@ class Sweep:
         items: Sequence[int],
         injections: Float[Tensor, "c r D"],
         mean: Float[Tensor, "r D"],
+        share: Callable[[Tensor], Tensor],
     ) -> Float[Tensor, "r D"]:
-        """w_t [r, D]. injections: the items' [c, r, D]; mean: what stands for them in pooled products [r, D]."""
+        """w_t [r, D]. injections: the items' [c, r, D]; mean: what stands for them in pooled products [r, D]; share: `_share`."""
         rows = len(mean) if self.pooled is None else self.own
         parts = []
         if rows:
@@ -99,8 +103,17 @@ class Sweep:
             products = [torch.stack([self._product(theta, i, u) for u in us[:rows]]) for i, us in pairs]
             parts.append(torch.stack(products).sum(0) / len(items))
         if self.pooled is not None and rows < len(mean):
-            parts.append(self.pooled(step, theta, mean[rows:]))
+            parts.append(self.pooled(step, theta, mean[rows:], lambda gradient: share(gradient)[rows:]))
         return torch.cat(parts)
+
+    def _share(
+        self, step: int, state: State, costate: State, mean: Float[Tensor, "r D"], gradient: Float[Tensor, " D"]
+    ) -> Float[Tensor, " r"]:
+        """How large the injections of a gradient [D] are beside the mean ones [r, D], where it touches coordinates; at most 1."""
+        _, own = self.rule.pullback(state, gradient, self.rate(step), costate)
+        sizes = [(each * (gradient != 0)).norm(dim=1) for each in (own, mean)]
+        found: Tensor = (sizes[0] / sizes[1]).nan_to_num(1.0).clamp(max=1.0)
+        return found
 
     def _product(self, theta: Float[Tensor, " D"], item: int, direction: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """An item's product [D]; none is taken of a read-out that has not entered yet."""

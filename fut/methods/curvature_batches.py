@@ -7,7 +7,8 @@ balanced: over consecutive batches every sample of the items occurs once, in a r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,8 +27,15 @@ LONGER = 3.0
 """How many times longer another step is, by which a difference is judged where there is no exact product."""
 NOISE = 0.25
 """Relative error of a product by differences above which estimates that rest on such products are warned of."""
+COMPARED, OUTLYING, LEAST = 3, 8.0, 0.5
+"""From how many places on their products are compared; from how many times the median on, in norm, one lies far outside; and the
+share of the mean injection below which such a product is taken by that share."""
 FEWER = 2
 """How many times smaller than a step's the batch is on which functionals' products are taken."""
+
+
+Share = Callable[[Tensor], Tensor]
+"""The gradient of a part of a batch [D] -> how large its own injections are beside the mean ones, at most 1, by direction."""
 
 
 def pooled_products(
@@ -38,30 +46,78 @@ def pooled_products(
     directions: Tensor,
     fine: int,
     relative: float | None = None,
+    share: Share | None = None,
 ) -> Tensor:
     """Hessian-vector products [r + m, D] of a step's pooled batch along directions [r + m, D], the mean over places [p, D].
 
     The batch is divided among the places. The first `fine` products, usually those of the read-outs, by central differences
     on a batch of `pool` steps' size, two gradients of it each, or exactly. The others, usually functionals, which need less,
     by one-sided differences on half a step's: a gradient each, and one more. relative: step of the central differences, as
-    in `derivatives.hessian_vector_difference`, None for its own.
+    in `derivatives.hessian_vector_difference`, None for its own. share: by which products that lie far outside of the other
+    places' are taken, where that is less than half: see `_excess`.
     """
-    objective, count, total = problem.objective, len(places), torch.zeros_like(directions)
-    for place, theta in enumerate(places):
-        batch = pooled_batch(problem, config, step, place, count) if fine else ()
-        if config.products == "exact":
-            zero = torch.zeros_like(theta)  # of a read-out that is taken earlier
-            products = [
-                derivatives.hessian_vector(objective, theta, batch, u) if u.any() else zero for u in directions[:fine]
-            ]
-        else:
-            product = derivatives.hessian_vector_difference
-            products = [product(objective, theta, batch, u, relative) for u in directions[:fine]]
-        if len(directions) > fine:
-            small = _batch(problem, config, FUNCTIONAL, (step, place, count), small_size(problem, count))
-            products += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
-        total += torch.stack(products)
-    return total / count
+    total, norms = torch.zeros_like(directions), []
+    products = partial(_products, problem, config, step, places, directions, fine, relative)
+    for place in range(len(places)):
+        found = products(place)
+        norms.append(found.norm(dim=1))
+        total += found
+    if share is not None and len(places) >= COMPARED:
+        typical = torch.stack(norms).median(0).values
+        for place, norm in enumerate(norms):
+            far = norm > OUTLYING * typical
+            if far.any():
+                batches = _batches(problem, config, (step, place, len(places)), len(directions), fine)
+                total -= _excess(problem, places[place], batches, share, far, fine)[:, None] * products(place)
+    return total / len(places)
+
+
+def _products(
+    problem: Problem,
+    config: AdjointConfig,
+    step: int,
+    places: Tensor,
+    directions: Tensor,
+    fine: int,
+    relative: float | None,
+    place: int,
+) -> Tensor:
+    """The products [r + m, D] of one place's part."""
+    objective, theta = problem.objective, places[place]
+    batch, small = _batches(problem, config, (step, place, len(places)), len(directions), fine)
+    if config.products == "exact":
+        zero = torch.zeros_like(theta)  # of a read-out that is taken earlier
+        found = [derivatives.hessian_vector(objective, theta, batch, u) if u.any() else zero for u in directions[:fine]]
+    else:
+        product = derivatives.hessian_vector_difference
+        found = [product(objective, theta, batch, u, relative) for u in directions[:fine]]
+    if small:
+        found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
+    return torch.stack(found)
+
+
+def _batches(
+    problem: Problem, config: AdjointConfig, at: tuple[int, int, int], directions: int, fine: int
+) -> tuple[Item, Item]:
+    """A place's part of the batch of the first `fine` products, and that of the others; empty where there are none."""
+    few = _batch(problem, config, FUNCTIONAL, at, small_size(problem, at[2])) if directions > fine else ()
+    return (pooled_batch(problem, config, *at) if fine else ()), few
+
+
+def _excess(
+    problem: Problem, theta: Tensor, batches: tuple[Item, Item], share: Share, far: Tensor, fine: int
+) -> Tensor:
+    """What is too much of a place's products [r + m]: 1 less the share of the mean injections that its part answers with.
+
+    The mean of H_i lambda_i is taken as H lambda, of the means. That fails where an item has a steep gradient, and with it large
+    curvature: clipping and second moments let it answer the less, the steeper it is.
+    """
+    excess = torch.zeros(len(far), dtype=theta.dtype, device=theta.device)
+    for batch, rows in zip(batches, (slice(0, fine), slice(fine, None)), strict=True):
+        if batch and far[rows].any():
+            shares = share(derivatives.gradient(problem.objective, theta, batch))[rows]
+            excess[rows] = torch.where(far[rows] & (shares < LEAST), 1.0 - shares, 0.0)
+    return excess
 
 
 def product_error(problem: Problem, theta: Tensor, batch: Item, direction: Tensor) -> float:

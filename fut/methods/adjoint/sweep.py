@@ -20,6 +20,7 @@ from fut.methods.adjoint.first_sweep import FirstSweep, packed
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.curvature_batches import (
+    Share,
     autocast_error,
     drawn_samples,
     noise_caution,
@@ -100,18 +101,20 @@ def _sweep(expansion: Expansion) -> Sweep:
         expansion.trajectory.state,
         lambda step, number: gradients(step)[number % config.num_runs],
         product,
-        (lambda step, theta, directions: drawn_products(expansion, step, directions)) if expansion.spec.pools else None,
+        (lambda step, _, directions, share: drawn_products(expansion, step, directions, share))
+        if expansion.spec.pools
+        else None,
         0 if config.curvature == "pooled" else expansion.spec.fine,
         lambda step: _entering(expansion, step),
     )
 
 
-def drawn_products(expansion: Expansion, step: int, directions: Tensor) -> Tensor:
+def drawn_products(expansion: Expansion, step: int, directions: Tensor, share: Share | None = None) -> Tensor:
     """Hessian-vector products [n, D] on drawn batches: of the exact read-outs first, unless they have the items' own, then
-    of the others and of functionals."""
+    of the others and of functionals. share: as `pooled_products` takes it."""
     config = expansion.spec.config
-    fine = expansion.spec.fine if config.curvature == "pooled" else 0
-    return pooled_products(expansion.problem, config, step, expansion.trajectory.places(step), directions, fine)
+    fine, places = expansion.spec.fine if config.curvature == "pooled" else 0, expansion.trajectory.places(step)
+    return pooled_products(expansion.problem, config, step, places, directions, fine, share=share)
 
 
 def start(expansion: Expansion) -> State:
