@@ -46,9 +46,9 @@ class Sweep:
 
     mixture: the items of every step. state: (step) -> lifted state [D], streamed. gradient: (step, item) -> g_i(theta_t)
     [D]. product: (theta [D], item, direction [D]) -> H_i(theta) u [D].
-    pooled: (step, theta [D], directions [r, D], share) -> H u [r, D] for a batch drawn from many items; where given, one such
+    pooled: (step, theta [D], directions [r, D], answer) -> H u [r, D] for a batch drawn from many items; where given, one such
     product of the mean injection stands for the mean of the items' own, at the cost of one batch whatever the mixture's size.
-    share: (gradient [D]) -> the size of its own injections beside the mean ones [r], at most 1.
+    answer: (gradient [D]) -> its own injections [r, D], for a part of the batch of which that does not hold.
     own: how many of the read-outs, the first ones, have the items' own products even so.
     entering: (step) -> slopes [r, D] of read-outs that are taken before that step and not at the end; None where there are
     none. Such a read-out has a costate of 0 until then, and its slope is its weight at that step.
@@ -78,8 +78,8 @@ class Sweep:
             pulled = [self.rule.pullback(state, g, self.rate(step), costate) for g in gradients]
             each = torch.stack([u for _, u in pulled])
             injection = each.sum(0) / len(items) if self.pooled is None else mean_touched(each, torch.stack(gradients))
-            share = partial(self._share, step, state, costate, injection)
-            weight = self._weight(step, state.theta, items, each, injection, share)
+            answer = partial(self._answer, step, state, costate)
+            weight = self._weight(step, state.theta, items, each, injection, answer)
             if self.entering is not None and (slopes := self.entering(step)) is not None:
                 weight = weight + slopes
             before = mean_state([p for p, _ in pulled])
@@ -93,9 +93,10 @@ class Sweep:
         items: Sequence[int],
         injections: Float[Tensor, "c r D"],
         mean: Float[Tensor, "r D"],
-        share: Callable[[Tensor], Tensor],
+        answer: Callable[[Tensor], Tensor],
     ) -> Float[Tensor, "r D"]:
-        """w_t [r, D]. injections: the items' [c, r, D]; mean: what stands for them in pooled products [r, D]; share: `_share`."""
+        """w_t [r, D]. injections: the items' [c, r, D]; mean: what stands for them in pooled products [r, D]; answer: gives those
+        of another gradient."""
         rows = len(mean) if self.pooled is None else self.own
         parts = []
         if rows:
@@ -103,17 +104,12 @@ class Sweep:
             products = [torch.stack([self._product(theta, i, u) for u in us[:rows]]) for i, us in pairs]
             parts.append(torch.stack(products).sum(0) / len(items))
         if self.pooled is not None and rows < len(mean):
-            parts.append(self.pooled(step, theta, mean[rows:], lambda gradient: share(gradient)[rows:]))
+            parts.append(self.pooled(step, theta, mean[rows:], lambda gradient: answer(gradient)[rows:]))
         return torch.cat(parts)
 
-    def _share(
-        self, step: int, state: State, costate: State, mean: Float[Tensor, "r D"], gradient: Float[Tensor, " D"]
-    ) -> Float[Tensor, " r"]:
-        """How large the injections of a gradient [D] are beside the mean ones [r, D], where it touches coordinates; at most 1."""
-        _, own = self.rule.pullback(state, gradient, self.rate(step), costate)
-        sizes = [(each * (gradient != 0)).norm(dim=1) for each in (own, mean)]
-        found: Tensor = (sizes[0] / sizes[1]).nan_to_num(1.0).clamp(max=1.0)
-        return found
+    def _answer(self, step: int, state: State, costate: State, gradient: Float[Tensor, " D"]) -> Float[Tensor, "r D"]:
+        """The injections [r, D] of a gradient."""
+        return self.rule.pullback(state, gradient, self.rate(step), costate)[1]
 
     def _product(self, theta: Float[Tensor, " D"], item: int, direction: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """An item's product [D]; none is taken of a read-out that has not entered yet."""

@@ -28,14 +28,14 @@ LONGER = 3.0
 NOISE = 0.25
 """Relative error of a product by differences above which estimates that rest on such products are warned of."""
 COMPARED, OUTLYING, LEAST = 3, 8.0, 0.5
-"""From how many places on their products are compared; from how many times the median on, in norm, one lies far outside; and the
-share of the mean injection below which such a product is taken by that share."""
+"""From how many places on their products are compared; from how many times the median on, in norm, one is far larger; and the
+share of the mean injection below which its own replaces it."""
 FEWER = 2
 """How many times smaller than a step's the batch is on which functionals' products are taken."""
 
 
-Share = Callable[[Tensor], Tensor]
-"""The gradient of a part of a batch [D] -> how large its own injections are beside the mean ones, at most 1, by direction."""
+Answer = Callable[[Tensor], Tensor]
+"""The gradient of a part of a batch [D] -> its own injections [r + m, D], in place of the mean ones."""
 
 
 def pooled_products(
@@ -46,29 +46,29 @@ def pooled_products(
     directions: Tensor,
     fine: int,
     relative: float | None = None,
-    share: Share | None = None,
+    answer: Answer | None = None,
 ) -> Tensor:
     """Hessian-vector products [r + m, D] of a step's pooled batch along directions [r + m, D], the mean over places [p, D].
 
     The batch is divided among the places. The first `fine` products, usually those of the read-outs, by central differences
     on a batch of `pool` steps' size, two gradients of it each, or exactly. The others, usually functionals, which need less,
     by one-sided differences on half a step's: a gradient each, and one more. relative: step of the central differences, as
-    in `derivatives.hessian_vector_difference`, None for its own. share: by which products that lie far outside of the other
-    places' are taken, where that is less than half: see `_excess`.
+    in `derivatives.hessian_vector_difference`, None for its own. answer: by which products that are far larger than the other
+    places' are judged, and taken anew: see `_own_directions`.
     """
     total, norms = torch.zeros_like(directions), []
-    products = partial(_products, problem, config, step, places, directions, fine, relative)
+    products = partial(_products, problem, config, step, places, fine, relative)
     for place in range(len(places)):
-        found = products(place)
+        found = products(place, directions)
         norms.append(found.norm(dim=1))
         total += found
-    if share is not None and len(places) >= COMPARED:
+    if answer is not None and len(places) >= COMPARED:
         typical = torch.stack(norms).median(0).values
         for place, norm in enumerate(norms):
-            far = norm > OUTLYING * typical
-            if far.any():
-                batches = _batches(problem, config, (step, place, len(places)), len(directions), fine)
-                total -= _excess(problem, places[place], batches, share, far, fine)[:, None] * products(place)
+            if (far := norm > OUTLYING * typical).any():
+                parts = _parts(problem, config, (step, place, len(places)), len(directions), fine)
+                own = _own_directions(problem, places[place], parts, directions, answer, far)
+                total += products(place, own) - products(place, directions)
     return total / len(places)
 
 
@@ -77,47 +77,61 @@ def _products(
     config: AdjointConfig,
     step: int,
     places: Tensor,
-    directions: Tensor,
     fine: int,
     relative: float | None,
     place: int,
+    directions: Tensor,
 ) -> Tensor:
-    """The products [r + m, D] of one place's part."""
-    objective, theta = problem.objective, places[place]
-    batch, small = _batches(problem, config, (step, place, len(places)), len(directions), fine)
-    if config.products == "exact":
-        zero = torch.zeros_like(theta)  # of a read-out that is taken earlier
-        found = [derivatives.hessian_vector(objective, theta, batch, u) if u.any() else zero for u in directions[:fine]]
-    else:
-        product = derivatives.hessian_vector_difference
-        found = [product(objective, theta, batch, u, relative) for u in directions[:fine]]
-    if small:
-        found += derivatives.hessian_vectors_one_sided(objective, theta, small, directions[fine:])
+    """The products [r + m, D] of one place's parts."""
+    objective, theta, found = problem.objective, places[place], list[Tensor]()
+    for rows, batch in _parts(problem, config, (step, place, len(places)), len(directions), fine):
+        if rows.start >= fine:
+            found += derivatives.hessian_vectors_one_sided(objective, theta, batch, directions[rows])
+        elif config.products == "exact":
+            zero = torch.zeros_like(theta)  # of a read-out that is taken earlier
+            exact = (
+                derivatives.hessian_vector(objective, theta, batch, u) if u.any() else zero for u in directions[rows]
+            )
+            found += exact
+        else:
+            product = derivatives.hessian_vector_difference
+            found += [product(objective, theta, batch, u, relative) for u in directions[rows]]
     return torch.stack(found)
 
 
-def _batches(
+def _parts(
     problem: Problem, config: AdjointConfig, at: tuple[int, int, int], directions: int, fine: int
-) -> tuple[Item, Item]:
-    """A place's part of the batch of the first `fine` products, and that of the others; empty where there are none."""
-    few = _batch(problem, config, FUNCTIONAL, at, small_size(problem, at[2])) if directions > fine else ()
-    return (pooled_batch(problem, config, *at) if fine else ()), few
+) -> list[tuple[slice, Item]]:
+    """A place's part of the first `fine` products' batch, and of the others', each with the directions that it is for."""
+    found = [(slice(0, fine), pooled_batch(problem, config, *at))] if fine else []
+    if directions > fine:
+        small = _batch(problem, config, FUNCTIONAL, at, small_size(problem, at[2]))
+        found.append((slice(fine, directions), small))
+    return found
 
 
-def _excess(
-    problem: Problem, theta: Tensor, batches: tuple[Item, Item], share: Share, far: Tensor, fine: int
+def _own_directions(
+    problem: Problem,
+    theta: Tensor,
+    parts: Sequence[tuple[slice, Item]],
+    directions: Tensor,
+    answer: Answer,
+    far: Tensor,
 ) -> Tensor:
-    """What is too much of a place's products [r + m]: 1 less the share of the mean injections that its part answers with.
+    """The directions [r + m, D] at one place: its part's own injections, where a product is far larger than the other places'
+    and these are much smaller than the mean ones; else the mean ones, as they came.
 
-    The mean of H_i lambda_i is taken as H lambda, of the means. That fails where an item has a steep gradient, and with it large
-    curvature: clipping and second moments let it answer the less, the steeper it is.
+    H lambda, of the means, stands for the mean of H_i lambda_i. That fails where an item has a steep gradient, and large
+    curvature with it: clipping and second moments let it answer the less, the steeper it is.
     """
-    excess = torch.zeros(len(far), dtype=theta.dtype, device=theta.device)
-    for batch, rows in zip(batches, (slice(0, fine), slice(fine, None)), strict=True):
-        if batch and far[rows].any():
-            shares = share(derivatives.gradient(problem.objective, theta, batch))[rows]
-            excess[rows] = torch.where(far[rows] & (shares < LEAST), 1.0 - shares, 0.0)
-    return excess
+    chosen = directions.clone()
+    for rows, batch in parts:
+        if far[rows].any():
+            gradient = derivatives.gradient(problem.objective, theta, batch)
+            own = answer(gradient)[rows] * (gradient != 0)
+            smaller = own.norm(dim=1) < LEAST * (directions[rows] * (gradient != 0)).norm(dim=1)
+            chosen[rows] = torch.where((far[rows] & smaller)[:, None], own, directions[rows])
+    return chosen
 
 
 def product_error(problem: Problem, theta: Tensor, batch: Item, direction: Tensor) -> float:

@@ -20,7 +20,7 @@ from fut.methods.adjoint.first_sweep import FirstSweep, packed
 from fut.methods.adjoint.quadratic_directions import principal_functionals
 from fut.methods.adjoint.spec import AdjointSpec
 from fut.methods.curvature_batches import (
-    Share,
+    Answer,
     autocast_error,
     drawn_samples,
     noise_caution,
@@ -101,7 +101,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         expansion.trajectory.state,
         lambda step, number: gradients(step)[number % config.num_runs],
         product,
-        (lambda step, _, directions, share: drawn_products(expansion, step, directions, share))
+        (lambda step, _, directions, answer: drawn_products(expansion, step, directions, answer))
         if expansion.spec.pools
         else None,
         0 if config.curvature == "pooled" else expansion.spec.fine,
@@ -109,12 +109,12 @@ def _sweep(expansion: Expansion) -> Sweep:
     )
 
 
-def drawn_products(expansion: Expansion, step: int, directions: Tensor, share: Share | None = None) -> Tensor:
+def drawn_products(expansion: Expansion, step: int, directions: Tensor, answer: Answer | None = None) -> Tensor:
     """Hessian-vector products [n, D] on drawn batches: of the exact read-outs first, unless they have the items' own, then
-    of the others and of functionals. share: as `pooled_products` takes it."""
+    of the others and of functionals. answer: as `pooled_products` takes it."""
     config = expansion.spec.config
     fine, places = expansion.spec.fine if config.curvature == "pooled" else 0, expansion.trajectory.places(step)
-    return pooled_products(expansion.problem, config, step, places, directions, fine, share=share)
+    return pooled_products(expansion.problem, config, step, places, directions, fine, answer=answer)
 
 
 def start(expansion: Expansion) -> State:
