@@ -54,7 +54,7 @@ def pooled_products(
     on a batch of `pool` steps' size, two gradients of it each, or exactly. The others, usually functionals, which need less,
     by one-sided differences on half a step's: a gradient each, and one more. relative: step of the central differences, as
     in `derivatives.hessian_vector_difference`, None for its own. answer: by which products that are far larger than the other
-    places' are judged, and taken anew: see `_own_directions`.
+    places' are judged, and changed: see `_own_changes`.
     """
     total, norms = torch.zeros_like(directions), []
     products = partial(_products, problem, config, step, places, fine, relative)
@@ -67,8 +67,8 @@ def pooled_products(
         for place, norm in enumerate(norms):
             if (far := norm > OUTLYING * typical).any():
                 parts = _parts(problem, config, (step, place, len(places)), len(directions), fine)
-                own = _own_directions(problem, places[place], parts, directions, answer, far)
-                total += products(place, own) - products(place, directions)
+                changed = _own_changes(problem, places[place], parts, directions, answer, far)
+                total += products(place, changed) if changed.any() else 0.0
     return total / len(places)
 
 
@@ -110,7 +110,7 @@ def _parts(
     return found
 
 
-def _own_directions(
+def _own_changes(
     problem: Problem,
     theta: Tensor,
     parts: Sequence[tuple[slice, Item]],
@@ -118,20 +118,20 @@ def _own_directions(
     answer: Answer,
     far: Tensor,
 ) -> Tensor:
-    """The directions [r + m, D] at one place: its part's own injections, where a product is far larger than the other places'
-    and these are much smaller than the mean ones; else the mean ones, as they came.
+    """What is to be added to the directions [r + m, D] at one place, so that they are its part's own injections: where a product
+    is far larger than the other places', and these are much smaller than the mean ones; else 0.
 
     H lambda, of the means, stands for the mean of H_i lambda_i. That fails where an item has a steep gradient, and large
     curvature with it: clipping and second moments let it answer the less, the steeper it is.
     """
-    chosen = directions.clone()
+    changed = torch.zeros_like(directions)
     for rows, batch in parts:
         if far[rows].any():
             gradient = derivatives.gradient(problem.objective, theta, batch)
-            own = answer(gradient)[rows] * (gradient != 0)
-            smaller = own.norm(dim=1) < LEAST * (directions[rows] * (gradient != 0)).norm(dim=1)
-            chosen[rows] = torch.where((far[rows] & smaller)[:, None], own, directions[rows])
-    return chosen
+            own, mean = answer(gradient)[rows] * (gradient != 0), directions[rows]
+            smaller = own.norm(dim=1) < LEAST * (mean * (gradient != 0)).norm(dim=1)
+            changed[rows] = torch.where((far[rows] & smaller)[:, None], own - mean, 0.0)
+    return changed
 
 
 def product_error(problem: Problem, theta: Tensor, batch: Item, direction: Tensor) -> float:

@@ -325,3 +325,38 @@ def test_all_pairs_of_steps_are_seen_by_the_reference_curvature_test() -> None:
     """The orders above move items both ways and repeat some; otherwise the exactness test would prove little."""
     moved = {(a, b) for o in ORDERS for a, b in itertools.pairwise(i for s in o.steps for i in s)}
     assert len(moved) > N
+
+
+def test_pooled_products_are_given_what_a_gradient_answers_with() -> None:
+    """The injections of any gradient, as the rule pulls the costate back through it: those of the first read-outs left out
+    where these have products of their own."""
+    rule = make_rule("adamw", clip=0.5)
+    states = [rule.init(START)]
+    trajectory = CentreTransition(rule, rate, lambda step, theta, item: CENTRES[item])
+    replay(trajectory, states[0].rows(1), OrderBatch.pack([REFERENCE]), listener=lambda t, z: states.append(z.row(0)))
+    steep, answered = 100.0 * CENTRES[0], dict[int, Tensor]()
+
+    def pooled(step: int, theta: Tensor, directions: Tensor, answer: Any) -> Tensor:
+        answered[step] = answer(steep)
+        return torch.zeros_like(directions)
+
+    def swept(own: int) -> Sweep:
+        return Sweep(
+            rule,
+            rate,
+            REFERENCE,
+            states.__getitem__,
+            lambda step, item: CENTRES[item],
+            lambda theta, item, u: torch.zeros_like(u),
+            pooled,
+            own,
+        )
+
+    start = swept(0).start(SLOPES)
+    list(swept(0).backward(start))
+    last = answered[N - 1]
+    assert torch.equal(last, rule.pullback(states[N - 1], steep, rate(N - 1), start)[1])
+    mean = rule.pullback(states[N - 1], CENTRES[N - 1], rate(N - 1), start)[1]
+    assert (last.norm(dim=1) < 0.1 * mean.norm(dim=1)).all(), "clipping lets a steep gradient count little"
+    list(swept(1).backward(start))
+    assert torch.equal(answered[N - 1], last[1:])
