@@ -19,6 +19,7 @@ from fut.display.scale import NATS, shown_unit
 from fut.divergence import divergence_note, named, require_trained, trained_apart
 from fut.errors import FutError, FutWarning
 from fut.estimation.calibration_orders import CHOSEN, calibration_orders
+from fut.estimation.plausible import require_whole
 from fut.methods.batching import raw_estimates
 from fut.methods.elsewhere import train_ahead
 from fut.methods.registry import canonical, method_of, open_estimator, require_movable
@@ -168,7 +169,9 @@ def calibrate_run(
         require_movable("calibrate", [estimator])
     about = run.readouts.get(readout)
     orders, edit = calibration_orders(run, count, seed, kind, about.name), None if kind == CHOSEN else kind
-    estimates, variances = raw_estimates(open_estimator(run, estimator, readout=about.name), orders)
+    opened = open_estimator(run, estimator, readout=about.name)
+    estimates, variances = raw_estimates(opened, orders)
+    require_whole(run, opened, estimates)
     with run.progress("retraining", count * run.steps) as tick:
         train_ahead(run, map(about.seen, orders), tick=tick)
         trained, diverged = trained_apart(

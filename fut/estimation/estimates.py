@@ -13,6 +13,7 @@ from estimators.orders.order import Order
 from fut.errors import NotCachedError
 from fut.estimation.calibration import Calibrated, read_calibration
 from fut.estimation.nearness import Nearness
+from fut.estimation.plausible import BROKEN, is_broken
 from fut.estimation.results import Estimate, estimated, exact_reference, known_truth
 from fut.methods.base import Estimator
 from fut.methods.batching import raw_estimates
@@ -30,14 +31,6 @@ OTHER_ITEMS = (
     "was fitted on"
 )
 EDIT = "`fut calibrate RUN --edit {}` fits it to single edits, which are estimated better"
-
-WINDOWS, SPREADS = 3.0, 20.0
-"""A change of the probe loss beyond what is plausible: in what the whole window changes it, and in standard deviations over the
-real runs that the method is made of. Both must be exceeded."""
-BROKEN = (
-    "this change is far larger than those of real trainings: the estimate has broken down, do not use it; "
-    "retrain the order (--estimator retrain)"
-)
 
 
 class ReadoutEstimates:
@@ -198,19 +191,10 @@ class ReadoutEstimates:
     def _remarked(self, order: Order, answer: Estimate) -> Estimate:
         """With what the estimator says against itself, and where the interval was fitted to orders unlike this one, with the word
         that it was."""
-        said = [answer.note, self.caution, self._beyond(answer.value)]
+        said = [answer.note, self.caution, BROKEN if is_broken(self._run, self.estimator, answer.value) else ""]
         if answer.interval is not None and (self.calibration is None or not self.calibration.edit):
             said.append(self._unlike(order))
         return replace(answer, note="; ".join(part for part in said if part))
-
-    def _beyond(self, value: float) -> str:
-        """What is said of a probe loss that is further from the reference order's than orders can be; empty for any other."""
-        change = abs(value - self.reference)
-        whole = abs(self._run.summary["start_loss"] - self._run.reference_loss)
-        if self._trains or self.readout != PROBE or change <= WINDOWS * whole:
-            return ""
-        own = self.estimator.own_runs()
-        return BROKEN if own is not None and change > SPREADS * own[1] else ""
 
     def _unlike(self, order: Order) -> str:
         """How an order differs from the random ones that a calibration is of."""

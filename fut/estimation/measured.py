@@ -12,6 +12,7 @@ from estimators.orders.order import Order
 from estimators.replay import batches
 from fut.estimation.calibration import read_calibration
 from fut.estimation.nearness import Nearness
+from fut.estimation.plausible import broken_caution
 from fut.estimation.results import Answers
 from fut.methods.batching import batch_size
 from fut.methods.registry import open_estimator
@@ -66,7 +67,8 @@ class Measured:
                     values[place], variances[place] = batch_values[i], spreads[i]
                     if estimator.rebuilds:
                         errors += self._endpoint_error(order, estimator.endpoint(state, len(order)))
-        error, caution = sum(errors) / len(errors) if errors else None, estimator.caution()
+        error = sum(errors) / len(errors) if errors else None
+        caution = "; ".join(filter(None, (estimator.caution(), broken_caution(self._run, estimator, values))))
         if fit is None:
             return Answers(values, None, error, seconds, caution=caution)
         fits = [self._near.applied(fit, order, estimator.reference_value) for order in asked]

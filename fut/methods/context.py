@@ -25,7 +25,6 @@ from fut.artifacts.kept import keeping
 from fut.artifacts.location import located
 from fut.artifacts.trust import require_trust
 from fut.data.dataset import Dataset
-from fut.display.scale import NATS
 from fut.errors import ModelError
 from fut.execution.engine import Engine
 from fut.execution.inline import INLINE
@@ -123,13 +122,12 @@ class Context:
             about,
             self.device,
             getattr(torch, model.autocast) if model.autocast else None,
-            self.summary["unit"] == NATS,
             lambda: torch.from_numpy(
                 files.open_checkpoints(self.path, self.manifest, files.START).read_array(0, "theta")
             ),
             lambda: self._built_problem.objective,
         )
-        problem = Problem(self.config, data, objective, self._recorded_state())
+        problem = Problem(self.config, data, objective, self._recorded_state(), _unit=self.summary["unit"])
         require_same_run(self.manifest.identity, problem.identity, self.path)
         return problem
 

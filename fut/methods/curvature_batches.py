@@ -54,7 +54,8 @@ def pooled_products(
     on a batch of `pool` steps' size, two gradients of it each, or exactly. The others, usually functionals, which need less,
     by one-sided differences on half a step's: a gradient each, and one more. relative: step of the central differences, as
     in `derivatives.hessian_vector_difference`, None for its own. answer: by which products that are far larger than the other
-    places' are judged, and changed: see `_own_changes`.
+    places' are judged, and replaced by the part's own: see `_own_injections`. What is far larger even so is left out: no
+    displacement stays where such curvature holds.
     """
     total, norms = torch.zeros_like(directions), []
     products = partial(_products, problem, config, step, places, fine, relative)
@@ -67,8 +68,12 @@ def pooled_products(
         for place, norm in enumerate(norms):
             if (far := norm > OUTLYING * typical).any():
                 parts = _parts(problem, config, (step, place, len(places)), len(directions), fine)
-                changed = _own_changes(problem, places[place], parts, directions, answer, far)
-                total += products(place, changed) if changed.any() else 0.0
+                own, replaced = _own_injections(problem, places[place], parts, directions, answer, far)
+                if replaced.any():
+                    better = products(place, own)
+                    held = (better.norm(dim=1) <= OUTLYING * typical)[:, None]
+                    mean = products(place, directions * replaced[:, None])
+                    total += torch.where(held, better, 0.0) - mean
     return total / len(places)
 
 
@@ -110,28 +115,28 @@ def _parts(
     return found
 
 
-def _own_changes(
+def _own_injections(
     problem: Problem,
     theta: Tensor,
     parts: Sequence[tuple[slice, Item]],
     directions: Tensor,
     answer: Answer,
     far: Tensor,
-) -> Tensor:
-    """What is to be added to the directions [r + m, D] at one place, so that they are its part's own injections: where a product
-    is far larger than the other places', and these are much smaller than the mean ones; else 0.
+) -> tuple[Tensor, Tensor]:
+    """A part's own injections [r + m, D] at one place, where its product is far larger than the other places' and they are much
+    smaller than the mean ones, else 0; and which these are [r + m].
 
     H lambda, of the means, stands for the mean of H_i lambda_i. That fails where an item has a steep gradient, and large
     curvature with it: clipping and second moments let it answer the less, the steeper it is.
     """
-    changed = torch.zeros_like(directions)
+    found, replaced = torch.zeros_like(directions), torch.zeros_like(far)
     for rows, batch in parts:
         if far[rows].any():
             gradient = derivatives.gradient(problem.objective, theta, batch)
-            own, mean = answer(gradient)[rows] * (gradient != 0), directions[rows]
-            smaller = own.norm(dim=1) < LEAST * (mean * (gradient != 0)).norm(dim=1)
-            changed[rows] = torch.where((far[rows] & smaller)[:, None], own - mean, 0.0)
-    return changed
+            own, touched = answer(gradient)[rows] * (gradient != 0), directions[rows] * (gradient != 0)
+            replaced[rows] = far[rows] & (own.norm(dim=1) < LEAST * touched.norm(dim=1))
+            found[rows] = torch.where(replaced[rows][:, None], own, 0.0)
+    return found, replaced
 
 
 def product_error(problem: Problem, theta: Tensor, batch: Item, direction: Tensor) -> float:

@@ -25,7 +25,6 @@ class DeferredObjective(Objective):
         recorded: the model's part of a run's identity, as `Objective.identity` gives it.
         device: where it computes.
         autocast: the number format of forward and backward passes, None without it.
-        of_language: whether the loss is the built-in one.
         begins: the starting values [D], read when they are asked for.
         build: makes the objective; it raises where that is another than the recorded one.
 
@@ -38,14 +37,13 @@ class DeferredObjective(Objective):
         recorded: Mapping[str, Any],
         device: torch.device,
         autocast: torch.dtype | None,
-        of_language: bool,
         begins: Callable[[], Tensor],
         build: Callable[[], Objective],
     ) -> None:
         self.layout, self.dtype = _layout_of(recorded)
         self.device, self.autocast = device, autocast
         self.shapes, self.sizes = list(self.layout.shapes), list(self.layout.sizes)
-        self._recorded, self._of_language, self._begins, self._build = dict(recorded), of_language, begins, build
+        self._recorded, self._begins, self._build = dict(recorded), begins, build
 
     def __getattr__(self, name: str) -> Any:
         """Whatever is not recorded: of the objective itself, which is built once."""
@@ -58,10 +56,6 @@ class DeferredObjective(Objective):
     def built(self) -> bool:
         """Whether the module is there."""
         return "_call" in vars(self)
-
-    @property
-    def of_language(self) -> bool:
-        return super().of_language if self.built else self._of_language
 
     def start(self) -> Tensor:
         return super().start() if self.built else self._begins().to(self.device, self.dtype)

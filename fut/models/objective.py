@@ -292,11 +292,6 @@ class Objective:
         """The loss of (module, *item)."""
         return self._call.loss
 
-    @property
-    def of_language(self) -> bool:
-        """Whether the loss is the built-in one of language models, in nats/token."""
-        return self._call.loss is next_token_loss
-
     @contextmanager
     def judging(self) -> Iterator[None]:
         """The module in evaluation mode (no dropout), as a model is judged; each part's own mode afterwards."""

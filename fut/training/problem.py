@@ -29,6 +29,7 @@ from fut.models import autodiff as derivatives
 from fut.models.factory import build_loss, build_module
 from fut.models.named_items import by_name
 from fut.models.objective import Item, Loss, Objective, full_precision
+from fut.models.transformer import next_token_loss
 from fut.resources.device import computes
 from fut.training.absent_gradients import AbsentGradients
 from fut.training.noise import NoiseKeys, keys_of
@@ -55,6 +56,7 @@ class Problem:
     _own_rule: Rule | None = None  # of an optimizer object; None for the rule that the configuration names
     _step: int | None = None  # whose random numbers items draw, where these are keyed by step
     _draw: int = 0  # of the forward passes' random numbers; 0 for the run's own
+    _unit: str = ""  # of the loss, where that is known without the model
 
     @cached_property
     def rule(self) -> Rule:
@@ -280,7 +282,8 @@ def kept_steps(problem: Problem) -> list[int]:
 
 def unit_of_loss(problem: Problem) -> str:
     """As configured, else nats/token for the built-in loss, and `loss` for one of the user's own."""
-    return problem.config.model.unit or (NATS if problem.objective.of_language else LOSS)
+    known = problem.config.model.unit or problem._unit
+    return known or (NATS if problem.objective.loss_function is next_token_loss else LOSS)
 
 
 def _tupled(groups: dict[str, list[float]]) -> tuple[tuple[str, tuple[float, ...]], ...]:

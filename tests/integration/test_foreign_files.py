@@ -51,7 +51,7 @@ COMMANDS: dict[str, list[str]] = {
 }
 READ = {
     "checkpoints/step-000000.h5": {"check", "estimate", "estimate by terms", "sorted"},
-    "checkpoints": set(COMMANDS) - {"show-batch"},
+    "checkpoints": {"check", "estimate", "estimate by terms", "sorted"},
     "data": set(COMMANDS),
     "summary.json": set(COMMANDS),
     "config.toml": set(COMMANDS),

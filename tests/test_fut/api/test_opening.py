@@ -210,10 +210,10 @@ def test_a_loss_without_a_gradient_is_refused(tmp_path: Path) -> None:
 def test_a_run_of_an_object_asks_for_it(tmp_path: Path, cli: Cli) -> None:
     trained(tmp_path / "run")
     with pytest.raises(fut.IdentityError, match="expected the module that it was trained with"):
-        fut.open(tmp_path / "run").estimate(["reverse"])
+        fut.open(tmp_path / "run").retrain("reverse")
     with pytest.raises(fut.ModelError, match="pass the loss= that it is trained with"):
         fut.open(tmp_path / "run", module=Small()).estimate(["reverse"])
-    said = cli("estimate", tmp_path / "run", "--order", "reverse")
+    said = cli("estimate", tmp_path / "run", "--order", "reverse", "--estimator", "retrain")
     assert said.status == 1
     assert "--model package.module:factory" in said.err
 

@@ -254,3 +254,29 @@ def test_an_estimate_that_no_training_could_come_to_says_so(
     [broken] = small_run.estimate(["random:41"], "adjoint")
     assert "the estimate has broken down, do not use it; retrain the order" in broken.note
     assert "broken down" in cli("estimate", small_run.path, "--order", "random:41", "--estimator", "adjoint", *CPU).out
+
+
+def test_nothing_is_fitted_to_estimates_that_have_broken_down(
+    small_run: fut.Run, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor retrained for it; a comparison says how many there are."""
+    from fut.estimation.plausible import BrokenDownError
+    from fut.methods.adjoint.estimator import Adjoint
+
+    values = Adjoint.values
+
+    def one_in_two(self: Adjoint, states: Any, steps: int) -> list[float]:
+        return [v + 700 * (i % 2) for i, v in enumerate(values(self, states, steps))]
+
+    monkeypatch.setattr(Adjoint, "values", one_in_two)
+    known = small_run.context.retrained.count()
+    with pytest.raises(
+        BrokenDownError, match=r"3 of 6 estimates have broken down.*steps before the window or a lower rate"
+    ):
+        small_run.calibrate(orders=6, seed=9, estimator="adjoint")
+    assert small_run.context.retrained.count() == known
+    said = cli("calibrate", small_run.path, "--orders", "6", "--seed", "9", "--estimator", "adjoint", *CPU)
+    assert said.status == 1
+    assert "have broken down" in said.err
+    found = small_run.verify(4, 0, ["adjoint"])
+    assert "2 of 4 estimates have broken down" in found.estimators["adjoint"]["caution"]
