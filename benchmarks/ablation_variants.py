@@ -176,7 +176,7 @@ class Workbench:
     def build(self, expansion: VariedExpansion, kind: type[Adjoint] | type[Positions] = Adjoint) -> Estimator:
         """Compute it, and an estimator on it; its trajectory and sweep stay readable."""
         if not expansion.complete():
-            with patch.object(sweep, "drawn_products", lambda of, step, directions: of.products(step, directions)):
+            with patch.object(sweep, "drawn_products", lambda of, step, along, answer: of.products(step, along)):
                 build(EXPANSION, expansion)
         return kind(self.run.context, expansion=expansion)
 

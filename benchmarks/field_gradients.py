@@ -53,6 +53,7 @@ def log_odds_gradients(objective: Objective, theta: Tensor, tokens: Tensor) -> I
     def value(at: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
         return mean_log_odds(objective, at, one)
 
+    _ = objective.module  # which a transform cannot build
     taken = vmap(grad_and_value(value, has_aux=True), in_dims=(None, 0))
     with sdpa_kernel(SDPBackend.MATH):
         for part in tokens.split(TOGETHER):

@@ -47,8 +47,9 @@ def owner_of(run: Path) -> str:
     return fingerprint(json.loads((run / "manifest.json").read_text())["identity"])
 
 
+RETRAIN = ("--order", "random:9", "--estimator", "retrain")
 COMPUTES = {
-    "retrain": ["estimate", "--order", "random:9", "--estimator", "retrain"],
+    "retrain": ["estimate", *RETRAIN],
     "cache": ["cache", "--terms", "lowrank"],
     "verify": ["verify", "--orders", "2"],
     "plan": ["plan"],
@@ -85,7 +86,7 @@ def test_nor_from_the_directory_above(own_run: Path, tmp_path: Path, cli: Cli, m
     module_that_marks(own_run / "evil.py", tmp_path / "mark")
     configured(own_run, "model", "factory", f"{own_run.name}.evil:make")
     monkeypatch.chdir(own_run.parent)
-    refused(cli("plan", own_run.name), "--trust")
+    refused(cli("estimate", own_run.name, *RETRAIN), "--trust")
     assert not (tmp_path / "mark").exists()
 
 
@@ -95,7 +96,7 @@ def test_it_runs_for_who_says_so(own_run: Path, tmp_path: Path, cli: Cli, monkey
     configured(own_run, "model", "factory", "evil_trusted:make")
     monkeypatch.chdir(own_run)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    refused(cli("plan", ".", "--trust"), "evil_trusted:make")
+    refused(cli("estimate", ".", *RETRAIN, "--trust"), "evil_trusted:make")
     assert (tmp_path / "mark").exists()
 
 

@@ -45,8 +45,9 @@ def open_expansion(context: Context, config: AdjointConfig | None = None, part: 
     if config is None and has_expansion(context.path, part):
         spec = AdjointSpec(context.problem, read_expansion_config(context, part))
     else:
-        config = config or context.config.adjoint
-        spec = possible_spec(context.problem, _left_out_as_stored(context, config, part))
+        config = _left_out_as_stored(context, config or context.config.adjoint, part)
+        known = has_expansion(context.path, part) and read_expansion_config(context, part).curvature == config.curvature
+        spec = (AdjointSpec if known else possible_spec)(context.problem, config)
     if part != ADJOINT:  # a map asks of an item's own steps, which differ by far less than random orders do
         spec = replace(spec, config=spec.config.model_copy(update={"replay_error": 0.0}))
     return _expansion(context, replace(spec, keeps=part == ADJOINT), part)

@@ -38,7 +38,7 @@ def test_every_command_takes_the_model(run: fut.Run, cli: Cli) -> None:
 
 
 def test_without_it_they_say_what_to_name(run: fut.Run, cli: Cli) -> None:
-    for arguments in (("bank", run.path, "--orders", "2"), ("verify", run.path)):
+    for arguments in (("estimate", run.path, "--order", "random:77", "--estimator", "retrain"), ("verify", run.path)):
         said = cli(*arguments)
         assert said.status == 1
         assert "an object of `user_loops.Net`, got none" in said.err
