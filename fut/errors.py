@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from estimators.errors import EstimatorError, OrderError, RuleError
-from storage import ExistsError, StorageError
+from storage import ExistsError, IdentityError, StorageError
 
 
 class FutError(Exception):
@@ -16,6 +16,10 @@ class UsageError(FutError, ValueError):
 
 class UntrustedError(UsageError):
     """A run directory names code that would have to run, and the caller has not said that it may."""
+
+
+class NoModuleError(IdentityError):
+    """A run of a module that came as an object, which is not given again where something has to be computed with it."""
 
 
 class DataError(FutError, ValueError):

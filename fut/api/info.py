@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from fut.artifacts import dataset as dataset_file
 from fut.artifacts.directory import directory_bytes
 from fut.data.text import detokenize
-from fut.errors import FutError, UsageError
+from fut.errors import FutError, NoModuleError, UntrustedError, UsageError
 from fut.estimation.calibration import known_calibrations
 from fut.methods.context import Context
 from fut.methods.registry import METHODS, default_estimator, open_estimator, preparations
@@ -19,7 +21,8 @@ from storage import address
 
 
 def info(run: Context) -> dict[str, Any]:
-    """Size, cost and state of a run, ready for JSON. Losses in `unit`; costs in gradient evaluations and bytes."""
+    """Size, cost and state of a run, ready for JSON. Losses in `unit`; costs in gradient evaluations and bytes, None
+    where only the model tells them, and it is not given or may not run."""
     facts = {
         "path": address(run.path),
         "steps": run.steps,
@@ -34,8 +37,8 @@ def info(run: Context) -> dict[str, Any]:
         "unit": unit_of_loss(run.problem),
         "noise": {"of": run.config.model.noise, "stays_with": run.config.model.noise_key},
         "estimators": METHODS.names,
-        "precompute_gradients": {m.name: m.gradients_before(run) for m in METHODS},
-        "query_gradients": {m.name: m.gradients_per_order(run, {}) for m in METHODS},
+        "precompute_gradients": {m.name: _counted(partial(m.gradients_before, run)) for m in METHODS},
+        "query_gradients": {m.name: _counted(partial(m.gradients_per_order, run, {})) for m in METHODS},
         "term_bytes": {m.name: m.read_bytes(run) for m in METHODS},
         "store_bytes": directory_bytes(run.path),
         "calibrations": [asdict(calibration) for calibration in known_calibrations(run)],
@@ -45,6 +48,14 @@ def info(run: Context) -> dict[str, Any]:
     for preparation in preparations():
         facts |= preparation.describe(run)
     return facts | {"adjoint_own_error": _own_error(run, facts["readouts"]) if facts["adjoint_cached"] else None}
+
+
+def _counted(count: Callable[[], int]) -> int | None:
+    """A number of gradients; None where only the model tells it, which is not given or may not run."""
+    try:
+        return count()
+    except (NoModuleError, UntrustedError):
+        return None
 
 
 def _own_error(run: Context, readouts: list[str]) -> float | None:

@@ -142,11 +142,21 @@ def info(facts: dict[str, Any]) -> str:
         *(KnownCalibration(**of).words for of in facts["calibrations"]),
     ]
     rows = [
-        [n, f"{facts['precompute_gradients'][n]:,}", f"{facts['query_gradients'][n]:,}", nbytes(facts["term_bytes"][n])]
+        [
+            n,
+            *(_gradients(facts[f"{when}_gradients"][n]) for when in ("precompute", "query")),
+            nbytes(facts["term_bytes"][n]),
+        ]
         for n in facts["estimators"]
     ]
     header = ["estimator", "gradients before", "gradients per order", "reads"]
-    return "\n".join(lines) + "\n\n" + columns([header, *rows])
+    unknown = None in facts["precompute_gradients"].values()
+    about = "\n?: the model tells it, which was not given (--model), or may not run (--trust)" if unknown else ""
+    return "\n".join(lines) + "\n\n" + columns([header, *rows]) + about
+
+
+def _gradients(count: int | None) -> str:
+    return "?" if count is None else f"{count:,}"
 
 
 def _truths(count: int) -> list[str]:

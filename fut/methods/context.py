@@ -25,7 +25,7 @@ from fut.artifacts.kept import keeping
 from fut.artifacts.location import located
 from fut.artifacts.trust import require_trust
 from fut.data.dataset import Dataset
-from fut.errors import ModelError
+from fut.errors import ModelError, NoModuleError
 from fut.execution.engine import Engine
 from fut.execution.inline import INLINE
 from fut.methods.settings import Config, read_config
@@ -172,13 +172,13 @@ class Context:
             problem.objective.begin_at(torch.from_numpy(start))
 
     def _require_module(self) -> None:
-        """IdentityError for a run whose module came as an object, and is not given again."""
+        """NoModuleError for a run whose module came as an object, and is not given again."""
         stored, built = (
             self.manifest.environment.get(files.MODEL),
             f"{Transformer.__module__}.{Transformer.__qualname__}",
         )
         if self._module is None and not self.config.model.factory and stored != built:
-            raise IdentityError(
+            raise NoModuleError(
                 f"run {self.path}: expected the module that it was trained with, an object of `{stored}`, got none; pass it: "
                 "fut.open(path, module=…, loss=…); on the command line --model package.module:factory, and --loss "
                 "package.module:name where its forward pass does not return the loss"

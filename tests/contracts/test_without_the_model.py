@@ -133,6 +133,13 @@ def test_a_run_of_an_object_is_asked_without_it(tmp_path: Path, cli: Cli) -> Non
     bare = fut.open(tmp_path / "run", device="cpu")
     assert bare.estimate(["reverse"])[0] == expected
     assert cli("estimate", tmp_path / "run", "--order", "reverse", "--json", *CPU).json["value"] == expected.value
+    said = cli("info", tmp_path / "run", *CPU)
+    assert said.status == 0, said.err
+    assert "?: the model tells it, which was not given (--model)" in said.out
+    facts = cli("info", tmp_path / "run", "--json", *CPU).json
+    assert facts["precompute_gradients"]["adjoint"] is None
+    assert facts["precompute_gradients"]["retrain"] == 0
+    assert made.info()["precompute_gradients"]["adjoint"] > 0
     with pytest.raises(fut.IdentityError, match="expected the module that it was trained with"):
         bare.retrain("reverse")
     assert bare.estimate(["reverse"])[0] == expected, "as before"
