@@ -45,7 +45,8 @@ class Network(nn.Module):
 
 
 def loss_of(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return (module(x) - y).square().mean()
+    loss: Tensor = (module(x) - y).square().mean()
+    return loss
 
 
 def data_of(seed: int, steepness: float) -> fut.Dataset:

@@ -21,6 +21,8 @@ _URL = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,3}}(.*)", re.DOTALL | re.IGNOREC
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)
 _HOST = re.compile(r"file://[^/]", re.IGNORECASE)
 _PIECE = 8 << 20
+_NO_BUCKET = ("NoSuchBucket", "The specified bucket does not exist", "ContainerNotFound")
+"""What servers of S3, of Google and of Azure say where there is no bucket."""
 _DENIED = ("PermissionDeniedError", "UnauthenticatedError")
 
 
@@ -93,6 +95,9 @@ class Objects:
         return f"<Objects {self.url}>"
 
     def _failed(self, doing: str, error: Exception) -> RemoteError:
+        if any(mark in str(error) for mark in _NO_BUCKET):
+            bucket = "/".join(self.url.split("/")[:3])
+            return RemoteError(f"{self.url}: expected a bucket at {bucket}, got none; make it, or check the URL")
         said = str(error).split("\n\nDebug source")[0].splitlines()[0][:300]
         failed = RemoteError(
             f"{self.url}: {doing} failed with: {said}; check the network, the credentials and the endpoint in the "
@@ -119,6 +124,8 @@ class Objects:
             for piece in self._library.get(self._store, name).stream(min_chunk_size=_PIECE):
                 yield bytes(piece)
         except FileNotFoundError as error:
+            if any(mark in str(error) for mark in _NO_BUCKET):
+                raise self._failed(f"reading {name}", error) from error
             raise MissingError(f"expected an object {name} in {self.url}; there is none; check the URL") from error
         except Exception as error:
             raise self._failed(f"reading {name}", error) from error

@@ -154,6 +154,16 @@ def test_nothing_at_a_url_is_an_error_that_says_so(cli: Cli, place: str, machine
     assert f"expected a run at {place}/nothing, got nothing" in said.err
 
 
+def test_a_bucket_that_is_not_there_is_named(
+    cli: Cli, own_run: Path, bucket: str, machine: object, tmp_path: Path
+) -> None:
+    missing = "s3://elsewhere/run"
+    for words in (["info", missing], ["pull", missing, tmp_path / "here"], ["push", own_run, missing]):
+        said = cli(*words)
+        assert said.status == 1
+        assert "expected a bucket at s3://elsewhere, got none; make it, or check the URL" in said.err
+
+
 def test_what_is_written_as_a_url_is_never_taken_for_a_directory(
     cli: Cli, place: str, machine: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
