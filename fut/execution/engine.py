@@ -45,6 +45,10 @@ class Engine(ABC):
     def workers(self, site: Site) -> int:
         """How many units of a site are done side by side, at most."""
 
+    def sharing(self, site: Site) -> int:
+        """How many workers there are that share this machine's memory with this process; 0 where that is not known."""
+        return 0
+
     @abstractmethod
     def each(self, site: Site, work: Callable[[Any, U], R], units: Sequence[U]) -> Iterator[tuple[int, R]]:
         """Do every unit, in any order; a place among the units and what the work gave, as each is done.

@@ -63,6 +63,10 @@ class RayCluster(Engine):
             return self._wanted
         return max(1, self._room(site))
 
+    def sharing(self, site: Site) -> int:
+        found = self.workers(site)
+        return found if self._own and self._address is None else 0
+
     def _room(self, site: Site) -> int:
         """Workers that the cluster has room for."""
         has = self._ray.cluster_resources()

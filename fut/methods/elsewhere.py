@@ -23,10 +23,12 @@ from fut.artifacts.directory import RETRAINED
 from fut.errors import EngineError
 from fut.execution.engine import Site
 from fut.methods.context import Context
+from fut.methods.footprint import Footprint
 from fut.methods.registry import preparations
 from fut.methods.stages import Doing, Prepared, Request, Stage, here
 from fut.progress import silent
 from fut.resources.device import environment, reproducible
+from fut.resources.memory import require_memory
 from storage import fetch_all, remove_abandoned, tell
 
 PIECES = 8
@@ -61,6 +63,16 @@ def open_again(path: Path, device: str, given: dict[str, Any], trust: bool, want
             "the same torch and the same kind of device"
         )
     return context
+
+
+def workers_here(context: Context) -> int:
+    """How many processes of the run's engine share this machine's memory; 0 for none, or where that is not known."""
+    return context.engine.sharing(site_of(context)) if context.engine.elsewhere else 0
+
+
+def require_workers(what: str, workers: int, each: int) -> None:
+    """ResourceError unless so many processes, of so many bytes each, fit the memory of this machine."""
+    require_memory(f"{what} in {workers} processes", workers * each, torch.device("cpu"), "lower --workers")
 
 
 @dataclass(frozen=True)
@@ -160,6 +172,9 @@ def train_ahead(
         if form not in context.diverged
         and not all(kept.has(part) for part in (order, *(order.first(step) for step in steps if step < len(order))))
     ]
+    if missing and (workers := min(workers_here(context), len(missing))):
+        footprint = Footprint(problem)
+        require_workers("retraining", workers, footprint.split(footprint.training())[0])
     for place, diverged in context.engine.each(site_of(context), partial(retrain_one, at=steps), missing):
         if diverged is not None:
             context.diverged[problem.canonical(missing[place])] = diverged

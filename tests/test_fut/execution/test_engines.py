@@ -22,7 +22,9 @@ from fut.execution.engine import Engine, Site
 from fut.execution.inline import INLINE
 from fut.methods import elsewhere
 from fut.methods.elsewhere import site_of, train_ahead
+from fut.methods.footprint import Footprint
 from fut.methods.stages import Request
+from fut.resources import memory
 from fut.studies.noise.study import NoiseRequest
 from fut.training.trainer import train_order_at
 
@@ -31,6 +33,32 @@ def trained(path: Path, adjoint: dict[str, Any]) -> Path:
     """A run of a network of 93 parameters."""
     chosen = config(5, adjoint={"functionals": 1, "num_runs": 2, "num_anchors": 2} | adjoint)
     return fut.train(path, chosen, module=small_net(), loss=squared_error, data=small_data(), device="cpu").path
+
+
+class Sharing(Beside):
+    """Workers that share this machine's memory."""
+
+    def sharing(self, site: Site) -> int:
+        return self.workers(site)
+
+
+def test_workers_of_this_machine_share_its_memory(
+    answering: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fits once and not twice is refused, before anything is computed."""
+    run = opened(answering, tmp_path / "run", Sharing())
+    footprint = Footprint(run.context.problem)
+    room = round(1.5 * footprint.training())
+    monkeypatch.setattr(memory, "available_bytes", lambda device: room)
+    with pytest.raises(fut.ResourceError, match=r"retraining in 2 processes: expected at least .* lower `workers`"):
+        run.orders.bank(2, seed=5)
+    assert not run.context.engine.done  # type: ignore[attr-defined]
+    run.retrain("random:77")
+    shutil.rmtree(run.path / "adjoint")
+    with pytest.raises(fut.ResourceError, match=r"in 2 processes: expected at least .* lower `workers`"):
+        run.cache(["adjoint"])
+    alone = opened(answering, tmp_path / "alone", Beside())
+    assert len(alone.orders.bank(2, seed=5).orders) == 2, "of other machines nothing is known"
 
 
 def opened(source: Path, path: Path, engine: Engine = INLINE) -> fut.Run:
