@@ -28,6 +28,7 @@ from estimators.position_table import added_up, summed
 from estimators.replay import OrderBatch
 from fut.methods.adjoint.files import Expansion
 from fut.methods.adjoint.spec import FUNCTIONAL_SIGNS, SAMPLES, SUMS, sums_of
+from fut.methods.curvature_batches import OUTLYING
 from fut.training.weights import weighed
 
 CHUNK = 1 << 16
@@ -48,6 +49,19 @@ def weighted_by(injection: Tensor, gradients: Tensor) -> Tensor:
     """Inner products [rows, items] of injections [rows, k] and gradients [items, k], in double precision."""
     pairs = zip(injection.split(CHUNK, dim=1), gradients.split(CHUNK, dim=1), strict=True)
     return torch.stack([a.double() @ b.double().T for a, b in pairs]).sum(0)
+
+
+def as_clipped(gradients: Tensor, norms: Tensor, clip: float | None) -> Tensor:
+    """Item gradients [items, k], those that are far longer than the others as clipping leaves them beside these.
+
+    A functional is taken to first order in the gradients, with the mean sensitivity to them, in which clipping at `clip` has its
+    share. It shortens a gradient that is many times longer by as much more. norms: of whole gradients [items].
+    """
+    if clip is None:
+        return gradients
+    usual = norms.median().clamp(min=clip)
+    shares = torch.where(norms > OUTLYING * usual, usual / norms, 1.0).to(gradients.dtype)
+    return gradients * shares[:, None] if (shares < 1).any() else gradients
 
 
 class Response(NamedTuple):

@@ -24,7 +24,7 @@ from estimators.position_table import StepStates, chunked_values
 from fut.methods.adjoint.anchors import ANCHORED, AnchoredItems, anchored_key
 from fut.methods.adjoint.control_variate import all_weights
 from fut.methods.adjoint.files import CENTRE, Expansion
-from fut.methods.adjoint.quadratic import sample_weighted, weighted_by
+from fut.methods.adjoint.quadratic import as_clipped, sample_weighted, weighted_by
 from fut.methods.adjoint.sampling import bounded_tables
 from fut.methods.expansion.spec import ITEM_BLOCK
 from storage import Block, TermStore
@@ -186,7 +186,7 @@ class PositionTable:
         total, bent = torch.zeros(2, fine, items, dtype=torch.float64, device=problem.device), []
         for first in range(0, items, ITEM_BLOCK):
             gradients, block = self._interpolated(step, among, first), slice(first, first + ITEM_BLOCK)
-            bent.append(weighted_by(injection, gradients[0]))
+            bent.append(weighted_by(injection, as_clipped(*gradients, problem.rule.clip)))
             for here, found in chunked_values(problem.rule, problem.rate(step), states, *gradients):
                 total[0, :, block] += found.sum(-1)
                 total[1, :, block] += bounded.part(here)(found).sum(-1)
@@ -220,7 +220,9 @@ class PositionTable:
         injection = self._injection(step, sampled=True)
         if not spec.whole:
             injection = sample_weighted(injection, self.weights())
-        return Row(total.cpu().numpy(), weighted_by(injection, gradient).cpu().numpy())
+        return Row(
+            total.cpu().numpy(), weighted_by(injection, as_clipped(gradient, norm.squeeze(-1), rule.clip)).cpu().numpy()
+        )
 
     def _sampled_bounded(self, step: int) -> Bounded:
         """How a step's entries of the table are taken on the sample."""
