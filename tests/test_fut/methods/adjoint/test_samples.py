@@ -15,7 +15,7 @@ from estimators.orders.order import Order
 from estimators.replay import OrderBatch
 from fut.methods.adjoint import quadratic
 from fut.methods.adjoint.control_variate import HALVES, SIGNED, Control, all_weights, part_of, weights_of
-from fut.methods.adjoint.quadratic import sample_weighted, weighted_by
+from fut.methods.adjoint.quadratic import as_clipped, sample_weighted, weighted_by
 from fut.methods.adjoint.spec import FUNCTIONAL_SIGNS, SAMPLES, SUMS
 
 DRAW = torch.Generator().manual_seed(9)
@@ -88,3 +88,16 @@ def test_a_control_looks_orders_up_against_the_reference() -> None:
     found = control.looked_up(OrderBatch.pack(orders))
     assert not found[0].any()
     torch.testing.assert_close(found[1], slow(table[0, :, 3], (table[1, :, 0] + table[1, :, 2]) / 2))
+
+
+def test_far_longer_gradients_are_taken_as_clipping_leaves_them() -> None:
+    """Beside the others, which are clipped too; those of usual length, and all without clipping, stay as they are."""
+    norms = torch.tensor([1.0, 2.0, 3.0, 100.0, 1.5])
+    gradients = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert as_clipped(gradients, norms, None) is gradients
+    assert as_clipped(gradients, norms, 20.0) is gradients, "five times as long as clipping lets it be"
+    found = as_clipped(gradients, norms, 0.5)
+    assert torch.equal(found[[0, 1, 2, 4]], gradients[[0, 1, 2, 4]])
+    assert torch.allclose(found[3], gradients[3] * 0.02)
+    assert torch.allclose(as_clipped(gradients, norms, 5.0)[3], gradients[3] * 0.05)
+    assert as_clipped(gradients, norms[[0, 1, 2, 0, 4]], 0.5) is gradients
