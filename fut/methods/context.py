@@ -231,6 +231,11 @@ class Context:
         """Orders that other processes found to diverge, in canonical form, and what was said of each."""
         return {}
 
+    @cached_property
+    def _unkept(self) -> dict[Order, Retrained]:
+        """The order that was retrained last, in canonical form, where the directory could not keep it."""
+        return {}
+
     @property
     def given(self) -> dict[str, Any]:
         """The objects that it was opened with, by which another process opens it."""
@@ -253,7 +258,7 @@ class Context:
         """
         if (diverged := self.diverged.get(self.problem.canonical(order))) is not None:
             raise DivergenceError(diverged)
-        found = self.retrained.find(order)
+        found = self.retrained.find(order) or self._unkept.get(self.problem.canonical(order))
         parts = {step: order.first(step) for step in at if step < len(order)}
         missing = [step for step, part in parts.items() if self.retrained.find(part) is None]
         if found is None or missing:
@@ -263,6 +268,7 @@ class Context:
                 for step, result in ({len(asked): end} | after).items():
                     self.retrained.keep(asked.first(step), result)
             found = found or end
+            self._unkept = {} if self.retrained.has(order) else {self.problem.canonical(order): found}
         return replace(found, objective=self.problem.objective)
 
 

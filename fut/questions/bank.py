@@ -24,7 +24,7 @@ from fut.orders.files import content_of
 from fut.questions.context import QuestionContext
 from fut.questions.question import READOUT_HELP, Question, Request, option
 from fut.questions.whatif.query import read_query
-from fut.readouts.readout import PROBE
+from fut.readouts.readout import PROBE, step_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,20 +160,26 @@ def ask(request: BankRequest, context: QuestionContext) -> Bank:
     """Retrain what is missing of the orders, or of the part; every endpoint is kept in the run as soon as it is there."""
     service, truths, losses = context.service, context.service.truths(request.readout), context.service.truths(PROBE)
     copied, known = (0, 0) if request.source is None else service.take_truths(Path(request.source))
-    made, diverged = dict[Order, float](), list[Order]()
+    made, diverged = dict[Order, tuple[float, float | None]](), list[Order]()
     if request.trains:
         orders = _asked(request, context)
         missing = service.untrained(orders)
         with context.progress("retraining", len(missing) * context.run.steps) as tick:
             losses.ahead(missing, tick)
-            made, diverged = trained_apart(missing, lambda order: losses.train(order, tick))
+            early = step_of(truths.readout) is not None  # taken from kept truths alone
+
+            def both(order: Order) -> tuple[float, float | None]:
+                loss = losses.train(order, tick)
+                return loss, truths.find(order) if early else truths.train(order)
+
+            made, diverged = trained_apart(missing, both)
         listed = [order for order in orders if order not in set(diverged)]
     else:
         listed = [order for order in service.kept_orders() if len(order) == context.run.steps]
     found = []
     for order in listed:
-        loss = made[order] if order in made else losses.find(order)  # what could not be kept is there too
-        value = loss if truths.readout == losses.readout else truths.find(order)
+        # what could not be kept is there too
+        loss, value = made[order] if order in made else (losses.find(order), truths.find(order))
         if loss is not None:
             found.append(BankedOrder(order.tolist(), order.digest, loss, value))
     notes = (divergence_note(len(made), diverged),) if diverged else ()

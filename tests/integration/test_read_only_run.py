@@ -57,6 +57,7 @@ QUESTIONS: dict[str, Ask] = {
     "search": lambda run: run.search(evaluations=20, verify=0).order,
     "retrain": lambda run: run.retrain("reverse").loss,
     "bank": lambda run: [one.value for one in run.orders.bank(2).orders],
+    "bank of another read-out": lambda run: [one.value for one in run.orders.bank(2, readout="item:1").orders],
     "verify": lambda run: run.verify(2).true_losses,
     "calibrate": lambda run: run.calibrate(3).truths,
     "lds": lambda run: run.lds(subsets=2).as_dict()["subsets"],
@@ -79,7 +80,7 @@ def test_a_question_about_a_read_only_run_is_answered(
 
 
 @pytest.mark.filterwarnings("ignore::fut.artifacts.kept.NotKeptWarning")
-@pytest.mark.parametrize("name", ["search", "memorize", "verify"])
+@pytest.mark.parametrize("name", ["search", "memorize", "verify", "bank of another read-out"])
 def test_the_answer_is_that_of_a_run_that_can_be_written_to(
     own_run: Path, small_run: fut.Run, read_only: Callable[[Path], None], name: str
 ) -> None:
