@@ -21,6 +21,8 @@ from fut.readouts.readout import shortened, unit_of
 from storage import Damage
 
 WIDTH = 110
+NAMED = 3
+"""Steep items that are named."""
 """Characters of a line of settings."""
 
 
@@ -195,6 +197,12 @@ def _checks(facts: dict[str, Any]) -> list[str]:
     if (error := facts["adjoint_anchor_error"]) is not None:
         unit = shown_unit(unit_of(facts["readouts"][0], facts["unit"])) or f"in the unit of `{facts['readouts'][0]}`"
         lines.append(f"anchors: leaving one out would move an order's estimate by about {error:.2g} {unit}")
+    if steep := facts["steep_items"]:
+        named = ", ".join(f"{one['item']} ({one['times']:.0f} times, at step {one['step']})" for one in steep[:NAMED])
+        more = f" and {len(steep) - NAMED} more" if len(steep) > NAMED else ""
+        lines.append(
+            f"steep items: the gradient is far longer than the items' median for {named}{more}; look at what they hold"
+        )
     if (few := facts["adjoint_few"]) is not None and few["coordinates"] < facts["parameters"]:
         lines.append(
             f"replayed: {few['coordinates']:,} of {facts['parameters']:,} coordinates; on simulated orders that errs by "

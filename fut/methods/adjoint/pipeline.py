@@ -43,7 +43,7 @@ from fut.methods.adjoint.replay_curvature import missing_low_rank, run_low_rank
 from fut.methods.adjoint.sampling import draw_sample
 from fut.methods.adjoint.spec import MOST, ORDERS, AdjointSpec, possible_spec, thins, whole_items_note
 from fut.methods.adjoint.sweep import draw_before, kept_error, missing_sweep, run_sweep
-from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present
+from fut.methods.adjoint.tables import FOLDED, anchor_error, fold, missing_tables, present, steep_items
 from fut.methods.context import Context
 from fut.methods.coupling import require_coordinates, require_metric
 from fut.methods.curvature_batches import require_samples
@@ -319,6 +319,7 @@ class ExpansionStages(Preparation[Expansion]):
             "adjoint_anchor_error": anchor_error(found) if complete else None,
             "adjoint_anchor_choice": _choice(found.spec) if begun else None,
             "adjoint_left_out": left_out_note(found.spec),
+            "steep_items": steep_items(found) if complete else [],
             "adjoint_few": few_facts(found) if complete else None,
             "adjoint_difference_error": kept_error(found) if begun else None,
             "readouts": [

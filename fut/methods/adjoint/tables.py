@@ -26,6 +26,7 @@ from fut.methods.adjoint.control_variate import all_weights
 from fut.methods.adjoint.files import CENTRE, Expansion
 from fut.methods.adjoint.quadratic import as_clipped, sample_weighted, weighted_by
 from fut.methods.adjoint.sampling import bounded_tables
+from fut.methods.curvature_batches import OUTLYING
 from fut.methods.expansion.spec import ITEM_BLOCK
 from storage import Block, TermStore
 
@@ -114,6 +115,20 @@ def anchor_error(expansion: Expansion, row: int = 0) -> float | None:
         return None
     found = [terms.read_items("left_out", a, [row])[0] for a in range(1, len(expansion.spec.anchors) - 1)]
     return float(np.sqrt(expansion.spec.steps * np.mean([values.var() for values in found])))
+
+
+def steep_items(expansion: Expansion) -> list[dict[str, float]]:
+    """Items with a gradient more than `OUTLYING` times as long as the items' median at an anchor, the steepest first: the item,
+    how many times as long, and the anchor's step where it is most."""
+    terms, anchors = expansion.terms(), expansion.spec.anchors
+    if terms.missing(["norm"]):
+        return []
+    norms = np.stack([terms.read("norm", a)[:, 0] for a in range(len(anchors))])
+    usual = np.median(norms, axis=1, keepdims=True)
+    times = np.divide(norms, usual, out=np.zeros_like(norms), where=usual > 0)
+    found = [(float(times[:, i].max()), i, anchors[int(times[:, i].argmax())]) for i in range(norms.shape[1])]
+    steep = sorted((one for one in found if one[0] > OUTLYING), reverse=True)
+    return [{"item": item, "times": ratio, "step": step} for ratio, item, step in steep]
 
 
 class Row(NamedTuple):

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import fut
+from fut.api import render
 from fut.methods.adjoint.config import AdjointConfig
+from fut.methods.adjoint.identity import open_expansion
 from fut.methods.curvature_batches import pooled_batch, pooled_products
 from fut.models.autodiff import gradient, hessian_vector
 from fut.progress import silent
@@ -131,3 +133,16 @@ def test_too_few_places_are_not_compared(run: fut.Run) -> None:
 
     for step in range(STEPS):
         pooled_products(problem, CONFIG, step, places, u[None], 1, answer=refused)
+
+
+def test_info_names_it(run: fut.Run, tmp_path: Path) -> None:
+    facts = run.info()
+    assert [one["item"] for one in facts["steep_items"]] == [STEEP]
+    gradient = run.context.problem.gradient
+    theta = open_expansion(run.context).trajectory.state(int(facts["steep_items"][0]["step"])).theta
+    norms = torch.stack([gradient(theta, item).norm() for item in range(STEPS)])
+    usual = float(norms.quantile(0.5))
+    assert facts["steep_items"][0]["times"] == pytest.approx(float(norms[STEEP]) / usual, rel=1e-4)
+    assert f"steep items: the gradient is far longer than the items' median for {STEEP} (" in render.info(facts)
+    usual_run = window(tmp_path / "run", 1.0)
+    assert usual_run.info()["steep_items"] == []
