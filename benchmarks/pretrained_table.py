@@ -46,7 +46,7 @@ def line(row: dict[str, Any]) -> str:
     a = row["accuracy"]
     low, high = a["spearman_interval"]
     cells = (
-        TUNINGS[row["tuning"]],
+        TUNINGS.get(row["tuning"]) or f"last {row['tuning'].removeprefix('last')} layers",
         power(row["rate"]),
         row["warmup"],
         KINDS[row["items"]],

@@ -110,7 +110,7 @@ class Context:
         A model that the directory describes is built, and compared, when something is first computed with it; objects that the
         run was opened with are compared at once.
         """
-        given = (self._module, self._loss, self._optimizer) != (None, None, None)
+        given = any(one is not None for one in (self._module, self._loss, self._optimizer))
         return self._built_problem if given or self.config.rule.name == OptimizerRule.name else self._described_problem
 
     @property
@@ -127,7 +127,7 @@ class Context:
             ),
             lambda: self._built_problem.objective,
         )
-        problem = Problem(self.config, data, objective, self._recorded_state(), _unit=self.summary["unit"])
+        problem = Problem(self.config, data, objective, self._recorded_state(), _unit=str(self.summary.get("unit", "")))
         require_same_run(self.manifest.identity, problem.identity, self.path)
         return problem
 
