@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,10 @@ def check_order(path: Path) -> None:
         )
 
 
+UNIT = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,40}")
+"""A unit of losses, as a configuration may have it."""
+
+
 def read_summary(path: Path) -> dict[str, Any]:
     if not (path / SUMMARY).exists():
         raise MissingError(
@@ -133,7 +138,9 @@ def read_summary(path: Path) -> dict[str, Any]:
     found = Manifest.read(path / SUMMARY)
     require_owned(found.environment.get(OWNER, ""), owner_of(read_manifest(path)), path / SUMMARY)
     numbers = [found.identity.get(name) for name in ("reference_loss", "start_loss", "parameters")]
-    texts, steps = type(found.identity.get("source")) is str, found.identity.get("checkpoints")
+    unit = found.identity.get("unit", "")
+    texts = type(found.identity.get("source")) is str and type(unit) is str and UNIT.fullmatch(unit)
+    steps = found.identity.get("checkpoints")
     listed = isinstance(steps, list) and all(type(step) is int and step >= 0 for step in steps)
     if not all(type(number) in (int, float) for number in numbers) or not texts or not listed:
         raise DamagedError(

@@ -15,7 +15,7 @@ from fut.estimation.nearness import Nearness
 from fut.estimation.plausible import broken_caution
 from fut.estimation.results import Answers
 from fut.methods.batching import batch_size
-from fut.methods.registry import open_estimator
+from fut.methods.registry import method_of, open_estimator
 
 if TYPE_CHECKING:
     from fut.methods.context import Context
@@ -50,6 +50,8 @@ class Measured:
     def __call__(self, orders: Sequence[Order]) -> Answers:
         """All answers at once; endpoint errors against endpoints that are retrained where they are not yet."""
         estimator, fit = self._estimator, self._fit
+        if method_of(self.method).gradients_per_order(self._run, {}):
+            _ = self._run.problem.objective.call  # a model that is yet to be built is no part of an order's time
         values, variances, seconds = [0.0] * len(orders), [0.0] * len(orders), 0.0
         errors: list[float] = []
         asked = orders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from fut.errors import FutError
@@ -37,12 +38,12 @@ def is_broken(run: Context, estimator: Estimator, value: float) -> bool:
 
 def broken_caution(run: Context, estimator: Estimator, values: Sequence[float]) -> str:
     """What is said of a method some of whose estimates have broken down; empty where none has."""
-    count = sum(is_broken(run, estimator, value) for value in values)
+    count = sum(not math.isfinite(value) or is_broken(run, estimator, value) for value in values)
     if not count:
         return ""
     return (
-        f"{count} of {len(values)} estimates have broken down: they say changes far larger than those of real trainings; take "
-        "more steps before the window or a lower rate (`fut trust RUN`), or use --estimator replay-exact"
+        f"{count} of {len(values)} estimates have broken down: they are not finite, or far larger than what trainings change; "
+        "take more steps before the window or a lower rate (`fut trust RUN`), or use --estimator replay-exact"
     )
 
 

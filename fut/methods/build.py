@@ -16,7 +16,7 @@ from fut.artifacts.lock import run_lock
 from fut.errors import UsageError
 from fut.methods import stages
 from fut.methods.context import Context
-from fut.methods.elsewhere import doing, require_workers, workers_here
+from fut.methods.elsewhere import doing
 from fut.methods.footprint import Footprint
 from fut.methods.registry import base_name, default_estimator, method_of, preparations
 from fut.methods.stages import LESS, Names, Preparation, Prepared, Request, counted
@@ -41,16 +41,13 @@ def require_training(problem: Problem) -> None:
     _require(footprint, "reference run", footprint.training(), LESS)
 
 
-def require_stages(preparation: Preparation[Any], spec: Any, footprint: Footprint, workers: int = 0) -> None:
-    """ResourceError unless every stage of a preparation fits the memory that is there; stages of independent units in as many
-    processes as there are workers on this machine."""
+def require_stages(preparation: Preparation[Any], spec: Any, footprint: Footprint) -> None:
+    """ResourceError unless every stage of a preparation fits the memory that is there."""
     for stage in counted(preparation.stages, spec):
         host, device = footprint.split(stage.memory(spec, footprint), 0, stage.held(spec))
         _require(footprint, stage.name, device or host, stage.advice)
         if device:
             require_memory(stage.name, host, torch.device("cpu"), stage.advice)
-        if workers and stage.independent:
-            require_workers(stage.name, workers, host)
 
 
 def _require(footprint: Footprint, stage: str, planned: int, advice: str) -> None:
@@ -142,7 +139,7 @@ def prepare(context: Context, preparation: Preparation[Any], files: P) -> P:
     preparation.require_possible(files.spec)
     if not files.complete():
         pins = context.readouts.pins(files.pinned)
-        require_stages(preparation, files.spec, Footprint(context.problem), workers_here(context))
+        require_stages(preparation, files.spec, Footprint(context.problem))
         require_free(files.directory.parent, preparation.rest(files), preparation.what)
     preparation.pin_identity(files, pins, context.path)
     try:

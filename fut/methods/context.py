@@ -31,7 +31,7 @@ from fut.execution.inline import INLINE
 from fut.methods.settings import Config, read_config
 from fut.models.deferred import DeferredObjective
 from fut.models.lifting import copied
-from fut.models.objective import Loss
+from fut.models.objective import Loss, Objective
 from fut.models.structure import SHOWN, differences
 from fut.models.transformer import Transformer
 from fut.progress import Progress, terminal
@@ -47,11 +47,11 @@ from fut.readouts.readout import (
     one_readout,
     require_same_value,
 )
-from fut.resources.device import choose_device, computes
+from fut.resources.device import choose_device, computes, reproducible
 from fut.training.checkpoints import read_state
 from fut.training.fidelity import require_same_loss, require_same_training
 from fut.training.optimizers import MakeOptimizer
-from fut.training.problem import Problem, build_problem, kept_steps, reference_order
+from fut.training.problem import Problem, build_problem, kept_steps, reference_order, require_weights
 from fut.training.retrained import RetrainedOrders
 from fut.training.trainer import Retrained, train_order_at, trained_on
 from storage import IdentityError, Manifest
@@ -117,23 +117,31 @@ class Context:
     def _described_problem(self) -> Problem:
         """As the directory describes it: no model is built, and none of its code runs."""
         about = self.manifest.identity["model"]
-        data, model = self._run_data.to(self.device), self.config.model
+        data, model = self._run_data, self.config.model
+        require_weights(self.config, data)
         objective = DeferredObjective(
             about,
+            self.parameters,
             self.device,
             getattr(torch, model.autocast) if model.autocast else None,
             lambda: torch.from_numpy(
                 files.open_checkpoints(self.path, self.manifest, files.START).read_array(0, "theta")
             ),
-            lambda: self._built_problem.objective,
+            self._build_objective,
         )
         problem = Problem(self.config, data, objective, self._recorded_state(), _unit=str(self.summary.get("unit", "")))
         require_same_run(self.manifest.identity, problem.identity, self.path)
         return problem
 
+    def _build_objective(self) -> Objective:
+        """In settings of its own, whatever holds where it is first needed."""
+        plain = torch.autocast(self.device.type, enabled=False)
+        with reproducible(self.device), plain, torch.device("cpu"), torch.enable_grad():
+            return self._built_problem.objective
+
     @cached_property
     def _run_data(self) -> Dataset:
-        return self._data or dataset_file.read_dataset(self.path, self.owner)
+        return (self._data or dataset_file.read_dataset(self.path, self.owner)).to(self.device)
 
     @cached_property
     def _built_problem(self) -> Problem:

@@ -57,23 +57,22 @@ def pooled_products(
     places' are judged, and replaced by the part's own: see `_own_injections`. What is far larger even so is left out: no
     displacement stays where such curvature holds.
     """
-    total, norms = torch.zeros_like(directions), []
     products = partial(_products, problem, config, step, places, fine, relative)
-    for place in range(len(places)):
-        found = products(place, directions)
-        norms.append(found.norm(dim=1))
-        total += found
+    found = [products(place, directions) for place in range(len(places))]
     if answer is not None and len(places) >= COMPARED:
-        typical = torch.stack(norms).median(0).values
-        for place, norm in enumerate(norms):
-            if (far := norm > OUTLYING * typical).any():
+        norms = torch.stack([one.norm(dim=1) for one in found])
+        most = OUTLYING * norms.median(0).values
+        for place, far in enumerate(norms > most):
+            if far.any():
                 parts = _parts(problem, config, (step, place, len(places)), len(directions), fine)
                 own, replaced = _own_injections(problem, places[place], parts, directions, answer, far)
                 if replaced.any():
                     better = products(place, own)
-                    held = (better.norm(dim=1) <= OUTLYING * typical)[:, None]
-                    mean = products(place, directions * replaced[:, None])
-                    total += torch.where(held, better, 0.0) - mean
+                    better = torch.where((better.norm(dim=1) <= most)[:, None], better, 0.0)
+                    found[place] = torch.where(replaced[:, None], better, found[place])
+    total = torch.zeros_like(directions)
+    for one in found:
+        total += one
     return total / len(places)
 
 
@@ -90,7 +89,9 @@ def _products(
     """The products [r + m, D] of one place's parts."""
     objective, theta, found = problem.objective, places[place], list[Tensor]()
     for rows, batch in _parts(problem, config, (step, place, len(places)), len(directions), fine):
-        if rows.start >= fine:
+        if not directions[rows].any():  # of a read-out that is taken earlier, or of none that is replaced
+            found += list(torch.zeros_like(directions[rows]))
+        elif rows.start >= fine:
             found += derivatives.hessian_vectors_one_sided(objective, theta, batch, directions[rows])
         elif config.products == "exact":
             zero = torch.zeros_like(theta)  # of a read-out that is taken earlier

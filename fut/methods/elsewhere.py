@@ -99,6 +99,8 @@ def doing(context: Context, preparation: Any) -> Doing:
     if not context.engine.elsewhere:
         return here
 
+    footprint = Footprint(context.problem)
+
     def do(stage: Stage[Any], files: Prepared, units: Sequence[Any]) -> Iterator[object]:
         request = files.again
         if not stage.independent or request is None or len(units) == 1:
@@ -107,6 +109,9 @@ def doing(context: Context, preparation: Any) -> Doing:
         site, number = site_of(context), preparation.stages.index(stage)
         about = preparation.name, files.directory.absolute(), files.owner, request, number
         pieces = [Piece(*about, part) for part in _cut(stage, units, PIECES * context.engine.workers(site))]
+        if workers := min(context.engine.sharing(site), len(pieces)):
+            each = footprint.split(stage.memory(files.spec, footprint), 0, stage.held(files.spec))[0]
+            require_workers(stage.name, workers, each)
         for place, _ in context.engine.each(site, do_piece, pieces):
             yield from pieces[place].units
         remove_abandoned(files.directory)

@@ -57,6 +57,7 @@ class Footprint:
 
     @cached_property
     def theta(self) -> Tensor:
+        _ = self.problem.objective.call  # a model that is yet to be built is no part of a gradient
         return self.problem.objective.start()
 
     @property

@@ -23,6 +23,7 @@ class DeferredObjective(Objective):
 
     Args:
         recorded: the model's part of a run's identity, as `Objective.identity` gives it.
+        size: D, how many numbers are trained.
         device: where it computes.
         autocast: the number format of forward and backward passes, None without it.
         begins: the starting values [D], read when they are asked for.
@@ -35,12 +36,13 @@ class DeferredObjective(Objective):
     def __init__(
         self,
         recorded: Mapping[str, Any],
+        size: int,
         device: torch.device,
         autocast: torch.dtype | None,
         begins: Callable[[], Tensor],
         build: Callable[[], Objective],
     ) -> None:
-        self.layout, self.dtype = _layout_of(recorded)
+        self.layout, self.dtype = _layout_of(recorded, size)
         self.device, self.autocast = device, autocast
         self.shapes, self.sizes = list(self.layout.shapes), list(self.layout.sizes)
         self._recorded, self._begins, self._build = dict(recorded), begins, build
@@ -64,7 +66,7 @@ class DeferredObjective(Objective):
         return super().identity() if self.built else dict(self._recorded)
 
 
-def _layout_of(recorded: Mapping[str, Any]) -> tuple[ParameterLayout, torch.dtype]:
+def _layout_of(recorded: Mapping[str, Any], size: int) -> tuple[ParameterLayout, torch.dtype]:
     """The trained tensors by name and shape, and their number format."""
     try:
         names, shapes = zip(*recorded["parameters"], strict=True)
@@ -74,6 +76,13 @@ def _layout_of(recorded: Mapping[str, Any]) -> tuple[ParameterLayout, torch.dtyp
             f"manifest: expected the model's trained tensors by name and shape, and their dtype, got others ({error}); copy the "
             "run directory anew"
         ) from error
-    if not isinstance(dtype, torch.dtype):
-        raise ModelError(f"manifest: expected a dtype of torch, got {recorded['dtype']!r}; copy the run directory anew")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ModelError(
+            f"manifest: expected a floating-point dtype of torch, got {recorded['dtype']!r}; copy the run directory anew"
+        )
+    if layout.size != size:
+        raise ModelError(
+            f"manifest: expected {size:,} trained numbers, as the run's summary says, got shapes that hold {layout.size:,}; copy "
+            "the run directory anew"
+        )
     return layout, dtype

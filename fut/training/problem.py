@@ -116,7 +116,7 @@ class Problem:
         first: dict[tuple[str, float, int], int] = {}
         weights = item_weights(self.config) or [1.0] * len(self.data.items)
         found = zip(self.data.identity()["items"], weights, strict=True)
-        width = self.config.data.per_step if self._by_step else 1
+        width = self.config.data.per_step if self.config.model.noise_key == "step" else 1
         return [first.setdefault((*pair, item % width), item) for item, pair in enumerate(found)]
 
     def canonical(self, order: Order) -> Order:
@@ -327,10 +327,7 @@ def build_problem(
     state: the lifted state [D] before the window, of a training that was recorded in its course; on any device.
     """
     data = (build_dataset(config) if data is None else data).to(device)
-    if config.data.weights and len(config.data.weights) != len(data.items):
-        raise UsageError(
-            f"data.weights: expected a number for each of {len(data.items)} items, got {len(config.data.weights)}; give as many"
-        )
+    require_weights(config, data)
     module, loss = module_and_loss(config, module, loss, data.names)
     config, own = with_optimizer(config, module, optimizer)
     dtype, recorded = getattr(torch, config.model.dtype), config.model.noise == "recorded"
@@ -342,6 +339,14 @@ def build_problem(
         )
     state = None if state is None else state.map(lambda tensor: tensor.to(device))
     return Problem(config, data, Objective(module, loss, device, dtype, recorded, autocast), state, own)
+
+
+def require_weights(config: TrainingConfig, data: Dataset) -> None:
+    """UsageError unless there are as many weights as items, or none."""
+    if config.data.weights and len(config.data.weights) != len(data.items):
+        raise UsageError(
+            f"data.weights: expected a number for each of {len(data.items)} items, got {len(config.data.weights)}; give as many"
+        )
 
 
 def module_and_loss(

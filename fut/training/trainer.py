@@ -70,6 +70,7 @@ def train_order_at(
     Raises:
         DivergenceError: as `train_order`.
     """
+    _ = problem.objective.call  # a model that is yet to be built is no part of the training
     began, after = time.perf_counter(), dict[int, Retrained]()
     gradients = Stepwise(problem, true_gradients)
     transition = RuleTransition(problem.rule, problem.rate, gradients)

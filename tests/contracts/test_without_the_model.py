@@ -155,9 +155,43 @@ def test_a_record_that_describes_no_model_is_refused(parameters: Any) -> None:
 
     recorded = {"parameters": parameters, "dtype": "float32"}
     with pytest.raises(fut.ModelError, match="expected the model's trained tensors by name and shape"):
-        DeferredObjective(recorded, torch.device("cpu"), None, nothing, nothing)
+        DeferredObjective(recorded, 2, torch.device("cpu"), None, nothing, nothing)
 
 
-def test_a_dtype_is_one_of_torch() -> None:
-    with pytest.raises(fut.ModelError, match="expected a dtype of torch, got 'load'"):
-        DeferredObjective({"parameters": [["a", [2]]], "dtype": "load"}, torch.device("cpu"), None, list, list)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("shape", "dtype", "says"),
+    [
+        ([2], "load", "expected a floating-point dtype of torch, got 'load'"),
+        ([2], "quint4x2", "expected a floating-point dtype of torch, got 'quint4x2'"),
+        ([10**30], "float32", "expected 2 trained numbers, as the run's summary says, got shapes that hold 1,000,000"),
+    ],
+)
+def test_a_record_of_another_kind_of_numbers_is_refused(shape: list[int], dtype: str, says: str) -> None:
+    recorded = {"parameters": [["a", shape]], "dtype": dtype}
+    with pytest.raises(fut.ModelError, match=says):
+        DeferredObjective(recorded, 2, torch.device("cpu"), None, list, list)  # type: ignore[arg-type]
+
+
+def test_it_is_built_in_settings_of_its_own(kept: Path) -> None:
+    """Whatever holds where it is first needed."""
+    truth = fut.open(kept, device="cpu", progress=silent).retrain("reverse")
+    expected = truth.state_dict()
+    for settings in (torch.autocast("cpu", torch.bfloat16), torch.device("meta"), torch.no_grad()):
+        again = fut.open(kept, device="cpu", progress=silent).retrain("reverse")
+        with settings:
+            found = again.state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_building_it_is_no_part_of_a_trainings_time(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = Context.__dict__["_built_problem"].func
+    clock = [0.0]
+    monkeypatch.setattr("fut.training.trainer.time.perf_counter", lambda: clock[0])
+
+    def slow(self: Context) -> Any:
+        clock[0] += 100.0
+        return built(self)
+
+    monkeypatch.setattr(Context.__dict__["_built_problem"], "func", slow)
+    assert fut.open(kept, device="cpu", progress=silent).retrain("random:31").seconds == 0.0
+    assert clock[0] == 100.0

@@ -94,6 +94,12 @@ class AnchoredItems:
         gradient, norm = (store.tensor(key, name, self.expansion.problem.device) for name in ("gradient", "norm"))
         return gradient, norm.squeeze(-1)
 
+    def norms(self, anchor: int) -> Tensor:
+        """Norms of all items' gradients [items] at an anchor."""
+        store, spec = self.expansion.anchored, self.expansion.spec
+        keys = [anchored_key(spec, anchor, i) for i in range(0, spec.problem.config.data.items, ITEM_BLOCK)]
+        return torch.cat([store.tensor(key, "norm", self.expansion.problem.device) for key in keys]).squeeze(-1)
+
     def rows(self, anchor: int, items: Sequence[int]) -> Tensor:
         """Gradients of some items [len(items), D] at an anchor."""
         return torch.stack([self.block(anchor, i - i % ITEM_BLOCK)[0][i % ITEM_BLOCK] for i in items])

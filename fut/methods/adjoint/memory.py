@@ -18,8 +18,14 @@ gaps."""
 
 
 def product(e: AdjointSpec, f: Footprint) -> int:
-    """Bytes of the sweep's Hessian-vector product: a gradient of as many items as are pooled, and three vectors."""
+    """Bytes of the sweep's Hessian-vector products: a gradient of as many items as are pooled, and three vectors; the products
+    of all places, which are compared."""
     pool = e.config.pool if e.config.curvature == "pooled" else e.problem.config.data.per_step
+    held = e.trajectory.places_count * e.rows * f.vector if e.pools else 0
+    return held + _product(e, f, pool)
+
+
+def _product(e: AdjointSpec, f: Footprint, pool: int) -> int:
     return pool * f.exact_product if e.config.products == "exact" else f.pooled_gradient(pool) + 3 * f.vector
 
 

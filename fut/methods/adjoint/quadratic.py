@@ -51,15 +51,16 @@ def weighted_by(injection: Tensor, gradients: Tensor) -> Tensor:
     return torch.stack([a.double() @ b.double().T for a, b in pairs]).sum(0)
 
 
-def as_clipped(gradients: Tensor, norms: Tensor, clip: float | None) -> Tensor:
-    """Item gradients [items, k], those that are far longer than the others as clipping leaves them beside these.
+def as_clipped(gradients: Tensor, norms: Tensor, median: Tensor, clip: float | None) -> Tensor:
+    """Item gradients [n, k], those that are far longer than is usual as clipping leaves them beside the others.
 
     A functional is taken to first order in the gradients, with the mean sensitivity to them, in which clipping at `clip` has its
-    share. It shortens a gradient that is many times longer by as much more. norms: of whole gradients [items].
+    share. It shortens a gradient that is many times longer by as much more. norms: of the whole gradients [n]; median: of all
+    items' norms.
     """
     if clip is None:
         return gradients
-    usual = norms.median().clamp(min=clip)
+    usual = median.clamp(min=clip)
     shares = torch.where(norms > OUTLYING * usual, usual / norms, 1.0).to(gradients.dtype)
     return gradients * shares[:, None] if (shares < 1).any() else gradients
 

@@ -147,6 +147,7 @@ class PositionTable:
         self.row = lru_cache(maxsize=1)(self._row)
         self.left_out, self.sampled = lru_cache(maxsize=1)(self._left_out), lru_cache(maxsize=1)(self._sampled)
         self.items = AnchoredItems(expansion)
+        self.norms = lru_cache(maxsize=None)(self.items.norms)
 
         def reader(name: str) -> Callable[[int], Tensor]:
             return lru_cache(maxsize=3)(lambda a: torch.from_numpy(terms.read(name, a)).to(expansion.problem.device))
@@ -163,6 +164,12 @@ class PositionTable:
             return before
         gradient, norm = self.items.block(among[high], first)
         return (1.0 - share) * before[0] + share * gradient, (1.0 - share) * before[1] + share * norm
+
+    def _norms(self, step: int, among: Sequence[int]) -> Tensor:
+        """Norms of all items' gradients [items], as `_interpolated` has them."""
+        low, high, share = anchors_around([self.expansion.spec.anchors[a] for a in among], step)
+        before = self.norms(among[low])
+        return (1.0 - share) * before + share * self.norms(among[high]) if share else before
 
     def _left_out(self, index: int) -> np.ndarray:
         """What values [r, items] at an anchor become, less what they are, once it is left out; 0 at the ends."""
@@ -198,10 +205,11 @@ class PositionTable:
         """A step's row on all coordinates. states: around it; injection: of the functionals [m, D]; bounded: how it is taken."""
         problem, fine = self.expansion.problem, self.expansion.spec.fine
         items = problem.config.data.items
+        median = self._norms(step, among).median()
         total, bent = torch.zeros(2, fine, items, dtype=torch.float64, device=problem.device), []
         for first in range(0, items, ITEM_BLOCK):
             gradients, block = self._interpolated(step, among, first), slice(first, first + ITEM_BLOCK)
-            bent.append(weighted_by(injection, as_clipped(*gradients, problem.rule.clip)))
+            bent.append(weighted_by(injection, as_clipped(*gradients, median, problem.rule.clip)))
             for here, found in chunked_values(problem.rule, problem.rate(step), states, *gradients):
                 total[0, :, block] += found.sum(-1)
                 total[1, :, block] += bounded.part(here)(found).sum(-1)
@@ -236,7 +244,8 @@ class PositionTable:
         if not spec.whole:
             injection = sample_weighted(injection, self.weights())
         return Row(
-            total.cpu().numpy(), weighted_by(injection, as_clipped(gradient, norm.squeeze(-1), rule.clip)).cpu().numpy()
+            total.cpu().numpy(),
+            weighted_by(injection, as_clipped(gradient, norm.squeeze(-1), norm.median(), rule.clip)).cpu().numpy(),
         )
 
     def _sampled_bounded(self, step: int) -> Bounded:

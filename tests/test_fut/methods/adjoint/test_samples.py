@@ -92,12 +92,12 @@ def test_a_control_looks_orders_up_against_the_reference() -> None:
 
 def test_far_longer_gradients_are_taken_as_clipping_leaves_them() -> None:
     """Beside the others, which are clipped too; those of usual length, and all without clipping, stay as they are."""
-    norms = torch.tensor([1.0, 2.0, 3.0, 100.0, 1.5])
+    norms, median = torch.tensor([1.0, 2.0, 3.0, 100.0, 1.5]), torch.tensor(2.0)
     gradients = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    assert as_clipped(gradients, norms, None) is gradients
-    assert as_clipped(gradients, norms, 20.0) is gradients, "five times as long as clipping lets it be"
-    found = as_clipped(gradients, norms, 0.5)
+    assert as_clipped(gradients, norms, median, None) is gradients
+    assert as_clipped(gradients, norms, median, 20.0) is gradients, "five times as long as clipping lets it be"
+    found = as_clipped(gradients, norms, median, 0.5)
     assert torch.equal(found[[0, 1, 2, 4]], gradients[[0, 1, 2, 4]])
     assert torch.allclose(found[3], gradients[3] * 0.02)
-    assert torch.allclose(as_clipped(gradients, norms, 5.0)[3], gradients[3] * 0.05)
-    assert as_clipped(gradients, norms[[0, 1, 2, 0, 4]], 0.5) is gradients
+    assert torch.allclose(as_clipped(gradients, norms, median, 5.0)[3], gradients[3] * 0.05)
+    assert as_clipped(gradients, norms, torch.tensor(50.0), 0.5) is gradients, "all items count, not those at hand"
