@@ -57,7 +57,6 @@ class Footprint:
 
     @cached_property
     def theta(self) -> Tensor:
-        _ = self.problem.objective.call  # a model that is yet to be built is no part of a gradient
         return self.problem.objective.start()
 
     @property
@@ -97,6 +96,7 @@ class Footprint:
 
     def _gradient_of(self, item: Item) -> int:
         """Bytes of one gradient; in proportion to the largest item's where it might not fit, so that planning does."""
+        _ = self.problem.objective.call  # a model that is yet to be built is no part of a gradient
         share = numbers(item) / max(numbers(self.largest), 1)
         if share > 1 and self._scarce(round(share * self.gradient)):
             return round(share * self.gradient)
@@ -141,7 +141,7 @@ class Footprint:
     @cached_property
     def evaluation(self) -> int:
         """Bytes of evaluating the loss of one probe chunk."""
-        probe = self.problem.data.probe[:1]
+        probe, _ = self.problem.data.probe[:1], self.problem.objective.call
         return peak_bytes(self.theta.device, lambda: derivatives.evaluate(self.problem.objective, self.theta, probe))
 
     @cached_property
