@@ -58,7 +58,7 @@ def line(row: dict[str, Any]) -> str:
         f"{a['skill']:+.2f}",
         f"{a['coverage']:.2f}",
         f"{row['precompute_training_runs']:.1f}",
-        f"{row['store_bytes'] / 1e6:.3g}",
+        f"{row['store_bytes'] / 1e6:,.0f}",
         row["device"].removeprefix("NVIDIA "),
     )
     return f"| {' | '.join(map(str, cells))} |"

@@ -138,6 +138,7 @@ def prepare(context: Context, preparation: Preparation[Any], files: P) -> P:
     files.require_own(preparation.kind)
     preparation.require_possible(files.spec)
     if not files.complete():
+        _ = context.problem.objective.call  # built before memory is measured, and held when stages begin
         pins = context.readouts.pins(files.pinned)
         require_stages(preparation, files.spec, Footprint(context.problem))
         require_free(files.directory.parent, preparation.rest(files), preparation.what)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -135,7 +136,8 @@ class Context:
 
     def _build_objective(self) -> Objective:
         """In settings of its own, whatever holds where it is first needed."""
-        plain = torch.autocast(self.device.type, enabled=False)
+        kind = self.device.type
+        plain = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
         with reproducible(self.device), plain, torch.device("cpu"), torch.enable_grad():
             return self._built_problem.objective
 

@@ -297,7 +297,9 @@ def test_where_memory_is_scarce_larger_gradients_are_scaled_and_not_tried(
     one = footprint.gradient
     monkeypatch.setattr("fut.methods.footprint.available_bytes", lambda device: one)
     monkeypatch.setattr("fut.methods.footprint.peak_bytes", lambda device, call: pytest.fail("tried"))
-    assert memory_of.product(open_expansion(small_run.context).spec, footprint) == 2 * one + 3 * footprint.vector
+    spec = open_expansion(small_run.context).spec
+    compared = spec.trajectory.places_count * spec.rows
+    assert memory_of.product(spec, footprint) == 2 * one + (3 + compared) * footprint.vector
     assert footprint.exact_product == 4 * one
 
 
