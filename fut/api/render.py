@@ -21,9 +21,9 @@ from fut.readouts.readout import shortened, unit_of
 from storage import Damage
 
 WIDTH = 110
+"""Characters of a line of settings."""
 NAMED = 3
 """Steep items that are named."""
-"""Characters of a line of settings."""
 
 
 def plan(planned: CachePlan, repaired: int) -> str:
