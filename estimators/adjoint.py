@@ -29,6 +29,21 @@ from .shapes import Bool, Float, Int
 from .state import State
 from .trajectory import mean_state
 
+UNLIKE = 0.1
+"""Mean square by which items' injections may differ from their mean, as a share of its own, for one product of the mean to stand
+for the items' own."""
+
+
+class Answers(NamedTuple):
+    """How a step's items move the read-outs: the state [D] before it, their gradients [D], their injections [c, r, D], what
+    stands for these in pooled products [r, D], and the costate after the step."""
+
+    state: State
+    gradients: Sequence[Float[Tensor, " D"]]
+    injections: Float[Tensor, "c r D"]
+    mean: Float[Tensor, "r D"]
+    costate: State
+
 
 class Sensitivity(NamedTuple):
     """What the sweep yields for a step, for r read-outs: weight w_t [r, D], injection lambda_t [r, D] (mean over the
@@ -49,7 +64,8 @@ class Sweep:
     pooled: (step, theta [D], directions [r, D], answer) -> H u [r, D] for a batch drawn from many items; where given, one such
     product of the mean injection stands for the mean of the items' own, at the cost of one batch whatever the mixture's size.
     answer: (gradient [D]) -> its own injections [r, D], for a part of the batch of which that does not hold.
-    own: how many of the read-outs, the first ones, have the items' own products even so.
+    own: how many of the read-outs, the first ones, have the items' own products even so. unlike: how many have them at steps
+    where one of these has items' injections that differ by more than `UNLIKE` (`unlikeness`).
     entering: (step) -> slopes [r, D] of read-outs that are taken before that step and not at the end; None where there are
     none. Such a read-out has a costate of 0 until then, and its slope is its weight at that step.
     """
@@ -62,6 +78,7 @@ class Sweep:
     product: Callable[[Tensor, int, Tensor], Tensor]
     pooled: Callable[[int, Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None
     own: int = 0
+    unlike: int = 0
     entering: Callable[[int], Tensor | None] | None = None
 
     def start(self, slopes: Float[Tensor, "r D"]) -> State:
@@ -78,34 +95,32 @@ class Sweep:
             pulled = [self.rule.pullback(state, g, self.rate(step), costate) for g in gradients]
             each = torch.stack([u for _, u in pulled])
             injection = each.sum(0) / len(items) if self.pooled is None else mean_touched(each, torch.stack(gradients))
-            answer = partial(self._answer, step, state, costate)
-            weight = self._weight(step, state.theta, items, each, injection, answer)
+            weight = self._weight(step, items, Answers(state, gradients, each, injection, costate))
             if self.entering is not None and (slopes := self.entering(step)) is not None:
                 weight = weight + slopes
             before = mean_state([p for p, _ in pulled])
             costate = State(before.theta + weight, before.memory, {})
             yield Sensitivity(step, weight, injection, costate)
 
-    def _weight(
-        self,
-        step: int,
-        theta: Float[Tensor, " D"],
-        items: Sequence[int],
-        injections: Float[Tensor, "c r D"],
-        mean: Float[Tensor, "r D"],
-        answer: Callable[[Tensor], Tensor],
-    ) -> Float[Tensor, "r D"]:
-        """w_t [r, D]. injections: the items' [c, r, D]; mean: what stands for them in pooled products [r, D]; answer: gives those
-        of another gradient."""
-        rows = len(mean) if self.pooled is None else self.own
+    def _weight(self, step: int, items: Sequence[int], answers: Answers) -> Float[Tensor, "r D"]:
+        """w_t [r, D]."""
+        theta, mean = answers.state.theta, answers.mean
+        rows = len(mean) if self.pooled is None else self._own(step, answers)
         parts = []
         if rows:
-            pairs = zip(items, injections, strict=True)
+            pairs = zip(items, answers.injections, strict=True)
             products = [torch.stack([self._product(theta, i, u) for u in us[:rows]]) for i, us in pairs]
             parts.append(torch.stack(products).sum(0) / len(items))
         if self.pooled is not None and rows < len(mean):
+            answer = partial(self._answer, step, answers.state, answers.costate)
             parts.append(self.pooled(step, theta, mean[rows:], lambda gradient: answer(gradient)[rows:]))
         return torch.cat(parts)
+
+    def _own(self, step: int, answers: Answers) -> int:
+        """How many read-outs have the items' own products at a step; at the first nothing is displaced yet."""
+        among = answers.injections[:, : self.unlike], answers.gradients, answers.mean[: self.unlike]
+        unlike = step > 0 and self.unlike > self.own and bool((unlikeness(*among) > UNLIKE).any())
+        return self.unlike if unlike else self.own
 
     def _answer(self, step: int, state: State, costate: State, gradient: Float[Tensor, " D"]) -> Float[Tensor, "r D"]:
         """The injections [r, D] of a gradient."""
@@ -127,6 +142,24 @@ def mean_touched(injections: Float[Tensor, "c r D"], gradients: Float[Tensor, "c
     touched = gradients != 0
     count = touched.sum(0).clamp(min=1)
     return (injections * touched[:, None]).sum(0) / count
+
+
+def unlikeness(
+    injections: Float[Tensor, "c r D"], gradients: Sequence[Float[Tensor, " D"]], mean: Float[Tensor, "r D"]
+) -> Float[Tensor, " r"]:
+    """Mean square by which items' injections [c, r, D] differ from their mean [r, D], as a share of its own: [r], where an item's
+    gradient [D] is not zero.
+
+    Curvature and injections go together where a second moment has only begun: Adam then answers a gradient g with about 1/|g|, by
+    the item's own g, and the item's curvature grows with |g|. H lambda of the means is then too large. A read-out without
+    injections has 0.
+    """
+    apart, total = torch.zeros(2, len(mean), dtype=torch.float64, device=mean.device)
+    for own, gradient in zip(injections, gradients, strict=True):
+        touched = gradient != 0
+        apart += torch.where(touched, own - mean, 0).square().sum(1, dtype=torch.float64)
+        total += torch.where(touched, mean, 0).square().sum(1, dtype=torch.float64)
+    return torch.where(total > 0, apart / total, 0)
 
 
 @dataclass(frozen=True)

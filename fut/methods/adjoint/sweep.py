@@ -105,6 +105,7 @@ def _sweep(expansion: Expansion) -> Sweep:
         if expansion.spec.pools
         else None,
         0 if config.curvature == "pooled" else expansion.spec.fine,
+        expansion.spec.fine,
         lambda step: _entering(expansion, step),
     )
 
@@ -112,9 +113,9 @@ def _sweep(expansion: Expansion) -> Sweep:
 def drawn_products(expansion: Expansion, step: int, directions: Tensor, answer: Answer | None = None) -> Tensor:
     """Hessian-vector products [n, D] on drawn batches: of the exact read-outs first, unless they have the items' own, then
     of the others and of functionals. answer: as `pooled_products` takes it."""
-    config = expansion.spec.config
-    fine, places = expansion.spec.fine if config.curvature == "pooled" else 0, expansion.trajectory.places(step)
-    return pooled_products(expansion.problem, config, step, places, directions, fine, answer=answer)
+    config, spec = expansion.spec.config, expansion.spec
+    fine = len(directions) - (len(spec.names) - spec.fine + spec.functionals)
+    return pooled_products(spec.problem, config, step, expansion.trajectory.places(step), directions, fine, answer=answer)
 
 
 def start(expansion: Expansion) -> State:
