@@ -115,7 +115,9 @@ def drawn_products(expansion: Expansion, step: int, directions: Tensor, answer: 
     of the others and of functionals. answer: as `pooled_products` takes it."""
     config, spec = expansion.spec.config, expansion.spec
     fine = len(directions) - (len(spec.names) - spec.fine + spec.functionals)
-    return pooled_products(spec.problem, config, step, expansion.trajectory.places(step), directions, fine, answer=answer)
+    return pooled_products(
+        spec.problem, config, step, expansion.trajectory.places(step), directions, fine, answer=answer
+    )
 
 
 def start(expansion: Expansion) -> State:
