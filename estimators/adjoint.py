@@ -44,6 +44,11 @@ class Answers(NamedTuple):
     mean: Float[Tensor, "r D"]
     costate: State
 
+    @property
+    def touching(self) -> Float[Tensor, "c r D"]:
+        """The injections where an item touches a coordinate; elsewhere, where it has no curvature and answers by up to 1/eps, 0."""
+        return torch.where(torch.stack(list(self.gradients))[:, None] != 0, self.injections, 0)
+
 
 class Sensitivity(NamedTuple):
     """What the sweep yields for a step, for r read-outs: weight w_t [r, D], injection lambda_t [r, D] (mean over the
@@ -105,10 +110,12 @@ class Sweep:
     def _weight(self, step: int, items: Sequence[int], answers: Answers) -> Float[Tensor, "r D"]:
         """w_t [r, D]."""
         theta, mean = answers.state.theta, answers.mean
-        rows = len(mean) if self.pooled is None else self._own(step, answers)
+        unlike = self._unlike(step, answers)
+        rows = len(mean) if self.pooled is None else self.unlike if unlike else self.own
         parts = []
         if rows:
-            pairs = zip(items, answers.injections, strict=True)
+            given = answers.touching if unlike else answers.injections
+            pairs = zip(items, given, strict=True)
             products = [torch.stack([self._product(theta, i, u) for u in us[:rows]]) for i, us in pairs]
             parts.append(torch.stack(products).sum(0) / len(items))
         if self.pooled is not None and rows < len(mean):
@@ -116,11 +123,12 @@ class Sweep:
             parts.append(self.pooled(step, theta, mean[rows:], lambda gradient: answer(gradient)[rows:]))
         return torch.cat(parts)
 
-    def _own(self, step: int, answers: Answers) -> int:
-        """How many read-outs have the items' own products at a step; at the first nothing is displaced yet."""
+    def _unlike(self, step: int, answers: Answers) -> bool:
+        """Whether pooled products would stand for injections that are too unlike; at the first step nothing is displaced yet."""
+        if self.pooled is None or not step or self.unlike <= self.own:
+            return False
         among = answers.injections[:, : self.unlike], answers.gradients, answers.mean[: self.unlike]
-        unlike = step > 0 and self.unlike > self.own and bool((unlikeness(*among) > UNLIKE).any())
-        return self.unlike if unlike else self.own
+        return bool((unlikeness(*among) > UNLIKE).any())
 
     def _answer(self, step: int, state: State, costate: State, gradient: Float[Tensor, " D"]) -> Float[Tensor, "r D"]:
         """The injections [r, D] of a gradient."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators.adjoint import UNLIKE, Sweep, unlikeness
+from estimators.adjoint import UNLIKE, Answers, Sweep, unlikeness
 from estimators.orders.order import Order
 from estimators.replay import OrderBatch, RuleTransition, TrueGradients, replay
 from estimators.rules import make_rule
@@ -106,6 +106,14 @@ def test_unlikeness_is_what_injections_differ_by_where_items_touch() -> None:
     assert found[0].item() == pytest.approx((1 + 1) / (2 * 2**2 + 5**2 + 7**2)), "0 where only one item touches"
     assert found[1].item() == 0, "a read-out that has not entered yet"
     assert found[0] < UNLIKE
+
+
+def test_an_item_that_does_not_touch_a_coordinate_does_not_answer_there() -> None:
+    """Where memory has not begun, its injection is up to 1/eps; a difference along that would be noise."""
+    gradients = [torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])]
+    injections, nothing = torch.tensor([[[3.0, 1e8]], [[1.0, 2.0]]]), State(torch.zeros(2), {}, {})
+    answers = Answers(nothing, gradients, injections, mean_of(injections, gradients), nothing)
+    assert answers.touching.tolist() == [[[3.0, 0.0]], [[1.0, 2.0]]]
 
 
 def test_one_item_is_like_itself() -> None:
