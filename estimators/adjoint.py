@@ -46,7 +46,7 @@ class Answers(NamedTuple):
 
     @property
     def touching(self) -> Float[Tensor, "c r D"]:
-        """The injections where an item touches a coordinate; elsewhere, where it has no curvature and answers by up to 1/eps, 0."""
+        """The injections where an item touches a coordinate; elsewhere it has no curvature, and answers by up to 1/eps: 0."""
         return torch.where(torch.stack(list(self.gradients))[:, None] != 0, self.injections, 0)
 
 
