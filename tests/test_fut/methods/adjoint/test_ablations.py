@@ -40,7 +40,12 @@ def test_variants_differ_and_share_what_they_have_in_common(workbench: Any, tmp_
 
     default = asked()
     assert asked(num_anchors=3) == default, "the same, written out"
-    changed = [asked(num_runs=2), asked(trajectory="ensemble"), asked(pool=1), asked(about_reference=True, num_runs=1)]
+    changed = [
+        asked(num_runs=2),
+        asked(trajectory="ensemble"),
+        asked(num_anchors=2),
+        asked(about_reference=True, num_runs=1),
+    ]
     assert len({default, *changed}) == 1 + len(changed)
     centres = {path.name for path in (workbench.directory / "shared").glob("centre-*") if "pooled" not in path.name}
     assert centres == {"centre-4", "centre-2", "centre-4-ensemble", "centre-reference"}
