@@ -17,7 +17,9 @@ from small import small_config
 import fut
 from estimators.errors import OrderError
 from fut.errors import NotCachedError, UsageError
+from fut.methods.adjoint.pipeline import EXPANSION
 from fut.methods.base import Method
+from fut.methods.curvature_batches import pooled_size, rows
 from fut.methods.pairwise.pipeline import PAIRWISE_TERMS
 from fut.methods.registry import METHODS, preparations
 from fut.methods.stages import Preparation, Request, parts_of
@@ -137,20 +139,9 @@ def fut_data(config: Any) -> tuple[Any, Any, Any]:
     return (data.items[0], data.items[0], *data.items[2:]), data.probe, data.warmup
 
 
-@PREPARED
-def test_what_is_planned_is_what_is_taken(
-    bare: fut.Run, tmp_path: Path, preparation: Preparation[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Gradients are counted where they are computed: a sample's share of an item, a chunk of the probe set as one.
-
-    Of pairwise terms the plan leaves out the reference step's own gradient, which a block of items with products takes once. The
-    adjoint's is of a window with settled second moments: elsewhere a step takes as many gradients as it has items instead.
-    """
-    path = tmp_path / "run"
-    monkeypatch.setattr("estimators.adjoint.UNLIKE", math.inf)
-    shutil.copytree(bare.path, path)
-    run, calls, batch = fut.open(path, device="cpu"), list[float](), bare.context.config.data.batch
-    spec = preparation.open(run.context, Request(list(preparation.terms))).spec
+def taken(run: fut.Run, preparation: Preparation[Any], monkeypatch: pytest.MonkeyPatch) -> float:
+    """Gradients of what is prepared, counted where they are computed: a sample's share of an item, a probe chunk as one."""
+    calls, batch = list[float](), run.context.config.data.batch
     assert run.context.problem
 
     def count(item: Any) -> None:
@@ -163,11 +154,43 @@ def test_what_is_planned_is_what_is_taken(
     monkeypatch.setattr(autodiff, "gradient", lambda o, theta, item: (count(item), one(o, theta, item))[1])
     monkeypatch.setattr(autodiff, "gradient_and_loss", lambda o, t, i, *more: (count(i), both(o, t, i, *more))[1])
     run.cache(list(preparation.terms))
-    planned = preparation.cost(spec).gradients
+    return sum(calls)
+
+
+@PREPARED
+def test_what_is_planned_is_what_is_taken(
+    bare: fut.Run, tmp_path: Path, preparation: Preparation[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of pairwise terms the plan leaves out the reference step's own gradient, which a block of items with products takes once.
+
+    The adjoint's plan is of a window with settled second moments; see below for others.
+    """
+    monkeypatch.setattr("estimators.adjoint.UNLIKE", math.inf)
+    path = tmp_path / "run"
+    shutil.copytree(bare.path, path)
+    run = fut.open(path, device="cpu")
+    planned = preparation.cost(preparation.open(run.context, Request(list(preparation.terms))).spec).gradients
     beside = run.steps * -(-run.items // run.context.config.cache.item_block) if preparation is PAIRWISE_TERMS else 0
-    assert planned == pytest.approx(sum(calls) - beside)
-    rows = [s for s in run.plan().stages if s.stage.startswith(f"{preparation.name}:")]
-    assert not rows or sum(row.gradients for row in rows) == planned
+    assert planned == pytest.approx(taken(run, preparation, monkeypatch) - beside)
+    stages = [s for s in run.plan().stages if s.stage.startswith(f"{preparation.name}:")]
+    assert not stages or sum(row.gradients for row in stages) == planned
+
+
+def test_a_step_of_unlike_injections_takes_a_gradient_of_every_item_in_place_of_the_pool(
+    bare: fut.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All steps but the first, which never has products of the items' own."""
+    monkeypatch.setattr("estimators.adjoint.UNLIKE", -1.0)
+    path = tmp_path / "run"
+    shutil.copytree(bare.path, path)
+    run = fut.open(path, device="cpu")
+    spec = EXPANSION.open(run.context, Request(list(EXPANSION.terms))).spec
+    size = pooled_size(spec.problem, spec.config, spec.trajectory.places_count)
+    pooled = 2 * spec.trajectory.places_count * size / rows(spec.problem)
+    own = spec.config.num_runs * run.context.config.data.per_step
+    changed = spec.fine * (run.steps - 1) * (own - pooled)
+    assert changed
+    assert EXPANSION.cost(spec).gradients + changed == pytest.approx(taken(run, EXPANSION, monkeypatch))
 
 
 @PREPARED
